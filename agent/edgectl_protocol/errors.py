@@ -1,0 +1,40 @@
+"""What can be wrong with something that a peer or a person has sent.
+
+The tree is small and sorted by who must act::
+
+    ProtocolError            a peer sent something outside the contract
+    ├── MalformedMessage     not decodable, or a field of the wrong type
+    ├── LimitExceeded        larger, longer or deeper than the contract allows
+    └── InvalidName          a device, model, version or variant name outside the grammar
+
+Every error carries a stable `code` (``area.problem``), which programs may compare, and a sentence
+for a person, which they may not.
+"""
+
+from __future__ import annotations
+
+__all__ = ["InvalidName", "LimitExceeded", "MalformedMessage", "ProtocolError"]
+
+
+class ProtocolError(Exception):
+    """A peer or a person sent something outside the contract."""
+
+    code = "protocol.error"
+
+
+class MalformedMessage(ProtocolError):
+    """A message cannot be decoded, or a field has the wrong type."""
+
+    code = "protocol.malformed"
+
+
+class LimitExceeded(ProtocolError):
+    """A message or a value is larger than the contract allows."""
+
+    code = "protocol.limit"
+
+
+class InvalidName(ProtocolError):
+    """A device, model, version or variant name is outside the grammar."""
+
+    code = "protocol.name"

@@ -1,0 +1,255 @@
+"""The bundle: an OCI image manifest with ModelPack media types, and our own description in a layer.
+
+Formats: OCI image specification 1.1 (manifest, descriptor), CNCF ModelPack specification (media
+types; its config forbids further properties, so that ours travels as the layer ``edgectl.json``).
+Layers are ``.raw``, so that a layer's digest is the file's digest and the blob store's key.
+
+::
+
+    manifest ── config          application/vnd.cncf.model.config.v1+json
+             ├─ model.onnx      …weight.v1.raw          the model
+             ├─ edgectl.json    …weight.config.v1.raw   `BundleConfig`
+             ├─ golden.npz      …dataset.v1.raw         golden inputs and outputs
+             └─ report.json     …doc.v1.raw             what was tried (not fetched by devices)
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from edgectl_protocol.chunks import BLOB_BYTES_MAX, INDEX_ANNOTATION, chunk_count
+from edgectl_protocol.errors import LimitExceeded, MalformedMessage
+from edgectl_protocol.names import Digest, ModelName, Variant, Version
+
+__all__ = [
+    "ARTIFACT_TYPE",
+    "CONFIG_FILE",
+    "CONFIG_MEDIA_TYPE",
+    "GOLDEN_FILE",
+    "LAYER_CONFIG",
+    "LAYER_DATASET",
+    "LAYER_DOC",
+    "LAYER_WEIGHT",
+    "MANIFEST_BYTES_MAX",
+    "MANIFEST_MEDIA_TYPE",
+    "MODEL_FILE",
+    "REPORT_FILE",
+    "TITLE_ANNOTATION",
+    "Budget",
+    "BundleConfig",
+    "Descriptor",
+    "Evaluation",
+    "Golden",
+    "Lineage",
+    "Manifest",
+    "Quantization",
+    "Scores",
+    "TensorSpec",
+    "Tolerance",
+    "decode_config",
+    "decode_manifest",
+    "device_layers",
+    "layer_by_file",
+]
+
+MANIFEST_MEDIA_TYPE = "application/vnd.oci.image.manifest.v1+json"
+ARTIFACT_TYPE = "application/vnd.cncf.model.manifest.v1+json"
+CONFIG_MEDIA_TYPE = "application/vnd.cncf.model.config.v1+json"
+LAYER_WEIGHT = "application/vnd.cncf.model.weight.v1.raw"
+LAYER_CONFIG = "application/vnd.cncf.model.weight.config.v1.raw"
+LAYER_DATASET = "application/vnd.cncf.model.dataset.v1.raw"
+LAYER_DOC = "application/vnd.cncf.model.doc.v1.raw"
+TITLE_ANNOTATION = "org.opencontainers.image.title"
+FILEPATH_ANNOTATION = "org.cncf.model.filepath"
+
+MODEL_FILE = "model.onnx"
+CONFIG_FILE = "edgectl.json"
+GOLDEN_FILE = "golden.npz"
+REPORT_FILE = "report.json"
+
+MANIFEST_BYTES_MAX = 64 * 1024
+"""A manifest is one chunk."""
+CONFIG_BYTES_MAX = 1024 * 1024
+LAYERS_MAX = 32
+
+Name = Annotated[str, Meta(min_length=1, max_length=256)]
+Datatype = Literal[
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64",
+    "FP16", "FP32", "FP64", "BYTES",
+]  # fmt: skip
+"""Element types by their names in the Open Inference Protocol v2."""
+
+
+class Descriptor(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """OCI content descriptor (image specification 1.1, descriptor.md)."""
+
+    media_type: Annotated[str, Meta(max_length=255)]
+    digest: Digest
+    size: Annotated[int, Meta(ge=0, le=BLOB_BYTES_MAX)]
+    annotations: dict[str, str] = {}
+
+    @property
+    def file(self) -> str:
+        """Name of the file that this layer is."""
+        return self.annotations.get(TITLE_ANNOTATION, "")
+
+    @property
+    def chunk_index(self) -> str | None:
+        """Signed digest of the chunk index; None for a blob of one chunk, which needs none."""
+        return self.annotations.get(INDEX_ANNOTATION)
+
+
+class Manifest(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """OCI image manifest (image specification 1.1, manifest.md)."""
+
+    schema_version: Literal[2]
+    media_type: Literal["application/vnd.oci.image.manifest.v1+json"]
+    artifact_type: Literal["application/vnd.cncf.model.manifest.v1+json"]
+    config: Descriptor
+    layers: Annotated[tuple[Descriptor, ...], Meta(min_length=1, max_length=LAYERS_MAX)]
+    annotations: dict[str, str] = {}
+
+
+class TensorSpec(Struct, frozen=True, kw_only=True):
+    """One input or output; -1 in the shape is any size."""
+
+    name: Name
+    datatype: Datatype
+    shape: Annotated[tuple[Annotated[int, Meta(ge=-1, le=2**31 - 1)], ...], Meta(max_length=8)]
+
+
+class Scores(Struct, frozen=True, kw_only=True):
+    """Which output holds one score a class, so that classes and confidence can be counted."""
+
+    output: Name
+    kind: Literal["logits", "probabilities"]
+
+
+class Tolerance(Struct, frozen=True, kw_only=True):
+    """How far an output may be from the golden one: |got - golden| <= atol + rtol * |golden|."""
+
+    atol: Annotated[float, Meta(ge=0)]
+    rtol: Annotated[float, Meta(ge=0)]
+
+
+class Golden(Struct, frozen=True, kw_only=True):
+    """Golden inputs with the outputs of this variant, in ``golden.npz`` (NumPy, no pickles).
+
+    Arrays are ``input.<name>`` and ``output.<name>``; the first axis counts the cases, and each
+    case is run alone, as a batch of one where the model has a batch axis.
+    """
+
+    cases: Annotated[int, Meta(ge=1, le=1024)]
+    tolerances: dict[Name, Tolerance]
+    agreement_min: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    """Share of cases that must be within tolerance."""
+
+
+class Budget(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the variant may cost on a device; None is no limit."""
+
+    latency_p95_us: float | None = None
+    load_ms: float | None = None
+    rss_bytes: int | None = None
+
+
+class Quantization(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How the variant was made."""
+
+    recipe: Annotated[str, Meta(max_length=64)]
+    """Such as ``fp32``, ``int8-dynamic``, ``int8-static-minmax-per-tensor``."""
+    calibration: Digest | None = None
+    calibration_samples: int = 0
+    tool: Annotated[str, Meta(max_length=64)] = ""
+
+
+class Evaluation(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the change of precision cost."""
+
+    metric: Literal["accuracy", "agreement"]
+    """``accuracy`` on labelled data, or ``agreement`` with fp32 where there are no labels."""
+    reference: float
+    """The fp32 model's value, 0 to 1."""
+    value: float
+    """This variant's value, 0 to 1."""
+    samples: int
+    dataset: Digest | None = None
+
+
+class Lineage(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where the variant comes from."""
+
+    source: Digest
+    """The model file as it was pushed."""
+    parent: Version | None = None
+    pushed_by: Annotated[str, Meta(max_length=128)] = ""
+    training_data: Digest | None = None
+    code_revision: Annotated[str, Meta(max_length=128)] = ""
+
+
+class BundleConfig(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``edgectl.json``: everything about the bundle that decides something on the device."""
+
+    model: ModelName
+    version: Version
+    variant: Variant
+    runtime: Literal["onnxruntime"]
+    format: Literal["onnx"]
+    precision: Literal["fp32", "fp16", "int8"]
+    inputs: Annotated[tuple[TensorSpec, ...], Meta(min_length=1, max_length=64)]
+    outputs: Annotated[tuple[TensorSpec, ...], Meta(min_length=1, max_length=64)]
+    golden: Golden
+    quantization: Quantization
+    lineage: Lineage
+    evaluation: Evaluation | None = None
+    budget: Budget = Budget()
+    scores: Scores | None = None
+    labels: Annotated[tuple[Annotated[str, Meta(max_length=256)], ...], Meta(max_length=1024)] = ()
+
+
+def decode_manifest(content: bytes) -> Manifest:
+    """Decode a manifest and check that its layers can be fetched and told apart.
+
+    Raises:
+        LimitExceeded: longer than `MANIFEST_BYTES_MAX`.
+        MalformedMessage: not such a manifest, a file twice, or a long layer without chunk index.
+    """
+    if len(content) > MANIFEST_BYTES_MAX:
+        raise LimitExceeded(f"a manifest of {len(content)} bytes, at most {MANIFEST_BYTES_MAX}")
+    try:
+        manifest = msgspec.json.decode(content, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedMessage("not a bundle manifest") from error
+    files = [layer.file for layer in manifest.layers]
+    if "" in files or len(set(files)) != len(files):
+        raise MalformedMessage(f"the manifest's layers need distinct titles, got {files}")
+    for layer in manifest.layers:
+        if chunk_count(layer.size) > 1 and layer.chunk_index is None:
+            raise MalformedMessage(f"layer {layer.file} has no {INDEX_ANNOTATION} annotation")
+    return manifest
+
+
+def decode_config(content: bytes) -> BundleConfig:
+    """Decode ``edgectl.json``; raise `LimitExceeded` or `MalformedMessage`."""
+    if len(content) > CONFIG_BYTES_MAX:
+        raise LimitExceeded(f"edgectl.json of {len(content)} bytes, at most {CONFIG_BYTES_MAX}")
+    try:
+        return msgspec.json.decode(content, type=BundleConfig)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedMessage("not an edgectl.json") from error
+
+
+def layer_by_file(manifest: Manifest, file: str) -> Descriptor:
+    """Return the layer that is `file`; raise `MalformedMessage` if there is none."""
+    for layer in manifest.layers:
+        if layer.file == file:
+            return layer
+    raise MalformedMessage(f"the manifest has no layer {file}")
+
+
+def device_layers(manifest: Manifest) -> tuple[Descriptor, ...]:
+    """Return the layers that a device fetches: all but the documents."""
+    return tuple(layer for layer in manifest.layers if layer.media_type != LAYER_DOC)

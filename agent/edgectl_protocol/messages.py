@@ -1,0 +1,314 @@
+"""Messages on MQTT: frozen structs, JSON on the wire, decoded with bounds.
+
+Unknown fields are tolerated, because versions meet on the wire; missing or mistyped ones are
+`MalformedMessage`. Raw chunks and chunk indexes are no messages: see `edgectl_protocol.chunks`.
+All times are UTC with a zone; all sizes are bytes; all durations carry their unit in the name.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from edgectl_protocol.errors import LimitExceeded, MalformedMessage
+from edgectl_protocol.names import DeviceId, Digest, ModelName, Variant, Version
+from edgectl_protocol.update import UpdateEvent, UpdateState
+
+__all__ = [
+    "MESSAGE_BYTES_MAX",
+    "ORDER_PAYLOAD_TYPE",
+    "Ack",
+    "Candidate",
+    "Capabilities",
+    "DeviceEvent",
+    "InferenceWindow",
+    "Installed",
+    "MetadataHead",
+    "Order",
+    "Reason",
+    "ReportedState",
+    "SeedRequest",
+    "SlotOrder",
+    "SlotReport",
+    "SystemSample",
+    "TelemetryBatch",
+    "TrialReport",
+    "UpdatePolicy",
+    "UpdateReport",
+    "decode",
+    "encode",
+]
+
+MESSAGE_BYTES_MAX = 128 * 1024
+"""Longest message; AWS IoT Core's limit, which the smallest broker of interest has."""
+
+ORDER_PAYLOAD_TYPE = "application/vnd.edgectl.order.v1+json"
+"""DSSE payload type of an order; a signature on anything else is none on an order."""
+
+Time = Annotated[datetime, Meta(tz=True)]
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Text = Annotated[str, Meta(max_length=1024)]
+Code = Annotated[str, Meta(pattern=r"^[a-z0-9]+(\.[a-z0-9_]+){1,3}$", max_length=64)]
+SLOTS_MAX = 16
+
+
+class _Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of all messages: immutable, keyword-only, defaults left out on the wire."""
+
+
+# ---------------------------------------------------------------- server → device
+
+
+class MetadataHead(_Message):
+    """``meta/head``: an unsigned hint that ends the walk over root versions."""
+
+    root: Count
+
+
+class Candidate(_Message):
+    """One variant that may fill a slot."""
+
+    variant: Variant
+    target: Annotated[str, Meta(max_length=256)]
+    """Path of the bundle manifest in the signed TUF targets."""
+    manifest: Digest
+
+
+class SlotOrder(_Message):
+    """What one model slot shall run: the first candidate that passes its trial on the device."""
+
+    model: ModelName
+    version: Version
+    candidates: Annotated[tuple[Candidate, ...], Meta(min_length=1, max_length=8)]
+    rollout: Annotated[str, Meta(max_length=64)] | None = None
+
+
+class UpdatePolicy(_Message):
+    """How the device goes about it."""
+
+    observe_s: Annotated[float, Meta(ge=0, le=7 * 86400)] = 10.0
+    """How long an activated model serves under observation before it is committed."""
+    error_rate_max: Annotated[float, Meta(ge=0, le=1)] = 0.05
+    requests_min: Count = 20
+    """Requests needed before the error rate says anything."""
+    attempts_max: Annotated[int, Meta(ge=1, le=100)] = 5
+    retry_delay_s_max: Annotated[float, Meta(gt=0, le=86400)] = 300.0
+
+
+class Order(_Message):
+    """``down/order``, inside a DSSE envelope: what this device shall run.
+
+    `counter` only ever grows for a device; the device refuses an order that is not newer than the
+    last one it accepted, is addressed to another device, or has expired.
+    """
+
+    device: DeviceId
+    counter: Count
+    issued_at: Time
+    expires_at: Time
+    slots: Annotated[dict[ModelName, SlotOrder], Meta(max_length=SLOTS_MAX)]
+    """By slot name. A slot that is not named here is left as it is."""
+    policy: UpdatePolicy = UpdatePolicy()
+    forgive: Annotated[tuple[Digest, ...], Meta(max_length=16)] = ()
+    """Rejected manifests that the operator wants to be tried again."""
+
+
+class Ack(_Message):
+    """``down/ack``: the server has stored what the device sent as (`boot`, `seq`)."""
+
+    boot: Count
+    seq: Count
+
+
+# ---------------------------------------------------------------- device → server
+
+
+class Reason(_Message):
+    """Why something failed, was rejected or rolled back."""
+
+    code: Code
+    detail: Text
+
+
+class Installed(_Message):
+    """A bundle that is on the device and verified."""
+
+    version: Version
+    variant: Variant
+    manifest: Digest
+    since: Time
+
+
+class TrialReport(_Message):
+    """What the trial process measured on this very device."""
+
+    golden_passed: Count
+    golden_total: Count
+    load_ms: float
+    latency_p50_us: float
+    latency_p95_us: float
+    rss_bytes: Count
+    max_abs_diff: float
+    """Largest absolute difference from the golden outputs, over all outputs."""
+
+
+class UpdateReport(_Message):
+    """Where the newest update of a slot stands."""
+
+    order: Count
+    version: Version
+    variant: Variant
+    manifest: Digest
+    state: UpdateState
+    attempt: Count = 0
+    bytes_done: Count = 0
+    bytes_total: Count = 0
+    rollout: Annotated[str, Meta(max_length=64)] | None = None
+    reason: Reason | None = None
+    trial: TrialReport | None = None
+
+
+class SlotReport(_Message):
+    """One model slot of a device."""
+
+    running: Installed | None = None
+    """What serves; during observation the model that is observed."""
+    previous: Installed | None = None
+    """What a rollback returns to."""
+    update: UpdateReport | None = None
+
+
+class Capabilities(_Message):
+    """What the device is; the server picks variants by it."""
+
+    machine: Annotated[str, Meta(max_length=32)]
+    """As ``uname -m`` says: ``x86_64``, ``aarch64``, ``armv7l``."""
+    cpu_model: Annotated[str, Meta(max_length=128)] = ""
+    cpu_features: Annotated[tuple[Annotated[str, Meta(max_length=32)], ...], Meta(max_length=64)] = ()
+    """Those of /proc/cpuinfo that matter for inference, sorted: ``avx2``, ``avx512_vnni``, ``asimddp``, …"""
+    cores: Count = 1
+    memory_bytes: Count = 0
+    disk_free_bytes: Count = 0
+    os: Annotated[str, Meta(max_length=128)] = ""
+    runtimes: Annotated[dict[str, str], Meta(max_length=8)] = {}
+    """Inference runtimes and their versions: ``{"onnxruntime": "1.32.0"}``."""
+    labels: Annotated[dict[str, str], Meta(max_length=32)] = {}
+    """Free labels from the agent's configuration, such as ``{"site": "porto"}``."""
+
+
+class ReportedState(_Message):
+    """``up/state``, retained: the whole of what the device is now. As last will: `online` false."""
+
+    device: DeviceId
+    boot: Count
+    seq: Count
+    online: bool
+    sent_at: Time | None = None
+    agent_version: Annotated[str, Meta(max_length=32)] = ""
+    order_counter: Count = 0
+    """Counter of the newest order that was accepted."""
+    capabilities: Capabilities | None = None
+    endpoint: Annotated[str, Meta(max_length=256)] = ""
+    """Where local applications reach the inference endpoint, such as ``http://127.0.0.1:8500``."""
+    slots: Annotated[dict[ModelName, SlotReport], Meta(max_length=SLOTS_MAX)] = {}
+    rejected: Annotated[tuple[Digest, ...], Meta(max_length=64)] = ()
+    """Manifests that are remembered as bad, newest last."""
+
+
+class DeviceEvent(_Message):
+    """``up/event``: one transition of an update, delivered until acknowledged."""
+
+    device: DeviceId
+    boot: Count
+    seq: Count
+    at: Time
+    slot: ModelName
+    order: Count
+    version: Version
+    variant: Variant
+    manifest: Digest
+    before: UpdateState
+    event: UpdateEvent
+    after: UpdateState
+    rollout: Annotated[str, Meta(max_length=64)] | None = None
+    reason: Reason | None = None
+    trial: TrialReport | None = None
+
+
+class SystemSample(_Message):
+    """Health of the device at one moment."""
+
+    at: Time
+    load_1min: float = 0.0
+    memory_available_bytes: Count = 0
+    disk_free_bytes: Count = 0
+    temperature_c: float | None = None
+    agent_rss_bytes: Count = 0
+    inference_rss_bytes: Count = 0
+
+
+class InferenceWindow(_Message):
+    """Counts of one slot over one window of time, never rows, always of one model digest.
+
+    Histograms use the edges of `edgectl_protocol.histograms`.
+    """
+
+    slot: ModelName
+    version: Version
+    manifest: Digest
+    start: Time
+    end: Time
+    requests: Count
+    errors: Count = 0
+    non_finite: Count = 0
+    """Requests with a NaN or an infinity among the outputs."""
+    latency: Annotated[tuple[Count, ...], Meta(max_length=64)] = ()
+    confidence: Annotated[tuple[Count, ...], Meta(max_length=64)] = ()
+    classes: Annotated[tuple[Count, ...], Meta(max_length=1024)] = ()
+    """Predictions by class index."""
+
+
+class TelemetryBatch(_Message):
+    """``up/telemetry``: delivered until acknowledged, stored once."""
+
+    device: DeviceId
+    boot: Count
+    seq: Count
+    windows: Annotated[tuple[InferenceWindow, ...], Meta(max_length=256)] = ()
+    system: SystemSample | None = None
+
+
+class SeedRequest(_Message):
+    """``up/seed``: these chunks do not come; chunk -1 is the chunk index."""
+
+    device: DeviceId
+    blob: Digest
+    chunks: Annotated[tuple[Annotated[int, Meta(ge=-1, le=2**20)], ...], Meta(max_length=64)]
+    refused: Annotated[tuple[Annotated[int, Meta(ge=-1, le=2**20)], ...], Meta(max_length=64)] = ()
+    """Those of `chunks` that did come, with content other than the signed one."""
+
+
+T = TypeVar("T", bound=_Message)
+
+
+def encode(message: _Message) -> bytes:
+    """Return the message as it goes on the wire."""
+    return msgspec.json.encode(message)
+
+
+def decode(kind: type[T], payload: bytes | bytearray | memoryview) -> T:
+    """Decode a message that came from outside.
+
+    Raises:
+        LimitExceeded: the payload is longer than `MESSAGE_BYTES_MAX`.
+        MalformedMessage: it is no JSON, or a field is missing, mistyped or out of bounds.
+    """
+    if len(payload) > MESSAGE_BYTES_MAX:
+        raise LimitExceeded(f"{kind.__name__} of {len(payload)} bytes, at most {MESSAGE_BYTES_MAX}")
+    try:
+        return msgspec.json.decode(payload, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedMessage(f"not a {kind.__name__}") from error

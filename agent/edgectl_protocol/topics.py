@@ -1,0 +1,187 @@
+"""MQTT topics, and who may publish or subscribe to which.
+
+Topics are exact and hold no dot (some brokers map dots to levels). The access rules are data, so
+that the embedded broker, the generated Mosquitto configuration and the tests all read the same
+table::
+
+    edgectl/v1/meta/head                  retained   newest root version, an unsigned hint
+    edgectl/v1/meta/timestamp             retained   TUF timestamp
+    edgectl/v1/meta/<role>/<version>      retained   TUF root, snapshot, targets, bins
+    edgectl/v1/blob/<sha256>/<n>          retained   one chunk, raw bytes
+    edgectl/v1/blob/<sha256>/index        retained   32-byte digest of each chunk
+    edgectl/v1/d/<device>/down/order      retained   signed order (DSSE)
+    edgectl/v1/d/<device>/down/ack                   application acknowledgement
+    edgectl/v1/d/<device>/up/state        retained   reported state; also the last will
+    edgectl/v1/d/<device>/up/telemetry               batches
+    edgectl/v1/d/<device>/up/event                   update transitions and security events
+    edgectl/v1/d/<device>/up/seed                    chunks that the broker no longer has
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, NamedTuple
+
+from edgectl_protocol import PROTOCOL
+from edgectl_protocol.errors import MalformedMessage
+from edgectl_protocol.names import check_device_id, hex_of
+
+__all__ = [
+    "ACCESS",
+    "SERVER_SUBSCRIPTIONS",
+    "AccessRule",
+    "UpTopic",
+    "ack",
+    "allowed",
+    "chunk",
+    "chunk_index",
+    "event",
+    "head",
+    "matches",
+    "metadata",
+    "order",
+    "parse_up",
+    "seed",
+    "state",
+    "telemetry",
+]
+
+UpKind = Literal["state", "telemetry", "event", "seed"]
+
+
+def head() -> str:
+    """Topic of the hint that names the newest root version."""
+    return f"{PROTOCOL}/meta/head"
+
+
+def metadata(role: str, version: int | None) -> str:
+    """Topic of a TUF metadata file.
+
+    Args:
+        role: ``root``, ``timestamp``, ``snapshot``, ``targets`` or a bin (``bin-0`` to ``bin-f``).
+        version: the file's version; None for ``timestamp``, which has only a newest one.
+    """
+    if not re.fullmatch(r"root|timestamp|snapshot|targets|bin-[0-9a-f]{1,8}", role):
+        raise MalformedMessage(f"{role[:80]!r} is not a metadata role")
+    return f"{PROTOCOL}/meta/{role}" + ("" if version is None else f"/{version}")
+
+
+def chunk(digest: str, number: int) -> str:
+    """Topic of chunk `number` (from 0) of the blob with content address `digest`."""
+    return f"{PROTOCOL}/blob/{hex_of(digest)}/{number}"
+
+
+def chunk_index(digest: str) -> str:
+    """Topic of the chunk index of the blob with content address `digest`."""
+    return f"{PROTOCOL}/blob/{hex_of(digest)}/index"
+
+
+def order(device: str) -> str:
+    """Topic of the order for `device`."""
+    return f"{PROTOCOL}/d/{check_device_id(device)}/down/order"
+
+
+def ack(device: str) -> str:
+    """Topic of the acknowledgements for `device`."""
+    return f"{PROTOCOL}/d/{check_device_id(device)}/down/ack"
+
+
+def state(device: str) -> str:
+    """Topic of the reported state of `device`."""
+    return f"{PROTOCOL}/d/{check_device_id(device)}/up/state"
+
+
+def telemetry(device: str) -> str:
+    """Topic of the telemetry of `device`."""
+    return f"{PROTOCOL}/d/{check_device_id(device)}/up/telemetry"
+
+
+def event(device: str) -> str:
+    """Topic of the events of `device`."""
+    return f"{PROTOCOL}/d/{check_device_id(device)}/up/event"
+
+
+def seed(device: str) -> str:
+    """Topic on which `device` asks for chunks that the broker does not hold."""
+    return f"{PROTOCOL}/d/{check_device_id(device)}/up/seed"
+
+
+class UpTopic(NamedTuple):
+    """A topic that a device publishes on."""
+
+    device: str
+    kind: UpKind
+
+
+_UP = re.compile(rf"{PROTOCOL}/d/([A-Za-z0-9_-]{{1,64}})/up/(state|telemetry|event|seed)")
+
+SERVER_SUBSCRIPTIONS: tuple[str, ...] = tuple(
+    f"{PROTOCOL}/d/+/up/{kind}" for kind in ("state", "telemetry", "event", "seed")
+)
+"""What the server subscribes to."""
+
+
+def parse_up(topic: str) -> UpTopic:
+    """Split a topic on which a device has published; raise `MalformedMessage` for any other."""
+    match = _UP.fullmatch(topic)
+    if match is None:
+        raise MalformedMessage(f"{topic[:200]!r} is not a topic that devices publish on")
+    kind: UpKind = match[2]  # type: ignore[assignment]  # the expression admits only these
+    return UpTopic(check_device_id(match[1]), kind)
+
+
+class AccessRule(NamedTuple):
+    """`who` may do `action` on what `pattern` covers; ``%u`` stands for the certificate's name."""
+
+    who: Literal["server", "device"]
+    action: Literal["publish", "subscribe"]
+    pattern: str
+
+
+ACCESS: tuple[AccessRule, ...] = (
+    AccessRule("server", "publish", f"{PROTOCOL}/meta/#"),
+    AccessRule("server", "publish", f"{PROTOCOL}/blob/#"),
+    AccessRule("server", "publish", f"{PROTOCOL}/d/+/down/#"),
+    AccessRule("server", "subscribe", f"{PROTOCOL}/#"),
+    AccessRule("device", "subscribe", f"{PROTOCOL}/meta/#"),
+    AccessRule("device", "subscribe", f"{PROTOCOL}/blob/#"),
+    AccessRule("device", "subscribe", f"{PROTOCOL}/d/%u/down/#"),
+    AccessRule("device", "publish", f"{PROTOCOL}/d/%u/up/#"),
+)
+"""Everything that is allowed; what no rule covers is refused."""
+
+
+def matches(pattern: str, topic: str) -> bool:
+    """Say whether the topic filter `pattern` covers `topic`, itself a topic or a topic filter.
+
+    A filter is covered when every topic that it can match is covered: ``a/#`` covers ``a/+/b``,
+    ``a/+`` does not cover ``a/#``. As in MQTT 5 §4.7.2, a leading wildcard does not cover topics
+    that begin with ``$``.
+    """
+    wanted, got = pattern.split("/"), topic.split("/")
+    if got[0].startswith("$") and wanted[0] in {"+", "#"}:
+        return False
+    for position, level in enumerate(wanted):
+        if level == "#":
+            return True
+        if position >= len(got):
+            return False
+        if got[position] == "#" or (level != "+" and level != got[position]):
+            return False
+    return len(wanted) == len(got)
+
+
+def allowed(name: str, action: Literal["publish", "subscribe"], topic: str) -> bool:
+    """Say whether the holder of the certificate `name` may do `action` on `topic`.
+
+    Args:
+        name: the certificate's common name: ``server`` or a device's name.
+        action: publish to a topic, or subscribe to a topic filter.
+        topic: the topic or filter as the client sent it.
+    """
+    who = "server" if name == "server" else "device"
+    return any(
+        matches(rule.pattern.replace("%u", name), topic)
+        for rule in ACCESS
+        if rule.who == who and rule.action == action
+    )

