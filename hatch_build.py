@@ -60,6 +60,12 @@ class WebUIHook(BuildHookInterface):  # type: ignore[type-arg]
         node = Path(ROOT_DIR) if os.name == "nt" else Path(ROOT_DIR, "bin")
         path = os.pathsep.join([str(node), os.environ.get("PATH", "")])
         self.app.display_info(f"web UI: npm {' '.join(args)}")
-        if npm(list(args), cwd=Path(self.root, "server/ui"), env={**os.environ, "CI": "1", "PATH": path}):
-            message = f"npm {args[0]} failed (see above); EDGECTL_SKIP_UI=1 builds without the web UI"
+        if npm(
+            list(args),
+            cwd=Path(self.root, "server/ui"),
+            env={**os.environ, "CI": "1", "PATH": path},
+        ):
+            message = (
+                f"npm {args[0]} failed (see above); EDGECTL_SKIP_UI=1 builds without the web UI"
+            )
             raise RuntimeError(message)

@@ -2,10 +2,13 @@
 
 An enrolment token is ``ee_<id>_<secret>``. Device and server derive the key K = SHA-256(secret);
 the server keeps K and never sees the secret again. The device sends a certificate signing request
-with ``proof = HMAC-SHA256(K, "edgectl-enrol-request-v1" | NUL | nonce | NUL | device | NUL | csr)``;
-the server answers with a JSON text and ``mac = HMAC-SHA256(K, "edgectl-enrol-reply-v1" | NUL | nonce
-| NUL | text)``. Somebody in between can neither use the token nor plant an authority or a TUF root
-of their own, even where the server is reached by plain HTTP.
+with a proof, the server answers with a JSON text and its authentication::
+
+    proof = HMAC-SHA256(K, "edgectl-enrol-request-v1" NUL nonce NUL device NUL csr)
+    mac   = HMAC-SHA256(K, "edgectl-enrol-reply-v1" NUL nonce NUL text)
+
+Somebody in between can neither use the token nor plant an authority or a TUF root of their own,
+even where the server is reached by plain HTTP.
 """
 
 from __future__ import annotations
@@ -85,7 +88,9 @@ def parse_token(text: str) -> Token:
     """Split an enrolment token; raise `MalformedMessage` for any other text."""
     match = _TOKEN.fullmatch(text.strip())
     if match is None:
-        raise MalformedMessage("not an enrolment token: expected ee_<16 hex digits>_<43 characters>")
+        raise MalformedMessage(
+            "not an enrolment token: expected ee_<16 hex digits>_<43 characters>"
+        )
     return Token(match[1], match[2])
 
 

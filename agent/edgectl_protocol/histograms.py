@@ -20,7 +20,7 @@ CONFIDENCE_EDGES: tuple[float, ...] = tuple(step / 20 for step in range(1, 20))
 
 
 def bin_of(edges: Sequence[float], value: float) -> int:
-    """Return the bin of `value`, 0 to ``len(edges)``: bin i holds edges[i-1] <= value < edges[i]."""
+    """Return the bin of `value`, 0 to ``len(edges)``: edges[i-1] <= value < edges[i] for bin i."""
     return bisect_right(edges, value)
 
 

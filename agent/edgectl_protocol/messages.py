@@ -62,13 +62,13 @@ class _Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
 # ---------------------------------------------------------------- server → device
 
 
-class MetadataHead(_Message):
+class MetadataHead(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """``meta/head``: an unsigned hint that ends the walk over root versions."""
 
     root: Count
 
 
-class Candidate(_Message):
+class Candidate(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """One variant that may fill a slot."""
 
     variant: Variant
@@ -77,7 +77,7 @@ class Candidate(_Message):
     manifest: Digest
 
 
-class SlotOrder(_Message):
+class SlotOrder(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """What one model slot shall run: the first candidate that passes its trial on the device."""
 
     model: ModelName
@@ -86,7 +86,7 @@ class SlotOrder(_Message):
     rollout: Annotated[str, Meta(max_length=64)] | None = None
 
 
-class UpdatePolicy(_Message):
+class UpdatePolicy(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """How the device goes about it."""
 
     observe_s: Annotated[float, Meta(ge=0, le=7 * 86400)] = 10.0
@@ -98,7 +98,7 @@ class UpdatePolicy(_Message):
     retry_delay_s_max: Annotated[float, Meta(gt=0, le=86400)] = 300.0
 
 
-class Order(_Message):
+class Order(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """``down/order``, inside a DSSE envelope: what this device shall run.
 
     `counter` only ever grows for a device; the device refuses an order that is not newer than the
@@ -116,7 +116,7 @@ class Order(_Message):
     """Rejected manifests that the operator wants to be tried again."""
 
 
-class Ack(_Message):
+class Ack(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """``down/ack``: the server has stored what the device sent as (`boot`, `seq`)."""
 
     boot: Count
@@ -126,14 +126,14 @@ class Ack(_Message):
 # ---------------------------------------------------------------- device → server
 
 
-class Reason(_Message):
+class Reason(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """Why something failed, was rejected or rolled back."""
 
     code: Code
     detail: Text
 
 
-class Installed(_Message):
+class Installed(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """A bundle that is on the device and verified."""
 
     version: Version
@@ -142,7 +142,7 @@ class Installed(_Message):
     since: Time
 
 
-class TrialReport(_Message):
+class TrialReport(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """What the trial process measured on this very device."""
 
     golden_passed: Count
@@ -155,7 +155,7 @@ class TrialReport(_Message):
     """Largest absolute difference from the golden outputs, over all outputs."""
 
 
-class UpdateReport(_Message):
+class UpdateReport(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """Where the newest update of a slot stands."""
 
     order: Count
@@ -171,7 +171,7 @@ class UpdateReport(_Message):
     trial: TrialReport | None = None
 
 
-class SlotReport(_Message):
+class SlotReport(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """One model slot of a device."""
 
     running: Installed | None = None
@@ -181,14 +181,16 @@ class SlotReport(_Message):
     update: UpdateReport | None = None
 
 
-class Capabilities(_Message):
+class Capabilities(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """What the device is; the server picks variants by it."""
 
     machine: Annotated[str, Meta(max_length=32)]
     """As ``uname -m`` says: ``x86_64``, ``aarch64``, ``armv7l``."""
     cpu_model: Annotated[str, Meta(max_length=128)] = ""
-    cpu_features: Annotated[tuple[Annotated[str, Meta(max_length=32)], ...], Meta(max_length=64)] = ()
-    """Those of /proc/cpuinfo that matter for inference, sorted: ``avx2``, ``avx512_vnni``, ``asimddp``, …"""
+    cpu_features: Annotated[
+        tuple[Annotated[str, Meta(max_length=32)], ...], Meta(max_length=64)
+    ] = ()
+    """Those of /proc/cpuinfo that matter for inference, sorted, such as ``avx512_vnni``."""
     cores: Count = 1
     memory_bytes: Count = 0
     disk_free_bytes: Count = 0
@@ -199,7 +201,7 @@ class Capabilities(_Message):
     """Free labels from the agent's configuration, such as ``{"site": "porto"}``."""
 
 
-class ReportedState(_Message):
+class ReportedState(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """``up/state``, retained: the whole of what the device is now. As last will: `online` false."""
 
     device: DeviceId
@@ -218,7 +220,7 @@ class ReportedState(_Message):
     """Manifests that are remembered as bad, newest last."""
 
 
-class DeviceEvent(_Message):
+class DeviceEvent(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """``up/event``: one transition of an update, delivered until acknowledged."""
 
     device: DeviceId
@@ -238,7 +240,7 @@ class DeviceEvent(_Message):
     trial: TrialReport | None = None
 
 
-class SystemSample(_Message):
+class SystemSample(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """Health of the device at one moment."""
 
     at: Time
@@ -250,7 +252,7 @@ class SystemSample(_Message):
     inference_rss_bytes: Count = 0
 
 
-class InferenceWindow(_Message):
+class InferenceWindow(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """Counts of one slot over one window of time, never rows, always of one model digest.
 
     Histograms use the edges of `edgectl_protocol.histograms`.
@@ -271,7 +273,7 @@ class InferenceWindow(_Message):
     """Predictions by class index."""
 
 
-class TelemetryBatch(_Message):
+class TelemetryBatch(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """``up/telemetry``: delivered until acknowledged, stored once."""
 
     device: DeviceId
@@ -281,7 +283,7 @@ class TelemetryBatch(_Message):
     system: SystemSample | None = None
 
 
-class SeedRequest(_Message):
+class SeedRequest(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """``up/seed``: these chunks do not come; chunk -1 is the chunk index."""
 
     device: DeviceId

@@ -41,7 +41,9 @@ def parse_metadata_file(name: str) -> tuple[str, int | None]:
     """
     if name == "timestamp.json":
         return "timestamp", None
-    match = re.fullmatch(r"([1-9][0-9]{0,9})\.(root|snapshot|targets|bin-[0-9a-f]{1,8})\.json", name)
+    match = re.fullmatch(
+        r"([1-9][0-9]{0,9})\.(root|snapshot|targets|bin-[0-9a-f]{1,8})\.json", name
+    )
     if match is None:
         raise MalformedMessage(f"{name[:80]!r} is not a metadata file of ours")
     return match[2], int(match[1])

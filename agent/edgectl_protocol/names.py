@@ -57,7 +57,9 @@ def check_device_id(value: str) -> str:
     """Return `value` if it can be a device's name; raise `InvalidName` otherwise."""
     _check("device name", _DEVICE, value)
     if value in RESERVED_DEVICE_IDS:
-        raise InvalidName(f"{value!r} is reserved for the control plane: choose another device name")
+        raise InvalidName(
+            f"{value!r} is reserved for the control plane: choose another device name"
+        )
     return value
 
 

@@ -10,7 +10,7 @@ names, never numbers, because they are persisted and sent: a name once used keep
               │             │             │         │          │            │
               └─────────────┴─────────────┴─────────┴── failed (will try again)
                             └─────────────┴─────────┴── rejected (never again for this digest)
-                                                               └────────────┴─ rolling-back → rolled-back
+                                                           └──────────┴─ rolling-back → rolled-back
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class UpdateState(StrEnum):
     """Where a device stands with the update of one model slot."""
 
     IDLE = "idle"
-    REFRESHING = "refreshing"  # TUF metadata is fetched and checked; the order's target is looked up
+    REFRESHING = (
+        "refreshing"  # TUF metadata is fetched and checked; the order's target is looked up
+    )
     DOWNLOADING = "downloading"  # chunks arrive, each checked, into the blob store
     VERIFYING = "verifying"  # whole blobs are checked against the signed manifest
     TRIAL = "trial"  # a throw-away process proves the golden inputs on this device

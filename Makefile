@@ -1,0 +1,52 @@
+# make dev    a virtual environment with everything, for working on edgectl
+# make check  lint, format, types, import rules
+# make test   the whole suite, in that environment
+# make demo   a server, three devices, a real model: from push to prediction (ARGS="--exit --json")
+# make bench  the figures of the README, measured here
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: dev check format test demo bench docs clean
+
+dev: $(VENV)/.dev
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# Everything, in one editable installation. Rebuilds the web UI when its sources have changed.
+$(VENV)/.dev: pyproject.toml hatch_build.py $(VENV)/bin/python $(shell find server/ui -type f -not -path '*/node_modules/*' 2>/dev/null)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable '.[server,agent,postgresql]' --group dev
+	@touch $@
+
+check: dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python server/ui/run.py typecheck
+
+format: dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: dev
+	$(BIN)/python packaging/install_test_packages.py
+	$(BIN)/python -m pytest $(ARGS)
+
+demo: $(VENV)/.demo
+	$(BIN)/edgectl demo $(ARGS)
+
+$(VENV)/.demo: pyproject.toml hatch_build.py $(VENV)/bin/python $(shell find server/ui -type f -not -path '*/node_modules/*' 2>/dev/null)
+	@echo 'edgectl: installing into $(VENV) (about a minute the first time)'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[server,agent]'
+	@touch $@
+
+bench: dev
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis server/edgectl_server/web server/ui/node_modules

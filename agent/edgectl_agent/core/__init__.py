@@ -1,0 +1,1 @@
+"""The update machine: decisions without I/O, clock or randomness."""

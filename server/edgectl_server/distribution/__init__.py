@@ -1,0 +1,1 @@
+"""How bytes reach devices: the broker, what is published on it, and what comes back."""

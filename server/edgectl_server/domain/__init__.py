@@ -1,0 +1,1 @@
+"""Decisions without I/O, clock or randomness: the rollout planner, the choice of variants."""

@@ -1,0 +1,1 @@
+"""From a pushed model file to measured variants, in processes that may be killed."""

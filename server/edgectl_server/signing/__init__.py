@@ -1,0 +1,1 @@
+"""Keys and signatures: TUF metadata, orders, the certificate authority."""
