@@ -1,0 +1,116 @@
+"""The contract against its golden vectors; other languages run the same files."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edgectl_protocol import chunks, enrolment, manifest, messages, names, topics, update
+from edgectl_protocol.errors import ProtocolError
+
+VECTORS = Path(__file__).parent.parent / "vectors"
+
+
+def vectors(name):
+    return json.loads((VECTORS / name).read_text())
+
+
+def cases(name):
+    return [pytest.param(case, id=case["name"]) for case in vectors(name)["cases"]]
+
+
+def test_update_table_is_the_published_one():
+    published = vectors("update.json")
+    assert [[s, e, t] for (s, e), t in update.TRANSITIONS.items()] == published["transitions"]
+    assert [[s, t] for s, t in update.RESUME.items()] == published["resume"]
+    assert [
+        [s, update.resume_state(s, update.RESUMES_MAX)] for s in update.UpdateState
+    ] == published["given_up"]
+    assert sorted(update.ENDED) == published["ended"]
+
+
+@pytest.mark.parametrize("case", cases("messages.json"))
+def test_messages(case):
+    if "hex" in case:
+        payload = bytes.fromhex(case["hex"])
+    else:
+        payload = case["json"].encode() if "json" in case else b" " * case["repeat"]
+    kind = getattr(messages, case["type"])
+    if case["error"] is None:
+        message = messages.decode(kind, payload)
+        assert messages.decode(kind, messages.encode(message)) == message
+    else:
+        with pytest.raises(ProtocolError) as caught:
+            messages.decode(kind, payload)
+        assert caught.value.code == case["error"]
+
+
+@pytest.mark.parametrize("case", cases("manifests.json"))
+def test_manifests(case):
+    content = json.dumps(case["manifest"]).encode()
+    if case["error"] is None:
+        decoded = manifest.decode_manifest(content)
+        files = [layer.file for layer in manifest.device_layers(decoded)]
+        assert files == case["device_files"]
+        assert manifest.decode_manifest(msgspec.json.encode(decoded)) == decoded
+    else:
+        with pytest.raises(ProtocolError) as caught:
+            manifest.decode_manifest(content)
+        assert caught.value.code == case["error"]
+
+
+def test_chunks():
+    published = vectors("chunks.json")
+    blob = bytes(range(256)) * published["repeat"]
+    lengths = published["lengths"]
+    parts, at = [], 0
+    for length in lengths:
+        parts.append(blob[at : at + length])
+        at += length
+    index = chunks.make_index(parts)
+    assert index.hex() == published["index_hex"]
+    assert names.digest_of(blob) == published["digest"]
+    assert [chunks.chunk_length(len(blob), n) for n in range(len(parts))] == lengths
+    assert [[n, chunks.chunk_count(n)] for n, _ in published["counts"]] == published["counts"]
+    digests = chunks.parse_index(index, digest=published["index_digest"], length=len(blob))
+    assert b"".join(digests) == index
+    bits = chunks.Bitmap(published["bitmap"]["count"])
+    for number in published["bitmap"]["set"]:
+        bits.add(number)
+    assert bits.to_bytes().hex() == published["bitmap"]["hex"]
+
+
+def test_topics():
+    published = vectors("topics.json")
+    digest = "sha256:" + "ab" * 32
+    assert published["built"] == {
+        "head": topics.head(),
+        "timestamp": topics.metadata("timestamp", None),
+        "root": topics.metadata("root", 1),
+        "bin": topics.metadata("bin-f", 12),
+        "chunk": topics.chunk(digest, 3),
+        "index": topics.chunk_index(digest),
+        "order": topics.order("pi-1"),
+        "ack": topics.ack("pi-1"),
+        "state": topics.state("pi-1"),
+        "telemetry": topics.telemetry("pi-1"),
+        "event": topics.event("pi-1"),
+        "seed": topics.seed("pi-1"),
+    }
+    for name, action, topic, expected in published["access"]:
+        assert topics.allowed(name, action, topic) is expected, (name, action, topic)
+    for pattern, topic, expected in published["matches"]:
+        assert topics.matches(pattern, topic) is expected, (pattern, topic)
+
+
+def test_enrolment():
+    published = vectors("enrolment.json")
+    token = enrolment.parse_token(published["token"])
+    key = enrolment.key_of(token.secret)
+    assert enrolment.format_token(token) == published["token"]
+    assert key.hex() == published["key_hex"]
+    request = {name: published[name] for name in ("nonce", "device", "csr_pem")}
+    assert enrolment.request_proof(key, **request) == published["proof"]
+    reply = {name: published[name] for name in ("nonce", "enrolment")}
+    assert enrolment.reply_mac(key, **reply) == published["mac"]
