@@ -19,6 +19,7 @@ from sqlalchemy import (
     Integer,
     MetaData,
     String,
+    Text,
     UniqueConstraint,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -38,6 +39,7 @@ __all__ = [
     "Model",
     "ModelVersion",
     "Outbox",
+    "Retained",
     "Rollout",
     "RolloutDevice",
     "RolloutEvent",
@@ -231,14 +233,20 @@ class Device(Base):
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     state: Mapped[str] = mapped_column(String(16))  # enrolled, decommissioned
     public_key_sha256: Mapped[str] = mapped_column(String(64))
-    certificate_serial: Mapped[str] = mapped_column(String(64))
+    certificate_serial: Mapped[str] = mapped_column(String(64))  # newest, hexadecimal
     certificate_expires_at: Mapped[datetime]
+    certificate_pem: Mapped[str] = mapped_column(Text)  # a repeated enrolment is answered with it
+    earlier_serials: Mapped[list[Any]]  # of older certificates, revoked with the newest
+    enrol_token: Mapped[str] = mapped_column(String(16))  # the token that was last used
     enrolled_at: Mapped[datetime]
+    decommissioned_at: Mapped[datetime | None]
     online: Mapped[bool]
     last_seen_at: Mapped[datetime | None]
     boot: Mapped[int]  # newest (boot, seq) of `reported`
     seq: Mapped[int]
     order_counter: Mapped[int]  # newest order issued
+    order: Mapped[Document | None]  # its signed DSSE envelope, published again as it is
+    order_expires_at: Mapped[datetime | None]
     reported: Mapped[Document]  # edgectl_protocol.messages.ReportedState
     agent_version: Mapped[str] = mapped_column(String(32))
 
@@ -289,6 +297,8 @@ class Rollout(Base):
     selector: Mapped[Document]
     policy: Mapped[Document]
     revision: Mapped[int]  # number of the newest `RolloutEvent`
+    failures_acknowledged: Mapped[int]  # by the newest resume; these do not pause it again
+    note: Mapped[str] = mapped_column(String(1024))  # why it is paused, or what it waits for
     due_at: Mapped[datetime | None]  # when the planner looks at it again; None when ended
     created_at: Mapped[datetime]
     created_by: Mapped[str] = mapped_column(String(128))
@@ -322,6 +332,18 @@ class RolloutEvent(Base):
     actor: Mapped[str] = mapped_column(String(128))
     kind: Mapped[str] = mapped_column(String(32))
     data: Mapped[Document]
+
+
+class Retained(Base):
+    """What the broker is made to hold; written before it is published, so none is forgotten."""
+
+    __tablename__ = "retained"
+    key: Mapped[str] = mapped_column(String(128), primary_key=True)  # digest, or role/version
+    kind: Mapped[str] = mapped_column(String(16))  # blob, metadata
+    size: Mapped[int]  # bytes
+    complete: Mapped[bool]  # all of it was published
+    until: Mapped[datetime | None]  # for a late device, after which it may be cleared
+    created_at: Mapped[datetime]
 
 
 class Outbox(Base):
@@ -360,6 +382,7 @@ class TelemetryWindow(Base):
     latency: Mapped[list[Any]]
     confidence: Mapped[list[Any]]
     classes: Mapped[list[Any]]
+    received_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class SystemSampleRow(Base):
@@ -370,4 +393,5 @@ class SystemSampleRow(Base):
     boot: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     at: Mapped[datetime]
+    received_at: Mapped[datetime] = mapped_column(index=True)
     sample: Mapped[Document]  # edgectl_protocol.messages.SystemSample
