@@ -1,0 +1,35 @@
+"""Signed orders: DSSE envelopes (secure-systems-lab/dsse, protocol.md) around `Order` messages.
+
+The key is named in the signed TUF root (`ORDER_KEYS_FIELD`), so that a device which trusts the root
+can check an order, and nobody who only runs the broker or the database can make one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from securesystemslib.dsse import Envelope
+
+from edgectl_protocol.messages import ORDER_PAYLOAD_TYPE, Order, encode
+from edgectl_server.signing.keys import Keys
+
+__all__ = ["OrderSigner"]
+
+
+class OrderSigner:
+    """Signs with the key of the role ``orders``."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._signer = keys.signer("orders")
+
+    def envelope(self, order: Order) -> dict[str, Any]:
+        """Return the signed envelope as a JSON document, as it is kept in the database."""
+        envelope = Envelope(encode(order), ORDER_PAYLOAD_TYPE, {})
+        envelope.sign(self._signer)
+        document: dict[str, Any] = envelope.to_dict()
+        return document
+
+    def sign(self, order: Order) -> bytes:
+        """Return the signed envelope as it goes on the wire."""
+        return msgspec.json.encode(self.envelope(order))
