@@ -1,0 +1,273 @@
+"""The typed, synchronous client of the REST API.
+
+One method a route, named after it; what can go wrong is in `edgectl.errors`. Example::
+
+    with Client("http://127.0.0.1:8080", token) as client:
+        file = client.upload(Path("har.onnx"))
+        accepted = client.push("har", PushRequest(model=file.sha256, filename="har.onnx"))
+        job = client.wait_job(accepted.job)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from types import NoneType
+from typing import TypeVar, cast
+from urllib.parse import quote
+
+import msgspec
+
+from edgectl import types
+from edgectl.errors import EdgectlError
+from edgectl.events import Event, events
+from edgectl.transport import Connection, RetryPolicy
+from edgectl.uploads import LocalFile, Progress, hash_file, upload
+
+__all__ = ["PAGE_ITEMS", "Client"]
+
+PAGE_ITEMS = 200
+"""The most that the server gives at once."""
+
+Item = TypeVar("Item")
+Query = Sequence[tuple[str, str]]
+
+
+class Client:
+    """Everything that an operator can ask of a server.
+
+    Args:
+        url: such as ``http://127.0.0.1:8080``.
+        token: an API token, ``edgectl_<id>_<secret>``; empty for the routes that need no login.
+        timeout_s: of one request.
+        retry: how long a lost connection is waited for, by uploads, events and waiting.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str = "",
+        *,
+        timeout_s: float = 30.0,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        self._connection = Connection(url, token, timeout_s=timeout_s, retry=retry)
+        self.url = self._connection.url
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._connection.close()
+
+    def patiently(self, attempt: Callable[[], Item]) -> Item:
+        """Call `attempt` again while the server restarts, within the retry policy."""
+        return self._connection.patiently(attempt)
+
+    # ------------------------------------------------------------ system
+
+    def version(self) -> types.VersionInfo:
+        """Return the server's version (no login)."""
+        return self._get("/version", types.VersionInfo)
+
+    def ready(self) -> types.ReadyInfo:
+        """Return the checks of the server's parts (no login), also when it is not ready."""
+        try:
+            return self._get("/health/ready", types.ReadyInfo)
+        except EdgectlError as error:
+            if isinstance(error.data.get("checks"), dict):
+                return msgspec.convert({"ready": False, **error.data}, types.ReadyInfo)
+            raise
+
+    def date(self) -> str:
+        """Return the ``Date`` header of an answer, empty when there is none."""
+        return self._connection.date()
+
+    # ------------------------------------------------------------ people
+
+    def login(
+        self, username: str, password: str, *, name: str, expires_in_s: int | None = None
+    ) -> types.TokenCreated:
+        """Exchange a password for a token."""
+        query = [("name", name)]
+        if expires_in_s is not None:
+            query.append(("expires_in_s", str(expires_in_s)))
+        body = {"username": username, "password": password}
+        return self._connection.request(
+            "POST", "/tokens:login", types.TokenCreated, params=query, body=body
+        )
+
+    def me(self) -> types.Me:
+        """Return whose token this is."""
+        return self._get("/me", types.Me)
+
+    def delete_token(self, token_id: str) -> None:
+        """Make a token worthless."""
+        self._connection.request("DELETE", f"/tokens/{_segment(token_id)}", NoneType)
+
+    # ------------------------------------------------------------ models
+
+    def upload(self, file: Path | LocalFile, progress: Progress | None = None) -> LocalFile:
+        """Bring a file to the server, resuming what is there; return it with its digest."""
+        known = file if isinstance(file, LocalFile) else hash_file(file)
+        upload(self._connection, known, progress)
+        return known
+
+    def push(self, name: str, request: types.PushRequest) -> types.PushAccepted:
+        """Make a version of uploaded files."""
+        path = f"/models/{_segment(name)}/versions"
+        return self._connection.request("POST", path, types.PushAccepted, body=request)
+
+    def models(self, query: Query = (), limit: int = 100) -> types.Page[types.ModelSummary]:
+        """List models."""
+        return self._pages("/models", types.ModelSummary, query, limit)
+
+    def model(self, name: str) -> types.ModelSummary:
+        """Return a model."""
+        return self._get(f"/models/{_segment(name)}", types.ModelSummary)
+
+    def versions(self, name: str, limit: int = 100) -> types.Page[types.VersionSummary]:
+        """List the versions of a model, newest first."""
+        return self._pages(f"/models/{_segment(name)}/versions", types.VersionSummary, (), limit)
+
+    def get_version(self, name: str, version: str) -> types.VersionDetail:
+        """Return a version with its report."""
+        path = f"/models/{_segment(name)}/versions/{_segment(version)}"
+        return self._get(path, types.VersionDetail)
+
+    # ------------------------------------------------------------ jobs
+
+    def jobs(self, query: Query = (), limit: int = 100) -> types.Page[types.JobInfo]:
+        """List jobs."""
+        return self._pages("/jobs", types.JobInfo, query, limit)
+
+    def job(self, job_id: str) -> types.JobInfo:
+        """Return a job."""
+        return self._get(f"/jobs/{_segment(job_id)}", types.JobInfo)
+
+    def cancel_job(self, job_id: str) -> types.JobInfo:
+        """Ask a job to stop."""
+        return self._connection.request(
+            "POST", f"/jobs/{_segment(job_id)}/actions/cancel", types.JobInfo
+        )
+
+    def wait_job(
+        self, job_id: str, progress: Callable[[types.JobInfo], None] | None = None
+    ) -> types.JobInfo:
+        """Return a job when it has ended, through restarts of the server."""
+        report = progress or (lambda _job: None)
+        job = self.patiently(lambda: self.job(job_id))
+        report(job)
+        if job.ended:
+            return job
+        with closing(self.events([f"job:{job_id}"])) as stream:
+            for event in stream:
+                job = event.read(types.JobInfo)
+                report(job)
+                if job.ended:
+                    return job
+        raise AssertionError("the stream of events has ended")
+
+    def events(self, topics: Sequence[str]) -> Iterator[Event]:
+        """Yield live snapshots, such as of ``fleet`` or ``rollout:<id>``; see `edgectl.events`."""
+        return events(self._connection, topics)
+
+    # ------------------------------------------------------------ devices
+
+    def fleet(self) -> types.FleetSummary:
+        """Return the fleet in numbers."""
+        return self._get("/fleet", types.FleetSummary)
+
+    def devices(self, query: Query = (), limit: int = 100) -> types.Page[types.DeviceSummary]:
+        """List devices."""
+        return self._pages("/devices", types.DeviceSummary, query, limit)
+
+    def device(self, device: str) -> types.DeviceDetail:
+        """Return a device."""
+        return self._get(f"/devices/{_segment(device)}", types.DeviceDetail)
+
+    def device_events(self, device: str, limit: int = 25) -> types.Page[types.DeviceEventInfo]:
+        """List what a device has reported, newest first."""
+        path = f"/devices/{_segment(device)}/events"
+        return self._pages(path, types.DeviceEventInfo, (), limit)
+
+    def create_enrol_token(self, *, uses: int, expires_in_s: int) -> types.EnrolTokenCreated:
+        """Create a token with which devices may enrol."""
+        body = {"uses": uses, "expires_in_s": expires_in_s}
+        return self._connection.request(
+            "POST", "/devices/tokens", types.EnrolTokenCreated, body=body
+        )
+
+    def decommission(self, device: str) -> types.DeviceDetail:
+        """Revoke a device's certificate."""
+        return self._connection.request(
+            "POST", f"/devices/{_segment(device)}/actions/decommission", types.DeviceDetail
+        )
+
+    # ------------------------------------------------------------ rollouts
+
+    def start_rollout(self, request: types.RolloutRequest) -> types.RolloutInfo:
+        """Start a rollout."""
+        return self._connection.request("POST", "/rollouts", types.RolloutInfo, body=request)
+
+    def rollouts(self, query: Query = (), limit: int = 25) -> types.Page[types.RolloutInfo]:
+        """List rollouts, newest first."""
+        return self._pages("/rollouts", types.RolloutInfo, query, limit)
+
+    def rollout(self, rollout_id: str) -> types.RolloutInfo:
+        """Return a rollout."""
+        return self._get(f"/rollouts/{_segment(rollout_id)}", types.RolloutInfo)
+
+    def rollout_devices(
+        self, rollout_id: str, query: Query = (), limit: int = 100
+    ) -> types.Page[types.RolloutDeviceInfo]:
+        """List the devices of a rollout."""
+        path = f"/rollouts/{_segment(rollout_id)}/devices"
+        return self._pages(path, types.RolloutDeviceInfo, query, limit)
+
+    def rollout_events(
+        self, rollout_id: str, limit: int = 25
+    ) -> types.Page[types.RolloutEventInfo]:
+        """List what has happened to a rollout, newest first."""
+        path = f"/rollouts/{_segment(rollout_id)}/events"
+        return self._pages(path, types.RolloutEventInfo, (), limit)
+
+    def rollout_action(self, rollout_id: str, action: str, reason: str = "") -> types.RolloutInfo:
+        """``pause``, ``resume`` or ``abort`` a rollout."""
+        path = f"/rollouts/{_segment(rollout_id)}/actions/{_segment(action)}"
+        return self._connection.request("POST", path, types.RolloutInfo, body={"reason": reason})
+
+    # ------------------------------------------------------------ telemetry
+
+    def telemetry(self, model: str, since_s: int = 3600) -> list[types.TelemetrySummary]:
+        """Return counts by device and digest over the last `since_s` seconds."""
+        query = [("model", model), ("since_s", str(since_s))]
+        return self._connection.request(
+            "GET", "/telemetry", list[types.TelemetrySummary], params=query
+        )
+
+    # ------------------------------------------------------------ inside
+
+    def _get(self, path: str, kind: type[Item]) -> Item:
+        return self._connection.request("GET", path, kind)
+
+    def _pages(self, path: str, kind: type[Item], query: Query, limit: int) -> types.Page[Item]:
+        """Read as many pages as `limit` items need."""
+        page_type = cast("type[types.Page[Item]]", types.Page[kind])  # type: ignore[valid-type]
+        items: list[Item] = []
+        while True:
+            count = min(PAGE_ITEMS, limit - len(items))
+            asked = [*query, ("offset", str(len(items))), ("limit", str(count))]
+            page = self._connection.request("GET", path, page_type, params=asked)
+            items += page.items
+            if len(items) >= min(limit, page.total) or not page.items:
+                return types.Page(items[:limit], page.total)
+
+
+def _segment(text: str) -> str:
+    return quote(text, safe="")

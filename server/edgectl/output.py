@@ -1,0 +1,168 @@
+"""What a person or a program sees: tables or JSON on stdout, everything else on stderr.
+
+Text from servers, devices and files is hostile to a terminal: `plain` shows control characters
+instead of sending them, and no text is read as markup.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from edgectl.clock import now
+from edgectl.errors import EdgectlError
+
+__all__ = [
+    "age",
+    "bytes_text",
+    "consoles",
+    "duration_text",
+    "latency_text",
+    "pairs",
+    "plain",
+    "print_error",
+    "print_json",
+    "share_text",
+    "state_text",
+    "table",
+]
+
+_WIDTH_WITHOUT_TERMINAL = 200
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_STATE_STYLES = {
+    "green": {"ready", "accepted", "succeeded", "committed", "completed", "online", "ok"},
+    "red": {"refused", "failed", "rejected", "rolled_back", "rolled-back", "aborted", "fail"},
+    "yellow": {"processing", "queued", "running", "in_progress", "paused", "pending", "warn"},
+}
+
+
+def consoles() -> tuple[Console, Console]:
+    """Return the consoles of stdout and stderr; colours only where a terminal is."""
+    return _console(stderr=False), _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(
+        stderr=stderr,
+        force_terminal=terminal,
+        no_color=None if terminal else True,
+        width=None if terminal else _WIDTH_WITHOUT_TERMINAL,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=not terminal,
+    )
+
+
+def plain(value: object) -> str:
+    """Return `value` as text that does nothing to a terminal; None becomes a dash."""
+    if value is None or value == "":
+        return "–"
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", str(value))
+
+
+def print_json(value: Any) -> None:  # noqa: ANN401 - anything that msgspec encodes
+    """Print one JSON value on stdout."""
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def print_error(error: EdgectlError) -> None:
+    """Print an error on stderr: what, while doing what, what to try."""
+    lines = [f"error[{plain(error.code)}]: {plain(error.detail)}"]
+    lines += [f"while: {plain(doing)}" for doing in error.doing]
+    if error.hint:
+        lines.append(f"try: {plain(error.hint)}")
+    sys.stderr.write("\n".join(lines) + "\n")
+    sys.stderr.flush()
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Text | str]], title: str = "") -> Table:
+    """Return a table; a column whose heading starts with ``>`` is aligned to the right."""
+    result = Table(
+        title=Text(title) if title else None,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        header_style="dim",
+    )
+    for column in columns:
+        right = column.startswith(">")
+        result.add_column(
+            Text(column.removeprefix(">")), justify="right" if right else "left", overflow="fold"
+        )
+    for row in rows:
+        result.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+    return result
+
+
+def pairs(rows: Iterable[tuple[str, Text | str]], title: str = "") -> Table:
+    """Return names and values beneath one another."""
+    result = table(["", ""], ((name, value) for name, value in rows), title)
+    result.show_header = False
+    return result
+
+
+def state_text(state: str) -> Text:
+    """Return a state in its colour."""
+    shown = plain(state)
+    for style, states in _STATE_STYLES.items():
+        if state in states:
+            return Text(shown, style=style)
+    return Text(shown)
+
+
+def bytes_text(count: int | None) -> str:
+    """Return a size in powers of 1000, such as ``444.1 kB``."""
+    if count is None:
+        return "–"
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:  # noqa: PLR2004 - the SI step
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def share_text(value: float | None) -> str:
+    """Return a share of 1 with three digits."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def latency_text(microseconds: float | None) -> str:
+    """Return a latency, such as ``312 µs`` or ``1.4 ms``."""
+    if microseconds is None:
+        return "–"
+    if microseconds < 1000:  # noqa: PLR2004 - the SI step
+        return f"{microseconds:.0f} µs"
+    return f"{microseconds / 1000:.1f} ms"
+
+
+def duration_text(seconds: float) -> str:
+    """Return a time span, such as ``45 s`` or ``3 h``."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def age(moment: datetime | None) -> str:
+    """Return how long ago `moment` was."""
+    if moment is None:
+        return "never"
+    seconds = (now() - moment).total_seconds()
+    return (
+        f"in {duration_text(-seconds)}" if seconds < -1 else f"{duration_text(max(seconds, 0))} ago"
+    )

@@ -1,0 +1,293 @@
+"""One HTTP connection to the server: requests out, typed answers or errors in.
+
+Order of checks: no answer → `ServerUnreachable`; an answer larger than `ANSWER_BYTES_MAX` or not
+decodable → `ApiError` ``client.answer``; a problem (RFC 9457) → `ApiError` with the server's code.
+The token goes to this one address only: redirects are not followed, and loopback addresses are
+never reached through a proxy.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import httpx2
+import msgspec
+
+from edgectl_protocol import __version__
+
+from edgectl.errors import ApiError, EdgectlError, LocalError, ServerUnreachable
+from edgectl.types import Problem
+
+__all__ = ["ANSWER_BYTES_MAX", "Connection", "Patience", "RetryPolicy", "is_loopback", "server_url"]
+
+ANSWER_BYTES_MAX = 64 * 1024 * 1024
+_TEXT_SHOWN_MAX = 200
+
+Answer = TypeVar("Answer")
+
+
+def server_url(text: str) -> str:
+    """Return the address of a server without a trailing slash.
+
+    Raises:
+        LocalError: ``config.url``: not ``http(s)://host[:port][/prefix]``.
+    """
+    hint = "write it like http://127.0.0.1:8080 or https://edge.example.org"
+    try:
+        parts = urlsplit(text.strip())
+        port = parts.port
+    except ValueError as error:
+        raise LocalError("config.url", f"{text!r} is not an address", hint) from error
+    if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
+        raise LocalError("config.url", f"{text!r} is not the address of a server", hint)
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise LocalError(
+            "config.url", "an address must not hold a user, a password, a query or a fragment", hint
+        )
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+
+
+def is_loopback(url: str) -> bool:
+    """Return whether `url` names this very machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How long a lost connection is waited for, in seconds."""
+
+    delay_s: float = 0.25
+    """Before the first attempt; doubles with each."""
+    delay_s_max: float = 5.0
+    give_up_s: float = 120.0
+    """Since the first of a row of failures."""
+
+
+class Patience:
+    """Counts failures in a row and waits between them."""
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self._policy = policy
+        self._since: float | None = None
+        self._delay_s = policy.delay_s
+
+    def succeeded(self) -> None:
+        """Forget the failures so far."""
+        self._since = None
+        self._delay_s = self._policy.delay_s
+
+    def failed(self, error: EdgectlError) -> None:
+        """Wait before the next attempt, or raise `error` when it has lasted too long."""
+        now = time.monotonic()
+        if self._since is None:
+            self._since = now
+        if now + self._delay_s - self._since > self._policy.give_up_s:
+            raise error
+        time.sleep(self._delay_s)
+        self._delay_s = min(self._delay_s * 2, self._policy.delay_s_max)
+
+
+class Connection:
+    """Requests to ``<url>/api/v1``; closes its sockets as a context manager."""
+
+    def __init__(
+        self,
+        url: str,
+        token: str = "",
+        *,
+        timeout_s: float = 30.0,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        self.url = server_url(url)
+        self.retry = retry or RetryPolicy()
+        headers = {"User-Agent": f"edgectl/{__version__}", "Accept": "application/json"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        self._http = httpx2.Client(
+            base_url=f"{self.url}/api/v1",
+            headers=headers,
+            timeout=httpx2.Timeout(timeout_s, connect=min(timeout_s, 10.0)),
+            trust_env=not is_loopback(self.url),
+        )
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._http.close()
+
+    @contextmanager
+    def stream(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Sequence[tuple[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+        content: bytes | Iterator[bytes] | None = None,
+        read_timeout_s: float | None = None,
+    ) -> Iterator[httpx2.Response]:
+        """Send a request; yield its answer with the body still to be read.
+
+        Raises:
+            ApiError: the server refused.
+            ServerUnreachable: no answer, or it broke off; also while the body is read inside.
+        """
+        options: dict[str, Any] = {}
+        if read_timeout_s is not None:
+            options["timeout"] = httpx2.Timeout(10.0, read=read_timeout_s)
+        try:
+            with self._http.stream(
+                method, path, params=params, headers=headers, content=content, **options
+            ) as response:
+                if not response.is_success:
+                    raise _refusal(response, _body(response))
+                yield response
+        except httpx2.TransportError as error:
+            raise self._unreachable(error) from error
+        except httpx2.RequestError as error:
+            raise ApiError(
+                "client.answer", f"the answer cannot be read: {error}", status=0
+            ) from error
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        kind: type[Answer],
+        *,
+        params: Sequence[tuple[str, str]] = (),
+        body: msgspec.Struct | Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """Send a request and return its answer, decoded as `kind` (``type(None)``: no body).
+
+        Raises:
+            ApiError: the server refused, or its answer is not one.
+            ServerUnreachable: no answer.
+        """
+        headers = {"Content-Type": "application/json"} if body is not None else None
+        content = msgspec.json.encode(body) if body is not None else None
+        with self.stream(method, path, params=params, headers=headers, content=content) as response:
+            text = _body(response)
+            if kind is type(None):
+                return None  # type: ignore[return-value]
+            try:
+                return msgspec.json.decode(text, type=kind)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise ApiError(
+                    "client.answer",
+                    f"the answer to {method} {path} is not understood: {error}",
+                    "is this the address of an edgectl server of the same version? `edgectl doctor`",
+                    status=response.status_code,
+                ) from error
+
+    def patiently(self, attempt: Callable[[], Answer]) -> Answer:
+        """Call `attempt` until the server answers, at most for the retry policy's time."""
+        patience = Patience(self.retry)
+        while True:
+            try:
+                return attempt()
+            except EdgectlError as error:
+                if not is_passing(error):
+                    raise
+                patience.failed(error)
+
+    def date(self) -> str:
+        """Return the ``Date`` header of the server, empty when it sends none."""
+        with self.stream("GET", "/version") as response:
+            return str(response.headers.get("date", ""))
+
+    def _unreachable(self, error: httpx2.TransportError) -> ServerUnreachable:
+        if _has_cause(error, ssl.SSLCertVerificationError):
+            return ServerUnreachable(
+                f"the certificate of {self.url} cannot be verified: {error}",
+                "set SSL_CERT_FILE to the authority that has signed it",
+            )
+        what = str(error) or type(error).__name__
+        return ServerUnreachable(
+            f"no answer from {self.url}: {what}",
+            "is it running (`edgectl server start`), is the address right (`edgectl login URL`)?",
+        )
+
+
+def is_passing(error: EdgectlError) -> bool:
+    """Return whether the same request may succeed a little later."""
+    if isinstance(error, ServerUnreachable):
+        return not _has_cause(error, ssl.SSLCertVerificationError)
+    return isinstance(error, ApiError) and error.status in {429, 502, 503, 504}
+
+
+def _has_cause(error: BaseException | None, kind: type[BaseException]) -> bool:
+    while error is not None:
+        if isinstance(error, kind):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _body(response: httpx2.Response) -> bytes:
+    content = bytearray()
+    for piece in response.iter_bytes():
+        content += piece
+        if len(content) > ANSWER_BYTES_MAX:
+            raise ApiError(
+                "client.answer",
+                f"the answer is larger than {ANSWER_BYTES_MAX} bytes",
+                "ask for fewer at once with --limit",
+                status=response.status_code,
+            )
+    return bytes(content)
+
+
+def _refusal(response: httpx2.Response, content: bytes) -> ApiError:
+    status = response.status_code
+    try:
+        problem = msgspec.json.decode(content, type=Problem)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _foreign_refusal(response, content)
+    detail = problem.detail
+    for entry in problem.errors[:5]:
+        where = ".".join(str(part) for part in _as_list(entry.get("loc", entry.get("field", ""))))
+        detail += f"; {where}: {entry.get('msg', entry.get('detail', 'wrong'))}"
+    hint = problem.hint
+    if status == httpx2.codes.UNAUTHORIZED and not hint:
+        hint = "log in with `edgectl login`, or set EDGECTL_TOKEN"
+    return ApiError(problem.code, detail, hint, status=status, data=problem.data)
+
+
+def _foreign_refusal(response: httpx2.Response, content: bytes) -> ApiError:
+    status = response.status_code
+    text = content.decode("utf-8", "replace").strip()[:_TEXT_SHOWN_MAX]
+    if response.is_redirect:
+        place = response.headers.get("location", "?")
+        return ApiError(
+            f"http.{status}",
+            f"the server redirects to {place}, and a token is not sent elsewhere",
+            "log in there if you trust it: `edgectl login URL`",
+            status=status,
+        )
+    return ApiError(
+        f"http.{status}",
+        f"the server answered {status} {response.reason_phrase}: {text or 'no text'}",
+        "is this the address of an edgectl server? `edgectl doctor`",
+        status=status,
+    )
+
+
+def _as_list(value: Any) -> list[Any]:  # noqa: ANN401 - whatever the server has put there
+    return value if isinstance(value, list) else [value]
