@@ -1,0 +1,117 @@
+"""The agent's configuration: one frozen value, read once at the edge.
+
+Flags win over the environment (``EDGECTL_AGENT_<KEY>``), which wins over the file, which wins over
+the defaults. Unknown keys are refused, wherever they stand. Every key is described, with its
+default, in ``docs/agent.toml``; a test keeps that true.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from edgectl_agent.errors import UsageError
+from edgectl_protocol.errors import InvalidName
+from edgectl_protocol.names import check_device_id
+
+__all__ = ["ENVIRONMENT_PREFIX", "Settings", "load_settings"]
+
+ENVIRONMENT_PREFIX = "EDGECTL_AGENT_"
+_FILE_BYTES_MAX = 256 * 1024
+Label = Annotated[str, Meta(max_length=128)]
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What can be set. Sizes are bytes, durations seconds."""
+
+    server: str = ""
+    device: str = ""
+    token: str = ""
+    state: str = "/var/lib/edgectl-agent"
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8500
+    socket: str = ""
+    labels: Annotated[dict[Label, Label], Meta(max_length=32)] = {}
+    telemetry_s: Annotated[float, Meta(ge=0.1, le=86400)] = 30.0
+    spool_bytes_max: Annotated[int, Meta(ge=65536)] = 16 * 1024**2
+    disk_reserve_bytes: Annotated[int, Meta(ge=0)] = 32 * 1024**2
+    trial_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 60.0
+    trial_memory_bytes_max: Annotated[int, Meta(ge=64 * 1024**2)] = 1024**3
+
+    @property
+    def state_directory(self) -> Path:
+        """`state` as a path."""
+        return Path(self.state).expanduser().absolute()
+
+
+def load_settings(
+    *, file: Path | None, environment: Mapping[str, str], flags: Mapping[str, Any]
+) -> Settings:
+    """Put the sources together.
+
+    Args:
+        file: a TOML file, or None for none.
+        environment: as `os.environ`.
+        flags: by key; None is a flag that was not given.
+
+    Raises:
+        UsageError: ``settings.file``, ``settings.unknown`` or ``settings.value``.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        values.update(_read_file(file))
+    for name, text in environment.items():
+        if name.startswith(ENVIRONMENT_PREFIX):
+            key = name.removeprefix(ENVIRONMENT_PREFIX).lower()
+            values[key] = parse_labels(text) if key == "labels" else text
+    values.update({key: value for key, value in flags.items() if value is not None})
+    known = set(Settings.__struct_fields__)
+    for key in values:
+        if key not in known:
+            raise UsageError(
+                "settings.unknown",
+                f"there is no setting {key!r}",
+                hint=f"the settings are {', '.join(sorted(known))}",
+            )
+    try:
+        settings = msgspec.convert(values, Settings, strict=False)
+        if settings.device:
+            check_device_id(settings.device)
+    except (msgspec.ValidationError, InvalidName) as error:
+        raise UsageError(
+            "settings.value", str(error), hint="docs/agent.toml shows each setting"
+        ) from error
+    return settings
+
+
+def parse_labels(text: str) -> dict[str, str]:
+    """Split ``site=porto,line=2``; raise `UsageError` for anything else."""
+    labels = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(
+                "settings.value", f"{part!r} is not a label", hint="write it as name=value"
+            )
+        labels[key.strip()] = value.strip()
+    return labels
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as handle:
+            content = handle.read(_FILE_BYTES_MAX + 1)
+        if len(content) > _FILE_BYTES_MAX:
+            raise UsageError("settings.file", f"{file} is longer than {_FILE_BYTES_MAX} bytes")
+        return tomllib.loads(content.decode())
+    except OSError as error:
+        raise UsageError(
+            "settings.file", f"cannot read {file}: {error.strerror}", hint="check --config"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError("settings.file", f"{file} is not TOML: {error}") from error
