@@ -1,0 +1,151 @@
+"""The web application: routes, errors, limits, headers and the web UI's files.
+
+Order, outermost first: request id, security headers, size of bodies, then FastAPI. Everything that
+goes wrong inside is answered as problem details. What is not under ``/api`` belongs to the web UI.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import iter_route_contexts
+from starlette.exceptions import HTTPException
+
+import edgectl_protocol
+from edgectl_server.api import problems
+from edgectl_server.api.limits import BodyLimit, PageHeaders
+from edgectl_server.api.schemas import Problem
+from edgectl_server.services import Services
+
+__all__ = ["API_PREFIX", "WEB_DIRECTORY", "create_app", "make_openapi"]
+
+API_PREFIX = "/api/v1"
+WEB_DIRECTORY = Path(__file__).parent.parent / "web"
+_ROUTERS = (
+    "session",
+    "uploads",
+    "models",
+    "jobs",
+    "devices",
+    "enrol",
+    "rollouts",
+    "telemetry",
+    "events",
+    "system",
+)
+
+
+def create_app(services: Services | None, *, web: Path = WEB_DIRECTORY) -> FastAPI:
+    """Return the application.
+
+    Args:
+        services: what the routes use; None only to look at the routes.
+        web: folder of the built web UI; without ``index.html`` in it there is no UI.
+    """
+    app = FastAPI(
+        title="edgectl",
+        version=edgectl_protocol.__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=f"{API_PREFIX}/openapi.json",
+        dependencies=[Depends(refuse_unknown_parameters)],
+    )
+    app.state.services = services
+    app.state.has_ui = (web / "index.html").is_file()
+    problems.install(app)
+    for router in _routers():
+        app.include_router(router, prefix=API_PREFIX)
+    app.add_api_route(
+        "/api/{rest:path}", _unknown, methods=_METHODS, include_in_schema=False, response_model=None
+    )
+    if app.state.has_ui:  # FastAPI refuses to start without the file
+        app.frontend("/", directory=web, fallback="index.html")
+    app.add_middleware(BodyLimit)
+    app.add_middleware(PageHeaders)
+    app.add_middleware(problems.RequestIds)
+    app.openapi = lambda: make_openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
+
+def _routers() -> Iterable[APIRouter]:
+    for name in _ROUTERS:
+        try:
+            module = importlib.import_module(f"edgectl_server.api.{name}")
+        except ModuleNotFoundError:
+            continue
+        yield module.router
+
+
+def _unknown(request: Request) -> None:
+    # Without this route, an unknown address under /api would get the web UI, with status 200; and
+    # because of it, wrong methods come here too.
+    allowed: set[str] = set()
+    for route in iter_route_contexts(request.app.routes):
+        path = route.path or ""
+        if path.startswith(f"{API_PREFIX}/") and route.path_regex.match(request.url.path):
+            allowed |= route.methods or set()
+    if allowed:
+        raise HTTPException(405, headers={"Allow": ", ".join(sorted(allowed))})
+    raise HTTPException(404)
+
+
+def refuse_unknown_parameters(request: Request) -> None:
+    """Dependency of every route: a misspelt query parameter is an error, not a default."""
+    dependant = getattr(request.scope.get("route"), "dependant", None)
+    if dependant is None or not request.query_params:
+        return
+    known = set(_query_names(dependant))
+    unknown = sorted(set(request.query_params) - known)
+    if unknown:
+        raise RequestValidationError(
+            [
+                {
+                    "loc": ("query", name[:64]),
+                    "msg": f"unknown parameter; known: {', '.join(sorted(known)) or 'none'}",
+                    "type": "extra_forbidden",
+                }
+                for name in unknown
+            ]
+        )
+
+
+def _query_names(dependant: Dependant) -> Iterable[str]:
+    for parameter in dependant.query_params:
+        yield parameter.alias
+    for inner in dependant.dependencies:
+        yield from _query_names(inner)
+
+
+def make_openapi(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI document; errors are `Problem` everywhere."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title,
+            version=app.version,
+            summary="Push a machine-learning model to a fleet of small devices.",
+            routes=app.routes,
+        )
+        schemas = document["components"]["schemas"]
+        schemas["Problem"] = Problem.model_json_schema(
+            ref_template="#/components/schemas/{model}", mode="serialization"
+        )
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(unused, None)
+        for path in document["paths"].values():
+            for operation in path.values():
+                found = {str(code): content for code, content in operation["responses"].items()}
+                if "422" in found:  # FastAPI describes its own form
+                    found["422"] = problems.responses(422)[422]
+                operation["responses"] = dict(sorted(found.items()))
+        app.openapi_schema = document
+    return app.openapi_schema

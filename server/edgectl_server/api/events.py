@@ -1,0 +1,56 @@
+"""Live progress: server-sent events with whole snapshots.
+
+``event`` is the topic's kind, ``data`` is ``{"topic": …, "snapshot": …}`` with the newest state of
+it: at once, then whenever it has changed, at most once a second. Whoever has missed some has missed
+nothing: every snapshot is complete. Comments keep idle connections open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from edgectl_server.api.access import get_services, viewer
+from edgectl_server.api.problems import responses
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["events"])
+
+RETRY_MS = 2000
+
+
+def checked_topics(
+    request: Request,
+    topic: Annotated[
+        list[str],
+        Query(
+            max_length=64,
+            description="`fleet`, `rollout:<id>`, `job:<id>`, `device:<id>`; may be repeated.",
+        ),
+    ],
+) -> tuple[str, ...]:
+    """Dependency: refuse unknown topics before the stream begins."""
+    return get_services(request).hub.check(topic)
+
+
+@router.get(
+    "/events",
+    operation_id="events",
+    response_class=EventSourceResponse,
+    dependencies=[viewer],
+    responses=responses(401, 422, 429),
+)
+async def events(
+    request: Request, topics: Annotated[tuple[str, ...], Depends(checked_topics)]
+) -> AsyncIterator[ServerSentEvent]:
+    """Stream snapshots until the client or the server goes."""
+    hub = get_services(request).hub
+    yield ServerSentEvent(comment="welcome", retry=RETRY_MS)
+    async for snapshot in hub.listen(topics):
+        yield ServerSentEvent(
+            raw_data=snapshot.text, event=snapshot.kind, id=str(snapshot.revision)
+        )

@@ -1,0 +1,105 @@
+"""ASGI middleware without a dependency on FastAPI: size of bodies, headers of pages."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from typing import Any
+
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from edgectl_server.api.schemas import Problem
+
+__all__ = ["BODY_BYTES_MAX", "BodyLimit", "PageHeaders"]
+
+BODY_BYTES_MAX = 1024**2
+"""Of every request but uploads, which have their own limit."""
+_UPLOADS = "/api/v1/uploads/"
+_CONTENT_POLICY = (
+    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "frame-ancestors 'none'; base-uri 'self'; form-action 'self'"
+)
+
+
+class BodyLimit:
+    """Refuses bodies over `BODY_BYTES_MAX`, by their announced length and by what really comes."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http" or _is_upload(scope):
+            await self._app(scope, receive, send)
+            return
+        for name, value in scope["headers"]:
+            if name == b"content-length" and value.isdigit() and int(value) > BODY_BYTES_MAX:
+                await _too_large(scope)(scope, receive, send)
+                return
+        received = 0
+
+        async def receive_limited() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > BODY_BYTES_MAX:
+                raise HTTPException(413, _DETAIL)
+            return message
+
+        await self._app(scope, receive_limited, send)
+
+
+_DETAIL = f"the body has more than {BODY_BYTES_MAX} bytes"
+
+
+def _is_upload(scope: MutableMapping[str, Any]) -> bool:
+    return scope["method"] == "PATCH" and str(scope["path"]).startswith(_UPLOADS)
+
+
+def _too_large(scope: MutableMapping[str, Any]) -> JSONResponse:
+    problem = Problem(
+        title="Content Too Large",
+        status=413,
+        code="request.too_large",
+        detail=_DETAIL,
+        hint="files are sent with PATCH /api/v1/uploads/{sha256}",
+        request_id=scope.get("state", {}).get("request_id", ""),
+    )
+    return JSONResponse(
+        problem.model_dump(mode="json"),
+        status_code=413,
+        media_type="application/problem+json",
+        headers={"Connection": "close"},
+    )
+
+
+class PageHeaders:
+    """Sets the headers that keep pages safe and fresh, and built assets cached."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers["Referrer-Policy"] = "same-origin"
+                headers["Content-Security-Policy"] = _CONTENT_POLICY
+                if scope["path"].startswith("/assets/") and message["status"] < 400:  # noqa: PLR2004
+                    headers["Cache-Control"] = "public, max-age=31536000, immutable"
+                else:  # the names of assets change with their content, other names do not
+                    headers.setdefault(
+                        "Cache-Control",
+                        "no-store" if scope["path"].startswith("/api/") else "no-cache",
+                    )
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)

@@ -1,0 +1,150 @@
+"""The server's configuration: a value, read once, frozen, passed in.
+
+Each key is looked up on the command line, then in the environment as ``EDGECTL_SERVER_<KEY>``, then
+in a TOML file, then here. Unknown keys are refused. ``docs/server.toml`` shows every key with its
+default; a test keeps it true. Units are in the names.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from edgectl_server.errors import Refused
+
+__all__ = ["ENVIRONMENT_PREFIX", "Settings", "load_settings"]
+
+ENVIRONMENT_PREFIX = "EDGECTL_SERVER_"
+_MEBIBYTE = 1024**2
+
+_Port = Annotated[int, Meta(ge=0, le=65535)]
+_Positive = Annotated[int, Meta(ge=1)]
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that an operator may set."""
+
+    data: str = "edgectl-data"
+    """Folder of everything that the server keeps; made with mode 0700."""
+    listen_host: str = "127.0.0.1"
+    """Address on which the API and the web UI are served."""
+    listen_port: _Port = 8080
+    """0: any free port; the ready line says which."""
+    database_url: str = ""
+    """``postgresql+psycopg://…``; empty: SQLite in the data folder."""
+    blobs_url: str = ""
+    """``s3://bucket/prefix``; empty: a folder in the data folder."""
+    broker: str = "embedded"
+    """``embedded``, ``mosquitto`` (a private one is started), or ``mqtts://host:port``."""
+    broker_host: str = "127.0.0.1"
+    """Address on which the embedded or the private broker listens."""
+    broker_port: _Port = 8883
+    """0: any free port."""
+    broker_public_host: str = ""
+    """Name or address by which devices reach the broker; empty: `broker_host`."""
+    key_passphrase_file: str = ""
+    """File whose first line encrypts the signing keys; empty: they are protected by mode 0600."""
+    session_s: _Positive = 12 * 3600
+    """How long a login of the web UI lasts."""
+    upload_bytes_max: _Positive = 2 * 1024 * _MEBIBYTE
+    """Largest file that may be uploaded."""
+    upload_free_bytes_min: Annotated[int, Meta(ge=0)] = 256 * _MEBIBYTE
+    """Uploads are refused when less than this would stay free on the disk."""
+    upload_keep_s: _Positive = 7 * 86400
+    """Unfinished uploads older than this are deleted at start."""
+    job_lease_s: Annotated[float, Meta(ge=0.5)] = 30.0
+    """A job whose worker has been silent for so long is taken up again."""
+    job_attempts_max: _Positive = 3
+    """How often a job is tried before it has failed."""
+    pipeline_memory_bytes_max: _Positive = 4 * 1024 * _MEBIBYTE
+    """Memory of the process that works on an uploaded model."""
+    pipeline_cpu_s_max: _Positive = 900
+    """Processor time of that process."""
+    pipeline_wall_s_max: _Positive = 1800
+    """Time by the clock of that process."""
+    tick_s: Annotated[float, Meta(ge=0.05, le=60)] = 0.5
+    """How often rollouts are looked at."""
+    telemetry_retention_days: _Positive = 30
+    """Older telemetry is deleted."""
+
+    @property
+    def data_path(self) -> Path:
+        """The data folder."""
+        return Path(self.data).expanduser().absolute()
+
+    @property
+    def database_address(self) -> str:
+        """The database's URL, whatever was set."""
+        return self.database_url or f"sqlite:///{self.data_path / 'edgectl.sqlite'}"
+
+    @property
+    def blobs_address(self) -> str:
+        """The blob store's URL or folder, whatever was set."""
+        return self.blobs_url or str(self.data_path / "blobs")
+
+    @property
+    def broker_address_for_devices(self) -> str:
+        """The broker's host as devices are told."""
+        return self.broker_public_host or self.broker_host
+
+
+def load_settings(
+    flags: Mapping[str, Any], environment: Mapping[str, str], file: Path | None
+) -> Settings:
+    """Read the settings.
+
+    Args:
+        flags: from the command line; None means not given.
+        environment: ``os.environ``; keys without the prefix are ignored.
+        file: a TOML file, or None.
+
+    Raises:
+        Refused: ``settings.invalid``, naming the key and where it came from.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        values.update(_from_file(file))
+    known = {field.name: field for field in msgspec.structs.fields(Settings)}
+    for name, text in environment.items():
+        if not name.startswith(ENVIRONMENT_PREFIX):
+            continue
+        key = name.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if key not in known:
+            raise Refused(
+                "settings.invalid",
+                f"{name} is not a setting",
+                hint=f"the settings are: {', '.join(sorted(known))}",
+            )
+        values[key] = _convert(text, known[key].type, name)
+    values.update({key: value for key, value in flags.items() if value is not None})
+    try:
+        return msgspec.convert(values, Settings)
+    except msgspec.ValidationError as error:
+        raise Refused(
+            "settings.invalid",
+            f"the settings are not valid: {error}",
+            hint="docs/server.toml shows every key with its default",
+        ) from error
+
+
+def _from_file(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise Refused(
+            "settings.invalid",
+            f"cannot read the settings file {file}: {error}",
+            hint="it must be a TOML file; docs/server.toml is an example",
+        ) from error
+
+
+def _convert(text: str, kind: Any, name: str) -> Any:
+    try:
+        return msgspec.convert(text, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise Refused("settings.invalid", f"{name}={text!r} is not valid: {error}") from error

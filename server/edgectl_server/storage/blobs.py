@@ -1,0 +1,211 @@
+"""The blob store: content by its digest, in a folder or in an S3 bucket.
+
+Rules: a blob is added whole, once, and never changed; its name is the SHA-256 of its content, which
+is checked before it is added. A blob whose size is wrong (power loss, full disk) is written again.
+Memory is bounded whatever the blob's size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import LocalStore, from_url
+
+from edgectl_protocol.names import digest_of, hex_of
+from edgectl_server.errors import NotFound, Refused, Unavailable
+from edgectl_server.storage.files import make_private_directory, sync_directory
+
+__all__ = ["BlobStore", "file_digest"]
+
+_READ_BYTES = 1024**2
+_SINGLE_PUT_BYTES_MAX = 8 * 1024**2
+"""Larger files are put in parts, so that they are never whole in memory."""
+_PART_BYTES = 8 * 1024**2
+_PARTS_AT_ONCE = 2
+
+
+def file_digest(path: Path) -> str:
+    """Return the content address of the file `path`, reading it in pieces."""
+    state = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_READ_BYTES):
+            state.update(piece)
+    return f"sha256:{state.hexdigest()}"
+
+
+class BlobStore:
+    """Blobs in a folder (an absolute path) or at a URL such as ``s3://bucket/prefix``."""
+
+    def __init__(self, url: str) -> None:
+        """Open the store; a folder is made when it is not there.
+
+        Raises:
+            Unavailable: ``blobs.unavailable``.
+        """
+        self._directory: Path | None = None
+        self._store: Any
+        if "://" not in url:
+            self._directory = make_private_directory(Path(url))
+            for stale in self._directory.glob("sha256/*/*#*"):  # parts of a put that was cut short
+                stale.unlink()
+            self._store = LocalStore(str(self._directory))
+        else:
+            try:
+                self._store = from_url(url)
+            except (BaseError, ValueError) as error:
+                raise Unavailable(
+                    "blobs.unavailable",
+                    f"cannot open the blob store {url}",
+                    hint="check blobs_url, and the credentials in the environment",
+                ) from error
+
+    def add_file(self, path: Path, *, expected: str | None = None) -> str:
+        """Add the content of the file `path` and return its digest.
+
+        Raises:
+            Refused: ``blob.digest``: the content is not `expected`.
+            Unavailable: ``blobs.unavailable``: the store does not take it.
+        """
+        digest = file_digest(path)
+        if expected is not None and digest != expected:
+            raise Refused("blob.digest", f"the content is {digest}, expected {expected}")
+        size = path.stat().st_size
+        if size <= _SINGLE_PUT_BYTES_MAX:
+            self._put(digest, size, path.read_bytes())
+        else:
+            self._put(digest, size, path)
+        return digest
+
+    def add_bytes(self, content: bytes) -> str:
+        """Add `content` and return its digest."""
+        digest = digest_of(content)
+        self._put(digest, len(content), content)
+        return digest
+
+    def exists(self, digest: str) -> bool:
+        """Say whether the blob is there."""
+        return self._stored_size(digest) is not None
+
+    def size(self, digest: str) -> int:
+        """Return the length of a blob in bytes; raise `NotFound` ``blob.missing``."""
+        size = self._stored_size(digest)
+        if size is None:
+            raise _missing(digest)
+        return size
+
+    def read(self, digest: str, start: int = 0, length: int | None = None) -> bytes:
+        """Return `length` bytes of a blob from `start`, or all from there; fewer at its end."""
+        end = self.size(digest)
+        stop = end if length is None else min(end, start + length)
+        if start >= stop:
+            return b""
+        try:
+            return bytes(obstore.get_range(self._store, _key(digest), start=start, end=stop))
+        except FileNotFoundError as error:
+            raise _missing(digest) from error
+        except BaseError as error:
+            raise _unavailable("read", digest) from error
+
+    def stream(self, digest: str, chunk_bytes: int = 65536) -> Iterator[bytes]:
+        """Yield a blob in pieces of `chunk_bytes`, the last one shorter; an empty one has none."""
+        self.size(digest)
+        try:
+            pending = bytearray()
+            pieces = obstore.get(self._store, _key(digest)).stream(
+                min_chunk_size=max(chunk_bytes, _READ_BYTES)
+            )
+            for piece in pieces:
+                pending += piece
+                while len(pending) >= chunk_bytes:
+                    yield bytes(pending[:chunk_bytes])
+                    del pending[:chunk_bytes]
+            if pending:
+                yield bytes(pending)
+        except FileNotFoundError as error:
+            raise _missing(digest) from error
+        except BaseError as error:
+            raise _unavailable("read", digest) from error
+
+    def copy_to(self, digest: str, path: Path) -> None:
+        """Write a blob to the file `path`, checked; raise `Unavailable` when it is damaged."""
+        state = hashlib.sha256()
+        with path.open("wb") as file:
+            for piece in self.stream(digest, _READ_BYTES):
+                state.update(piece)
+                file.write(piece)
+        if state.hexdigest() != hex_of(digest):
+            path.unlink()
+            raise Unavailable(
+                "blobs.damaged",
+                f"the stored blob {digest} has other content",
+                hint="delete it from the blob store and upload it again",
+            )
+
+    def probe(self) -> None:
+        """Raise `Unavailable` when the store cannot be read."""
+        self._stored_size("sha256:" + "0" * 64)
+
+    def _stored_size(self, digest: str) -> int | None:
+        try:
+            return int(obstore.head(self._store, _key(digest))["size"])
+        except FileNotFoundError:
+            return None
+        except BaseError as error:
+            raise _unavailable("look up", digest) from error
+
+    def _put(self, digest: str, size: int, content: bytes | Path) -> None:
+        stored = self._stored_size(digest)
+        if stored == size:
+            return
+        mode = "create" if stored is None and isinstance(content, bytes) else "overwrite"
+        try:
+            obstore.put(
+                self._store,
+                _key(digest),
+                content,
+                mode=mode,  # type: ignore[arg-type,unused-ignore]
+                use_multipart=isinstance(content, Path),
+                chunk_size=_PART_BYTES,
+                max_concurrency=_PARTS_AT_ONCE,
+            )
+        except AlreadyExistsError:
+            return  # somebody else was first, with the same content
+        except BaseError as error:
+            raise _unavailable("write", digest) from error
+        self._sync(digest)
+
+    def _sync(self, digest: str) -> None:
+        """Make a blob durable in a folder; object stores answer when it is."""
+        if self._directory is None:
+            return
+        path = self._directory / _key(digest)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        sync_directory(path.parent)
+        sync_directory(path.parent.parent)
+
+
+def _key(digest: str) -> str:
+    name = hex_of(digest)
+    return f"sha256/{name[:2]}/{name}"
+
+
+def _missing(digest: str) -> NotFound:
+    return NotFound("blob.missing", f"the blob store does not hold {digest}")
+
+
+def _unavailable(action: str, digest: str) -> Unavailable:
+    return Unavailable(
+        "blobs.unavailable",
+        f"cannot {action} {digest} in the blob store",
+        hint="check the disk, or blobs_url and its credentials",
+    )

@@ -1,0 +1,163 @@
+"""The database: SQLite or PostgreSQL behind two doors, `read` and `write`.
+
+Rules: everything happens inside one of the two. `write` takes SQLite's write lock when it begins
+(``BEGIN IMMEDIATE``): a transaction that reads first and locks later fails with "database is
+locked" under load, however long it is told to wait. On PostgreSQL, whoever reads a row in order to
+change it says ``with_for_update()``; SQLite ignores that. Objects stay readable after the end.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from edgectl_server.errors import Unavailable
+
+__all__ = ["Database"]
+
+_BUSY_MS = 15_000
+_MIGRATION_LOCK = 0x6564676563746C  # any number that all servers on one PostgreSQL agree on
+_WRITES = "edgectl_writes"
+
+
+class Database:
+    """One database; safe to use from many threads."""
+
+    def __init__(self, url: str) -> None:
+        """Prepare to connect to `url` (``sqlite:///…`` or ``postgresql+psycopg://…``)."""
+        address = sqlalchemy.make_url(url)
+        self.dialect = address.get_backend_name()
+        if self.dialect == "sqlite":
+            self._engine = _sqlite(address)
+        elif self.dialect == "postgresql":
+            self._engine = sqlalchemy.create_engine(
+                address,
+                pool_pre_ping=True,
+                pool_size=10,
+                max_overflow=20,
+                connect_args={"options": f"-c timezone=utc -c lock_timeout={_BUSY_MS}"},
+            )
+        else:
+            raise Unavailable(
+                "database.unsupported",
+                f"{self.dialect} is not supported",
+                hint="use sqlite:///… or postgresql+psycopg://…",
+            )
+        self._writer = self._engine.execution_options(**{_WRITES: True})
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """Give a session that sees one state of the database; what it changes is forgotten."""
+        with Session(self._engine, expire_on_commit=False, autoflush=False) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """Give a session whose changes are committed at the end, or rolled back on any error."""
+        with Session(self._writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def migrate(self) -> None:
+        """Bring the tables up to date; safe when several servers start at once.
+
+        Raises:
+            Unavailable: ``database.unavailable``, or ``database.newer``: a newer edgectl was here.
+        """
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        try:
+            with self._writer.connect() as connection:
+                if self.dialect == "sqlite":
+                    self._migrate_sqlite(connection, config)
+                else:
+                    self._migrate_postgresql(connection, config)
+        except CommandError as error:
+            raise Unavailable(
+                "database.newer",
+                f"the database cannot be brought up to date: {error}",
+                hint="it was made by a newer edgectl: install that, or use another database",
+            ) from error
+        except OperationalError as error:
+            raise Unavailable(
+                "database.unavailable",
+                "the database does not answer",
+                hint="check database_url, and that the database is running",
+            ) from error
+
+    def probe(self) -> None:
+        """Raise an error of SQLAlchemy when the database does not answer."""
+        with self.read() as session:
+            session.execute(text("SELECT 1"))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    @property
+    def engine(self) -> Engine:
+        """For migrations and bulk loading; everything else uses `read` and `write`."""
+        return self._engine
+
+    @staticmethod
+    def _migrate_sqlite(connection: Connection, config: Config) -> None:
+        # Rebuilding a table with foreign keys on would delete the rows that refer to it, and the
+        # pragma does nothing inside a transaction.
+        raw: Any = connection.connection.dbapi_connection
+        raw.execute("PRAGMA foreign_keys=OFF")
+        try:
+            with connection.begin():
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+                broken = connection.execute(text("PRAGMA foreign_key_check")).all()
+                assert not broken, f"the migration leaves rows that refer to nothing: {broken[:5]}"
+        finally:
+            raw.execute("PRAGMA foreign_keys=ON")
+
+    @staticmethod
+    def _migrate_postgresql(connection: Connection, config: Config) -> None:
+        with connection.begin():
+            connection.execute(text("SET LOCAL lock_timeout = 0"))
+            connection.execute(
+                text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK}
+            )
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+
+def _sqlite(address: sqlalchemy.URL) -> Engine:
+    engine = sqlalchemy.create_engine(
+        address,
+        connect_args={"timeout": _BUSY_MS / 1000, "check_same_thread": False},
+        pool_size=10,
+        max_overflow=20,
+    )
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves
+        for pragma in (
+            "auto_vacuum=INCREMENTAL",  # must come before the first table
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            f"busy_timeout={_BUSY_MS}",
+            "foreign_keys=ON",
+        ):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get(_WRITES, False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
