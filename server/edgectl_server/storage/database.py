@@ -114,6 +114,8 @@ class Database:
         # Rebuilding a table with foreign keys on would delete the rows that refer to it, and the
         # pragma does nothing inside a transaction.
         raw: Any = connection.connection.dbapi_connection
+        raw.execute("PRAGMA auto_vacuum=INCREMENTAL")  # kept in the file, before its first table
+        raw.execute("PRAGMA journal_mode=WAL")  # kept in the file
         raw.execute("PRAGMA foreign_keys=OFF")
         try:
             with connection.begin():
@@ -147,10 +149,8 @@ def _sqlite(address: sqlalchemy.URL) -> Engine:
     def prepare(connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves
         for pragma in (
-            "auto_vacuum=INCREMENTAL",  # must come before the first table
-            "journal_mode=WAL",
-            "synchronous=FULL",
             f"busy_timeout={_BUSY_MS}",
+            "synchronous=FULL",
             "foreign_keys=ON",
         ):
             connection.execute(f"PRAGMA {pragma}").close()

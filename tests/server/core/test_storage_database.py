@@ -1,0 +1,188 @@
+"""The database on SQLite and on PostgreSQL: migrations are the models, writers do not collide."""
+
+import subprocess
+import sys
+
+import pytest
+import sqlalchemy
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import text
+
+from edgectl_server.clock import now
+from edgectl_server.errors import Unavailable
+from edgectl_server.storage.database import Database
+from edgectl_server.storage.tables import ApiToken, Base, Model, ModelVersion, User
+
+COUNTER = """
+import sys
+from edgectl_server.storage.database import Database
+from edgectl_server.storage.tables import User
+database = Database(sys.argv[1])
+for _ in range(int(sys.argv[2])):
+    with database.write() as session:
+        user = session.get(User, "counter", with_for_update=True)
+        user.role = str(int(user.role) + 1)
+database.close()
+"""
+
+
+def user(name: str, role: str = "viewer") -> User:
+    return User(name=name, password_hash="-", role=role, created_at=now())
+
+
+def test_migrations_make_the_models(database):
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_migrating_twice_changes_nothing(database):
+    with database.write() as session:
+        session.add(user("anna"))
+    database.migrate()
+    with database.read() as session:
+        assert session.get(User, "anna") is not None
+
+
+def test_an_unknown_revision_is_refused(database):
+    with database.write() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999_future'"))
+    with pytest.raises(Unavailable) as caught:
+        database.migrate()
+    assert caught.value.code == "database.newer"
+    with database.read() as session:
+        assert session.scalar(text("SELECT version_num FROM alembic_version")) == "9999_future"
+
+
+def test_servers_may_start_at_once(database_url):
+    code = (
+        "import sys\n"
+        "from edgectl_server.storage.database import Database\n"
+        "database = Database(sys.argv[1])\ndatabase.migrate()\ndatabase.close()\n"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, database_url], stderr=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors.decode()
+
+
+def test_no_database_is_said_plainly(tmp_path):
+    database = Database(f"postgresql+psycopg:///nothing?host={tmp_path}")
+    with pytest.raises(Unavailable) as caught:
+        database.migrate()
+    assert caught.value.code == "database.unavailable"
+    database.close()
+    with pytest.raises(Unavailable) as caught:
+        Database("mysql://localhost/nothing")
+    assert caught.value.code == "database.unsupported"
+
+
+def test_four_processes_read_modify_write(database, database_url):
+    with database.write() as session:
+        session.add(user("counter", "0"))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", COUNTER, database_url, "50"], stderr=subprocess.PIPE
+        )
+        for _ in range(4)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors.decode()
+    with database.read() as session:
+        counter = session.get(User, "counter")
+        assert counter is not None
+        assert counter.role == "200"
+
+
+def test_an_error_rolls_back_and_a_read_changes_nothing(database):
+    class Interrupted(Exception):
+        pass
+
+    def fail() -> None:
+        with database.write() as session:
+            session.add(user("anna"))
+            session.flush()
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        fail()
+    with database.read() as session:
+        session.add(user("berta"))
+        session.flush()
+    with database.read() as session:
+        assert session.query(User).count() == 0
+
+
+def test_a_reader_does_not_wait_for_a_writer(database):
+    with database.write() as session:
+        session.add(user("anna"))
+        session.flush()
+        with database.read() as reader:
+            assert reader.get(User, "anna") is None
+    with database.read() as reader:
+        assert reader.get(User, "anna") is not None
+
+
+def test_foreign_keys_hold(database):
+    def orphan() -> None:
+        with database.write() as session:
+            session.add(
+                ModelVersion(
+                    model="nothing",
+                    version="1",
+                    state="ready",
+                    content="-",
+                    source="-",
+                    source_size=1,
+                    source_name="-",
+                    options={},
+                    created_at=now(),
+                    created_by="-",
+                )
+            )
+
+    with pytest.raises(sqlalchemy.exc.IntegrityError):
+        orphan()
+    with database.write() as session:
+        session.add(user("anna"))
+    with database.write() as session:
+        session.add(
+            ApiToken(id="t", user="anna", name="-", role="-", secret_sha256="-", created_at=now())
+        )
+    with database.write() as session:
+        session.delete(session.get(User, "anna"))
+    with database.read() as session:
+        assert session.get(ApiToken, "t") is None
+
+
+def test_times_come_back_in_utc(database):
+    at = now()
+    with database.write() as session:
+        session.add(Model(name="har", created_at=at, created_by="-"))
+    with database.read() as session:
+        model = session.get(Model, "har")
+        assert model is not None
+        assert model.created_at == at
+        assert model.created_at.utcoffset().total_seconds() == 0
+
+
+def test_sqlite_is_set_up_as_decided(sqlite_url):
+    database = Database(sqlite_url)
+    database.migrate()
+    with database.read() as session:
+        pragmas = {
+            name: session.scalar(text(f"PRAGMA {name}"))
+            for name in ("journal_mode", "foreign_keys", "busy_timeout", "auto_vacuum")
+        }
+    database.close()
+    assert pragmas == {
+        "journal_mode": "wal",
+        "foreign_keys": 1,
+        "busy_timeout": 15000,
+        "auto_vacuum": 2,
+    }
