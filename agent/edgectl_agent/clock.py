@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import NamedTuple
+
+from edgectl_agent.core.timing import Moment
 
 __all__ = ["Moment", "moment", "now"]
-
-
-class Moment(NamedTuple):
-    """One moment on both clocks."""
-
-    wall: datetime
-    """UTC. May be wrong, may jump: good for expiry dates and for people."""
-    elapsed_s: float
-    """Seconds since some moment in this process; only grows: good for durations."""
 
 
 def now() -> datetime:

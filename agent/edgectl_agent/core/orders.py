@@ -1,0 +1,100 @@
+"""Judgements about orders and health, each a pure function that the machine asks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import timedelta
+
+from edgectl_agent.core.record import Record, SlotPointer, Update
+from edgectl_agent.core.steps import HealthSeen
+from edgectl_agent.core.timing import Moment
+from edgectl_protocol.messages import Candidate, Order, Reason, SlotOrder, UpdatePolicy
+from edgectl_protocol.update import UpdateState
+
+__all__ = ["choose", "expiry", "is_open", "judge_health", "refuse", "stands"]
+
+CLOCK_SKEW_MAX = timedelta(days=1)
+"""An order may come from so far ahead of the device's clock."""
+
+_S = UpdateState
+
+
+def refuse(order: Order, device: str, record: Record, moment: Moment) -> Reason | None:
+    """Say why an order with a good signature is not obeyed, or None."""
+    if order.device != device:
+        return Reason(code="order.device", detail=f"for {order.device}, this is {device}")
+    if order.counter <= record.counter:
+        return Reason(
+            code="order.replayed",
+            detail=f"number {order.counter}, {record.counter} was accepted before",
+        )
+    if order.issued_at > moment.wall + CLOCK_SKEW_MAX:
+        return Reason(
+            code="order.clock",
+            detail=f"issued at {order.issued_at}, the device's clock says {moment.wall}",
+        )
+    return expiry(order, moment)
+
+
+def expiry(order: Order, moment: Moment) -> Reason | None:
+    """Say that the order has expired, or None."""
+    if order.expires_at > moment.wall:
+        return None
+    return Reason(
+        code="order.expired",
+        detail=f"expired at {order.expires_at}, the device's clock says {moment.wall}",
+    )
+
+
+def choose(wanted: SlotOrder, rejected: Collection[str]) -> Candidate | None:
+    """Return the first candidate that is not remembered as bad."""
+    return next((one for one in wanted.candidates if one.manifest not in rejected), None)
+
+
+def stands(update: Update, rejected: Collection[str], forgiven: Collection[str]) -> bool:
+    """Say whether a newer order of the same target leaves the update as it is.
+
+    What failed, was taken back or was rolled back without blame is tried again, because somebody
+    asks again; what was found bad is not, unless it is forgiven.
+    """
+    if update.state in {_S.FAILED, _S.IDLE}:
+        return False
+    if update.state is _S.REJECTED:
+        return not any(one.manifest in forgiven for one in update.wanted.candidates)
+    if update.state is _S.ROLLED_BACK:
+        return update.manifest in rejected
+    return True
+
+
+def is_open(slot: str, wanted: SlotOrder, record: Record, pointer: SlotPointer) -> bool:
+    """Say whether `slot` differs from what the newest order wants, and something can be done."""
+    candidate = choose(wanted, record.rejected)
+    running = pointer.running
+    if candidate and running and candidate.manifest == running.manifest:
+        return False
+    update = record.updates.get(slot)
+    if update is None or not update.is_for(wanted) or update.order != record.counter:
+        return True
+    if update.state is _S.REJECTED:
+        return candidate is not None  # the next one
+    if update.state is _S.ROLLED_BACK:
+        return update.aborted  # taken back, and ordered again before that was done
+    return update.state is _S.COMMITTED  # and yet it does not run: its files were damaged
+
+
+def judge_health(health: HealthSeen, policy: UpdatePolicy) -> Reason | None:
+    """Say why the model under observation must go, or None."""
+    if health.non_finite > 0:
+        return Reason(
+            code="observe.non_finite",
+            detail=f"{health.non_finite} of {health.requests} requests gave NaN or infinity",
+        )
+    if health.requests < max(1, policy.requests_min):
+        return None  # not enough to say anything
+    if health.errors / health.requests <= policy.error_rate_max:
+        return None
+    return Reason(
+        code="observe.error_rate",
+        detail=f"{health.errors} of {health.requests} requests failed, "
+        f"at most {policy.error_rate_max:.1%} may",
+    )
