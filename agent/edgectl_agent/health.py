@@ -16,8 +16,6 @@ def capabilities(labels: Mapping[str, str], state_directory: Path) -> Capabiliti
     raise NotImplementedError
 
 
-def system_sample(
-    at: datetime, state_directory: Path, inference_rss_bytes: int
-) -> SystemSample:
+def system_sample(at: datetime, state_directory: Path, inference_rss_bytes: int) -> SystemSample:
     """Return the device's health at `at`."""
     raise NotImplementedError

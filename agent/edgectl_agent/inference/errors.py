@@ -4,26 +4,19 @@
 
     InferenceError       has a stable `code` and a `detail` for a person
     ├── InferenceDown    the process is not there, or does not answer: start it again, load again
-    └── LoadFailed       this bundle cannot serve; what served before still does
+    ├── LoadFailed       this bundle cannot serve; what served before still does
+    └── SlotEmpty        nothing is loaded in that slot
 """
 
 from __future__ import annotations
 
-__all__ = ["InferenceDown", "InferenceError", "LoadFailed"]
+from edgectl_agent.errors import AgentError
+
+__all__ = ["InferenceDown", "InferenceError", "LoadFailed", "SlotEmpty"]
 
 
-class InferenceError(Exception):
-    """Something about the inference process.
-
-    Attributes:
-        code: stable, such as ``inference.bind`` or ``load.timeout``.
-        detail: a sentence for a person.
-    """
-
-    def __init__(self, code: str, detail: str) -> None:
-        super().__init__(f"{code}: {detail}")
-        self.code = code
-        self.detail = detail
+class InferenceError(AgentError):
+    """Something about the inference process."""
 
 
 class InferenceDown(InferenceError):
@@ -32,3 +25,7 @@ class InferenceDown(InferenceError):
 
 class LoadFailed(InferenceError):
     """The bundle was not put into its slot; what served before still serves."""
+
+
+class SlotEmpty(InferenceError):
+    """Nothing is loaded in the slot; code ``slot.empty``."""

@@ -1,0 +1,192 @@
+"""Golden inputs and outputs: reading them with bounds, and replaying them through a model.
+
+The first axis of every array counts the cases. Each case is run alone; where the model has a batch
+axis, as a batch of one. A case passes when every output that has a tolerance is within it:
+``|got - golden| <= atol + rtol * |golden|``; NaN equals NaN, an infinity only itself.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from edgectl_protocol.manifest import BundleConfig, TensorSpec, Tolerance
+from msgspec import Struct
+
+from edgectl_agent.runtime import DTYPES, Model, Tensor, shape_fits
+
+__all__ = ["Cases", "GoldenMalformed", "Replay", "read_golden", "replay"]
+
+FILE_BYTES_MAX = 256 * 1024 * 1024
+ARRAYS_MAX = 128
+RUNS_MAX = 200
+"""Timed runs of one replay, beyond one for each case."""
+
+
+class GoldenMalformed(Exception):
+    """``golden.npz`` is not what the bundle's contract says."""
+
+
+class Cases:
+    """Golden inputs and outputs, checked against the contract.
+
+    Attributes:
+        count: number of cases.
+        outputs: by name, those that have a tolerance; first axis is the case.
+    """
+
+    def __init__(
+        self, count: int, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]
+    ) -> None:
+        self.count = count
+        self.outputs = outputs
+        self._inputs = inputs
+
+    def inputs(self, case: int) -> dict[str, Tensor]:
+        """Return the arrays to feed for one case, by input name."""
+        return {name: values[case] for name, values in self._inputs.items()}
+
+
+class Replay(Struct, frozen=True, kw_only=True):
+    """What a replay saw; latencies are of the model's run alone, in microseconds."""
+
+    passed: int
+    total: int
+    max_abs_diff: float
+    """Finite; a NaN or an infinity in the wrong place counts as the largest float."""
+    latency_p50_us: float
+    latency_p95_us: float
+    first_failure: str
+
+
+def read_golden(path: Path, config: BundleConfig) -> Cases:
+    """Read ``golden.npz`` and check it against the contract.
+
+    Raises:
+        GoldenMalformed: too large, a pickle, an array missing, or of another datatype or shape.
+        OSError: the file cannot be read.
+    """
+    golden = config.golden
+    if not golden.tolerances:
+        raise GoldenMalformed("the bundle names no tolerance, so that nothing would be compared")
+    arrays = _read_arrays(path, [f"input.{spec.name}" for spec in config.inputs]
+                          + [f"output.{name}" for name in golden.tolerances])  # fmt: skip
+    for name, values in arrays.items():
+        if values.ndim == 0 or len(values) != golden.cases:
+            raise GoldenMalformed(
+                f"{name} has shape {list(values.shape)}, expected {golden.cases} cases"
+            )
+    inputs = {spec.name: _fit(arrays[f"input.{spec.name}"], spec) for spec in config.inputs}
+    outputs = {name: arrays[f"output.{name}"] for name in golden.tolerances}
+    return Cases(golden.cases, inputs, outputs)
+
+
+def replay(model: Model, cases: Cases, *, seconds_max: float) -> Replay:
+    """Run every case once and compare, then time more runs.
+
+    Args:
+        model: the candidate.
+        cases: of the same contract.
+        seconds_max: no further timed run is begun after this long.
+
+    Raises:
+        RunFailed: the model did not give its outputs for a golden input.
+    """
+    started = time.perf_counter()
+    passed, largest, first_failure, latencies = 0, 0.0, "", list[float]()
+    model.run(cases.inputs(0))  # the first run allocates; it is not timed
+    for case in range(cases.count):
+        inputs = cases.inputs(case)
+        begin = time.perf_counter()
+        got = model.run(inputs)
+        latencies.append(time.perf_counter() - begin)
+        agrees = True
+        for name, tolerance in model.config.golden.tolerances.items():
+            within, difference = _compare(got[name], cases.outputs[name][case], tolerance)
+            largest = max(largest, difference)
+            if not within:
+                agrees = False
+                first_failure = first_failure or (
+                    f"case {case}, output {name!r}: off by {difference:.6g}, "
+                    f"allowed {tolerance.atol:g} + {tolerance.rtol:g} of the value"
+                )
+        passed += agrees
+    for run in range(RUNS_MAX):
+        if time.perf_counter() - started > seconds_max:
+            break
+        inputs = cases.inputs(run % cases.count)
+        begin = time.perf_counter()
+        model.run(inputs)
+        latencies.append(time.perf_counter() - begin)
+    return Replay(
+        passed=passed,
+        total=cases.count,
+        max_abs_diff=largest,
+        latency_p50_us=float(np.percentile(latencies, 50)) * 1e6,
+        latency_p95_us=float(np.percentile(latencies, 95)) * 1e6,
+        first_failure=first_failure,
+    )
+
+
+def _read_arrays(path: Path, names: list[str]) -> dict[str, Tensor]:
+    """Read the named arrays; the sizes in the archive's directory are checked before any is."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+        if len(entries) > ARRAYS_MAX or sum(entry.file_size for entry in entries) > FILE_BYTES_MAX:
+            raise GoldenMalformed(
+                f"more than {ARRAYS_MAX} arrays or {FILE_BYTES_MAX} bytes of golden data"
+            )
+        with np.load(path, allow_pickle=False) as arrays:
+            missing = sorted(set(names) - set(arrays.files))
+            if missing:
+                raise GoldenMalformed(f"no array {', '.join(missing)} in golden.npz")
+            return {name: arrays[name] for name in names}
+    except (ValueError, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
+        raise GoldenMalformed(f"golden.npz: {str(error)[:200]}") from error
+    except (zipfile.BadZipFile, zlib.error) as error:
+        raise GoldenMalformed(f"golden.npz is no archive of arrays: {str(error)[:200]}") from error
+
+
+def _fit(values: Tensor, spec: TensorSpec) -> Tensor:
+    """Return `values` so that ``values[case]`` can be fed for `spec`."""
+    if spec.datatype == "BYTES" and values.dtype.kind in "US":
+        text = values.astype(np.str_) if values.dtype.kind == "S" else values
+        values = text.astype(np.object_)
+    if values.dtype != DTYPES[spec.datatype]:
+        raise GoldenMalformed(
+            f"golden input {spec.name!r} is {values.dtype}, expected {spec.datatype}"
+        )
+    if values.ndim == len(spec.shape):
+        values = values[:, np.newaxis]  # the case is the batch: a batch of one each
+    if not shape_fits(values.shape[1:], spec):
+        raise GoldenMalformed(
+            f"golden input {spec.name!r} has cases of shape {list(values.shape[1:])}, "
+            f"expected {list(spec.shape)}"
+        )
+    return values
+
+
+def _compare(got: Tensor, golden: Tensor, tolerance: Tolerance) -> tuple[bool, float]:
+    """Return whether one output of one case is within tolerance, and its largest difference."""
+    worst = sys.float_info.max
+    if got.size != golden.size:
+        return False, worst
+    if got.dtype.kind in "OUS":
+        same = [str(value) for value in got.ravel()] == [str(value) for value in golden.ravel()]
+        return same, 0.0 if same else worst
+    left, right = got.ravel().astype(np.float64), golden.ravel().astype(np.float64)
+    finite = np.isfinite(left) & np.isfinite(right)
+    alike = (left == right) | (np.isnan(left) & np.isnan(right))
+    if not np.all(finite | alike):
+        return False, worst
+    difference = np.abs(left[finite] - right[finite])
+    if difference.size == 0:
+        return True, 0.0
+    allowed = tolerance.atol + tolerance.rtol * np.abs(right[finite])
+    return bool(np.all(difference <= allowed)), float(difference.max())

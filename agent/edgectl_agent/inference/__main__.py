@@ -1,0 +1,10 @@
+"""``python -m edgectl_agent.inference <descriptor>``: started by the supervisor, not by hand."""
+
+from __future__ import annotations
+
+import sys
+
+from edgectl_agent.inference.server import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

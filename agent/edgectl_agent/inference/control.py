@@ -1,0 +1,133 @@
+"""What supervisor and inference process say to each other, on an inherited socket pair.
+
+JSON lines of at most `LINE_BYTES_MAX`. Every command has exactly one reply, in order. The first
+command is `Start`. The end of the stream is the order to stop: the child never outlives the end
+that the supervisor holds. No runtime is imported here, because the supervisor imports it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from edgectl_protocol.names import ModelName
+from msgspec import Raw, Struct
+
+from edgectl_agent.bundle import Bundle
+
+__all__ = [
+    "LINE_BYTES_MAX",
+    "Command",
+    "Health",
+    "Load",
+    "Loaded",
+    "Reply",
+    "Start",
+    "Started",
+    "Tally",
+    "SlotHealth",
+    "Unload",
+    "Window",
+    "Windows",
+    "decode_command",
+    "line",
+]
+
+LINE_BYTES_MAX = 4 * 1024 * 1024
+"""Room for a bundle's description (at most 1 MiB) and for the counts of 16 slots."""
+
+
+class Start(Struct, frozen=True, kw_only=True, tag="start"):
+    """Listen."""
+
+    host: str
+    port: int
+    socket: str | None
+
+
+class Load(Struct, frozen=True, kw_only=True, tag="load"):
+    """Put a bundle into its slot, unless that takes longer than `timeout_s`."""
+
+    bundle: Bundle
+    timeout_s: float
+
+
+class Unload(Struct, frozen=True, kw_only=True, tag="unload"):
+    """Empty a slot."""
+
+    slot: ModelName
+
+
+class Health(Struct, frozen=True, kw_only=True, tag="health"):
+    """How a slot has fared since it was loaded."""
+
+    slot: ModelName
+
+
+class Windows(Struct, frozen=True, kw_only=True, tag="windows"):
+    """Counts since the last such command."""
+
+
+Command = Start | Load | Unload | Health | Windows
+
+
+class Started(Struct, frozen=True, kw_only=True):
+    """Reply to `Start`."""
+
+    port: int
+
+
+class Loaded(Struct, frozen=True, kw_only=True):
+    """Reply to `Load`."""
+
+    load_ms: float
+
+
+class SlotHealth(Struct, frozen=True, kw_only=True):
+    """Reply to `Health`: counts since the model was loaded."""
+
+    manifest: str
+    requests: int
+    errors: int
+    non_finite: int
+
+
+class Tally(Struct, frozen=True, kw_only=True):
+    """Counts of one window; `age_s` is the time since it began."""
+
+    age_s: float
+    requests: int
+    errors: int
+    non_finite: int
+    latency: tuple[int, ...]
+    confidence: tuple[int, ...]
+    classes: tuple[int, ...]
+
+
+class Window(Struct, frozen=True, kw_only=True):
+    """One of the reply to `Windows`: whose counts."""
+
+    slot: str
+    version: str
+    manifest: str
+    tally: Tally
+
+
+class Reply(Struct, frozen=True, kw_only=True):
+    """Result, or the code and detail of what went wrong."""
+
+    result: Raw = Raw(b"null")
+    code: str = ""
+    detail: str = ""
+
+
+_decoder = msgspec.json.Decoder(Command)
+
+
+def decode_command(content: bytes) -> Command:
+    """Decode a command; raise `msgspec.MsgspecError` for anything else."""
+    command: Command = _decoder.decode(content)
+    return command
+
+
+def line(message: Struct) -> bytes:
+    """Return a message as it travels."""
+    return msgspec.json.encode(message) + b"\n"

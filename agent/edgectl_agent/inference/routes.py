@@ -1,0 +1,152 @@
+"""The routes of Open Inference Protocol v2 over the models that serve.
+
+Every route of the specification's REST part, with and without ``/versions/<version>``; a version
+other than the one that serves is 404, because a slot serves exactly one. Not ready is 404 too: the
+protocol asks for a 4xx status.
+
+A request runs on the event loop when its model and its body are small, else in the one worker
+thread, so that health and small models answer while a large one computes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+from edgectl_protocol import __version__
+
+from edgectl_agent.inference.endpoint import Answer, Request
+from edgectl_agent.inference.protocol import Refused, encode_outputs, parse_call
+from edgectl_agent.inference.slots import Served, Slots
+from edgectl_agent.runtime import RunFailed
+
+__all__ = ["Routes", "failure"]
+
+INLINE_BODY_BYTES_MAX = 64 * 1024
+WAITING_MAX = 128
+"""Requests for the worker thread, also those whose clients have gone."""
+_OK, _BAD, _NOT_FOUND, _METHOD, _FAILED, _BUSY = 200, 400, 404, 405, 500, 503
+_READS = frozenset({b"GET", b"HEAD"})
+
+
+class Routes:
+    """Answers requests from `slots`."""
+
+    def __init__(self, slots: Slots, worker: ThreadPoolExecutor) -> None:
+        self._slots = slots
+        self._worker = worker
+        self._waiting = 0
+
+    def __call__(self, request: Request) -> Answer | asyncio.Future[Answer]:
+        """Answer at once, or promise to."""
+        path = request.url.partition(b"?")[0]
+        if b"%" in path:
+            path = unquote_to_bytes(path)
+        match path.split(b"/"):
+            case [b"", b"v2", b"models", name, *rest]:
+                return self._model(request, name, rest)
+            case [b"", b"v2"] | [b"", b"v2", b""]:
+                found: object = {"name": "edgectl", "version": __version__, "extensions": []}
+            case [b"", b"v2", b"health", b"live"]:
+                found = {"live": True}
+            case [b"", b"v2", b"health", b"ready"] if len(self._slots):
+                found = {"ready": True}
+            case [b"", b"v2", b"health", b"ready"]:
+                return failure(_NOT_FOUND, "not ready: no model is loaded yet")
+            case _:
+                return failure(_NOT_FOUND, "no such route: see GET /v2 and GET /v2/models/<name>")
+        return _read(request, found)
+
+    def _model(
+        self, request: Request, name: bytes, rest: list[bytes]
+    ) -> Answer | asyncio.Future[Answer]:
+        served = self._slots.get(name.decode("utf-8", "replace"))
+        if served is None:
+            shown = name[:64].decode("utf-8", "replace")
+            return failure(_NOT_FOUND, f"no model {shown!r} is loaded")
+        if len(rest) > 1 and rest[0] == b"versions":
+            if rest[1] != served.bundle.version.encode():
+                shown = rest[1][:64].decode("utf-8", "replace")
+                return failure(
+                    _NOT_FOUND,
+                    f"version {shown!r} is not loaded: {served.bundle.version!r} serves",
+                )
+            rest = rest[2:]
+        match rest:
+            case [b"infer"]:
+                if request.method != b"POST":
+                    return failure(_METHOD, "use POST", b"Allow: POST\r\n")
+                return self._infer(request, served)
+            case []:
+                return _read(request, _metadata(served))
+            case [b"ready"]:
+                return _read(request, {"name": served.bundle.slot, "ready": True})
+            case _:
+                return failure(_NOT_FOUND, "a model has the routes infer and ready, and no others")
+
+    def _infer(self, request: Request, served: Served) -> Answer | asyncio.Future[Answer]:
+        if request.header_length is not None:
+            return failure(
+                _BAD,
+                "binary tensors (Inference-Header-Content-Length) are not supported yet: "
+                "send the tensors' data as JSON",
+            )
+        if served.inline and len(request.body) <= INLINE_BODY_BYTES_MAX:
+            return _answer(served, request.body)
+        if self._waiting >= WAITING_MAX:
+            return failure(_BUSY, f"{WAITING_MAX} requests are waiting: try again")
+        self._waiting += 1
+        served.enter()
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self._worker, _answer, served, request.body)
+        future.add_done_callback(lambda _: self._done(served))
+        return future
+
+    def _done(self, served: Served) -> None:
+        self._waiting -= 1
+        served.leave()
+
+
+def failure(status: int, sentence: str, headers: bytes = b"") -> Answer:
+    """Return the protocol's error answer."""
+    return Answer(status, msgspec.json.encode({"error": sentence}), headers)
+
+
+def _read(request: Request, found: object) -> Answer:
+    if request.method not in _READS:
+        return failure(_METHOD, "use GET", b"Allow: GET, HEAD\r\n")
+    return Answer(_OK, msgspec.json.encode(found))
+
+
+def _metadata(served: Served) -> dict[str, Any]:
+    bundle = served.bundle
+    return {
+        "name": bundle.slot,
+        "versions": [bundle.version],
+        "platform": "onnx_onnxv1",
+        "inputs": bundle.config.inputs,
+        "outputs": bundle.config.outputs,
+        "parameters": served.parameters,
+        "labels": bundle.config.labels,
+    }
+
+
+def _answer(served: Served, body: bytes | bytearray) -> Answer:
+    """Compute one request, on whatever thread."""
+    try:
+        call = parse_call(body, served.bundle.config)
+    except Refused as error:
+        return failure(_BAD, str(error))
+    started = time.perf_counter_ns()
+    try:
+        outputs = served.model.run(call.inputs)
+    except RunFailed as error:
+        served.counts.failed()
+        return failure(_FAILED, f"the model failed on this input: {error}")
+    finite = served.counts.served((time.perf_counter_ns() - started) / 1000, outputs)
+    parameters = served.parameters if finite else served.parameters_non_finite
+    return Answer(_OK, encode_outputs(call, outputs, served.bundle, parameters))

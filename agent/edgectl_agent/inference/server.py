@@ -1,0 +1,168 @@
+"""The inference process itself: control channel, endpoint, models.
+
+It ends when the supervisor's end of the channel is closed, for whatever reason. A thread of its own
+watches for that, so that it ends even while the event loop is held up in native code. Where the
+supervisor says so, the kernel kills it too when its parent dies (`PR_SET_PDEATHSIG`); only a second
+line, because that fires already when the *thread* that started the process ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+from msgspec import Raw, Struct
+
+from edgectl_agent.inference.control import (
+    LINE_BYTES_MAX,
+    Command,
+    Health,
+    Load,
+    Loaded,
+    Reply,
+    Start,
+    Started,
+    Unload,
+    Window,
+    Windows,
+    decode_command,
+    line,
+)
+from edgectl_agent.inference.endpoint import Endpoint
+from edgectl_agent.inference.errors import InferenceError, SlotEmpty
+from edgectl_agent.inference.routes import Routes
+from edgectl_agent.inference.slots import Slots
+
+__all__ = ["main"]
+
+log = logging.getLogger(__name__)
+
+_PR_SET_PDEATHSIG = 1
+
+
+class _Server:
+    """Carries out the supervisor's commands."""
+
+    def __init__(self) -> None:
+        self._slots = Slots()
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
+        self._endpoint = Endpoint(Routes(self._slots, self._worker))
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Reply to commands until the supervisor's end is closed."""
+        try:
+            while content := await reader.readline():
+                writer.write(line(await self._reply(decode_command(content))))
+                await writer.drain()
+        finally:
+            await self._endpoint.close()
+
+    async def _reply(self, command: Command) -> Reply:
+        try:
+            result = await self._execute(command)
+        except InferenceError as error:
+            return Reply(code=error.code, detail=error.detail)
+        except Exception as error:
+            log.exception("a command could not be carried out")
+            return Reply(code="inference.internal", detail=f"{type(error).__name__}: {error}"[:500])
+        return Reply(result=Raw(msgspec.json.encode(result)))
+
+    async def _execute(self, command: Command) -> Struct | list[Window] | None:
+        match command:
+            case Start():
+                return Started(port=await self._listen(command))
+            case Load():
+                deadline = time.monotonic() + command.timeout_s
+                return Loaded(load_ms=await self._slots.load(command.bundle, deadline))
+            case Unload():
+                await self._slots.unload(command.slot)
+                return None
+            case Health():
+                served = self._slots.get(command.slot)
+                if served is None:
+                    raise SlotEmpty("slot.empty", f"no model is loaded in {command.slot!r}")
+                return served.counts.totals(served.bundle.manifest)
+            case Windows():
+                return [
+                    Window(
+                        slot=bundle.slot,
+                        version=bundle.version,
+                        manifest=bundle.manifest,
+                        tally=tally,
+                    )
+                    for bundle, tally in self._slots.take()
+                ]
+
+    async def _listen(self, command: Start) -> int:
+        where = f"{command.host}:{command.port}"
+        try:
+            port = await self._endpoint.listen_tcp(command.host, command.port)
+            if command.socket is not None:
+                where = command.socket
+                await self._endpoint.listen_unix(Path(command.socket))
+        except OSError as error:
+            raise InferenceError(
+                "inference.bind",
+                f"cannot listen on {where}: {error}; free it, or set another one for the endpoint",
+            ) from error
+        return port
+
+
+def main(arguments: list[str]) -> int:
+    """Run with the number of the inherited descriptor, and ``parent=<pid>`` to die with it."""
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(message)s"
+    )
+    channel = socket.socket(fileno=int(arguments[0]))
+    _watch(channel.fileno(), lambda: os._exit(0))
+    for argument in arguments[1:]:
+        _die_with(int(argument.removeprefix("parent=")))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
+    with suppress(ConnectionError):
+        asyncio.run(_run(channel))
+    # The worker may still be computing for clients who have gone: nothing is lost by not waiting.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+async def _run(channel: socket.socket) -> None:
+    reader, writer = await asyncio.open_connection(sock=channel, limit=LINE_BYTES_MAX)
+    await _Server().serve(reader, writer)
+
+
+def _watch(descriptor: int, gone: Callable[[], None]) -> None:
+    """Call `gone` once the other end of `descriptor` has been closed for long enough.
+
+    The event loop sees the end as well and has that long to close the endpoint in good order.
+    """
+
+    def wait() -> None:
+        poll = select.poll()
+        poll.register(descriptor, 0)  # only what cannot be masked: hang-up and error
+        poll.poll()
+        time.sleep(_GRACE_S)
+        gone()
+
+    threading.Thread(target=wait, name="watch", daemon=True).start()
+
+
+_GRACE_S = 1.0
+
+
+def _die_with(parent: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)  # it died before the kernel was told
