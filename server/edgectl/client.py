@@ -10,11 +10,11 @@ One method a route, named after it; what can go wrong is in `edgectl.errors`. Ex
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import NoneType
-from typing import TypeVar, cast
+from typing import Self, TypeVar, cast
 from urllib.parse import quote
 
 import msgspec
@@ -55,7 +55,7 @@ class Client:
         self._connection = Connection(url, token, timeout_s=timeout_s, retry=retry)
         self.url = self._connection.url
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -173,7 +173,7 @@ class Client:
                     return job
         raise AssertionError("the stream of events has ended")
 
-    def events(self, topics: Sequence[str]) -> Iterator[Event]:
+    def events(self, topics: Sequence[str]) -> Generator[Event]:
         """Yield live snapshots, such as of ``fleet`` or ``rollout:<id>``; see `edgectl.events`."""
         return events(self._connection, topics)
 

@@ -1,7 +1,7 @@
 """Which server, and the tokens that open it: ``$XDG_CONFIG_HOME/edgectl/config.json``, mode 0600.
 
-Order: ``--url`` or ``EDGECTL_URL``, then the server of the last login, then `DEFAULT_URL`. The token
-is ``EDGECTL_TOKEN``, or the one that was stored *for this very address*: a token never goes to
+Order: ``--url`` or ``EDGECTL_URL``, then the server of the last login, then `DEFAULT_URL`. The
+token is ``EDGECTL_TOKEN``, or the one that was stored *for this very address*: no token goes to
 another server than the one that gave it.
 """
 
@@ -91,7 +91,7 @@ def write_config(path: Path, config: Config) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)  # noqa: TID251 - the only file that the CLI keeps
+        partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise LocalError("config.file", f"{path}: {error.strerror}") from error

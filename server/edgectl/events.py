@@ -6,7 +6,7 @@ connection the server sends the present state first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import TypeVar
 
 import httpx2
@@ -35,7 +35,7 @@ class Event(msgspec.Struct, frozen=True):
         return _decode(bytes(self.snapshot), kind)
 
 
-def events(connection: Connection, topics: Sequence[str]) -> Iterator[Event]:
+def events(connection: Connection, topics: Sequence[str]) -> Generator[Event]:
     """Yield snapshots of `topics` for ever; close the iterator to stop.
 
     Raises:

@@ -66,11 +66,11 @@ def _console(*, stderr: bool) -> Console:
 def plain(value: object) -> str:
     """Return `value` as text that does nothing to a terminal; None becomes a dash."""
     if value is None or value == "":
-        return "–"
+        return "-"
     return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", str(value))
 
 
-def print_json(value: Any) -> None:  # noqa: ANN401 - anything that msgspec encodes
+def print_json(value: Any) -> None:
     """Print one JSON value on stdout."""
     text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
     sys.stdout.write(text + "\n")
@@ -127,7 +127,7 @@ def state_text(state: str) -> Text:
 def bytes_text(count: int | None) -> str:
     """Return a size in powers of 1000, such as ``444.1 kB``."""
     if count is None:
-        return "–"
+        return "-"
     size = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:  # noqa: PLR2004 - the SI step
@@ -138,13 +138,13 @@ def bytes_text(count: int | None) -> str:
 
 def share_text(value: float | None) -> str:
     """Return a share of 1 with three digits."""
-    return "–" if value is None else f"{value:.3f}"
+    return "-" if value is None else f"{value:.3f}"
 
 
 def latency_text(microseconds: float | None) -> str:
     """Return a latency, such as ``312 µs`` or ``1.4 ms``."""
     if microseconds is None:
-        return "–"
+        return "-"
     if microseconds < 1000:  # noqa: PLR2004 - the SI step
         return f"{microseconds:.0f} µs"
     return f"{microseconds / 1000:.1f} ms"

@@ -14,16 +14,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
 
-from edgectl_protocol import __version__
-
 from edgectl.errors import ApiError, EdgectlError, LocalError, ServerUnreachable
 from edgectl.types import Problem
+from edgectl_protocol import __version__
 
 __all__ = ["ANSWER_BYTES_MAX", "Connection", "Patience", "RetryPolicy", "is_loopback", "server_url"]
 
@@ -121,7 +120,7 @@ class Connection:
             trust_env=not is_loopback(self.url),
         )
 
-    def __enter__(self) -> Connection:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -153,7 +152,7 @@ class Connection:
             options["timeout"] = httpx2.Timeout(10.0, read=read_timeout_s)
         try:
             with self._http.stream(
-                method, path, params=params, headers=headers, content=content, **options
+                method, path, params=list(params), headers=headers, content=content, **options
             ) as response:
                 if not response.is_success:
                     raise _refusal(response, _body(response))
@@ -185,14 +184,14 @@ class Connection:
         with self.stream(method, path, params=params, headers=headers, content=content) as response:
             text = _body(response)
             if kind is type(None):
-                return None  # type: ignore[return-value]
+                return None
             try:
                 return msgspec.json.decode(text, type=kind)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise ApiError(
                     "client.answer",
                     f"the answer to {method} {path} is not understood: {error}",
-                    "is this the address of an edgectl server of the same version? `edgectl doctor`",
+                    "an edgectl server of another version, or none? `edgectl doctor`",
                     status=response.status_code,
                 ) from error
 
@@ -289,5 +288,5 @@ def _foreign_refusal(response: httpx2.Response, content: bytes) -> ApiError:
     )
 
 
-def _as_list(value: Any) -> list[Any]:  # noqa: ANN401 - whatever the server has put there
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]

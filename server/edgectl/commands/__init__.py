@@ -1,0 +1,1 @@
+"""The commands of ``edgectl``, one module a group; each takes a `Session` and prints."""

@@ -1,0 +1,133 @@
+"""``edgectl demo``: from push to prediction on one machine."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from edgectl.commands.server import missing_packages
+from edgectl.demo.folder import open_folder
+from edgectl.demo.loop import DemoOptions, Loop, Result
+from edgectl.demo.processes import Processes
+from edgectl.errors import EdgectlError, LocalError
+from edgectl.output import consoles, print_json
+from edgectl.session import examples
+
+__all__ = ["demo"]
+
+_NEEDED = (
+    "fastapi",
+    "httptools",
+    "mqtt5",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "paho",
+    "sqlalchemy",
+    "tuf",
+    "uvicorn",
+)
+
+
+@click.command(
+    epilog=examples(
+        "edgectl demo",
+        "edgectl demo --devices 5 --broker mosquitto",
+        "edgectl demo --exit --json",
+    )
+)
+@click.option("--exit", "leave", is_flag=True, help="Stop everything once it has been shown.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout at the end.")
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("edgectl-demo"),
+    show_default=True,
+    help="Folder for everything that it keeps.",
+)
+@click.option("--keep", is_flag=True, help="Go on with the folder of the last run.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of the server; 0: any.")
+@click.option("--devices", type=click.IntRange(1, 32), default=3, show_default=True)
+@click.option(
+    "--broker",
+    type=click.Choice(["embedded", "mosquitto"]),
+    default="embedded",
+    show_default=True,
+    help="MQTT broker; mosquitto must be installed.",
+)
+def demo(
+    data: Path,
+    port: int,
+    devices: int,
+    broker: str,
+    *,
+    leave: bool,
+    as_json: bool,
+    keep: bool,
+) -> None:
+    """Show the whole loop on this machine, with real processes, a real model and real data.
+
+    Starts a server and devices, pushes a model that recognises what people do from their phone's
+    accelerometer, rolls it out, asks a device for predictions, reads its telemetry. Stays until
+    Ctrl-C, which stops every process and leaves the data folder.
+    """
+    missing = missing_packages(_NEEDED)
+    if missing:
+        raise LocalError(
+            "demo.not_installed",
+            f"the demo runs a server and devices, and lacks {', '.join(missing)}",
+            "pip install 'edgectl[server,agent]'",
+        )
+    output, errors = consoles()
+    console = errors if as_json else output
+    with open_folder(data, keep=keep) as folder, Processes(folder / "logs") as processes:
+        options = DemoOptions(data=folder, devices=devices, port=port, broker=broker, keep=keep)
+        loop = Loop(options, processes, console)
+        try:
+            result = loop.run()
+        except EdgectlError as error:
+            _fail(error, loop.result, as_json=as_json)
+        if as_json:
+            print_json({key: value for key, value in _fields(result).items() if key != "stage"})
+        if leave:
+            return
+        console.print()
+        console.print(f"Open {result.url}, user {result.user}, password in {result.password_file}")
+        login = f"edgectl login {result.url} --username {result.user} --password-stdin"
+        console.print(f"or: {login} < {result.password_file}")
+        console.print("Ctrl-C stops everything.")
+        _stay(processes)
+        console.print(f"\nstopping; the data stays in {folder}")
+
+
+def _fail(error: EdgectlError, result: Result, *, as_json: bool) -> NoReturn:
+    if as_json:
+        print_json(
+            {
+                "error": {
+                    "code": error.code,
+                    "detail": error.detail,
+                    "hint": error.hint,
+                    "stage": result.stage,
+                    "data": error.data,
+                },
+                "so_far": _fields(result),
+            }
+        )
+    raise error
+
+
+def _fields(result: Result) -> dict[str, object]:
+    return {name: getattr(result, name) for name in result.__struct_fields__}
+
+
+def _stay(processes: Processes) -> None:
+    try:
+        while True:
+            processes.check()
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        return

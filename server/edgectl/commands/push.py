@@ -1,0 +1,231 @@
+"""``edgectl push``: upload, wait for the pipeline, show the report, say what comes next."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from edgectl.client import Client
+from edgectl.errors import EdgectlError, LocalError, doing
+from edgectl.output import consoles, plain, print_json
+from edgectl.progress import PushProgress
+from edgectl.session import NAME, VERSION, Session, examples, json_option, pass_session
+from edgectl.tables import report_table
+from edgectl.types import PushAccepted, PushOptions, PushRequest, VersionDetail
+from edgectl_protocol.errors import InvalidName
+from edgectl_protocol.names import check_model_name
+
+__all__ = ["finish_push", "parse_labels", "push", "start_push"]
+
+_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+_LABELS_BYTES_MAX = 1024 * 1024
+_PRECISIONS = ("fp32", "int8")
+
+
+@click.command(
+    epilog=examples(
+        "edgectl push har.onnx --calibration cal.npz --evaluation eval.npz",
+        "edgectl push har_v2.onnx --name har --version 2 --max-drop 0.5 --labels labels.txt",
+        "edgectl push detector.onnx --precision fp32 --detach --json",
+    )
+)
+@click.argument("model", type=_FILE)
+@click.option("--name", type=NAME, help="Of the model; the file's name without .onnx by default.")
+@click.option("--version", type=VERSION, help="The next free number by default.")
+@click.option("--calibration", type=_FILE, help="Inputs as .npz, for static int8.")
+@click.option("--evaluation", type=_FILE, help="Inputs and labels as .npz, for the accuracy.")
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(0, 100),
+    default=1.0,
+    show_default=True,
+    help="Largest loss against fp32, in points (1 point = 0.01).",
+)
+@click.option(
+    "--precision",
+    default="fp32,int8",
+    show_default=True,
+    help="What may be made; with int8, at least one int8 variant must pass.",
+)
+@click.option("--labels", help="Names of the classes: a text file, one a line, or a,b,c.")
+@click.option("--parent", type=VERSION, help="The version that this one was trained from.")
+@click.option("--detach", is_flag=True, help="Do not wait for the pipeline.")
+@json_option
+@pass_session
+def push(
+    session: Session,
+    model: Path,
+    *,
+    name: str | None,
+    version: str | None,
+    calibration: Path | None,
+    evaluation: Path | None,
+    max_drop: float,
+    precision: str,
+    labels: str | None,
+    parent: str | None,
+    detach: bool,
+    as_json: bool,
+) -> None:
+    """Push a model: check, quantize, measure, sign and publish it.
+
+    Uploads are resumed where they broke off; the same content is never pushed twice. The exit code
+    is 1 when every int8 variant loses more than --max-drop, with the table of what was tried.
+    Ctrl-C leaves the push running on the server.
+    """
+    name = name or _name_of(model)
+    options = PushOptions(max_drop, _precisions(precision), parse_labels(labels))
+    _, errors = consoles()
+    with session.connect() as client, PushProgress(errors) as progress:
+        with doing(f"pushing {model.name} as {name}"):
+            accepted = start_push(
+                client,
+                progress,
+                name,
+                model,
+                version=version,
+                calibration=calibration,
+                evaluation=evaluation,
+                options=options,
+                parent=parent,
+            )
+        if detach:
+            result = None
+        else:
+            with doing(f"waiting for {accepted.model}@{accepted.version}"):
+                result = finish_push(client, progress, accepted)
+    if result is None:
+        _show_detached(accepted, as_json=as_json)
+        return
+    _show_result(result, created=accepted.created, as_json=as_json)
+    if result.state != "ready":
+        _fail(result)
+
+
+def start_push(
+    client: Client,
+    progress: PushProgress,
+    name: str,
+    model: Path,
+    *,
+    version: str | None = None,
+    calibration: Path | None = None,
+    evaluation: Path | None = None,
+    options: PushOptions,
+    parent: str | None = None,
+) -> PushAccepted:
+    """Upload the files and ask for a version."""
+
+    def send(path: Path | None) -> str | None:
+        if path is None:
+            return None
+        with doing(f"uploading {path.name}"):
+            report = progress.upload(path.name, path.stat().st_size)
+            return client.upload(path, report).sha256
+
+    request = PushRequest(
+        model=send(model) or "",
+        filename=model.name,
+        version=version,
+        calibration=send(calibration),
+        evaluation=send(evaluation),
+        options=options,
+        parent=parent,
+    )
+    return client.push(name, request)
+
+
+def finish_push(client: Client, progress: PushProgress, accepted: PushAccepted) -> VersionDetail:
+    """Wait for the job, if there is one, and return the version as it then is."""
+    if accepted.job is not None:
+        try:
+            client.wait_job(accepted.job, progress.job)
+        except KeyboardInterrupt:
+            raise LocalError(
+                "push.interrupted",
+                f"no longer watching; the push of {accepted.model}@{accepted.version} goes on",
+                f"follow it with `edgectl jobs show {accepted.job} --watch`,"
+                f" stop it with `edgectl jobs cancel {accepted.job}`",
+            ) from None
+    return client.patiently(lambda: client.get_version(accepted.model, accepted.version))
+
+
+def parse_labels(text: str | None) -> list[str]:
+    """Return class names from a file, one a line, or from ``a,b,c``."""
+    if not text:
+        return []
+    path = Path(text)
+    if "," in text or not (path.is_file() or path.suffix == ".txt"):
+        return [label.strip() for label in text.split(",") if label.strip()]
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LABELS_BYTES_MAX + 1)
+        lines = content.decode().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{path}: {error}", param_hint="--labels") from error
+    if len(content) > _LABELS_BYTES_MAX:
+        raise click.BadParameter(f"{path} is larger than 1 MiB", param_hint="--labels")
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _name_of(model: Path) -> str:
+    try:
+        return check_model_name(model.stem)
+    except InvalidName as error:
+        proposal = re.sub(r"[^a-z0-9_-]+", "-", model.stem.lower()).strip("-_")[:64] or "my-model"
+        raise click.UsageError(
+            f"{model.stem!r} cannot be the name of a model; give one, such as --name {proposal}"
+        ) from error
+
+
+def _precisions(text: str) -> list[str]:
+    chosen = [part.strip() for part in text.split(",") if part.strip()]
+    unknown = sorted(set(chosen) - set(_PRECISIONS))
+    if unknown or not chosen:
+        expected = " or ".join(_PRECISIONS)
+        raise click.BadParameter(
+            f"expected {expected}, or both with a comma between, got {text!r}",
+            param_hint="--precision",
+        )
+    return [precision for precision in _PRECISIONS if precision in chosen]
+
+
+def _show_detached(accepted: PushAccepted, *, as_json: bool) -> None:
+    if as_json:
+        print_json(accepted)
+        return
+    name = f"{plain(accepted.model)}@{plain(accepted.version)}"
+    if accepted.job is None:
+        click.echo(f"{name} is there already")
+    else:
+        click.echo(f"{name} is being made: edgectl jobs show {plain(accepted.job)} --watch")
+
+
+def _show_result(version: VersionDetail, *, created: bool, as_json: bool) -> None:
+    if as_json:
+        print_json(version)
+        return
+    output, _ = consoles()
+    name = f"{plain(version.model)}@{plain(version.version)}"
+    if not created:
+        output.print(f"{name} has this very content already")
+    if version.report is not None:
+        output.print(report_table(version, version.report))
+    if version.state == "ready":
+        output.print(f"\n{name} is ready. Next: edgectl rollout start {name} --all")
+
+
+def _fail(version: VersionDetail) -> NoReturn:
+    """End with the reason of a push that has not become ready."""
+    name = f"{version.model}@{version.version}"
+    if version.error is not None:
+        error = version.error
+        raise EdgectlError(error.code, error.detail, error.hint, data=error.data)
+    raise EdgectlError(
+        f"push.{version.state}",
+        f"{name} is {version.state}",
+        f"see `edgectl models show {name}` and `edgectl jobs list`",
+    )

@@ -1,0 +1,253 @@
+"""``edgectl rollout``: start, follow, pause, resume and abort."""
+
+from __future__ import annotations
+
+import click
+from rich.console import Group
+
+from edgectl.client import Client
+from edgectl.errors import EdgectlError, LocalError, doing
+from edgectl.output import consoles, plain, print_json
+from edgectl.session import (
+    DEVICE,
+    MODEL,
+    Session,
+    examples,
+    json_option,
+    limit_option,
+    pass_session,
+)
+from edgectl.tables import rollout_devices_table, rollout_table, rollouts_table
+from edgectl.types import RolloutInfo, RolloutPolicy, RolloutRequest, Selector
+from edgectl.watching import RolloutView, Watched, watch_rollout
+
+__all__ = ["ready_version", "rollout"]
+
+
+@click.group(
+    epilog=examples(
+        "edgectl rollout start har@1 --all",
+        "edgectl rollout status",
+        "edgectl rollout abort ROLLOUT --reason 'wrong labels'",
+    )
+)
+def rollout() -> None:
+    """Bring a model to devices, and watch it arrive."""
+
+
+@rollout.command(
+    epilog=examples(
+        "edgectl rollout start har@1 --all",
+        "edgectl rollout start har --device pi-1 --device pi-2 --observe 60",
+        "edgectl rollout start har@2 --all --max-in-progress 10 --failures-max 3 --no-watch",
+    )
+)
+@click.argument("model", type=MODEL)
+@click.option("--all", "all_devices", is_flag=True, help="Every enrolled device.")
+@click.option("--device", "device", type=DEVICE, multiple=True, help="This device; repeatable.")
+@click.option(
+    "--max-in-progress",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="How many devices update at once.",
+)
+@click.option(
+    "--failures-max",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Pause when so many devices have gone wrong.",
+)
+@click.option(
+    "--observe",
+    type=click.FloatRange(0, 604_800),
+    default=10.0,
+    show_default=True,
+    help="Seconds that a device watches the new model before it commits.",
+)
+@click.option("--watch/--no-watch", default=True, show_default=True, help="Follow it to its end.")
+@json_option
+@pass_session
+def start(
+    session: Session,
+    model: str,
+    *,
+    device: tuple[str, ...],
+    max_in_progress: int,
+    failures_max: int,
+    observe: float,
+    all_devices: bool,
+    watch: bool,
+    as_json: bool,
+) -> None:
+    """Roll out MODEL[@VERSION]: the newest ready version when none is named.
+
+    With --watch the exit code is 1 when the rollout does not complete on every device. Ctrl-C stops
+    watching only.
+    """
+    if all_devices == bool(device):
+        raise click.UsageError("say which devices: either --all or --device NAME")
+    name, _, version = model.partition("@")
+    selector = Selector(all=all_devices, devices=list(device))
+    policy = RolloutPolicy(max_in_progress, failures_max, observe)
+    with session.connect() as client:
+        with doing(f"starting the rollout of {model}"):
+            version = version or ready_version(client, name)
+            started = client.start_rollout(RolloutRequest(name, version, selector, policy))
+        seen = _follow(client, started.id) if watch else _look(client, started.id)
+    _print_watched(seen, as_json=as_json)
+    if watch:
+        _check_outcome(seen.rollout)
+
+
+@rollout.command(
+    "list", epilog=examples("edgectl rollout list", "edgectl rollout list --state running")
+)
+@click.option("--state", type=click.Choice(["running", "paused", "completed", "aborted"]))
+@click.option("--model", default="", help="Only of this model.")
+@limit_option
+@json_option
+@pass_session
+def list_rollouts(
+    session: Session, state: str | None, model: str, limit: int, *, as_json: bool
+) -> None:
+    """List rollouts, newest first."""
+    query = [(key, value) for key, value in (("state", state), ("model", model)) if value]
+    with session.connect() as client:
+        page = client.rollouts(query, limit)
+    if as_json:
+        print_json(page.items)
+        return
+    output, errors = consoles()
+    if not page.items and not query:
+        errors.print("no rollouts yet: start one with `edgectl rollout start MODEL --all`")
+        return
+    output.print(rollouts_table(page.items))
+
+
+@rollout.command(
+    epilog=examples("edgectl rollout status", "edgectl rollout status ROLLOUT --watch")
+)
+@click.argument("rollout_id", metavar="[ROLLOUT]", required=False)
+@click.option("--watch", is_flag=True, help="Follow it to its end; exit code 1 if it goes wrong.")
+@json_option
+@pass_session
+def status(session: Session, rollout_id: str | None, *, watch: bool, as_json: bool) -> None:
+    """Show a rollout and its devices; the newest one when none is named."""
+    with session.connect() as client:
+        found = rollout_id or _newest(client)
+        seen = _follow(client, found) if watch else _look(client, found)
+    _print_watched(seen, as_json=as_json)
+    if watch:
+        _check_outcome(seen.rollout)
+
+
+_REASON = click.option("--reason", default="", help="Kept with the rollout, for others to read.")
+
+
+@rollout.command(epilog=examples("edgectl rollout pause ROLLOUT --reason 'wait for Monday'"))
+@click.argument("rollout_id", metavar="ROLLOUT")
+@_REASON
+@json_option
+@pass_session
+def pause(session: Session, rollout_id: str, reason: str, *, as_json: bool) -> None:
+    """Start no further device; those in progress finish."""
+    _act(session, rollout_id, "pause", reason, as_json=as_json)
+
+
+@rollout.command(epilog=examples("edgectl rollout resume ROLLOUT"))
+@click.argument("rollout_id", metavar="ROLLOUT")
+@_REASON
+@json_option
+@pass_session
+def resume(session: Session, rollout_id: str, reason: str, *, as_json: bool) -> None:
+    """Go on; the failures so far are taken as known."""
+    _act(session, rollout_id, "resume", reason, as_json=as_json)
+
+
+@rollout.command(epilog=examples("edgectl rollout abort ROLLOUT --reason 'wrong labels'"))
+@click.argument("rollout_id", metavar="ROLLOUT")
+@_REASON
+@json_option
+@pass_session
+def abort(session: Session, rollout_id: str, reason: str, *, as_json: bool) -> None:
+    """End it; devices that run the new version keep it."""
+    _act(session, rollout_id, "abort", reason, as_json=as_json)
+
+
+def ready_version(client: Client, name: str) -> str:
+    """Return the newest version of a model that is ready.
+
+    Raises:
+        EdgectlError: ``rollout.not_ready``: it has none.
+    """
+    for version in client.versions(name).items:
+        if version.state == "ready":
+            return version.version
+    raise EdgectlError(
+        "rollout.not_ready", f"{name} has no version that is ready", f"edgectl models show {name}"
+    )
+
+
+def _newest(client: Client) -> str:
+    items = client.rollouts(limit=1).items
+    if not items:
+        raise EdgectlError(
+            "rollout.none", "there is no rollout yet", "edgectl rollout start MODEL --all"
+        )
+    return items[0].id
+
+
+def _look(client: Client, rollout_id: str) -> Watched:
+    return Watched(client.rollout(rollout_id), client.rollout_devices(rollout_id).items)
+
+
+def _follow(client: Client, rollout_id: str) -> Watched:
+    _, errors = consoles()
+    try:
+        with RolloutView(errors) as view, doing(f"watching rollout {rollout_id}"):
+            watch_rollout(client, rollout_id, view.show)
+            return client.patiently(lambda: _look(client, rollout_id))
+    except KeyboardInterrupt:
+        raise LocalError(
+            "rollout.interrupted",
+            "no longer watching; the rollout goes on",
+            f"follow it with `edgectl rollout status {rollout_id} --watch`,"
+            f" stop it with `edgectl rollout abort {rollout_id}`",
+        ) from None
+
+
+def _print_watched(seen: Watched, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"rollout": seen.rollout, "devices": seen.devices})
+        return
+    output, _ = consoles()
+    output.print(Group(rollout_table(seen.rollout), rollout_devices_table(seen.devices)))
+
+
+def _check_outcome(found: RolloutInfo) -> None:
+    counts = found.counts
+    name = f"{found.model}@{found.version}"
+    if found.state == "paused":
+        raise EdgectlError(
+            "rollout.paused",
+            f"the rollout of {name} is paused: {found.note or 'by hand'}",
+            f"edgectl rollout resume {found.id}, or edgectl rollout abort {found.id}",
+        )
+    if found.state != "completed" or counts.unsuccessful:
+        raise EdgectlError(
+            f"rollout.{found.state}",
+            f"the rollout of {name} is {found.state}: {counts.committed} of {counts.total} devices"
+            f" have committed, {counts.unsuccessful} went wrong",
+            f"edgectl rollout status {found.id}",
+        )
+
+
+def _act(session: Session, rollout_id: str, action: str, reason: str, *, as_json: bool) -> None:
+    with session.connect() as client, doing(f"{action} of rollout {rollout_id}"):
+        found = client.rollout_action(rollout_id, action, reason)
+    if as_json:
+        print_json(found)
+    else:
+        click.echo(f"{plain(found.model)}@{plain(found.version)} is {plain(found.state)}")

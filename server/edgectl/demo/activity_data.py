@@ -1,0 +1,120 @@
+"""The demo's model and data, and what the model says on a device about real windows.
+
+Human activity from a phone's accelerometer and gyroscope: windows float32 [6, 128] → seven
+classes. Source and licence stand beside the files.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx2
+import msgspec
+
+from edgectl.errors import DemoFailed
+
+__all__ = [
+    "CALIBRATION",
+    "EVALUATION",
+    "LABELS",
+    "MODEL",
+    "NAME",
+    "Prediction",
+    "accuracy",
+    "predict",
+    "summary_lines",
+]
+
+_FOLDER = Path(str(files("edgectl.demo"))) / "activity"
+NAME = "har"
+MODEL = _FOLDER / "har_v1.onnx"
+CALIBRATION = _FOLDER / "calibration.npz"
+EVALUATION = _FOLDER / "eval.npz"
+LABELS = (
+    "walking",
+    "walking upstairs",
+    "walking downstairs",
+    "sitting",
+    "standing",
+    "lying",
+    "transition",
+)
+_TIMEOUT_S = 10.0
+
+
+class Prediction(NamedTuple):
+    """What the model said, and what was so; indexes of `LABELS`."""
+
+    predicted: int
+    true: int
+
+
+class _Output(msgspec.Struct):
+    name: str
+    data: list[float]
+
+
+class _Answer(msgspec.Struct):
+    outputs: list[_Output]
+
+
+def predict(endpoint: str, count: int) -> list[Prediction]:
+    """Send `count` windows, spread over the evaluation data, to a device's inference endpoint.
+
+    Raises:
+        DemoFailed: ``demo.inference``: the endpoint refused, or its answer is not one.
+    """
+    import numpy as np  # comes with the server; the CLI itself does without
+
+    with np.load(EVALUATION, allow_pickle=False) as data:
+        chosen = np.linspace(0, len(data["label"]) - 1, count).astype(int)
+        windows, labels = data["input"][chosen], data["label"][chosen]
+    predictions = []
+    with httpx2.Client(base_url=endpoint, timeout=_TIMEOUT_S, trust_env=False) as http:
+        for window, label in zip(windows, labels, strict=True):
+            tensor = {
+                "name": "input",
+                "datatype": "FP32",
+                "shape": [1, *window.shape],
+                "data": window.ravel().tolist(),
+            }
+            predictions.append(Prediction(_ask(http, tensor), int(label)))
+    return predictions
+
+
+def _ask(http: httpx2.Client, tensor: dict[str, object]) -> int:
+    path = f"/v2/models/{NAME}/infer"
+    try:
+        response = http.post(path, content=msgspec.json.encode({"inputs": [tensor]}))
+    except httpx2.TransportError as error:
+        raise DemoFailed("demo.inference", f"no answer from {http.base_url}: {error}") from error
+    if not response.is_success:
+        text = response.text[:500]
+        raise DemoFailed("demo.inference", f"{path} answered {response.status_code}: {text}")
+    try:
+        logits = msgspec.json.decode(response.content, type=_Answer).outputs[0].data
+        return max(range(len(LABELS)), key=logits.__getitem__)
+    except (msgspec.DecodeError, IndexError) as error:
+        raise DemoFailed("demo.inference", f"the answer is not understood: {error}") from error
+
+
+def accuracy(predictions: list[Prediction]) -> float:
+    """Return the share of right predictions."""
+    right = sum(one.predicted == one.true for one in predictions)
+    return right / len(predictions)
+
+
+def summary_lines(predictions: list[Prediction]) -> list[tuple[str, str, str]]:
+    """Return for each true label how many were right, and what the others were taken for."""
+    lines = []
+    for index, label in enumerate(LABELS):
+        mine = [one.predicted for one in predictions if one.true == index]
+        if not mine:
+            continue
+        wrong = Counter(LABELS[other] for other in mine if other != index)
+        taken = ", ".join(f"{count} as {name}" for name, count in wrong.most_common())
+        lines.append((label, f"{mine.count(index)} of {len(mine)}", taken))
+    return lines

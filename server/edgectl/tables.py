@@ -1,0 +1,336 @@
+"""Answers of the server as tables for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from edgectl import types
+from edgectl.output import (
+    age,
+    bytes_text,
+    latency_text,
+    pairs,
+    plain,
+    share_text,
+    state_text,
+    table,
+)
+
+__all__ = [
+    "device_table",
+    "devices_table",
+    "events_table",
+    "jobs_table",
+    "models_table",
+    "report_table",
+    "rollout_devices_table",
+    "rollout_table",
+    "rollouts_table",
+    "telemetry_table",
+    "version_table",
+    "versions_table",
+]
+
+
+# ---------------------------------------------------------------- models
+
+
+def models_table(models: Sequence[types.ModelSummary]) -> Table:
+    """Return one row a model."""
+    columns = ["MODEL", "LATEST", "STATE", ">VERSIONS", ">RUNNING", ">DESIRED", "PUSHED"]
+    rows = [
+        (
+            plain(model.name),
+            plain(model.latest.version if model.latest else None),
+            state_text(model.latest.state if model.latest else ""),
+            str(model.versions),
+            str(model.devices_running),
+            str(model.devices_desired),
+            age(model.latest.created_at) if model.latest else "-",
+        )
+        for model in models
+    ]
+    return table(columns, rows)
+
+
+def versions_table(versions: Sequence[types.VersionSummary]) -> Table:
+    """Return one row a version."""
+    columns = ["VERSION", "STATE", ">SOURCE", "BEST", ">SIZE", ">VALUE", ">RUNNING", "PUSHED", "BY"]
+    rows = [
+        (
+            f"{plain(version.model)}@{plain(version.version)}",
+            state_text(version.state),
+            bytes_text(version.source_bytes),
+            plain(version.best.variant if version.best else None),
+            bytes_text(version.best.model_bytes if version.best else None),
+            share_text(version.best.trial.value if version.best else None),
+            str(version.devices_running),
+            age(version.created_at),
+            plain(version.created_by),
+        )
+        for version in versions
+    ]
+    return table(columns, rows)
+
+
+def version_table(version: types.VersionDetail) -> Table:
+    """Return what a version is, without its report."""
+    rows: list[tuple[str, Text | str]] = [
+        ("state", state_text(version.state)),
+        ("source", f"{plain(version.source_name)}, {bytes_text(version.source_bytes)}"),
+        ("digest", plain(version.source)),
+        ("pushed", f"{age(version.created_at)} by {plain(version.created_by)}"),
+        ("running on", f"{version.devices_running} devices"),
+    ]
+    if version.parent:
+        rows.append(("parent", plain(version.parent)))
+    if version.labels:
+        rows.append(("labels", plain(", ".join(version.labels))))
+    for variant in version.variants:
+        sizes = f"{bytes_text(variant.model_bytes)}, bundle {bytes_text(variant.bundle_bytes)}"
+        rows.append((f"variant {variant.rank}", f"{plain(variant.variant)}, {sizes}"))
+    return pairs(rows, f"{plain(version.model)}@{plain(version.version)}")
+
+
+def report_table(version: types.VersionDetail, report: types.Report) -> Table:
+    """Return the quantization report: one row a recipe that was tried."""
+    if report.metric is None:
+        measured = "not measured: no calibration or evaluation data"
+    else:
+        measured = (
+            f"{plain(report.metric)} of fp32 {share_text(report.reference)}"
+            f" on {report.samples} samples ({plain(report.metric_source)});"
+            f" may lose {report.max_drop_points:g} points"
+        )
+    columns = [
+        "VARIANT",
+        "RECIPE",
+        "STATUS",
+        ">SIZE",
+        f">{plain(report.metric or 'value').upper()}",
+    ]
+    columns += [">DROP", ">P50", "REASON"]
+    rows = [
+        (
+            plain(trial.variant),
+            plain(trial.recipe),
+            state_text(trial.status),
+            bytes_text(trial.size_bytes),
+            share_text(trial.value),
+            "-" if trial.drop_points is None else f"{trial.drop_points:+.2f}",
+            latency_text(trial.latency_p50_us),
+            plain(trial.reason),
+        )
+        for trial in report.trials
+    ]
+    name = f"{plain(version.model)}@{plain(version.version)}"
+    result = table(columns, rows, f"{name}: {measured}")
+    result.caption = Text(
+        "\n".join([f"measured on {plain(report.measured_on)}", *map(plain, report.warnings)])
+    )
+    result.caption_justify = "left"
+    return result
+
+
+# ---------------------------------------------------------------- devices
+
+
+def _slot_text(slot: types.SlotInfo) -> str:
+    running = f"{slot.slot}@{slot.running.version}" if slot.running else f"{slot.slot}: none"
+    if slot.update and slot.update.state not in {"committed", "idle"}:
+        running += f" ({slot.update.state} {slot.update.version})"
+    return plain(running)
+
+
+def devices_table(devices: Sequence[types.DeviceSummary]) -> Table:
+    """Return one row a device."""
+    columns = ["DEVICE", "STATE", "SEEN", "RUNS", "MACHINE", "AGENT", "LABELS"]
+    rows = [
+        (
+            plain(device.id),
+            _device_state(device),
+            age(device.last_seen_at),
+            ", ".join(map(_slot_text, device.slots)) or "-",
+            plain(device.machine),
+            plain(device.agent_version),
+            plain(" ".join(f"{name}={value}" for name, value in sorted(device.labels.items()))),
+        )
+        for device in devices
+    ]
+    return table(columns, rows)
+
+
+def _device_state(device: types.DeviceSummary) -> Text:
+    if device.state == "decommissioned":
+        return state_text(device.state)
+    return state_text("online" if device.online else "offline")
+
+
+def device_table(device: types.DeviceDetail) -> Table:
+    """Return everything of a device that a person asks for first."""
+    rows: list[tuple[str, Text | str]] = [
+        ("state", _device_state(device)),
+        ("seen", age(device.last_seen_at)),
+        ("enrolled", age(device.enrolled_at)),
+        ("certificate", f"expires {age(device.certificate_expires_at)}"),
+        ("machine", f"{plain(device.machine)}, {plain(device.cpu_model)}"),
+        ("agent", f"{plain(device.agent_version)}, boot {device.boot}"),
+        ("endpoint", plain(device.endpoint)),
+        ("order", f"{device.order_counter}, accepted {device.accepted_order_counter}"),
+    ]
+    for slot in device.slots:
+        rows.append((f"slot {plain(slot.slot)}", _slot_text(slot)))
+        rows.append(("  desired", plain(slot.desired_version)))
+        if slot.running:
+            rows.append(("  variant", plain(slot.running.variant)))
+        if slot.update and slot.update.reason:
+            reason = slot.update.reason
+            rows.append(("  reason", plain(f"{reason.code}: {reason.detail}")))
+    rows += [("rejected", plain(digest)) for digest in device.rejected]
+    return pairs(rows, plain(device.id))
+
+
+def events_table(events: Sequence[types.DeviceEventInfo]) -> Table:
+    """Return one row a transition that a device has reported."""
+    columns = ["AT", "MODEL", "VARIANT", "FROM", "EVENT", "TO", "REASON"]
+    rows = [
+        (
+            f"{event.at:%Y-%m-%d %H:%M:%S}",
+            plain(f"{event.slot}@{event.version}"),
+            plain(event.variant),
+            plain(event.before),
+            plain(event.event),
+            state_text(event.after),
+            plain(f"{event.reason.code}: {event.reason.detail}" if event.reason else None),
+        )
+        for event in events
+    ]
+    return table(columns, rows)
+
+
+# ---------------------------------------------------------------- rollouts
+
+
+def _progress_text(counts: types.RolloutCounts) -> str:
+    return f"{counts.committed}/{counts.total}"
+
+
+def rollouts_table(rollouts: Sequence[types.RolloutInfo]) -> Table:
+    """Return one row a rollout."""
+    columns = ["ROLLOUT", "MODEL", "STATE", ">DONE", ">WRONG", "STARTED", "BY", "NOTE"]
+    rows = [
+        (
+            plain(rollout.id),
+            plain(f"{rollout.model}@{rollout.version}"),
+            state_text(rollout.state),
+            _progress_text(rollout.counts),
+            str(rollout.counts.unsuccessful),
+            age(rollout.created_at),
+            plain(rollout.created_by),
+            plain(rollout.note),
+        )
+        for rollout in rollouts
+    ]
+    return table(columns, rows)
+
+
+def rollout_table(rollout: types.RolloutInfo) -> Table:
+    """Return a rollout in numbers."""
+    counts = rollout.counts
+    parts = [
+        f"{count} {name}"
+        for name, count in (
+            ("committed", counts.committed),
+            ("in progress", counts.in_progress),
+            ("pending", counts.pending),
+            ("failed", counts.failed),
+            ("rejected", counts.rejected),
+            ("rolled back", counts.rolled_back),
+            ("cancelled", counts.cancelled),
+        )
+        if count
+    ]
+    rows: list[tuple[str, Text | str]] = [
+        ("rollout", plain(rollout.id)),
+        ("state", state_text(rollout.state)),
+        ("devices", f"{counts.total}: {', '.join(parts) or 'none'}"),
+    ]
+    if rollout.note:
+        rows.append(("note", plain(rollout.note)))
+    return pairs(rows, plain(f"{rollout.model}@{rollout.version}"))
+
+
+def rollout_devices_table(devices: Sequence[types.RolloutDeviceInfo]) -> Table:
+    """Return one row a device of a rollout."""
+    columns = ["DEVICE", "", "STATE", "STEP", ">BYTES", "VARIANT", "REASON"]
+    rows = [
+        (
+            plain(device.device),
+            "" if device.online else "offline",
+            state_text(device.state),
+            plain(device.step),
+            f"{bytes_text(device.bytes_done)} of {bytes_text(device.bytes_total)}"
+            if device.bytes_total
+            else "-",
+            plain(device.variant),
+            plain(f"{device.reason.code}: {device.reason.detail}" if device.reason else None),
+        )
+        for device in devices
+    ]
+    return table(columns, rows)
+
+
+# ---------------------------------------------------------------- jobs, telemetry
+
+
+def jobs_table(jobs: Sequence[types.JobInfo]) -> Table:
+    """Return one row a job."""
+    columns = ["JOB", "KIND", "SUBJECT", "STATE", "STAGE", "STARTED", "ERROR"]
+    rows = [
+        (
+            plain(job.id),
+            plain(job.kind),
+            plain("@".join(job.subject.values())),
+            state_text(job.state),
+            plain(job.progress.stage),
+            age(job.started_at),
+            plain(f"{job.error.code}: {job.error.detail}" if job.error else None),
+        )
+        for job in jobs
+    ]
+    return table(columns, rows)
+
+
+def telemetry_table(
+    summaries: Sequence[types.TelemetrySummary], labels: Sequence[str] = ()
+) -> Table:
+    """Return one row a device and digest; `labels` name the classes."""
+    columns = ["DEVICE", "MODEL", ">REQUESTS", ">ERRORS", ">NOT FINITE", ">P50", ">P95"]
+    columns += ["LAST", "CLASSES"]
+    rows = [
+        (
+            plain(summary.device),
+            plain(f"{summary.slot}@{summary.version}"),
+            str(summary.requests),
+            str(summary.errors),
+            str(summary.non_finite),
+            latency_text(summary.latency_p50_us),
+            latency_text(summary.latency_p95_us),
+            age(summary.last),
+            plain(_classes_text(summary.classes, labels)),
+        )
+        for summary in summaries
+    ]
+    return table(columns, rows)
+
+
+def _classes_text(counts: Sequence[int], labels: Sequence[str]) -> str:
+    named = [
+        f"{labels[index] if index < len(labels) else index} {count}"
+        for index, count in enumerate(counts)
+        if count
+    ]
+    return ", ".join(named)
