@@ -1,0 +1,114 @@
+"""The child: ``python -m edgectl_server.pipeline spec.json``, in its working directory.
+
+It limits itself before it imports or reads anything large, tells its progress as lines of JSON on
+standard output, and leaves ``result.json`` (exit code 0) or ``refusal.json`` (exit code 3). It ends
+when its standard input ends, which is when the parent has died: a parent-death signal would come
+with the end of the *thread* that had started it, and not reach it behind a namespace.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import threading
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from edgectl_server.pipeline.errors import PipelineRefused
+from edgectl_server.pipeline.spec import (
+    REFUSAL_FILE,
+    RESULT_FILE,
+    Ending,
+    PipelineLimits,
+    PipelineSpec,
+    Progress,
+    decode_spec,
+    encode,
+)
+
+EXIT_REFUSED = 3
+_EXIT_ORPHANED = 4
+
+
+def main(arguments: list[str]) -> int:
+    """Run the pipeline by the spec file named in `arguments`; return the exit code."""
+    spec = decode_spec(Path(arguments[0]).read_bytes())
+    _limit(spec.limits)
+    threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
+    progress = _progress_channel()
+    ending = _run(spec, progress)
+    if ending is None:
+        return 0
+    Path(REFUSAL_FILE).write_bytes(encode(ending))
+    return EXIT_REFUSED
+
+
+def _run(spec: PipelineSpec, channel: BinaryIO) -> Ending | None:
+    """Write the result, or return why there is none."""
+
+    def tell(progress: Progress) -> None:
+        channel.write(msgspec.json.encode(progress) + b"\n")
+        channel.flush()
+
+    try:
+        from edgectl_server.pipeline.search import search  # numpy, onnx, onnxruntime
+
+        Path(RESULT_FILE).write_bytes(encode(search(spec, Path.cwd(), tell)))
+    except PipelineRefused as error:
+        return Ending(
+            kind="refused",
+            code=error.code,
+            detail=error.detail,
+            hint=error.hint,
+            data=error.data,
+        )
+    except MemoryError:
+        return Ending(
+            kind="failed",
+            code="pipeline.memory",
+            detail=f"The model needs more than {spec.limits.memory_bytes // 2**20} MiB.",
+            hint="Push a smaller model or less data, or raise the server's memory limit.",
+        )
+    except OSError as error:
+        return Ending(
+            kind="failed",
+            code="pipeline.disk",
+            detail=f"A file could not be read or written: {error}.",
+            hint="Free space in the server's data folder, or raise its file size limit.",
+        )
+    return None
+
+
+def _limit(limits: PipelineLimits) -> None:
+    """Set the limits of this process; a hard limit that is lower already stays."""
+    wanted = {
+        resource.RLIMIT_AS: limits.memory_bytes,
+        resource.RLIMIT_CPU: limits.cpu_s,
+        resource.RLIMIT_FSIZE: limits.file_bytes_max,
+        resource.RLIMIT_NOFILE: limits.files_max,
+        resource.RLIMIT_CORE: 0,
+    }
+    for kind, value in wanted.items():
+        _, hard = resource.getrlimit(kind)
+        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (bound, bound))
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 4096):
+        pass
+    os._exit(_EXIT_ORPHANED)
+
+
+def _progress_channel() -> BinaryIO:
+    """Keep standard output for progress; what libraries print goes to standard error."""
+    channel = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return channel
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

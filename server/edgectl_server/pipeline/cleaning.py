@@ -1,0 +1,106 @@
+"""The fp32 variant: shapes inferred, constants folded, batch normalization merged, same answers.
+
+The cleaned model must give the answers of the pushed one on data (or on made-up samples): otherwise
+the pushed one is kept, and the report says so. A model that does not repeat its own answers is
+refused: nothing could prove it on a device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnxruntime.quantization import quant_pre_process
+
+from edgectl_protocol.manifest import TensorSpec
+from edgectl_server.pipeline.data import Samples
+from edgectl_server.pipeline.errors import PipelineRefused
+from edgectl_server.pipeline.execution import Runner
+from edgectl_server.pipeline.scoring import check_finite, same_outputs
+
+__all__ = ["TOLERANCE", "Cleaned", "clean"]
+
+TOLERANCE = 1e-4
+"""Largest difference to the pushed model, as a share of the largest output."""
+_IR_VERSION_MAX = 10
+"""Newer ones add nothing that a single-file model uses, and older onnxruntimes refuse them."""
+_OPSET_UNUSED = 17
+"""Declared for models that only use ai.onnx.ml."""
+_PROBES_MAX = 64
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """The fp32 model: where it is, and what the report has to say."""
+
+    path: Path
+    warnings: tuple[str, ...]
+
+
+def clean(model: Any, directory: Path, inputs: tuple[TensorSpec, ...], samples: Samples) -> Cleaned:
+    """Write the fp32 model into `directory` and check it against the pushed one.
+
+    Args:
+        model: the checked ``onnx.ModelProto``.
+        directory: where ``source.onnx`` and ``cleaned.onnx`` are written.
+        inputs: the model's inputs.
+        samples: what both are run on.
+
+    Raises:
+        PipelineRefused: ``model.unsupported``, ``model.run``, ``model.shape``,
+            ``model.non_finite``, ``model.not_repeatable``.
+    """
+    _normalize(model)
+    source = directory / "source.onnx"
+    source.write_bytes(model.SerializeToString())
+    probes = samples.choose(_PROBES_MAX, 0)
+    runner = Runner(source, inputs)
+    wanted = runner.run(probes)
+    check_finite(wanted)
+    if not same_outputs(wanted, runner.run(probes), TOLERANCE):
+        raise PipelineRefused(
+            "model.not_repeatable",
+            "The model gives other outputs for the same inputs when it runs again.",
+            "Export it for inference: without dropout, random operators or state.",
+        )
+    target = directory / "cleaned.onnx"
+    reason = _pre_process(source, target)
+    if not reason:
+        try:
+            same = same_outputs(wanted, Runner(target, inputs).run(probes), TOLERANCE)
+            reason = "" if same else "it gives other outputs than the pushed model"
+        except PipelineRefused as error:
+            reason = error.detail
+    if reason:
+        return Cleaned(source, (f"The model is published as pushed, not cleaned: {reason}.",))
+    return Cleaned(target, ())
+
+
+def _normalize(model: Any) -> None:
+    """Bring the declarations into the form that the quantizer expects: one default operator set."""
+    model.ir_version = min(model.ir_version, _IR_VERSION_MAX)
+    versions: dict[str, int] = {}
+    for entry in model.opset_import:
+        domain = "" if entry.domain == "ai.onnx" else entry.domain
+        versions[domain] = max(versions.get(domain, 0), entry.version)
+    versions.setdefault("", _OPSET_UNUSED)
+    model.ClearField("opset_import")
+    for domain, version in versions.items():
+        model.opset_import.append(onnx.helper.make_opsetid(domain, version))
+
+
+def _pre_process(source: Path, target: Path) -> str:
+    """Write `target`; return why it could not be made, or an empty text."""
+    reason = ""
+    for skip_symbolic_shape in (False, True):  # it is in Python and gives up on some models
+        try:
+            quant_pre_process(source, target, skip_symbolic_shape=skip_symbolic_shape)
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever the optimizer meets, the source stays
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        else:
+            return ""
+    return reason

@@ -1,0 +1,185 @@
+"""Running a candidate with onnxruntime: one thread, as devices do, and what it costs.
+
+Every array has the batch as its first axis. Errors of onnxruntime become `PipelineRefused`
+``model.unsupported`` (it cannot be loaded) or ``model.run`` (it cannot be run), except those that
+say that memory has run out, which become `MemoryError`.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from edgectl_protocol.manifest import TensorSpec
+from edgectl_server.pipeline.data import Array, Samples
+from edgectl_server.pipeline.errors import PipelineRefused
+from edgectl_server.pipeline.spec import PipelineLimits
+
+__all__ = ["TOOL", "Latency", "Outputs", "Runner", "measured_on"]
+
+Outputs = dict[str, Array]
+TOOL = f"onnxruntime {onnxruntime.__version__}"
+
+_BATCH = 64
+_WARM_UP_RUNS = 5
+_ERRORS_ONLY = 3
+_OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "failed to allocate", "out of memory")
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Of single samples, in microseconds."""
+
+    p50_us: float
+    p95_us: float
+
+
+class Runner:
+    """A model file, loaded with one thread."""
+
+    def __init__(self, path: Path, inputs: tuple[TensorSpec, ...]) -> None:
+        """Load the model.
+
+        Raises:
+            PipelineRefused: ``model.unsupported``, ``model.opset``.
+            MemoryError: it does not fit in the limit.
+        """
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _ERRORS_ONLY
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's errors have no common base
+            raise _load_error(error) from error
+        self._names = [output.name for output in self._session.get_outputs()]
+        self._free_batch = all(spec.shape[0] < 0 for spec in inputs)
+        self._batch = _BATCH if self._free_batch else 1
+
+    @property
+    def free_batch(self) -> bool:
+        """Say whether the model declares that it takes more than one sample at a time."""
+        return self._free_batch
+
+    def single(self, feeds: dict[str, Array]) -> Outputs:
+        """Run a batch as given.
+
+        Raises:
+            PipelineRefused: ``model.run``.
+            MemoryError: the run does not fit in the limit.
+        """
+        try:
+            values = self._session.run(self._names, feeds)
+        except Exception as error:  # onnxruntime's errors have no common base
+            raise _run_error(error) from error
+        return dict(zip(self._names, values, strict=True))
+
+    def run(self, samples: Samples) -> Outputs:
+        """Run all samples and return the outputs, one row a sample.
+
+        Batches are used where the model takes them and gives one row a sample; many exported
+        models claim a free batch axis and hold a reshape to one sample.
+        """
+        if self._batch > 1 and samples.count > 1:
+            try:
+                return self._collect(samples, self._batch)
+            except PipelineRefused:
+                self._batch = 1
+        return self._collect(samples, 1)
+
+    def latency(self, samples: Samples, limits: PipelineLimits) -> Latency:
+        """Measure single samples: a few hundred runs or about a second, whichever ends first."""
+        feeds = list(samples.choose(_BATCH, 0).slices(1))
+        for _ in range(_WARM_UP_RUNS):
+            self.single(feeds[0])
+        taken: list[int] = []
+        begun = time.perf_counter_ns()
+        for number in range(limits.latency_runs_max):
+            start = time.perf_counter_ns()
+            self.single(feeds[number % len(feeds)])
+            end = time.perf_counter_ns()
+            taken.append(end - start)
+            if end - begun > limits.latency_s_max * 1e9:
+                break
+        p50, p95 = np.percentile(np.array(taken) / 1000.0, [50, 95])
+        return Latency(p50_us=round(float(p50), 1), p95_us=round(float(p95), 1))
+
+    def _collect(self, samples: Samples, batch: int) -> Outputs:
+        collected: dict[str, list[Array]] = {name: [] for name in self._names}
+        for feeds in samples.slices(batch):
+            rows = next(iter(feeds.values())).shape[0]
+            for name, value in self.single(feeds).items():
+                _check_rows(name, value, rows)
+                collected[name].append(value)
+        try:
+            return {name: np.concatenate(values) for name, values in collected.items()}
+        except ValueError as error:
+            raise PipelineRefused(
+                "model.shape",
+                "The size of an output changes from sample to sample.",
+                "Export a model whose outputs have one size, such as a fixed number of boxes.",
+            ) from error
+
+
+def measured_on() -> str:
+    """Name the processor and the runtime of the measurements."""
+    name = platform.machine()
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith(("model name", "Model")):
+                    name = f"{line.split(':', 1)[1].strip()} ({platform.machine()})"
+                    break
+    except OSError:
+        pass  # not Linux, or /proc is hidden: the architecture has to do
+    return f"{name}, {TOOL}, 1 thread"
+
+
+def _check_rows(name: str, value: object, rows: int) -> None:
+    if not isinstance(value, np.ndarray) or value.ndim < 1 or value.shape[0] != rows:
+        got = list(value.shape) if isinstance(value, np.ndarray) else type(value).__name__
+        raise PipelineRefused(
+            "model.shape",
+            f"Output {name[:80]!r} has the shape {got} for {rows} samples; its first axis must be "
+            "the batch.",
+            "Export the model with the batch as the first axis of every output.",
+        )
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())[:400]
+    if isinstance(error, MemoryError) or any(mark in text.lower() for mark in _OUT_OF_MEMORY):
+        raise MemoryError(text) from error
+    return text
+
+
+def _load_error(error: Exception) -> PipelineRefused:
+    reason = _reason(error)
+    if "ValidateOpset" in reason or "opset" in reason.lower():
+        return PipelineRefused(
+            "model.opset",
+            f"onnxruntime does not support the model's operator set: {reason}",
+            "Export it with opset_version=17.",
+        )
+    return PipelineRefused(
+        "model.unsupported",
+        f"onnxruntime cannot load the model: {reason}",
+        "Load it with onnxruntime.InferenceSession on your machine, and export it again.",
+    )
+
+
+def _run_error(error: Exception) -> PipelineRefused:
+    return PipelineRefused(
+        "model.run",
+        f"The model loads but does not run: {_reason(error)}",
+        "Run it with onnxruntime on one of your samples; push calibration data if it needs "
+        "particular inputs.",
+    )

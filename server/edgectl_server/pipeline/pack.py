@@ -1,0 +1,242 @@
+"""From measured variants to bundles: layers, manifest, chunk indexes, all in the blob store.
+
+A bundle is an OCI image manifest as `edgectl_protocol.manifest` describes it. It is deterministic:
+JSON with sorted keys, no times, no names of machines but those in the report; packing the same
+result twice gives the same digests. Chunk indexes of layers of more than one chunk are blobs of
+their own, named by the annotation `INDEX_ANNOTATION`, since devices fetch them.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from edgectl_protocol.chunks import CHUNK_BYTES, INDEX_ANNOTATION, chunk_count, make_index
+from edgectl_protocol.manifest import (
+    ARTIFACT_TYPE,
+    CONFIG_FILE,
+    CONFIG_MEDIA_TYPE,
+    FILEPATH_ANNOTATION,
+    GOLDEN_FILE,
+    LAYER_CONFIG,
+    LAYER_DATASET,
+    LAYER_DOC,
+    LAYER_WEIGHT,
+    MANIFEST_MEDIA_TYPE,
+    MODEL_FILE,
+    REPORT_FILE,
+    TITLE_ANNOTATION,
+    BundleConfig,
+    Descriptor,
+    Lineage,
+    Manifest,
+    decode_config,
+    decode_manifest,
+    device_layers,
+)
+from edgectl_protocol.metadata import target_path
+from edgectl_server.pipeline.errors import PipelineFailed
+from edgectl_server.pipeline.spec import Candidate, PipelineResult, encode, to_document
+
+__all__ = ["Blobs", "PackedVariant", "pack"]
+
+
+class Blobs(Protocol):
+    """What packing needs of the blob store."""
+
+    def add_file(self, path: Path, *, expected: str | None = None) -> str:
+        """Add a file and return its digest."""
+        ...
+
+    def add_bytes(self, content: bytes) -> str:
+        """Add bytes and return their digest."""
+        ...
+
+
+@dataclass(frozen=True)
+class PackedVariant:
+    """A bundle whose blobs are all in the store.
+
+    Attributes:
+        variant: its name within the version.
+        precision: ``fp32`` or ``int8``.
+        manifest: the manifest's bytes, as they are signed.
+        digest: of the manifest.
+        target: its path in the TUF targets.
+        bundle_bytes: what a device fetches: manifest, layers but documents, and their indexes.
+        model_bytes: length of ``model.onnx``.
+        rank: 0 is tried first.
+        trial: the row of the report, as JSON's plain types.
+    """
+
+    variant: str
+    precision: str
+    manifest: bytes
+    digest: str
+    target: str
+    bundle_bytes: int
+    model_bytes: int
+    rank: int
+    trial: dict[str, Any]
+
+
+class _ModelPack(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """ModelPack's model configuration (specification docs/config.md); it allows no more fields."""
+
+    descriptor: dict[str, str]
+    modelfs: dict[str, Any]
+    config: dict[str, str]
+
+
+def pack(
+    result: PipelineResult,
+    directory: Path,
+    *,
+    blobs: Blobs,
+    model: str,
+    version: str,
+    labels: tuple[str, ...],
+    lineage: Lineage,
+) -> list[PackedVariant]:
+    """Put the bundles of a result into the blob store, best rank first.
+
+    Args:
+        result: what `run_pipeline` returned.
+        directory: where it left its files.
+        blobs: the store.
+        model: the model's name.
+        version: the model's version.
+        labels: name of each class, or none.
+        lineage: where the model comes from; `source` has to be the result's.
+
+    Raises:
+        PipelineFailed: ``pipeline.crashed``: a file of the result is not there.
+    """
+    assert lineage.source == result.source, (lineage.source, result.source)
+    report = encode(result.report)
+    packed = []
+    for candidate in sorted(result.candidates, key=lambda candidate: candidate.rank):
+        folder = directory / candidate.variant
+        config = BundleConfig(
+            model=model,
+            version=version,
+            variant=candidate.variant,
+            runtime="onnxruntime",
+            format="onnx",
+            precision=candidate.precision,
+            inputs=candidate.inputs,
+            outputs=candidate.outputs,
+            golden=candidate.golden,
+            quantization=candidate.quantization,
+            lineage=lineage,
+            evaluation=candidate.evaluation,
+            scores=candidate.scores,
+            labels=labels if candidate.scores is not None else (),
+        )
+        content = encode(config)
+        assert decode_config(content) == config, "a device reads what was meant"
+        layers = (
+            _file_layer(blobs, folder / MODEL_FILE, MODEL_FILE, LAYER_WEIGHT),
+            _bytes_layer(blobs, content, CONFIG_FILE, LAYER_CONFIG),
+            _file_layer(blobs, folder / GOLDEN_FILE, GOLDEN_FILE, LAYER_DATASET),
+            _bytes_layer(blobs, report, REPORT_FILE, LAYER_DOC),
+        )
+        packed.append(_pack_variant(blobs, config, candidate, layers, result.report.parameters))
+    return packed
+
+
+def _pack_variant(
+    blobs: Blobs,
+    config: BundleConfig,
+    candidate: Candidate,
+    layers: tuple[Descriptor, ...],
+    parameters: int,
+) -> PackedVariant:
+    model_pack = encode(
+        _ModelPack(
+            descriptor={"name": config.model, "version": config.version},
+            modelfs={"type": "layers", "diffIds": [layer.digest for layer in layers]},
+            config={
+                "format": config.format,
+                "paramSize": str(parameters),
+                "precision": config.precision,
+                "quantization": config.quantization.recipe,
+            },
+        )
+    )
+    manifest = Manifest(
+        schema_version=2,
+        media_type=MANIFEST_MEDIA_TYPE,  # type: ignore[arg-type]
+        artifact_type=ARTIFACT_TYPE,  # type: ignore[arg-type]
+        config=Descriptor(
+            media_type=CONFIG_MEDIA_TYPE, digest=blobs.add_bytes(model_pack), size=len(model_pack)
+        ),
+        layers=layers,
+    )
+    content = encode(manifest)
+    assert decode_manifest(content) == manifest, "a device reads what was meant"
+    return PackedVariant(
+        variant=config.variant,
+        precision=config.precision,
+        manifest=content,
+        digest=blobs.add_bytes(content),
+        target=target_path(config.model, config.version, config.variant),
+        bundle_bytes=len(content) + sum(map(_wire_bytes, device_layers(manifest))),
+        model_bytes=layers[0].size,
+        rank=candidate.rank,
+        trial=to_document(candidate.trial),
+    )
+
+
+def _wire_bytes(layer: Descriptor) -> int:
+    """Return the bytes of a layer and of its chunk index, if it has one."""
+    chunks = chunk_count(layer.size)
+    return layer.size + (chunks * 32 if chunks > 1 else 0)
+
+
+def _bytes_layer(blobs: Blobs, content: bytes, file: str, media_type: str) -> Descriptor:
+    chunks = (content[at : at + CHUNK_BYTES] for at in range(0, len(content), CHUNK_BYTES))
+    digest = blobs.add_bytes(content)
+    layer = Descriptor(media_type=media_type, digest=digest, size=len(content))
+    return _described(blobs, layer, file, chunks)
+
+
+def _file_layer(blobs: Blobs, path: Path, file: str, media_type: str) -> Descriptor:
+    """Add a file that the child has left; it is believed to be there and regular only when seen."""
+    try:
+        status = os.lstat(path)
+    except OSError as error:
+        raise _missing(path) from error
+    if not stat.S_ISREG(status.st_mode) or path.parent.is_symlink():
+        raise _missing(path)
+    digest = blobs.add_file(path)
+    layer = Descriptor(media_type=media_type, digest=digest, size=status.st_size)
+    return _described(blobs, layer, file, _chunks_of(path))
+
+
+def _chunks_of(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+
+
+def _described(blobs: Blobs, layer: Descriptor, file: str, chunks: Iterator[bytes]) -> Descriptor:
+    """Return the layer with its file name and, if it has more than one chunk, its index."""
+    annotations = {TITLE_ANNOTATION: file, FILEPATH_ANNOTATION: file}
+    if chunk_count(layer.size) > 1:
+        annotations[INDEX_ANNOTATION] = blobs.add_bytes(make_index(chunks))
+    return msgspec.structs.replace(layer, annotations=annotations)
+
+
+def _missing(path: Path) -> PipelineFailed:
+    return PipelineFailed(
+        "pipeline.crashed",
+        f"The pipeline's process left no {path.name} for variant {path.parent.name}.",
+        "Push again; if it happens again, report it with the server's log.",
+    )

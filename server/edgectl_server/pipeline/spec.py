@@ -1,0 +1,211 @@
+"""What the parent asks the pipeline's child to do, and what comes back: files of JSON.
+
+The child handles hostile files, so that what it writes is decoded with bounds and types, and names
+no path: every file of a candidate has a fixed place below the working directory
+(``<variant>/model.onnx``, ``<variant>/golden.npz``).
+
+`TrialRow` and `TrialReport` have the fields of ``api.schemas.Trial`` and ``api.schemas.Report``;
+a test keeps them equal.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from edgectl_protocol.manifest import Evaluation, Golden, Quantization, Scores, TensorSpec
+from edgectl_protocol.names import Digest, ModelName, Variant, Version
+
+__all__ = [
+    "OUTCOME_BYTES_MAX",
+    "REFUSAL_FILE",
+    "RESULT_FILE",
+    "SPEC_FILE",
+    "Candidate",
+    "Ending",
+    "PipelineLimits",
+    "PipelineResult",
+    "PipelineSpec",
+    "Progress",
+    "TensorRow",
+    "TrialReport",
+    "TrialRow",
+    "decode_spec",
+    "encode",
+    "to_document",
+]
+
+SPEC_FILE = "spec.json"
+RESULT_FILE = "result.json"
+REFUSAL_FILE = "refusal.json"
+OUTCOME_BYTES_MAX = 4 * 1024 * 1024
+
+Precision = Literal["fp32", "int8"]
+Status = Literal["accepted", "rejected", "failed", "skipped"]
+MiB = 1024**2
+
+
+class PipelineLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Bounds of one run. The first five are enforced by the kernel or the parent."""
+
+    memory_bytes: Annotated[int, Meta(ge=256 * MiB)] = 8192 * MiB
+    """Address space of the child, not resident memory: onnxruntime reserves more than it uses."""
+    cpu_s: Annotated[int, Meta(ge=1)] = 3600
+    """Processor time of the child, all threads together."""
+    wall_s: Annotated[float, Meta(gt=0)] = 3600.0
+    file_bytes_max: Annotated[int, Meta(ge=1)] = 4096 * MiB
+    """Largest file that the child may write."""
+    files_max: Annotated[int, Meta(ge=64)] = 256
+    """Open files of the child."""
+
+    source_bytes_max: Annotated[int, Meta(ge=1, le=2048 * MiB - 1)] = 1024 * MiB
+    """Largest model file; a protobuf ends at 2 GiB."""
+    data_bytes_max: Annotated[int, Meta(ge=1)] = 1024 * MiB
+    """Largest calibration or evaluation data, unpacked."""
+    nodes_max: Annotated[int, Meta(ge=1)] = 50_000
+    """Nodes of the graph and of all its subgraphs."""
+    tensors_max: Annotated[int, Meta(ge=1)] = 50_000
+    """Initializers and attribute tensors."""
+    depth_max: Annotated[int, Meta(ge=1, le=30)] = 16
+    """Nesting of subgraphs (If, Loop, Scan)."""
+
+    calibration_samples_max: Annotated[int, Meta(ge=1)] = 256
+    evaluation_samples_max: Annotated[int, Meta(ge=1)] = 10_000
+    golden_cases: Annotated[int, Meta(ge=1, le=1024)] = 16
+    latency_runs_max: Annotated[int, Meta(ge=1)] = 200
+    latency_s_max: Annotated[float, Meta(gt=0)] = 1.0
+    """Of each variant's latency measurement."""
+
+
+class PipelineSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One run of the pipeline."""
+
+    model: ModelName
+    version: Version
+    source: Path
+    """The ONNX file as it was pushed."""
+    calibration: Path | None = None
+    evaluation: Path | None = None
+    max_drop_points: Annotated[float, Meta(ge=0, le=100)] = 1.0
+    precisions: Annotated[tuple[Precision, ...], Meta(min_length=1)] = ("fp32", "int8")
+    labels: tuple[str, ...] = ()
+    """Name of each class, in the order of the scores; empty: unnamed."""
+    recipes: tuple[str, ...] = ()
+    """Names of the int8 recipes to try; empty: all."""
+    seed: int = 0
+    limits: PipelineLimits = PipelineLimits()
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """How far the child is; fields as in ``api.schemas.JobProgress``."""
+
+    stage: Annotated[str, Meta(max_length=64)]
+    """``check``, ``clean``, ``quantize``, ``golden``."""
+    message: Annotated[str, Meta(max_length=512)] = ""
+    done: int = 0
+    total: int = 0
+
+
+class TensorRow(Struct, frozen=True, kw_only=True):
+    """An input or output; -1 in the shape is any size."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class TrialRow(Struct, frozen=True, kw_only=True):
+    """One recipe that was tried."""
+
+    recipe: str
+    variant: str
+    precision: Literal["fp32", "fp16", "int8"]
+    status: Status
+    reason: str = ""
+    size_bytes: int | None = None
+    value: float | None = None
+    drop_points: float | None = None
+    latency_p50_us: float | None = None
+    latency_p95_us: float | None = None
+    seconds: float | None = None
+
+
+class TrialReport(Struct, frozen=True, kw_only=True):
+    """What was tried and measured."""
+
+    metric: Literal["accuracy", "agreement"] | None
+    metric_source: Literal["evaluation", "calibration"] | None
+    samples: int
+    reference: float | None
+    max_drop_points: float
+    opset: int
+    nodes: int
+    parameters: int
+    inputs: tuple[TensorRow, ...]
+    outputs: tuple[TensorRow, ...]
+    trials: tuple[TrialRow, ...]
+    measured_on: str
+    warnings: tuple[str, ...] = ()
+
+
+class Candidate(Struct, frozen=True, kw_only=True):
+    """A variant that may be published; its files are in the folder named after it."""
+
+    variant: Variant
+    precision: Precision
+    rank: Annotated[int, Meta(ge=0)]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    golden: Golden
+    quantization: Quantization
+    trial: TrialRow
+    evaluation: Evaluation | None = None
+    scores: Scores | None = None
+
+
+class PipelineResult(Struct, frozen=True, kw_only=True):
+    """What the run has made; ranks are 0, 1, … in the order of `candidates`."""
+
+    source: Digest
+    report: TrialReport
+    candidates: Annotated[tuple[Candidate, ...], Meta(min_length=1, max_length=8)]
+
+
+class Ending(Struct, frozen=True, kw_only=True):
+    """``refusal.json``: why there is no result."""
+
+    kind: Literal["refused", "failed"]
+    code: Annotated[str, Meta(pattern=r"^[a-z]+\.[a-z_]+$", max_length=64)]
+    detail: str
+    hint: str = ""
+    data: dict[str, Any] = {}
+
+
+def encode(value: Struct) -> bytes:
+    """Return `value` as JSON, fields sorted."""
+    return msgspec.json.encode(value, enc_hook=_path_to_text, order="sorted")
+
+
+def decode_spec(content: bytes) -> PipelineSpec:
+    """Return the spec that `encode` wrote; raise `msgspec.ValidationError` if it is none."""
+    return msgspec.json.decode(content, type=PipelineSpec, dec_hook=_text_to_path)
+
+
+def to_document(value: Struct) -> dict[str, Any]:
+    """Return `value` as JSON's plain types, for a database column or a reply."""
+    document: dict[str, Any] = msgspec.to_builtins(value)
+    return document
+
+
+def _path_to_text(value: object) -> str:
+    assert isinstance(value, Path), value
+    return str(value)
+
+
+def _text_to_path(kind: type, value: object) -> Path:
+    if kind is not Path or not isinstance(value, str):
+        raise NotImplementedError(f"{kind} from {value!r}")
+    return Path(value)
