@@ -6,9 +6,10 @@ process and the trial process get it as JSON and read the files themselves.
 
 from __future__ import annotations
 
+from msgspec import Struct
+
 from edgectl_protocol.manifest import BundleConfig
 from edgectl_protocol.names import Digest, ModelName, Variant, Version
-from msgspec import Struct
 
 __all__ = ["Bundle"]
 

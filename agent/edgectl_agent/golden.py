@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from edgectl_protocol.manifest import BundleConfig, TensorSpec, Tolerance
 from msgspec import Struct
 
 from edgectl_agent.runtime import DTYPES, Model, Tensor, shape_fits
+from edgectl_protocol.manifest import BundleConfig, TensorSpec, Tolerance
 
 __all__ = ["Cases", "GoldenMalformed", "Replay", "read_golden", "replay"]
 

@@ -1,21 +1,151 @@
-"""What the device is and how it fares, read from /proc and /sys."""
+"""What the device is and how it fares, read from /proc and /sys.
+
+Every file may be missing or odd on some board: then the value is left out, and nothing fails.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from datetime import datetime
+from importlib import metadata
 from pathlib import Path
 
 from edgectl_protocol.messages import Capabilities, SystemSample
 
 __all__ = ["capabilities", "system_sample"]
 
+_FEATURES = frozenset(
+    {
+        # x86: vector width, dot products, half precision
+        "sse4_1", "sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw",
+        "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16",
+        # ARM: the same, as /proc/cpuinfo of a 64-bit or 32-bit kernel names it
+        "neon", "asimd", "asimdhp", "fphp", "asimddp", "i8mm", "bf16", "sve", "sve2", "atomics",
+        "vfpv4",
+    }
+)  # fmt: skip
+_RUNTIMES = ("onnxruntime", "ai-edge-litert", "tflite-runtime")
+_TEMPERATURE_C = (-40.0, 150.0)
+"""What a processor can plausibly have; sensors without a reading answer with wild values."""
+
 
 def capabilities(labels: Mapping[str, str], state_directory: Path) -> Capabilities:
-    """Return what the server picks variants by."""
-    raise NotImplementedError
+    """Return what the server picks variants by.
+
+    Args:
+        labels: free labels from the configuration.
+        state_directory: where models are stored.
+    """
+    processor = _processor()
+    machine = os.uname()
+    return Capabilities(
+        machine=machine.machine[:32],
+        cpu_model=_cpu_model(processor)[:128],
+        cpu_features=tuple(sorted(_FEATURES & _features(processor))),
+        cores=len(os.sched_getaffinity(0)),
+        memory_bytes=_memory_bytes("MemTotal"),
+        disk_free_bytes=_disk_free_bytes(state_directory),
+        os=f"{_distribution()} {machine.release}".strip()[:128],
+        runtimes=_runtimes(),
+        labels=dict(labels),
+    )
 
 
 def system_sample(at: datetime, state_directory: Path, inference_rss_bytes: int) -> SystemSample:
-    """Return the device's health at `at`."""
-    raise NotImplementedError
+    """Return the device's health.
+
+    Args:
+        at: now, with its zone.
+        state_directory: where models are stored.
+        inference_rss_bytes: resident memory of the inference process.
+    """
+    return SystemSample(
+        at=at,
+        load_1min=os.getloadavg()[0],
+        memory_available_bytes=_memory_bytes("MemAvailable"),
+        disk_free_bytes=_disk_free_bytes(state_directory),
+        temperature_c=_temperature_c(),
+        agent_rss_bytes=_own_rss_bytes(),
+        inference_rss_bytes=inference_rss_bytes,
+    )
+
+
+def _read(path: str | Path) -> str:
+    try:
+        return Path(path).read_text("utf-8", "replace")[: 256 * 1024]
+    except OSError:
+        return ""
+
+
+def _processor() -> dict[str, str]:
+    """Return the fields of the first processor in /proc/cpuinfo, and of the board after the last."""
+    fields: dict[str, str] = {}
+    for row in _read("/proc/cpuinfo").splitlines():
+        name, separator, value = row.partition(":")
+        if separator:
+            fields.setdefault(name.strip().lower(), value.strip())
+    return fields
+
+
+def _cpu_model(processor: Mapping[str, str]) -> str:
+    # ARM kernels name no processor; the device tree names the board, which says as much.
+    board = _read("/proc/device-tree/model").rstrip("\0\n")
+    return processor.get("model name") or board or processor.get("hardware", "")
+
+
+def _features(processor: Mapping[str, str]) -> set[str]:
+    return set((processor.get("flags") or processor.get("features", "")).split())
+
+
+def _memory_bytes(field: str) -> int:
+    for row in _read("/proc/meminfo").splitlines():
+        name, _, value = row.partition(":")
+        if name == field:
+            return int(value.split()[0]) * 1024
+    return 0
+
+
+def _disk_free_bytes(directory: Path) -> int:
+    """Return what an unprivileged process may still write there."""
+    for place in (directory, *directory.parents):
+        try:
+            found = os.statvfs(place)
+        except OSError:
+            continue  # not made yet
+        return found.f_bavail * found.f_frsize
+    return 0
+
+
+def _distribution() -> str:
+    for row in _read("/etc/os-release").splitlines():
+        name, _, value = row.partition("=")
+        if name == "PRETTY_NAME":
+            return value.strip().strip('"')
+    return ""
+
+
+def _runtimes() -> dict[str, str]:
+    found = {}
+    for name in _RUNTIMES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _temperature_c() -> float | None:
+    """Return the hottest plausible zone in degrees Celsius; None where there is no sensor."""
+    readings = []
+    for zone in sorted(Path("/sys/class/thermal").glob("thermal_zone*/temp"))[:64]:
+        text = _read(zone).strip()
+        if text.lstrip("-").isdigit():
+            readings.append(int(text) / 1000)
+    low, high = _TEMPERATURE_C
+    return max((reading for reading in readings if low < reading < high), default=None)
+
+
+def _own_rss_bytes() -> int:
+    fields = _read("/proc/self/statm").split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0

@@ -21,10 +21,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime
-from edgectl_protocol.manifest import BundleConfig, TensorSpec
 from numpy.typing import NDArray
 
 from edgectl_agent.bundle import Bundle
+from edgectl_protocol.manifest import BundleConfig, TensorSpec
 
 __all__ = ["DTYPES", "Model", "ModelRefused", "RunFailed", "Tensor", "shape_fits", "threads_for"]
 
@@ -134,7 +134,7 @@ class Model:
         """
         try:
             values = self._session.run(self._outputs, inputs)
-        except Exception as error:  # noqa: BLE001  # the runtime raises a dozen unrelated types
+        except Exception as error:  # the runtime raises a dozen unrelated types
             raise RunFailed(_first_line(error)) from error
         return dict(zip(self._outputs, values, strict=True))
 

@@ -1,39 +1,215 @@
-"""What the device has to say and the server has not yet acknowledged, on disk."""
+"""What the device has to say and the server has not yet acknowledged, on disk.
+
+A queue in one SQLite file, keyed (boot, seq). SQLite rather than files of our own, because its
+journal is what survives a kill or a power loss in the middle of a write, and acknowledgements may
+come in any order.
+
+* An event is on the disk before `put` returns. Telemetry is written in the same order without
+  waiting for the disk: it survives a kill of the agent, a power loss may cost the last of it.
+* Within the byte budget, the oldest telemetry goes first, and only then the oldest events.
+* A damaged file is thrown away with a warning: the device must go on without its past.
+"""
 
 from __future__ import annotations
 
+import logging
+import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from msgspec import Struct
 
-__all__ = ["Spool", "Spooled"]
+from edgectl_agent.errors import AgentError
+from edgectl_protocol.messages import MESSAGE_BYTES_MAX, DeviceEvent, TelemetryBatch, encode
+
+__all__ = ["Spool", "SpoolFull", "Spooled"]
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["event", "telemetry"]
+
+_ROW_BYTES = 64
+"""What a row costs beside its payload; part of the budget."""
+_PAGE_BYTES = 4096
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS message (
+    position INTEGER PRIMARY KEY AUTOINCREMENT,
+    boot INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    payload BLOB NOT NULL,
+    UNIQUE (boot, seq)
+);
+CREATE INDEX IF NOT EXISTS message_by_kind ON message (kind, position);
+CREATE TABLE IF NOT EXISTS counter (boot INTEGER PRIMARY KEY, seq INTEGER NOT NULL);
+"""
+
+
+class SpoolFull(AgentError):
+    """The message cannot be kept: larger than the budget, or the disk is full."""
 
 
 class Spooled(Struct, frozen=True, kw_only=True):
     """One message that waits for its acknowledgement."""
 
-    kind: Literal["event", "telemetry"]
+    kind: Kind
     boot: int
     seq: int
     payload: bytes
 
 
 class Spool:
-    """A durable queue within a byte budget."""
+    """A durable queue within a byte budget; safe to use from several threads.
+
+    Attributes:
+        dropped: messages that the budget has cost since the spool was opened.
+    """
 
     def __init__(self, directory: Path, *, bytes_max: int, boot: int) -> None:
-        raise NotImplementedError
+        """Open the spool in `directory`, which is made if need be.
 
-    def put(self, kind: Literal["event", "telemetry"], make: Callable[[int], Any]) -> int:
-        raise NotImplementedError
+        Args:
+            directory: holds nothing else.
+            bytes_max: budget of what waits, in bytes of payload and overhead.
+            boot: number of this start of the agent; grows with each.
+
+        Raises:
+            OSError: the directory cannot be used.
+        """
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._path = directory / "spool.db"
+        self._bytes_max = bytes_max
+        self._boot = boot
+        self._lock = threading.Lock()
+        self.dropped = 0
+        try:
+            self._database = _open(self._path)
+        except sqlite3.DatabaseError as error:
+            log.warning("the spool is damaged and thrown away: %s", error)
+            for suffix in ("", "-wal", "-shm"):
+                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            self._database = _open(self._path)
+        (self._bytes,) = self._database.execute(
+            "SELECT coalesce(sum(length(payload) + ?), 0) FROM message", (_ROW_BYTES,)
+        ).fetchone()
+        row = self._database.execute("SELECT seq FROM counter WHERE boot = ?", (boot,)).fetchone()
+        self._seq: int = row[0] if row else 0
+
+    def put(self, kind: Kind, make: Callable[[int], DeviceEvent | TelemetryBatch]) -> int:
+        """Keep the message that `make` makes of its number, and return the number.
+
+        Args:
+            kind: decides what is dropped first and how hard it is written.
+            make: gets the next `seq`; called once, under the spool's lock.
+
+        Raises:
+            SpoolFull: ``spool.full``; nothing was kept and the number is not used.
+        """
+        with self._lock:
+            seq = self._seq + 1
+            payload = encode(make(seq))
+            size = len(payload) + _ROW_BYTES
+            if size > self._bytes_max or len(payload) > MESSAGE_BYTES_MAX:
+                raise SpoolFull("spool.full", f"a message of {size} bytes does not fit the spool")
+            self._make_room(size)
+            try:
+                self._insert(kind, seq, payload)
+            except sqlite3.OperationalError as error:
+                # The disk is full, not the budget: old telemetry is worth less than a new event.
+                if kind == "telemetry" or not self._drop_telemetry(size):
+                    raise SpoolFull("spool.full", f"cannot write the spool: {error}") from error
+                try:
+                    self._insert(kind, seq, payload)
+                except sqlite3.OperationalError as again:
+                    raise SpoolFull("spool.full", f"cannot write the spool: {again}") from again
+            self._seq = seq
+            self._bytes += size
+            return seq
 
     def pending(self, limit: int = 32) -> list[Spooled]:
-        raise NotImplementedError
+        """Return the oldest messages that wait, at most `limit` of them."""
+        with self._lock:
+            rows = self._database.execute(
+                "SELECT kind, boot, seq, payload FROM message ORDER BY position LIMIT ?", (limit,)
+            ).fetchall()
+        return [
+            Spooled(kind=kind, boot=boot, seq=seq, payload=payload)
+            for kind, boot, seq, payload in rows
+        ]
 
     def acknowledge(self, boot: int, seq: int) -> None:
-        raise NotImplementedError
+        """Forget a message; nothing happens when it is not there."""
+        with self._lock, self._database:
+            row = self._database.execute(
+                "DELETE FROM message WHERE boot = ? AND seq = ? RETURNING length(payload)",
+                (boot, seq),
+            ).fetchone()
+            if row is not None:
+                self._bytes -= row[0] + _ROW_BYTES
 
     def close(self) -> None:
-        raise NotImplementedError
+        """Close the file; the spool cannot be used afterwards."""
+        with self._lock:
+            self._database.close()
+
+    def _insert(self, kind: Kind, seq: int, payload: bytes) -> None:
+        # In WAL mode FULL waits for the disk at each commit, NORMAL only at checkpoints.
+        self._database.execute(f"PRAGMA synchronous = {'FULL' if kind == 'event' else 'NORMAL'}")
+        with self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            self._database.execute(
+                "INSERT INTO message (boot, seq, kind, payload) VALUES (?, ?, ?, ?)",
+                (self._boot, seq, kind, payload),
+            )
+            self._database.execute("DELETE FROM counter WHERE boot <> ?", (self._boot,))
+            self._database.execute(
+                "INSERT INTO counter (boot, seq) VALUES (?1, ?2) "
+                "ON CONFLICT (boot) DO UPDATE SET seq = ?2",
+                (self._boot, seq),
+            )
+
+    def _make_room(self, size: int) -> None:
+        while self._bytes + size > self._bytes_max and (
+            self._drop_oldest("telemetry") or self._drop_oldest("event")
+        ):
+            pass
+
+    def _drop_telemetry(self, size: int) -> bool:
+        """Drop old telemetry of at least `size` bytes; say whether any was dropped."""
+        before = self._bytes
+        while before - self._bytes < size + _PAGE_BYTES and self._drop_oldest("telemetry"):
+            pass
+        return self._bytes < before
+
+    def _drop_oldest(self, kind: Kind) -> bool:
+        with self._database:
+            row = self._database.execute(
+                "DELETE FROM message WHERE position = "
+                "(SELECT min(position) FROM message WHERE kind = ?) RETURNING length(payload)",
+                (kind,),
+            ).fetchone()
+        if row is None:
+            return False
+        self._bytes -= row[0] + _ROW_BYTES
+        self.dropped += 1
+        return True
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """Open the file, whole and of our schema, or raise `sqlite3.DatabaseError`."""
+    database = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=5)
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA wal_autocheckpoint = 64")
+        database.execute("PRAGMA journal_size_limit = 524288")
+        (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
+        database.executescript(_SCHEMA)
+    except BaseException:
+        database.close()
+        raise
+    path.chmod(0o600)
+    return database

@@ -1,14 +1,52 @@
-"""The trial: a candidate is proved on this very device by a process that may die alone."""
+"""The trial: a candidate is proved on this very device by a process that may die alone.
+
+The supervisor's side. It starts ``python -m edgectl_agent.trial_child``, hands it the bundle, and
+judges how it ends:
+
+=============================  ========  =====================================================
+what happened                  verdict   code
+=============================  ========  =====================================================
+all golden cases, in budget    OK
+outputs differ                 REJECTED  ``trial.golden``
+not loadable, fails on input   REJECTED  ``trial.load``, ``trial.run``, ``trial.golden_malformed``
+over the bundle's budget       REJECTED  ``trial.budget``
+beyond the memory limit        REJECTED  ``trial.memory``
+not done in time               REJECTED  ``trial.timeout``
+killed by a signal             REJECTED  ``trial.crashed`` with the signal's name
+files unreadable               FAILED    ``trial.unreadable``
+no process, runtime or memory  FAILED    ``trial.start``, ``trial.runtime``, ``trial.memory_low``
+somebody ended it              FAILED    ``trial.stopped``
+=============================  ========  =====================================================
+
+A death before the child has touched the candidate is never the candidate's fault.
+"""
 
 from __future__ import annotations
 
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
 from enum import StrEnum
+from pathlib import Path
+from typing import IO
 
-from edgectl_agent.bundle import Bundle
-from edgectl_protocol.messages import Reason, TrialReport
+import msgspec
 from msgspec import Struct
 
-__all__ = ["TrialResult", "Verdict", "run_trial"]
+from edgectl_agent.bundle import Bundle
+from edgectl_agent.errors import make_reason
+from edgectl_agent.inference.process import child_environment
+from edgectl_protocol.messages import Reason, TrialReport
+
+__all__ = ["Progress", "Task", "TrialResult", "Verdict", "run_trial"]
+
+_POLL_S = 0.05
+_OUTPUT_BYTES_MAX = 64 * 1024
+_TAIL_CHARACTERS = 300
+_STOPPED_BY = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
 class Verdict(StrEnum):
@@ -27,6 +65,167 @@ class TrialResult(Struct, frozen=True, kw_only=True):
     report: TrialReport | None = None
 
 
+class Task(Struct, frozen=True, kw_only=True):
+    """What the child gets, as one line of JSON on its standard input."""
+
+    bundle: Bundle
+    timeout_s: float
+    memory_bytes_max: int
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """What the child says, as lines of JSON: that it begins with the candidate, then the result."""
+
+    result: TrialResult | None = None
+
+
 def run_trial(bundle: Bundle, *, timeout_s: float, memory_bytes_max: int) -> TrialResult:
-    """Prove `bundle` in a throw-away process."""
-    raise NotImplementedError
+    """Prove `bundle` in a throw-away process and return the verdict; raises nothing.
+
+    Args:
+        bundle: verified files.
+        timeout_s: wall time for everything.
+        memory_bytes_max: resident memory of the whole trial process; runtime and interpreter alone
+            take about 50 MB of it.
+    """
+    task = Task(bundle=bundle, timeout_s=timeout_s, memory_bytes_max=memory_bytes_max)
+    try:
+        with _Child(task) as child:
+            child.watch()
+            return child.judge()
+    except OSError as error:
+        return _failed("trial.start", f"cannot start the trial process: {error}")
+
+
+class _Child:
+    """The trial process and what has been heard from it."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._killed_for = ""
+        self._output = bytearray()
+        self._errors = bytearray()
+        ours, theirs = os.pipe()
+        self._lines = open(ours, "rb", buffering=0)  # noqa: SIM115  # closed by __exit__
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "edgectl_agent.trial_child", str(theirs)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=(theirs,),
+                env=child_environment(),
+                start_new_session=True,
+                bufsize=0,
+            )
+        except BaseException:
+            self._lines.close()
+            raise
+        finally:
+            os.close(theirs)
+
+    def __enter__(self) -> _Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._kill("")
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stderr, self._lines):
+            if stream is not None:
+                stream.close()
+
+    def watch(self) -> None:
+        """Hand over the task and wait for the end, by itself or by a limit."""
+        deadline = time.monotonic() + self._task.timeout_s
+        assert self._process.stdin is not None
+        assert self._process.stderr is not None
+        try:
+            # Stays open: its end tells the child that nobody waits for it any more.
+            self._process.stdin.write(msgspec.json.encode(self._task) + b"\n")
+        except BrokenPipeError:
+            pass  # it is dead already, and how it died says more
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._lines, selectors.EVENT_READ, self._output)
+            selector.register(self._process.stderr, selectors.EVENT_READ, self._errors)
+            while selector.get_map():
+                for key, _ in selector.select(_POLL_S):
+                    stream: IO[bytes] = key.fileobj  # type: ignore[assignment]
+                    if not _read(stream, key.data):
+                        selector.unregister(stream)
+                if time.monotonic() > deadline:
+                    self._kill("trial.timeout")
+                elif self._rss_bytes() > self._task.memory_bytes_max:
+                    self._kill("trial.memory")
+        try:
+            self._process.wait(max(deadline - time.monotonic(), _POLL_S))
+        except subprocess.TimeoutExpired:
+            self._kill("trial.timeout")
+            self._process.wait()
+
+    def judge(self) -> TrialResult:
+        """Return the verdict, once the child has ended."""
+        begun, result = self._heard()
+        if result is not None and not self._killed_for:
+            return result
+        code, detail = self._cause()
+        if code == "trial.stopped":
+            return _failed(code, detail)
+        if not begun:
+            if code == "trial.memory":
+                return _failed("trial.memory_low", "the runtime alone does not fit: " + detail)
+            return _failed("trial.runtime", "the runtime does not start: " + detail)
+        return TrialResult(verdict=Verdict.REJECTED, reason=make_reason(code, detail))
+
+    def _heard(self) -> tuple[bool, TrialResult | None]:
+        """Return whether the candidate was begun with, and the result if there is one."""
+        begun, result = False, None
+        for content in bytes(self._output).splitlines():
+            try:
+                progress = msgspec.json.decode(content, type=Progress)
+            except msgspec.MsgspecError:
+                break  # cut short by its death
+            begun, result = True, progress.result
+        return begun, result
+
+    def _cause(self) -> tuple[str, str]:
+        """Return code and detail of an end without a result."""
+        limits = self._task
+        tail = bytes(self._errors[-4 * _TAIL_CHARACTERS :]).decode("utf-8", "replace").strip()
+        tail = tail[-_TAIL_CHARACTERS:]
+        number = -self._process.returncode
+        if self._killed_for == "trial.timeout" or number == signal.SIGXCPU:
+            return "trial.timeout", f"not done after {limits.timeout_s:g} s"
+        if self._killed_for == "trial.memory" or "bad_alloc" in tail or "MemoryError" in tail:
+            return "trial.memory", f"more than {limits.memory_bytes_max} bytes of memory: {tail}"
+        if number > 0:
+            try:
+                name = signal.Signals(number).name
+            except ValueError:
+                name = f"signal {number}"
+            code = "trial.stopped" if number in _STOPPED_BY else "trial.crashed"
+            return code, f"killed by {name}: {tail}".rstrip(": ")
+        return "trial.crashed", f"ended with status {-number}: {tail}"
+
+    def _kill(self, cause: str) -> None:
+        if self._process.poll() is None:
+            self._killed_for = self._killed_for or cause
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _rss_bytes(self) -> int:
+        try:
+            pages = int(Path(f"/proc/{self._process.pid}/statm").read_text("ascii").split()[1])
+        except (OSError, IndexError, ValueError):
+            return 0  # it has ended
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _read(stream: IO[bytes], into: bytearray) -> bool:
+    """Read what is there, keep the last of it, and say whether more may come."""
+    content = stream.read(65536)
+    into += content
+    del into[:-_OUTPUT_BYTES_MAX]
+    return bool(content)
+
+
+def _failed(code: str, detail: str) -> TrialResult:
+    return TrialResult(verdict=Verdict.FAILED, reason=make_reason(code, detail))

@@ -8,10 +8,10 @@ that the supervisor holds. No runtime is imported here, because the supervisor i
 from __future__ import annotations
 
 import msgspec
-from edgectl_protocol.names import ModelName
 from msgspec import Raw, Struct
 
 from edgectl_agent.bundle import Bundle
+from edgectl_protocol.names import ModelName
 
 __all__ = [
     "LINE_BYTES_MAX",
@@ -20,10 +20,10 @@ __all__ = [
     "Load",
     "Loaded",
     "Reply",
+    "SlotHealth",
     "Start",
     "Started",
     "Tally",
-    "SlotHealth",
     "Unload",
     "Window",
     "Windows",

@@ -13,11 +13,11 @@ import time
 from collections.abc import Mapping
 
 import numpy as np
+
+from edgectl_agent.inference.control import SlotHealth, Tally
+from edgectl_agent.runtime import Tensor
 from edgectl_protocol.histograms import CONFIDENCE_EDGES, LATENCY_EDGES_US, bin_of
 from edgectl_protocol.manifest import BundleConfig
-
-from edgectl_agent.inference.control import Tally, SlotHealth
-from edgectl_agent.runtime import Tensor
 
 __all__ = ["Counts"]
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 import msgspec
-from edgectl_protocol.messages import InferenceWindow
 
 from edgectl_agent.bundle import Bundle
 from edgectl_agent.clock import now
@@ -29,15 +28,16 @@ from edgectl_agent.inference.control import (
     Load,
     Loaded,
     Reply,
+    SlotHealth,
     Start,
     Started,
-    SlotHealth,
     Unload,
     Window,
     Windows,
     line,
 )
 from edgectl_agent.inference.errors import InferenceDown, LoadFailed, SlotEmpty
+from edgectl_protocol.messages import InferenceWindow
 
 __all__ = [
     "InferenceDown",

@@ -19,11 +19,11 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
-from edgectl_protocol.manifest import BundleConfig, TensorSpec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from edgectl_agent.bundle import Bundle
 from edgectl_agent.runtime import DTYPES, Tensor, shape_fits
+from edgectl_protocol.manifest import BundleConfig, TensorSpec
 
 __all__ = ["Call", "Refused", "encode_outputs", "parse_call", "response_parameters"]
 

@@ -17,12 +17,12 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import msgspec
-from edgectl_protocol import __version__
 
 from edgectl_agent.inference.endpoint import Answer, Request
 from edgectl_agent.inference.protocol import Refused, encode_outputs, parse_call
 from edgectl_agent.inference.slots import Served, Slots
 from edgectl_agent.runtime import RunFailed
+from edgectl_protocol import __version__
 
 __all__ = ["Routes", "failure"]
 

@@ -14,6 +14,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper
+
 from edgectl_agent.bundle import Bundle
 from edgectl_agent.inference.process import InferenceProcess
 from edgectl_protocol.manifest import (
@@ -26,7 +28,6 @@ from edgectl_protocol.manifest import (
     Tolerance,
 )
 from edgectl_protocol.names import digest_of
-from onnx import TensorProto, helper
 
 ACTIVITY = Path(__file__).parents[3] / "server" / "edgectl" / "demo" / "activity"
 HAR = ACTIVITY / "har_v1.onnx"

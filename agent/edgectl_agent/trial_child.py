@@ -1,0 +1,166 @@
+"""The trial process: loads one candidate, replays its golden inputs, says what it saw, ends.
+
+``python -m edgectl_agent.trial_child <descriptor>``, started by `edgectl_agent.trial` only. The
+task comes on standard input, which then stays open: its end means that the supervisor has died.
+
+Limits are set before the candidate is touched: processor time, memory, no core file. Memory means
+resident memory of the whole process; the kernel limits only what is reserved, so that what is
+reserved but not used at this point is added.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edgectl_agent.errors import make_reason
+from edgectl_agent.trial import Progress, Task, TrialResult, Verdict
+from edgectl_protocol.manifest import Budget
+from edgectl_protocol.messages import TrialReport
+
+if TYPE_CHECKING:
+    from edgectl_agent.golden import Replay
+
+__all__ = ["main"]
+
+_ADDRESS_SLACK_BYTES = 512 * 1024 * 1024
+"""Address space that libraries reserve and never use: thread arenas, stacks."""
+_REPLAY_S_MAX = 2.0
+
+
+def main(arguments: list[str]) -> int:
+    """Carry out the task; the result goes to the inherited descriptor."""
+    output = int(arguments[0])
+    task = msgspec.json.decode(sys.stdin.buffer.readline(), type=Task)
+    threading.Thread(target=_end_with_supervisor, daemon=True).start()
+    _limit_processor(task.timeout_s)
+    try:
+        # Imported here: a runtime that cannot be imported is a finding, not a traceback.
+        from edgectl_agent import golden, runtime
+    except ImportError as error:
+        _say(output, _result(Verdict.FAILED, "trial.runtime", f"no runtime: {error}"))
+        return 0
+    del golden, runtime
+    if not _limit_memory(task.memory_bytes_max):
+        detail = f"{task.memory_bytes_max} bytes do not even hold the runtime"
+        _say(output, _result(Verdict.FAILED, "trial.memory_low", detail))
+        return 0
+    _say(output, None)
+    _say(output, _prove(task))
+    return 0
+
+
+def _prove(task: Task) -> TrialResult:
+    """Load and replay; every way in which the candidate can be wrong becomes a verdict."""
+    from edgectl_agent.golden import GoldenMalformed, read_golden, replay
+    from edgectl_agent.runtime import Model, ModelRefused, RunFailed
+
+    bundle = task.bundle
+    try:
+        cases = read_golden(Path(bundle.golden), bundle.config)
+        model = Model(bundle)
+        seen = replay(model, cases, seconds_max=min(_REPLAY_S_MAX, task.timeout_s / 4))
+    except ModelRefused as error:
+        if error.code == "load.unreadable":
+            return _result(Verdict.FAILED, "trial.unreadable", error.detail)
+        return _result(Verdict.REJECTED, "trial.load", error.detail)
+    except GoldenMalformed as error:
+        return _result(Verdict.REJECTED, "trial.golden_malformed", str(error))
+    except MemoryError:
+        detail = f"more than {task.memory_bytes_max} bytes of memory"
+        return _result(Verdict.REJECTED, "trial.memory", detail)
+    except RunFailed as error:
+        return _result(Verdict.REJECTED, "trial.run", f"fails on a golden input: {error}")
+    except OSError as error:
+        return _result(Verdict.FAILED, "trial.unreadable", f"cannot read a file: {error}")
+    return _judge(task, model.load_ms, seen)
+
+
+def _judge(task: Task, load_ms: float, seen: Replay) -> TrialResult:
+    config = task.bundle.config
+    report = TrialReport(
+        golden_passed=seen.passed,
+        golden_total=seen.total,
+        load_ms=load_ms,
+        latency_p50_us=seen.latency_p50_us,
+        latency_p95_us=seen.latency_p95_us,
+        rss_bytes=_status_bytes("VmHWM"),
+        max_abs_diff=seen.max_abs_diff,
+    )
+    if seen.passed < config.golden.agreement_min * seen.total:
+        return _result(
+            Verdict.REJECTED,
+            "trial.golden",
+            f"{seen.passed} of {seen.total} golden cases agree, "
+            f"at least {config.golden.agreement_min:g} of them must; first: {seen.first_failure}",
+            report,
+        )
+    over = _over_budget(report, config.budget)
+    if over:
+        return _result(Verdict.REJECTED, "trial.budget", over, report)
+    return TrialResult(verdict=Verdict.OK, report=report)
+
+
+def _over_budget(report: TrialReport, budget: Budget) -> str:
+    """Return what is over the bundle's budget, or nothing."""
+    return "; ".join(
+        f"{name} {got:.6g}, allowed {allowed:.6g}"
+        for name, got, allowed in (
+            ("latency_p95_us", report.latency_p95_us, budget.latency_p95_us),
+            ("load_ms", report.load_ms, budget.load_ms),
+            ("rss_bytes", report.rss_bytes, budget.rss_bytes),
+        )
+        if allowed is not None and got > allowed
+    )
+
+
+def _limit_processor(timeout_s: float) -> None:
+    seconds = math.ceil(timeout_s * (os.cpu_count() or 1)) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _limit_memory(bytes_max: int) -> bool:
+    """Limit memory to `bytes_max` resident; say whether anything is left for the candidate."""
+    left = bytes_max - _status_bytes("VmRSS")
+    if left <= 0:
+        return False
+    data = _status_bytes("VmData") + left
+    space = _status_bytes("VmSize") + left + _ADDRESS_SLACK_BYTES
+    resource.setrlimit(resource.RLIMIT_DATA, (data, data))
+    resource.setrlimit(resource.RLIMIT_AS, (space, space))
+    return True
+
+
+def _status_bytes(field: str) -> int:
+    for row in Path("/proc/self/status").read_text("ascii", "replace").splitlines():
+        if row.startswith(field + ":"):
+            return int(row.split()[1]) * 1024
+    return 0
+
+
+def _end_with_supervisor() -> None:
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os._exit(1)
+
+
+def _say(output: int, result: TrialResult | None) -> None:
+    os.write(output, msgspec.json.encode(Progress(result=result)) + b"\n")
+
+
+def _result(
+    verdict: Verdict, code: str, detail: str, report: TrialReport | None = None
+) -> TrialResult:
+    return TrialResult(verdict=verdict, reason=make_reason(code, detail), report=report)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
