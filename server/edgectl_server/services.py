@@ -7,9 +7,12 @@ from typing import Any
 
 from edgectl_server.auth import Auth
 from edgectl_server.hub import Hub
+from edgectl_server.jobs import Jobs
+from edgectl_server.registry import Registry
 from edgectl_server.settings import Settings
 from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
+from edgectl_server.uploads import Uploads
 
 __all__ = ["Services"]
 
@@ -23,9 +26,9 @@ class Services:
     blobs: BlobStore
     hub: Hub
     auth: Auth
-    jobs: Any = None
-    uploads: Any = None
-    registry: Any = None
+    jobs: Jobs
+    uploads: Uploads
+    registry: Registry
     enrolment: Any = None
     fleet: Any = None
     rollouts: Any = None

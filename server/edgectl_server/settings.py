@@ -61,11 +61,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A job whose worker has been silent for so long is taken up again."""
     job_attempts_max: _Positive = 3
     """How often a job is tried before it has failed."""
-    pipeline_memory_bytes_max: _Positive = 4 * 1024 * _MEBIBYTE
-    """Memory of the process that works on an uploaded model."""
-    pipeline_cpu_s_max: _Positive = 900
+    pipeline_memory_bytes_max: Annotated[int, Meta(ge=256 * _MEBIBYTE)] = 8 * 1024 * _MEBIBYTE
+    """Address space of the process that works on an uploaded model; it uses much less of it."""
+    pipeline_cpu_s_max: _Positive = 3600
     """Processor time of that process."""
-    pipeline_wall_s_max: _Positive = 1800
+    pipeline_wall_s_max: _Positive = 3600
     """Time by the clock of that process."""
     tick_s: Annotated[float, Meta(ge=0.05, le=60)] = 0.5
     """How often rollouts are looked at."""

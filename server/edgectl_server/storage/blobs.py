@@ -8,7 +8,6 @@ Memory is bounded whatever the blob's size.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,12 @@ from obstore.store import LocalStore, from_url
 
 from edgectl_protocol.names import digest_of, hex_of
 from edgectl_server.errors import NotFound, Refused, Unavailable
-from edgectl_server.storage.files import make_private_directory, sync_directory
+from edgectl_server.storage.files import (
+    make_private_directory,
+    move_durably,
+    sync_directory,
+    sync_file,
+)
 
 __all__ = ["BlobStore", "file_digest"]
 
@@ -65,8 +69,13 @@ class BlobStore:
                     hint="check blobs_url, and the credentials in the environment",
                 ) from error
 
-    def add_file(self, path: Path, *, expected: str | None = None) -> str:
+    def add_file(self, path: Path, *, expected: str | None = None, consume: bool = False) -> str:
         """Add the content of the file `path` and return its digest.
+
+        Args:
+            path: a file that nobody writes to any more.
+            expected: what the digest must be.
+            consume: the file is not needed any more and may be moved into the store.
 
         Raises:
             Refused: ``blob.digest``: the content is not `expected`.
@@ -76,10 +85,15 @@ class BlobStore:
         if expected is not None and digest != expected:
             raise Refused("blob.digest", f"the content is {digest}, expected {expected}")
         size = path.stat().st_size
+        if consume and self._directory is not None and _same_device(path, self._directory):
+            move_durably(path, self._directory / _key(digest))
+            return digest
         if size <= _SINGLE_PUT_BYTES_MAX:
             self._put(digest, size, path.read_bytes())
         else:
             self._put(digest, size, path)
+        if consume:
+            path.unlink()
         return digest
 
     def add_bytes(self, content: bytes) -> str:
@@ -185,11 +199,7 @@ class BlobStore:
         if self._directory is None:
             return
         path = self._directory / _key(digest)
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_file(path)
         sync_directory(path.parent)
         sync_directory(path.parent.parent)
 
@@ -197,6 +207,10 @@ class BlobStore:
 def _key(digest: str) -> str:
     name = hex_of(digest)
     return f"sha256/{name[:2]}/{name}"
+
+
+def _same_device(one: Path, other: Path) -> bool:
+    return one.stat().st_dev == other.stat().st_dev
 
 
 def _missing(digest: str) -> NotFound:

@@ -10,7 +10,13 @@ import os
 import secrets
 from pathlib import Path
 
-__all__ = ["make_private_directory", "sync_directory", "write_durably"]
+__all__ = [
+    "make_private_directory",
+    "move_durably",
+    "sync_directory",
+    "sync_file",
+    "write_durably",
+]
 
 
 def write_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:
@@ -33,6 +39,27 @@ def write_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:
         beside.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def move_durably(source: Path, target: Path) -> None:
+    """Give the file `source` the name `target`, durably; both are on one file system.
+
+    The content is synchronised before it gets the name.
+    """
+    sync_file(source)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.replace(target)
+    sync_directory(target.parent)
+    sync_directory(target.parent.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of the file `path` durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sync_directory(path: Path) -> None:

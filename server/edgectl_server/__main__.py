@@ -1,0 +1,8 @@
+"""``python -m edgectl_server``: see `edgectl_server.cli`."""
+
+from __future__ import annotations
+
+from edgectl_server.cli import main
+
+if __name__ == "__main__":
+    main()

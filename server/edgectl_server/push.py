@@ -1,0 +1,270 @@
+"""The push job: from uploaded files to a published version.
+
+::
+
+    pipeline (a child process) → pack (blobs) → rows ═╗ transaction 1
+    sign the manifests (TUF) → publish the metadata → ╚ version ready, job done: transaction 2
+
+A crash between any two steps is harmless. Before transaction 1 nothing is known outside: the
+pipeline runs again. After it the manifests are fixed by their digests, and signing, publishing and
+ending can each be done twice. So what is signed for a version is one content, for ever, though the
+pipeline would not make the same bytes twice (it measures latencies).
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from edgectl_protocol.manifest import Lineage, decode_manifest
+from edgectl_server.api.schemas import PushOptions
+from edgectl_server.errors import ServerError
+from edgectl_server.jobs import JobCancelled, JobContext, JobFailed
+from edgectl_server.pipeline.errors import PipelineCancelled, PipelineError, PipelineRefused
+from edgectl_server.pipeline.spec import PipelineLimits, PipelineSpec, Progress, to_document
+from edgectl_server.settings import Settings
+from edgectl_server.signing.repository import Target
+from edgectl_server.storage.blobs import BlobStore
+from edgectl_server.storage.database import Database
+from edgectl_server.storage.files import make_private_directory
+from edgectl_server.storage.tables import Blob, BundleVariant, Job, ModelVersion
+
+if TYPE_CHECKING:
+    from edgectl_server.pipeline.pack import PackedVariant
+
+__all__ = ["PushHandler", "PushRefused"]
+
+logger = logging.getLogger(__name__)
+
+
+class PushRefused(JobFailed):
+    """The model or its data are not acceptable; ``data["report"]`` is what was tried."""
+
+    title = "The push was refused"
+
+
+class Signs(Protocol):
+    """What is needed of the TUF repository."""
+
+    def add_targets(self, targets: Sequence[Target], now: datetime) -> bool:
+        """Sign for manifests."""
+
+
+class Publishes(Protocol):
+    """What is needed of the publisher."""
+
+    def publish_metadata(self) -> object:
+        """Bring the signed metadata to the broker."""
+
+
+class _Packed(NamedTuple):
+    """Bundles in the blob store, and the report about them."""
+
+    variants: list[PackedVariant]
+    report: dict[str, Any]
+
+
+class PushHandler:
+    """Handles jobs of kind ``push``."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        settings: Settings,
+        database: Database,
+        blobs: BlobStore,
+        repository: Signs,
+        publisher: Publishes,
+        now: Callable[[], datetime],
+    ) -> None:
+        """Take what it needs; `directory` holds one folder a job while it is worked on."""
+        self._directory = make_private_directory(directory)
+        for left in self._directory.iterdir():  # of a server that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        self._settings = settings
+        self._database = database
+        self._blobs = blobs
+        self._repository = repository
+        self._publisher = publisher
+        self._now = now
+
+    def run(self, context: JobContext) -> None:
+        """Do the push; see the module."""
+        version = self._version(context)
+        variants = self._variants(version)
+        if not variants:
+            self._make(context, version)
+            variants = self._variants(version)
+        context.check()
+        context.progress("sign", f"{len(variants)} variants")
+        self._repository.add_targets(_targets(variants), self._now())
+        context.progress("publish", f"{version.model} {version.version}")
+        self._publisher.publish_metadata()
+        with self._database.write() as session:
+            context.finish(session, _result(version, variants))
+            row = session.get(ModelVersion, version.id, with_for_update=True)
+            assert row is not None
+            row.state = "ready"
+
+    def ended(self, session: Session, job: Job, error: ServerError) -> None:
+        """Mark the version, in the transaction in which the job ends without a result."""
+        row = session.get(ModelVersion, job.payload["version_id"], with_for_update=True)
+        if row is None or row.job != job.id:
+            return
+        row.state = "refused" if isinstance(error, PushRefused) else "failed"
+        if "report" in error.data:
+            row.report = error.data["report"]
+
+    # ------------------------------------------------------------ steps
+
+    def _make(self, context: JobContext, version: ModelVersion) -> None:
+        """Run the pipeline, pack what it has made, and write the rows."""
+        directory = make_private_directory(self._directory / context.id / str(context.fence))
+        try:
+            with _translated():
+                packed = self._packed(context, version, directory)
+        finally:
+            shutil.rmtree(directory.parent, ignore_errors=True)
+        with self._database.write() as session:
+            context.hold(session)
+            row = session.get(ModelVersion, version.id, with_for_update=True)
+            assert row is not None
+            row.report = packed.report
+            session.add_all(_row(version, one) for one in packed.variants)
+            for digest, size in _blobs_of(packed.variants).items():
+                session.merge(Blob(digest=digest, size=size, created_at=self._now()))
+
+    def _packed(self, context: JobContext, version: ModelVersion, directory: Path) -> _Packed:
+        """Run the pipeline, and put what it has made into the blob store."""
+        from edgectl_server.pipeline.pack import pack
+        from edgectl_server.pipeline.runner import run_pipeline
+
+        def tell(progress: Progress) -> None:
+            context.progress(progress.stage, progress.message, progress.done, progress.total)
+
+        context.progress("fetch", version.source_name)
+        spec = self._spec(context, version, directory)
+        work = make_private_directory(directory / "work")
+        result = run_pipeline(spec, work, on_progress=tell, cancelled=context.cancelled)
+        context.progress("pack")
+        variants = pack(
+            result,
+            work,
+            blobs=self._blobs,
+            model=version.model,
+            version=version.version,
+            labels=spec.labels,
+            lineage=Lineage(**context.payload["lineage"]),
+        )
+        return _Packed(variants, to_document(result.report))
+
+    def _spec(self, context: JobContext, version: ModelVersion, directory: Path) -> PipelineSpec:
+        def fetch(digest: str | None, name: str) -> Path | None:
+            if digest is None:
+                return None
+            context.check()
+            self._blobs.copy_to(digest, directory / name)
+            return directory / name
+
+        options = PushOptions.model_validate(version.options)
+        source = fetch(version.source, "source.onnx")
+        assert source is not None
+        return PipelineSpec(
+            model=version.model,
+            version=version.version,
+            source=source,
+            calibration=fetch(version.calibration, "calibration.npz"),
+            evaluation=fetch(version.evaluation, "evaluation.npz"),
+            max_drop_points=options.max_drop_points,
+            precisions=tuple(sorted(set(options.precisions))),
+            labels=tuple(options.labels),
+            limits=PipelineLimits(
+                memory_bytes=self._settings.pipeline_memory_bytes_max,
+                cpu_s=self._settings.pipeline_cpu_s_max,
+                wall_s=float(self._settings.pipeline_wall_s_max),
+            ),
+        )
+
+    def _version(self, context: JobContext) -> ModelVersion:
+        with self._database.read() as session:
+            row = session.get(ModelVersion, context.payload["version_id"])
+            assert row is not None, context.payload
+            return row
+
+    def _variants(self, version: ModelVersion) -> Sequence[BundleVariant]:
+        with self._database.read() as session:
+            return session.scalars(
+                select(BundleVariant)
+                .where(BundleVariant.version_id == version.id)
+                .order_by(BundleVariant.rank)
+            ).all()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn the pipeline's errors into those of a job."""
+    try:
+        yield
+    except PipelineCancelled as error:
+        raise JobCancelled from error
+    except PipelineError as error:
+        kind = PushRefused if isinstance(error, PipelineRefused) else JobFailed
+        raise kind(error.code, error.detail, hint=error.hint, data=dict(error.data)) from error
+
+
+def _targets(variants: Sequence[BundleVariant]) -> list[Target]:
+    return [
+        Target(path=one.target, digest=one.manifest, length=one.manifest_size) for one in variants
+    ]
+
+
+def _row(version: ModelVersion, packed: PackedVariant) -> BundleVariant:
+    return BundleVariant(
+        version_id=version.id,
+        variant=packed.variant,
+        precision=packed.precision,
+        target=packed.target,
+        manifest=packed.digest,
+        manifest_size=len(packed.manifest),
+        bundle_bytes=packed.bundle_bytes,
+        model_bytes=packed.model_bytes,
+        rank=packed.rank,
+        trial=packed.trial,
+    )
+
+
+def _blobs_of(packed: Sequence[PackedVariant]) -> dict[str, int]:
+    """Return the size of every blob that the bundles consist of."""
+    sizes: dict[str, int] = {}
+    for one in packed:
+        manifest = decode_manifest(one.manifest)
+        sizes[one.digest] = len(one.manifest)
+        for descriptor in (manifest.config, *manifest.layers):
+            sizes[descriptor.digest] = descriptor.size
+    return sizes
+
+
+def _result(version: ModelVersion, variants: Sequence[BundleVariant]) -> dict[str, Any]:
+    return {
+        "model": version.model,
+        "version": version.version,
+        "variants": [
+            {
+                "variant": one.variant,
+                "precision": one.precision,
+                "manifest": one.manifest,
+                "model_bytes": one.model_bytes,
+                "bundle_bytes": one.bundle_bytes,
+            }
+            for one in variants
+        ],
+    }

@@ -1,0 +1,393 @@
+"""The model registry: models, their versions, and what happens to a push.
+
+Rules: a version is its content (model file, data, options), named once and for ever; pushing the
+same again is answered with what is there. A version that was refused or has failed may be tried
+again with the same content, and with no other. Whoever pushes names files that were uploaded
+before, by their SHA-256.
+
+::
+
+    processing ──► ready
+        ▲   └────► refused, failed
+        └── the same push again ──┘
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from edgectl_server.api.paging import PageQuery, fetch_page, match, order
+from edgectl_server.api.schemas import (
+    ModelSummary,
+    Page,
+    Problem,
+    PushAccepted,
+    PushOptions,
+    PushRequest,
+    Report,
+    Trial,
+    VariantInfo,
+    VersionDetail,
+    VersionShare,
+    VersionSummary,
+)
+from edgectl_server.errors import Conflict, NotFound, Refused
+from edgectl_server.jobs import Jobs
+from edgectl_server.storage.blobs import BlobStore
+from edgectl_server.storage.database import Database
+from edgectl_server.storage.tables import (
+    BundleVariant,
+    DesiredSlot,
+    Job,
+    Model,
+    ModelVersion,
+)
+
+__all__ = ["PUSH", "Registry", "content_of"]
+
+PUSH = "push"
+"""Kind of the job."""
+LABELS_MAX = 1024
+LABEL_CHARACTERS_MAX = 256
+_AGAIN = frozenset({"refused", "failed"})
+_MODEL_SORT = {"name": Model.name, "created_at": Model.created_at}
+_VERSION_SORT = {
+    "created_at": ModelVersion.created_at,
+    "version": ModelVersion.version,
+    "state": ModelVersion.state,
+}
+
+
+def content_of(request: PushRequest) -> str:
+    """Return the identity of a push: the digest over what decides its result."""
+    options = request.options.model_dump(mode="json")
+    options["precisions"] = sorted(set(options["precisions"]))
+    text = json.dumps(
+        {
+            "source": request.model,
+            "calibration": request.calibration,
+            "evaluation": request.evaluation,
+            "options": options,
+        },
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=True,
+    )
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+class Registry:
+    """Models and versions."""
+
+    def __init__(
+        self,
+        database: Database,
+        blobs: BlobStore,
+        jobs: Jobs,
+        now: Callable[[], datetime],
+        shares: Callable[[], Sequence[VersionShare]],
+    ) -> None:
+        """Take what it needs.
+
+        Args:
+            database: migrated.
+            blobs: where uploads are.
+            jobs: with a handler for `PUSH`.
+            now: the clock.
+            shares: how many devices run which version.
+        """
+        self._database = database
+        self._blobs = blobs
+        self._jobs = jobs
+        self._now = now
+        self._shares = shares
+
+    # ------------------------------------------------------------ pushing
+
+    def push(self, name: str, request: PushRequest, user: str) -> PushAccepted:
+        """Begin to make a version, or say that it is there.
+
+        Raises:
+            Refused: ``version.options``, ``version.parent``.
+            Conflict: ``upload.missing``, ``version.exists``.
+        """
+        _check_options(request.options)
+        self._check_uploads(request)
+        try:
+            accepted = self._push(name, request, user)
+        except IntegrityError:  # somebody else has just made the same model or version
+            accepted = self._push(name, request, user)
+        self._jobs.notify()
+        return accepted
+
+    def _push(self, name: str, request: PushRequest, user: str) -> PushAccepted:
+        content = content_of(request)
+        with self._database.write() as session:
+            model = session.get(Model, name, with_for_update=True)
+            if model is None:
+                session.add(Model(name=name, created_at=self._now(), created_by=user))
+                session.flush()
+            row = self._existing(session, name, request.version, content)
+            if row is not None and row.content != content:
+                raise Conflict(
+                    "version.exists",
+                    f"{name} {row.version} exists with other content, and a version never changes",
+                    hint="push it as another version, or leave the version out",
+                    data={"model": name, "version": row.version, "state": row.state},
+                )
+            if row is not None and row.state not in _AGAIN:
+                return PushAccepted(model=name, version=row.version, job=row.job, created=False)
+            if row is None:
+                row = self._add(session, name, request, user, content)
+            row.state = "processing"
+            row.job = self._jobs.create(session, PUSH, _payload(row, request, user), user)
+            return PushAccepted(model=name, version=row.version, job=row.job, created=True)
+
+    def _existing(
+        self, session: Session, name: str, version: str | None, content: str
+    ) -> ModelVersion | None:
+        wanted = select(ModelVersion).where(ModelVersion.model == name)
+        if version is not None:
+            wanted = wanted.where(ModelVersion.version == version)
+        else:
+            wanted = wanted.where(ModelVersion.content == content).order_by(ModelVersion.id.desc())
+        return session.scalars(wanted.limit(1).with_for_update()).first()
+
+    def _add(
+        self, session: Session, name: str, request: PushRequest, user: str, content: str
+    ) -> ModelVersion:
+        versions = session.scalars(
+            select(ModelVersion.version).where(ModelVersion.model == name)
+        ).all()
+        if request.parent is not None and request.parent not in versions:
+            raise Refused(
+                "version.parent",
+                f"there is no version {request.parent} of {name} to descend from",
+                hint=f"`edgectl models show {name}` lists the versions",
+            )
+        source = f"sha256:{request.model}"
+        row = ModelVersion(
+            model=name,
+            version=request.version or _next_version(versions),
+            state="processing",
+            content=content,
+            source=source,
+            source_size=self._blobs.size(source),
+            source_name=request.filename,
+            calibration=_digest(request.calibration),
+            evaluation=_digest(request.evaluation),
+            options=request.options.model_dump(mode="json"),
+            report=None,
+            parent=request.parent,
+            job=None,
+            created_at=self._now(),
+            created_by=user,
+        )
+        session.add(row)
+        session.flush()
+        return row
+
+    def _check_uploads(self, request: PushRequest) -> None:
+        named = [request.model, request.calibration, request.evaluation]
+        missing = sorted({one for one in named if one and not self._blobs.exists(f"sha256:{one}")})
+        if missing:
+            raise Conflict(
+                "upload.missing",
+                f"{len(missing)} of the named files have not been uploaded",
+                hint="send them with PATCH /api/v1/uploads/{sha256} first",
+                data={"missing": missing},
+            )
+
+    # ------------------------------------------------------------ reading
+
+    def models(self, paging: PageQuery) -> Page[ModelSummary]:
+        """Return one page of the models."""
+        wanted = select(Model).order_by(
+            *order(paging.sort, _MODEL_SORT, default="name", last=Model.name)
+        )
+        if paging.q:
+            wanted = wanted.where(match(paging.q, (Model.name,)))
+        shares = self._running()
+        with self._database.read() as session:
+            rows, total = fetch_page(session, wanted, paging)
+            return Page(items=[_model(session, row, shares) for row in rows], total=total)
+
+    def model(self, name: str) -> ModelSummary:
+        """Return a model; raise `NotFound` ``model.unknown``."""
+        shares = self._running()
+        with self._database.read() as session:
+            return _model(session, _find_model(session, name), shares)
+
+    def versions(self, name: str, paging: PageQuery) -> Page[VersionSummary]:
+        """Return one page of a model's versions; raise `NotFound` ``model.unknown``."""
+        wanted = (
+            select(ModelVersion)
+            .where(ModelVersion.model == name)
+            .order_by(
+                *order(paging.sort, _VERSION_SORT, default="-created_at", last=ModelVersion.id)
+            )
+        )
+        if paging.q:
+            wanted = wanted.where(match(paging.q, (ModelVersion.version, ModelVersion.source_name)))
+        shares = self._running()
+        with self._database.read() as session:
+            _find_model(session, name)
+            rows, total = fetch_page(session, wanted, paging)
+            return Page(items=[_summary(session, row, shares) for row in rows], total=total)
+
+    def version(self, name: str, version: str) -> VersionDetail:
+        """Return a version with its report; raise `NotFound` ``version.unknown``."""
+        shares = self._running()
+        with self._database.read() as session:
+            row = session.scalars(
+                select(ModelVersion).where(
+                    ModelVersion.model == name, ModelVersion.version == version
+                )
+            ).one_or_none()
+            if row is None:
+                raise NotFound(
+                    "version.unknown",
+                    f"there is no version {version} of {name}",
+                    hint=f"`edgectl models show {name}` lists the versions",
+                )
+            options = PushOptions.model_validate(row.options)
+            return VersionDetail(
+                **_summary(session, row, shares).model_dump(),
+                source_name=row.source_name,
+                calibration=row.calibration,
+                evaluation=row.evaluation,
+                options=options,
+                parent=row.parent,
+                labels=options.labels,
+                variants=_variants(session, row),
+                report=None if row.report is None else Report.model_validate(row.report),
+                error=_error(session, row),
+            )
+
+    def _running(self) -> dict[tuple[str, str], int]:
+        return {(share.model, share.version): share.devices for share in self._shares()}
+
+
+def _check_options(options: PushOptions) -> None:
+    if not options.precisions:
+        raise Refused("version.options", "no precision was asked for", hint="fp32, int8, or both")
+    if len(options.labels) > LABELS_MAX or any(
+        len(label) > LABEL_CHARACTERS_MAX for label in options.labels
+    ):
+        raise Refused(
+            "version.options",
+            f"at most {LABELS_MAX} labels of at most {LABEL_CHARACTERS_MAX} characters",
+        )
+
+
+def _payload(row: ModelVersion, request: PushRequest, user: str) -> dict[str, Any]:
+    return {
+        "subject": {"model": row.model, "version": row.version},
+        "version_id": row.id,
+        "lineage": {
+            "source": row.source,
+            "parent": request.parent,
+            "pushed_by": user,
+            "training_data": request.training_data,
+            "code_revision": request.code_revision,
+        },
+    }
+
+
+def _next_version(versions: Iterable[str]) -> str:
+    numbers = [int(version) for version in versions if version.isdecimal() and version.isascii()]
+    return str(max(numbers, default=0) + 1)
+
+
+def _digest(sha256: str | None) -> str | None:
+    return None if sha256 is None else f"sha256:{sha256}"
+
+
+def _find_model(session: Session, name: str) -> Model:
+    row = session.get(Model, name)
+    if row is None:
+        raise NotFound(
+            "model.unknown", f"there is no model {name}", hint="`edgectl models` lists them"
+        )
+    return row
+
+
+def _model(session: Session, row: Model, shares: dict[tuple[str, str], int]) -> ModelSummary:
+    versions = select(ModelVersion).where(ModelVersion.model == row.name)
+    latest = session.scalars(versions.order_by(ModelVersion.id.desc()).limit(1)).first()
+    count = session.scalar(select(func.count()).select_from(versions.subquery()))
+    desired = session.scalar(
+        select(func.count(func.distinct(DesiredSlot.device)))
+        .join(ModelVersion, ModelVersion.id == DesiredSlot.version_id)
+        .where(ModelVersion.model == row.name)
+    )
+    return ModelSummary(
+        name=row.name,
+        created_at=row.created_at,
+        versions=int(count or 0),
+        latest=None if latest is None else _summary(session, latest, shares),
+        devices_running=sum(number for (model, _), number in shares.items() if model == row.name),
+        devices_desired=int(desired or 0),
+    )
+
+
+def _summary(
+    session: Session, row: ModelVersion, shares: dict[tuple[str, str], int]
+) -> VersionSummary:
+    variants = _variants(session, row)
+    report = row.report or {}
+    return VersionSummary.model_validate(
+        {
+            "model": row.model,
+            "version": row.version,
+            "state": row.state,
+            "source": row.source,
+            "source_bytes": row.source_size,
+            "created_at": row.created_at,
+            "created_by": row.created_by,
+            "job": row.job,
+            "metric": report.get("metric"),
+            "reference": report.get("reference"),
+            "best": variants[0] if variants else None,
+            "devices_running": shares.get((row.model, row.version), 0),
+        }
+    )
+
+
+def _variants(session: Session, row: ModelVersion) -> list[VariantInfo]:
+    """Return the published variants of a version, the one that is tried first first."""
+    if row.state != "ready":
+        return []
+    found = session.scalars(
+        select(BundleVariant)
+        .where(BundleVariant.version_id == row.id)
+        .order_by(BundleVariant.rank, BundleVariant.variant)
+    )
+    return [
+        VariantInfo(
+            variant=one.variant,
+            precision=one.precision,
+            manifest=one.manifest,
+            target=one.target,
+            model_bytes=one.model_bytes,
+            bundle_bytes=one.bundle_bytes,
+            rank=one.rank,
+            trial=Trial.model_validate(one.trial),
+        )
+        for one in found
+    ]
+
+
+def _error(session: Session, row: ModelVersion) -> Problem | None:
+    if row.state not in _AGAIN or row.job is None:
+        return None
+    job = session.get(Job, row.job)
+    return None if job is None or job.error is None else Problem.model_validate(job.error)
