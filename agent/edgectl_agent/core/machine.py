@@ -144,6 +144,16 @@ class Machine:
         return update.slot, update.manifest
 
     @property
+    def unsettled(self) -> frozenset[str]:
+        """Slots that must not serve what their pointer says until the step under way has run."""
+        update = self._current()
+        if update is None or update.state not in {_S.ACTIVATING, _S.ROLLING_BACK}:
+            return frozenset()
+        running = self.pointers.get(update.slot, SlotPointer()).running
+        unproved = running is not None and running.manifest == update.manifest
+        return frozenset({update.slot} if unproved else ())
+
+    @property
     def due_s(self) -> float | None:
         """Elapsed seconds at which `Ticked` has something to do; None if nothing is waited for."""
         update = self._current()

@@ -1,0 +1,229 @@
+"""The window of a download, without the network: chunks in, wishes out.
+
+A transfer is a set of numbered pieces, each with the SHA-256 that was signed for it. A few of them
+are asked for at a time. Rules:
+
+1. A piece is believed when its hash is right, whenever and how often it comes; nothing else is.
+2. The window starts at 4 pieces, doubles while it drains in less than 2 s, up to 16, and halves
+   when it takes more than 4 s, so that control messages on the same connection stay prompt.
+3. A piece with another hash is refused and named to the server. Refused three times, the transfer
+   fails: the transport is at fault, or whoever sits in it. The model is not, so that its digest is
+   not remembered as bad, and a later attempt may succeed.
+4. When nothing comes, the pieces are asked for again and named to the server, with a growing wait;
+   after some rounds the transfer fails. Time without a connection does not count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+
+from msgspec import Struct
+
+from edgectl_protocol.messages import Reason
+
+__all__ = ["Outcome", "Transfer", "TransferFailure", "TransferLimits", "Wishes"]
+
+
+class TransferLimits(Struct, frozen=True, kw_only=True):
+    """All the numbers of a transfer."""
+
+    window_first: int = 4
+    window_max: int = 16
+    drain_fast_s: float = 2.0
+    drain_slow_s: float = 4.0
+    stall_s: float = 5.0
+    stall_s_max: float = 30.0
+    stalls_max: int = 6
+    refusals_max: int = 3
+    refusal_wait_s: float = 1.0
+    named_max: int = 64
+    """Pieces named in one request to the server."""
+
+
+class Outcome(StrEnum):
+    """What became of a piece that came."""
+
+    ACCEPTED = "accepted"
+    IGNORED = "ignored"
+    REFUSED = "refused"
+
+
+class Wishes(Struct, frozen=True, kw_only=True):
+    """What the transfer wants done now, in this order."""
+
+    unsubscribe: tuple[int, ...] = ()
+    subscribe: tuple[int, ...] = ()
+    """Some may be subscribed already: subscribing again has the retained message sent again."""
+    missing: tuple[int, ...] = ()
+    """To be named to the server; empty is no request."""
+    refused: tuple[int, ...] = ()
+    """Those of `missing` that came with another content."""
+
+
+class TransferFailure(Exception):
+    """The transfer cannot go on now."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(f"{reason.code}: {reason.detail}")
+        self.reason = reason
+
+
+class Transfer:
+    """One download of numbered pieces."""
+
+    def __init__(
+        self,
+        blob: str,
+        missing: Iterable[int],
+        expected: Callable[[int], bytes],
+        *,
+        elapsed_s: float,
+        limits: TransferLimits | None = None,
+    ) -> None:
+        """Begin.
+
+        Args:
+            blob: content address, for messages.
+            missing: numbers of the pieces that are not there yet, in the order to ask for them.
+            expected: number to the raw SHA-256 of the piece.
+            elapsed_s: now.
+            limits: the defaults unless a test wants others.
+        """
+        self._blob = blob
+        self._limits = limits or TransferLimits()
+        self._waiting = dict.fromkeys(missing)
+        self._expected = expected
+        self._asked: dict[int, None] = {}
+        self._finished: list[int] = []
+        self._refusals: dict[int, int] = {}
+        self._ask_again_at: dict[int, float] = {}
+        self._named: set[int] = set()
+        self._window = self._limits.window_first
+        self._drained = 0
+        self._drain_began_s = elapsed_s
+        self._progress_s = elapsed_s
+        self._stalls = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether every piece has come."""
+        return not self._waiting and not self._asked
+
+    @property
+    def asked(self) -> tuple[int, ...]:
+        """The pieces that are subscribed to."""
+        return (*self._asked, *self._finished)
+
+    @property
+    def window(self) -> int:
+        """How many pieces are asked for at a time."""
+        return self._window
+
+    def receive(self, number: int, payload: bytes, elapsed_s: float) -> Outcome:
+        """Judge a piece that came.
+
+        Raises:
+            TransferFailure: ``transfer.chunk_altered``: refused too often.
+        """
+        if not payload or (number not in self._asked and number not in self._waiting):
+            return Outcome.IGNORED  # a cleared topic, a duplicate, or nothing of ours
+        if hashlib.sha256(payload).digest() != self._expected(number):
+            return self._refuse(number, elapsed_s)
+        if number in self._asked:
+            del self._asked[number]
+            self._finished.append(number)
+        else:
+            del self._waiting[number]
+        self._ask_again_at.pop(number, None)
+        self._progress_s = elapsed_s
+        self._stalls = 0
+        self._adapt(elapsed_s)
+        return Outcome.ACCEPTED
+
+    def poll(self, elapsed_s: float) -> Wishes:
+        """Say what is to be done now; call it after every piece and when `next_s` comes.
+
+        Raises:
+            TransferFailure: ``transfer.stalled``: nothing has come for too long.
+        """
+        again: dict[int, None] = {}
+        named = dict.fromkeys(sorted(self._named))
+        refused = tuple(named)
+        self._named.clear()
+        for number in [one for one, at in self._ask_again_at.items() if at <= elapsed_s]:
+            del self._ask_again_at[number]
+            again[number] = None
+        if self._asked and elapsed_s >= self._stalls_at():
+            self._stalls += 1
+            if self._stalls > self._limits.stalls_max:
+                raise TransferFailure(self._stall_reason())
+            self._progress_s = elapsed_s
+            again |= self._asked
+            named |= self._asked
+        unsubscribe: tuple[int, ...] = ()
+        if self.done or len(self._asked) <= self._window // 2:
+            # In batches, so that a packet carries several topics.
+            unsubscribe, self._finished = tuple(self._finished), []
+            while self._waiting and len(self._asked) < self._window:
+                number = next(iter(self._waiting))
+                del self._waiting[number]
+                self._asked[number] = again[number] = None
+        named_now = tuple(named)[: self._limits.named_max]
+        return Wishes(
+            unsubscribe=unsubscribe,
+            subscribe=tuple(again),
+            missing=named_now,
+            refused=tuple(one for one in refused if one in named_now),
+        )
+
+    def next_s(self) -> float:
+        """Return the elapsed seconds at which `poll` has something to say though nothing came."""
+        return min([self._stalls_at(), *self._ask_again_at.values()])
+
+    def pause(self, elapsed_s: float) -> None:
+        """Note that there is no connection: this time does not count."""
+        self._progress_s = elapsed_s
+        self._drain_began_s = elapsed_s
+        self._drained = 0
+
+    def _refuse(self, number: int, elapsed_s: float) -> Outcome:
+        count = self._refusals[number] = self._refusals.get(number, 0) + 1
+        if count >= self._limits.refusals_max:
+            raise TransferFailure(
+                Reason(
+                    code="transfer.chunk_altered",
+                    detail=f"chunk {number} of {self._blob} came {count} times with another "
+                    "content than the signed one; the running model is not affected",
+                )
+            )
+        if number in self._asked:
+            self._named.add(number)
+            self._ask_again_at[number] = elapsed_s + self._limits.refusal_wait_s * 2.0 ** (
+                count - 1
+            )
+        return Outcome.REFUSED
+
+    def _adapt(self, elapsed_s: float) -> None:
+        self._drained += 1
+        if self._drained < self._window:
+            return
+        took_s = elapsed_s - self._drain_began_s
+        if took_s < self._limits.drain_fast_s:
+            self._window = min(self._limits.window_max, self._window * 2)
+        elif took_s > self._limits.drain_slow_s:
+            self._window = max(1, self._window // 2)
+        self._drained, self._drain_began_s = 0, elapsed_s
+
+    def _stalls_at(self) -> float:
+        wait_s = min(self._limits.stall_s_max, self._limits.stall_s * 2.0**self._stalls)
+        return self._progress_s + wait_s
+
+    def _stall_reason(self) -> Reason:
+        first = next(iter(self._asked))
+        return Reason(
+            code="transfer.stalled",
+            detail=f"chunk {first} of {self._blob} does not come, "
+            f"{len(self._asked) + len(self._waiting)} are missing",
+        )

@@ -1,0 +1,101 @@
+"""What the update machine remembers, line by line, each line with a check sum.
+
+Rules:
+
+1. Every line is a whole `Record`; the last good one counts. The lines before it are a trail that
+   ``edgectl-agent status`` can show.
+2. A torn last line is what a power loss leaves: it was never acted upon, because the machine acts
+   after `Journal.save` has returned. It is cut off before anything is written behind it.
+3. A long journal is replaced by its last line, in one step.
+4. A journal without any good line is put aside and a new one begun: models go on serving, and the
+   server's next order is taken whatever its number. It is reported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+
+import msgspec
+
+from edgectl_agent.core.record import EMPTY, Record, decode_record
+from edgectl_agent.durable import PRIVATE, Disk
+from edgectl_protocol.errors import MalformedMessage
+
+__all__ = ["JOURNAL_BYTES_MAX", "Journal"]
+
+JOURNAL_BYTES_MAX = 256 * 1024
+"""A longer journal is replaced by its last line."""
+_PATH = "journal"
+_DAMAGED_PATH = "journal.damaged"
+_READ_BYTES_MAX = 4 * 1024 * 1024
+_SUM_DIGITS = 16
+_log = logging.getLogger(__name__)
+
+
+class Journal:
+    """The journal of one state directory."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._size = 0
+        self._torn = True  # until it has been read or rewritten
+
+    def load(self) -> Record:
+        """Return the last record, and make the journal ready for the next; raise `OSError`."""
+        try:
+            content = self._disk.read(_PATH, _READ_BYTES_MAX)
+        except FileNotFoundError:
+            self._rewrite(EMPTY)
+            return EMPTY
+        records, clean = parse_journal(content)
+        if not records and content:
+            _log.error("the journal is damaged: kept as %s, beginning anew", _DAMAGED_PATH)
+            self._disk.rename_durably(_PATH, _DAMAGED_PATH)
+        record = records[-1] if records else EMPTY
+        if clean and records:
+            self._size, self._torn = len(content), False
+        else:
+            self._rewrite(record)
+        return record
+
+    def save(self, record: Record) -> None:
+        """Return when `record` would survive a power loss; raise `OSError`."""
+        line = _line(record)
+        if self._torn or self._size + len(line) > JOURNAL_BYTES_MAX:
+            self._rewrite(record)
+            return
+        self._torn = True  # an append that fails half-way leaves half a line
+        self._disk.append_durably(_PATH, line)
+        self._size, self._torn = self._size + len(line), False
+
+    def _rewrite(self, record: Record) -> None:
+        line = _line(record)
+        self._disk.write_atomic(_PATH, line, PRIVATE)
+        self._size, self._torn = len(line), False
+
+
+def parse_journal(content: bytes) -> tuple[list[Record], bool]:
+    """Return the good lines in order, and whether there is nothing but good lines."""
+    records = []
+    *lines, tail = content.split(b"\n")
+    clean = not tail
+    for line in lines:
+        digits, _, text = line.partition(b" ")
+        if digits != _check_sum(text):
+            clean = False
+            continue
+        try:
+            records.append(decode_record(text))
+        except MalformedMessage:  # of a later agent, perhaps
+            clean = False
+    return records, clean
+
+
+def _line(record: Record) -> bytes:
+    text = msgspec.json.encode(record)
+    return _check_sum(text) + b" " + text + b"\n"
+
+
+def _check_sum(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest()[:_SUM_DIGITS].encode()

@@ -1,0 +1,243 @@
+"""Does what the update machine wants done, and tells it what came of it.
+
+`Performer` runs one step to its end, `Engine` keeps the order of things: persist first, then tell,
+then act. Neither knows threads: the supervisor runs steps in a worker, the crash simulation runs
+them at once, and both are this code.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from edgectl_agent.bundle import Bundle
+from edgectl_agent.core import steps
+from edgectl_agent.core.machine import Machine
+from edgectl_agent.core.record import Floor, SlotPointer
+from edgectl_agent.core.timing import Moment
+from edgectl_agent.downloader import Downloader, Progress
+from edgectl_agent.errors import AgentError, StepCancelled, StepRejected, make_reason
+from edgectl_agent.journal import Journal
+from edgectl_agent.serving import Serving
+from edgectl_agent.store import Store
+from edgectl_agent.trial import TrialResult, Verdict
+from edgectl_protocol.messages import Reason
+
+__all__ = ["Engine", "Metadata", "Outlet", "Performer", "Result"]
+
+Result = steps.StepDone | steps.StepFailed | steps.StepRejected
+_log = logging.getLogger(__name__)
+
+
+class Metadata(Protocol):
+    """The signed metadata."""
+
+    def find(
+        self, target: str, manifest: str, floor: Floor, cancelled: Callable[[], bool]
+    ) -> Floor:
+        """Refresh, and check that `target` is signed for as `manifest`; return what was believed.
+
+        Raises:
+            StepFailed: it cannot be fetched, or is not believed now.
+            StepRejected: it is signed for as something else.
+        """
+
+
+class Performer:
+    """Runs steps."""
+
+    def __init__(
+        self,
+        *,
+        metadata: Metadata,
+        downloader: Downloader,
+        store: Store,
+        serving: Serving,
+        trial: Callable[[Bundle], TrialResult],
+        progress: Callable[[str, Progress], None],
+    ) -> None:
+        """Take what the steps need; `progress` is called with the slot, from the step's thread."""
+        self._metadata = metadata
+        self._downloader = downloader
+        self._store = store
+        self._serving = serving
+        self._trial = trial
+        self._progress = progress
+
+    def perform(self, step: steps.Step, cancelled: Callable[[], bool]) -> Result:
+        """Run one step; never raises for anything that the world can do."""
+        update = step.update
+        kind: type[steps.StepFailed | steps.StepRejected] = steps.StepFailed
+        try:
+            return self._perform(step, cancelled)
+        except StepRejected as error:
+            kind, reason = steps.StepRejected, error.reason
+        except AgentError as error:
+            reason = error.reason
+        except OSError as error:
+            reason = reason_of(error)
+        pointer = self._pointer(step)
+        return kind(step=step.step, slot=update.slot, reason=reason, pointer=pointer)
+
+    def collect(self, keep: tuple[str, ...]) -> None:
+        """Remove what is not needed; what cannot be removed now is removed another time."""
+        try:
+            self._store.collect(keep)
+        except OSError as error:
+            _log.warning("cannot remove what is not needed: %s", error)
+
+    def _perform(self, step: steps.Step, cancelled: Callable[[], bool]) -> Result:
+        update = step.update
+        done = steps.StepDone(step=step.step, slot=update.slot)
+        match step:
+            case steps.Refresh():
+                floor = self._metadata.find(
+                    update.candidate.target, update.manifest, step.floor, cancelled
+                )
+                return steps.StepDone(step=step.step, slot=update.slot, floor=floor)
+            case steps.Download():
+                self._downloader.fetch(
+                    update.manifest,
+                    progress=lambda progress: self._progress(update.slot, progress),
+                    cancelled=cancelled,
+                )
+                return done
+            case steps.Verify():
+                bundle = self._bundle(step)
+                if bundle.config.model != update.wanted.model:
+                    raise StepRejected(
+                        "bundle.mismatch",
+                        f"the bundle is of {bundle.config.model}, ordered was "
+                        f"{update.wanted.model}",
+                    )
+                return done
+            case steps.Trial():
+                return self._try(step, cancelled)
+            case steps.Activate():
+                pointer = self._serving.activate(update.slot, step.installed)
+            case steps.RollBack():
+                pointer = self._serving.roll_back(update.slot, update.manifest)
+        return steps.StepDone(step=step.step, slot=update.slot, pointer=pointer)
+
+    def _try(self, step: steps.Trial, cancelled: Callable[[], bool]) -> Result:
+        bundle = self._bundle(step)
+        if cancelled():
+            raise StepCancelled
+        result = self._trial(bundle)
+        slot = step.update.slot
+        if result.verdict is Verdict.OK:
+            return steps.StepDone(step=step.step, slot=slot, trial=result.report)
+        reason = result.reason or make_reason("trial.unknown", "the trial gave no reason")
+        if result.verdict is Verdict.REJECTED:
+            return steps.StepRejected(step=step.step, slot=slot, reason=reason, trial=result.report)
+        return steps.StepFailed(step=step.step, slot=slot, reason=reason)
+
+    def _bundle(self, step: steps.Verify | steps.Trial) -> Bundle:
+        update = step.update
+        return self._store.bundle(
+            update.slot,
+            manifest=update.manifest,
+            version=update.version,
+            variant=update.candidate.variant,
+        )
+
+    def _pointer(self, step: steps.Step) -> SlotPointer | None:
+        """Return what the slot runs after a step that may have changed it half-way."""
+        if not isinstance(step, steps.Activate | steps.RollBack):
+            return None
+        try:
+            return self._store.pointers().get(step.update.slot, SlotPointer())
+        except OSError:
+            return None
+
+
+class Outlet(Protocol):
+    """Where the machine's words go."""
+
+    def announce(self, announcement: steps.Announce, moment: Moment) -> None:
+        """Tell of a transition."""
+
+    def refuse(self, reason: Reason) -> None:
+        """Tell that an order is not obeyed."""
+
+    def report(self) -> None:
+        """The reported state has changed."""
+
+
+class Engine:
+    """Feeds the machine and does what it says, in the order in which it says it."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        journal: Journal,
+        *,
+        outlet: Outlet,
+        submit: Callable[[steps.Step | steps.Collect], None],
+        cancel: Callable[[], None],
+        wait_for_disk: Callable[[OSError], bool],
+    ) -> None:
+        """Take the machine and its surroundings.
+
+        Args:
+            machine: as it was made from the journal.
+            journal: where its record goes.
+            outlet: what it says.
+            submit: runs steps and collections one after another, and feeds the results back.
+            cancel: asks the running step to end.
+            wait_for_disk: called when the record could not be written; True to try again.
+        """
+        self.machine = machine
+        self._journal = journal
+        self._outlet = outlet
+        self._submit = submit
+        self._cancel = cancel
+        self._wait_for_disk = wait_for_disk
+
+    def start(self, moment: Moment, jitter: float) -> None:
+        """Take up where the journal ended."""
+        self._do(self.machine.start(moment, jitter), moment)
+
+    def feed(self, event: steps.Event, moment: Moment, jitter: float) -> None:
+        """Let the machine decide about `event`, and do it."""
+        self._do(self.machine.handle(event, moment, jitter), moment)
+
+    def stop(self, moment: Moment) -> None:
+        """Note that the agent ends in good order."""
+        self._do(self.machine.stop(), moment)
+
+    def _do(self, actions: list[steps.Action], moment: Moment) -> None:
+        for action in actions:
+            match action:
+                case steps.Persist():
+                    self._persist(action)
+                case steps.Announce():
+                    self._outlet.announce(action, moment)
+                case steps.Refuse():
+                    self._outlet.refuse(action.reason)
+                case steps.Report():
+                    self._outlet.report()
+                case steps.Cancel():
+                    self._cancel()
+                case _:
+                    self._submit(action)
+
+    def _persist(self, action: steps.Persist) -> None:
+        """Save, then act: without the record on disk nothing else is done."""
+        while True:
+            try:
+                self._journal.save(action.record)
+            except OSError as error:
+                if not self._wait_for_disk(error):
+                    raise
+            else:
+                return
+
+
+def reason_of(error: OSError) -> Reason:
+    """Return the reason that is reported for an error of the disk."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return make_reason("disk.full", "no space left in the state directory's file system")
+    return make_reason("disk.error", f"the state directory: {error}")

@@ -1,0 +1,298 @@
+"""The blobs on the device, the partial downloads, and the pointer of each slot.
+
+::
+
+    blobs/sha256/<hex>     whole files by content: manifests and layers
+    partial/<hex>          a blob that is coming, at its full length
+    partial/<hex>.bitmap   which of its chunks have come
+    slots/<slot>           what runs and what it would roll back to (`SlotPointer`, JSON)
+
+Rules:
+
+1. A blob gets its name after its content has been synchronized and hashed as it is on the disk.
+2. Nothing is used unverified: `Store.bundle` hashes every file again. A file that is not what its
+   name says is removed, and can be fetched again.
+3. What runs is never written in place; a slot changes by one rename.
+4. A bit of a bitmap is set after the chunk has been synchronized, so a bitmap never promises more
+   than there is; whatever it says, rule 1 holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable
+
+import msgspec
+
+from edgectl_agent.bundle import Bundle
+from edgectl_agent.core.record import SlotPointer, decode_pointer
+from edgectl_agent.durable import TEMPORARY_SUFFIX, Disk
+from edgectl_agent.errors import StepFailed, StepRejected
+from edgectl_protocol.chunks import CHUNK_BYTES, Bitmap, chunk_count
+from edgectl_protocol.errors import InvalidName, ProtocolError
+from edgectl_protocol.manifest import (
+    CONFIG_FILE,
+    GOLDEN_FILE,
+    MANIFEST_BYTES_MAX,
+    MODEL_FILE,
+    Manifest,
+    decode_config,
+    decode_manifest,
+    device_layers,
+    layer_by_file,
+)
+from edgectl_protocol.names import check_model_name, digest_of, hex_of
+
+__all__ = ["Partial", "Store"]
+
+_BLOBS = "blobs/sha256"
+_PARTIAL = "partial"
+_SLOTS = "slots"
+_BITMAP_SUFFIX = ".bitmap"
+_POINTER_BYTES_MAX = 64 * 1024
+_CONFIG_BYTES_MAX = 1024 * 1024
+_log = logging.getLogger(__name__)
+
+
+class Store:
+    """The store of one state directory.
+
+    It remembers nothing between calls, and every change is one step on the disk, so that two
+    threads may read while one fetches. Slots are changed under the lock of `Serving` only.
+    """
+
+    def __init__(self, disk: Disk, *, reserve_bytes: int = 0) -> None:
+        """Open the store.
+
+        Args:
+            disk: the state directory.
+            reserve_bytes: what a download must leave free.
+        """
+        self._disk = disk
+        self._reserve_bytes = reserve_bytes
+        for folder in (_BLOBS, _PARTIAL, _SLOTS):
+            disk.make_directory(folder)
+
+    # ------------------------------------------------------------ slots
+
+    def pointers(self) -> dict[str, SlotPointer]:
+        """Return the pointer of every slot; one that cannot be read counts as empty."""
+        pointers = {}
+        for name in self._disk.list(_SLOTS):
+            if name.endswith(TEMPORARY_SUFFIX):
+                continue
+            try:
+                check_model_name(name)
+                content = self._disk.read(f"{_SLOTS}/{name}", _POINTER_BYTES_MAX)
+                pointers[name] = decode_pointer(content)
+            except InvalidName:
+                _log.warning("slots/%s is no slot of ours", name)
+            except ProtocolError:
+                _log.error("the pointer of slot %s is damaged: it counts as empty", name)
+                pointers[name] = SlotPointer()
+        return pointers
+
+    def point(self, slot: str, pointer: SlotPointer) -> None:
+        """Change what `slot` runs, in one step."""
+        path = f"{_SLOTS}/{check_model_name(slot)}"
+        self._disk.write_atomic(path, msgspec.json.encode(pointer))
+
+    # ------------------------------------------------------------ blobs
+
+    def has(self, digest: str) -> bool:
+        """Say whether the blob is there; its content is checked when it is used."""
+        return self._disk.size(_blob(digest)) is not None
+
+    def add(self, digest: str, content: bytes) -> None:
+        """Store a small blob that has been checked against `digest`."""
+        assert digest_of(content) == digest, digest
+        self._disk.write_atomic(_blob(digest), content)
+
+    def partial(self, digest: str, length: int) -> Partial:
+        """Take up or begin the download of a blob; raise `OSError` when the disk is full."""
+        return Partial(self._disk, digest, length)
+
+    def check_space(self, digests_and_lengths: Iterable[tuple[str, int]]) -> None:
+        """Raise `StepFailed` ``disk.full`` when the blobs that are missing would not fit."""
+        needed = 0
+        for digest, length in digests_and_lengths:
+            if not self.has(digest):
+                there = self._disk.size(_partial(digest)) == length
+                needed += 0 if there else length
+        free = self._disk.free_bytes()
+        if needed and free - needed < self._reserve_bytes:
+            raise StepFailed(
+                "disk.full",
+                f"{needed} bytes are to come, {free} are free, "
+                f"{self._reserve_bytes} of them are kept in reserve",
+                hint="free space in the state directory's file system",
+            )
+
+    def manifest(self, digest: str) -> Manifest:
+        """Return a stored manifest.
+
+        Raises:
+            StepFailed: ``store.missing`` or ``store.damaged``.
+            StepRejected: ``bundle.malformed``: it is what was signed, and outside the contract.
+        """
+        content = self._read_checked(digest, MANIFEST_BYTES_MAX)
+        try:
+            return decode_manifest(content)
+        except ProtocolError as error:
+            raise StepRejected("bundle.malformed", str(error)) from error
+
+    def bundle(self, slot: str, *, manifest: str, version: str, variant: str) -> Bundle:
+        """Hash every file of a bundle and return it ready to be loaded.
+
+        Raises:
+            StepFailed: ``store.missing``, or ``store.damaged`` after removing the damaged file.
+            StepRejected: ``bundle.malformed``, or ``bundle.mismatch`` where the description is not
+                of what was ordered.
+        """
+        decoded = self.manifest(manifest)
+        for layer in device_layers(decoded):
+            self._check(layer.digest, layer.size)
+        try:
+            config_layer = layer_by_file(decoded, CONFIG_FILE)
+            config = decode_config(self._read_checked(config_layer.digest, _CONFIG_BYTES_MAX))
+            model = layer_by_file(decoded, MODEL_FILE)
+            golden = layer_by_file(decoded, GOLDEN_FILE)
+        except ProtocolError as error:
+            raise StepRejected("bundle.malformed", str(error)) from error
+        if (config.version, config.variant) != (version, variant):
+            raise StepRejected(
+                "bundle.mismatch",
+                f"the bundle describes itself as {config.version} {config.variant}, "
+                f"ordered was {version} {variant}",
+            )
+        return Bundle(
+            slot=slot,
+            version=version,
+            variant=variant,
+            manifest=manifest,
+            model=self._disk.locate(_blob(model.digest)),
+            golden=self._disk.locate(_blob(golden.digest)),
+            config=config,
+        )
+
+    def collect(self, keep: Iterable[str]) -> int:
+        """Remove what the manifests `keep` do not need; return the number of files removed."""
+        needed = set()
+        for digest in keep:
+            needed.add(hex_of(digest))
+            try:
+                layers = device_layers(self.manifest(digest)) if self.has(digest) else ()
+            except (StepFailed, StepRejected):
+                layers = ()  # damaged: its layers are found again when it is fetched again
+            needed.update(hex_of(layer.digest) for layer in layers)
+        removed = 0
+        for folder in (_BLOBS, _PARTIAL, _SLOTS):
+            for name in self._disk.list(folder):
+                leftover = name.endswith(TEMPORARY_SUFFIX)
+                stem = name.removesuffix(_BITMAP_SUFFIX)
+                if leftover or (folder != _SLOTS and stem not in needed):
+                    self._disk.unlink(f"{folder}/{name}")
+                    removed += 1
+        return removed
+
+    def _check(self, digest: str, length: int) -> None:
+        """Hash a stored blob as it is on the disk; remove it if it is not what it should be."""
+        path = _blob(digest)
+        if self._disk.size(path) is None:
+            raise StepFailed("store.missing", f"{digest} is not on the disk")
+        if _hash(self._disk, path) != digest or self._disk.size(path) != length:
+            self._disk.unlink_durably(path)
+            raise StepFailed(
+                "store.damaged", f"{digest} was not what its name says: removed, to be fetched"
+            )
+
+    def _read_checked(self, digest: str, limit: int) -> bytes:
+        path = _blob(digest)
+        try:
+            content = self._disk.read(path, limit + 1)
+        except FileNotFoundError as error:
+            raise StepFailed("store.missing", f"{digest} is not on the disk") from error
+        if len(content) <= limit and digest_of(content) == digest:
+            return content
+        self._disk.unlink_durably(path)
+        raise StepFailed(
+            "store.damaged", f"{digest} was not what its name says: removed, to be fetched"
+        )
+
+
+class Partial:
+    """A blob that is coming, chunk by chunk, in any order."""
+
+    def __init__(self, disk: Disk, digest: str, length: int) -> None:
+        self._disk = disk
+        self._digest = digest
+        self._path = _partial(digest)
+        self._bitmap_path = self._path + _BITMAP_SUFFIX
+        count = chunk_count(length)
+        if disk.size(self._path) == length and disk.size(self._bitmap_path) is not None:
+            self.bitmap = Bitmap(count, disk.read(self._bitmap_path, count))
+        else:
+            disk.unlink_durably(self._bitmap_path)  # it must not speak of the new file
+            try:
+                disk.allocate(self._path, length)
+            except OSError:
+                disk.unlink(self._path)
+                raise
+            disk.sync(self._path)
+            self.bitmap = Bitmap(count)
+            disk.write_atomic(self._bitmap_path, self.bitmap.to_bytes())
+        self._unsynchronized = 0
+
+    @property
+    def unsynchronized(self) -> int:
+        """Chunks written since the last checkpoint."""
+        return self._unsynchronized
+
+    def write(self, number: int, chunk: bytes) -> None:
+        """Write a chunk that has been checked."""
+        self._disk.write_at(self._path, number * CHUNK_BYTES, chunk)
+        self.bitmap.add(number)
+        self._unsynchronized += 1
+
+    def checkpoint(self) -> None:
+        """Make durable what has been written, then say so in the bitmap."""
+        if self._unsynchronized:
+            self._disk.sync(self._path)
+            self._disk.write_at(self._bitmap_path, 0, self.bitmap.to_bytes())
+            self._disk.sync(self._bitmap_path)
+            self._unsynchronized = 0
+
+    def finish(self) -> None:
+        """Hash the whole as it is on the disk and give it its name.
+
+        Raises:
+            StepFailed: ``store.damaged``: the disk holds something else than was written; all of
+                it is removed.
+        """
+        assert self.bitmap.complete()
+        self.checkpoint()
+        self._disk.sync(self._path)
+        if _hash(self._disk, self._path) != self._digest:
+            self._disk.unlink_durably(self._bitmap_path)
+            self._disk.unlink_durably(self._path)
+            raise StepFailed(
+                "store.damaged", f"{self._digest} is not what was written: removed, to be fetched"
+            )
+        self._disk.rename_durably(self._path, _blob(self._digest))
+        self._disk.unlink(self._bitmap_path)
+
+
+def _hash(disk: Disk, path: str) -> str:
+    total = hashlib.sha256()
+    for block in disk.blocks(path):
+        total.update(block)
+    return "sha256:" + total.hexdigest()
+
+
+def _blob(digest: str) -> str:
+    return f"{_BLOBS}/{hex_of(digest)}"
+
+
+def _partial(digest: str) -> str:
+    return f"{_PARTIAL}/{hex_of(digest)}"
