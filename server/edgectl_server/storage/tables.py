@@ -39,6 +39,7 @@ __all__ = [
     "Model",
     "ModelVersion",
     "Outbox",
+    "ReportedSlot",
     "Retained",
     "Rollout",
     "RolloutDevice",
@@ -251,6 +252,19 @@ class Device(Base):
     agent_version: Mapped[str] = mapped_column(String(32))
 
 
+class ReportedSlot(Base):
+    """What a slot of a device does, taken out of `Device.reported` in order to be searched."""
+
+    __tablename__ = "reported_slot"
+    device: Mapped[str] = mapped_column(
+        ForeignKey("device.id", ondelete="CASCADE"), primary_key=True
+    )
+    slot: Mapped[str] = mapped_column(String(64), primary_key=True)
+    version: Mapped[str | None] = mapped_column(String(64))  # running
+    manifest: Mapped[str | None] = mapped_column(String(71))  # running
+    update_state: Mapped[str | None] = mapped_column(String(16))  # of the newest update
+
+
 class DesiredSlot(Base):
     """What a slot of a device shall run."""
 
@@ -312,7 +326,7 @@ class RolloutDevice(Base):
     rollout: Mapped[str] = mapped_column(
         ForeignKey("rollout.id", ondelete="CASCADE"), primary_key=True
     )
-    device: Mapped[str] = mapped_column(String(64), primary_key=True)
+    device: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
     state: Mapped[str] = mapped_column(String(16))  # see edgectl_server.domain.rollouts
     previous_version_id: Mapped[int | None]
     order_counter: Mapped[int | None]

@@ -189,6 +189,18 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_device_event_rollout"), ["rollout"], unique=False)
 
     op.create_table(
+        "reported_slot",
+        sa.Column("device", sa.String(length=64), nullable=False),
+        sa.Column("slot", sa.String(length=64), nullable=False),
+        sa.Column("version", sa.String(length=64), nullable=True),
+        sa.Column("manifest", sa.String(length=71), nullable=True),
+        sa.Column("update_state", sa.String(length=16), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["device"], ["device.id"], name=op.f("fk_reported_slot_device"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("device", "slot", name=op.f("pk_reported_slot")),
+    )
+    op.create_table(
         "login_session",
         sa.Column("secret_sha256", sa.String(length=64), nullable=False),
         sa.Column("user", sa.String(length=64), nullable=False),
@@ -293,6 +305,9 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("rollout", "device", name=op.f("pk_rollout_device")),
     )
+    with op.batch_alter_table("rollout_device", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_rollout_device_device"), ["device"], unique=False)
+
     op.create_table(
         "rollout_event",
         sa.Column("rollout", sa.String(length=32), nullable=False),
