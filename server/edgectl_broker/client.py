@@ -155,7 +155,7 @@ class Client:
             check_topic(packet.will.topic, self._settings)
         except ProtocolViolation as error:
             raise ConnectRefused(ConnAckReasonCode.TOPIC_NAME_INVALID, str(error)) from error
-        if packet.will.qos is QoS.EXACTLY_ONCE:
+        if packet.will.qos == QoS.EXACTLY_ONCE:
             raise ConnectRefused(
                 ConnAckReasonCode.QUALITY_NOT_SUPPORTED, "QoS 2 is not spoken here"
             )
@@ -194,7 +194,7 @@ class Client:
             self.session.expiry_s = min(
                 packet.session_expiry_interval, self._settings.session_expiry_s_max
             )
-        self._publish_will = packet.reason_code is not DisconnectReasonCode.NORMAL_DISCONNECTION
+        self._publish_will = packet.reason_code != DisconnectReasonCode.NORMAL_DISCONNECTION
         self.done = True
 
     # --- PUBLISH and its acknowledgements --------------------------------------------------------
@@ -206,13 +206,13 @@ class Client:
     def _publish(self, packet: mqtt5.PublishPacket) -> None:
         assert self.session is not None
         check_topic(packet.topic, self._settings)
-        if packet.qos is QoS.AT_LEAST_ONCE and self._unacknowledged >= self._settings.receive_max:
+        if packet.qos == QoS.AT_LEAST_ONCE and self._unacknowledged >= self._settings.receive_max:
             raise ProtocolViolation(
                 DisconnectReasonCode.RECEIVE_MAX_EXCEEDED,
                 f"at most {self._settings.receive_max} publications may await acknowledgement",
             )
         reason = self._accept(packet, self.session.key)
-        if packet.packet_id is None or packet.qos is QoS.AT_MOST_ONCE:
+        if packet.packet_id is None or packet.qos == QoS.AT_MOST_ONCE:
             return
         self._unacknowledged += 1
         content = mqtt5.PubAckPacket(packet.packet_id, reason_code=reason).write()
@@ -308,8 +308,8 @@ class Client:
         new = self._exchange.attach(session, item.pattern, subscription)
         handling = item.retain_handling
         send = not shared.group and (
-            handling is RetainHandling.SEND_ALWAYS
-            or (handling is RetainHandling.SEND_IF_SUBSCRIPTION_NOT_EXISTS and new)
+            handling == RetainHandling.SEND_ALWAYS
+            or (handling == RetainHandling.SEND_IF_SUBSCRIPTION_NOT_EXISTS and new)
         )
         granted = (
             SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE

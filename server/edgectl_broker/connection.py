@@ -29,12 +29,12 @@ _logger = logging.getLogger(__name__)
 
 _LEGACY_VERSION_REFUSED = b"\x20\x02\x00\x01"  # MQTT 3.1.1 §3.2.2.3: unacceptable protocol version
 _KEEP_ALIVE_FACTOR = 1.5  # §3.1.2.10
-_CONNACK_OF = {
-    DisconnectReasonCode.MALFORMED_PACKET: ConnAckReasonCode.MALFORMED_PACKET,
-    DisconnectReasonCode.PROTOCOL_ERROR: ConnAckReasonCode.PROTOCOL_ERROR,
-    DisconnectReasonCode.PACKET_TOO_LARGE: ConnAckReasonCode.PACKET_TOO_LARGE,
-    DisconnectReasonCode.SERVER_BUSY: ConnAckReasonCode.SERVER_BUSY,
-    DisconnectReasonCode.ADMINISTRATIVE_ACTION: ConnAckReasonCode.NOT_AUTHORIZED,
+_CONNACK_OF = {  # by number: the codec's codes cannot be hashed
+    int(DisconnectReasonCode.MALFORMED_PACKET): ConnAckReasonCode.MALFORMED_PACKET,
+    int(DisconnectReasonCode.PROTOCOL_ERROR): ConnAckReasonCode.PROTOCOL_ERROR,
+    int(DisconnectReasonCode.PACKET_TOO_LARGE): ConnAckReasonCode.PACKET_TOO_LARGE,
+    int(DisconnectReasonCode.SERVER_BUSY): ConnAckReasonCode.SERVER_BUSY,
+    int(DisconnectReasonCode.ADMINISTRATIVE_ACTION): ConnAckReasonCode.NOT_AUTHORIZED,
 }
 
 
@@ -148,7 +148,7 @@ class Connection(asyncio.Protocol):
         if self._closing:
             return
         if self._client is None or self._client.session is None:
-            answer = _CONNACK_OF.get(reason, ConnAckReasonCode.UNSPECIFIED_ERROR)
+            answer = _CONNACK_OF.get(int(reason), ConnAckReasonCode.UNSPECIFIED_ERROR)
             self.send(mqtt5.ConnAckPacket(reason_code=answer, reason_str=detail).write())
         else:
             self.send(mqtt5.DisconnectPacket(reason_code=reason, reason_str=detail).write())

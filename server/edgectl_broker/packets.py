@@ -124,7 +124,7 @@ def decode(frame: bytes) -> Packet:
 
 
 def _check_publish(packet: mqtt5.PublishPacket) -> None:
-    if packet.qos is mqtt5.QoS.EXACTLY_ONCE:
+    if packet.qos == mqtt5.QoS.EXACTLY_ONCE:
         raise ProtocolViolation(
             DisconnectReasonCode.QOS_NOT_SUPPORTED, "QoS 2 is not spoken here: publish with QoS 1"
         )
@@ -132,9 +132,9 @@ def _check_publish(packet: mqtt5.PublishPacket) -> None:
         raise ProtocolViolation(
             DisconnectReasonCode.TOPIC_ALIAS_INVALID, "topic aliases are not accepted"
         )
-    if packet.qos is mqtt5.QoS.AT_LEAST_ONCE and packet.packet_id == 0:
+    if packet.qos == mqtt5.QoS.AT_LEAST_ONCE and packet.packet_id == 0:
         raise _protocol_error("packet identifier 0 is not allowed")
-    if packet.qos is mqtt5.QoS.AT_MOST_ONCE and packet.duplicate:
+    if packet.qos == mqtt5.QoS.AT_MOST_ONCE and packet.duplicate:
         raise _malformed("a QoS 0 publication cannot be a duplicate")
     if packet.subscription_ids:
         raise _protocol_error("a client does not send subscription identifiers")

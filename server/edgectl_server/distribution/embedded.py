@@ -1,0 +1,75 @@
+"""The embedded broker: `edgectl_broker` with the access rules of the protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from edgectl_broker import BrokerError, BrokerSettings, BrokerThread, TlsFiles
+from edgectl_protocol import topics
+from edgectl_protocol.errors import InvalidName
+from edgectl_protocol.names import check_device_id
+from edgectl_server.distribution.brokers import IdentityFiles
+from edgectl_server.errors import Unavailable
+
+__all__ = ["EmbeddedBroker", "authorize"]
+
+_ANY_ADDRESS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared only
+
+
+def authorize(name: str, action: Literal["publish", "subscribe"], topic: str) -> bool:
+    """Say what the protocol's access rules allow; nothing to a name that no device can have."""
+    if name != "server":
+        try:
+            check_device_id(name)
+        except InvalidName:
+            return False
+    return topics.allowed(name, action, topic)
+
+
+class EmbeddedBroker:
+    """A `RunningBroker` in a thread of this process."""
+
+    def __init__(self, thread: BrokerThread, host: str) -> None:
+        self._thread = thread
+        self.host = _ANY_ADDRESS.get(host, host)
+        self.port = thread.port
+
+    @classmethod
+    def start(
+        cls,
+        *,
+        host: str,
+        port: int,
+        identity: IdentityFiles,
+        state: Path,
+        is_revoked: Callable[[int], bool],
+    ) -> EmbeddedBroker:
+        """Start it; arguments and errors as of `open_broker`."""
+        files = TlsFiles(identity.certificate, identity.key, identity.authority)
+        settings = BrokerSettings(state=state, tls=files, host=host, port=port)
+        thread = BrokerThread(settings, authorize, is_revoked)
+        try:
+            thread.start()
+        except BrokerError as error:
+            raise Unavailable(error.code, f"the embedded broker does not start: {error}") from error
+        return cls(thread, host)
+
+    @property
+    def alive(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread.alive
+
+    def stop(self) -> None:
+        """Stop it; its state is on disk afterwards."""
+        self._thread.stop()
+
+    def kick(self, name: str) -> bool:
+        """End the open connections of `name`."""
+        self._thread.kick(name)
+        return True
+
+    def reload_revocations(self) -> bool:
+        """Nothing to reload: every connect asks."""
+        return True
