@@ -128,20 +128,14 @@ def check_model(model: Any, limits: PipelineLimits) -> ModelFacts:
         model: an ``onnx.ModelProto``; training information is dropped from it.
         limits: the bounds.
     """
-    try:
-        model.ClearField("training_info")
-        opset = _check_opset(model)
-        _check_functions(model)
-        nodes = _check_graphs(model, limits)
-        inputs = _check_inputs(model)
-        _check_outputs(model)
-        _run_checker(model)
-    except UnicodeDecodeError as error:
-        raise PipelineRefused(
-            "model.damaged",
-            "A name in the model is not UTF-8 text.",
-            "Compare the file's SHA-256 with the original, and push it again.",
-        ) from error
+    model.ClearField("training_info")
+    _check_text(model, limits)
+    opset = _check_opset(model)
+    _check_functions(model)
+    nodes = _check_graphs(model, limits)
+    inputs = _check_inputs(model)
+    _check_outputs(model)
+    _run_checker(model)
     parameters = sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
     return ModelFacts(opset=opset, nodes=nodes, parameters=parameters, inputs=inputs)
 
@@ -156,6 +150,31 @@ def _refuse_other_formats(content: bytes) -> None:
                 f"The file is {what}, not an ONNX model.",
                 f"{hint or _EXPORT_HINT}.",
             )
+
+
+def _check_text(model: Any, limits: PipelineLimits) -> None:
+    """Refuse names that are not UTF-8: protobuf hands them out as bytes."""
+    if not all(isinstance(name, str) for name in _names_in(model, limits)):
+        raise PipelineRefused(
+            "model.damaged",
+            "A name in the model is not UTF-8 text.",
+            "Compare the file's SHA-256 with the original, and push it again.",
+        )
+
+
+def _names_in(model: Any, limits: PipelineLimits) -> Iterator[object]:
+    yield from (entry.domain for entry in model.opset_import)
+    yield from (function.name for function in model.functions)
+    for graph, _ in _walk(model.graph, limits.depth_max):
+        for node in graph.node:
+            yield from (node.op_type, node.domain, node.name, *node.input, *node.output)
+            yield from (attribute.name for attribute in node.attribute)
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            yield value.name
+            yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
+        for tensor in _tensors_of(graph):
+            yield tensor.name
+            yield from (text for entry in tensor.external_data for text in (entry.key, entry.value))
 
 
 def _check_opset(model: Any) -> int:
@@ -371,8 +390,6 @@ def _run_checker(model: Any) -> None:
     try:
         onnx.checker.check_model(model)
         onnx.shape_inference.infer_shapes(model, check_type=True)
-    except UnicodeDecodeError:
-        raise
     except (
         onnx.checker.ValidationError,
         onnx.shape_inference.InferenceError,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 from msgspec import Struct
 
 from edgectl_protocol.chunks import CHUNK_BYTES, INDEX_ANNOTATION, chunk_count, make_index
@@ -231,7 +232,8 @@ def _described(blobs: Blobs, layer: Descriptor, file: str, chunks: Iterator[byte
     annotations = {TITLE_ANNOTATION: file, FILEPATH_ANNOTATION: file}
     if chunk_count(layer.size) > 1:
         annotations[INDEX_ANNOTATION] = blobs.add_bytes(make_index(chunks))
-    return msgspec.structs.replace(layer, annotations=annotations)
+    described: Descriptor = msgspec.structs.replace(layer, annotations=annotations)
+    return described
 
 
 def _missing(path: Path) -> PipelineFailed:

@@ -1,8 +1,9 @@
 """Which variants are published, and in which order devices try them. Pure.
 
-At most one int8 variant: among the accepted recipes the fastest by median latency; recipes within
-5 % of it count as equally fast, and then the smallest file wins. It is tried before fp32 if it is
-not more than 10 % slower, or if its file is less than 60 % of the size.
+At most one int8 variant: of the accepted recipes the fastest by median latency, then the smallest,
+then the most accurate; within 5 % is equally fast, within 2 % equally small, so that neither noise
+nor a few bytes outweigh accuracy. It is tried before fp32 if it is not more than 10 % slower, or if
+its file is less than 60 % of the size.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from edgectl_server.pipeline.spec import TrialRow
 __all__ = ["best_int8", "check_int8", "gate_reason", "int8_first"]
 
 _EQUALLY_FAST = 1.05
+_EQUALLY_SMALL = 1.02
 _SLOWER_MAX = 1.1
 _SIZE_SHARE_MAX = 0.6
 _ROUNDING = 1e-9
@@ -37,14 +39,16 @@ def best_int8(trials: Sequence[TrialRow]) -> TrialRow | None:
     if not accepted:
         return None
     fastest = min(_latency(row) for row in accepted)
-    near = [row for row in accepted if _latency(row) <= fastest * _EQUALLY_FAST]
-    return min(near, key=lambda row: (row.size_bytes or 0, _latency(row)))
+    fast = [row for row in accepted if _latency(row) <= fastest * _EQUALLY_FAST]
+    smallest = min(_size(row) for row in fast)
+    small = [row for row in fast if _size(row) <= smallest * _EQUALLY_SMALL]
+    return max(small, key=lambda row: (row.value or 0.0, -_size(row), -_latency(row)))
 
 
 def int8_first(int8: TrialRow, fp32: TrialRow) -> bool:
     """Say whether devices try the int8 variant before fp32."""
     as_fast = _latency(int8) <= _SLOWER_MAX * _latency(fp32)
-    return as_fast or (int8.size_bytes or 0) < _SIZE_SHARE_MAX * (fp32.size_bytes or 0)
+    return as_fast or _size(int8) < _SIZE_SHARE_MAX * _size(fp32)
 
 
 def check_int8(trials: Sequence[TrialRow], *, measured: bool, fp32_wanted: bool) -> str:
@@ -67,12 +71,12 @@ def check_int8(trials: Sequence[TrialRow], *, measured: bool, fp32_wanted: bool)
         if fp32_wanted:
             return (
                 "No calibration or evaluation data: int8 was not tried, only fp32 is published. "
-                "Push again with --calibration and --eval."
+                "Push again with --calibration and --evaluation."
             )
         raise PipelineRefused(
             "pipeline.no_data",
             "Only int8 was asked for, and there is no data to make and measure it with.",
-            "Push with --calibration and --eval, or with --precision fp32.",
+            "Push with --calibration and --evaluation, or with --precision fp32.",
         )
     if all(row.status == "skipped" for row in int8) and fp32_wanted:
         reasons = sorted({row.reason for row in int8})
@@ -102,6 +106,10 @@ def check_int8(trials: Sequence[TrialRow], *, measured: bool, fp32_wanted: bool)
 
 def _latency(row: TrialRow) -> float:
     return row.latency_p50_us or 0.0
+
+
+def _size(row: TrialRow) -> int:
+    return row.size_bytes or 0
 
 
 def _rounded_up(points: float) -> str:
