@@ -79,7 +79,7 @@ def _read(path: str | Path) -> str:
 
 
 def _processor() -> dict[str, str]:
-    """Return the fields of the first processor in /proc/cpuinfo, and of the board after the last."""
+    """Return the fields of /proc/cpuinfo: the first processor's, and the board's at its end."""
     fields: dict[str, str] = {}
     for row in _read("/proc/cpuinfo").splitlines():
         name, separator, value = row.partition(":")

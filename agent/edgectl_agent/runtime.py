@@ -65,6 +65,7 @@ _ONNX_DATATYPES: Mapping[str, str] = {
 _ONE_THREAD_BYTES_MAX = 1024 * 1024
 """Up to this file size a second thread costs more in hand-over than it saves."""
 _LOG_ERRORS = 3
+_NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "Cannot allocate memory")
 
 
 class ModelRefused(Exception):
@@ -131,10 +132,12 @@ class Model:
 
         Raises:
             RunFailed: the runtime refused; the message is its first line.
+            MemoryError: there was not enough memory for it.
         """
         try:
             values = self._session.run(self._outputs, inputs)
         except Exception as error:  # the runtime raises a dozen unrelated types
+            _raise_if_memory(error)
             raise RunFailed(_first_line(error)) from error
         return dict(zip(self._outputs, values, strict=True))
 
@@ -166,8 +169,7 @@ def _open_session(path: str, threads: int) -> Any:
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        if isinstance(error, MemoryError) or "bad_alloc" in str(error):
-            raise MemoryError(_first_line(error)) from error
+        _raise_if_memory(error)
         raise ModelRefused(
             "load.invalid",
             f"onnxruntime {onnxruntime.__version__} cannot load it: {_first_line(error)}",
@@ -214,6 +216,13 @@ def _shape_agrees(
         if not (free or promise == size or (side == "output" and promise == -1)):
             return False
     return True
+
+
+def _raise_if_memory(error: Exception) -> None:
+    """Raise MemoryError for what the runtime says in its own words when it gets no memory."""
+    text = str(error)
+    if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
+        raise MemoryError(_first_line(error)) from error
 
 
 def _first_line(error: BaseException) -> str:

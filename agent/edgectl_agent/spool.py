@@ -91,9 +91,10 @@ class Spool:
             for suffix in ("", "-wal", "-shm"):
                 self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
             self._database = _open(self._path)
-        (self._bytes,) = self._database.execute(
+        (used,) = self._database.execute(
             "SELECT coalesce(sum(length(payload) + ?), 0) FROM message", (_ROW_BYTES,)
         ).fetchone()
+        self._bytes: int = used
         row = self._database.execute("SELECT seq FROM counter WHERE boot = ?", (boot,)).fetchone()
         self._seq: int = row[0] if row else 0
 
@@ -141,13 +142,13 @@ class Spool:
 
     def acknowledge(self, boot: int, seq: int) -> None:
         """Forget a message; nothing happens when it is not there."""
-        with self._lock, self._database:
-            row = self._database.execute(
+        with self._lock:
+            # Not waited for: after a power loss the message is sent again and known as a repeat.
+            self._database.execute("PRAGMA synchronous = NORMAL")
+            self._delete(
                 "DELETE FROM message WHERE boot = ? AND seq = ? RETURNING length(payload)",
                 (boot, seq),
-            ).fetchone()
-            if row is not None:
-                self._bytes -= row[0] + _ROW_BYTES
+            )
 
     def close(self) -> None:
         """Close the file; the spool cannot be used afterwards."""
@@ -184,17 +185,19 @@ class Spool:
         return self._bytes < before
 
     def _drop_oldest(self, kind: Kind) -> bool:
-        with self._database:
-            row = self._database.execute(
-                "DELETE FROM message WHERE position = "
-                "(SELECT min(position) FROM message WHERE kind = ?) RETURNING length(payload)",
-                (kind,),
-            ).fetchone()
-        if row is None:
-            return False
-        self._bytes -= row[0] + _ROW_BYTES
-        self.dropped += 1
-        return True
+        dropped = self._delete(
+            "DELETE FROM message WHERE position = "
+            "(SELECT min(position) FROM message WHERE kind = ?) RETURNING length(payload)",
+            (kind,),
+        )
+        self.dropped += dropped
+        return dropped > 0
+
+    def _delete(self, statement: str, arguments: tuple[object, ...]) -> int:
+        """Delete messages and return how many there were."""
+        lengths = self._database.execute(statement, arguments).fetchall()
+        self._bytes -= sum(length + _ROW_BYTES for (length,) in lengths)
+        return len(lengths)
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -204,12 +207,16 @@ def _open(path: Path) -> sqlite3.Connection:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA wal_autocheckpoint = 64")
         database.execute("PRAGMA journal_size_limit = 524288")
-        (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
-        if found != "ok":
-            raise sqlite3.DatabaseError(found)
+        _check(database)
         database.executescript(_SCHEMA)
     except BaseException:
         database.close()
         raise
     path.chmod(0o600)
     return database
+
+
+def _check(database: sqlite3.Connection) -> None:
+    (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        raise sqlite3.DatabaseError(found)

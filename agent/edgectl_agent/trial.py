@@ -23,15 +23,17 @@ A death before the child has touched the candidate is never the candidate's faul
 
 from __future__ import annotations
 
+import io
 import os
 import selectors
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 import msgspec
 from msgspec import Struct
@@ -106,7 +108,7 @@ class _Child:
         self._output = bytearray()
         self._errors = bytearray()
         ours, theirs = os.pipe()
-        self._lines = open(ours, "rb", buffering=0)  # noqa: SIM115  # closed by __exit__
+        self._lines = io.FileIO(ours)
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "edgectl_agent.trial_child", str(theirs)],
@@ -124,7 +126,7 @@ class _Child:
         finally:
             os.close(theirs)
 
-    def __enter__(self) -> _Child:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -139,11 +141,9 @@ class _Child:
         deadline = time.monotonic() + self._task.timeout_s
         assert self._process.stdin is not None
         assert self._process.stderr is not None
-        try:
+        with suppress(BrokenPipeError):  # it is dead already, and how it died says more
             # Stays open: its end tells the child that nobody waits for it any more.
             self._process.stdin.write(msgspec.json.encode(self._task) + b"\n")
-        except BrokenPipeError:
-            pass  # it is dead already, and how it died says more
         with selectors.DefaultSelector() as selector:
             selector.register(self._lines, selectors.EVENT_READ, self._output)
             selector.register(self._process.stderr, selectors.EVENT_READ, self._errors)
@@ -165,8 +165,8 @@ class _Child:
     def judge(self) -> TrialResult:
         """Return the verdict, once the child has ended."""
         begun, result = self._heard()
-        if result is not None and not self._killed_for:
-            return result
+        if result is not None:
+            return result  # whatever ended it after that
         code, detail = self._cause()
         if code == "trial.stopped":
             return _failed(code, detail)

@@ -63,24 +63,25 @@ def _prove(task: Task) -> TrialResult:
     from edgectl_agent.runtime import Model, ModelRefused, RunFailed
 
     bundle = task.bundle
+    verdict = Verdict.REJECTED
     try:
         cases = read_golden(Path(bundle.golden), bundle.config)
         model = Model(bundle)
         seen = replay(model, cases, seconds_max=min(_REPLAY_S_MAX, task.timeout_s / 4))
+        return _judge(task, model.load_ms, seen)
     except ModelRefused as error:
+        code, detail = "trial.load", error.detail
         if error.code == "load.unreadable":
-            return _result(Verdict.FAILED, "trial.unreadable", error.detail)
-        return _result(Verdict.REJECTED, "trial.load", error.detail)
+            verdict, code = Verdict.FAILED, "trial.unreadable"
     except GoldenMalformed as error:
-        return _result(Verdict.REJECTED, "trial.golden_malformed", str(error))
-    except MemoryError:
-        detail = f"more than {task.memory_bytes_max} bytes of memory"
-        return _result(Verdict.REJECTED, "trial.memory", detail)
+        code, detail = "trial.golden_malformed", str(error)
     except RunFailed as error:
-        return _result(Verdict.REJECTED, "trial.run", f"fails on a golden input: {error}")
+        code, detail = "trial.run", f"fails on a golden input: {error}"
+    except MemoryError:
+        code, detail = "trial.memory", f"more than {task.memory_bytes_max} bytes of memory"
     except OSError as error:
-        return _result(Verdict.FAILED, "trial.unreadable", f"cannot read a file: {error}")
-    return _judge(task, model.load_ms, seen)
+        verdict, code, detail = Verdict.FAILED, "trial.unreadable", f"cannot read a file: {error}"
+    return _result(verdict, code, detail)
 
 
 def _judge(task: Task, load_ms: float, seen: Replay) -> TrialResult:
@@ -94,6 +95,9 @@ def _judge(task: Task, load_ms: float, seen: Replay) -> TrialResult:
         rss_bytes=_status_bytes("VmHWM"),
         max_abs_diff=seen.max_abs_diff,
     )
+    if report.rss_bytes > task.memory_bytes_max:
+        detail = f"{report.rss_bytes} bytes of memory, at most {task.memory_bytes_max}"
+        return _result(Verdict.REJECTED, "trial.memory", detail, report)
     if seen.passed < config.golden.agreement_min * seen.total:
         return _result(
             Verdict.REJECTED,

@@ -17,7 +17,6 @@ import ipaddress
 import logging
 import os
 import socket
-import stat
 import time
 from collections import deque
 from collections.abc import Callable
@@ -134,18 +133,9 @@ class Endpoint:
 
     async def listen_unix(self, path: Path) -> None:
         """Listen on a Unix socket of mode 0660; a stale socket there is removed. Raises OSError."""
-        if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
-            raise FileExistsError(f"{path} exists and is no socket")
-        path.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener = _bind(path)
         try:
-            mask = os.umask(0o117)  # never wider than 0660, not even for a moment
-            try:
-                listener.bind(str(path))
-            finally:
-                os.umask(mask)
-            loop = asyncio.get_running_loop()
-            server = await loop.create_unix_server(
+            server = await asyncio.get_running_loop().create_unix_server(
                 lambda: _Connection(self, local=True),
                 sock=listener,
                 backlog=self.limits.connections_max,
@@ -193,6 +183,23 @@ class Endpoint:
             if self.connections
             else None
         )
+
+
+def _bind(path: Path) -> socket.socket:
+    """Return a socket bound to `path` with mode 0660."""
+    if path.exists() and not path.is_socket():
+        raise FileExistsError(f"{path} exists and is no socket")
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o117)  # never wider than 0660, not even for a moment
+    try:
+        listener.bind(str(path))
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        os.umask(mask)
+    return listener
 
 
 @lru_cache(maxsize=64)

@@ -61,7 +61,8 @@ class InferenceProcess:
     """Starts, commands and stops the child; safe to call from several threads.
 
     Attributes:
-        endpoint: where applications reach it, such as ``http://127.0.0.1:8500``; known once started.
+        endpoint: where applications reach it, such as ``http://127.0.0.1:8500``; empty before
+            the first start.
     """
 
     def __init__(

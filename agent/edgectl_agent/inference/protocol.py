@@ -34,7 +34,7 @@ _DIMENSIONS_MAX = 8
 
 
 class Refused(Exception):
-    """The request is outside the protocol or the model's contract; the message is for its author."""
+    """The request is outside the protocol or the contract; the message is for its author."""
 
 
 class _Input(Struct):

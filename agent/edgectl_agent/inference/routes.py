@@ -68,27 +68,24 @@ class Routes:
         if served is None:
             shown = name[:64].decode("utf-8", "replace")
             return failure(_NOT_FOUND, f"no model {shown!r} is loaded")
+        version = served.bundle.version
         if len(rest) > 1 and rest[0] == b"versions":
-            if rest[1] != served.bundle.version.encode():
+            if rest[1] != version.encode():
                 shown = rest[1][:64].decode("utf-8", "replace")
-                return failure(
-                    _NOT_FOUND,
-                    f"version {shown!r} is not loaded: {served.bundle.version!r} serves",
-                )
+                return failure(_NOT_FOUND, f"version {shown!r} is not loaded: {version!r} serves")
             rest = rest[2:]
         match rest:
             case [b"infer"]:
-                if request.method != b"POST":
-                    return failure(_METHOD, "use POST", b"Allow: POST\r\n")
                 return self._infer(request, served)
             case []:
                 return _read(request, _metadata(served))
             case [b"ready"]:
                 return _read(request, {"name": served.bundle.slot, "ready": True})
-            case _:
-                return failure(_NOT_FOUND, "a model has the routes infer and ready, and no others")
+        return failure(_NOT_FOUND, "a model has the routes infer and ready, and no others")
 
     def _infer(self, request: Request, served: Served) -> Answer | asyncio.Future[Answer]:
+        if request.method != b"POST":
+            return failure(_METHOD, "use POST", b"Allow: POST\r\n")
         if request.header_length is not None:
             return failure(
                 _BAD,
@@ -144,7 +141,7 @@ def _answer(served: Served, body: bytes | bytearray) -> Answer:
     started = time.perf_counter_ns()
     try:
         outputs = served.model.run(call.inputs)
-    except RunFailed as error:
+    except (RunFailed, MemoryError) as error:
         served.counts.failed()
         return failure(_FAILED, f"the model failed on this input: {error}")
     finite = served.counts.served((time.perf_counter_ns() - started) / 1000, outputs)

@@ -1,148 +1,14 @@
-"""Bundles made of real models, and a running inference process."""
+"""A running inference process."""
 
 from __future__ import annotations
 
-import http.client
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
-import msgspec
-import numpy as np
-import onnx
-import onnxruntime
 import pytest
-from onnx import TensorProto, helper
 
-from edgectl_agent.bundle import Bundle
+from agent.inference.models import Client
 from edgectl_agent.inference.process import InferenceProcess
-from edgectl_protocol.manifest import (
-    BundleConfig,
-    Golden,
-    Lineage,
-    Quantization,
-    Scores,
-    TensorSpec,
-    Tolerance,
-)
-from edgectl_protocol.names import digest_of
-
-ACTIVITY = Path(__file__).parents[3] / "server" / "edgectl" / "demo" / "activity"
-HAR = ACTIVITY / "har_v1.onnx"
-TYPES = {
-    "tensor(float)": "FP32",
-    "tensor(double)": "FP64",
-    "tensor(float16)": "FP16",
-    "tensor(int64)": "INT64",
-    "tensor(int32)": "INT32",
-    "tensor(uint8)": "UINT8",
-    "tensor(bool)": "BOOL",
-    "tensor(string)": "BYTES",
-}
-
-MakeBundle = Callable[..., Bundle]
-
-
-def save_model(
-    path: Path,
-    nodes: list[onnx.NodeProto],
-    inputs: list[onnx.ValueInfoProto],
-    outputs: list[onnx.ValueInfoProto],
-    initializers: list[onnx.TensorProto] | None = None,
-) -> Path:
-    graph = helper.make_graph(nodes, "graph", inputs, outputs, initializers or [])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
-    return path
-
-
-def tensor(name: str, kind: int, shape: list[int | str]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, shape)
-
-
-@pytest.fixture(scope="session")
-def activity() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Real windows of acceleration, (1500, 6, 128) float32, and their classes."""
-    with np.load(ACTIVITY / "eval.npz") as data:
-        return data["input"], data["label"]
-
-
-@pytest.fixture
-def make_bundle(tmp_path: Path, activity: Any) -> MakeBundle:
-    """Make a bundle of a real model file, with golden data from the runtime here."""
-
-    def make(
-        model: Path = HAR,
-        *,
-        slot: str = "activity",
-        version: str = "1",
-        golden_inputs: dict[str, np.ndarray[Any, Any]] | None = None,
-        golden_outputs: dict[str, np.ndarray[Any, Any]] | None = None,
-        scores: bool = False,
-        **config: Any,
-    ) -> Bundle:
-        session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
-        inputs, outputs = (
-            tuple(
-                TensorSpec(
-                    name=node.name,
-                    datatype=TYPES[node.type],
-                    shape=tuple(size if isinstance(size, int) else -1 for size in node.shape),
-                )
-                for node in nodes
-            )
-            for nodes in (session.get_inputs(), session.get_outputs())
-        )
-        if golden_inputs is None:
-            golden_inputs = {"input": activity[0][:16]}
-        cases = len(next(iter(golden_inputs.values())))
-        if golden_outputs is None:
-            rows = [
-                session.run(None, {k: v[i : i + 1] for k, v in golden_inputs.items()})
-                for i in range(cases)
-            ]
-            golden_outputs = {
-                spec.name: np.concatenate([row[number] for row in rows])
-                for number, spec in enumerate(outputs)
-            }
-        golden = tmp_path / f"golden-{slot}-{version}.npz"
-        np.savez(
-            golden,
-            **{f"input.{name}": values for name, values in golden_inputs.items()},
-            **{f"output.{name}": values for name, values in golden_outputs.items()},
-        )
-        described = BundleConfig(
-            model=slot,
-            version=version,
-            variant="fp32",
-            runtime="onnxruntime",
-            format="onnx",
-            precision="fp32",
-            inputs=inputs,
-            outputs=outputs,
-            golden=Golden(
-                cases=cases,
-                tolerances={name: Tolerance(atol=1e-4, rtol=1e-4) for name in golden_outputs},
-            ),
-            quantization=Quantization(recipe="fp32"),
-            lineage=Lineage(source=digest_of(model.read_bytes())),
-            scores=Scores(output=outputs[0].name, kind="logits") if scores else None,
-        )
-        described = msgspec.structs.replace(described, **config)
-        return Bundle(
-            slot=slot,
-            version=version,
-            variant=described.variant,
-            manifest=digest_of(f"{slot} {version} {model}".encode()),
-            model=str(model),
-            golden=str(golden),
-            config=described,
-        )
-
-    return make
 
 
 @pytest.fixture
@@ -156,64 +22,9 @@ def process(tmp_path: Path) -> Iterator[InferenceProcess]:
     running.stop()
 
 
-class Client:
-    """A keep-alive JSON client of one endpoint."""
-
-    def __init__(self, endpoint: str) -> None:
-        address = urlsplit(endpoint)
-        assert address.hostname is not None
-        self.connection = http.client.HTTPConnection(address.hostname, address.port, timeout=20)
-
-    def call(
-        self,
-        method: str,
-        path: str,
-        body: object = None,
-        headers: dict[str, str] | None = None,
-    ) -> tuple[int, Any]:
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        sent = None if body is None else content
-        self.connection.request(method, path, sent, headers or {})
-        response = self.connection.getresponse()
-        text = response.read()
-        return response.status, json.loads(text) if text else None
-
-    def close(self) -> None:
-        self.connection.close()
-
-
 @pytest.fixture
 def client(process: InferenceProcess) -> Iterator[Client]:
     """A client of `process`."""
     connected = Client(process.endpoint)
     yield connected
     connected.close()
-
-
-@pytest.fixture
-def infinite_loop(tmp_path: Path) -> Path:
-    """A model whose run takes hours: a loop of 2^50 additions."""
-    body = helper.make_graph(
-        [
-            helper.make_node("Add", ["carried", "step"], ["next"]),
-            helper.make_node("Identity", ["condition"], ["again"]),
-        ],
-        "body",
-        [
-            tensor("number", TensorProto.INT64, []),
-            tensor("condition", TensorProto.BOOL, []),
-            tensor("carried", TensorProto.FLOAT, [1, 1]),
-        ],
-        [tensor("again", TensorProto.BOOL, []), tensor("next", TensorProto.FLOAT, [1, 1])],
-        [helper.make_tensor("step", TensorProto.FLOAT, [1, 1], [1.0])],
-    )
-    return save_model(
-        tmp_path / "loop.onnx",
-        [helper.make_node("Loop", ["rounds", "yes", "x"], ["y"], body=body)],
-        [tensor("x", TensorProto.FLOAT, [1, 1])],
-        [tensor("y", TensorProto.FLOAT, [1, 1])],
-        [
-            helper.make_tensor("rounds", TensorProto.INT64, [], [2**50]),
-            helper.make_tensor("yes", TensorProto.BOOL, [], [True]),
-        ],
-    )
