@@ -19,12 +19,14 @@ from edgectl_agent.bundle import Bundle
 from edgectl_agent.core.record import SlotPointer
 from edgectl_agent.core.steps import HealthSeen, PointerChanged
 from edgectl_agent.errors import StepFailed, StepRejected
-from edgectl_agent.inference.errors import InferenceDown, LoadFailed
+from edgectl_agent.inference.errors import InferenceDown, InferenceError, LoadFailed
 from edgectl_agent.store import Store
 from edgectl_protocol.messages import Installed
 
 __all__ = ["Inference", "Serving", "SlotCounts"]
 
+_BLAMED = frozenset({"load.invalid", "load.contract", "load.warm_up"})
+"""Why a bundle would not load that are the bundle's own fault."""
 _log = logging.getLogger(__name__)
 
 
@@ -134,7 +136,7 @@ class Serving:
             return None
         try:
             seen = self._inference.health(slot)
-        except InferenceDown:
+        except InferenceError:
             return None
         finally:
             self.lock.release()
@@ -174,6 +176,7 @@ class Serving:
             self._inference.unload(slot)
         except InferenceDown as error:
             raise StepFailed(error.code, error.detail) from error
+        self._loaded.pop(slot, None)
         return pointer
 
     def _load(self, bundle: Bundle) -> None:
@@ -184,5 +187,6 @@ class Serving:
         except InferenceDown as error:
             raise StepFailed(error.code, error.detail) from error
         except LoadFailed as error:
-            raise StepRejected(error.code, error.detail) from error
+            kind = StepRejected if error.code in _BLAMED else StepFailed
+            raise kind(error.code, error.detail) from error
         self._loaded[bundle.slot] = bundle.manifest

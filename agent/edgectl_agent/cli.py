@@ -1,0 +1,210 @@
+"""``edgectl-agent``: enrol, run, status.
+
+Errors are printed as ``error[code]: …``, ``while: …``, ``try: …``. Exit codes: 0 done, 1 refused or
+failed, 2 wrong usage, 3 server unreachable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from edgectl_agent.durable import RealDisk
+from edgectl_agent.errors import AgentError, UsageError
+from edgectl_agent.settings import Settings, load_settings, parse_labels
+from edgectl_protocol import __version__
+
+__all__ = ["main"]
+
+DEFAULT_CONFIG = Path("/etc/edgectl/agent.toml")
+_FLAGS = ("server", "device", "token", "state", "host", "port", "socket", "labels", "telemetry_s")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO,
+        format="%(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    logging.getLogger("tuf").setLevel(logging.WARNING)
+    doing = {
+        "enrol": "enrolling this device",
+        "run": "starting the agent",
+        "status": "reading the state directory",
+    }[options.command]
+    try:
+        settings = _settings(options)
+        code: int = options.function(settings, options)
+    except AgentError as error:
+        print_error(error, doing)
+        return error.exit_code
+    except OSError as error:
+        print(f"error[disk.error]: {error}\nwhile: {doing}", file=sys.stderr)
+        return 1
+    return code
+
+
+def print_error(error: AgentError, doing: str) -> None:
+    """Print an error as a person reads it."""
+    print(f"error[{error.code}]: {error.detail}", file=sys.stderr)
+    print(f"while: {doing}", file=sys.stderr)
+    if error.hint:
+        print(f"try: {error.hint}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edgectl-agent", description="Bring models to this device, and serve them."
+    )
+    parser.add_argument("--version", action="version", version=f"edgectl-agent {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--config", type=Path, help=f"settings in TOML ({DEFAULT_CONFIG} where it exists)"
+    )
+    common.add_argument("--state", help="state directory")
+    common.add_argument("--json", action="store_true", help="print JSON lines")
+    common.add_argument("--verbose", action="store_true", help="say more on standard error")
+    identity = argparse.ArgumentParser(add_help=False)
+    identity.add_argument("--server", help="address of the server, such as http://host:8080")
+    identity.add_argument("--device", help="name of this device (default: its host name)")
+    identity.add_argument("--token", help="enrolment token, needed once")
+
+    enrol = commands.add_parser(
+        "enrol", parents=[common, identity], help="get an identity from the server"
+    )
+    enrol.set_defaults(function=_enrol)
+    run = commands.add_parser(
+        "run", parents=[common, identity], help="enrol if needed, then work until stopped"
+    )
+    run.add_argument("--host", help="address of the inference endpoint")
+    run.add_argument("--port", type=int, help="port of the inference endpoint, 0 for a free one")
+    run.add_argument("--socket", help="Unix socket of the inference endpoint")
+    run.add_argument(
+        "--label", action="append", dest="label", metavar="NAME=VALUE", help="may be repeated"
+    )
+    run.add_argument(
+        "--telemetry-s", type=float, dest="telemetry_s", help="seconds between two batches"
+    )
+    run.set_defaults(function=_run)
+    status = commands.add_parser("status", parents=[common], help="show what this device runs")
+    status.set_defaults(function=_status)
+    return parser
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    file: Path | None = options.config
+    if file is None and DEFAULT_CONFIG.exists():
+        file = DEFAULT_CONFIG
+    flags: dict[str, Any] = {key: getattr(options, key, None) for key in _FLAGS}
+    if getattr(options, "label", None):
+        flags["labels"] = parse_labels(",".join(options.label))
+    return load_settings(file=file, environment=os.environ, flags=flags)
+
+
+def _say_as(options: argparse.Namespace) -> Any:
+    def say(line: dict[str, Any]) -> None:
+        if options.json:
+            print(json.dumps(line), flush=True)
+            return
+        match line["event"]:
+            case "ready":
+                text = f"edgectl-agent ready: {line['device']} serves at {line['endpoint']}"
+            case "transition":
+                text = (
+                    f"{line['slot']} {line['version']} ({line['variant']}): "
+                    f"{line['before']} -> {line['after']}"
+                )
+                if "reason" in line:
+                    text += f"  [{line['reason']['code']}] {line['reason']['detail']}"
+            case "refused":
+                text = f"order refused [{line['code']}] {line['detail']}"
+            case other:
+                text = str(other)
+        print(text, flush=True)
+
+    return say
+
+
+def _identity(settings: Settings, disk: RealDisk, say: Any) -> Any:
+    """Return the identity, enrolling if there is none yet."""
+    from edgectl_agent.enrol import enrol, load_identity
+
+    identity = load_identity(disk)
+    if identity is not None:
+        if settings.device and settings.device != identity.device:
+            raise UsageError(
+                "enrol.other",
+                f"this state directory is of {identity.device}, not of {settings.device}",
+                hint="give another --state, or the same --device",
+            )
+        return identity
+    for key in ("server", "token"):
+        if not getattr(settings, key):
+            raise UsageError(
+                "enrol.missing",
+                f"this device is not enrolled, and {key} is not given",
+                hint=f"add --{key}, or EDGECTL_AGENT_{key.upper()}; "
+                "a token is made with: edgectl devices token",
+            )
+    device = settings.device or os.uname().nodename.partition(".")[0]
+    identity = enrol(disk, server=settings.server, token=settings.token, device=device)
+    say({"event": "enrolled", "device": identity.device, "server": identity.server})
+    return identity
+
+
+def _enrol(settings: Settings, options: argparse.Namespace) -> int:
+    say = _say_as(options)
+    _identity(settings, RealDisk(settings.state_directory), say)
+    return 0
+
+
+def _run(settings: Settings, options: argparse.Namespace) -> int:
+    from edgectl_agent.supervisor import Supervisor
+
+    say = _say_as(options)
+    disk = RealDisk(settings.state_directory)
+    identity = _identity(settings, disk, say)
+    supervisor = Supervisor(settings, identity, disk, say)
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        supervisor.request_stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    supervisor.run()
+    return 0
+
+
+def _status(settings: Settings, options: argparse.Namespace) -> int:
+    from edgectl_agent.status import read_status
+
+    status = read_status(settings.state_directory)
+    if options.json:
+        print(json.dumps(status))
+        return 0
+    print(f"device   {status['device'] or 'not enrolled'}")
+    if status["server"]:
+        print(f"server   {status['server']}")
+    print(f"order    {status['order_counter']}")
+    for slot, one in status["slots"].items():
+        running = one["running"]
+        shown = f"{running['version']} ({running['variant']})" if running else "nothing"
+        print(f"slot     {slot}: runs {shown}")
+        if one["update"]:
+            update = one["update"]
+            reason = f"  [{update['reason']['code']}]" if update.get("reason") else ""
+            print(f"         update to {update['version']}: {update['state']}{reason}")
+    for digest in status["rejected"]:
+        print(f"rejected {digest}")
+    return 0

@@ -1,0 +1,318 @@
+"""The one connection out: MQTT 5 over mutual TLS.
+
+Rules:
+
+1. The network runs in a thread of our own. paho's callbacks are wrapped: an exception in one would
+   end paho's loop while the client still says that it is connected. Should the thread end all the
+   same, it is started again.
+2. A callback only puts something into a bounded queue. What does not fit is dropped: chunks and
+   metadata are asked for again, orders are retained, acknowledgements are repeated.
+3. The session persists, and every subscription is made again at each connection, so that retained
+   messages come whether or not the broker remembers the session.
+4. At most 8 topics a SUBSCRIBE: the smallest broker of interest takes no more.
+5. Reconnecting waits longer each time, with a random share, so that a fleet does not come at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import random
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+
+import paho.mqtt.client as mqtt
+from msgspec import Struct
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from edgectl_agent.core.timing import delay_s
+
+__all__ = ["Connection", "Endpoint", "Mailbox"]
+
+SUBSCRIBE_TOPICS_MAX = 8
+SESSION_S = 24 * 3600
+KEEPALIVE_S = 30
+CONNECT_S = 15.0
+BACKOFF_FIRST_S = 1.0
+BACKOFF_MAX_S = 60.0
+MAILBOX_MESSAGES_MAX = 256
+OUTGOING_MESSAGES_MAX = 256
+_STEP_S = 1.0
+_CONNACK_S = 20.0
+_log = logging.getLogger(__name__)
+
+
+class Endpoint(Struct, frozen=True, kw_only=True):
+    """Where the broker is, and who we are."""
+
+    host: str
+    port: int
+    certificate: Path
+    key: Path
+    authority: Path
+    device: str
+
+    def tls(self) -> ssl.SSLContext:
+        """Return the context: our authority only, TLS 1.2 or newer, our certificate."""
+        context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(self.authority))
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.check_hostname = True
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_cert_chain(str(self.certificate), str(self.key))
+        return context
+
+
+class Mailbox:
+    """One user's topics and what has come on them; a `Transport` of the downloader."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._messages: queue.Queue[tuple[str, bytes]] = queue.Queue(MAILBOX_MESSAGES_MAX)
+
+    def connected(self) -> bool:
+        """Say whether there is a connection now."""
+        return self._connection.connected()
+
+    def subscribe(self, topics: Sequence[str]) -> None:
+        """Ask for the topics; a retained message comes anew at every call."""
+        self._connection.subscribe(topics, self._put)
+
+    def unsubscribe(self, topics: Sequence[str]) -> None:
+        """Ask for them no longer."""
+        self._connection.unsubscribe(topics)
+
+    def receive(self, timeout_s: float) -> tuple[str, bytes] | None:
+        """Return the next message, or None after `timeout_s`."""
+        try:
+            return self._messages.get(timeout=max(0.001, timeout_s))
+        except queue.Empty:
+            return None
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Send, if there is a connection."""
+        self._connection.publish(topic, payload)
+
+    def _put(self, topic: str, payload: bytes) -> None:
+        try:
+            self._messages.put_nowait((topic, payload))
+        except queue.Full:
+            _log.warning("a message on %s was dropped: too many at once", topic)
+
+
+class Connection:
+    """The connection of one device; its methods may be called from any thread."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        will: tuple[str, bytes],
+        on_change: Callable[[bool], None],
+        keepalive_s: int = KEEPALIVE_S,
+    ) -> None:
+        """Prepare; `start` connects.
+
+        Args:
+            endpoint: the broker.
+            will: retained topic and payload that the broker publishes when we vanish.
+            on_change: called from the network thread with True after connecting, with False after.
+            keepalive_s: a silent connection is dead after one and a half times this.
+        """
+        self._endpoint = endpoint
+        self._on_change = on_change
+        self._keepalive_s = keepalive_s
+        self._handlers: dict[str, Callable[[str, bytes], None]] = {}
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._up = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._random = random.SystemRandom()
+        self._failures = 0
+        self.last_error = ""
+        self._client = self._make_client(will)
+
+    def start(self) -> None:
+        """Begin to connect, and to stay connected."""
+        self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
+        self._thread.start()
+
+    def watch(self) -> None:
+        """Start the network thread again if it has ended; call it now and then."""
+        thread = self._thread
+        if thread is not None and not thread.is_alive() and not self._stopping.is_set():
+            _log.error("the network thread had ended: started again")
+            self._up.clear()
+            self.start()
+
+    def stop(self, last_words: tuple[str, bytes] | None = None, *, timeout_s: float = 3.0) -> None:
+        """Publish `last_words` retained, disconnect in good order, and end the thread."""
+        if last_words is not None and self.connected():
+            info = self._client.publish(*last_words, qos=1, retain=True)
+            end = time.monotonic() + timeout_s
+            while self.connected() and not info.is_published() and time.monotonic() < end:
+                self._stopping.wait(0.02)
+        self._stopping.set()
+        if self.connected():
+            self._client.disconnect()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def connected(self) -> bool:
+        """Say whether there is a connection now."""
+        return self._up.is_set()
+
+    def subscribe(self, topics: Sequence[str], handler: Callable[[str, bytes], None]) -> None:
+        """Have what comes on the exact `topics` given to `handler`, now and after reconnects."""
+        with self._lock:
+            self._handlers.update(dict.fromkeys(topics, handler))
+        if self.connected():
+            self._send_subscribe(topics)
+
+    def unsubscribe(self, topics: Sequence[str]) -> None:
+        """Want nothing more from `topics`."""
+        with self._lock:
+            for topic in topics:
+                self._handlers.pop(topic, None)
+        if self.connected():
+            for batch in _batches(topics):
+                self._client.unsubscribe(batch)
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
+        """Send with QoS 1 if there is a connection; True if it is on its way.
+
+        What must arrive is repeated by its owner until the server acknowledges it.
+        """
+        if not self.connected():
+            return False
+        info = self._client.publish(topic, payload, qos=1, retain=retain)
+        return info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    # ------------------------------------------------------------ the network thread
+
+    def _make_client(self, will: tuple[str, bytes]) -> mqtt.Client:
+        client = mqtt.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=self._endpoint.device,
+            protocol=mqtt.MQTTv5,
+            reconnect_on_failure=False,
+        )
+        client.tls_set_context(self._endpoint.tls())
+        client.connect_timeout = CONNECT_S
+        client.max_queued_messages_set(OUTGOING_MESSAGES_MAX)
+        client.max_inflight_messages_set(20)
+        client.will_set(*will, qos=1, retain=True)
+        client.on_connect = self._connected
+        client.on_disconnect = self._disconnected
+        client.on_message = self._received
+        # With this, a publish wakes the network thread instead of writing from the caller's.
+        client.on_socket_register_write = lambda *_: None
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.SessionExpiryInterval = SESSION_S
+        client.connect_async(
+            self._endpoint.host,
+            self._endpoint.port,
+            keepalive=self._keepalive_s,
+            clean_start=False,
+            properties=properties,
+        )
+        return client
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._connect_once()
+            except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+                self._note_error(error)
+            except Exception:  # noqa: BLE001 - the thread must live; it is our bug, and logged
+                _log.exception("the network thread")
+            finally:
+                self._went_down()
+            if not self._stopping.is_set():
+                self._failures += 1
+                wait_s = delay_s(
+                    self._failures,
+                    first_s=BACKOFF_FIRST_S,
+                    max_s=BACKOFF_MAX_S,
+                    jitter=self._random.random(),
+                )
+                self._stopping.wait(wait_s)
+
+    def _connect_once(self) -> None:
+        """Connect and stay until the connection ends."""
+        self._client.reconnect()
+        deadline = time.monotonic() + _CONNACK_S
+        while True:
+            code = self._client.loop(_STEP_S)
+            if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                if not self._stopping.is_set():
+                    _log.info("the connection ended: %s", mqtt.error_string(code))
+                return
+            if not self.connected() and time.monotonic() > deadline:
+                raise TimeoutError("the broker does not answer CONNECT")
+
+    def _note_error(self, error: Exception) -> None:
+        text = str(error) or type(error).__name__
+        if text != self.last_error:
+            _log.warning(
+                "no connection to %s:%d: %s", self._endpoint.host, self._endpoint.port, text
+            )
+        self.last_error = text
+
+    def _went_down(self) -> None:
+        if self._up.is_set():
+            self._up.clear()
+            self._guarded(self._on_change, False)
+
+    def _connected(
+        self,
+        _client: mqtt.Client,
+        _data: object,
+        _flags: mqtt.ConnectFlags,
+        reason: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        if reason.is_failure:
+            self._note_error(ConnectionError(f"the broker refuses: {reason}"))
+            return
+        self._failures = 0
+        self.last_error = ""
+        self._up.set()
+        with self._lock:
+            topics = tuple(self._handlers)
+        self._guarded(self._send_subscribe, topics)
+        self._guarded(self._on_change, True)
+
+    def _disconnected(self, *_args: object) -> None:
+        self._went_down()
+
+    def _received(self, _client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
+        with self._lock:
+            handler = self._handlers.get(message.topic)
+        if handler is not None:
+            self._guarded(handler, message.topic, bytes(message.payload))
+
+    def _send_subscribe(self, topics: Iterable[str]) -> None:
+        options = SubscribeOptions(qos=1)
+        for batch in _batches(topics):
+            self._client.subscribe([(topic, options) for topic in batch])
+
+    def _guarded(self, call: Callable[..., None], *args: object) -> None:
+        """Call; an exception is our bug, is logged, and leaves the network thread alive."""
+        try:
+            call(*args)
+        except Exception:  # noqa: BLE001 - the thread must live
+            _log.exception("a callback of the connection")
+
+
+def _batches(topics: Iterable[str]) -> Iterable[list[str]]:
+    rest = iter(topics)
+    while batch := list(islice(rest, SUBSCRIBE_TOPICS_MAX)):
+        yield batch

@@ -1,0 +1,246 @@
+"""What the device says: its state, its events, its telemetry.
+
+Rules:
+
+1. The reported state is the whole, retained, and sent after every transition; progress alone makes
+   it be sent at most twice a second.
+2. Events and telemetry go into the spool first. They are published from there, oldest first, again
+   after every reconnect and every 30 s, until the server has acknowledged them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Literal, Protocol
+
+from msgspec import structs
+
+from edgectl_agent.core import steps
+from edgectl_agent.core.machine import Machine
+from edgectl_agent.core.timing import Moment
+from edgectl_agent.downloader import Progress
+from edgectl_agent.errors import AgentError
+from edgectl_agent.spool import Spooled
+from edgectl_protocol import __version__, topics
+from edgectl_protocol.messages import (
+    Capabilities,
+    DeviceEvent,
+    InferenceWindow,
+    Reason,
+    ReportedState,
+    SlotReport,
+    SystemSample,
+    TelemetryBatch,
+    encode,
+)
+from edgectl_protocol.update import ENDED, UpdateState
+
+__all__ = ["Reporter", "last_will"]
+
+PROGRESS_PERIOD_S = 0.5
+RESEND_S = 30.0
+_SENT_AT_ONCE_MAX = 32
+_log = logging.getLogger(__name__)
+
+Say = Callable[[dict[str, Any]], None]
+
+
+class Outbox(Protocol):
+    """The spool, as it is used here."""
+
+    def put(self, kind: Literal["event", "telemetry"], make: Callable[[int], Any]) -> int:
+        """Keep a message."""
+
+    def pending(self, limit: int = 32) -> list[Spooled]:
+        """Return the oldest ones."""
+
+
+class Channel(Protocol):
+    """The connection, as it is used here."""
+
+    def connected(self) -> bool:
+        """Say whether there is a connection now."""
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
+        """Send."""
+
+
+class Reporter:
+    """The voice of one start of the agent; used by the main thread."""
+
+    def __init__(
+        self,
+        *,
+        device: str,
+        boot: int,
+        machine: Machine,
+        outbox: Outbox,
+        channel: Channel,
+        capabilities: Callable[[], Capabilities],
+        endpoint: Callable[[], str],
+        now: Callable[[], datetime],
+        say: Say,
+    ) -> None:
+        """Take where to say what; `say` gets each transition for whoever watches the process."""
+        self._device = device
+        self._boot = boot
+        self._machine = machine
+        self._outbox = outbox
+        self._channel = channel
+        self._capabilities = capabilities
+        self._endpoint = endpoint
+        self._now = now
+        self._say = say
+        self._seq = 0
+        self._dirty = True
+        self._progress: dict[str, Progress] = {}
+        self._progress_dirty = False
+        self._sent_s = float("-inf")
+        self._outstanding: dict[tuple[int, int], float] = {}
+        self.refusal: Reason | None = None
+
+    # ------------------------------------------------------------ what the engine says
+
+    def announce(self, announcement: steps.Announce, moment: Moment) -> None:
+        """Spool a transition as an event."""
+        update = announcement.update
+        if update.state in {*ENDED, UpdateState.REFRESHING}:
+            self._progress.pop(update.slot, None)
+
+        def make(seq: int) -> DeviceEvent:
+            return DeviceEvent(
+                device=self._device,
+                boot=self._boot,
+                seq=seq,
+                at=moment.wall,
+                slot=update.slot,
+                order=update.order,
+                version=update.version,
+                variant=update.candidate.variant,
+                manifest=update.manifest,
+                before=announcement.before,
+                event=announcement.event,
+                after=update.state,
+                rollout=update.wanted.rollout,
+                reason=update.reason,
+                trial=update.trial,
+            )
+
+        self._put("event", make)
+        line: dict[str, Any] = {
+            "event": "transition",
+            "slot": update.slot,
+            "version": update.version,
+            "variant": update.candidate.variant,
+            "manifest": update.manifest,
+            "before": announcement.before,
+            "after": update.state,
+        }
+        if update.reason is not None:
+            line["reason"] = {"code": update.reason.code, "detail": update.reason.detail}
+        self._say(line)
+
+    def refuse(self, reason: Reason) -> None:
+        """Say once that an order is not obeyed."""
+        if reason != self.refusal:
+            self.refusal = reason
+            self._dirty = True
+            self._say({"event": "refused", "code": reason.code, "detail": reason.detail})
+
+    def report(self) -> None:
+        """Send the state with the next `pump`."""
+        self._dirty = True
+
+    # ------------------------------------------------------------ what the supervisor says
+
+    def progress(self, slot: str, progress: Progress) -> None:
+        """Note how far a download is."""
+        self._progress[slot] = progress
+        self._progress_dirty = True
+
+    def telemetry(self, windows: tuple[InferenceWindow, ...], system: SystemSample) -> None:
+        """Spool a batch."""
+        self._put(
+            "telemetry",
+            lambda seq: TelemetryBatch(
+                device=self._device,
+                boot=self._boot,
+                seq=seq,
+                windows=windows,
+                system=system,
+            ),
+        )
+
+    def reconnected(self) -> None:
+        """Say everything again: nobody knows what was lost."""
+        self._outstanding.clear()
+        self._dirty = True
+
+    def acknowledged(self, boot: int, seq: int) -> None:
+        """Note that the server has stored a message."""
+        self._outstanding.pop((boot, seq), None)
+
+    def pump(self, elapsed_s: float) -> None:
+        """Send what is to be sent now."""
+        if not self._channel.connected():
+            return
+        due = elapsed_s - self._sent_s >= PROGRESS_PERIOD_S
+        if self._dirty or (self._progress_dirty and due):
+            payload = encode(self.state(online=True))
+            if self._channel.publish(topics.state(self._device), payload, retain=True):
+                self._dirty = self._progress_dirty = False
+                self._sent_s = elapsed_s
+        self._drain(elapsed_s)
+
+    def state(self, *, online: bool) -> ReportedState:
+        """Return the whole of what the device is now, under a new number."""
+        self._seq += 1
+        machine = self._machine
+        return ReportedState(
+            device=self._device,
+            boot=self._boot,
+            seq=self._seq,
+            online=online,
+            sent_at=self._now(),
+            agent_version=__version__,
+            order_counter=machine.record.counter,
+            capabilities=self._capabilities(),
+            endpoint=self._endpoint(),
+            slots={slot: self._with_progress(slot, one) for slot, one in machine.slots().items()},
+            rejected=machine.record.rejected,
+        )
+
+    def _with_progress(self, slot: str, report: SlotReport) -> SlotReport:
+        progress = self._progress.get(slot)
+        if progress is None or report.update is None:
+            return report
+        update = structs.replace(
+            report.update, bytes_done=progress.bytes_done, bytes_total=progress.bytes_total
+        )
+        return structs.replace(report, update=update)
+
+    def _drain(self, elapsed_s: float) -> None:
+        for spooled in self._outbox.pending(_SENT_AT_ONCE_MAX):
+            key = (spooled.boot, spooled.seq)
+            sent_s = self._outstanding.get(key)
+            if sent_s is not None and elapsed_s - sent_s < RESEND_S:
+                continue
+            topic = topics.event if spooled.kind == "event" else topics.telemetry
+            if not self._channel.publish(topic(self._device), spooled.payload):
+                return
+            self._outstanding[key] = elapsed_s
+
+    def _put(self, kind: Literal["event", "telemetry"], make: Callable[[int], Any]) -> None:
+        try:
+            self._outbox.put(kind, make)
+        except AgentError as error:  # a full disk must not stop an update or a model
+            _log.warning("a message is lost: %s", error)
+
+
+def last_will(device: str, boot: int) -> tuple[str, bytes]:
+    """Return topic and payload of what the broker says when the device vanishes."""
+    return topics.state(device), encode(
+        ReportedState(device=device, boot=boot, seq=0, online=False)
+    )

@@ -1,0 +1,59 @@
+"""What ``edgectl-agent status`` shows: read from the state directory, whether or not an agent runs.
+
+Nothing is written, so that it can be looked at while an agent works, and by who may only read.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgectl_agent.core.machine import Machine
+from edgectl_agent.core.record import EMPTY, decode_pointer
+from edgectl_agent.durable import RealDisk
+from edgectl_agent.enrol import load_identity
+from edgectl_agent.errors import Refused
+from edgectl_agent.journal import parse_journal
+from edgectl_protocol.errors import ProtocolError
+
+__all__ = ["read_status"]
+
+
+def read_status(directory: Path) -> dict[str, Any]:
+    """Return what the device is, as plain values for JSON.
+
+    Raises:
+        Refused: ``state.missing``: there is no state directory.
+    """
+    if not directory.is_dir():
+        raise Refused("state.missing", f"{directory} is not there", hint="give the agent's --state")
+    disk = RealDisk(directory)
+    identity = load_identity(disk)
+    try:
+        records, _ = parse_journal(disk.read("journal"))
+    except FileNotFoundError:
+        records = []
+    record = records[-1] if records else EMPTY
+    pointers = {}
+    for name in disk.list("slots"):
+        try:
+            pointers[name] = decode_pointer(disk.read(f"slots/{name}"))
+        except ProtocolError:
+            continue
+    machine = Machine(identity.device if identity else "", record, pointers)
+    return {
+        "device": identity.device if identity else None,
+        "server": identity.server if identity else None,
+        "order_counter": record.counter,
+        "slots": {
+            slot: {
+                "running": report.running and msgspec.to_builtins(report.running),
+                "previous": report.previous and msgspec.to_builtins(report.previous),
+                "update": report.update and msgspec.to_builtins(report.update),
+            }
+            for slot, report in machine.slots().items()
+        },
+        "rejected": list(record.rejected),
+    }

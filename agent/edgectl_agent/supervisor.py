@@ -1,0 +1,472 @@
+"""The agent at work: threads, processes and the order in which they begin and end.
+
+::
+
+    main thread     machine, journal, reporter, spool; starts the inference process
+    worker          one step at a time: refresh, download, verify, trial, activate, roll back
+    orders          checks the signature of what comes as an order, while a step may be running
+    mqtt            the connection; only puts things into the inbox or a mailbox
+
+Everything that the machine must hear goes through one bounded inbox to the main thread.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import queue
+import random
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct
+
+from edgectl_agent import health
+from edgectl_agent.clock import moment, now
+from edgectl_agent.connection import Connection, Endpoint, Mailbox
+from edgectl_agent.core import steps
+from edgectl_agent.core.machine import Machine
+from edgectl_agent.core.timing import delay_s
+from edgectl_agent.downloader import Downloader, Progress
+from edgectl_agent.durable import RealDisk
+from edgectl_agent.enrol import AUTHORITY_PATH, CERTIFICATE_PATH, KEY_PATH, ROOT_PATH, Identity
+from edgectl_agent.errors import AgentError, Refused, StepCancelled
+from edgectl_agent.inference.errors import InferenceDown, InferenceError
+from edgectl_agent.inference.process import InferenceProcess
+from edgectl_agent.journal import Journal
+from edgectl_agent.performer import Engine, Performer
+from edgectl_agent.reporter import Reporter, last_will
+from edgectl_agent.serving import Serving
+from edgectl_agent.settings import Settings
+from edgectl_agent.spool import Spool
+from edgectl_agent.store import Store
+from edgectl_agent.trial import run_trial
+from edgectl_agent.trust import Trust
+from edgectl_protocol import topics
+from edgectl_protocol.errors import ProtocolError
+from edgectl_protocol.messages import Ack, decode, encode
+
+__all__ = ["Supervisor"]
+
+POLL_S = 0.25
+INBOX_MAX = 1024
+ORDER_RETRY_S = 5.0
+ORDER_AGAIN_S = 60.0
+"""An order that was refused for the clock's sake is looked at again after this."""
+RESTORE_AGAIN_S = 30.0
+DISK_RETRY_S = 5.0
+JOIN_S = 5.0
+_log = logging.getLogger(__name__)
+
+Say = Callable[[dict[str, Any]], None]
+
+
+class _LinkChanged(Struct, frozen=True):
+    up: bool
+
+
+class _AckCame(Struct, frozen=True):
+    payload: bytes
+
+
+class _ProgressMade(Struct, frozen=True):
+    slot: str
+    progress: Progress
+
+
+_Item = steps.Event | _LinkChanged | _AckCame | _ProgressMade
+
+
+class _Worker:
+    """Runs steps and collections one after another in a thread of its own."""
+
+    def __init__(self, performer: Performer, done: Callable[[steps.Event], None]) -> None:
+        self._performer = performer
+        self._done = done
+        self._jobs: queue.SimpleQueue[tuple[steps.Step | steps.Collect, int] | None] = (
+            queue.SimpleQueue()
+        )
+        self._generation = 0
+        self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, job: steps.Step | steps.Collect) -> None:
+        self._jobs.put((job, self._generation))
+
+    def cancel(self) -> None:
+        """Ask what was submitted until now to end early."""
+        self._generation += 1
+
+    def stop(self) -> None:
+        self.cancel()
+        self._jobs.put(None)
+        if self._thread.is_alive():
+            self._thread.join(JOIN_S)
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            action, generation = job
+            if isinstance(action, steps.Collect):
+                self._performer.collect(action.keep)
+                continue
+            self._done(
+                self._performer.perform(action, lambda made=generation: made < self._generation)  # type: ignore[misc]
+            )
+
+
+class _OrderDesk:
+    """Checks what comes as an order; only the newest is of interest."""
+
+    def __init__(self, trust: Trust, done: Callable[[steps.Event], None]) -> None:
+        self._trust = trust
+        self._done = done
+        self._payload: bytes | None = None
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="orders", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def put(self, _topic: str, payload: bytes) -> None:
+        if payload:  # a cleared topic says nothing
+            self._payload = payload
+            self._wake.set()
+
+    def look_again(self) -> None:
+        """Check the newest order once more: the clock may be right now."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(JOIN_S)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._wake.wait()
+            self._wake.clear()
+            payload = self._payload
+            if payload is None or self._stopping.is_set():
+                continue
+            try:
+                order = self._trust.check_order(payload, self._stopping.is_set)
+            except Refused as error:
+                self._done(steps.OrderRefused(reason=error.reason))
+            except StepCancelled:
+                return
+            except (AgentError, OSError) as error:
+                _log.warning("the order cannot be checked now: %s", error)
+                if not self._stopping.wait(ORDER_RETRY_S):
+                    self._wake.set()
+            else:
+                self._done(steps.OrderArrived(order=order))
+
+
+class Supervisor:
+    """One run of the agent on one state directory."""
+
+    def __init__(self, settings: Settings, identity: Identity, disk: RealDisk, say: Say) -> None:
+        """Prepare everything; nothing is started, nothing is connected.
+
+        Raises:
+            Refused: ``state.locked``: another agent runs on this state directory.
+        """
+        self._settings = settings
+        self._device = identity.device
+        self._disk = disk
+        self._say = say
+        self._lock_handle = _lock(disk)
+        self._boot = _count_boot(disk)
+        self._inbox: queue.Queue[_Item] = queue.Queue(INBOX_MAX)
+        self._stopping = threading.Event()
+        self._random = random.SystemRandom()
+        self._failures = 0
+        self._restart_s = 0.0
+        self._restore_s = 0.0
+        self._order_again_s: float | None = None
+        self._telemetry_s = moment().elapsed_s + settings.telemetry_s
+        self._capabilities = health.capabilities(settings.labels, settings.state_directory)
+        self._inference = InferenceProcess(
+            host=settings.host,
+            port=settings.port,
+            socket=settings.state_directory / settings.socket if settings.socket else None,
+            log=settings.state_directory / "inference.log",
+        )
+        self._connection = Connection(
+            Endpoint(
+                host=identity.broker.host,
+                port=identity.broker.port,
+                certificate=settings.state_directory / CERTIFICATE_PATH,
+                key=settings.state_directory / KEY_PATH,
+                authority=settings.state_directory / AUTHORITY_PATH,
+                device=identity.device,
+            ),
+            will=last_will(identity.device, self._boot),
+            on_change=lambda up: self._put(_LinkChanged(up)),
+        )
+        self._assemble()
+
+    def _assemble(self) -> None:
+        """Put the parts together."""
+        settings = self._settings
+        store = Store(self._disk, reserve_bytes=settings.disk_reserve_bytes)
+        journal = Journal(self._disk)
+        machine = Machine(self._device, journal.load(), store.pointers())
+        self._serving = Serving(store, self._inference)
+        trust = Trust(
+            settings.state_directory / "tuf", self._disk.read(ROOT_PATH), Mailbox(self._connection)
+        )
+        self._orders = _OrderDesk(trust, self._put)
+        self._downloader = Downloader(self._device, store, Mailbox(self._connection))
+        performer = Performer(
+            metadata=trust,
+            downloader=self._downloader,
+            store=store,
+            serving=self._serving,
+            trial=lambda bundle: run_trial(
+                bundle,
+                timeout_s=settings.trial_timeout_s,
+                memory_bytes_max=settings.trial_memory_bytes_max,
+            ),
+            progress=lambda slot, progress: self._put_progress(_ProgressMade(slot, progress)),
+        )
+        self._worker = _Worker(performer, self._put)
+        self._spool = Spool(
+            settings.state_directory / "spool", bytes_max=settings.spool_bytes_max, boot=self._boot
+        )
+        self._reporter = Reporter(
+            device=self._device,
+            boot=self._boot,
+            machine=machine,
+            outbox=self._spool,
+            channel=self._connection,
+            capabilities=lambda: self._capabilities,
+            endpoint=lambda: self._inference.endpoint,
+            now=now,
+            say=self._say_with_bytes,
+        )
+        self._engine = Engine(
+            machine,
+            journal,
+            outlet=self._reporter,
+            submit=self._worker.submit,
+            cancel=self._worker.cancel,
+            wait_for_disk=self._wait_for_disk,
+        )
+
+    def request_stop(self) -> None:
+        """Ask `run` to end; may be called from a signal handler."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Work until `request_stop`; then end everything in good order.
+
+        Raises:
+            AgentError: the inference process cannot be started at all.
+        """
+        try:
+            self._inference.start()
+            self._worker.start()
+            self._orders.start()
+            self._restore(fresh=True)
+            self._engine.start(moment(), self._random.random())
+            self._say(
+                {"event": "ready", "endpoint": self._inference.endpoint, "device": self._device}
+            )
+            self._connection.subscribe([topics.order(self._device)], self._orders.put)
+            self._connection.subscribe(
+                [topics.ack(self._device)], lambda _, payload: self._put(_AckCame(payload))
+            )
+            self._connection.start()
+            while not self._stopping.is_set():
+                self._turn()
+        finally:
+            self._end()
+
+    # ------------------------------------------------------------ one turn of the main loop
+
+    def _turn(self) -> None:
+        try:
+            item: _Item | None = self._inbox.get(timeout=POLL_S)
+        except queue.Empty:
+            item = None
+        while item is not None:
+            self._take(item)
+            try:
+                item = self._inbox.get_nowait()
+            except queue.Empty:
+                item = None
+        self._watch_inference()
+        self._watch_health()
+        elapsed_s = moment().elapsed_s
+        due_s = self._engine.machine.due_s
+        if due_s is not None and due_s <= elapsed_s:
+            self._feed(steps.Ticked())
+        if self._order_again_s is not None and self._order_again_s <= elapsed_s:
+            self._order_again_s = None
+            self._orders.look_again()
+        if elapsed_s >= self._telemetry_s:
+            self._telemetry_s = elapsed_s + self._settings.telemetry_s
+            self._sample()
+        self._connection.watch()
+        self._reporter.pump(elapsed_s)
+
+    def _take(self, item: _Item) -> None:
+        match item:
+            case _LinkChanged(up=up):
+                if up:
+                    self._reporter.reconnected()
+                self._say({"event": "connected" if up else "disconnected"})
+            case _AckCame(payload=payload):
+                try:
+                    ack = decode(Ack, payload)
+                except ProtocolError as error:
+                    _log.warning("%s", error)
+                    return
+                self._spool.acknowledge(ack.boot, ack.seq)
+                self._reporter.acknowledged(ack.boot, ack.seq)
+            case _ProgressMade(slot=slot, progress=progress):
+                self._reporter.progress(slot, progress)
+            case _:
+                self._feed(item)
+
+    def _feed(self, event: steps.Event) -> None:
+        before = self._reporter.refusal
+        self._engine.feed(event, moment(), self._random.random())
+        refusal = self._reporter.refusal
+        if isinstance(event, steps.OrderArrived):
+            waits = refusal is not None and refusal.code in {"order.expired", "order.clock"}
+            if waits and (refusal is not before or self._order_again_s is None):
+                self._order_again_s = moment().elapsed_s + ORDER_AGAIN_S
+
+    # ------------------------------------------------------------ the inference process
+
+    def _watch_inference(self) -> None:
+        """Start the inference process again when it has died, later each time."""
+        elapsed_s = moment().elapsed_s
+        if self._inference.alive():
+            if self._serving.silent and elapsed_s >= self._restore_s:
+                self._restore(fresh=False)
+            return
+        if not self._restart_s:
+            self._failures += 1
+            self._feed(steps.InferenceDied(detail="the inference process has died"))
+            self._say({"event": "inference-died"})
+            self._restart_s = elapsed_s + delay_s(
+                self._failures, first_s=0.5, max_s=30.0, jitter=self._random.random()
+            )
+        if elapsed_s < self._restart_s or not self._serving.lock.acquire(blocking=False):
+            return
+        try:
+            self._inference.start()
+        except InferenceDown as error:
+            _log.error("the inference process does not start: %s", error)
+            self._failures += 1
+            self._restart_s = elapsed_s + delay_s(
+                self._failures, first_s=0.5, max_s=30.0, jitter=self._random.random()
+            )
+            return
+        finally:
+            self._serving.lock.release()
+        self._restart_s = 0.0
+        self._restore(fresh=True)
+        self._reporter.report()
+
+    def _restore(self, *, fresh: bool) -> None:
+        self._restore_s = moment().elapsed_s + RESTORE_AGAIN_S
+        unsettled = self._engine.machine.unsettled
+        for change in self._serving.restore(fresh=fresh, leave=unsettled):
+            self._put(change)
+
+    def _watch_health(self) -> None:
+        observed = self._engine.machine.observed
+        if observed is not None:
+            seen = self._serving.health(observed[0])
+            if seen is not None:
+                self._feed(seen)
+
+    def _sample(self) -> None:
+        """Spool one batch of telemetry."""
+        sample = health.system_sample(
+            now(), self._settings.state_directory, self._inference.rss_bytes()
+        )
+        try:
+            windows = self._inference.windows()
+        except InferenceError:
+            windows = ()
+        self._reporter.telemetry(windows, sample)
+        if self._failures and self._inference.alive():
+            self._failures = 0
+
+    # ------------------------------------------------------------ small things
+
+    def _put(self, item: _Item) -> None:
+        """Put something into the inbox; waits while it is full, unless the agent is stopping."""
+        while not self._stopping.is_set():
+            try:
+                self._inbox.put(item, timeout=1.0)
+            except queue.Full:
+                continue
+            return
+
+    def _put_progress(self, item: _ProgressMade) -> None:
+        """Progress is worth nothing late."""
+        if self._inbox.qsize() < INBOX_MAX // 2:
+            self._put(item)
+
+    def _say_with_bytes(self, line: dict[str, Any]) -> None:
+        if line.get("event") == "transition":
+            line["bytes_received"] = self._downloader.bytes_received
+        self._say(line)
+
+    def _wait_for_disk(self, error: OSError) -> bool:
+        _log.error("the journal cannot be written, updates wait: %s", error)
+        return not self._stopping.wait(DISK_RETRY_S)
+
+    def _end(self) -> None:
+        self._stopping.set()
+        self._orders.stop()
+        self._worker.stop()
+        try:
+            self._engine.stop(moment())
+        except OSError as error:
+            _log.warning("the journal cannot be written: %s", error)
+        if self._inference.alive():
+            self._sample()
+        state = self._reporter.state(online=False)
+        self._connection.stop((topics.state(self._device), encode(state)))
+        self._inference.stop()
+        self._spool.close()
+        os.close(self._lock_handle)
+        self._say({"event": "stopped"})
+
+
+def _lock(disk: RealDisk) -> int:
+    """Take the state directory for this process; the lock ends with it."""
+    handle = os.open(disk.locate("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise Refused(
+            "state.locked",
+            f"another agent runs on {disk.locate('.')}",
+            hint="stop it, or give this one another --state",
+        ) from error
+    return handle
+
+
+def _count_boot(disk: RealDisk) -> int:
+    """Count this start, durably: messages are numbered by it."""
+    try:
+        boot = int(disk.read("boot", 32)) + 1
+    except (FileNotFoundError, ValueError):
+        boot = 1
+    disk.write_atomic("boot", str(boot).encode())
+    return boot
