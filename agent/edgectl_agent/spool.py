@@ -114,17 +114,11 @@ class Spool:
             size = len(payload) + _ROW_BYTES
             if size > self._bytes_max or len(payload) > MESSAGE_BYTES_MAX:
                 raise SpoolFull("spool.full", f"a message of {size} bytes does not fit the spool")
-            self._make_room(size)
             try:
+                self._make_room(size)
                 self._insert(kind, seq, payload)
             except sqlite3.OperationalError as error:
-                # The disk is full, not the budget: old telemetry is worth less than a new event.
-                if kind == "telemetry" or not self._drop_telemetry(size):
-                    raise SpoolFull("spool.full", f"cannot write the spool: {error}") from error
-                try:
-                    self._insert(kind, seq, payload)
-                except sqlite3.OperationalError as again:
-                    raise SpoolFull("spool.full", f"cannot write the spool: {again}") from again
+                self._insert_on_full_disk(kind, seq, payload, error)
             self._seq = seq
             self._bytes += size
             return seq
@@ -177,12 +171,25 @@ class Spool:
         ):
             pass
 
-    def _drop_telemetry(self, size: int) -> bool:
-        """Drop old telemetry of at least `size` bytes; say whether any was dropped."""
-        before = self._bytes
-        while before - self._bytes < size + _PAGE_BYTES and self._drop_oldest("telemetry"):
-            pass
-        return self._bytes < before
+    def _insert_on_full_disk(
+        self, kind: Kind, seq: int, payload: bytes, error: sqlite3.OperationalError
+    ) -> None:
+        """Keep an event in the room of old telemetry, which is worth less; else `SpoolFull`.
+
+        Telemetry gives up at once: that leaves the room in the journal's file to events.
+        """
+        refused = SpoolFull("spool.full", f"cannot write the spool: {error}")
+        if kind == "telemetry":
+            raise refused from error
+        try:
+            # Begins the journal anew in the room that its file already has.
+            self._database.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+            room = self._bytes - len(payload) - _PAGE_BYTES
+            while self._bytes > room and self._drop_oldest("telemetry"):
+                pass
+            self._insert(kind, seq, payload)
+        except sqlite3.OperationalError:
+            raise refused from error
 
     def _drop_oldest(self, kind: Kind) -> bool:
         dropped = self._delete(

@@ -186,24 +186,54 @@ def test_a_damaged_file_is_thrown_away(tmp_path: Path, how: str) -> None:
         assert spool.put("event", event(2)) == 1
 
 
-def test_a_full_disk_is_an_error_that_loses_nothing(tmp_path: Path) -> None:
-    """A real limit on the file's size stands for the full disk: SQLite sees the same EFBIG."""
+@contextmanager
+def full_disk(directory: Path) -> Iterator[None]:
+    """No file may grow beyond the largest. A real limit, and SQLite sees a failing write as on a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with opened(tmp_path, bytes_max=1 << 24) as spool:
-        for _ in range(50):
-            spool.put("event", event())
-        size = (tmp_path / "spool.db-wal").stat().st_size
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    size = max(file.stat().st_size for file in directory.glob("spool.db*"))
+    assert size > 0
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def fill(spool: Spool, kind: Kind, count: int) -> int:
+    """Put up to `count` messages and return how many were kept."""
+    for number in range(count):
         try:
-            with pytest.raises(SpoolFull):
-                for _ in range(1000):
-                    spool.put("event", event())
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            spool.put(kind, event() if kind == "event" else telemetry())
+        except SpoolFull:
+            return number
+    return count
+
+
+def test_a_full_disk_is_an_error_that_loses_nothing(tmp_path: Path) -> None:
+    with opened(tmp_path, bytes_max=1 << 24) as spool:
+        fill(spool, "event", 50)
+        with full_disk(tmp_path):
+            more = fill(spool, "event", 5000)
+            assert more < 5000
+            assert fill(spool, "telemetry", 1) == 0
         kept = [m.seq for m in spool.pending(10**6)]
-        assert kept == list(range(1, len(kept) + 1))
-        assert len(kept) >= 50
+        assert kept == list(range(1, 51 + more))
         assert spool.put("event", event()) == len(kept) + 1
+        assert spool.dropped == 0
+
+
+def test_on_a_full_disk_an_event_takes_the_room_of_telemetry(tmp_path: Path) -> None:
+    with opened(tmp_path, bytes_max=1 << 24) as spool:
+        fill(spool, "telemetry", 500)
+        with full_disk(tmp_path):
+            rounds = 0
+            while fill(spool, "telemetry", 5000):  # until not one more fits
+                rounds += 1
+                assert rounds < 50
+            kept = fill(spool, "event", 5000)
+        assert kept > 50
+        assert len([m for m in spool.pending(10**6) if m.kind == "event"]) == kept
+        assert spool.dropped > 0
 
 
 def test_threads_get_distinct_numbers(tmp_path: Path) -> None:
