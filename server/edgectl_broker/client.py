@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable
 
 import mqtt5
 from mqtt5 import (
@@ -63,7 +62,7 @@ class Client:
         self._settings = exchange.settings
         self._state = exchange.state
         self._unacknowledged = 0
-        self._replies_waiting = 0
+        self._refusals = 0
         self._publish_will = True
         self.done = False
 
@@ -221,11 +220,11 @@ class Client:
             self._unacknowledged -= 1
             self._link.send(content)
 
-        self._reply(acknowledge)
+        self._state.when_durable(acknowledge)
 
     def _accept(self, packet: mqtt5.PublishPacket, key: SessionKey) -> PubAckReasonCode:
         if not self._may_publish(key.name, packet.topic):
-            _logger.warning("%r may not publish to %r", key.name, packet.topic)
+            self._note_refusal("publish", packet.topic, "not authorized")
             return PubAckReasonCode.NOT_AUTHORIZED
         message = Message.of_publish(
             packet,
@@ -239,7 +238,21 @@ class Client:
             case "no-subscribers":
                 return PubAckReasonCode.NO_MATCHING_SUBSCRIBERS
             case "over-quota":
+                self._note_refusal("publish", packet.topic, "over quota")
                 return PubAckReasonCode.QUOTA_EXCEEDED
+
+    def _note_refusal(self, action: str, topic: str, reason: str) -> None:
+        """Log the first, second, fourth, eighth… refusal, so that a client cannot fill the log."""
+        self._refusals += 1
+        if self._refusals & (self._refusals - 1) == 0:
+            _logger.warning(
+                "%r may not %s %r: %s (refusal %d)",
+                self.name,
+                action,
+                topic,
+                reason,
+                self._refusals,
+            )
 
     def _acknowledged(self, packet: mqtt5.PubAckPacket) -> None:
         assert self.session is not None
@@ -248,10 +261,6 @@ class Client:
             return  # of an earlier connection, or expired meanwhile: nothing to do
         self._state.drop_delivery(delivery)
         self._exchange.pump(self.session)
-
-    def _reply(self, reply: Callable[[], None]) -> None:
-        """Call `reply` when all that this client has changed is on disk, in order."""
-        self._state.when_durable(reply)
 
     # --- SUBSCRIBE, UNSUBSCRIBE ------------------------------------------------------------------
 
@@ -270,7 +279,7 @@ class Client:
                 wanted.append(retained)
         self._registry.save(self.session)
         content = mqtt5.SubAckPacket(packet.packet_id, reasons).write()
-        self._reply(lambda: self._link.send(content))
+        self._state.when_durable(lambda: self._link.send(content))
         for subscription in wanted:
             self._exchange.send_retained(self.session, subscription)
         self._exchange.pump(self.session)
@@ -288,7 +297,7 @@ class Client:
                 DisconnectReasonCode.PROTOCOL_ERROR, "a shared subscription cannot be no-local"
             )
         if not self._exchange.authorize(session.key.name, "subscribe", shared.filter):
-            _logger.warning("%r may not subscribe to %r", session.key.name, shared.filter)
+            self._note_refusal("subscribe", shared.filter, "not authorized")
             return SubAckReasonCode.NOT_AUTHORIZED, None
         if (
             item.pattern not in session.subscriptions
@@ -332,4 +341,4 @@ class Client:
         ]
         self._registry.save(self.session)
         content = mqtt5.UnsubAckPacket(packet.packet_id, reasons).write()
-        self._reply(lambda: self._link.send(content))
+        self._state.when_durable(lambda: self._link.send(content))

@@ -112,7 +112,6 @@ class Exchange:
                 self.state.drop_retained(message.topic)
             return True
         if not self.retained.put(message):
-            _logger.warning("retained message of %r refused: quota", message.publisher.name)
             return False
         self.state.put_retained(message)
         return True

@@ -50,6 +50,7 @@ class Peer:
 
     def __init__(self, name, files, *, manual_ack=False, client_id=None):
         self.name = name
+        self.session_present = False
         self.messages = queue.Queue()
         self.connects = queue.Queue()
         self.disconnects = queue.Queue()
@@ -69,6 +70,9 @@ class Peer:
         self.client.on_disconnect = lambda _c, _u, _f, reason, _p: self.disconnects.put(
             reason.value
         )
+        self.client.on_socket_open = lambda _c, _u, one: one.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
+        )
         self.client.on_message = lambda _c, _u, message: self.messages.put(message)
         answer = self._answers.put
         self.client.on_publish = lambda _c, _u, mid, reason, _p: answer((mid, reason.value))
@@ -78,14 +82,15 @@ class Peer:
         self.client.on_unsubscribe = self.client.on_subscribe
 
     def connect(self, broker, *, clean_start=True, expiry_s=0, keepalive=60):
-        """Connect and return (reason, session present)."""
+        """Connect and return the reason code."""
         properties = Properties(PacketTypes.CONNECT)
         properties.SessionExpiryInterval = expiry_s
         self.client.connect(
             broker.host, broker.port, keepalive, clean_start=clean_start, properties=properties
         )
         self.client.loop_start()
-        return self.connects.get(timeout=WAIT_S)
+        reason, self.session_present = self.connects.get(timeout=WAIT_S)
+        return reason
 
     def _answer(self, mid):
         got, reason = self._answers.get(timeout=WAIT_S)

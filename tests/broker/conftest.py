@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,7 +39,7 @@ class TestAuthority:
         self._issued: dict[str, Files] = {}
 
     def _sign(self, subject, public_key, *, authority=False, days=30):
-        names = [x509.DNSName("localhost"), x509.IPAddress(__import__("ipaddress").ip_address("127.0.0.1"))]
+        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -147,11 +148,9 @@ def peer(broker, authority):
     peers = []
 
     def connect(name, *, files=None, manual_ack=False, client_id=None, **options):
-        one = Peer(
-            name, files or authority.issue(name), manual_ack=manual_ack, client_id=client_id
-        )
+        one = Peer(name, files or authority.issue(name), manual_ack=manual_ack, client_id=client_id)
         peers.append(one)
-        assert one.connect(broker, **options)[0] == 0
+        assert one.connect(broker, **options) == 0
         return one
 
     yield connect

@@ -125,6 +125,12 @@ def test_the_certificate_names_the_client_whatever_it_says(peer):
 def test_names_that_are_patterns_get_nothing():
     from edgectl_server.distribution.embedded import authorize
 
-    for name, action in itertools.product(["+", "#", "", "a/b", "operator"], ["publish", "subscribe"]):
-        for topic in ["edgectl/v1/d/beta/up/state", "edgectl/v1/d/+/down/#", "edgectl/v1/meta/head"]:
+    for name, action in itertools.product(
+        ["+", "#", "", "a/b", "operator"], ["publish", "subscribe"]
+    ):
+        for topic in [
+            "edgectl/v1/d/beta/up/state",
+            "edgectl/v1/d/+/down/#",
+            "edgectl/v1/meta/head",
+        ]:
             assert not authorize(name, action, topic)
