@@ -17,10 +17,7 @@ from types import NoneType
 from typing import Self, TypeVar, cast
 from urllib.parse import quote
 
-import msgspec
-
 from edgectl import types
-from edgectl.errors import EdgectlError
 from edgectl.events import Event, events
 from edgectl.transport import Connection, RetryPolicy
 from edgectl.uploads import LocalFile, Progress, hash_file, upload
@@ -29,6 +26,8 @@ __all__ = ["PAGE_ITEMS", "Client"]
 
 PAGE_ITEMS = 200
 """The most that the server gives at once."""
+
+_NOT_READY = 503
 
 Item = TypeVar("Item")
 Query = Sequence[tuple[str, str]]
@@ -77,12 +76,9 @@ class Client:
 
     def ready(self) -> types.ReadyInfo:
         """Return the checks of the server's parts (no login), also when it is not ready."""
-        try:
-            return self._get("/health/ready", types.ReadyInfo)
-        except EdgectlError as error:
-            if isinstance(error.data.get("checks"), dict):
-                return msgspec.convert({"ready": False, **error.data}, types.ReadyInfo)
-            raise
+        return self._connection.request(
+            "GET", "/health/ready", types.ReadyInfo, accept={_NOT_READY}
+        )
 
     def date(self) -> str:
         """Return the ``Date`` header of an answer, empty when there is none."""

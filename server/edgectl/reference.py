@@ -24,6 +24,7 @@ def commands(
         terminal_width=_WIDTH,
         max_content_width=_WIDTH,
         color=False,
+        help_option_names=["-h", "--help"],
     )
     yield path, context
     if isinstance(command, click.Group):

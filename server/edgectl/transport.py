@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -28,6 +28,7 @@ __all__ = ["ANSWER_BYTES_MAX", "Connection", "Patience", "RetryPolicy", "is_loop
 
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 _TEXT_SHOWN_MAX = 200
+_FIELDS_SHOWN_MAX = 5
 
 Answer = TypeVar("Answer")
 
@@ -140,8 +141,11 @@ class Connection:
         headers: Mapping[str, str] | None = None,
         content: bytes | Iterator[bytes] | None = None,
         read_timeout_s: float | None = None,
+        accept: Collection[int] = (),
     ) -> Iterator[httpx2.Response]:
         """Send a request; yield its answer with the body still to be read.
+
+        Answers of status 2xx, and those in `accept`, are no refusals.
 
         Raises:
             ApiError: the server refused.
@@ -154,7 +158,7 @@ class Connection:
             with self._http.stream(
                 method, path, params=list(params), headers=headers, content=content, **options
             ) as response:
-                if not response.is_success:
+                if not (response.is_success or response.status_code in accept):
                     raise _refusal(response, _body(response))
                 yield response
         except httpx2.TransportError as error:
@@ -172,6 +176,7 @@ class Connection:
         *,
         params: Sequence[tuple[str, str]] = (),
         body: msgspec.Struct | Mapping[str, Any] | None = None,
+        accept: Collection[int] = (),
     ) -> Answer:
         """Send a request and return its answer, decoded as `kind` (``type(None)``: no body).
 
@@ -181,7 +186,9 @@ class Connection:
         """
         headers = {"Content-Type": "application/json"} if body is not None else None
         content = msgspec.json.encode(body) if body is not None else None
-        with self.stream(method, path, params=params, headers=headers, content=content) as response:
+        with self.stream(
+            method, path, params=params, headers=headers, content=content, accept=accept
+        ) as response:
             text = _body(response)
             if kind is type(None):
                 return None
@@ -260,9 +267,10 @@ def _refusal(response: httpx2.Response, content: bytes) -> ApiError:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return _foreign_refusal(response, content)
     detail = problem.detail
-    for entry in problem.errors[:5]:
-        where = ".".join(str(part) for part in _as_list(entry.get("loc", entry.get("field", ""))))
-        detail += f"; {where}: {entry.get('msg', entry.get('detail', 'wrong'))}"
+    for entry in problem.errors[:_FIELDS_SHOWN_MAX]:
+        wrong = f"{entry.get('field', '?')}: {entry.get('message', 'wrong')}"
+        if wrong not in detail:
+            detail += f"; {wrong}"
     hint = problem.hint
     if status == httpx2.codes.UNAUTHORIZED and not hint:
         hint = "log in with `edgectl login`, or set EDGECTL_TOKEN"
@@ -286,7 +294,3 @@ def _foreign_refusal(response: httpx2.Response, content: bytes) -> ApiError:
         "is this the address of an edgectl server? `edgectl doctor`",
         status=status,
     )
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]

@@ -5,7 +5,9 @@
 3. ``PATCH`` sends pieces of `PIECE_BYTES` from there. When the connection drops or the server
    restarts, step 2 is asked again; the server's offset is the truth, not ours.
 
-The first HEAD is not repeated: a server that was never there is reported at once.
+What passes by itself is waited for: a lost connection, a restart, another writer that has not
+ended yet; a full disk is not. The first HEAD is not repeated: a server that was never there is
+reported at once.
 """
 
 from __future__ import annotations
@@ -79,13 +81,19 @@ def upload(connection: Connection, file: LocalFile, progress: Progress | None = 
                     offset = reached
                     patience.succeeded()
                 except EdgectlError as error:
-                    if not (is_passing(error) or error.code == "upload.offset"):
+                    if not _may_go_on(error):
                         raise
                     patience.failed(error)
                     offset = connection.patiently(lambda: _status(connection, file))
                 report(offset.bytes_done, file.size_bytes)
     except OSError as error:
         raise LocalError("file.unreadable", f"{file.path}: {error.strerror}") from error
+
+
+def _may_go_on(error: EdgectlError) -> bool:
+    if error.code in {"upload.offset", "upload.busy"}:
+        return True
+    return is_passing(error) and error.code != "upload.disk"
 
 
 def _status(connection: Connection, file: LocalFile) -> _Offset:

@@ -46,11 +46,10 @@ def show_job(session: Session, job: str, *, watch: bool, as_json: bool) -> None:
     """Show a job; with --watch, the exit code is 1 when it does not succeed."""
     _, errors = consoles()
     with session.connect() as client:
-        if watch:
+        found = client.job(job)  # a server that is not there is said at once, not waited for
+        if watch and not found.ended:
             with PushProgress(errors) as progress:
                 found = _wait(client, job, progress)
-        else:
-            found = client.job(job)
     _print_job(found, as_json=as_json)
     if watch and found.state != "succeeded":
         if found.error is not None:

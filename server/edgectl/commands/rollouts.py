@@ -205,6 +205,7 @@ def _look(client: Client, rollout_id: str) -> Watched:
 
 def _follow(client: Client, rollout_id: str) -> Watched:
     _, errors = consoles()
+    client.rollout(rollout_id)  # a server that is not there is said at once, not waited for
     try:
         with RolloutView(errors) as view, doing(f"watching rollout {rollout_id}"):
             watch_rollout(client, rollout_id, view.show)

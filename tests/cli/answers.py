@@ -1,0 +1,289 @@
+"""What the fake server says: one of everything, made of the server's own schemas."""
+
+from datetime import UTC, datetime, timedelta
+
+from cli.fake_server import PASSWORD, TOKEN, FakeServer, problem
+from edgectl_protocol import __version__
+from edgectl_server.api import schemas as s
+
+AT = datetime(2026, 11, 1, 12, tzinfo=UTC)
+DIGEST = "sha256:" + "a" * 64
+HOSTILE = "\x1b[31mred\x1b[0m [bold]x[/bold]"
+
+
+def trial(**more):
+    values = {
+        "recipe": "static per-channel",
+        "variant": "onnx-int8",
+        "precision": "int8",
+        "status": "accepted",
+        "size_bytes": 123_456,
+        "value": 0.95,
+        "drop_points": 0.4,
+        "latency_p50_us": 212.0,
+    }
+    return s.Trial(**{**values, **more})
+
+
+def version(number="1", state="ready", **more):
+    rejected = trial(recipe="dynamic", status="rejected", reason="loses 3 points", value=0.92)
+    report = s.Report(
+        metric="accuracy",
+        metric_source="evaluation",
+        samples=1500,
+        reference=0.954,
+        max_drop_points=1.0,
+        opset=17,
+        nodes=20,
+        parameters=110_000,
+        inputs=[s.TensorInfo(name="input", datatype="FP32", shape=[-1, 6, 128])],
+        outputs=[s.TensorInfo(name="logits", datatype="FP32", shape=[-1, 7])],
+        trials=[trial(), rejected],
+        measured_on="x86-64, onnxruntime 1.32",
+    )
+    best = s.VariantInfo(
+        variant="onnx-int8",
+        precision="int8",
+        manifest=DIGEST,
+        target="har/1/onnx-int8",
+        model_bytes=123_456,
+        bundle_bytes=130_000,
+        rank=1,
+        trial=trial(),
+    )
+    values = {
+        "model": "har",
+        "version": number,
+        "state": state,
+        "source": DIGEST,
+        "source_bytes": 444_135,
+        "created_at": AT,
+        "created_by": "ana",
+        "job": "J1",
+        "metric": "accuracy",
+        "reference": 0.954,
+        "best": best,
+        "source_name": "har.onnx",
+        "calibration": DIGEST,
+        "evaluation": DIGEST,
+        "options": s.PushOptions(),
+        "parent": None,
+        "labels": ["walking", HOSTILE],
+        "variants": [best],
+        "report": report,
+    }
+    return s.VersionDetail(**{**values, **more})
+
+
+def summary(detail):
+    fields = s.VersionSummary.model_fields
+    return s.VersionSummary(**{name: getattr(detail, name) for name in fields})
+
+
+def job(state="succeeded", **more):
+    values = {
+        "id": "J1",
+        "kind": "push",
+        "state": state,
+        "progress": s.JobProgress(stage="publish", message=HOSTILE, done=1, total=1),
+        "result": None,
+        "error": None,
+        "attempts": 1,
+        "created_at": AT,
+        "started_at": AT,
+        "finished_at": AT,
+        "subject": {"model": "har", "version": "1"},
+    }
+    return s.JobInfo(**{**values, **more})
+
+
+def device(name="pi-1"):
+    running = s.InstalledInfo(version="1", variant="onnx-int8", manifest=DIGEST, since=AT)
+    update = s.UpdateInfo(
+        order=3,
+        version="1",
+        variant="onnx-int8",
+        state="failed",
+        attempt=2,
+        bytes_done=10,
+        bytes_total=20,
+        rollout="R1",
+        reason=s.ReasonInfo(code="disk.full", detail=HOSTILE),
+        trial=None,
+    )
+    slot = s.SlotInfo(
+        slot="har",
+        desired_version="1",
+        desired_rollout="R1",
+        running=running,
+        previous=None,
+        update=update,
+    )
+    return s.DeviceDetail(
+        id=name,
+        online=True,
+        last_seen_at=AT,
+        enrolled_at=AT,
+        state="enrolled",
+        agent_version=__version__,
+        machine="aarch64",
+        cpu_model=HOSTILE,
+        labels={"site": HOSTILE},
+        slots=[slot],
+        boot=4,
+        certificate_expires_at=AT + timedelta(days=365),
+        order_counter=3,
+        accepted_order_counter=3,
+        endpoint="http://127.0.0.1:8500",
+        capabilities=None,
+        rejected=[DIGEST],
+        system=None,
+    )
+
+
+def device_summary():
+    detail = device()
+    return s.DeviceSummary(**{name: getattr(detail, name) for name in s.DeviceSummary.model_fields})
+
+
+def device_event():
+    return s.DeviceEventInfo(
+        device="pi-1",
+        at=AT,
+        received_at=AT,
+        slot="har",
+        order=3,
+        version="1",
+        variant="onnx-int8",
+        before="trial",
+        event="ok",
+        after="activating",
+        rollout="R1",
+        reason=s.ReasonInfo(code="none", detail=HOSTILE),
+        trial=None,
+    )
+
+
+def rollout(state="completed", note="", **counts):
+    return s.RolloutInfo(
+        id="R1",
+        model="har",
+        version="1",
+        state=state,
+        selector=s.Selector(all=True),
+        policy=s.RolloutPolicy(),
+        counts=s.RolloutCounts(total=1, **(counts or {"committed": 1})),
+        revision=5,
+        created_at=AT,
+        created_by="ana",
+        finished_at=None,
+        note=note,
+    )
+
+
+def rollout_device(state="committed"):
+    return s.RolloutDeviceInfo(
+        device="pi-1",
+        online=True,
+        state=state,
+        step="committed",
+        bytes_done=20,
+        bytes_total=20,
+        variant="onnx-int8",
+        reason=s.ReasonInfo(code="none", detail=HOSTILE),
+        updated_at=AT,
+    )
+
+
+def telemetry():
+    return s.TelemetrySummary(
+        device="pi-1",
+        slot="har",
+        version="1",
+        manifest=DIGEST,
+        windows=2,
+        first=AT,
+        last=AT,
+        requests=40,
+        errors=0,
+        non_finite=0,
+        latency_p50_us=180.0,
+        latency_p95_us=1800.0,
+        latency=[0, 40],
+        confidence=[40],
+        classes=[38, 2],
+    )
+
+
+def page(*items):
+    return {"items": [item.model_dump(mode="json") for item in items], "total": len(items)}
+
+
+def token_created():
+    info = s.TokenInfo(
+        id="0123456789abcdef",
+        name="edgectl",
+        user="ana",
+        role="operator",
+        created_at=AT,
+        expires_at=None,
+        last_used_at=None,
+    )
+    return s.TokenCreated(token=TOKEN, info=info)
+
+
+def _login(request):
+    if request.json() == {"username": "ana", "password": PASSWORD}:
+        return 200, token_created()
+    return problem(401, "auth.required", "user or password is wrong")
+
+
+def _me(request):
+    if request.headers["Authorization"] == f"Bearer {TOKEN}":
+        return 200, s.Me(user="ana", role="operator")
+    return problem(401, "auth.required", "this token is not known")
+
+
+def install_answers(fake: FakeServer) -> None:
+    """Give `fake` one of everything."""
+    har = s.ModelSummary(
+        name="har",
+        created_at=AT,
+        versions=1,
+        latest=summary(version()),
+        devices_running=1,
+        devices_desired=1,
+    )
+    enrol = s.EnrolTokenCreated(token="ee_x_y", id="x", uses=1, expires_at=AT)
+    fleet = s.FleetSummary(devices=1, online=1, offline=0, updating=0, failing=0, versions=[])
+    fake.routes |= {
+        ("GET", "/version"): (200, s.VersionInfo(version=__version__, ui=False)),
+        ("GET", "/health/ready"): (200, s.ReadyInfo(ready=True, checks={"broker": "ok"})),
+        ("POST", "/tokens:login"): _login,
+        ("DELETE", "/tokens/0123456789abcdef"): (204, b""),
+        ("GET", "/me"): _me,
+        ("GET", "/fleet"): (200, fleet),
+        ("GET", "/models"): (200, page(har)),
+        ("GET", "/models/har"): (200, har),
+        ("GET", "/models/har/versions"): (200, page(summary(version()))),
+        ("GET", "/models/har/versions/1"): (200, version()),
+        ("POST", "/models/har/versions"): (
+            202,
+            s.PushAccepted(model="har", version="1", job="J1", created=True),
+        ),
+        ("GET", "/jobs"): (200, page(job())),
+        ("GET", "/jobs/J1"): (200, job()),
+        ("POST", "/jobs/J1/actions/cancel"): (200, job("cancelled")),
+        ("GET", "/devices"): (200, page(device_summary())),
+        ("GET", "/devices/pi-1"): (200, device()),
+        ("GET", "/devices/pi-1/events"): (200, page(device_event())),
+        ("POST", "/devices/tokens"): (201, enrol),
+        ("POST", "/devices/pi-1/actions/decommission"): (200, device()),
+        ("GET", "/rollouts"): (200, page(rollout())),
+        ("POST", "/rollouts"): (201, rollout("running")),
+        ("GET", "/rollouts/R1"): (200, rollout()),
+        ("GET", "/rollouts/R1/devices"): (200, page(rollout_device())),
+        ("GET", "/telemetry"): (200, [telemetry()]),
+    }
+    for action in ("pause", "resume", "abort"):
+        fake.routes["POST", f"/rollouts/R1/actions/{action}"] = (200, rollout("paused"))
