@@ -1,0 +1,167 @@
+"""Bundles and orders made by hand: the bytes that a server would have signed and published."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from edgectl_protocol import topics
+from edgectl_protocol.chunks import CHUNK_BYTES, INDEX_ANNOTATION, chunk_count, make_index
+from edgectl_protocol.manifest import (
+    ARTIFACT_TYPE,
+    CONFIG_FILE,
+    CONFIG_MEDIA_TYPE,
+    GOLDEN_FILE,
+    LAYER_CONFIG,
+    LAYER_DATASET,
+    LAYER_DOC,
+    LAYER_WEIGHT,
+    MANIFEST_MEDIA_TYPE,
+    MODEL_FILE,
+    REPORT_FILE,
+    TITLE_ANNOTATION,
+    BundleConfig,
+    Descriptor,
+    Golden,
+    Lineage,
+    Manifest,
+    Quantization,
+    TensorSpec,
+    Tolerance,
+)
+from edgectl_protocol.messages import Candidate, Order, SlotOrder, UpdatePolicy
+from edgectl_protocol.metadata import target_path
+from edgectl_protocol.names import digest_of
+
+START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+
+
+@dataclass
+class MadeBundle:
+    """A bundle as bytes, and the retained messages that carry it."""
+
+    config: BundleConfig
+    manifest: bytes
+    blobs: dict[str, bytes]
+    retained: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        return digest_of(self.manifest)
+
+    @property
+    def candidate(self) -> Candidate:
+        config = self.config
+        return Candidate(
+            variant=config.variant,
+            target=target_path(config.model, config.version, config.variant),
+            manifest=self.digest,
+        )
+
+
+def describe(model: str, version: str, variant: str) -> BundleConfig:
+    """A description that says enough for the store; the runtime never sees it."""
+    return BundleConfig(
+        model=model,
+        version=version,
+        variant=variant,
+        runtime="onnxruntime",
+        format="onnx",
+        precision="fp32",
+        inputs=(TensorSpec(name="x", datatype="FP32", shape=(-1, 4)),),
+        outputs=(TensorSpec(name="y", datatype="FP32", shape=(-1, 2)),),
+        golden=Golden(cases=1, tolerances={"y": Tolerance(atol=0.0, rtol=0.0)}),
+        quantization=Quantization(recipe="fp32"),
+        lineage=Lineage(source=digest_of(f"{model} {version}".encode())),
+    )
+
+
+def make_bundle(config: BundleConfig, model: bytes, golden: bytes) -> MadeBundle:
+    """Pack the files as the server does, with chunk indexes where a layer has several chunks."""
+    files = (
+        (MODEL_FILE, LAYER_WEIGHT, model),
+        (CONFIG_FILE, LAYER_CONFIG, msgspec.json.encode(config)),
+        (GOLDEN_FILE, LAYER_DATASET, golden),
+        (REPORT_FILE, LAYER_DOC, b"{}"),
+    )
+    layers, blobs, retained = [], {}, {}
+    for file, media_type, content in files:
+        digest = digest_of(content)
+        chunks = [content[at : at + CHUNK_BYTES] for at in range(0, len(content), CHUNK_BYTES)]
+        annotations = {TITLE_ANNOTATION: file}
+        if chunk_count(len(content)) > 1:
+            index = make_index(chunks)
+            annotations[INDEX_ANNOTATION] = digest_of(index)
+            retained[topics.chunk_index(digest)] = index
+        layers.append(
+            Descriptor(
+                media_type=media_type, digest=digest, size=len(content), annotations=annotations
+            )
+        )
+        if media_type != LAYER_DOC:
+            blobs[digest] = content
+            for number, chunk in enumerate(chunks):
+                retained[topics.chunk(digest, number)] = chunk
+    manifest = msgspec.json.encode(
+        Manifest(
+            schema_version=2,
+            media_type=MANIFEST_MEDIA_TYPE,
+            artifact_type=ARTIFACT_TYPE,
+            config=Descriptor(media_type=CONFIG_MEDIA_TYPE, digest=digest_of(b"{}"), size=2),
+            layers=tuple(layers),
+        )
+    )
+    blobs[digest_of(manifest)] = manifest
+    retained[topics.chunk(digest_of(manifest), 0)] = manifest
+    return MadeBundle(config, manifest, blobs, retained)
+
+
+def simple_bundle(
+    version: str, *, variant: str = "fp32", model: str = "activity", length: int = 200_000
+) -> MadeBundle:
+    """A bundle whose model file is bytes that tell versions and variants apart."""
+    text = f"{model} {version} {variant} ".encode()
+    content = (text * (length // len(text) + 1))[:length]
+    return make_bundle(describe(model, version, variant), content, b"golden " + text)
+
+
+def make_order(
+    counter: int,
+    bundles: Sequence[MadeBundle],
+    *,
+    device: str = "pi-1",
+    slot: str = "activity",
+    at: datetime = START,
+    valid: timedelta = timedelta(days=7),
+    policy: UpdatePolicy | None = None,
+    forgive: Sequence[str] = (),
+    rollout: str | None = None,
+    more: dict[str, SlotOrder] | None = None,
+) -> Order:
+    """An order of one slot (and `more`); the bundles are its candidates, best first."""
+    slots = dict(more or {})
+    if bundles:
+        slots[slot] = slot_order(bundles, rollout=rollout)
+    return Order(
+        device=device,
+        counter=counter,
+        issued_at=at,
+        expires_at=at + valid,
+        slots=slots,
+        policy=policy or UpdatePolicy(observe_s=2.0, retry_delay_s_max=10.0),
+        forgive=tuple(forgive),
+    )
+
+
+def slot_order(bundles: Sequence[MadeBundle], *, rollout: str | None = None) -> SlotOrder:
+    """What one slot shall run."""
+    first = bundles[0].config
+    return SlotOrder(
+        model=first.model,
+        version=first.version,
+        candidates=tuple(bundle.candidate for bundle in bundles),
+        rollout=rollout,
+    )
