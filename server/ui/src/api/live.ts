@@ -1,0 +1,135 @@
+// What a tab knows of the live stream: which topics its pages want, whether the stream is up, and
+// where a snapshot goes (into the query cache, as if it had been fetched).
+import { useEffect, useSyncExternalStore } from "react";
+import type { QueryClient } from "@tanstack/react-query";
+
+import { api, type Schemas } from "./client";
+import type { FromTab } from "./events.worker";
+import { Stream, type Report } from "./stream";
+
+export interface LiveStatus {
+  live: boolean;
+  since: number;
+}
+
+const PRESENT_EVERY_MS = 20_000;
+const REFETCH_EVERY_MS = 2_000;
+
+let status: LiveStatus = { live: false, since: Date.now() };
+let deliver: (topic: string, snapshot: unknown) => void = () => {};
+let lost: () => void = () => {};
+let sendTopics: ((topics: string[]) => void) | undefined;
+const wanted = new Map<string, number>();
+const watchers = new Set<() => void>();
+
+function receive(report: Report): void {
+  if (report.kind === "snapshot") {
+    deliver(report.topic, report.snapshot);
+    return;
+  }
+  const wasLive = status.live;
+  status = { live: report.live, since: report.since };
+  for (const watcher of watchers) watcher();
+  if (wasLive && !report.live) lost();
+}
+
+/** Some mobile browsers have no SharedWorker: then a stream for this tab, closed while hidden. */
+function startAlone(): (topics: string[]) => void {
+  const stream = new Stream(receive);
+  let topics: string[] = [];
+  const update = () => stream.ask(document.hidden ? [] : topics);
+  document.addEventListener("visibilitychange", update);
+  return (asked) => {
+    topics = asked;
+    update();
+  };
+}
+
+function startShared(): (topics: string[]) => void {
+  const worker = new SharedWorker(new URL("./events.worker.ts", import.meta.url), {
+    type: "module",
+    name: "edgectl-events",
+  });
+  const send = (message: FromTab) => worker.port.postMessage(message);
+  worker.port.onmessage = (event: MessageEvent<Report>) => receive(event.data);
+  worker.port.start();
+  setInterval(() => send("here"), PRESENT_EVERY_MS);
+  window.addEventListener("pagehide", () => send("bye"));
+  window.addEventListener("pageshow", (event) => {
+    if (event.persisted) send({ topics: [...wanted.keys()] });
+  });
+  return (topics) => send({ topics });
+}
+
+function changeTopics(): void {
+  sendTopics ??= typeof SharedWorker === "undefined" ? startAlone() : startShared();
+  sendTopics([...wanted.keys()]);
+}
+
+/** Keep these topics live while the component is shown. */
+export function useLive(...topics: (string | null | undefined | false)[]): void {
+  const key = topics.filter(Boolean).join("\n");
+  useEffect(() => {
+    const asked = key ? key.split("\n") : [];
+    for (const topic of asked) wanted.set(topic, (wanted.get(topic) ?? 0) + 1);
+    if (asked.length) changeTopics();
+    return () => {
+      for (const topic of asked) {
+        const left = (wanted.get(topic) ?? 1) - 1;
+        if (left) wanted.set(topic, left);
+        else wanted.delete(topic);
+      }
+      if (asked.length) changeTopics();
+    };
+  }, [key]);
+}
+
+export function useLiveStatus(): LiveStatus {
+  return useSyncExternalStore(
+    (watcher) => {
+      watchers.add(watcher);
+      return () => watchers.delete(watcher);
+    },
+    () => status,
+  );
+}
+
+/** Put snapshots into the cache and have the tables beside them fetched again, not too often. */
+export function connectLive(client: QueryClient, onLost: () => void): void {
+  lost = onLost;
+  const due = new Map<string, ReturnType<typeof setTimeout>>();
+  const refetch = (path: string) => {
+    if (due.has(path)) return;
+    void client.invalidateQueries({ queryKey: ["get", path] });
+    due.set(
+      path,
+      setTimeout(() => {
+        due.delete(path);
+        void client.invalidateQueries({ queryKey: ["get", path] });
+      }, REFETCH_EVERY_MS),
+    );
+  };
+  deliver = (topic, snapshot) => {
+    const [kind, id = ""] = topic.split(/:(.*)/s);
+    const named = { params: { path: { id } } };
+    if (kind === "fleet") {
+      client.setQueryData(api.queryOptions("get", "/api/v1/fleet").queryKey, snapshot);
+      refetch("/api/v1/devices");
+    } else if (kind === "rollout") {
+      client.setQueryData(api.queryOptions("get", "/api/v1/rollouts/{id}", named).queryKey, snapshot);
+      refetch("/api/v1/rollouts/{id}/devices");
+      refetch("/api/v1/rollouts/{id}/events");
+      refetch("/api/v1/rollouts");
+    } else if (kind === "device") {
+      client.setQueryData(api.queryOptions("get", "/api/v1/devices/{id}", named).queryKey, snapshot);
+      refetch("/api/v1/devices/{id}/events");
+    } else if (kind === "job") {
+      client.setQueryData(api.queryOptions("get", "/api/v1/jobs/{id}", named).queryKey, snapshot);
+      if ((snapshot as Schemas["JobInfo"]).finished_at) {
+        refetch("/api/v1/models/{name}/versions/{version}");
+        refetch("/api/v1/models/{name}/versions");
+        refetch("/api/v1/models");
+      }
+    }
+  };
+}

@@ -1,0 +1,62 @@
+// The command line's words for what the page does: every change shows its equivalent.
+
+export const AGENT = "edgectl-agent";
+
+/** Quote for a POSIX shell where quoting is needed. */
+export function quoted(text: string): string {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`;
+}
+
+export interface RolloutChoice {
+  model: string;
+  version: string;
+  devices: string[] | "all";
+  maxInProgress: number;
+  failuresMax: number;
+  observeSeconds: number;
+}
+
+export function startRollout(choice: RolloutChoice): string {
+  const { model, version, devices } = choice;
+  const named = devices === "all" ? [] : devices;
+  return [
+    "edgectl rollout start",
+    quoted(`${model || "MODEL"}@${version || "VERSION"}`),
+    ...(devices === "all" ? ["--all"] : named.map((device) => `--device ${quoted(device)}`)),
+    `--max-in-progress ${choice.maxInProgress}`,
+    `--failures-max ${choice.failuresMax}`,
+    `--observe ${choice.observeSeconds}`,
+  ].join(" ");
+}
+
+export function rolloutAction(action: string, id: string, reason: string): string {
+  return `edgectl rollout ${action} ${id}${reason ? ` --reason ${quoted(reason)}` : ""}`;
+}
+
+export function enrol(server: string, token: string, device: string): string {
+  return `${AGENT} run --server ${server} --token ${token} --device ${device}`;
+}
+
+export const PUSH =
+  "edgectl push model.onnx --calibration calibration.npz --evaluation evaluation.npz";
+
+export function pushVersion(model: string): string {
+  return `edgectl push model.onnx --name ${quoted(model)} --calibration calibration.npz --evaluation evaluation.npz`;
+}
+
+export function createEnrolToken(uses: number, seconds: number): string {
+  return `edgectl devices token create --uses ${uses} --hours ${seconds / 3600}`;
+}
+
+export function decommission(device: string): string {
+  return `edgectl devices decommission ${device}`;
+}
+
+export function cancelJob(job: string): string {
+  return `edgectl jobs cancel ${job}`;
+}
+
+/** The command line makes itself a token when it logs in. */
+export function logIn(server: string, user: string): string {
+  return `edgectl login ${server} --username ${quoted(user)}`;
+}

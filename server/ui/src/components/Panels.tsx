@@ -1,0 +1,175 @@
+// Surfaces that every page is made of, and what stands in them when there is nothing or trouble.
+import type { ReactNode } from "react";
+import { Button, Skeleton } from "@mantine/core";
+import { Link } from "react-router";
+
+import { asApiError } from "../api/client";
+import { Icon, type IconName } from "./Icon";
+
+interface HeadProps {
+  title: ReactNode;
+  crumbs?: [name: string, to: string][];
+  beside?: ReactNode;
+  under?: ReactNode;
+  actions?: ReactNode;
+}
+
+export function Head({ title, crumbs = [], beside, under, actions }: HeadProps) {
+  return (
+    <header className="head">
+      <div className="grow">
+        {crumbs.length > 0 && (
+          <nav className="crumbs" aria-label="Breadcrumbs">
+            {crumbs.map(([name, to], number) => (
+              <span key={to} className="row" style={{ gap: 6 }}>
+                {number > 0 && <span aria-hidden="true">/</span>}
+                <Link to={to}>{name}</Link>
+              </span>
+            ))}
+          </nav>
+        )}
+        <div className="row wrap" style={{ gap: 12 }}>
+          <h1 className="breakable">{title}</h1>
+          {beside}
+        </div>
+        {under && (
+          <div className="soft" style={{ marginTop: 4 }}>
+            {under}
+          </div>
+        )}
+      </div>
+      {actions && <div className="row wrap">{actions}</div>}
+    </header>
+  );
+}
+
+interface PanelProps {
+  title?: ReactNode;
+  aside?: ReactNode;
+  flush?: boolean;
+  id?: string;
+  children: ReactNode;
+}
+
+export function Panel({ title, aside, flush, id, children }: PanelProps) {
+  return (
+    <section className="panel" id={id}>
+      {(title || aside) && (
+        <header>
+          {title && <h2>{title}</h2>}
+          {aside}
+        </header>
+      )}
+      {flush ? children : <div className="body">{children}</div>}
+    </section>
+  );
+}
+
+export function Facts({ rows }: { rows: [name: string, value: ReactNode][] }) {
+  return (
+    <dl className="facts">
+      {rows.map(([name, value]) => (
+        <div key={name} style={{ display: "contents" }}>
+          <dt>{name}</dt>
+          <dd>{value}</dd>
+        </div>
+      ))}
+    </dl>
+  );
+}
+
+interface NoteProps {
+  tone?: "warn" | "bad" | "busy";
+  icon?: IconName;
+  alert?: boolean;
+  children: ReactNode;
+}
+
+export function Note({ tone, icon, alert, children }: NoteProps) {
+  const sign = icon ?? (tone === "bad" || tone === "warn" ? "warning" : "info");
+  return (
+    <div className="note" data-tone={tone} role={alert ? "alert" : undefined}>
+      <Icon name={sign} size={17} />
+      <div className="grow">{children}</div>
+    </div>
+  );
+}
+
+/** What failed, the code and the number to ask about, and a way to try again. */
+export function ErrorPanel({ error, retry, stale }: { error: unknown; retry?: () => void; stale?: boolean }) {
+  const problem = asApiError(error);
+  const rollout = problem.data.rollout;
+  return (
+    <Note tone="bad" alert>
+      <div className="row apart wrap" style={{ alignItems: "flex-start" }}>
+        <div className="grow" style={{ minWidth: 220 }}>
+          <strong>{problem.detail}</strong>
+          {problem.hint && <p>{problem.hint}</p>}
+          {typeof rollout === "string" && (
+            <p>
+              <Link to={`/rollouts/${rollout}`}>Open rollout {rollout}</Link>
+            </p>
+          )}
+          {stale && <p>What you see is from before.</p>}
+          <p className="small mono" style={{ marginTop: 2 }}>
+            {problem.code}
+            {problem.requestId && ` · request ${problem.requestId}`}
+          </p>
+        </div>
+        {retry && (
+          <Button size="xs" variant="default" leftSection={<Icon name="refresh" size={14} />} onClick={retry}>
+            Try again
+          </Button>
+        )}
+      </div>
+    </Note>
+  );
+}
+
+export function Empty({ icon, title, children }: { icon: IconName; title: string; children?: ReactNode }) {
+  return (
+    <div className="empty">
+      <Icon name={icon} size={30} />
+      <h2>{title}</h2>
+      {children}
+    </div>
+  );
+}
+
+interface LoadedProps<T> {
+  query: { data: T | undefined; error: unknown; refetch: () => unknown };
+  back?: [name: string, to: string];
+  children: (data: T) => ReactNode;
+}
+
+/** Skeleton, then the data; old data stays, greyed, when a later request fails. */
+export function Loaded<T>({ query, back, children }: LoadedProps<T>) {
+  const failed = query.error ? asApiError(query.error) : null;
+  if (query.data === undefined && failed?.status === 404) {
+    return (
+      <Panel>
+        <Empty icon="search" title={failed.detail}>
+          {back && <Link to={back[1]}>{back[0]}</Link>}
+        </Empty>
+      </Panel>
+    );
+  }
+  return (
+    <div className="stack">
+      {failed && (
+        <ErrorPanel error={failed} retry={() => void query.refetch()} stale={query.data !== undefined} />
+      )}
+      {query.data !== undefined ? (
+        <div className={failed ? "stack stale" : "stack"}>{children(query.data)}</div>
+      ) : (
+        !failed && (
+          <div className="stack" aria-busy="true" aria-label="Loading">
+            <Skeleton height={34} width="40%" />
+            <Skeleton height={110} />
+            <Skeleton height={260} />
+          </div>
+        )
+      )}
+    </div>
+  );
+}

@@ -1,0 +1,120 @@
+// The quantization report: every recipe that was tried, what it cost and why it was kept or not.
+import type { Schemas } from "../api/client";
+import { bytes, count, duration, points, share } from "../format";
+import { Measure } from "./Bars";
+import { Detail } from "./DataTable";
+import { Note, Panel } from "./Panels";
+import { State } from "./State";
+
+type ReportInfo = Schemas["Report"];
+type Trial = Schemas["Trial"];
+
+export function Report({ report }: { report: ReportInfo }) {
+  return (
+    <Panel
+      flush
+      title="Quantization report"
+      aside={<span className="soft small">{basis(report)}</span>}
+    >
+      {!!report.warnings?.length && (
+        <div style={{ padding: "0 18px 14px" }}>
+          <Note tone="warn">
+            {report.warnings.map((warning) => (
+              <p key={warning}>{warning}</p>
+            ))}
+          </Note>
+        </div>
+      )}
+      <Trials report={report} />
+    </Panel>
+  );
+}
+
+function basis(report: ReportInfo): string {
+  if (!report.metric) return "no data to measure on: nothing is known about accuracy";
+  const data = report.metric_source === "evaluation" ? "evaluation" : "calibration";
+  const metric = report.metric === "agreement" ? "agreement with fp32" : "accuracy";
+  return `${metric} on ${count(report.samples)} ${data} samples, at most ${report.max_drop_points.toFixed(2)} points lost`;
+}
+
+function Trials({ report }: { report: ReportInfo }) {
+  const { trials } = report;
+  const largest = Math.max(1, ...trials.map((trial) => trial.size_bytes ?? 0));
+  const slowest = Math.max(1, ...trials.map((trial) => trial.latency_p50_us ?? 0));
+  const widest = Math.max(report.max_drop_points * 2, 0.5);
+  return (
+    <div className="table-scroll" tabIndex={0} role="region" aria-label="Recipes that were tried">
+      <table className="table">
+        <thead>
+          <tr>
+            <th scope="col">Recipe</th>
+            <th scope="col">Verdict</th>
+            <th scope="col">Size</th>
+            <th scope="col">{report.metric === "agreement" ? "Agreement" : "Accuracy"}</th>
+            <th scope="col">Points, limit {report.max_drop_points.toFixed(2)}</th>
+            <th scope="col">Latency p50</th>
+            <th scope="col">p95</th>
+          </tr>
+        </thead>
+        <tbody>
+          {trials.map((trial) => (
+            <TrialRow
+              key={`${trial.recipe} ${trial.variant}`}
+              trial={trial}
+              largest={largest}
+              slowest={slowest}
+              widest={widest}
+              limit={report.max_drop_points}
+            />
+          ))}
+        </tbody>
+      </table>
+    </div>
+  );
+}
+
+interface TrialRowProps {
+  trial: Trial;
+  largest: number;
+  slowest: number;
+  widest: number;
+  limit: number;
+}
+
+function TrialRow({ trial, largest, slowest, widest, limit }: TrialRowProps) {
+  const drop = trial.drop_points;
+  return (
+    <>
+    <tr>
+      <td>
+        <span className="name nowrap">{trial.recipe}</span>
+        <div className="soft small">
+          <span className="mono">{trial.variant}</span> · {trial.precision}
+        </div>
+      </td>
+      <td>
+        <State state={trial.status} />
+      </td>
+      <td>
+        <Measure text={bytes(trial.size_bytes)} share={trial.size_bytes == null ? null : trial.size_bytes / largest} />
+      </td>
+      <td className="number nowrap">{trial.value == null ? <span className="soft">–</span> : share(trial.value)}</td>
+      <td>
+        <Measure
+          text={points(drop)}
+          share={drop == null ? null : Math.max(0, drop) / widest}
+          fill={drop != null && drop > limit ? "bad" : "good"}
+          limit={drop == null ? undefined : limit / widest}
+        />
+      </td>
+      <td>
+        <Measure text={duration(trial.latency_p50_us)} share={trial.latency_p50_us == null ? null : trial.latency_p50_us / slowest} />
+      </td>
+      <td className="number nowrap">
+        {trial.latency_p95_us == null ? <span className="soft">–</span> : duration(trial.latency_p95_us)}
+      </td>
+    </tr>
+    <Detail columns={7}>{trial.reason}</Detail>
+    </>
+  );
+}

@@ -1,0 +1,86 @@
+// States in words, with a sign and a colour that say the same.
+import { Icon, type IconName } from "./Icon";
+
+export type Tone = "good" | "warn" | "bad" | "busy" | "idle";
+
+const STATES: Record<string, [tone: Tone, icon: IconName, words: string]> = {
+  // rollouts
+  running: ["busy", "play", "Running"],
+  paused: ["warn", "pause", "Paused"],
+  completed: ["good", "check", "Completed"],
+  aborted: ["bad", "stop", "Aborted"],
+  // devices of a rollout
+  pending: ["idle", "clock", "Pending"],
+  in_progress: ["busy", "busy", "In progress"],
+  committed: ["good", "check", "Committed"],
+  failed: ["bad", "cross", "Failed"],
+  rejected: ["bad", "cross", "Rejected"],
+  rolled_back: ["bad", "back", "Rolled back"],
+  cancelled: ["idle", "minus", "Cancelled"],
+  // updates on a device
+  idle: ["idle", "minus", "Idle"],
+  refreshing: ["busy", "busy", "Refreshing"],
+  downloading: ["busy", "busy", "Downloading"],
+  verifying: ["busy", "busy", "Verifying"],
+  trial: ["busy", "busy", "Trial"],
+  activating: ["busy", "busy", "Activating"],
+  observing: ["busy", "busy", "Observing"],
+  "rolling-back": ["warn", "back", "Rolling back"],
+  "rolled-back": ["bad", "back", "Rolled back"],
+  // versions and trials
+  processing: ["busy", "busy", "Processing"],
+  ready: ["good", "check", "Ready"],
+  refused: ["bad", "cross", "Refused"],
+  accepted: ["good", "check", "Accepted"],
+  skipped: ["idle", "minus", "Skipped"],
+  // jobs
+  queued: ["idle", "clock", "Queued"],
+  succeeded: ["good", "check", "Succeeded"],
+  // devices
+  enrolled: ["good", "check", "Enrolled"],
+  decommissioned: ["idle", "minus", "Decommissioned"],
+};
+
+export function toneOf(state: string): Tone {
+  return STATES[state]?.[0] ?? "idle";
+}
+
+export function wordsOf(state: string): string {
+  return STATES[state]?.[2] ?? state;
+}
+
+export function State({ state }: { state: string }) {
+  const [tone, icon, words] = STATES[state] ?? ["idle", "minus", state];
+  return (
+    <span className="state" data-tone={tone}>
+      <Icon name={icon} size={13} />
+      {words}
+    </span>
+  );
+}
+
+export function StateMarker({ state, newest }: { state: string; newest: boolean }) {
+  const [tone, icon] = STATES[state] ?? ["idle", "minus", state];
+  // A step that was passed is a dot; only what it has come to stands out.
+  if (!newest && (tone === "busy" || tone === "idle")) {
+    return (
+      <span className="marker">
+        <span className="dot" />
+      </span>
+    );
+  }
+  return (
+    <span className="marker" style={{ color: `var(--${tone})` }}>
+      <Icon name={icon} size={15} />
+    </span>
+  );
+}
+
+export function Online({ online }: { online: boolean }) {
+  return (
+    <span className="plain-state">
+      <span className="dot" data-tone={online ? "good" : undefined} data-hollow={online ? undefined : true} />
+      {online ? "Online" : "Offline"}
+    </span>
+  );
+}

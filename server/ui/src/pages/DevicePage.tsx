@@ -1,0 +1,421 @@
+import { useState } from "react";
+import { Link, useParams } from "react-router";
+
+import { api, fetchClient, type Schemas } from "../api/client";
+import { useLive } from "../api/live";
+import { Action } from "../components/Action";
+import { LatencyHistogram, Measure } from "../components/Bars";
+import { Digest } from "../components/Command";
+import { Confirm } from "../components/Confirm";
+import { PAGE_ROWS } from "../components/DataTable";
+import { Empty, ErrorPanel, Facts, Head, Loaded, Note, Panel } from "../components/Panels";
+import { Online, State, StateMarker, toneOf, wordsOf } from "../components/State";
+import { Time } from "../components/Time";
+import { decommission } from "../cli";
+import { bytes, count, duration, share } from "../format";
+import { queryClient } from "../session";
+
+type Device = Schemas["DeviceDetail"];
+type Slot = Schemas["SlotInfo"];
+
+export function DevicePage() {
+  const { id = "" } = useParams();
+  useLive(`device:${id}`);
+  const query = api.useQuery("get", "/api/v1/devices/{id}", { params: { path: { id } } }, { refetchInterval: 15_000 });
+  return (
+    <Loaded query={query} back={["Back to the fleet", "/fleet"]}>
+      {(device) => <Inside device={device} />}
+    </Loaded>
+  );
+}
+
+function Inside({ device }: { device: Device }) {
+  return (
+    <>
+      <Head
+        crumbs={[["Fleet", "/fleet"]]}
+        title={device.id}
+        beside={device.state === "decommissioned" ? <State state={device.state} /> : <Online online={device.online} />}
+        under={
+          <>
+            Last seen <Time at={device.last_seen_at} /> · enrolled <Time at={device.enrolled_at} /> · agent{" "}
+            {device.agent_version || "–"}
+          </>
+        }
+        actions={<Decommission device={device} />}
+      />
+      {device.state === "enrolled" && !device.online && device.last_seen_at && (
+        <Note icon="clock">
+          Offline since <Time at={device.last_seen_at} />. What you see is what it last reported.
+        </Note>
+      )}
+      <div className="columns">
+        <div className="stack">
+          {device.slots.length ? (
+            device.slots.map((slot) => <SlotPanel key={slot.slot} device={device} slot={slot} />)
+          ) : (
+            <Panel title="Models">
+              <Empty icon="model" title="No model yet">
+                <p className="soft">Start a rollout that includes this device.</p>
+                <Link to={`/rollouts/new?device=${device.id}`}>Start a rollout</Link>
+              </Empty>
+            </Panel>
+          )}
+          <Timeline id={device.id} />
+          <Telemetry id={device.id} />
+        </div>
+        <div className="stack">
+          <Hardware device={device} />
+          <Health device={device} />
+          <Trust device={device} />
+        </div>
+      </div>
+    </>
+  );
+}
+
+function Decommission({ device }: { device: Device }) {
+  const [open, setOpen] = useState(false);
+  const gone = device.state === "decommissioned";
+  return (
+    <>
+      <Action
+        needs="admin"
+        variant="default"
+        blocked={gone && "It has been decommissioned already."}
+        onClick={() => setOpen(true)}
+      >
+        Decommission
+      </Action>
+      <Confirm
+        opened={open}
+        close={() => setOpen(false)}
+        title={`Decommission ${device.id}`}
+        action="Decommission"
+        danger
+        typed={device.id}
+        command={() => decommission(device.id)}
+        confirm={async () => {
+          const { data } = await fetchClient.POST("/api/v1/devices/{id}/actions/decommission", {
+            params: { path: { id: device.id } },
+          });
+          const named = { params: { path: { id: device.id } } };
+          queryClient.setQueryData(api.queryOptions("get", "/api/v1/devices/{id}", named).queryKey, data);
+        }}
+      >
+        <p>
+          Its certificate is revoked and it is disconnected at once. The model that it runs goes on running. To come back it
+          has to enrol again.
+        </p>
+      </Confirm>
+    </>
+  );
+}
+
+function SlotPanel({ device, slot }: { device: Device; slot: Slot }) {
+  const { running, previous, update } = slot;
+  return (
+    <Panel
+      title={
+        <Link to={`/models/${slot.slot}`} style={{ color: "inherit" }}>
+          {slot.slot}
+        </Link>
+      }
+      aside={update && <State state={update.state} />}
+    >
+      <div className="stack" style={{ gap: 14 }}>
+        {update?.reason && (
+          <Note tone={toneOf(update.state) === "bad" ? "bad" : "warn"}>
+            <strong>Version {update.version}</strong>: {update.reason.detail}
+            <p className="small mono">{update.reason.code}</p>
+          </Note>
+        )}
+        {update?.state === "downloading" && update.bytes_total > 0 && (
+          <Measure
+            text={`${bytes(update.bytes_done)} of ${bytes(update.bytes_total)}`}
+            share={update.bytes_done / update.bytes_total}
+            fill="busy"
+          />
+        )}
+        <div className="halves" style={{ gap: "14px 32px" }}>
+          <Facts
+            rows={[
+              ["Running", <Running key="r" slot={slot.slot} installed={running} />],
+              ["Bundle", <Digest key="b" value={running?.manifest} />],
+              ["Since", <Time key="s" at={running?.since} never="–" />],
+              ["Rollback to", <Running key="p" slot={slot.slot} installed={previous} />],
+            ]}
+          />
+          <Facts
+            rows={[
+              ["Desired", slot.desired_version ?? <span className="soft">nothing ordered</span>],
+              [
+                "Rollout",
+                slot.desired_rollout ? (
+                  <Link to={`/rollouts/${slot.desired_rollout}`}>{slot.desired_rollout}</Link>
+                ) : (
+                  <span className="soft">none</span>
+                ),
+              ],
+              ["Order", update ? `${update.order}${update.attempt > 1 ? `, attempt ${update.attempt}` : ""}` : "–"],
+              ["Endpoint", device.endpoint ? <span className="mono">{device.endpoint}</span> : "–"],
+            ]}
+          />
+        </div>
+        {update?.trial && <Trial trial={update.trial} />}
+      </div>
+    </Panel>
+  );
+}
+
+function Running({ slot, installed }: { slot: string; installed: Schemas["InstalledInfo"] | null }) {
+  if (!installed) return <span className="soft">none</span>;
+  return (
+    <>
+      <Link to={`/models/${slot}/${encodeURIComponent(installed.version)}`}>version {installed.version}</Link>{" "}
+      <span className="tag mono">{installed.variant}</span>
+    </>
+  );
+}
+
+/** What the trial process measured on the device. */
+function Trial({ trial }: { trial: Record<string, unknown> }) {
+  const number = (name: string) => (typeof trial[name] === "number" ? trial[name] : null);
+  const difference = number("max_abs_diff");
+  const facts: [string, string][] = [
+    ["golden inputs", `${count(number("golden_passed"))} of ${count(number("golden_total"))}`],
+    ["largest difference", difference === null ? "–" : difference.toPrecision(2)],
+    ["p50", duration(number("latency_p50_us"))],
+    ["p95", duration(number("latency_p95_us"))],
+    ["load", duration(number("load_ms") === null ? null : number("load_ms")! * 1000)],
+    ["memory", bytes(number("rss_bytes"))],
+  ];
+  return (
+    <div className="trial">
+      <span className="soft small">Trial on this device</span>
+      {facts.map(([name, value]) => (
+        <span key={name} className="small nowrap">
+          <span className="soft">{name}</span> <b className="number">{value}</b>
+        </span>
+      ))}
+    </div>
+  );
+}
+
+function Timeline({ id }: { id: string }) {
+  const query = api.useQuery("get", "/api/v1/devices/{id}/events", {
+    params: { path: { id }, query: { limit: PAGE_ROWS } },
+  });
+  return (
+    <Panel
+      title="Updates"
+      aside={query.data && query.data.total > PAGE_ROWS && <span className="soft small">newest {PAGE_ROWS} of {count(query.data.total)}</span>}
+    >
+      {Boolean(query.error) && <ErrorPanel error={query.error} retry={() => void query.refetch()} />}
+      {query.data?.items.length === 0 && <p className="soft">No update has been reported yet.</p>}
+      <div className="scroll" tabIndex={0} role="region" aria-label="Update timeline">
+        <ol className="timeline">
+          {query.data?.items.map((event, number) => (
+            <Event key={`${event.at}${event.after}`} event={event} newest={number === 0} />
+          ))}
+        </ol>
+      </div>
+    </Panel>
+  );
+}
+
+function Event({ event, newest }: { event: Schemas["DeviceEventInfo"]; newest: boolean }) {
+  return (
+    <li>
+      <StateMarker state={event.after} newest={newest} />
+      <div className="row apart wrap" style={{ gap: "0 12px" }}>
+        <span>
+          <b style={{ fontWeight: 580 }}>{wordsOf(event.after)}</b>{" "}
+          <span className="soft">
+            from {wordsOf(event.before).toLowerCase()} · {event.slot} {event.version}
+          </span>{" "}
+          <span className="tag mono">{event.variant}</span>
+        </span>
+        <span className="soft small">
+          <Time at={event.at} />
+        </span>
+      </div>
+      {event.reason && (
+        <p className="small breakable" style={{ color: "var(--bad)" }}>
+          {event.reason.detail} <span className="mono">({event.reason.code})</span>
+        </p>
+      )}
+      {event.trial && <Trial trial={event.trial} />}
+    </li>
+  );
+}
+
+const HOUR_S = 3600;
+
+function Telemetry({ id }: { id: string }) {
+  const query = api.useQuery(
+    "get",
+    "/api/v1/devices/{id}/telemetry",
+    { params: { path: { id }, query: { since_s: HOUR_S } } },
+    { refetchInterval: 15_000 },
+  );
+  return (
+    <Panel title="Telemetry" aside={<span className="soft small">last hour</span>}>
+      {Boolean(query.error) && <ErrorPanel error={query.error} retry={() => void query.refetch()} stale={!!query.data} />}
+      {query.data?.length === 0 && (
+        <p className="soft">No inference has been counted in the last hour. Counts arrive when applications use the endpoint.</p>
+      )}
+      <div className="stack" style={{ gap: 26 }}>
+        {query.data?.map((summary) => <Counts key={`${summary.slot}${summary.manifest}`} summary={summary} />)}
+      </div>
+    </Panel>
+  );
+}
+
+function Counts({ summary }: { summary: Schemas["TelemetrySummary"] }) {
+  const version = api.useQuery(
+    "get",
+    "/api/v1/models/{name}/versions/{version}",
+    { params: { path: { name: summary.slot, version: summary.version } } },
+    { staleTime: 60_000, retry: false },
+  );
+  const labels = version.data?.labels ?? [];
+  const predictions = summary.classes.reduce((sum, value) => sum + value, 0);
+  const most = Math.max(1, ...summary.classes);
+  return (
+    <div className="stack" style={{ gap: 14 }}>
+      <div className="figures">
+        <Figure name={`${summary.slot} ${summary.version}`} value={count(summary.requests)} note="requests" />
+        <Figure name="Errors" value={count(summary.errors)} note={summary.requests ? share(summary.errors / summary.requests, 1) : ""} />
+        <Figure name="NaN or infinite" value={count(summary.non_finite)} note="" />
+        <Figure name="p50" value={duration(summary.latency_p50_us)} note="" />
+        <Figure name="p95" value={duration(summary.latency_p95_us)} note="" />
+      </div>
+      <div className="halves" style={{ gap: 28 }}>
+        <div>
+          <h3 className="part">Predictions by class</h3>
+          {predictions === 0 && <p className="soft">none</p>}
+          <dl className="classes">
+            {summary.classes.slice(0, 20).map((value, number) => (
+              <div key={number} style={{ display: "contents" }}>
+                <dt className="breakable">{labels[number] ?? `class ${number}`}</dt>
+                <dd className="measure-track" aria-hidden="true">
+                  <span data-fill="accent" style={{ width: `${(value / most) * 100}%` }} />
+                </dd>
+                <dd className="number">{count(value)}</dd>
+              </div>
+            ))}
+          </dl>
+          {summary.classes.length > 20 && <p className="soft small">and {summary.classes.length - 20} more classes</p>}
+        </div>
+        <div>
+          <h3 className="part">Latency</h3>
+          <LatencyHistogram counts={summary.latency} />
+        </div>
+      </div>
+    </div>
+  );
+}
+
+function Figure({ name, value, note }: { name: string; value: string; note: string }) {
+  return (
+    <div>
+      <div className="soft small">{name}</div>
+      <div className="number">
+        <span className="figure">{value}</span> <span className="soft small">{note}</span>
+      </div>
+    </div>
+  );
+}
+
+function Hardware({ device }: { device: Device }) {
+  const known = device.capabilities as Partial<{
+    cores: number;
+    memory_bytes: number;
+    cpu_features: string[];
+    os: string;
+    runtimes: Record<string, string>;
+  }> | null;
+  return (
+    <Panel title="Hardware">
+      <Facts
+        rows={[
+          ["Processor", device.cpu_model || "–"],
+          ["Architecture", device.machine || "–"],
+          ["Cores", known?.cores ?? "–"],
+          ["Memory", bytes(known?.memory_bytes)],
+          ["System", known?.os || "–"],
+          [
+            "Runtimes",
+            Object.entries(known?.runtimes ?? {})
+              .map(([name, version]) => `${name} ${version}`)
+              .join(", ") || "–",
+          ],
+          ["Features", <Tags key="f" values={known?.cpu_features ?? []} />],
+          ["Labels", <Tags key="l" values={Object.entries(device.labels).map(([name, value]) => `${name}: ${value}`)} />],
+        ]}
+      />
+    </Panel>
+  );
+}
+
+function Tags({ values }: { values: string[] }) {
+  if (!values.length) return <span className="soft">none</span>;
+  return (
+    <span className="tags">
+      {values.map((value) => (
+        <span key={value} className="tag">
+          {value}
+        </span>
+      ))}
+    </span>
+  );
+}
+
+function Health({ device }: { device: Device }) {
+  const sample = device.system as Partial<Record<string, number | string>> | null;
+  if (!sample) return null;
+  const number = (name: string) => (typeof sample[name] === "number" ? sample[name] : null);
+  const temperature = number("temperature_c");
+  return (
+    <Panel title="Health" aside={<span className="soft small"><Time at={String(sample.at ?? "")} /></span>}>
+      <Facts
+        rows={[
+          ["Load", number("load_1min")?.toFixed(2) ?? "–"],
+          ["Temperature", temperature === null ? "–" : `${temperature.toFixed(0)} °C`],
+          ["Memory free", bytes(number("memory_available_bytes"))],
+          ["Disk free", bytes(number("disk_free_bytes"))],
+          ["Agent", bytes(number("agent_rss_bytes"))],
+          ["Inference", bytes(number("inference_rss_bytes"))],
+        ]}
+      />
+    </Panel>
+  );
+}
+
+function Trust({ device }: { device: Device }) {
+  const waiting = device.order_counter !== device.accepted_order_counter;
+  return (
+    <Panel title="Trust">
+      <Facts
+        rows={[
+          ["Certificate", <>expires <Time key="c" at={device.certificate_expires_at} /></>],
+          ["Orders", `${device.accepted_order_counter} accepted${waiting ? `, ${device.order_counter} issued` : ""}`],
+          ["Boots", device.boot],
+          [
+            "Rejected",
+            device.rejected.length ? (
+              <div key="x">
+                {device.rejected.map((value) => (
+                  <Digest key={value} value={value} />
+                ))}
+              </div>
+            ) : (
+              <span className="soft">none</span>
+            ),
+          ],
+        ]}
+      />
+    </Panel>
+  );
+}

@@ -1,0 +1,112 @@
+import { keepPreviousData } from "@tanstack/react-query";
+import { Link, useParams } from "react-router";
+
+import { api, type Schemas } from "../api/client";
+import { Action } from "../components/Action";
+import { Equivalent } from "../components/Command";
+import { DataTable, PAGE_ROWS, useListState, type Column } from "../components/DataTable";
+import { Empty, Head, Loaded, Panel } from "../components/Panels";
+import { State } from "../components/State";
+import { Time } from "../components/Time";
+import { pushVersion } from "../cli";
+import { bytes, count, plural, points, share } from "../format";
+
+type Version = Schemas["VersionSummary"];
+
+const COLUMNS: Column<Version>[] = [
+  {
+    key: "version",
+    header: "Version",
+    cell: (row) => (
+      <Link className="name" to={`/models/${row.model}/${encodeURIComponent(row.version)}`}>
+        {row.version}
+      </Link>
+    ),
+  },
+  { key: "state", header: "State", cell: (row) => <State state={row.state} /> },
+  { key: "metric", header: "fp32", align: "right", cell: (row) => <span className="number nowrap">{share(row.reference)}</span> },
+  {
+    key: "best",
+    header: "First choice",
+    cell: ({ best }) => (best ? <span className="mono">{best.variant}</span> : <span className="soft">–</span>),
+  },
+  {
+    key: "size",
+    header: "Size",
+    align: "right",
+    cell: ({ best, source_bytes }) => (
+      <span className="number nowrap">
+        {best ? bytes(best.model_bytes) : "–"} <span className="soft">of {bytes(source_bytes)}</span>
+      </span>
+    ),
+  },
+  {
+    key: "change",
+    header: "Points",
+    align: "right",
+    cell: ({ best }) => <span className="number nowrap">{points(best?.trial.drop_points)}</span>,
+  },
+  {
+    key: "running",
+    header: "Running on",
+    align: "right",
+    cell: (row) => (
+      <Link className="number" to={`/fleet?model=${row.model}&version=${encodeURIComponent(row.version)}`}>
+        {count(row.devices_running)}
+      </Link>
+    ),
+  },
+  { key: "by", header: "By", className: "only-medium", cell: (row) => row.created_by },
+  { key: "pushed", header: "Pushed", align: "right", cell: (row) => <Time at={row.created_at} /> },
+];
+
+export function ModelPage() {
+  const { name = "" } = useParams();
+  const list = useListState();
+  const model = api.useQuery("get", "/api/v1/models/{name}", { params: { path: { name } } });
+  const versions = api.useQuery(
+    "get",
+    "/api/v1/models/{name}/versions",
+    { params: { path: { name }, query: { sort: list.sort, offset: list.offset, limit: PAGE_ROWS } } },
+    { placeholderData: keepPreviousData, refetchInterval: 10_000, enabled: model.data !== undefined },
+  );
+  return (
+    <Loaded query={model} back={["All models", "/models"]}>
+      {(found) => (
+        <>
+          <Head
+            crumbs={[["Models", "/models"]]}
+            title={found.name}
+            under={
+              <>
+                {plural(found.versions, "version")} ·{" "}
+                <Link to={`/fleet?model=${found.name}`}>running on {plural(found.devices_running, "device")}</Link>, desired on{" "}
+                {count(found.devices_desired)}
+              </>
+            }
+            actions={
+              <Action needs="operator" icon="rollout" to={`/rollouts/new?model=${found.name}`}>
+                Start rollout
+              </Action>
+            }
+          />
+          <div className="stack">
+            <Panel flush title="Versions">
+              <DataTable
+                label="Versions"
+                columns={COLUMNS}
+                rowKey={(row) => row.version}
+                query={versions}
+                list={list}
+                empty={<Empty icon="model" title="No version yet" />}
+              />
+            </Panel>
+            <Panel title="Push the next version">
+              <Equivalent text={pushVersion(found.name)} />
+            </Panel>
+          </div>
+        </>
+      )}
+    </Loaded>
+  );
+}

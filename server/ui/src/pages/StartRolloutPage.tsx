@@ -1,0 +1,249 @@
+import { useState, type FormEvent } from "react";
+import { keepPreviousData } from "@tanstack/react-query";
+import { MultiSelect, NumberInput, SegmentedControl, Select } from "@mantine/core";
+import { useDebouncedValue } from "@mantine/hooks";
+import { Link, useNavigate, useSearchParams } from "react-router";
+
+import { api, fetchClient, type Schemas } from "../api/client";
+import { Action } from "../components/Action";
+import { Equivalent } from "../components/Command";
+import { ErrorPanel, Head, Panel } from "../components/Panels";
+import { startRollout, type RolloutChoice } from "../cli";
+import { bytes, count, plural } from "../format";
+
+const CHOICES_MAX = 50;
+
+export function StartRolloutPage() {
+  const [parameters] = useSearchParams();
+  const navigate = useNavigate();
+  const device = parameters.get("device");
+  const [choice, setChoice] = useState<RolloutChoice>({
+    model: parameters.get("model") ?? "",
+    version: parameters.get("version") ?? "",
+    devices: device ? [device] : "all",
+    maxInProgress: 100,
+    failuresMax: 1,
+    observeSeconds: 10,
+  });
+  const [busy, setBusy] = useState(false);
+  const [error, setError] = useState<unknown>(null);
+  const change = (part: Partial<RolloutChoice>) => setChoice((before) => ({ ...before, ...part }));
+  const missing = lacks(choice);
+
+  const submit = async (event: FormEvent) => {
+    event.preventDefault();
+    if (missing || busy) return;
+    setBusy(true);
+    setError(null);
+    try {
+      const { data } = await fetchClient.POST("/api/v1/rollouts", { body: request(choice) });
+      void navigate(`/rollouts/${data!.id}`);
+    } catch (failure) {
+      setError(failure);
+      setBusy(false);
+    }
+  };
+
+  return (
+    <>
+      <Head crumbs={[["Rollouts", "/rollouts"]]} title="Start rollout" />
+      <form className="columns" onSubmit={(event) => void submit(event)}>
+        <div className="stack">
+          <What choice={choice} change={change} />
+          <Where choice={choice} change={change} />
+          <How choice={choice} change={change} />
+        </div>
+        <Review choice={choice} missing={missing} busy={busy} error={error} />
+      </form>
+    </>
+  );
+}
+
+interface PartProps {
+  choice: RolloutChoice;
+  change: (part: Partial<RolloutChoice>) => void;
+}
+
+function lacks(choice: RolloutChoice): string | null {
+  if (!choice.model) return "Choose a model.";
+  if (!choice.version) return "Choose a version.";
+  if (choice.devices !== "all" && !choice.devices.length) return "Choose at least one device.";
+  return null;
+}
+
+function request(choice: RolloutChoice): Schemas["RolloutRequest"] {
+  const all = choice.devices === "all";
+  return {
+    model: choice.model,
+    version: choice.version,
+    selector: { all, devices: choice.devices === "all" ? [] : choice.devices },
+    policy: {
+      max_in_progress: choice.maxInProgress,
+      failures_max: choice.failuresMax,
+      observe_s: choice.observeSeconds,
+    },
+  };
+}
+
+function What({ choice, change }: PartProps) {
+  const models = api.useQuery("get", "/api/v1/models", { params: { query: { limit: 200 } } });
+  const versions = api.useQuery(
+    "get",
+    "/api/v1/models/{name}/versions",
+    { params: { path: { name: choice.model }, query: { limit: 200 } } },
+    { enabled: choice.model !== "" },
+  );
+  const ready = versions.data?.items.filter((version) => version.state === "ready") ?? [];
+  return (
+    <Panel title="What">
+      <div className="halves">
+        <Select
+          label="Model"
+          placeholder="Choose a model"
+          searchable
+          data={models.data?.items.map((model) => model.name) ?? []}
+          value={choice.model || null}
+          onChange={(model) => change({ model: model ?? "", version: "" })}
+        />
+        <Select
+          label="Version"
+          placeholder={choice.model ? "Choose a version" : "Choose a model first"}
+          disabled={!choice.model}
+          description={undefined}
+          nothingFoundMessage="No version is ready"
+          data={ready.map((version) => ({
+            value: version.version,
+            label: version.best ? `${version.version} (${bytes(version.best.model_bytes)}, ${version.best.variant})` : version.version,
+          }))}
+          value={choice.version || null}
+          onChange={(version) => change({ version: version ?? "" })}
+        />
+      </div>
+      {choice.model && versions.data && ready.length === 0 && (
+        <p className="soft small" style={{ marginTop: 10 }}>
+          No version of {choice.model} is ready. <Link to={`/models/${choice.model}`}>See its versions</Link>
+        </p>
+      )}
+    </Panel>
+  );
+}
+
+function Where({ choice, change }: PartProps) {
+  const fleet = api.useQuery("get", "/api/v1/fleet");
+  const [typed, setTyped] = useState("");
+  const [wanted] = useDebouncedValue(typed, 250);
+  const chosen = choice.devices === "all" ? [] : choice.devices;
+  const found = api.useQuery(
+    "get",
+    "/api/v1/devices",
+    { params: { query: { q: wanted || undefined, limit: CHOICES_MAX } } },
+    { enabled: choice.devices !== "all", placeholderData: keepPreviousData },
+  );
+  const devices = found.data?.items.filter((device) => device.state === "enrolled") ?? [];
+  const options = [
+    ...devices.map((device) => ({ value: device.id, label: device.online ? device.id : `${device.id} (offline)` })),
+    ...chosen.filter((id) => !devices.some((device) => device.id === id)).map((id) => ({ value: id, label: id })),
+  ];
+  return (
+    <Panel title="Where">
+      <div className="stack" style={{ gap: 12 }}>
+        <SegmentedControl
+          aria-label="Devices"
+          style={{ alignSelf: "flex-start" }}
+          data={[
+            { value: "all", label: fleet.data ? `All devices (${count(fleet.data.devices)})` : "All devices" },
+            { value: "chosen", label: "Chosen devices" },
+          ]}
+          value={choice.devices === "all" ? "all" : "chosen"}
+          onChange={(value) => change({ devices: value === "all" ? "all" : [] })}
+        />
+        {choice.devices === "all" ? (
+          <p className="soft small">Every device that is enrolled when the rollout starts. Those that are offline follow when they come back.</p>
+        ) : (
+          <MultiSelect
+            label="Devices"
+            placeholder={chosen.length ? undefined : "Type to search"}
+            searchable
+            hidePickedOptions
+            nothingFoundMessage="No device matches"
+            clearButtonProps={{ "aria-label": "Remove all" }}
+            data={options}
+            filter={({ options: all }) => all}
+            searchValue={typed}
+            onSearchChange={setTyped}
+            value={chosen}
+            onChange={(ids) => change({ devices: ids })}
+          />
+        )}
+      </div>
+    </Panel>
+  );
+}
+
+function How({ choice, change }: PartProps) {
+  const whole = (value: string | number, least: number) => Math.max(least, Math.round(Number(value) || least));
+  return (
+    <Panel title="How">
+      <div className="thirds">
+        <NumberInput
+          label="At the same time"
+          description="Devices in progress at most"
+          min={1}
+          allowDecimal={false}
+          value={choice.maxInProgress}
+          onChange={(value) => change({ maxInProgress: whole(value, 1) })}
+        />
+        <NumberInput
+          label="Pause after failures"
+          description="Failed, rejected or rolled back"
+          min={1}
+          allowDecimal={false}
+          value={choice.failuresMax}
+          onChange={(value) => change({ failuresMax: whole(value, 1) })}
+        />
+        <NumberInput
+          label="Observe, seconds"
+          description="Serving, before it is committed"
+          min={0}
+          max={7 * 86400}
+          value={choice.observeSeconds}
+          onChange={(value) => change({ observeSeconds: Math.max(0, Number(value) || 0) })}
+        />
+      </div>
+    </Panel>
+  );
+}
+
+interface ReviewProps {
+  choice: RolloutChoice;
+  missing: string | null;
+  busy: boolean;
+  error: unknown;
+}
+
+function Review({ choice, missing, busy, error }: ReviewProps) {
+  const { model, version, devices } = choice;
+  const where = devices === "all" ? "all enrolled devices" : plural(devices.length, "device");
+  return (
+    <div className="stack" style={{ position: "sticky", top: 16 }}>
+      <Panel title="Review">
+        <div className="stack">
+          <p>
+            <b>
+              {model || "A model"} {version}
+            </b>{" "}
+            goes to <b>{where}</b>, at most {plural(choice.maxInProgress, "device")} at a time. Each proves it in a trial on its own
+            hardware, then serves it for {choice.observeSeconds} s under observation, and goes back by itself if it misbehaves. The
+            rollout pauses after {plural(choice.failuresMax, "failure")}.
+          </p>
+          <Equivalent text={startRollout(choice)} />
+          {error != null && <ErrorPanel error={error} />}
+          <Action needs="operator" submit loading={busy} blocked={missing} icon="rollout" fullWidth>
+            Start rollout
+          </Action>
+          {missing && <p className="soft small">{missing}</p>}
+        </div>
+      </Panel>
+    </div>
+  );
+}

@@ -1,0 +1,310 @@
+import { useState } from "react";
+import { Link, useParams } from "react-router";
+
+import { api, fetchClient, type Schemas } from "../api/client";
+import { useLive } from "../api/live";
+import { Action } from "../components/Action";
+import { Confirm } from "../components/Confirm";
+import { Digest } from "../components/Command";
+import { Empty, Facts, Head, Loaded, Note, Panel } from "../components/Panels";
+import { Report } from "../components/Report";
+import { State } from "../components/State";
+import { Time } from "../components/Time";
+import { cancelJob } from "../cli";
+import { bytes, count, plural, points, share } from "../format";
+import { queryClient } from "../session";
+
+type Version = Schemas["VersionDetail"];
+
+export function VersionPage() {
+  const { name = "", version = "" } = useParams();
+  const query = api.useQuery(
+    "get",
+    "/api/v1/models/{name}/versions/{version}",
+    { params: { path: { name, version } } },
+    { refetchInterval: (state) => (state.state.data?.state === "processing" ? 3_000 : 30_000) },
+  );
+  return (
+    <Loaded query={query} back={[`All versions of ${name}`, `/models/${name}`]}>
+      {(found) => <Inside version={found} />}
+    </Loaded>
+  );
+}
+
+const NOT_READY: Record<string, string> = {
+  processing: "The version is still being processed.",
+  refused: "The version was refused; push a better one.",
+  failed: "Processing has failed; push it again.",
+};
+
+function Inside({ version }: { version: Version }) {
+  const named = `model=${version.model}&version=${encodeURIComponent(version.version)}`;
+  return (
+    <>
+      <Head
+        crumbs={[
+          ["Models", "/models"],
+          [version.model, `/models/${version.model}`],
+        ]}
+        title={`Version ${version.version}`}
+        beside={<State state={version.state} />}
+        under={
+          <>
+            Pushed <Time at={version.created_at} /> by {version.created_by} ·{" "}
+            <Link to={`/fleet?${named}`}>running on {plural(version.devices_running, "device")}</Link>
+          </>
+        }
+        actions={
+          <Action needs="operator" icon="rollout" to={`/rollouts/new?${named}`} blocked={NOT_READY[version.state]}>
+            Start rollout
+          </Action>
+        }
+      />
+      {version.error && version.state !== "processing" && (
+        <Note tone="bad" alert>
+          <strong>{version.error.detail}</strong>
+          {version.error.hint && <p>{version.error.hint}</p>}
+          <p className="small mono">{version.error.code}</p>
+        </Note>
+      )}
+      {version.state === "processing" && version.job && <Job id={version.job} />}
+      {version.best && <Outcome version={version} />}
+      <div className="columns">
+        <div className="stack">
+          {version.report ? (
+            <Report report={version.report} />
+          ) : (
+            <Panel title="Quantization report">
+              <Empty icon="clock" title={version.state === "processing" ? "Not there yet" : "There is no report"}>
+                <p className="soft">
+                  {version.state === "processing"
+                    ? "It appears here when the work is done."
+                    : "The work ended before anything could be measured."}
+                </p>
+              </Empty>
+            </Panel>
+          )}
+          {version.variants.length > 0 && <Bundles version={version} />}
+        </div>
+        <Aside version={version} />
+      </div>
+    </>
+  );
+}
+
+const STAGES = ["check", "quantize", "evaluate", "pack", "sign", "publish"];
+
+function Job({ id }: { id: string }) {
+  useLive(`job:${id}`);
+  const query = api.useQuery("get", "/api/v1/jobs/{id}", { params: { path: { id } } }, { refetchInterval: 5_000 });
+  const [open, setOpen] = useState(false);
+  const job = query.data;
+  if (!job) return null;
+  const { stage, message, done, total } = job.progress;
+  const ended = job.finished_at !== null;
+  return (
+    <Panel
+      title={
+        <span className="row">
+          Processing <State state={job.state} />
+        </span>
+      }
+      aside={
+        <Action needs="operator" size="xs" variant="default" blocked={ended && "It has ended."} onClick={() => setOpen(true)}>
+          Cancel
+        </Action>
+      }
+    >
+      <div className="stack" style={{ gap: 12 }} aria-live="polite">
+        <ol className="stages">
+          {STAGES.map((name) => (
+            <li key={name} aria-current={name === stage ? "step" : undefined}>
+              {name}
+            </li>
+          ))}
+        </ol>
+        <div
+          className="measure-track"
+          role="progressbar"
+          aria-label="Progress of this stage"
+          aria-valuemin={0}
+          aria-valuemax={total || undefined}
+          aria-valuenow={total ? done : undefined}
+          style={{ height: 6 }}
+        >
+          <span data-fill="busy" style={{ width: total ? `${(done / total) * 100}%` : "0%" }} />
+        </div>
+        <p className="soft small number breakable">
+          {job.state === "queued" ? "Waits for its turn" : message || stage || "Starts"}
+          {total > 0 && ` · ${count(done)} of ${count(total)}`}
+          {job.attempts > 1 && ` · attempt ${job.attempts}`} · job <span className="mono">{job.id}</span>
+        </p>
+      </div>
+      <Confirm
+        opened={open}
+        close={() => setOpen(false)}
+        title="Cancel the work on this version"
+        action="Cancel the work"
+        danger
+        command={() => cancelJob(id)}
+        confirm={async () => {
+          await fetchClient.POST("/api/v1/jobs/{id}/actions/cancel", { params: { path: { id } } });
+          await queryClient.invalidateQueries();
+        }}
+      >
+        <p>Nothing is published. The version can be pushed again.</p>
+      </Confirm>
+    </Panel>
+  );
+}
+
+/** The result in one line: what devices get first, against what was pushed. */
+function Outcome({ version }: { version: Version }) {
+  const best = version.best!;
+  const saved = 1 - best.model_bytes / version.source_bytes;
+  const fp32 = version.report?.trials.find((trial) => trial.precision === "fp32")?.latency_p50_us;
+  const faster = fp32 && best.trial.latency_p50_us ? fp32 / best.trial.latency_p50_us : null;
+  const tiles: [string, string, string][] = [
+    ["First choice", best.variant, best.precision],
+    ["Size", bytes(best.model_bytes), saved > 0 ? `${share(saved, 0)} smaller` : `of ${bytes(version.source_bytes)}`],
+    [
+      version.metric === "agreement" ? "Agreement with fp32" : "Accuracy",
+      share(best.trial.value),
+      best.trial.drop_points == null ? "" : `${points(best.trial.drop_points)} points`,
+    ],
+    [
+      "Latency p50, on the server",
+      best.trial.latency_p50_us == null ? "–" : `${best.trial.latency_p50_us.toFixed(0)} µs`,
+      faster ? `fp32 takes ${faster.toFixed(1)}× as long` : "",
+    ],
+  ];
+  return (
+    <div className="tiles">
+      {tiles.map(([name, value, note]) => (
+        <div key={name} className="tile">
+          <div className="tile-name">{name}</div>
+          <div className="tile-value breakable" style={value.length > 9 ? { fontSize: 19, lineHeight: 1.65 } : undefined}>
+            {value}
+          </div>
+          <div className="tile-note">{note}</div>
+        </div>
+      ))}
+    </div>
+  );
+}
+
+function Bundles({ version }: { version: Version }) {
+  return (
+    <Panel flush title="Published bundles" aside={<span className="soft small">in the order in which devices try them</span>}>
+      <div className="table-scroll" tabIndex={0} role="region" aria-label="Published bundles">
+        <table className="table">
+          <thead>
+            <tr>
+              <th scope="col">Variant</th>
+              <th scope="col">Recipe</th>
+              <th scope="col" data-align="right">
+                Model
+              </th>
+              <th scope="col" data-align="right">
+                A device fetches
+              </th>
+              <th scope="col">Manifest</th>
+            </tr>
+          </thead>
+          <tbody>
+            {[...version.variants]
+              .sort((left, right) => left.rank - right.rank)
+              .map((variant) => (
+                <tr key={variant.variant}>
+                  <td className="mono nowrap">{variant.variant}</td>
+                  <td>{variant.trial.recipe}</td>
+                  <td data-align="right" className="number nowrap">
+                    {bytes(variant.model_bytes)}
+                  </td>
+                  <td data-align="right" className="number nowrap">
+                    {bytes(variant.bundle_bytes)}
+                  </td>
+                  <td title={variant.target}>
+                    <Digest value={variant.manifest} />
+                  </td>
+                </tr>
+              ))}
+          </tbody>
+        </table>
+      </div>
+    </Panel>
+  );
+}
+
+function Aside({ version }: { version: Version }) {
+  const { report, labels } = version;
+  return (
+    <div className="stack">
+      {report && (
+        <Panel title="Input and output">
+          <div className="stack" style={{ gap: 12 }}>
+            {[...report.inputs.map((tensor) => ["in", tensor] as const), ...report.outputs.map((tensor) => ["out", tensor] as const)].map(
+              ([direction, tensor]) => (
+                <div key={`${direction}${tensor.name}`} className="row" style={{ alignItems: "baseline" }}>
+                  <span className="tag">{direction}</span>
+                  <span className="grow">
+                    <span className="mono breakable">{tensor.name}</span>
+                    <br />
+                    <span className="soft small mono">
+                      {tensor.datatype} [{tensor.shape.map((size) => (size < 0 ? "N" : size)).join(", ")}]
+                    </span>
+                  </span>
+                </div>
+              ),
+            )}
+            {labels.length > 0 && (
+              <div>
+                <h3 className="part">{plural(labels.length, "label")}</h3>
+                <ol className="tags">
+                  {labels.slice(0, 40).map((label, number) => (
+                    <li key={number} className="tag">
+                      {number} {label}
+                    </li>
+                  ))}
+                  {labels.length > 40 && <li className="soft small">and {labels.length - 40} more</li>}
+                </ol>
+              </div>
+            )}
+          </div>
+        </Panel>
+      )}
+      <Panel title="Lineage">
+        <Facts
+          rows={[
+            ["File", <span key="f" className="mono breakable">{version.source_name}</span>],
+            ["Source", <Digest key="s" value={version.source} />],
+            ["Size", bytes(version.source_bytes)],
+            ["Calibration", <Digest key="c" value={version.calibration} />],
+            ["Evaluation", <Digest key="e" value={version.evaluation} />],
+            [
+              "Parent",
+              version.parent ? (
+                <Link to={`/models/${version.model}/${encodeURIComponent(version.parent)}`}>version {version.parent}</Link>
+              ) : (
+                <span className="soft">none</span>
+              ),
+            ],
+            ["Job", version.job ? <span className="mono">{version.job}</span> : "–"],
+          ]}
+        />
+      </Panel>
+      {report && (
+        <Panel title="Network">
+          <Facts
+            rows={[
+              ["Parameters", count(report.parameters)],
+              ["Nodes", count(report.nodes)],
+              ["Opset", report.opset],
+              ["Measured on", report.measured_on || "–"],
+            ]}
+          />
+        </Panel>
+      )}
+    </div>
+  );
+}

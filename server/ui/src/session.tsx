@@ -1,0 +1,72 @@
+// Who is using this page, and what that role may do.
+import { QueryClient, useQuery } from "@tanstack/react-query";
+
+import { ApiError, asApiError, fetchClient, onSignedOut, setCsrf, type Role, type Schemas } from "./api/client";
+
+export type Me = Schemas["Me"];
+
+const ME = ["me"];
+
+export const queryClient = new QueryClient({
+  defaultOptions: {
+    queries: {
+      staleTime: 2_000,
+      // The server's word is final; only a missing answer is asked for again.
+      retry: (failures, error) => failures < 1 && asApiError(error).status === 0,
+      retryDelay: 500,
+      refetchOnWindowFocus: true,
+    },
+  },
+});
+
+onSignedOut(() => queryClient.setQueryData(ME, null));
+
+/** Null: nobody has logged in here. */
+export function useSession() {
+  return useQuery({
+    queryKey: ME,
+    staleTime: Number.POSITIVE_INFINITY,
+    queryFn: async (): Promise<Me | null> => {
+      try {
+        const { data } = await fetchClient.GET("/api/v1/me");
+        setCsrf(data?.csrf);
+        return data ?? null;
+      } catch (error) {
+        if (error instanceof ApiError && error.status === 401) return null;
+        throw asApiError(error);
+      }
+    },
+  });
+}
+
+export function useMe(): Me {
+  const { data } = useSession();
+  return data ?? { user: "", role: "viewer", csrf: null };
+}
+
+export async function logIn(username: string, password: string): Promise<void> {
+  setCsrf(null);
+  const { data } = await fetchClient.POST("/api/v1/session", { body: { username, password } });
+  setCsrf(data?.csrf);
+  queryClient.setQueryData(ME, data ?? null);
+}
+
+export async function logOut(): Promise<void> {
+  await fetchClient.DELETE("/api/v1/session");
+  queryClient.clear();
+  queryClient.setQueryData(ME, null);
+}
+
+/** After the stream broke: has the session ended, or only the connection? */
+export function checkSession(): void {
+  void queryClient.invalidateQueries({ queryKey: ME });
+}
+
+const ORDER: Role[] = ["viewer", "operator", "admin"];
+
+/** Why this user may not do what needs `role`; null when they may. */
+export function useRefusal(role: Role): string | null {
+  const me = useMe();
+  if (ORDER.indexOf(me.role) >= ORDER.indexOf(role)) return null;
+  return `This needs the role ${role}; you are logged in as ${me.role}.`;
+}
