@@ -83,12 +83,17 @@ class Auth:
     """Checks who is asking, and changes who may."""
 
     def __init__(
-        self, database: Database, now: Callable[[], datetime], *, session_s: int = 12 * 3600
+        self,
+        database: Database,
+        now: Callable[[], datetime],
+        *,
+        session_s: int = 12 * 3600,
+        hasher: PasswordHasher | None = None,
     ) -> None:
         self._database = database
         self._now = now
         self._session = timedelta(seconds=session_s)
-        self._hasher = PasswordHasher()
+        self._hasher = hasher or PasswordHasher()
         self._hashing = threading.BoundedSemaphore(2)  # 64 MiB each
         self._nobody = self._hasher.hash(secrets.token_hex(16))
         self._attempts = _Attempts()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -49,6 +49,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Name or address by which devices reach the broker; empty: `broker_host`."""
     key_passphrase_file: str = ""
     """File whose first line encrypts the signing keys; empty: they are protected by mode 0600."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is written to standard error."""
     session_s: _Positive = 12 * 3600
     """How long a login of the web UI lasts."""
     upload_bytes_max: _Positive = 2 * 1024 * _MEBIBYTE

@@ -1,12 +1,13 @@
 """The web application: routes, errors, limits, headers and the web UI's files.
 
-Order, outermost first: request id, security headers, size of bodies, then FastAPI. Everything that
+Order, outermost first: headers, request id and bugs, size of bodies, then FastAPI. Everything that
 goes wrong inside is answered as problem details. What is not under ``/api`` belongs to the web UI.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from edgectl_server.api.limits import BodyLimit, PageHeaders
 from edgectl_server.api.schemas import Problem
 from edgectl_server.services import Services
 
-__all__ = ["API_PREFIX", "WEB_DIRECTORY", "create_app", "make_openapi"]
+__all__ = ["API_PREFIX", "WEB_DIRECTORY", "create_app", "make_openapi", "openapi_text"]
 
 API_PREFIX = "/api/v1"
 WEB_DIRECTORY = Path(__file__).parent.parent / "web"
@@ -68,8 +69,8 @@ def create_app(services: Services | None, *, web: Path = WEB_DIRECTORY) -> FastA
     if app.state.has_ui:  # FastAPI refuses to start without the file
         app.frontend("/", directory=web, fallback="index.html")
     app.add_middleware(BodyLimit)
-    app.add_middleware(PageHeaders)
     app.add_middleware(problems.RequestIds)
+    app.add_middleware(PageHeaders)
     app.openapi = lambda: make_openapi(app)  # type: ignore[method-assign]
     return app
 
@@ -124,6 +125,11 @@ def _query_names(dependant: Dependant) -> Iterable[str]:
         yield parameter.alias
     for inner in dependant.dependencies:
         yield from _query_names(inner)
+
+
+def openapi_text() -> str:
+    """Return the OpenAPI document as it is kept in the repository for the web UI."""
+    return json.dumps(create_app(None).openapi(), indent=2, sort_keys=True) + "\n"
 
 
 def make_openapi(app: FastAPI) -> dict[str, Any]:

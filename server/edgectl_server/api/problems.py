@@ -1,7 +1,7 @@
 """Errors as RFC 9457 problem details, every one of them, with a stable code and a request id.
 
 Our own errors say everything themselves; what FastAPI and Starlette raise is put into the same
-form. An unexpected exception is logged with the request id; the client sees the id alone.
+form. What nobody has foreseen is answered by `RequestIds`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,11 @@ _CODES = {
 
 
 class RequestIds:
-    """ASGI middleware: gives every request an id, and the answer the header ``X-Request-Id``."""
+    """ASGI middleware: gives every request an id, and answers for our bugs.
+
+    The id is in the header ``X-Request-Id`` and in the log. An exception that nothing else has
+    answered is logged with it, and the client sees the id alone.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -53,15 +57,26 @@ class RequestIds:
         request_id = secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
 
+        started = False
+
         async def send_with_id(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 message["headers"] = [
                     *message.get("headers", []),
                     (b"x-request-id", request_id.encode()),
                 ]
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            logger.exception("request %s failed: %s %s", request_id, scope["method"], scope["path"])
+            if started:
+                raise  # too late for an answer: the connection is closed
+            answer = _response(_bug(request_id), {})
+            await answer(scope, receive, send_with_id)
 
 
 def problem_of(error: ServerError, request_id: str = "") -> Problem:
@@ -94,7 +109,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ProtocolError, _handler(_from_protocol_error))
     app.add_exception_handler(RequestValidationError, _handler(_from_validation))
     app.add_exception_handler(HTTPException, _handler(_from_http))
-    app.add_exception_handler(Exception, _handler(_from_bug))
 
 
 def _handler(
@@ -103,14 +117,18 @@ def _handler(
     async def handle(request: Request, error: Exception) -> Response:
         problem, headers = make(request, error)
         problem.request_id = getattr(request.state, "request_id", "")
-        return JSONResponse(
-            problem.model_dump(mode="json"),
-            status_code=problem.status,
-            headers=dict(headers),
-            media_type=MEDIA_TYPE,
-        )
+        return _response(problem, headers)
 
     return handle
+
+
+def _response(problem: Problem, headers: Mapping[str, str]) -> JSONResponse:
+    return JSONResponse(
+        problem.model_dump(mode="json"),
+        status_code=problem.status,
+        headers=dict(headers),
+        media_type=MEDIA_TYPE,
+    )
 
 
 def _from_server_error(_request: Request, error: ServerError) -> tuple[Problem, Mapping[str, str]]:
@@ -166,17 +184,12 @@ def _from_http(request: Request, error: HTTPException) -> tuple[Problem, Mapping
     )
 
 
-def _from_bug(request: Request, error: Exception) -> tuple[Problem, Mapping[str, str]]:
-    request_id = getattr(request.state, "request_id", "")
-    logger.error("request %s failed: %s %s", request_id, request.method, request.url.path)
-    logger.error("the exception of request %s", request_id, exc_info=error)
-    return (
-        Problem(
-            title="Internal server error",
-            status=500,
-            code="server.bug",
-            detail="Something went wrong that should not be able to.",
-            hint=f"look for request {request_id} in the server's log",
-        ),
-        {},
+def _bug(request_id: str) -> Problem:
+    return Problem(
+        title="Internal server error",
+        status=500,
+        code="server.bug",
+        detail="Something went wrong that should not be able to.",
+        hint=f"look for request {request_id} in the server's log",
+        request_id=request_id,
     )

@@ -1,0 +1,154 @@
+"""``python -m edgectl_server``, which ``edgectl server`` becomes.
+
+Every setting is an option of ``start``; see `edgectl_server.settings` for where else it is looked
+up. Errors read ``error[code]: …`` and ``try: …``. Exit codes: 0 done, 1 refused or failed, 2 usage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import click
+import msgspec
+import sqlalchemy
+
+from edgectl_server.errors import NotFound, ServerError
+from edgectl_server.settings import Settings, load_settings
+
+__all__ = ["main"]
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_SHORT = {"listen_host": "--host", "listen_port": "--port"}
+
+
+def _setting_options(command: _Command) -> _Command:
+    """Give a command an option for every setting, and one for the file."""
+    for field in reversed(msgspec.structs.fields(Settings)):
+        kind = (get_args(field.type) or (field.type,))[0]
+        if get_origin(field.type) is Literal:
+            kind = click.Choice(get_args(field.type))
+        names = [f"--{field.name.replace('_', '-')}"]
+        if field.name in _SHORT:
+            names.append(_SHORT[field.name])
+        shown = "empty" if field.default == "" else field.default
+        command = click.option(
+            *names, field.name, type=kind, default=None, help=f"Default: {shown}."
+        )(command)
+    return click.option(
+        "--config",
+        "config",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="A TOML file; docs/server.toml shows every key.",
+    )(command)
+
+
+@click.group()
+@click.version_option(package_name="edgectl", prog_name="edgectl server")
+def main() -> None:
+    """The edgectl server."""
+
+
+@main.command()
+@_setting_options
+@click.option("--json", "as_json", is_flag=True, help="Print the ready line as JSON.")
+def start(config: Path | None, as_json: bool, **flags: Any) -> None:
+    """Run the server until SIGTERM or Ctrl-C."""
+    with _errors(as_json=as_json):
+        settings = load_settings(flags, os.environ, config)
+        logging.basicConfig(
+            level=settings.log_level.upper(),
+            stream=sys.stderr,
+            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        )
+        from edgectl_server.running import run_server
+
+        run_server(settings, as_json=as_json)
+
+
+@main.command("settings")
+@_setting_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show_settings(config: Path | None, as_json: bool, **flags: Any) -> None:
+    """Print what `start` would use, passwords hidden."""
+    with _errors(as_json=as_json):
+        values = msgspec.to_builtins(load_settings(flags, os.environ, config))
+        if values["database_url"]:
+            values["database_url"] = sqlalchemy.make_url(values["database_url"]).render_as_string()
+        if as_json:
+            click.echo(json.dumps(values, indent=2))
+        else:
+            for key, value in values.items():
+                click.echo(f"{key} = {json.dumps(value)}")
+
+
+@main.command()
+@click.argument("name")
+@click.option("--role", type=click.Choice(["viewer", "operator", "admin"]), default="viewer")
+@click.option("--password-stdin", is_flag=True, help="Read the password from the first line.")
+@click.option("--delete", is_flag=True, help="Delete the user with all tokens.")
+@_setting_options
+def user(
+    name: str, role: Any, password_stdin: bool, delete: bool, config: Path | None, **flags: Any
+) -> None:
+    """Make the user NAME or change the password and role; prints a generated password.
+
+    Works on the database, whether the server runs or not.
+    """
+    with _errors(as_json=False):
+        settings = load_settings(flags, os.environ, config)
+        if not settings.database_url and not settings.data_path.is_dir():
+            raise NotFound(
+                "server.data",
+                f"there is no server in {settings.data_path}",
+                hint="name its folder with --data, or start it once",
+            )
+        from edgectl_server.auth import Auth
+        from edgectl_server.clock import now
+        from edgectl_server.storage.database import Database
+
+        with contextlib.closing(Database(settings.database_address)) as database:
+            database.migrate()
+            auth = Auth(database, now)
+            if delete:
+                auth.delete_user(name)
+                return
+            password = secrets.token_urlsafe(18)
+            if password_stdin:
+                password = sys.stdin.readline().rstrip("\r\n")
+            auth.set_user(name, password, role)
+            if not password_stdin:
+                click.echo(password)
+
+
+@main.command()
+def openapi() -> None:
+    """Print the OpenAPI document of the REST API."""
+    from edgectl_server.api.app import openapi_text
+
+    click.echo(openapi_text(), nl=False)
+
+
+@contextlib.contextmanager
+def _errors(*, as_json: bool) -> Iterator[None]:
+    """Print our errors for a person, or as one JSON line, and exit with 1."""
+    try:
+        yield
+    except ServerError as error:
+        if as_json:
+            problem = {"code": error.code, "detail": error.detail, "hint": error.hint}
+            click.echo(json.dumps({"ready": False, "error": problem}))
+        click.echo(f"error[{error.code}]: {error.detail}", err=True)
+        if error.__cause__ is not None:
+            logging.getLogger(__name__).debug("caused by", exc_info=error.__cause__)
+            click.echo(f"while: {str(error.__cause__).splitlines()[0][:300]}", err=True)
+        if error.hint:
+            click.echo(f"try: {error.hint}", err=True)
+        sys.exit(1)

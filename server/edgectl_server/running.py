@@ -1,0 +1,169 @@
+"""One server process: from the lock on its data folder to the last closed connection.
+
+Order: lock, socket, services, web server, ready line; backwards at the end. SIGTERM and SIGINT end
+it in order, with exit code 0. The ready line is printed when requests are answered, and not before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from edgectl_server.api.app import create_app
+from edgectl_server.errors import Unavailable
+from edgectl_server.services import Services, open_services
+from edgectl_server.settings import Settings
+from edgectl_server.storage.files import make_private_directory
+
+__all__ = ["run_server"]
+
+_GRACE_S = 2
+_CONNECTIONS_MAX = 1000
+_BACKLOG = 256
+
+
+def run_server(settings: Settings, *, as_json: bool) -> None:
+    """Run the server until a signal ends it.
+
+    Args:
+        settings: complete.
+        as_json: print the ready line as JSON, and no password.
+
+    Raises:
+        ServerError: it cannot start; the message says what to do.
+    """
+    os.umask(0o077)
+    data = make_private_directory(settings.data_path)
+    with _locked(data), contextlib.closing(_listen(settings)) as listener, _signals() as stopping:
+        services = open_services(settings)
+        try:
+            _say_password(services, as_json=as_json)
+            server = _WebServer(services, lambda: _say_ready(services, listener, as_json=as_json))
+            stopping.append(server.stop)
+            if len(stopping) > 1:  # a signal has come while the services were opened
+                server.stop()
+            server.run(sockets=[listener])
+        finally:
+            services.close()
+
+
+class _WebServer(uvicorn.Server):
+    """uvicorn with our signals: event streams end at once, and the exit code is ours."""
+
+    def __init__(self, services: Services, say_ready: Callable[[], None]) -> None:
+        config = uvicorn.Config(
+            create_app(services),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            ws="none",
+            limit_concurrency=_CONNECTIONS_MAX,
+            timeout_graceful_shutdown=_GRACE_S,
+        )
+        super().__init__(config)
+        self._services = services
+        self._say_ready = say_ready
+
+    def stop(self) -> None:
+        """End in order; from a signal handler."""
+        self.should_exit = True
+        self._services.hub.close()  # or every open page would hold the end up
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer, then say so."""
+        await super().startup(sockets=sockets)
+        self._say_ready()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to `run_server`; uvicorn would raise them again at the end."""
+        yield
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[Callable[[], None]]]:
+    """Call what is in the list at SIGTERM and SIGINT; before that, note the signal in it."""
+    stopping: list[Callable[[], None]] = []
+
+    def handle(_signal: int, _frame: FrameType | None) -> None:
+        if not stopping:
+            stopping.append(lambda: None)
+        for stop in stopping:
+            stop()
+
+    former = {one: signal.signal(one, handle) for one in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stopping
+    finally:
+        for one, handler in former.items():
+            signal.signal(one, handler)
+
+
+@contextlib.contextmanager
+def _locked(data: Path) -> Iterator[None]:
+    """Hold the data folder, so that no second server works in it."""
+    descriptor = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            other = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+            raise Unavailable(
+                "server.running",
+                f"a server (process {other or 'unknown'}) works in {data} already",
+                hint="stop it, or give this one another folder with --data",
+            ) from error
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)  # the lock goes with it
+
+
+def _listen(settings: Settings) -> socket.socket:
+    try:
+        return socket.create_server(
+            (settings.listen_host, settings.listen_port),
+            family=socket.AF_INET6 if ":" in settings.listen_host else socket.AF_INET,
+            backlog=_BACKLOG,
+        )
+    except OSError as error:
+        raise Unavailable(
+            "server.listen",
+            f"cannot listen on {settings.listen_host} port {settings.listen_port}: "
+            f"{error.strerror or error}",
+            hint="is another program there? --listen-port 0 takes any free port",
+        ) from error
+
+
+def _say_password(services: Services, *, as_json: bool) -> None:
+    if services.first_password is not None and not as_json:
+        sys.stdout.write(
+            f"first start: log in as admin with the password {services.first_password}\n"
+            f"             (it is in {services.settings.data_path / 'admin-password'})\n"
+        )
+
+
+def _say_ready(services: Services, listener: socket.socket, *, as_json: bool) -> None:
+    host, port = listener.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    broker = f"mqtts://{services.broker.host}:{services.broker.port}"
+    if as_json:
+        line = json.dumps(
+            {"ready": True, "url": url, "broker": broker, "data": str(services.settings.data_path)}
+        )
+    else:
+        line = f"edgectl server ready: {url} broker {broker}"
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

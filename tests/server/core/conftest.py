@@ -1,0 +1,108 @@
+"""The services of the API on SQLite, with what other parts do left out."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from argon2 import PasswordHasher
+from starlette.testclient import TestClient
+
+from edgectl_server.api.app import create_app
+from edgectl_server.auth import Auth
+from edgectl_server.clock import now
+from edgectl_server.hub import Hub
+from edgectl_server.jobs import Jobs
+from edgectl_server.registry import PUSH, Registry
+from edgectl_server.services import Services
+from edgectl_server.settings import Settings
+from edgectl_server.storage.blobs import BlobStore
+from edgectl_server.storage.database import Database
+from edgectl_server.uploads import Uploads
+
+PASSWORD = "correct horse battery"
+
+
+QUICK = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+
+
+class Clock:
+    """A clock that is turned by hand."""
+
+    def __init__(self) -> None:
+        self.at = now()
+
+    def __call__(self):
+        return self.at
+
+    def pass_s(self, seconds: float) -> None:
+        self.at += timedelta(seconds=seconds)
+
+
+class Waiting:
+    """A handler that is never reached, because no worker runs."""
+
+    def run(self, context):
+        raise AssertionError("there is no worker in these tests")
+
+    def ended(self, session, job, error):
+        pass
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def services(tmp_path: Path, clock: Clock) -> Iterator[Services]:
+    settings = Settings(data=str(tmp_path / "data"), upload_bytes_max=8 * 1024**2)
+    settings.data_path.mkdir()
+    database = Database(settings.database_address)
+    database.migrate()
+    blobs = BlobStore(settings.blobs_address)
+    jobs = Jobs(database, clock)
+    jobs.register(PUSH, Waiting())
+    hub = Hub(interval_s=0.05)
+    yield Services(
+        settings=settings,
+        database=database,
+        blobs=blobs,
+        hub=hub,
+        auth=Auth(database, clock, session_s=settings.session_s, hasher=QUICK),
+        jobs=jobs,
+        uploads=Uploads(settings.data_path / "uploads", settings, blobs, database, clock),
+        registry=Registry(database, blobs, jobs, clock, list),
+    )
+    hub.close()
+    hub.join()
+    database.close()
+
+
+@dataclass
+class People:
+    """A token of each role."""
+
+    viewer: dict[str, str]
+    operator: dict[str, str]
+    admin: dict[str, str]
+
+
+@pytest.fixture
+def people(services: Services) -> People:
+    headers = {}
+    for role in ("viewer", "operator", "admin"):
+        services.auth.set_user(role, PASSWORD, role)
+        principal = services.auth.check_password(role, PASSWORD, "test")
+        token = services.auth.create_token(principal, "test", role, None).text
+        headers[role] = {"Authorization": f"Bearer {token}"}
+    return People(**headers)
+
+
+@pytest.fixture
+def client(services: Services, tmp_path: Path) -> Iterator[TestClient]:
+    with TestClient(
+        create_app(services, web=tmp_path / "no-web"), raise_server_exceptions=False
+    ) as client:
+        yield client

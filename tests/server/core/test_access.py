@@ -1,0 +1,290 @@
+"""Who may do what: every route, and every way of not being allowed."""
+
+import json
+from typing import NamedTuple
+
+import pytest
+from fastapi.routing import iter_route_contexts
+
+from edgectl_server.api.access import RoleCheck
+from edgectl_server.api.app import create_app
+
+PASSWORD = "correct horse battery"
+OPEN = "open"
+ROLES = {
+    "login": OPEN,
+    "logout": "viewer",
+    "me": "viewer",
+    "login_token": OPEN,
+    "create_token": "viewer",
+    "list_tokens": "viewer",
+    "delete_token": "viewer",
+    "upload_status": "operator",
+    "upload": "operator",
+    "list_models": "viewer",
+    "get_model": "viewer",
+    "list_versions": "viewer",
+    "get_version": "viewer",
+    "push_version": "operator",
+    "list_jobs": "viewer",
+    "get_job": "viewer",
+    "cancel_job": "operator",
+    "fleet_summary": "viewer",
+    "list_devices": "viewer",
+    "get_device": "viewer",
+    "device_events": "viewer",
+    "device_telemetry": "viewer",
+    "decommission_device": "admin",
+    "create_enrol_token": "operator",
+    "enrol": OPEN,
+    "list_rollouts": "viewer",
+    "start_rollout": "operator",
+    "get_rollout": "viewer",
+    "rollout_devices": "viewer",
+    "rollout_events": "viewer",
+    "rollout_action": "operator",
+    "telemetry_summary": "viewer",
+    "events": "viewer",
+    "version": OPEN,
+    "live": OPEN,
+    "ready": OPEN,
+}
+"""The least role of every route, by its operation."""
+PATHS = {
+    "sha256": "0" * 64,
+    "job_id": "0" * 16,
+    "name": "har",
+    "version": "1",
+    "token_id": "0" * 16,
+    "action": "pause",
+}
+
+
+class Route(NamedTuple):
+    operation: str
+    method: str
+    path: str
+    role: str
+
+
+def api_routes():
+    """Yield operation, method, path and role of every route that the application has."""
+    for route in iter_route_contexts(create_app(None).routes):
+        operation = getattr(route, "operation_id", None)
+        if operation is None:
+            assert route.path in {"/api/v1/openapi.json", "/api/{rest:path}", "/{path:path}", None}
+            continue
+        checks = [one.call for one in route.dependant.dependencies]
+        roles = [check.role for check in checks if isinstance(check, RoleCheck)]
+        assert len(roles) <= 1, operation
+        for method in route.methods:
+            yield Route(operation, method, route.path, roles[0] if roles else OPEN)
+
+
+ROUTES = sorted(api_routes())
+
+
+def fill(path: str) -> str:
+    filled = path
+    while "{" in filled:
+        name = filled.split("{", 1)[1].split("}", 1)[0]
+        filled = filled.replace("{" + name + "}", PATHS.get(name, "x1"))
+    return filled
+
+
+def test_every_route_has_the_role_that_was_decided():
+    assert {route.operation: route.role for route in ROUTES} == ROLES
+
+
+GUARDED = [pytest.param(route, id=route.operation) for route in ROUTES if route.role != OPEN]
+
+
+@pytest.mark.parametrize("route", GUARDED)
+def test_without_credentials_or_with_wrong_ones(client, services, people, clock, route):
+    at, method = fill(route.path), route.method
+    services.auth.set_user("gone", PASSWORD, "admin")
+    gone = services.auth.check_password("gone", PASSWORD, "t")
+    gone_token = services.auth.create_token(gone, "t", "admin", None).text
+    gone_cookie = services.auth.start_session("gone").cookie
+    services.auth.delete_user("gone")
+    admin = services.auth.check_password("admin", PASSWORD, "t")
+    short = services.auth.create_token(admin, "t", "admin", 60).text
+    session = services.auth.start_session("admin").cookie
+    right = people.admin["Authorization"].removeprefix("Bearer ")
+    clock.pass_s(services.settings.session_s + 1)
+    for headers in (
+        {},
+        {"Authorization": f"Bearer {short}"},
+        {"Authorization": f"Bearer {gone_token}"},
+        {"Authorization": f"Bearer {right[:-1]}"},
+        {"Authorization": f"Bearer {right}x"},
+        {"Authorization": f"Basic {right}"},
+        {"Authorization": right},
+        {"Authorization": ""},
+        {"Cookie": f"edgectl_session={session}", "X-CSRF-Token": "x"},
+        {"Cookie": f"edgectl_session={gone_cookie}", "X-CSRF-Token": "x"},
+        {"Cookie": "edgectl_session="},
+    ):
+        answer = client.request(method, at, headers=headers)
+        assert answer.status_code == 401, (headers, answer.text)
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+        assert answer.headers["content-type"] == "application/problem+json"
+        if method != "HEAD":
+            assert answer.json()["code"] == "auth.required"
+
+
+@pytest.mark.parametrize("route", [one for one in GUARDED if one.values[0].role != "viewer"])
+def test_a_lower_role_is_not_enough(client, people, route):
+    for lower in ("viewer", "operator")[: 1 if route.role == "operator" else 2]:
+        answer = client.request(route.method, fill(route.path), headers=getattr(people, lower))
+        assert answer.status_code == 403, answer.text
+        if route.method != "HEAD":
+            assert answer.json()["code"] == "auth.role"
+            assert route.role in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "route", [one for one in GUARDED if one.values[0].method not in {"GET", "HEAD"}]
+)
+def test_a_change_by_cookie_needs_the_csrf_token(client, services, people, route):
+    cookie = services.auth.start_session("admin").cookie
+    other = services.auth.start_session("admin").principal.csrf
+    for extra in ({}, {"X-CSRF-Token": ""}, {"X-CSRF-Token": "é"}, {"X-CSRF-Token": other}):
+        headers = {
+            "Cookie": f"edgectl_session={cookie}",
+            **{key: value.encode() for key, value in extra.items()},
+        }
+        answer = client.request(route.method, fill(route.path), headers=headers)
+        assert answer.status_code == 403, (extra, answer.text)
+        assert answer.json()["code"] == "auth.csrf"
+
+
+def login(client, name="admin", password=PASSWORD):
+    return client.post("/api/v1/session", json={"username": name, "password": password})
+
+
+def test_a_browser_logs_in_and_out(client, people):
+    answer = login(client)
+    assert answer.status_code == 200
+    set_cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in set_cookie
+    assert "SameSite=lax" in set_cookie
+    me = client.get("/api/v1/me").json()
+    assert me == answer.json()
+    assert me["role"] == "admin"
+    assert client.delete("/api/v1/session").status_code == 403
+    csrf = {"X-CSRF-Token": me["csrf"]}
+    cookie = {"Cookie": f"edgectl_session={client.cookies['edgectl_session']}"}
+    assert client.delete("/api/v1/session", headers=csrf).status_code == 204
+    assert client.get("/api/v1/me").status_code == 401
+    assert client.get("/api/v1/me", headers=cookie).status_code == 401  # not only forgotten
+
+
+def test_over_https_the_cookie_is_secure(services, people, client):
+    client.base_url = "https://testserver"
+    assert "Secure" in login(client).headers["set-cookie"]
+
+
+def test_a_role_that_is_taken_away_is_gone_at_once(client, services, people):
+    services.auth.set_user("admin", PASSWORD, "viewer")
+    answer = client.get("/api/v1/me", headers=people.admin)
+    assert answer.json()["role"] == "viewer"
+
+
+def test_a_new_password_ends_the_sessions(client, services, people):
+    login(client)
+    services.auth.set_user("admin", "another password", "admin")
+    assert client.get("/api/v1/me").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("name", "password"),
+    [
+        ("admin", "wrong password"),
+        ("nobody", PASSWORD),
+        ("", ""),
+        ("\0", "x"),
+        ("admin", "x" * 9999),
+    ],
+)
+def test_a_wrong_login_says_nothing_more(client, people, name, password):
+    answer = login(client, name, password)
+    assert answer.status_code == 401
+    assert answer.json()["code"] == "auth.login"
+    assert answer.json()["detail"] == "wrong user name or password"
+    assert "set-cookie" not in answer.headers
+
+
+def test_attempts_are_limited_and_a_right_password_ends_the_count(client, people):
+    for _ in range(9):
+        assert login(client, password="wrong password").status_code == 401
+    assert login(client).status_code == 200
+    for _ in range(10):
+        assert login(client, password="wrong password").status_code == 401
+    for path in ("session", "tokens:login"):
+        body = {"username": "admin", "password": PASSWORD}
+        answer = client.post(f"/api/v1/{path}", json=body)
+        assert answer.status_code == 429
+        assert 1 <= int(answer.headers["retry-after"]) <= 61
+    assert login(client, name="viewer").status_code == 200  # others may go on
+
+
+def test_attempts_with_many_names_are_limited_by_address(client, people):
+    statuses = [login(client, name=f"name{number}").status_code for number in range(61)]
+    assert statuses == [401] * 60 + [429]
+
+
+def test_tokens(client, people):
+    body = {"username": "operator", "password": PASSWORD}
+    created = client.post("/api/v1/tokens:login?name=laptop&expires_in_s=3600", json=body).json()
+    token = {"Authorization": f"Bearer {created['token']}"}
+    assert created["info"]["role"] == "operator"
+    assert client.get("/api/v1/me", headers=token).json() == {
+        "user": "operator",
+        "role": "operator",
+        "csrf": None,
+    }
+    narrow = client.post("/api/v1/tokens", headers=token, json={"name": "ci", "role": "viewer"})
+    assert narrow.status_code == 201
+    narrowed = {"Authorization": f"Bearer {narrow.json()['token']}"}
+    wider = client.post("/api/v1/tokens", headers=narrowed, json={"name": "x", "role": "operator"})
+    assert wider.status_code == 403
+    mine = client.get("/api/v1/tokens", headers=token).json()
+    assert mine["total"] == 3
+    assert {one["user"] for one in mine["items"]} == {"operator"}
+    assert "secret" not in json.dumps(mine)
+    everybody = client.get("/api/v1/tokens?sort=user&limit=2", headers=people.admin).json()
+    assert everybody["total"] == 5
+    assert [one["user"] for one in everybody["items"]] == ["admin", "operator"]
+    assert client.get("/api/v1/tokens?q=LAPT", headers=people.admin).json()["total"] == 1
+    path = f"/api/v1/tokens/{created['info']['id']}"
+    assert client.delete(path, headers=people.viewer).status_code == 404
+    assert client.delete(path, headers=token).status_code == 204
+    assert client.get("/api/v1/me", headers=token).status_code == 401
+
+
+def test_a_token_does_not_live_for_ever_by_overflow(client, people):
+    body = {"name": "x", "role": "viewer", "expires_in_s": 10**15}
+    answer = client.post("/api/v1/tokens", headers=people.admin, json=body)
+    assert answer.status_code == 422
+    assert answer.json()["code"] == "auth.expiry"
+
+
+def test_the_first_admin_is_made_once(services, tmp_path):
+    file = tmp_path / "admin-password"
+    password = services.auth.ensure_admin(file)
+    assert file.read_text() == f"{password}\n"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert services.auth.check_password("admin", password, "t").role == "admin"
+    assert services.auth.ensure_admin(file) is None
+    assert file.read_text() == f"{password}\n"
+
+
+def test_secrets_are_not_kept(services, people, tmp_path):
+    cookie = services.auth.start_session("admin").cookie
+    token = people.admin["Authorization"].rpartition("_")[2]
+    services.database.close()
+    for file in services.settings.data_path.glob("edgectl.sqlite*"):
+        content = file.read_bytes()
+        for secret in (cookie, token, PASSWORD):
+            assert secret.encode() not in content
