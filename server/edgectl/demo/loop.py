@@ -177,7 +177,8 @@ class Loop:
                 EDGECTL_AGENT_PORT="0",
                 EDGECTL_AGENT_TELEMETRY_S=str(_TELEMETRY_PERIOD_S),
             )
-            command = _python("edgectl_agent", "run")
+            # No settings of an agent that may be installed on this machine.
+            command = [*_python("edgectl_agent", "run"), "--config", os.devnull]
             self._agents[name] = self._processes.start(name, command, environment)
 
         def all_online() -> bool | None:

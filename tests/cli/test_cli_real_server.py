@@ -1,0 +1,124 @@
+"""The command line against the real server, started by the command line."""
+
+import json
+
+import pytest
+
+from e2e.fleet import Server
+from edgectl.client import Client
+from edgectl.demo import activity_data
+from edgectl.transport import RetryPolicy
+from edgectl.uploads import hash_file
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture
+def real_server(tmp_path):
+    server = Server(tmp_path / "server")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def admin(real_server, edgectl):
+    password = (real_server.data / "admin-password").read_text()
+    arguments = ("login", real_server.url, "--username", "admin", "--password-stdin")
+    assert edgectl(*arguments, stdin=password).code == 0
+    return edgectl
+
+
+def test_an_operators_first_hour(admin, real_server, tmp_path):
+    assert json.loads(admin("models", "list", "--json").out) == []
+    assert json.loads(admin("devices", "list", "--json").out) == []
+    assert json.loads(admin("rollout", "list", "--json").out) == []
+    token = json.loads(admin("devices", "token", "create", "--uses", "2", "--json").out)
+    assert token["token"].startswith("ee_")
+    assert token["uses"] == 2
+
+    (tmp_path / "labels.txt").write_text("\n".join(activity_data.LABELS))
+    push = (
+        *("push", activity_data.MODEL, "--name", "har", "--labels", tmp_path / "labels.txt"),
+        *("--calibration", activity_data.CALIBRATION, "--evaluation", activity_data.EVALUATION),
+    )
+    first = admin(*push)
+    assert first.code == 0, first.err
+    assert "Next: edgectl rollout start har@1 --all" in first.out
+    again = admin(*push, "--json")
+    assert again.code == 0, again.err
+    assert json.loads(again.out)["version"] == "1"
+    assert len(json.loads(admin("models", "show", "har", "--json").out)["versions"]) == 1
+    shown = json.loads(admin("models", "show", "har@1", "--json").out)
+    assert shown["labels"] == list(activity_data.LABELS)
+    assert {one["precision"] for one in shown["variants"]} == {"fp32", "int8"}
+    assert json.loads(admin("jobs", "list", "--json").out)[0]["state"] == "succeeded"
+    assert json.loads(admin("telemetry", "har", "--json").out) == []
+
+    nobody = admin("rollout", "start", "har", "--all")
+    assert nobody.code == 1
+    assert nobody.err.startswith("error[rollout.no_devices]")
+    unknown = admin("models", "show", "nothing")
+    assert unknown.code == 1
+    assert "\ntry: " in unknown.err
+
+    checks = {one["name"]: one["status"] for one in json.loads(admin("doctor", "--json").out)}
+    assert set(checks.values()) == {"ok"}, checks
+    assert {"server", "clock", "broker", "database", "login", "devices"} <= set(checks)
+
+    assert admin("logout").code == 0
+    assert admin("models", "list").code == 1
+
+
+def test_push_that_is_no_model_is_refused_with_the_reason(admin, tmp_path):
+    path = tmp_path / "notes.onnx"
+    path.write_text("this is not a model")
+    got = admin("push", path)
+    assert got.code == 1
+    assert got.out == ""
+    assert got.err.splitlines()[-2].startswith("error["), got.err
+    assert "internal" not in got.err.lower()
+
+
+def test_push_with_a_limit_that_int8_cannot_hold_shows_what_was_tried(admin):
+    got = admin(
+        *("push", activity_data.MODEL, "--name", "har", "--max-drop", "0", "--precision", "int8"),
+        *("--calibration", activity_data.CALIBRATION, "--evaluation", activity_data.EVALUATION),
+        "--json",
+    )
+    version = json.loads(got.out)
+    if version["state"] == "ready":  # some recipe lost nothing at all
+        drops = [one["trial"]["drop_points"] for one in version["variants"]]
+        assert min(drops) <= 0
+        assert got.code == 0
+    else:
+        assert version["state"] == "refused"
+        assert got.code == 1
+        assert "error[" in got.err
+        assert all(one["status"] != "accepted" for one in version["report"]["trials"])
+
+
+def test_upload_goes_on_after_the_server_was_killed(real_server, tmp_path):
+    path = tmp_path / "large.bin"
+    path.write_bytes(bytes(range(256)) * (24 * 1024 * 4))
+    token = real_server.client
+    after = []
+    killed = []
+
+    def kill_once(done, _total):
+        if killed:
+            after.append(done)
+        elif done > 9_000_000:
+            killed.append(done)
+            real_server.kill()
+            real_server.start()
+
+    known = hash_file(path)
+    header = token._connection._http.headers["Authorization"].removeprefix("Bearer ")
+    with Client(real_server.url, header, retry=RetryPolicy(delay_s=0.05)) as client:
+        client.upload(known, kill_once)
+        assert killed
+        # Whole pieces that were acknowledged before the kill are not sent again.
+        assert min(after) >= 8_000_000
+        assert after[-1] == known.size_bytes
+        client.upload(known)  # the server has checked its digest, or this would send it again
