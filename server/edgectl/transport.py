@@ -29,6 +29,12 @@ __all__ = ["ANSWER_BYTES_MAX", "Connection", "Patience", "RetryPolicy", "is_loop
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 _TEXT_SHOWN_MAX = 200
 _FIELDS_SHOWN_MAX = 5
+_HINTS = {
+    401: "log in with `edgectl login`, or set EDGECTL_TOKEN",
+    403: "ask an administrator for a higher role, then log in again",
+    404: "see what there is with `edgectl models list`, `devices list`, `rollout list`, `jobs list`",
+}
+"""Next steps where the server names none."""
 
 Answer = TypeVar("Answer")
 
@@ -271,9 +277,7 @@ def _refusal(response: httpx2.Response, content: bytes) -> ApiError:
         wrong = f"{entry.get('field', '?')}: {entry.get('message', 'wrong')}"
         if wrong not in detail:
             detail += f"; {wrong}"
-    hint = problem.hint
-    if status == httpx2.codes.UNAUTHORIZED and not hint:
-        hint = "log in with `edgectl login`, or set EDGECTL_TOKEN"
+    hint = problem.hint or _HINTS.get(status, "")
     return ApiError(problem.code, detail, hint, status=status, data=problem.data)
 
 

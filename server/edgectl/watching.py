@@ -63,7 +63,10 @@ class RolloutView:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._live: Live | None = None
+        if console.is_terminal:
+            # What is left in the end is printed by whoever watches.
+            self._live = Live(console=console, auto_refresh=False, transient=True)
         self._lines: dict[str, str] = {}
 
     def __enter__(self) -> Self:
