@@ -1,15 +1,21 @@
 """The child: ``python -m edgectl_server.pipeline spec.json``, in its working directory.
 
-It limits itself before it imports or reads anything large, tells its progress as lines of JSON on
-standard output, and leaves ``result.json`` (exit code 0) or ``refusal.json`` (exit code 3). It ends
-when its standard input ends, which is when the parent has died: a parent-death signal would come
-with the end of the *thread* that had started it, and not reach it behind a namespace.
+Two processes. The first watches: it kills the worker when standard input ends, which is when the
+parent has died, and passes on how the worker has ended (a signal as 128 and its number, as shells
+do). A parent-death signal would not do: it comes with the end of the *thread* that had started the
+child. Where there is a process namespace, the watch is its first process, so that nothing in it
+outlives the watch, and the worker dies of signals as any process does, which a first process does
+not.
+
+The worker limits itself before it imports or reads anything large, tells its progress as lines of
+JSON on standard output, and leaves ``result.json`` (exit code 0) or ``refusal.json`` (exit code 3).
 """
 
 from __future__ import annotations
 
 import os
 import resource
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -31,15 +37,35 @@ from edgectl_server.pipeline.spec import (
 
 EXIT_REFUSED = 3
 _EXIT_ORPHANED = 4
+_SHELL_SIGNAL_BASE = 128
 
 
 def main(arguments: list[str]) -> int:
     """Run the pipeline by the spec file named in `arguments`; return the exit code."""
     spec = decode_spec(Path(arguments[0]).read_bytes())
+    worker = os.fork()
+    return _watch(worker) if worker else _work(spec)
+
+
+def _watch(worker: int) -> int:
+    """Return the worker's exit code, unless standard input ends before."""
+
+    def end_with_parent() -> None:
+        while os.read(0, 4096):
+            pass
+        os.kill(worker, signal.SIGKILL)
+        os._exit(_EXIT_ORPHANED)
+
+    threading.Thread(target=end_with_parent, name="parent-watch", daemon=True).start()
+    _, status = os.waitpid(worker, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else _SHELL_SIGNAL_BASE - code
+
+
+def _work(spec: PipelineSpec) -> int:
+    """Do the work and return the exit code."""
     _limit(spec.limits)
-    threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
-    progress = _progress_channel()
-    ending = _run(spec, progress)
+    ending = _run(spec, _progress_channel())
     if ending is None:
         return 0
     Path(REFUSAL_FILE).write_bytes(encode(ending))
@@ -95,12 +121,6 @@ def _limit(limits: PipelineLimits) -> None:
         _, hard = resource.getrlimit(kind)
         bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(kind, (bound, bound))
-
-
-def _end_with_parent() -> None:
-    while os.read(0, 4096):
-        pass
-    os._exit(_EXIT_ORPHANED)
 
 
 def _progress_channel() -> BinaryIO:

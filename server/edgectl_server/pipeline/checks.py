@@ -4,19 +4,7 @@ A file is hostile until it has passed. The order matters: nothing here runs, all
 what the file declares before the declarations have been bounded. What cannot be bounded by looking
 (a constant of 8 GB, a loop of 2^62 rounds) passes, and meets the limits of the process.
 
-=====================  ===============================================================
-``model.too_large``    the file is longer than the limit
-``model.not_onnx``     it is something else
-``model.damaged``      it begins like ONNX but cannot be read to the end
-``model.opset``        its operator set is older or newer than devices can run
-``model.functions``    it brings functions of its own
-``model.custom_op``    it uses operators outside ONNX and onnxruntime
-``model.external_data``  weights are in another file
-``model.limit``        too many nodes or tensors, or nested too deeply
-``model.shape``        an input without a fixed shape, but for the batch
-``model.datatype``     an input or output that is no tensor of numbers
-``model.invalid``      the ONNX checker or shape inference refuses it
-=====================  ===============================================================
+The codes are those of `edgectl_server.pipeline.errors`.
 """
 
 from __future__ import annotations
@@ -122,7 +110,7 @@ def parse_model(content: bytes, limits: PipelineLimits) -> Any:
 
 
 def check_model(model: Any, limits: PipelineLimits) -> ModelFacts:
-    """Check a parsed model; raise `PipelineRefused` with one of this module's codes.
+    """Check a parsed model; raise `PipelineRefused` with a code ``model.…``.
 
     Args:
         model: an ``onnx.ModelProto``; training information is dropped from it.

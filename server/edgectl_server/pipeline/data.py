@@ -4,15 +4,7 @@ A file is a ZIP archive of NumPy arrays, one an input of the model, and optional
 first axis counts the samples. A model with one input also takes its array under the name ``input``.
 Every size is bounded from the headers before an array is read; pickles are never loaded.
 
-===================  ===================================================================
-``data.not_npz``     no such archive, or it is damaged
-``data.too_large``   unpacked, it is larger than the limit
-``data.keys``        an input is missing, or an array is none of the model's
-``data.shape``       other dimensions, no samples, or numbers of samples that differ
-``data.dtype``       another element type
-``data.non_finite``  NaN or infinity
-``data.label``       a label that is no class
-===================  ===================================================================
+The codes are those of `edgectl_server.pipeline.errors`.
 """
 
 from __future__ import annotations
@@ -110,7 +102,7 @@ def load_samples(
         bytes_max: the most that it may hold, unpacked.
 
     Raises:
-        PipelineRefused: with one of the codes of this module.
+        PipelineRefused: with a code ``data.…``.
     """
     try:
         arrays = _read_arrays(path, role, inputs, bytes_max)

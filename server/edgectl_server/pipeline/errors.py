@@ -7,8 +7,41 @@
     ├── PipelineFailed      a process limit or a crash; trying again may or may not help
     └── PipelineCancelled   somebody asked for it
 
-Codes are stable (``area.problem``): ``model.…`` about the model file, ``data.…`` about calibration
-or evaluation data, ``pipeline.…`` about the run itself.
+Codes are stable, an area and a problem; these are all of them:
+
+==========================  ==================================================================
+``model.too_large``         the file is longer than the limit
+``model.not_onnx``          it is something else
+``model.damaged``           it begins like ONNX but cannot be read to the end
+``model.opset``             its operator set is older or newer than devices can run
+``model.functions``         it brings functions of its own
+``model.custom_op``         it uses operators outside ONNX and onnxruntime
+``model.external_data``     weights are in another file
+``model.limit``             too many nodes or tensors, or nested too deeply
+``model.shape``             an input without a fixed shape but for the batch, or an output without
+``model.datatype``          an input or output that is no tensor of numbers
+``model.invalid``           the ONNX checker or shape inference refuses it
+``model.unsupported``       onnxruntime cannot load it
+``model.run``               onnxruntime cannot run it
+``model.non_finite``        it answers finite inputs with NaN or infinity
+``model.not_repeatable``    it answers the same inputs differently
+``model.labels``            the number of class names is not that of its classes
+``data.not_npz``            no archive of arrays, or it is damaged
+``data.too_large``          unpacked, it is larger than the limit
+``data.keys``               an input is missing, or an array is none of the model's
+``data.shape``              other dimensions, no samples, or numbers of samples that differ
+``data.dtype``              another element type
+``data.non_finite``         NaN or infinity
+``data.label``              a label that is no class
+``pipeline.accuracy``       every int8 recipe loses more than is allowed
+``pipeline.quantization``   no int8 recipe can make a variant of the model
+``pipeline.no_data``        only int8 was asked for, without data to measure it
+``pipeline.memory``         failed: the memory limit
+``pipeline.time``           failed: the limit of processor time or of the wall clock
+``pipeline.disk``           failed: a file cannot be read or written
+``pipeline.crashed``        failed: the process crashed or was killed
+``pipeline.cancelled``      cancelled
+==========================  ==================================================================
 """
 
 from __future__ import annotations

@@ -226,7 +226,7 @@ def _reap(child: subprocess.Popen[bytes], stderr: bytes) -> _Exit:
     _, status, usage = os.wait4(child.pid, 0)
     code = os.waitstatus_to_exitcode(status)
     child.returncode = code
-    if code > _SHELL_SIGNAL_BASE:  # as some versions of unshare report a signal
+    if code > _SHELL_SIGNAL_BASE:  # the watch reports the worker's signal like this
         code = _SHELL_SIGNAL_BASE - code
     return _Exit(code=code, cpu_s=usage.ru_utime + usage.ru_stime, stderr=stderr)
 
