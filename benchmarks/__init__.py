@@ -1,0 +1,5 @@
+"""The figures that edgectl is judged by, each measured beside what it is compared with.
+
+``python -m benchmarks`` runs all, ``python -m benchmarks.push`` one. Each prints what it compared,
+on what, and the ratio, and ends with one JSON object on a line of its own. Timings gate no test.
+"""

@@ -1,0 +1,26 @@
+"""Run every benchmark, one after another: ``python -m benchmarks [FOLDER]``."""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks import footprint, inference, push
+
+
+def main() -> int:
+    """Run all; the folder of models goes to those that take one."""
+    for name, run in (
+        ("push", lambda: push.main(sys.argv[1:])),
+        ("footprint", footprint.main),
+        ("inference", inference.main),
+    ):
+        print(f"== {name}", flush=True)
+        code = run()
+        if code:
+            return code
+        print()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
