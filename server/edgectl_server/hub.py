@@ -106,12 +106,14 @@ class Hub:
         self._enter(listener)
         seen: dict[str, int] = {}
         try:
-            while not self._closing.is_set():
+            while True:
                 listener.changed.clear()
                 for snapshot in self._newest(topics):
                     if seen.get(snapshot.topic) != snapshot.revision:
                         seen[snapshot.topic] = snapshot.revision
                         yield snapshot
+                if self._closing.is_set():
+                    return
                 await listener.changed.wait()
         finally:
             self._leave(listener)
