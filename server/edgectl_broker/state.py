@@ -63,6 +63,7 @@ class StateStore:
         self._condition = threading.Condition()
         self._changes: dict[Change, Record | None] = {}
         self._callbacks: list[Callable[[], None]] = []
+        self._outstanding = 0
         self._unseen: set[Change] = set()
         self._changes_size = 0
         self._writing_size = 0
@@ -233,8 +234,10 @@ class StateStore:
     def when_durable(self, callback: Callable[[], None]) -> None:
         """Call `callback` when every change made so far is on disk; now, if it is already."""
         with self._condition:
-            if self._changes or self._callbacks or self._writing:
+            # Also while earlier callbacks are on their way to the loop: none may overtake them.
+            if self._changes or self._writing or self._outstanding:
                 self._callbacks.append(callback)
+                self._outstanding += 1
                 self._condition.notify()
                 return
         callback()
@@ -284,6 +287,8 @@ class StateStore:
 
     def _commit(self, changes: dict[Change, Record | None]) -> bool:
         connection = self._connection
+        if not changes:
+            return True
         try:
             connection.execute("BEGIN IMMEDIATE")
             for (table, key), record in changes.items():
@@ -306,9 +311,9 @@ class StateStore:
         assert self._loop is not None
         self._writing_size = 0
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(_call_all, batch.callbacks)
+            self._loop.call_soon_threadsafe(self._call_all, batch.callbacks)
 
-
-def _call_all(callbacks: list[Callable[[], None]]) -> None:
-    for callback in callbacks:
-        callback()
+    def _call_all(self, callbacks: list[Callable[[], None]]) -> None:
+        self._outstanding -= len(callbacks)
+        for callback in callbacks:
+            callback()

@@ -164,7 +164,12 @@ def open_plain(tmp_path):
     started = []
 
     def start(authorize=lambda *_: True, **settings):
-        fields = {"state": tmp_path / "state", "tls": None, "port": 0, "tick_s": 0.05} | settings
+        fields = {
+            "state": tmp_path / f"state-{len(started)}",
+            "tls": None,
+            "port": 0,
+            "tick_s": 0.05,
+        } | settings
         thread = BrokerThread(BrokerSettings(**fields), authorize)
         thread.start()
         started.append(thread)
