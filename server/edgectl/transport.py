@@ -32,7 +32,7 @@ _FIELDS_SHOWN_MAX = 5
 _HINTS = {
     401: "log in with `edgectl login`, or set EDGECTL_TOKEN",
     403: "ask an administrator for a higher role, then log in again",
-    404: "see what there is with `edgectl models list`, `devices list`, `rollout list`, `jobs list`",
+    404: "see what there is: `edgectl models list`, `devices list`, `rollout list`, `jobs list`",
 }
 """Next steps where the server names none."""
 
