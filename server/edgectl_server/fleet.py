@@ -1,0 +1,415 @@
+"""The devices: what they report, what is shown of them, and how one leaves.
+
+What a device says is believed about itself only, and in order:
+
+1. A reported state counts when its (boot, seq) is newer than the stored one. The same one again
+   says only whether the device is connected.
+2. The last will is written when a connection begins and sent when it breaks, with seq 0: it says
+   "offline" for its boot and for older ones, and nothing else.
+3. A retained state may be of a machine that had this name before: it counts only after the device
+   has been heard live since it enrolled.
+4. An event counts once, by (device, boot, seq); whoever sends it again is acknowledged again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+import msgspec
+from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy.orm import Session
+
+from edgectl_protocol.messages import DeviceEvent, ReportedState
+from edgectl_protocol.update import ENDED, UpdateState
+from edgectl_server.api.paging import PageQuery, fetch_page, match, order
+from edgectl_server.api.schemas import (
+    DeviceDetail,
+    DeviceEventInfo,
+    DeviceSummary,
+    FleetSummary,
+    InstalledInfo,
+    Page,
+    ReasonInfo,
+    SlotInfo,
+    UpdateInfo,
+    VersionShare,
+)
+from edgectl_server.errors import NotFound
+from edgectl_server.ordering import Ordering, reported_of
+from edgectl_server.signing.authority import Authority
+from edgectl_server.storage.database import Database
+from edgectl_server.storage.inserts import insert_new
+from edgectl_server.storage.tables import (
+    DesiredSlot,
+    Device,
+    DeviceEventRow,
+    ModelVersion,
+    ReportedSlot,
+    SystemSampleRow,
+)
+
+__all__ = ["Fleet", "Kicks", "find_device"]
+
+logger = logging.getLogger(__name__)
+
+_FAILING = (UpdateState.FAILED, UpdateState.REJECTED, UpdateState.ROLLED_BACK)
+_UPDATING = tuple(state for state in UpdateState if state not in ENDED)
+_SORT = {"id": Device.id, "last_seen_at": Device.last_seen_at, "enrolled_at": Device.enrolled_at}
+_EVENT_SORT = {"at": DeviceEventRow.at, "received_at": DeviceEventRow.received_at}
+
+
+class Kicks(Protocol):
+    """What is needed of the broker to shut a device out."""
+
+    def reload_revocations(self) -> bool:
+        """Refuse newly revoked certificates from now on."""
+
+    def kick(self, name: str) -> bool:
+        """End the open connections of `name`."""
+
+
+class Fleet:
+    """The registry of devices. Its methods may be called from any thread."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        ordering: Ordering,
+        authority: Authority,
+        broker: Kicks,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._database = database
+        self._ordering = ordering
+        self._authority = authority
+        self._broker = broker
+        self._now = now
+
+    # ------------------------------------------------------------ what devices say
+
+    def take_state(
+        self, session: Session, device: Device, state: ReportedState, *, retained: bool
+    ) -> None:
+        """Store a reported state, if it is news; in the caller's transaction."""
+        now = self._now()
+        if retained and device.last_seen_at is None:
+            return
+        if not state.online and state.seq == 0:
+            if state.boot >= device.boot:
+                device.online = False
+            return
+        if not retained:
+            device.last_seen_at = now
+        if (state.boot, state.seq) == (device.boot, device.seq) and not retained:
+            device.online = state.online
+        if (state.boot, state.seq) <= (device.boot, device.seq):
+            return
+        device.boot, device.seq, device.online = state.boot, state.seq, state.online
+        device.agent_version = state.agent_version
+        device.reported = msgspec.to_builtins(state)
+        session.execute(delete(ReportedSlot).where(ReportedSlot.device == device.id))
+        for slot, report in state.slots.items():
+            session.add(
+                ReportedSlot(
+                    device=device.id,
+                    slot=slot,
+                    version=report.running and report.running.version,
+                    manifest=report.running and report.running.manifest,
+                    update_state=report.update and report.update.state.value,
+                )
+            )
+
+    def take_event(self, session: Session, device: Device, event: DeviceEvent) -> None:
+        """Store an event once; in the caller's transaction."""
+        now = self._now()
+        device.last_seen_at = now
+        insert_new(
+            session,
+            DeviceEventRow,
+            [
+                {
+                    "device": device.id,
+                    "boot": event.boot,
+                    "seq": event.seq,
+                    "at": event.at,
+                    "received_at": now,
+                    "slot": event.slot,
+                    "rollout": event.rollout,
+                    "event": msgspec.to_builtins(event),
+                }
+            ],
+        )
+
+    def forget_connections(self) -> None:
+        """Nobody is connected: the broker has just been started."""
+        with self._database.write() as session:
+            session.execute(update(Device).where(Device.online).values(online=False))
+
+    # ------------------------------------------------------------ what is shown
+
+    def summary(self) -> FleetSummary:
+        """Return the counts of the fleet page."""
+        enrolled = Device.state == "enrolled"
+
+        def having(states: Sequence[str]) -> Any:
+            return (
+                select(func.count(func.distinct(ReportedSlot.device)))
+                .join(Device, Device.id == ReportedSlot.device)
+                .where(enrolled, ReportedSlot.update_state.in_(states))
+            )
+
+        with self._database.read() as session:
+            devices = session.scalar(select(func.count(Device.id)).where(enrolled)) or 0
+            online = (
+                session.scalar(select(func.count(Device.id)).where(enrolled, Device.online)) or 0
+            )
+            return FleetSummary(
+                devices=devices,
+                online=online,
+                offline=devices - online,
+                updating=session.scalar(having(_UPDATING)) or 0,
+                failing=session.scalar(having(_FAILING)) or 0,
+                versions=_shares(session),
+            )
+
+    def shares(self) -> list[VersionShare]:
+        """Return how many devices run which version."""
+        with self._database.read() as session:
+            return _shares(session)
+
+    def devices(
+        self,
+        paging: PageQuery,
+        *,
+        online: bool | None = None,
+        model: str | None = None,
+        version: str | None = None,
+        failing: bool | None = None,
+    ) -> Page[DeviceSummary]:
+        """Return one page of the devices that match all that is given."""
+        wanted = select(Device).order_by(*order(paging.sort, _SORT, default="id", last=Device.id))
+        if paging.q:
+            wanted = wanted.where(match(paging.q, (Device.id,)))
+        if online is not None:
+            wanted = wanted.where(Device.online == online)
+        slot = exists().where(ReportedSlot.device == Device.id)
+        if model is not None or version is not None:
+            running = slot
+            if model is not None:
+                running = running.where(ReportedSlot.slot == model)
+            if version is not None:
+                running = running.where(ReportedSlot.version == version)
+            wanted = wanted.where(running)
+        if failing is not None:
+            bad = slot.where(ReportedSlot.update_state.in_(_FAILING))
+            wanted = wanted.where(bad if failing else ~bad)
+        with self._database.read() as session:
+            rows, total = fetch_page(session, wanted, paging)
+            desired = _desired(session, [row.id for row in rows])
+            items = [DeviceSummary(**_summary(row, desired.get(row.id, {}))) for row in rows]
+            return Page(items=items, total=total)
+
+    def device(self, name: str) -> DeviceDetail:
+        """Return a device; raise `NotFound` ``device.unknown``."""
+        with self._database.read() as session:
+            return _detail(session, find_device(session, name))
+
+    def snapshot(self, name: str) -> DeviceDetail | None:
+        """Return a device, or None; for live listeners."""
+        with self._database.read() as session:
+            device = session.get(Device, name)
+            return None if device is None else _detail(session, device)
+
+    def events(self, name: str, paging: PageQuery) -> Page[DeviceEventInfo]:
+        """Return one page of a device's events, newest first."""
+        columns = order(paging.sort, _EVENT_SORT, default="-received_at", last=DeviceEventRow.boot)
+        wanted = (
+            select(DeviceEventRow)
+            .where(DeviceEventRow.device == name)
+            .order_by(*columns, DeviceEventRow.seq.desc())
+        )
+        if paging.q:
+            wanted = wanted.where(match(paging.q, (DeviceEventRow.slot, DeviceEventRow.rollout)))
+        with self._database.read() as session:
+            find_device(session, name)
+            rows, total = fetch_page(session, wanted, paging)
+            return Page(items=[_event(row) for row in rows], total=total)
+
+    # ------------------------------------------------------------ leaving
+
+    def decommission(self, name: str) -> DeviceDetail:
+        """Shut a device out for good. May be repeated, after a failure half-way too.
+
+        The certificates are revoked first: what comes after may fail and be done again, but the
+        device is out.
+
+        Raises:
+            NotFound: ``device.unknown``.
+        """
+        with self._database.read() as session:
+            device = find_device(session, name)
+            serials = [*device.earlier_serials, device.certificate_serial]
+        for serial in serials:
+            self._authority.revoke(serial, self._now())
+        with self._database.write() as session:
+            found = session.get(Device, name, with_for_update=True)
+            assert found is not None
+            if found.state != "decommissioned":
+                found.state = "decommissioned"
+                found.decommissioned_at = self._now()
+            found.online = False
+            self._ordering.withdraw(session, found)
+        self._broker.reload_revocations()
+        self._broker.kick(name)
+        logger.info("device %s was decommissioned", name)
+        return self.device(name)
+
+
+def find_device(session: Session, name: str) -> Device:
+    """Return a device's row; raise `NotFound` ``device.unknown``."""
+    device = session.get(Device, name)
+    if device is None:
+        raise NotFound(
+            "device.unknown",
+            f"there is no device {name[:80]!r}",
+            hint="`edgectl devices` lists the devices",
+        )
+    return device
+
+
+def _shares(session: Session) -> list[VersionShare]:
+    rows = session.execute(
+        select(ReportedSlot.slot, ReportedSlot.version, func.count())
+        .join(Device, Device.id == ReportedSlot.device)
+        .where(Device.state == "enrolled", ReportedSlot.version.is_not(None))
+        .group_by(ReportedSlot.slot, ReportedSlot.version)
+        .order_by(ReportedSlot.slot, ReportedSlot.version)
+    )
+    return [
+        VersionShare(model=slot, version=version, devices=count)
+        for slot, version, count in rows
+        if version is not None
+    ]
+
+
+_Desired = Mapping[str, tuple[str, str | None]]
+"""Slot to the desired version and the rollout that wants it."""
+
+
+def _desired(session: Session, names: Iterable[str]) -> dict[str, _Desired]:
+    rows = session.execute(
+        select(DesiredSlot, ModelVersion.version)
+        .join(ModelVersion, ModelVersion.id == DesiredSlot.version_id)
+        .where(DesiredSlot.device.in_(names))
+    )
+    found: dict[str, _Desired] = {}
+    for desired, version in rows:
+        others = found.get(desired.device, {})
+        found[desired.device] = {**others, desired.slot: (version, desired.rollout)}
+    return found
+
+
+def _summary(row: Device, desired: _Desired) -> dict[str, Any]:
+    reported = reported_of(row)
+    capabilities = None if reported is None else reported.capabilities
+    return {
+        "id": row.id,
+        "online": row.online,
+        "last_seen_at": row.last_seen_at,
+        "enrolled_at": row.enrolled_at,
+        "state": row.state,
+        "agent_version": row.agent_version,
+        "machine": "" if capabilities is None else capabilities.machine,
+        "cpu_model": "" if capabilities is None else capabilities.cpu_model,
+        "labels": {} if capabilities is None else capabilities.labels,
+        "slots": _slots(reported, desired),
+    }
+
+
+def _slots(reported: ReportedState | None, desired: _Desired) -> list[SlotInfo]:
+    reports = {} if reported is None else reported.slots
+    slots = []
+    for slot in sorted({*reports, *desired}):
+        document = msgspec.to_builtins(reports[slot]) if slot in reports else {}
+        version, rollout = desired.get(slot, (None, None))
+        slots.append(
+            SlotInfo(
+                slot=slot,
+                desired_version=version,
+                desired_rollout=rollout,
+                running=_installed(document.get("running")),
+                previous=_installed(document.get("previous")),
+                update=_update(document.get("update")),
+            )
+        )
+    return slots
+
+
+def _installed(document: Mapping[str, Any] | None) -> InstalledInfo | None:
+    return None if document is None else InstalledInfo.model_validate(document)
+
+
+def _update(document: Mapping[str, Any] | None) -> UpdateInfo | None:
+    if document is None:
+        return None
+    return UpdateInfo(
+        order=document["order"],
+        version=document["version"],
+        variant=document["variant"],
+        state=document["state"],
+        attempt=document.get("attempt", 0),
+        bytes_done=document.get("bytes_done", 0),
+        bytes_total=document.get("bytes_total", 0),
+        rollout=document.get("rollout"),
+        reason=_reason(document.get("reason")),
+        trial=document.get("trial"),
+    )
+
+
+def _reason(document: Mapping[str, Any] | None) -> ReasonInfo | None:
+    return None if document is None else ReasonInfo.model_validate(document)
+
+
+def _detail(session: Session, row: Device) -> DeviceDetail:
+    reported = reported_of(row)
+    sample = session.scalars(
+        select(SystemSampleRow)
+        .where(SystemSampleRow.device == row.id)
+        .order_by(SystemSampleRow.boot.desc(), SystemSampleRow.seq.desc())
+        .limit(1)
+    ).one_or_none()
+    capabilities = None if reported is None else reported.capabilities
+    return DeviceDetail(
+        **_summary(row, _desired(session, [row.id]).get(row.id, {})),
+        boot=row.boot,
+        certificate_expires_at=row.certificate_expires_at,
+        order_counter=row.order_counter,
+        accepted_order_counter=0 if reported is None else reported.order_counter,
+        endpoint="" if reported is None else reported.endpoint,
+        capabilities=None if capabilities is None else msgspec.to_builtins(capabilities),
+        rejected=[] if reported is None else list(reported.rejected),
+        system=None if sample is None else sample.sample,
+    )
+
+
+def _event(row: DeviceEventRow) -> DeviceEventInfo:
+    event = row.event
+    return DeviceEventInfo(
+        device=row.device,
+        at=row.at,
+        received_at=row.received_at,
+        slot=row.slot,
+        order=event["order"],
+        version=event["version"],
+        variant=event["variant"],
+        before=event["before"],
+        event=event["event"],
+        after=event["after"],
+        rollout=row.rollout,
+        reason=_reason(event.get("reason")),
+        trial=event.get("trial"),
+    )

@@ -1,0 +1,259 @@
+"""Orders: from what the slots of a device shall run to a signed, numbered message on the broker.
+
+Rules: an order is made, signed and stored in the transaction that changes a `DesiredSlot`, and an
+`Outbox` row with it; `Ordering.drain` publishes after the commit and removes the row when the
+broker has it. The signed envelope stays with the device's row, so that it can be published again,
+unchanged, to a broker that has forgotten it: the counter grows only when something has changed, or
+when the order nears its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+import msgspec
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from edgectl_protocol import topics
+from edgectl_protocol.messages import (
+    Candidate,
+    Capabilities,
+    Order,
+    ReportedState,
+    SlotOrder,
+    UpdatePolicy,
+)
+from edgectl_server.domain.variants import VariantFacts, rank_variants
+from edgectl_server.signing.orders import OrderSigner
+from edgectl_server.storage.database import Database
+from edgectl_server.storage.tables import (
+    BundleVariant,
+    DesiredSlot,
+    Device,
+    ModelVersion,
+    Outbox,
+    Rollout,
+)
+
+__all__ = ["LIFETIME", "Ordering", "Publishes", "reported_of", "variants_of"]
+
+LIFETIME = timedelta(days=30)
+RENEWAL = timedelta(days=10)
+"""An order is made anew when less than this is left."""
+_BATCH = 200
+_FLUSH_S = 10.0
+
+
+class Publishes(Protocol):
+    """What is needed of the link to the broker."""
+
+    def publish(self, topic: str, payload: bytes, retain: bool = False) -> None:
+        """Queue a message."""
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until the broker has everything."""
+
+
+class Ordering:
+    """Makes and publishes orders. Its methods may be called from any thread."""
+
+    def __init__(
+        self, *, database: Database, signer: OrderSigner, now: Callable[[], datetime]
+    ) -> None:
+        self._database = database
+        self._signer = signer
+        self._now = now
+
+    # ------------------------------------------------------------ in somebody's transaction
+
+    def desire(
+        self,
+        session: Session,
+        device: str,
+        slot: str,
+        version_id: int | None,
+        *,
+        rollout: str | None,
+    ) -> int:
+        """Say what a slot shall run (None: nothing is said of it), and order it.
+
+        Returns:
+            The counter of the order.
+        """
+        row = session.get(DesiredSlot, (device, slot))
+        if version_id is None:
+            if row is not None:
+                session.delete(row)
+        elif row is None:
+            session.add(
+                DesiredSlot(
+                    device=device,
+                    slot=slot,
+                    version_id=version_id,
+                    rollout=rollout,
+                    updated_at=self._now(),
+                )
+            )
+        else:
+            row.version_id, row.rollout, row.updated_at = version_id, rollout, self._now()
+        session.flush()
+        return self.issue(session, device)
+
+    def issue(self, session: Session, name: str) -> int:
+        """Make the next order of a device from its desired slots; return its counter."""
+        device = session.get(Device, name, with_for_update=True)
+        assert device is not None, name
+        now = self._now()
+        device.order_counter += 1
+        device.order_expires_at = now + LIFETIME
+        reported = reported_of(device)
+        slots, policy = _slots(session, name, None if reported is None else reported.capabilities)
+        order = Order(
+            device=name,
+            counter=device.order_counter,
+            issued_at=now,
+            expires_at=now + LIFETIME,
+            slots=slots,
+            policy=policy,
+        )
+        device.order = self._signer.envelope(order)
+        self.enqueue(session, name)
+        return device.order_counter
+
+    def withdraw(self, session: Session, device: Device) -> None:
+        """Take the device's order back from the broker; for a device that leaves."""
+        session.execute(delete(DesiredSlot).where(DesiredSlot.device == device.id))
+        device.order = None
+        device.order_expires_at = None
+        self.enqueue(session, device.id)
+
+    def enqueue(self, session: Session, device: str) -> None:
+        """Have the device's present order published; the newest row of a device wins."""
+        key = f"order/{device}"
+        session.execute(delete(Outbox).where(Outbox.key == key))
+        session.add(
+            Outbox(key=key, kind="order", payload={"device": device}, created_at=self._now())
+        )
+
+    # ------------------------------------------------------------ in the background
+
+    def drain(self, link: Publishes) -> int:
+        """Publish what is in the outbox; return how many.
+
+        A row that was replaced meanwhile has another id and stays.
+
+        Raises:
+            Unavailable: the broker takes nothing now.
+        """
+        with self._database.read() as session:
+            rows = session.scalars(select(Outbox).order_by(Outbox.id).limit(_BATCH)).all()
+            names = [row.payload["device"] for row in rows if row.kind == "order"]
+            self._publish(session, link, names)
+        if not rows or not link.flush(_FLUSH_S):
+            return 0
+        with self._database.write() as session:
+            session.execute(delete(Outbox).where(Outbox.id.in_([row.id for row in rows])))
+        return len(rows)
+
+    def publish_all(self, link: Publishes) -> None:
+        """Publish every order that is valid; for a broker that may have forgotten them."""
+        after = ""
+        while True:
+            with self._database.read() as session:
+                names = session.scalars(
+                    select(Device.id)
+                    .where(Device.id > after, Device.order_expires_at > self._now())
+                    .order_by(Device.id)
+                    .limit(_BATCH)
+                ).all()
+                self._publish(session, link, names)
+            if not names:
+                return
+            after = names[-1]
+
+    def renew(self) -> int:
+        """Make orders that near their end anew; return how many."""
+        soon = self._now() + RENEWAL
+        with self._database.write() as session:
+            names = session.scalars(
+                select(Device.id)
+                .where(Device.order_expires_at < soon, Device.state == "enrolled")
+                .limit(_BATCH)
+            ).all()
+            for name in names:
+                self.issue(session, name)
+        return len(names)
+
+    def _publish(self, session: Session, link: Publishes, names: Iterable[str]) -> None:
+        for name in names:
+            device = session.get(Device, name)
+            order = None if device is None else device.order
+            payload = b"" if order is None else msgspec.json.encode(order)
+            link.publish(topics.order(name), payload, retain=True)
+
+
+def reported_of(device: Device) -> ReportedState | None:
+    """Return what a device has reported last; None before its first report."""
+    if not device.reported:
+        return None
+    return msgspec.convert(device.reported, ReportedState)
+
+
+def variants_of(session: Session, version_id: int) -> tuple[VariantFacts, ...]:
+    """Return the published variants of a version."""
+    rows = session.scalars(
+        select(BundleVariant)
+        .where(BundleVariant.version_id == version_id)
+        .order_by(BundleVariant.id)
+    )
+    return tuple(
+        VariantFacts(
+            variant=row.variant,
+            precision=row.precision,
+            target=row.target,
+            manifest=row.manifest,
+            model_bytes=row.model_bytes,
+            latency_p50_us=_number(row.trial.get("latency_p50_us")),
+            rank=row.rank,
+        )
+        for row in rows
+    )
+
+
+def _slots(
+    session: Session, device: str, capabilities: Capabilities | None
+) -> tuple[dict[str, SlotOrder], UpdatePolicy]:
+    """Return what the device shall run; a slot for which it can run nothing is left out."""
+    rows = session.execute(
+        select(DesiredSlot, ModelVersion, Rollout.policy)
+        .join(ModelVersion, ModelVersion.id == DesiredSlot.version_id)
+        .outerjoin(Rollout, Rollout.id == DesiredSlot.rollout)
+        .where(DesiredSlot.device == device)
+        .order_by(DesiredSlot.updated_at)
+    ).all()
+    slots = {}
+    policy = UpdatePolicy()
+    for desired, version, rollout_policy in rows:
+        if rollout_policy is not None:  # the newest is the last
+            policy = UpdatePolicy(observe_s=float(rollout_policy["observe_s"]))
+        if capabilities is None:
+            continue
+        ranked = rank_variants(capabilities, variants_of(session, version.id))
+        if ranked:
+            slots[desired.slot] = SlotOrder(
+                model=version.model,
+                version=version.version,
+                candidates=tuple(
+                    Candidate(variant=one.variant, target=one.target, manifest=one.manifest)
+                    for one in ranked
+                ),
+                rollout=desired.rollout,
+            )
+    return slots, policy
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) else None

@@ -1,0 +1,129 @@
+"""What a rollout may begin with: a version that is ready, and devices that are free for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from edgectl_server.api.schemas import Selector
+from edgectl_server.errors import Conflict, NotFound, Refused
+from edgectl_server.storage.tables import (
+    DesiredSlot,
+    Device,
+    Model,
+    ModelVersion,
+    Rollout,
+    RolloutDevice,
+)
+
+__all__ = ["DEVICES_MAX", "check_free", "desired_versions", "find_ready_version", "select_devices"]
+
+DEVICES_MAX = 100_000
+_NAMES_AT_ONCE = 500
+
+
+def find_ready_version(session: Session, model: str, version: str) -> ModelVersion:
+    """Return a version that can be rolled out; until the end nobody else starts with its model.
+
+    Raises:
+        NotFound: ``version.unknown``.
+        Conflict: ``rollout.not_ready``.
+    """
+    session.get(Model, model, with_for_update=True)
+    row = session.scalars(
+        select(ModelVersion).where(ModelVersion.model == model, ModelVersion.version == version)
+    ).one_or_none()
+    if row is None:
+        raise NotFound(
+            "version.unknown",
+            f"there is no version {version} of {model}",
+            hint="push it first",
+        )
+    if row.state != "ready":
+        raise Conflict(
+            "rollout.not_ready",
+            f"version {version} of {model} is {row.state}",
+            hint="only a version that is ready can be rolled out; its job says how far it is",
+            data={"state": row.state, "job": row.job},
+        )
+    return row
+
+
+def select_devices(session: Session, selector: Selector) -> Sequence[str]:
+    """Return the devices that a rollout is for, in order.
+
+    Raises:
+        Refused: ``rollout.selector``.
+        Conflict: ``rollout.no_devices``.
+    """
+    if selector.all == bool(selector.devices):
+        raise Refused(
+            "rollout.selector",
+            "a rollout is for all devices, or for those that are named",
+            hint="give either all or devices",
+        )
+    enrolled = select(Device.id).where(Device.state == "enrolled").order_by(Device.id)
+    if selector.all:
+        names = session.scalars(enrolled.limit(DEVICES_MAX + 1)).all()
+        if not names:
+            raise Conflict(
+                "rollout.no_devices", "no device has enrolled", hint="enrol a device first"
+            )
+    else:
+        wanted = sorted(set(selector.devices))
+        found: set[str] = set()
+        for some in _slices(wanted):
+            found.update(session.scalars(enrolled.where(Device.id.in_(some))))
+        unknown = [name for name in wanted if name not in found]
+        if unknown:
+            raise Refused(
+                "rollout.selector",
+                f"not enrolled: {', '.join(unknown[:10])}",
+                hint="name devices that are enrolled",
+                data={"devices": unknown[:100]},
+            )
+        names = wanted
+    if len(names) > DEVICES_MAX:
+        raise Refused("rollout.selector", f"at most {DEVICES_MAX} devices in one rollout")
+    return names
+
+
+def check_free(session: Session, model: str, names: Sequence[str]) -> None:
+    """Two rollouts of one model must not tell one device different things.
+
+    Raises:
+        Conflict: ``rollout.conflict``.
+    """
+    active = (
+        select(RolloutDevice.rollout, RolloutDevice.device)
+        .join(Rollout, Rollout.id == RolloutDevice.rollout)
+        # An aborted one whose devices are still being restored counts too.
+        .where(Rollout.model == model, Rollout.due_at.is_not(None))
+        .limit(1)
+    )
+    for some in _slices(names):
+        row = session.execute(active.where(RolloutDevice.device.in_(some))).first()
+        if row is not None:
+            raise Conflict(
+                "rollout.conflict",
+                f"rollout {row.rollout} of {model} is not finished and has the device {row.device}",
+                hint="wait for it, or abort it",
+                data={"rollout": row.rollout, "device": row.device},
+            )
+
+
+def desired_versions(session: Session, slot: str, names: Sequence[str]) -> dict[str, int]:
+    """Return what the slot of each device is to run now, where that is said."""
+    found: dict[str, int] = {}
+    for some in _slices(names):
+        rows = session.scalars(
+            select(DesiredSlot).where(DesiredSlot.slot == slot, DesiredSlot.device.in_(some))
+        )
+        found.update({row.device: row.version_id for row in rows})
+    return found
+
+
+def _slices(names: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (names[at : at + _NAMES_AT_ONCE] for at in range(0, len(names), _NAMES_AT_ONCE))

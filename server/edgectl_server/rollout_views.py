@@ -1,0 +1,178 @@
+"""How rollouts are shown."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from edgectl_server.api.paging import PageQuery, fetch_page, match, order
+from edgectl_server.api.schemas import (
+    Page,
+    ReasonInfo,
+    RolloutCounts,
+    RolloutDeviceInfo,
+    RolloutEventInfo,
+    RolloutInfo,
+)
+from edgectl_server.domain.rollouts import DeviceState
+from edgectl_server.errors import NotFound
+from edgectl_server.ordering import reported_of
+from edgectl_server.storage.database import Database
+from edgectl_server.storage.tables import Device, ModelVersion, Rollout, RolloutDevice, RolloutEvent
+
+__all__ = ["RolloutViews", "count_devices", "find_rollout", "rollout_info"]
+
+_SORT = {"created_at": Rollout.created_at, "model": Rollout.model, "state": Rollout.state}
+_DEVICE_SORT = {
+    "device": RolloutDevice.device,
+    "state": RolloutDevice.state,
+    "updated_at": RolloutDevice.updated_at,
+}
+_EVENT_SORT = {"revision": RolloutEvent.revision}
+
+
+class RolloutViews:
+    """Reads rollouts. Its methods may be called from any thread."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def rollouts(
+        self, paging: PageQuery, *, state: str | None = None, model: str | None = None
+    ) -> Page[RolloutInfo]:
+        """Return one page of the rollouts, newest first."""
+        wanted = select(Rollout).order_by(
+            *order(paging.sort, _SORT, default="-created_at", last=Rollout.id)
+        )
+        if paging.q:
+            wanted = wanted.where(match(paging.q, (Rollout.model, Rollout.id)))
+        if state is not None:
+            wanted = wanted.where(Rollout.state == state)
+        if model is not None:
+            wanted = wanted.where(Rollout.model == model)
+        with self._database.read() as session:
+            rows, total = fetch_page(session, wanted, paging)
+            return Page(items=[rollout_info(session, row) for row in rows], total=total)
+
+    def rollout(self, rollout_id: str) -> RolloutInfo:
+        """Return a rollout; raise `NotFound` ``rollout.unknown``."""
+        with self._database.read() as session:
+            return rollout_info(session, find_rollout(session, rollout_id))
+
+    def snapshot(self, rollout_id: str) -> RolloutInfo | None:
+        """Return a rollout, or None; for live listeners."""
+        with self._database.read() as session:
+            rollout = session.get(Rollout, rollout_id)
+            return None if rollout is None else rollout_info(session, rollout)
+
+    def devices(
+        self, rollout_id: str, paging: PageQuery, *, state: str | None = None
+    ) -> Page[RolloutDeviceInfo]:
+        """Return one page of a rollout's devices; raise `NotFound` ``rollout.unknown``."""
+        wanted = (
+            select(RolloutDevice)
+            .where(RolloutDevice.rollout == rollout_id)
+            .order_by(
+                *order(paging.sort, _DEVICE_SORT, default="device", last=RolloutDevice.device)
+            )
+        )
+        if paging.q:
+            wanted = wanted.where(match(paging.q, (RolloutDevice.device,)))
+        if state is not None:
+            wanted = wanted.where(RolloutDevice.state == state)
+        with self._database.read() as session:
+            rollout = find_rollout(session, rollout_id)
+            rows, total = fetch_page(session, wanted, paging)
+            items = [_device_info(session.get(Device, row.device), row, rollout) for row in rows]
+            return Page(items=items, total=total)
+
+    def events(self, rollout_id: str, paging: PageQuery) -> Page[RolloutEventInfo]:
+        """Return one page of a rollout's events, newest first."""
+        wanted = (
+            select(RolloutEvent)
+            .where(RolloutEvent.rollout == rollout_id)
+            .order_by(
+                *order(paging.sort, _EVENT_SORT, default="-revision", last=RolloutEvent.revision)
+            )
+        )
+        if paging.q:
+            wanted = wanted.where(match(paging.q, (RolloutEvent.kind, RolloutEvent.actor)))
+        with self._database.read() as session:
+            find_rollout(session, rollout_id)
+            rows, total = fetch_page(session, wanted, paging)
+            items = [
+                RolloutEventInfo(
+                    revision=row.revision, at=row.at, actor=row.actor, kind=row.kind, data=row.data
+                )
+                for row in rows
+            ]
+            return Page(items=items, total=total)
+
+
+def find_rollout(session: Session, rollout_id: str, *, lock: bool = False) -> Rollout:
+    """Return a rollout's row, locked if asked; raise `NotFound` ``rollout.unknown``."""
+    rollout = session.get(Rollout, rollout_id, with_for_update=True if lock else None)
+    if rollout is None:
+        raise NotFound(
+            "rollout.unknown",
+            f"there is no rollout {rollout_id[:80]!r}",
+            hint="`edgectl rollout status` lists the rollouts",
+        )
+    return rollout
+
+
+def count_devices(session: Session, rollout_id: str) -> dict[str, int]:
+    """Return how many of a rollout's devices are in which state."""
+    rows = session.execute(
+        select(RolloutDevice.state, func.count())
+        .where(RolloutDevice.rollout == rollout_id)
+        .group_by(RolloutDevice.state)
+    )
+    return {state: int(count) for state, count in rows}
+
+
+def rollout_info(session: Session, rollout: Rollout) -> RolloutInfo:
+    """Return how a rollout is shown."""
+    counts = count_devices(session, rollout.id)
+    return RolloutInfo.model_validate(
+        {
+            "id": rollout.id,
+            "model": rollout.model,
+            "version": session.get_one(ModelVersion, rollout.version_id).version,
+            "state": rollout.state,
+            "selector": rollout.selector,
+            "policy": rollout.policy,
+            "counts": RolloutCounts(total=sum(counts.values()), **counts),
+            "revision": rollout.revision,
+            "created_at": rollout.created_at,
+            "created_by": rollout.created_by,
+            "finished_at": rollout.finished_at,
+            "note": rollout.note,
+        }
+    )
+
+
+def _device_info(device: Device | None, row: RolloutDevice, rollout: Rollout) -> RolloutDeviceInfo:
+    reported = None if device is None else reported_of(device)
+    report = None if reported is None else reported.slots.get(rollout.model)
+    update_report = None if report is None else report.update
+    if (
+        update_report is None
+        or row.order_counter is None
+        or update_report.order < row.order_counter
+        or (row.state == DeviceState.CANCELLED)
+    ):
+        update_report = None  # it tells of something else
+    return RolloutDeviceInfo.model_validate(
+        {
+            "device": row.device,
+            "online": device is not None and device.online,
+            "state": row.state,
+            "step": "" if update_report is None else update_report.state.value,
+            "bytes_done": 0 if update_report is None else update_report.bytes_done,
+            "bytes_total": 0 if update_report is None else update_report.bytes_total,
+            "variant": "" if update_report is None else update_report.variant,
+            "reason": None if row.reason is None else ReasonInfo.model_validate(row.reason),
+            "updated_at": row.updated_at,
+        }
+    )
