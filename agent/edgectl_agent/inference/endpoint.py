@@ -344,7 +344,10 @@ class _Connection(asyncio.Protocol):
         self._in_head = False
         request.method = self._parser.get_method()
         request.keep_alive = self._parser.should_keep_alive()
-        request.old = self._parser.get_http_version() != "1.1"
+        version = self._parser.get_http_version()
+        if version not in {"1.0", "1.1"}:
+            self._leave(400, f"HTTP/{version} is not supported: speak HTTP/1.1")
+        request.old = version == "1.0"
         if not self._local:
             self._check_names(request)
         if request.content_encoding not in {None, b"identity"}:
@@ -512,6 +515,7 @@ class _Connection(asyncio.Protocol):
             self._transport.write_eof()
         self._read_until = time.monotonic() + _LINGER_S
         self._request = None
+        self._release(self._held)
         self._transport.resume_reading()
 
     def _release(self, length: int) -> None:

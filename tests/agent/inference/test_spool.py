@@ -188,7 +188,7 @@ def test_a_damaged_file_is_thrown_away(tmp_path: Path, how: str) -> None:
 
 @contextmanager
 def full_disk(directory: Path) -> Iterator[None]:
-    """No file may grow beyond the largest. A real limit, and SQLite sees a failing write as on a full disk."""
+    """No file may grow beyond the largest: SQLite sees failing writes, as on a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     size = max(file.stat().st_size for file in directory.glob("spool.db*"))
     assert size > 0
