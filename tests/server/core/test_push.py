@@ -1,0 +1,304 @@
+"""The push job with the real pipeline, real signatures and a real model; cut at every step."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from sqlalchemy import select
+
+from edgectl_protocol.manifest import decode_manifest
+from edgectl_protocol.metadata import target_path
+from edgectl_server.api.schemas import PushRequest, Report
+from edgectl_server.clock import now
+from edgectl_server.errors import Unavailable
+from edgectl_server.jobs import Jobs
+from edgectl_server.push import PushHandler
+from edgectl_server.registry import PUSH, Registry
+from edgectl_server.settings import Settings
+from edgectl_server.signing.keys import Keys
+from edgectl_server.signing.repository import Repository
+from edgectl_server.storage.blobs import BlobStore
+from edgectl_server.storage.tables import Blob, BundleVariant, ModelVersion
+
+ACTIVITY = Path(__file__).parents[3] / "server/edgectl/demo/activity"
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+class Published:
+    """Takes what would go to the broker; `fail` is raised once."""
+
+    def __init__(self, repository: Repository) -> None:
+        self.repository = repository
+        self.count = 0
+        self.fail: BaseException | None = None
+
+    def publish_metadata(self) -> None:
+        if self.fail is not None:
+            fail, self.fail = self.fail, None
+            raise fail
+        self.count += 1
+
+
+class World:
+    """What survives a crash, and a server on it."""
+
+    def __init__(self, directory: Path, database) -> None:
+        self.directory = directory
+        self.database = database
+        self.blobs = BlobStore(str(directory / "blobs"))
+        self.files = {
+            name: self.blobs.add_file(ACTIVITY / file).removeprefix("sha256:")
+            for name, file in (
+                ("model", "har_v1.onnx"),
+                ("calibration", "calibration.npz"),
+                ("evaluation", "eval.npz"),
+            )
+        }
+        self.start()
+
+    def start(self) -> None:
+        keys = Keys.open(self.directory / "keys")
+        self.repository = Repository.open(self.directory / "tuf", keys, now())
+        self.publisher = Published(self.repository)
+        self.jobs = Jobs(self.database, now)
+        self.handler = PushHandler(
+            self.directory / "jobs",
+            settings=Settings(data=str(self.directory)),
+            database=self.database,
+            blobs=self.blobs,
+            repository=self.repository,
+            publisher=self.publisher,
+            now=now,
+        )
+        self.jobs.register(PUSH, self.handler)
+        self.registry = Registry(self.database, self.blobs, self.jobs, now, list)
+
+    def push(self, **more):
+        request = PushRequest(filename="har.onnx", **{**self.files, **more})
+        return self.registry.push("har", request, "anna")
+
+    def work(self) -> None:
+        """Do one job here, so that a `Crash` comes out here."""
+        context = self.jobs._claim()
+        assert context is not None
+        self.jobs._work(context)
+
+    def crash_and_restart(self) -> None:
+        with self.database.write() as session:
+            for job in session.query(type(self.jobs.get(self.job_id()))):
+                job.lease_until = now()
+        self.start()
+
+    def job_id(self) -> str:
+        with self.database.read() as session:
+            return session.scalars(select(ModelVersion.job)).one()
+
+    def version(self) -> ModelVersion:
+        with self.database.read() as session:
+            return session.scalars(select(ModelVersion)).one()
+
+    def variants(self) -> list[tuple[str, str]]:
+        with self.database.read() as session:
+            rows = session.scalars(select(BundleVariant).order_by(BundleVariant.rank))
+            return [(row.target, row.manifest) for row in rows]
+
+
+@pytest.fixture
+def world(tmp_path, database):
+    return World(tmp_path, database)
+
+
+def check_published(world: World) -> None:
+    assert world.version().state == "ready"
+    variants = world.variants()
+    assert variants
+    for target, manifest in variants:
+        signed = world.repository.find(target)
+        assert signed is not None
+        assert signed.hashes["sha256"] == manifest.removeprefix("sha256:")
+        assert signed.length == world.blobs.size(manifest)
+        with world.database.read() as session:
+            for layer in decode_manifest(world.blobs.read(manifest)).layers:
+                assert world.blobs.size(layer.digest) == layer.size
+                assert session.get(Blob, layer.digest).size == layer.size
+    assert world.publisher.count >= 1
+    assert list((world.directory / "jobs").iterdir()) == []
+
+
+def test_a_real_model_with_real_data(world):
+    accepted = world.push()
+    world.work()
+    job = world.jobs.get(accepted.job)
+    assert (job.state, job.error) == ("succeeded", None)
+    assert job.progress["stage"] == "publish"
+    check_published(world)
+    detail = world.registry.version("har", "1")
+    assert isinstance(detail.report, Report)
+    assert detail.metric == "accuracy"
+    assert detail.report.reference > 0.8
+    assert {variant.precision for variant in detail.variants} == {"fp32", "int8"}
+    assert detail.best == detail.variants[0]
+    assert len(job.result["variants"]) == len(detail.variants)
+    assert world.push().created is False
+
+
+def test_a_crash_at_every_step_ends_the_same(world, monkeypatch):
+    runs = []
+    packed = PushHandler._packed
+
+    def counting(self, context, version, directory):
+        runs.append(1)
+        if len(runs) == 1:
+            raise Crash
+        return packed(self, context, version, directory)
+
+    monkeypatch.setattr(PushHandler, "_packed", counting)
+    world.push()
+
+    def crash() -> None:
+        world.jobs._attempts_max = 10
+        with pytest.raises(Crash):
+            world.work()
+        assert world.version().state == "processing"
+        world.crash_and_restart()
+
+    crash()  # before anything was made
+    assert world.variants() == []
+
+    def add_targets(targets, at):
+        raise Crash
+
+    monkeypatch.setattr(world.repository, "add_targets", add_targets)
+    crash()  # made, not signed
+    made = world.variants()
+    assert made
+    world.publisher.fail = Crash()
+    crash()  # signed, not published
+    assert world.repository.find(made[0][0]) is not None
+    world.publisher.publish_metadata = lambda: monkeypatch.setattr(
+        "edgectl_server.jobs.JobContext.finish", crashing
+    )
+
+    def crashing(self, session, result):
+        monkeypatch.undo()
+        raise Crash
+
+    world.jobs._attempts_max = 10
+    crash()  # published, not ended
+    world.jobs._attempts_max = 10
+    world.work()
+    check_published(world)
+    assert world.variants() == made
+    assert len(runs) == 2
+
+
+def test_an_unavailable_broker_is_waited_for(world, monkeypatch):
+    monkeypatch.setattr("edgectl_server.jobs._RETRY_S", 0.0)
+    accepted = world.push(evaluation=None)
+    world.publisher.fail = Unavailable("broker.away", "the broker does not answer")
+    world.work()
+    job = world.jobs.get(accepted.job)
+    assert job.state == "queued"
+    assert "does not answer" in job.progress["message"]
+    world.work()
+    check_published(world)
+
+
+def test_what_is_no_model_is_refused_and_may_be_pushed_again(world):
+    garbage = world.blobs.add_bytes(b"not an ONNX file").removeprefix("sha256:")
+    accepted = world.push(model=garbage)
+    world.work()
+    job = world.jobs.get(accepted.job)
+    assert job.state == "failed"
+    assert job.error["code"].startswith("model.")
+    assert job.error["title"] == "The push was refused"
+    detail = world.registry.version("har", "1")
+    assert (detail.state, detail.error.code) == ("refused", job.error["code"])
+    assert world.variants() == []
+    again = world.push(model=garbage)
+    assert again.created
+    assert again.job != accepted.job
+    assert list((world.directory / "jobs").iterdir()) == []
+
+
+def unquantizable(directory: Path) -> dict[str, Path]:
+    """Make a model that int8 ruins: beside one huge weight the others are rounded to nothing.
+
+    The huge weight is the same for every class, so that it decides nothing.
+    """
+    random = np.random.default_rng(1)
+    weights = random.normal(size=(8, 4)).astype(np.float32)
+    weights[0] = 1e4
+    windows = random.normal(size=(256, 8)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["input", "weights"], ["scores"])],
+        "unquantizable",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 8])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor("weights", TensorProto.FLOAT, (8, 4), weights.tobytes(), raw=True)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, directory / "model.onnx")
+    np.savez(directory / "calibration.npz", input=windows[:64])
+    labels = (windows[:, 1:] @ weights[1:]).argmax(1)
+    np.savez(directory / "evaluation.npz", input=windows, label=labels)
+    return {
+        "model": directory / "model.onnx",
+        "calibration": directory / "calibration.npz",
+        "evaluation": directory / "evaluation.npz",
+    }
+
+
+def test_a_refusal_for_accuracy_keeps_its_report(world, tmp_path):
+    files = {
+        name: world.blobs.add_file(path).removeprefix("sha256:")
+        for name, path in unquantizable(tmp_path).items()
+    }
+    accepted = world.push(**files)
+    world.work()
+    job = world.jobs.get(accepted.job)
+    assert (job.state, job.error["code"]) == ("failed", "pipeline.accuracy")
+    detail = world.registry.version("har", "1")
+    assert (detail.state, detail.variants) == ("refused", [])
+    tried = [trial for trial in detail.report.trials if trial.precision == "int8"]
+    assert tried
+    assert all(trial.status != "accepted" for trial in tried)
+    assert world.repository.find(target_path("har", "1", "fp32")) is None
+
+
+def test_cancelling_stops_the_pipeline(world):
+    accepted = world.push()
+    context = world.jobs._claim()
+    world.jobs._current = context
+    seen = []
+    progress = context.progress
+
+    def cancel_when_working(stage, message="", done=0, total=0):
+        progress(stage, message, done, total)
+        if stage == "quantize" and not seen:
+            seen.append(1)
+            world.jobs.cancel(accepted.job)
+
+    context.progress = cancel_when_working
+    world.jobs._work(context)
+    assert seen
+    assert world.jobs.get(accepted.job).state == "cancelled"
+    assert world.version().state == "failed"
+    assert world.push().created
+
+
+def test_lineage_reaches_the_bundle(world):
+    world.push(evaluation=None, code_revision="abc", training_data="sha256:" + "1" * 64)
+    world.work()
+    _, manifest = world.variants()[0]
+    layers = {one.file: one for one in decode_manifest(world.blobs.read(manifest)).layers}
+    config = world.blobs.read(layers["edgectl.json"].digest)
+    for text in (b'"abc"', b'"anna"', b"sha256:" + b"1" * 64, world.files["model"].encode()):
+        assert text in config
+    assert hashlib.sha256(config).hexdigest() == layers["edgectl.json"].digest[7:]
