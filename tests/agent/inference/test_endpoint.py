@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import stat
+import struct
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -171,6 +172,10 @@ def test_a_client_that_leaves_during_a_computation_costs_nothing() -> None:
         peer = await Peer.to(port)
         await peer.send(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nbody")
         await until(lambda: futures)
+        # A reset: a mere end of the stream could be a client that still waits for its answer.
+        peer.writer.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )
         peer.writer.transport.abort()
         await until(lambda: not endpoint.connections)
         assert endpoint.buffered == 4, "the body is still computed with"
@@ -178,6 +183,19 @@ def test_a_client_that_leaves_during_a_computation_costs_nothing() -> None:
         await until(lambda: not endpoint.buffered)
 
     serve(scenario, handler)
+
+
+def test_a_client_that_half_closes_still_gets_its_answers() -> None:
+    async def scenario(endpoint: Endpoint, port: int) -> None:
+        peer = await Peer.to(port)
+        peer.writer.write(GET * 3)
+        peer.writer.write_eof()
+        for _ in range(3):
+            assert (await peer.answer())[0] == 200
+        assert await peer.closed()
+        await peer.close()
+
+    serve(scenario)
 
 
 def test_expect_100_continue() -> None:
