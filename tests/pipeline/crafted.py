@@ -208,7 +208,7 @@ def wrong_batch() -> Any:
     )
 
 
-def dense(*, batch: Any = "N", scores: bool = True, outputs: int = 3) -> Any:
+def dense(*, batch: Any = "N", scores: bool = True, outputs: int = 3, opset: int = 17) -> Any:
     """A small multi-layer perceptron with seeded weights: x [N, 8] → y [N, outputs]."""
     random = np.random.default_rng(7)
     weights = random.normal(size=(8, 16)).astype(np.float32)
@@ -222,6 +222,7 @@ def dense(*, batch: Any = "N", scores: bool = True, outputs: int = 3) -> Any:
         ],
         shape=(batch, 8),
         output=(batch, outputs),
+        opset=opset,
         initializers=(constant("w", weights), constant("u", head)),
     )
 

@@ -169,6 +169,21 @@ def test_the_child_is_confined(tmp_path, monkeypatch):
         assert seen["namespace"] != Path("/proc/self/ns/pid").readlink()
 
 
+def test_the_runtime_reports_nothing_to_its_maker(tmp_path):
+    """It would leave a device identifier and its queue below the home folder, then send."""
+    run_pipeline(
+        spec_of(crafted.relu(), tmp_path), tmp_path, on_progress=print, cancelled=lambda: False
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "cleaned.onnx",
+        "fp32",
+        "model.onnx",
+        "result.json",
+        "source.onnx",
+        "spec.json",
+    ]
+
+
 def test_modules_beside_the_upload_are_not_imported(tmp_path):
     (tmp_path / "onnx.py").write_text("raise SystemExit(99)")
     (tmp_path / "sitecustomize.py").write_text("raise SystemExit(99)")

@@ -12,6 +12,8 @@ from edgectl_server.pipeline.spec import PipelineSpec, TrialReport, TrialRow, to
 from pipeline import crafted
 from pipeline.conftest import run
 
+SOURCES = ("source", "calibration", "evaluation")
+
 
 def refusal(directory, **fields):
     with pytest.raises(PipelineRefused) as caught:
@@ -96,6 +98,15 @@ def test_scikit_learn_perceptron(mlp_run):
     assert candidate.golden.agreement_min == 0.9
 
 
+def test_a_run_gives_the_same_models_again(mlp_run, tmp_path):
+    """Measurements differ, files do not: what has not changed is not sent again."""
+    again = run(tmp_path, **{name: getattr(mlp_run.spec, name) for name in SOURCES})
+    for name in ("cleaned.onnx", *(f"{recipe.name}.onnx" for recipe in RECIPES)):
+        assert (again.directory / name).read_bytes() == (mlp_run.directory / name).read_bytes()
+    name = "fp32/golden.npz"
+    assert (again.directory / name).read_bytes() == (mlp_run.directory / name).read_bytes()
+
+
 def test_a_forest_is_published_as_fp32(tmp_path, occupancy):
     result = run(
         tmp_path,
@@ -169,6 +180,26 @@ def test_int8_alone_leaves_fp32_out(tmp_path):
     ).result
     assert [candidate.variant for candidate in result.candidates] == ["int8"]
     assert result.report.trials[0].reason == "the reference; not asked for"
+
+
+def test_a_recipe_that_fails_is_a_row_and_the_search_goes_on(tmp_path):
+    """Per-channel scales came with opset 13: onnxruntime writes a model that it cannot load."""
+    rows = np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
+    result = run(
+        tmp_path,
+        source=crafted.save(crafted.dense(opset=11), tmp_path / "m.onnx"),
+        calibration=crafted.save_arrays(tmp_path / "data.npz", input=rows),
+        max_drop_points=20.0,
+    ).result
+    failed = [row for row in result.report.trials if row.status == "failed"]
+    assert {row.recipe for row in failed} == {
+        "int8-static-minmax-per-channel",
+        "int8-static-minmax-per-channel-reduced",
+    }
+    for row in failed:
+        assert "cannot load" in row.reason
+        assert str(tmp_path) not in row.reason, "reports are published"
+    assert {candidate.variant for candidate in result.candidates} == {"fp32", "int8"}
 
 
 def test_a_fixed_batch_of_one_and_a_regression(tmp_path):

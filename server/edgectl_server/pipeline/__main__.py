@@ -102,7 +102,7 @@ def _run(spec: PipelineSpec, channel: BinaryIO) -> Ending | None:
         return Ending(
             kind="failed",
             code="pipeline.disk",
-            detail=f"A file could not be read or written: {error}.",
+            detail=f"A file could not be read or written: {error.strerror or error}.",
             hint="Free space in the server's data folder, or raise its file size limit.",
         )
     return None

@@ -17,7 +17,7 @@ from onnxruntime.quantization import quant_pre_process
 from edgectl_protocol.manifest import TensorSpec
 from edgectl_server.pipeline.data import Samples
 from edgectl_server.pipeline.errors import PipelineRefused
-from edgectl_server.pipeline.execution import Runner
+from edgectl_server.pipeline.execution import Runner, describe
 from edgectl_server.pipeline.scoring import check_finite, same_outputs
 
 __all__ = ["TOLERANCE", "Cleaned", "clean"]
@@ -100,7 +100,7 @@ def _pre_process(source: Path, target: Path) -> str:
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001  # whatever the optimizer meets, the source stays
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            reason = f"{type(error).__name__}: {describe(error)}"
         else:
             return ""
     return reason

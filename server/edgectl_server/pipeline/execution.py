@@ -21,7 +21,7 @@ from edgectl_server.pipeline.data import Array, Samples
 from edgectl_server.pipeline.errors import PipelineRefused
 from edgectl_server.pipeline.spec import PipelineLimits
 
-__all__ = ["TOOL", "Latency", "Outputs", "Runner", "measured_on"]
+__all__ = ["TOOL", "Latency", "Outputs", "Runner", "describe", "measured_on"]
 
 Outputs = dict[str, Array]
 TOOL = f"onnxruntime {onnxruntime.__version__}"
@@ -29,6 +29,7 @@ TOOL = f"onnxruntime {onnxruntime.__version__}"
 _BATCH = 64
 _WARM_UP_RUNS = 5
 _ERRORS_ONLY = 3
+_REASON_MAX = 400
 _OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "failed to allocate", "out of memory")
 
 
@@ -154,8 +155,14 @@ def _check_rows(name: str, value: object, rows: int) -> None:
         )
 
 
+def describe(error: Exception) -> str:
+    """Return the error's text for a report: on one line, bounded, without paths of this machine."""
+    text = " ".join(str(error).split()).replace(f"{Path.cwd()}/", "")
+    return text[:_REASON_MAX]
+
+
 def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())[:400]
+    text = describe(error)
     if isinstance(error, MemoryError) or any(mark in text.lower() for mark in _OUT_OF_MEMORY):
         raise MemoryError(text) from error
     return text

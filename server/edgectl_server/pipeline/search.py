@@ -21,7 +21,7 @@ from edgectl_server.pipeline.checks import DATATYPES, ModelFacts, check_model, p
 from edgectl_server.pipeline.cleaning import clean
 from edgectl_server.pipeline.data import Role, Samples, load_samples, random_samples
 from edgectl_server.pipeline.errors import PipelineRefused
-from edgectl_server.pipeline.execution import TOOL, Outputs, Runner, measured_on
+from edgectl_server.pipeline.execution import TOOL, Outputs, Runner, describe, measured_on
 from edgectl_server.pipeline.golden import write_golden
 from edgectl_server.pipeline.recipes import (
     RECIPES,
@@ -262,7 +262,7 @@ def _try_recipe(subject: _Subject, baseline: _Baseline, recipe: Recipe) -> tuple
     except PipelineRefused as error:
         reason = error.detail
     except Exception as error:  # noqa: BLE001  # onnxruntime's errors have no common base
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        reason = f"{type(error).__name__}: {describe(error)}"
     gc.collect()
     seconds = round(time.monotonic() - begun, 2)
     failed = msgspec.structs.replace(skipped, status="failed", reason=reason, seconds=seconds)
