@@ -9,6 +9,9 @@ import os
 
 import pytest
 
+# onnxruntime would report its use to its maker; our programs say no, and so do their tests.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 STRICT = os.environ.get("CI") == "true"
 
 
