@@ -79,7 +79,7 @@ class BrokerLink:
         *,
         client_id: str = "server",
         on_message: Callable[[Incoming], None],
-        on_connected: Callable[[], None] = lambda: None,
+        on_connected: Callable[[bool], None] = lambda _remembered: None,
     ) -> None:
         """Prepare; nothing is connected before `start`.
 
@@ -89,7 +89,8 @@ class BrokerLink:
             identity: of the server.
             client_id: stable, because the broker keeps the session by it.
             on_message: takes a message and returns at once; called by the network thread.
-            on_connected: returns at once; called by the network thread.
+            on_connected: told whether the broker remembers our session; if not, it is a new one,
+                or has forgotten everything. Returns at once; called by the network thread.
         """
         self._host, self._port = host, port
         self._on_message, self._on_connected = on_message, on_connected
@@ -255,7 +256,7 @@ class BrokerLink:
     # ------------------------------------------------------------ paho's network thread
 
     def _connected(
-        self, _client: Client, _data: Any, _flags: Any, reason: Any, _properties: Any
+        self, _client: Client, _data: Any, flags: Any, reason: Any, _properties: Any
     ) -> None:
         try:
             if reason.is_failure:
@@ -270,7 +271,7 @@ class BrokerLink:
                 self._epoch += 1
                 self._condition.notify_all()
             logger.info("connected to the broker %s:%d", self._host, self._port)
-            self._on_connected()
+            self._on_connected(bool(flags.session_present))
         except Exception:  # rule 1
             logger.exception("after connecting to the broker")
 

@@ -1,0 +1,232 @@
+"""The part of the server that deals with devices, put together in one place.
+
+Order of the start: keys and signed metadata, the authority, the broker, the link to it, and last
+what acts by itself. Backwards at the end; what was not finished is in the database and on disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+
+from edgectl_protocol.enrolment import BrokerAddress
+from edgectl_server.distribution.brokers import ExistingBroker, RunningBroker, open_broker
+from edgectl_server.distribution.link import BrokerLink
+from edgectl_server.distribution.publisher import Publisher
+from edgectl_server.enrolment import Enroller
+from edgectl_server.fleet import Fleet
+from edgectl_server.intake import Intake
+from edgectl_server.ordering import Ordering
+from edgectl_server.rollouts import Rollouts
+from edgectl_server.settings import Settings
+from edgectl_server.signing.authority import Authority
+from edgectl_server.signing.keys import Keys, read_passphrase
+from edgectl_server.signing.orders import OrderSigner
+from edgectl_server.signing.repository import Repository
+from edgectl_server.storage.blobs import BlobStore
+from edgectl_server.storage.database import Database
+from edgectl_server.telemetry import Telemetry
+from edgectl_server.ticker import Duty, Ticker
+
+__all__ = ["ControlPlane", "open_control_plane"]
+
+logger = logging.getLogger(__name__)
+
+_CONNECT_S = 10.0
+_METADATA_S = 60.0
+_RETENTION_S = 600.0
+_RENEWAL_S = 3600.0
+_ANY_ADDRESS = {"", "0.0.0.0", "::"}  # noqa: S104  # compared only
+
+
+@dataclass(kw_only=True)
+class ControlPlane:
+    """Everything that deals with devices; `close` stops it."""
+
+    repository: Repository
+    authority: Authority
+    broker: RunningBroker
+    link: BrokerLink
+    publisher: Publisher
+    ordering: Ordering
+    enrolment: Enroller
+    fleet: Fleet
+    rollouts: Rollouts
+    telemetry: Telemetry
+    intake: Intake
+    ticker: Ticker
+    stack: ExitStack
+
+    def close(self) -> None:
+        """Stop everything, in order. Idempotent."""
+        self.stack.close()
+
+
+def open_control_plane(
+    settings: Settings, *, database: Database, blobs: BlobStore, now: Callable[[], datetime]
+) -> ControlPlane:
+    """Start everything that deals with devices.
+
+    It does not wait for a broker that is away: what must be published waits for it.
+
+    Raises:
+        Unavailable: keys, metadata or certificates are damaged, or the broker does not start.
+    """
+    data = settings.data_path
+    passphrase = read_passphrase(settings.key_passphrase_file)
+    keys = Keys.open(data / "keys", passphrase=passphrase)
+    repository = Repository.open(data / "tuf", keys, now())
+    repository.refresh(now())
+    authority = Authority.open(data / "pki", now(), passphrase=passphrase)
+    public_host = settings.broker_address_for_devices
+    if public_host in _ANY_ADDRESS:
+        public_host = socket.gethostname()
+
+    with ExitStack() as stack:
+        broker = open_broker(
+            settings.broker,
+            host=settings.broker_host,
+            port=settings.broker_port,
+            identity=authority.broker_identity([public_host, settings.broker_host], now()),
+            state=data / "broker",
+            is_revoked=authority.is_revoked,
+            crl_pem=lambda: authority.crl_pem(now()),
+        )
+        stack.callback(broker.stop)
+        ours = not isinstance(broker, ExistingBroker)
+        device_host = public_host if ours or settings.broker_public_host else broker.host
+
+        ordering = Ordering(database=database, signer=OrderSigner(keys), now=now)
+        fleet = Fleet(
+            database=database, ordering=ordering, authority=authority, broker=broker, now=now
+        )
+        if ours:
+            fleet.forget_connections()
+        telemetry = Telemetry(
+            database=database, retention_days=settings.telemetry_retention_days, now=now
+        )
+        ticker = Ticker()
+        rollouts = Rollouts(database=database, ordering=ordering, now=now, wake=ticker.wake)
+        intake = Intake(database=database, fleet=fleet, telemetry=telemetry, rollouts=rollouts)
+        connections = _Connections(ticker.wake)
+        link = BrokerLink(
+            broker.host,
+            broker.port,
+            authority.server_identity(now()),
+            on_message=intake.put,
+            on_connected=connections.note,
+        )
+        publisher = Publisher(
+            database=database, blobs=blobs, repository=repository, link=link, now=now
+        )
+        enrolment = Enroller(
+            database=database,
+            authority=authority,
+            repository=repository,
+            broker=lambda: BrokerAddress(host=device_host, port=broker.port),
+            now=now,
+        )
+        link.start()
+        stack.callback(link.close)
+        intake.start(link, seed=publisher.seed)
+        stack.callback(intake.close)
+        if ours and not link.wait_connected(_CONNECT_S):
+            logger.warning("not connected to the broker yet: %s", link.failure)
+        ticker.start(
+            _duties(
+                settings,
+                connections=connections,
+                link=link,
+                ordering=ordering,
+                publisher=publisher,
+                repository=repository,
+                rollouts=rollouts,
+                telemetry=telemetry,
+                now=now,
+            )
+        )
+        stack.callback(ticker.close)
+        stack.callback(publisher.close)
+        return ControlPlane(
+            repository=repository,
+            authority=authority,
+            broker=broker,
+            link=link,
+            publisher=publisher,
+            ordering=ordering,
+            enrolment=enrolment,
+            fleet=fleet,
+            rollouts=rollouts,
+            telemetry=telemetry,
+            intake=intake,
+            ticker=ticker,
+            stack=stack.pop_all(),
+        )
+
+
+class _Connections:
+    """What the network thread has to say to the ticker."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._new = self._forgotten = False
+
+    def note(self, remembered: bool) -> None:
+        """There is a new connection, to a broker that remembers our session or not."""
+        with self._lock:
+            self._new = True
+            self._forgotten = self._forgotten or not remembered
+        self._wake()
+
+    def take(self) -> tuple[bool, bool]:
+        """Return whether there is a new connection, and whether the broker had forgotten us."""
+        with self._lock:
+            taken = (self._new, self._forgotten)
+            self._new = self._forgotten = False
+            return taken
+
+
+def _duties(
+    settings: Settings,
+    *,
+    connections: _Connections,
+    link: BrokerLink,
+    ordering: Ordering,
+    publisher: Publisher,
+    repository: Repository,
+    rollouts: Rollouts,
+    telemetry: Telemetry,
+    now: Callable[[], datetime],
+) -> list[Duty]:
+    def greet() -> None:
+        """After a reconnect the broker may lack what it had."""
+        new, forgotten = connections.take()
+        if forgotten:
+            publisher.forget()
+        if new:
+            publisher.publish_metadata()
+            ordering.publish_all(link)
+
+    def refresh() -> None:
+        if repository.refresh(now()):
+            publisher.publish_metadata()
+
+    def drain() -> None:
+        while link.connected and ordering.drain(link):
+            pass
+
+    return [
+        Duty("the rollouts", settings.tick_s, rollouts.tick),
+        Duty("the connection", settings.tick_s, greet),
+        Duty("the publisher", settings.tick_s, publisher.reconcile),
+        Duty("the outbox", settings.tick_s, drain),
+        Duty("the signed metadata", _METADATA_S, refresh),
+        Duty("the orders", _RENEWAL_S, ordering.renew),
+        Duty("the retention", _RETENTION_S, telemetry.delete_old),
+    ]
