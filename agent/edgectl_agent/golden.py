@@ -7,12 +7,13 @@ axis, as a batch of one. A case passes when every output that has a tolerance is
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from msgspec import Struct
@@ -135,22 +136,35 @@ def replay(model: Model, cases: Cases, *, seconds_max: float) -> Replay:
 
 def _read_arrays(path: Path, names: list[str]) -> dict[str, Tensor]:
     """Read the named arrays; the sizes in the archive's directory are checked before any is."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
+    with path.open("rb") as file:
+        try:
+            return _parse_arrays(file, names)
+        except (GoldenMalformed, MemoryError):
+            raise
+        except Exception as error:
+            # Damaged archives and headers come out of NumPy and zipfile as a dozen types, from
+            # BadZipFile to TokenError, and as OSError for a seek to nowhere.
+            if isinstance(error, OSError) and error.errno == errno.EIO:
+                raise  # the disk, not the data
+            raise GoldenMalformed(f"golden.npz cannot be read: {str(error)[:200]}") from error
+
+
+def _parse_arrays(file: IO[bytes], names: list[str]) -> dict[str, Tensor]:
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
         if len(entries) > ARRAYS_MAX or sum(entry.file_size for entry in entries) > FILE_BYTES_MAX:
             raise GoldenMalformed(
                 f"more than {ARRAYS_MAX} arrays or {FILE_BYTES_MAX} bytes of golden data"
             )
-        with np.load(path, allow_pickle=False) as arrays:
-            missing = sorted(set(names) - set(arrays.files))
-            if missing:
-                raise GoldenMalformed(f"no array {', '.join(missing)} in golden.npz")
-            return {name: arrays[name] for name in names}
-    except (ValueError, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
-        raise GoldenMalformed(f"golden.npz: {str(error)[:200]}") from error
-    except (zipfile.BadZipFile, zlib.error) as error:
-        raise GoldenMalformed(f"golden.npz is no archive of arrays: {str(error)[:200]}") from error
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as arrays:
+        missing = sorted(set(names) - set(arrays.files))
+        if missing:
+            raise GoldenMalformed(f"no array {', '.join(missing)} in golden.npz")
+        found = {name: arrays[name] for name in names}
+    if not all(isinstance(array, np.ndarray) for array in found.values()):
+        raise GoldenMalformed("golden.npz holds something else than arrays")
+    return found
 
 
 def _fit(values: Tensor, spec: TensorSpec) -> Tensor:

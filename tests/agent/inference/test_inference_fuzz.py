@@ -19,7 +19,7 @@ from edgectl_agent.inference.endpoint import Answer, Endpoint, Limits, Request
 from edgectl_agent.inference.protocol import Refused, parse_call
 
 SETTINGS = settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 VALID = {
     "id": "1",
@@ -56,8 +56,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def check(body: bytes, bundle: Bundle) -> None:
     try:
         call = parse_call(body, bundle.config)
-    except Refused as refused:
-        assert str(refused)
+    except Refused:
         return
     (array,) = call.inputs.values()
     assert array.dtype == np.float32
