@@ -1,0 +1,120 @@
+"""Devices: the fleet, what each reports, and how one is shut out."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+
+from edgectl_server.api.access import Operator, admin, get_services, viewer
+from edgectl_server.api.paging import PageQuery, page_query
+from edgectl_server.api.problems import responses
+from edgectl_server.api.schemas import (
+    DeviceDetail,
+    DeviceEventInfo,
+    DeviceIdStr,
+    DeviceSummary,
+    EnrolTokenCreated,
+    EnrolTokenRequest,
+    FleetSummary,
+    ModelNameStr,
+    Page,
+    TelemetrySummary,
+    VersionStr,
+)
+
+__all__ = ["SINCE_S_MAX", "Since", "router"]
+
+router = APIRouter(tags=["devices"])
+
+SINCE_S_MAX = 7 * 86400
+DevicePath = Annotated[DeviceIdStr, Path()]
+Since = Annotated[
+    int, Query(ge=1, le=SINCE_S_MAX, description="Add up what has come in so many seconds.")
+]
+Paging = Annotated[PageQuery, Depends(page_query)]
+
+
+@router.get("/fleet", operation_id="fleet_summary", dependencies=[viewer], responses=responses(401))
+def fleet_summary(request: Request) -> FleetSummary:
+    """Count the fleet."""
+    return get_services(request).fleet.summary()
+
+
+@router.get(
+    "/devices", operation_id="list_devices", dependencies=[viewer], responses=responses(401, 422)
+)
+def list_devices(
+    request: Request,
+    paging: Paging,
+    *,
+    online: Annotated[bool | None, Query(description="Connected now, or not.")] = None,
+    model: Annotated[ModelNameStr | None, Query(description="Runs this model.")] = None,
+    version: Annotated[VersionStr | None, Query(description="Runs this version.")] = None,
+    failing: Annotated[bool | None, Query(description="Its newest update ended badly.")] = None,
+) -> Page[DeviceSummary]:
+    """List the devices that match everything that is given."""
+    return get_services(request).fleet.devices(
+        paging, online=online, model=model, version=version, failing=failing
+    )
+
+
+@router.post(
+    "/devices/tokens",
+    operation_id="create_enrol_token",
+    status_code=201,
+    responses=responses(401, 403, 422),
+)
+def create_enrol_token(
+    request: Request, principal: Operator, body: EnrolTokenRequest
+) -> EnrolTokenCreated:
+    """Make a token with which devices enrol."""
+    return get_services(request).enrolment.create_token(
+        uses=body.uses, expires_in_s=body.expires_in_s, user=principal.user
+    )
+
+
+@router.get(
+    "/devices/{device}",
+    operation_id="get_device",
+    dependencies=[viewer],
+    responses=responses(401, 404, 422),
+)
+def get_device(request: Request, device: DevicePath) -> DeviceDetail:
+    """Show a device with everything it reports."""
+    return get_services(request).fleet.device(device)
+
+
+@router.get(
+    "/devices/{device}/events",
+    operation_id="device_events",
+    dependencies=[viewer],
+    responses=responses(401, 404, 422),
+)
+def device_events(request: Request, device: DevicePath, paging: Paging) -> Page[DeviceEventInfo]:
+    """List what has happened on a device, newest first."""
+    return get_services(request).fleet.events(device, paging)
+
+
+@router.get(
+    "/devices/{device}/telemetry",
+    operation_id="device_telemetry",
+    dependencies=[viewer],
+    responses=responses(401, 404, 422),
+)
+def device_telemetry(
+    request: Request, device: DevicePath, since_s: Since = 3600
+) -> list[TelemetrySummary]:
+    """Add up the telemetry of a device."""
+    return get_services(request).telemetry.device_summary(device, since_s=since_s)
+
+
+@router.post(
+    "/devices/{device}/actions/decommission",
+    operation_id="decommission_device",
+    dependencies=[admin],
+    responses=responses(401, 403, 404, 422),
+)
+def decommission_device(request: Request, device: DevicePath) -> DeviceDetail:
+    """Revoke a device's certificate and end its connection; it cannot come back with it."""
+    return get_services(request).fleet.decommission(device)

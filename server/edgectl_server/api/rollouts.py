@@ -1,0 +1,118 @@
+"""Rollouts: started, watched, paused, resumed, aborted."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+
+from edgectl_server.api.access import Operator, get_services, viewer
+from edgectl_server.api.paging import PageQuery, page_query
+from edgectl_server.api.problems import responses
+from edgectl_server.api.schemas import (
+    ActionRequest,
+    ModelNameStr,
+    Page,
+    RolloutDeviceInfo,
+    RolloutEventInfo,
+    RolloutInfo,
+    RolloutRequest,
+)
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["rollouts"])
+
+RolloutPath = Annotated[str, Path(pattern=r"^[0-9a-f]{16}$")]
+Paging = Annotated[PageQuery, Depends(page_query)]
+RolloutState = Literal["running", "paused", "completed", "aborted"]
+DeviceState = Literal[
+    "pending", "in_progress", "committed", "failed", "rejected", "rolled_back", "cancelled"
+]
+
+
+@router.get(
+    "/rollouts", operation_id="list_rollouts", dependencies=[viewer], responses=responses(401, 422)
+)
+def list_rollouts(
+    request: Request,
+    paging: Paging,
+    state: Annotated[RolloutState | None, Query()] = None,
+    model: Annotated[ModelNameStr | None, Query()] = None,
+) -> Page[RolloutInfo]:
+    """List the rollouts, newest first."""
+    return get_services(request).rollouts.rollouts(paging, state=state, model=model)
+
+
+@router.post(
+    "/rollouts",
+    operation_id="start_rollout",
+    status_code=201,
+    responses=responses(401, 403, 404, 409, 422),
+)
+def start_rollout(request: Request, principal: Operator, body: RolloutRequest) -> RolloutInfo:
+    """Bring a version to devices."""
+    return get_services(request).rollouts.start(body, principal.user)
+
+
+@router.get(
+    "/rollouts/{rollout}",
+    operation_id="get_rollout",
+    dependencies=[viewer],
+    responses=responses(401, 404, 422),
+)
+def get_rollout(request: Request, rollout: RolloutPath) -> RolloutInfo:
+    """Show a rollout."""
+    return get_services(request).rollouts.rollout(rollout)
+
+
+@router.get(
+    "/rollouts/{rollout}/devices",
+    operation_id="rollout_devices",
+    dependencies=[viewer],
+    responses=responses(401, 404, 422),
+)
+def rollout_devices(
+    request: Request,
+    rollout: RolloutPath,
+    paging: Paging,
+    state: Annotated[DeviceState | None, Query()] = None,
+) -> Page[RolloutDeviceInfo]:
+    """List the devices of a rollout."""
+    return get_services(request).rollouts.devices(rollout, paging, state=state)
+
+
+@router.get(
+    "/rollouts/{rollout}/events",
+    operation_id="rollout_events",
+    dependencies=[viewer],
+    responses=responses(401, 404, 422),
+)
+def rollout_events(
+    request: Request, rollout: RolloutPath, paging: Paging
+) -> Page[RolloutEventInfo]:
+    """List what has happened to a rollout, newest first."""
+    return get_services(request).rollouts.events(rollout, paging)
+
+
+@router.post(
+    "/rollouts/{rollout}/actions/{action}",
+    operation_id="rollout_action",
+    responses=responses(401, 403, 404, 409, 422),
+)
+def rollout_action(
+    request: Request,
+    principal: Operator,
+    rollout: RolloutPath,
+    action: Literal["pause", "resume", "abort"],
+    body: ActionRequest,
+) -> RolloutInfo:
+    """Pause a rollout, let it go on, or take it back from the devices that are not done."""
+    rollouts = get_services(request).rollouts
+    match action:
+        case "pause":
+            return rollouts.pause(rollout, principal.user, body.reason)
+        case "resume":
+            return rollouts.resume(rollout, principal.user, body.reason)
+        case "abort":
+            return rollouts.abort(rollout, principal.user, body.reason)
