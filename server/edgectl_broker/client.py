@@ -266,10 +266,7 @@ class Client:
 
     def _subscribe(self, packet: mqtt5.SubscribePacket) -> None:
         assert self.session is not None
-        if not packet.topic_filters:
-            raise ProtocolViolation(
-                DisconnectReasonCode.PROTOCOL_ERROR, "a SUBSCRIBE names at least one topic filter"
-            )
+        self._check_count(len(packet.topic_filters))
         wanted: list[Subscription] = []
         reasons: list[SubAckReasonCode] = []
         for item in packet.topic_filters:
@@ -283,6 +280,17 @@ class Client:
         for subscription in wanted:
             self._exchange.send_retained(self.session, subscription)
         self._exchange.pump(self.session)
+
+    def _check_count(self, filters: int) -> None:
+        limit = self._settings.filters_per_packet_max
+        if not filters:
+            raise ProtocolViolation(
+                DisconnectReasonCode.PROTOCOL_ERROR, "at least one topic filter is needed"
+            )
+        if filters > limit:
+            raise ProtocolViolation(
+                DisconnectReasonCode.QUOTA_EXCEEDED, f"at most {limit} topic filters a packet"
+            )
 
     def _subscribe_one(
         self, session: Session, item: mqtt5.TopicFilter, identifier: int | None
@@ -329,10 +337,7 @@ class Client:
 
     def _unsubscribe(self, packet: mqtt5.UnsubscribePacket) -> None:
         assert self.session is not None
-        if not packet.patterns:
-            raise ProtocolViolation(
-                DisconnectReasonCode.PROTOCOL_ERROR, "an UNSUBSCRIBE names at least one filter"
-            )
+        self._check_count(len(packet.patterns))
         reasons = [
             UnsubAckReasonCode.SUCCESS
             if self._exchange.detach(self.session, pattern)

@@ -84,10 +84,11 @@ class Connection(asyncio.Protocol):
             self._closing = True
             transport.abort()
             return
+        mark = self._settings.write_buffer_bytes
         raw = transport.get_extra_info("socket")
         if raw is not None and raw.family in {socket.AF_INET, socket.AF_INET6}:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        mark = self._settings.write_buffer_bytes
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, mark)
         transport.set_write_buffer_limits(high=mark, low=mark // 4)
         self._client = Client(self.identity.name, self, self._host.exchange, self._host.registry)
 

@@ -15,6 +15,7 @@ import mqtt5
 from mqtt5 import DisconnectReasonCode, Packet
 
 from edgectl_broker.errors import ProtocolViolation, VersionRefused
+from edgectl_broker.text import check_text
 
 __all__ = ["PacketReader", "decode"]
 
@@ -102,16 +103,17 @@ def decode(frame: bytes) -> Packet:
     Raises:
         ProtocolViolation: malformed, or not a packet that a client of ours may send.
     """
+    check_text(frame)
     try:
         packet, used = mqtt5.read(memoryview(frame))
     except (ValueError, IndexError, OverflowError) as error:
         raise _malformed("the packet cannot be decoded") from error
     except BaseException as error:
-        # The codec is Rust: text that is not UTF-8 makes it panic, and pyo3 lets a panic through
-        # as a BaseException whose class cannot be imported. Its state is gone with the call.
+        # The codec is Rust: where it panics, pyo3 raises a BaseException whose class cannot be
+        # imported. Its state is gone with the call. `check_text` prevents the one known case.
         if type(error).__name__ != "PanicException":
             raise
-        raise _malformed("the packet holds text that is not UTF-8") from None
+        raise _malformed("the packet cannot be decoded") from None
     if used != len(frame):
         raise _malformed("the packet is shorter than its length says")
     if not isinstance(packet, _FROM_CLIENTS):

@@ -56,17 +56,19 @@ class BrokerSettings:
     client_id_bytes_max: int = 128
 
     subscriptions_per_client_max: int = 64
+    filters_per_packet_max: int = 128
     receive_max: int = 64
     """Publications of one client that may await our acknowledgement."""
     in_flight_max: int = 20
     """Publications to one client that may await its acknowledgement."""
     queue_messages_max: int = 2000
-    """Publications waiting for one client, online or not."""
+    """Publications waiting for one client, online or not; those in flight come on top."""
     queue_bytes_max: int = 16 * 1024 * 1024
     retained_backlog_max: int = 50_000
     """Retained messages still to be sent to one client for its subscriptions (references)."""
     write_buffer_bytes: int = 256 * 1024
-    """Publications are not handed to a connection whose buffer holds more."""
+    """Publications are not handed to a connection whose buffer holds more. As much again may be in
+    the kernel: its buffer is limited too, else it grows to megabytes for a client that is stuck."""
     write_buffer_bytes_max: int = 1024 * 1024
     """A connection that lets acknowledgements pile up beyond this is cut."""
 

@@ -142,6 +142,7 @@ class Raw:
         self.socket.settimeout(WAIT_S)
         self.socket.connect((broker.host, broker.port))
         self._buffer = b""
+        self._early = []
         self._packet_id = 0
 
     def connect(self, client_id, **fields):
@@ -155,6 +156,9 @@ class Raw:
 
     def receive(self):
         """Return the next packet, or None when the broker has closed."""
+        return self._early.pop(0) if self._early else self._read()
+
+    def _read(self):
         while True:
             with contextlib.suppress(IndexError):
                 packet, used = mqtt5.read(memoryview(self._buffer))
@@ -177,8 +181,9 @@ class Raw:
         options = {"max_qos": mqtt5.QoS.AT_LEAST_ONCE} | options
         items = [mqtt5.TopicFilter(pattern, **options) for pattern in filters]
         self.send(mqtt5.SubscribePacket(self.packet_id(), items, subscription_id=identifier))
-        packet = self.receive()
-        assert isinstance(packet, mqtt5.SubAckPacket), packet
+        while not isinstance(packet := self._read(), mqtt5.SubAckPacket):
+            assert packet is not None, "closed"
+            self._early.append(packet)  # messages may come before the answer (§3.8.4)
         return packet.reason_codes
 
     def publish(self, topic, payload=b"x", *, qos=1, acknowledged=True, **fields):
