@@ -75,7 +75,9 @@ class Downloader:
         *,
         elapsed: Callable[[], float] = time.monotonic,
         limits: TransferLimits | None = None,
+        checkpoint_chunks: int = CHECKPOINT_CHUNKS,
     ) -> None:
+        self._checkpoint_chunks = checkpoint_chunks
         self._device = device
         self._store = store
         self._transport = transport
@@ -151,7 +153,7 @@ class Downloader:
 
         def accept(number: int, payload: bytes) -> None:
             partial.write(number, payload)
-            if partial.unsynchronized >= CHECKPOINT_CHUNKS:
+            if partial.unsynchronized >= self._checkpoint_chunks:
                 partial.checkpoint()
             progress(min(layer.size, round(partial.bitmap.done() * share)))
 

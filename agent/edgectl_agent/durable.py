@@ -123,7 +123,7 @@ class Disk(ABC):
 
 def folder_of(path: str) -> str:
     """Return the folder of a relative path; ``.`` for the state directory itself."""
-    return str(PurePosixPath(path).parent)
+    return path.rpartition("/")[0] or "."
 
 
 class RealDisk(Disk):

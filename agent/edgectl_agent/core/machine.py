@@ -146,12 +146,13 @@ class Machine:
     @property
     def unsettled(self) -> frozenset[str]:
         """Slots that must not serve what their pointer says until the step under way has run."""
-        update = self._current()
-        if update is None or update.state not in {_S.ACTIVATING, _S.ROLLING_BACK}:
-            return frozenset()
-        running = self.pointers.get(update.slot, SlotPointer()).running
-        unproved = running is not None and running.manifest == update.manifest
-        return frozenset({update.slot} if unproved else ())
+        slots = set()
+        for slot, update in self.record.updates.items():
+            if update.state in {_S.ACTIVATING, _S.ROLLING_BACK}:
+                running = self.pointers.get(slot, SlotPointer()).running
+                if running is not None and running.manifest == update.manifest:
+                    slots.add(slot)
+        return frozenset(slots)
 
     @property
     def due_s(self) -> float | None:
@@ -330,7 +331,7 @@ class Machine:
                 del self._retry_at[slot]
                 waiting = self.record.updates[slot]
                 self._working = slot
-                self._move(waiting, _E.RETRY, moment, attempt=waiting.attempt + 1)
+                self._move(waiting, _E.RETRY, moment, attempt=waiting.attempt + 1, reason=None)
                 self._check_expiry(moment, jitter)
                 return
 

@@ -1,0 +1,365 @@
+"""One device in one process: the real machine, journal, store, transfer, serving and engine on a
+simulated disk, in simulated time; only broker, trial and inference process are imitations.
+
+`World` outlives the power cuts and knows what the device must not forget. It checks, at each load,
+trial and boot:
+
+1. what is loaded or tried is, byte for byte, what was signed;
+2. what was found bad is neither loaded nor tried again, unless it was forgiven;
+3. a device on which a model was committed serves one after every boot;
+4. what was committed is what runs, until another update goes further;
+5. an accepted order's number is never forgotten.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from agent.core.made import START, MadeBundle
+from agent.core.simulated_disk import PowerCut, SimulatedDisk, Survival
+from edgectl_agent.bundle import Bundle
+from edgectl_agent.core import steps
+from edgectl_agent.core.machine import Machine
+from edgectl_agent.core.record import Floor
+from edgectl_agent.core.timing import Moment
+from edgectl_agent.core.transfer import TransferLimits
+from edgectl_agent.downloader import Downloader
+from edgectl_agent.errors import StepFailed
+from edgectl_agent.inference.errors import LoadFailed, SlotEmpty
+from edgectl_agent.inference.process import SlotHealth
+from edgectl_agent.journal import Journal
+from edgectl_agent.performer import Engine, Performer
+from edgectl_agent.serving import Serving
+from edgectl_agent.store import Store
+from edgectl_agent.trial import TrialResult, Verdict
+from edgectl_protocol.manifest import CONFIG_FILE, GOLDEN_FILE, MODEL_FILE
+from edgectl_protocol.manifest import decode_manifest, layer_by_file
+from edgectl_protocol.messages import Order, Reason, TrialReport
+from edgectl_protocol.update import ENDED, UpdateEvent, UpdateState
+
+TURNS_MAX = 3000
+
+
+@dataclass
+class Broker:
+    """Retained messages, and what one device has subscribed to."""
+
+    retained: dict[str, bytes] = field(default_factory=dict)
+    up: bool = True
+    disturb: Callable[[str, bytes], Iterable[bytes]] = lambda _topic, payload: [payload]
+    seeds: list[bytes] = field(default_factory=list)
+    on_seed: Callable[[bytes], None] = lambda _payload: None
+
+
+class FakeTransport:
+    """`Transport` on a `Broker`; waiting costs simulated time."""
+
+    def __init__(self, broker: Broker, world: World) -> None:
+        self._broker = broker
+        self._world = world
+        self._topics: set[str] = set()
+        self._waiting: deque[tuple[str, bytes]] = deque()
+
+    def connected(self) -> bool:
+        return self._broker.up
+
+    def subscribe(self, topics: Sequence[str]) -> None:
+        self._topics.update(topics)
+        for topic in topics:
+            payload = self._broker.retained.get(topic)
+            if payload is not None and self._broker.up:
+                self._waiting.extend(
+                    (topic, one) for one in self._broker.disturb(topic, payload)
+                )
+
+    def unsubscribe(self, topics: Sequence[str]) -> None:
+        self._topics.difference_update(topics)
+
+    def receive(self, timeout_s: float) -> tuple[str, bytes] | None:
+        if not self._waiting:
+            self._world.elapsed_s += max(timeout_s, 0.01)
+            return None
+        self._world.elapsed_s += 0.001
+        topic, payload = self._waiting.popleft()
+        return (topic, payload) if topic in self._topics else None
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        self._broker.seeds.append(payload)
+        self._broker.on_seed(payload)
+
+
+class FakeInference:
+    """Serves what was loaded since the last boot; reads the files as the real one does."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.serving: dict[str, Bundle] = {}
+
+    def load(self, bundle: Bundle) -> float:
+        self._world.check_files(bundle)
+        if bundle.manifest in self._world.unloadable:
+            raise LoadFailed("load.invalid", "this one does not load")
+        self.serving[bundle.slot] = bundle
+        return 1.0
+
+    def unload(self, slot: str) -> None:
+        self.serving.pop(slot, None)
+
+    def health(self, slot: str) -> SlotHealth:
+        bundle = self.serving.get(slot)
+        if bundle is None:
+            raise SlotEmpty("slot.empty", slot)
+        errors = 50 if bundle.manifest in self._world.erring else 0
+        return SlotHealth(manifest=bundle.manifest, requests=50, errors=errors, non_finite=0)
+
+
+@dataclass
+class World:
+    """Everything around the device, and the device's lives one after another."""
+
+    seed: int = 0
+    disk: SimulatedDisk = field(default_factory=SimulatedDisk)
+    broker: Broker = field(default_factory=Broker)
+    bundles: dict[str, MadeBundle] = field(default_factory=dict)
+    failing_trial: set[str] = field(default_factory=set)
+    unloadable: set[str] = field(default_factory=set)
+    erring: set[str] = field(default_factory=set)
+    metadata_failures: int = 0
+    elapsed_s: float = 0.0
+    boots: int = 0
+    blamed: set[str] = field(default_factory=set)
+    committed: dict[str, str] = field(default_factory=dict)
+    accepted: int = 0
+    announced: list[tuple[str, str, UpdateState, UpdateEvent]] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    refused: list[Reason] = field(default_factory=list)
+    trials: list[str] = field(default_factory=list)
+    limits: TransferLimits | None = None
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+
+    def publish(self, *bundles: MadeBundle) -> None:
+        for bundle in bundles:
+            self.bundles[bundle.digest] = bundle
+            self.broker.retained.update(bundle.retained)
+
+    # ------------------------------------------------------------ the device's lives
+
+    def boot(self) -> None:
+        """Assemble the device as the supervisor does, and bring it up."""
+        self.boots += 1
+        self.jobs: deque[steps.Step | steps.Collect] = deque()
+        self.inference = FakeInference(self)
+        store = Store(self.disk)
+        self.store = store
+        journal = Journal(self.disk)
+        machine = Machine("pi-1", journal.load(), store.pointers())
+        self.machine = machine
+        self.serving = Serving(store, self.inference)
+        assert machine.record.counter >= self.accepted, "an accepted order was forgotten"
+        assert self.blamed <= set(machine.record.rejected), "a bad digest was forgotten"
+        self._learn()
+        performer = Performer(
+            metadata=self,
+            downloader=Downloader(
+                "pi-1",
+                store,
+                FakeTransport(self.broker, self),
+                elapsed=lambda: self.elapsed_s,
+                limits=self.limits,
+                checkpoint_chunks=2,
+            ),
+            store=store,
+            serving=self.serving,
+            trial=self._try,
+            progress=lambda _slot, _progress: None,
+        )
+        self.performer = performer
+        self.engine = Engine(
+            machine,
+            journal,
+            outlet=self,
+            submit=self.jobs.append,
+            cancel=lambda: None,
+            wait_for_disk=self._wait_for_disk,
+        )
+        changes = self.serving.restore(fresh=True, leave=machine.unsettled)
+        self._check_boot()
+        self.engine.start(self.moment(), self.random.random())
+        for change in changes:
+            self.feed(change)
+
+    def _learn(self) -> None:
+        """What reached the disk holds, also where the power went before anybody was told."""
+        self.blamed.update(self.machine.record.rejected)
+        for slot, update in self.machine.record.updates.items():
+            if update.state is UpdateState.COMMITTED:
+                self.committed[slot] = update.manifest
+
+    def feed(self, event: steps.Event) -> None:
+        self.engine.feed(event, self.moment(), self.random.random())
+        self.accepted = max(self.accepted, self.machine.record.counter)
+
+    def deliver(self, order: Order) -> None:
+        """The order's topic is retained: it comes after every boot."""
+        self.blamed -= set(order.forgive) if order.counter > self.accepted else set()
+        self.feed(steps.OrderArrived(order=order))
+
+    def settle(self, *, idle: bool = True) -> None:
+        """Let everything happen that is going to; with `idle` False only what needs no waiting."""
+        for _ in range(TURNS_MAX):
+            if self.jobs:
+                self._run_job()
+                continue
+            observed = self.machine.observed
+            if observed is not None:
+                seen = self.serving.health(observed[0])
+                if seen is not None:
+                    self.feed(seen)
+            due_s = self.machine.due_s
+            if self.jobs:
+                continue
+            if due_s is None or not idle:
+                break
+            self.elapsed_s = max(self.elapsed_s + 0.01, due_s)
+            self.feed(steps.Ticked())
+        else:
+            raise AssertionError(f"seed {self.seed}: it does not settle: {self.announced[-8:]}")
+        self._check_serving()
+
+    def play(self, orders: Sequence[Order], *, survival: Survival = "lost") -> None:
+        """Deliver the orders one after another, through whatever power cuts `disk` has planned."""
+        done = 0
+        up = False
+        while done < len(orders):
+            try:
+                if not up:
+                    self.boot()
+                    up = True
+                self.deliver(orders[done])
+                self.settle()
+                done += 1
+            except PowerCut:
+                up = False
+                self.disk.reboot(survival, self.random)
+                self.after_cut()
+
+    def after_cut(self) -> None:
+        """For worlds that plan the next cut."""
+
+    def moment(self) -> Moment:
+        return Moment(START + timedelta(seconds=self.elapsed_s), self.elapsed_s)
+
+    # ------------------------------------------------------------ imitations
+
+    def find(
+        self, target: str, manifest: str, floor: Floor, cancelled: Callable[[], bool]
+    ) -> Floor:
+        """The signed metadata: knows every published bundle."""
+        if self.metadata_failures > 0:
+            self.metadata_failures -= 1
+            raise StepFailed("trust.unreachable", "not now")
+        bundle = self.bundles[manifest]
+        assert bundle.candidate.target == target
+        return floor.raised_to(Floor(root=1, timestamp=floor.timestamp + 1))
+
+    def _try(self, bundle: Bundle) -> TrialResult:
+        self.check_files(bundle)
+        self.trials.append(bundle.manifest)
+        report = TrialReport(
+            golden_passed=1,
+            golden_total=1,
+            load_ms=1,
+            latency_p50_us=1,
+            latency_p95_us=1,
+            rss_bytes=1,
+            max_abs_diff=0,
+        )
+        if bundle.manifest in self.failing_trial:
+            reason = Reason(code="trial.golden", detail="wrong outputs")
+            return TrialResult(verdict=Verdict.REJECTED, reason=reason, report=report)
+        return TrialResult(verdict=Verdict.OK, report=report)
+
+    def _wait_for_disk(self, _error: OSError) -> bool:
+        self.disk.capacity = 1 << 40  # somebody made room
+        return True
+
+    def announce(self, told: steps.Announce, _moment: Moment) -> None:
+        update = told.update
+        self.announced.append((update.slot, update.manifest, update.state, told.event))
+        if update.reason is not None:
+            self.reasons.append(update.reason.code)
+        if update.manifest in self.machine.record.rejected:
+            self.blamed.add(update.manifest)
+        if update.state is UpdateState.COMMITTED:
+            self.committed[update.slot] = update.manifest
+
+    def refuse(self, reason: Reason) -> None:
+        self.refused.append(reason)
+
+    def report(self) -> None:
+        self.machine.slots()
+
+    # ------------------------------------------------------------ what must hold
+
+    def check_files(self, bundle: Bundle) -> None:
+        assert bundle.manifest not in self.blamed, "what was found bad is used again"
+        made = self.bundles[bundle.manifest]
+        manifest = decode_manifest(made.manifest)
+        for file, path in ((MODEL_FILE, bundle.model), (GOLDEN_FILE, bundle.golden)):
+            signed = made.blobs[layer_by_file(manifest, file).digest]
+            assert self.disk.read_located(path) == signed, f"{file} is not what was signed"
+        assert bundle.config == made.config, CONFIG_FILE
+
+    def _check_boot(self) -> None:
+        committed = {} if self.disk.damaged else self.committed
+        for slot, manifest in committed.items():
+            pointer = self.machine.pointers.get(slot)
+            assert pointer is not None, f"{slot} was committed and has no pointer"
+            update = self.machine.record.updates[slot]
+            further = {manifest, update.manifest}
+            assert pointer.running is not None, slot
+            assert pointer.running.manifest in further, "another model runs than was committed"
+            if slot not in self.machine.unsettled:
+                assert slot in self.inference.serving, f"{slot} serves nothing after a boot"
+
+    def _check_serving(self) -> None:
+        for slot, pointer in self.store.pointers().items():
+            serving = self.inference.serving.get(slot)
+            running = pointer.running.manifest if pointer.running else None
+            assert (serving.manifest if serving else None) == running, "pointer and process differ"
+            assert self.machine.pointers[slot] == pointer, "machine and pointer differ"
+            assert running not in self.blamed, "what was found bad runs"
+
+    def check_ended(self) -> None:
+        """Faults are off and everything has settled: it must have come to an end."""
+        assert self.machine.idle
+        for update in self.machine.record.updates.values():
+            assert update.state in ENDED, update.state
+
+    def running(self, slot: str = "activity") -> str | None:
+        pointer = self.machine.pointers.get(slot)
+        return pointer.running.manifest if pointer and pointer.running else None
+
+    def states(self, slot: str = "activity") -> list[str]:
+        return [str(state) for of, _, state, _ in self.announced if of == slot]
+
+    def _run_job(self) -> None:
+        job = self.jobs.popleft()
+        if isinstance(job, steps.Collect):
+            self.performer.collect(job.keep)
+            return
+        self.feed(self.performer.perform(job, lambda: False))
+
+
+def damage_model(world: World) -> str:
+    """Flip a bit of the largest blob on the disk, and return its path."""
+    blobs = [path for path in world.disk.paths() if path.startswith("blobs/")]
+    biggest = max(blobs, key=lambda path: world.disk.size(path) or 0)
+    world.disk.flip(biggest, 50_000)
+    return biggest

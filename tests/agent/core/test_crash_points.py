@@ -1,0 +1,232 @@
+"""The power is cut before every single operation of the disk, and then at random ones."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from agent.core.made import MadeBundle, make_order, simple_bundle
+from agent.core.simulated_disk import SimulatedDisk, Survival
+from agent.core.simulation import World, damage_model
+from edgectl_protocol.messages import Order
+
+V1 = simple_bundle("1", length=60_000)
+V2 = simple_bundle("2", length=60_000)
+V2_FP32 = simple_bundle("2", variant="fp32-exact", length=60_000)
+V3 = simple_bundle("3", length=400_000)
+ALL = (V1, V2, V2_FP32, V3)
+WORLDS = int(os.environ.get("EDGECTL_SIMULATED_WORLDS", "300"))
+SURVIVALS: tuple[Survival, ...] = ("lost", "kept", "random")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Orders, who is bad how, and what runs in the end."""
+
+    name: str
+    orders: Sequence[Order]
+    ends: MadeBundle | None
+    failing_trial: Sequence[MadeBundle] = ()
+    erring: Sequence[MadeBundle] = ()
+    unloadable: Sequence[MadeBundle] = ()
+
+    def world(self, seed: int = 0, disk: SimulatedDisk | None = None) -> World:
+        world = World(seed=seed, disk=disk or SimulatedDisk())
+        world.publish(*ALL)
+        world.failing_trial = {one.digest for one in self.failing_trial}
+        world.erring = {one.digest for one in self.erring}
+        world.unloadable = {one.digest for one in self.unloadable}
+        return world
+
+
+SCENARIOS = (
+    Scenario("first install", [make_order(1, [V1])], V1),
+    Scenario("second update", [make_order(1, [V1]), make_order(2, [V2])], V2),
+    Scenario(
+        "several checkpoints, garbage",
+        [make_order(1, [V1]), make_order(2, [V2]), make_order(3, [V3])],
+        V3,
+    ),
+    Scenario(
+        "rejected by the trial", [make_order(1, [V1]), make_order(2, [V2])], V1, failing_trial=[V2]
+    ),
+    Scenario(
+        "next candidate",
+        [make_order(1, [V1]), make_order(2, [V2, V2_FP32])],
+        V2_FP32,
+        failing_trial=[V2],
+    ),
+    Scenario(
+        "rolled back after observation",
+        [make_order(1, [V1]), make_order(2, [V2])],
+        V1,
+        erring=[V2],
+    ),
+    Scenario(
+        "does not load", [make_order(1, [V1]), make_order(2, [V2])], V1, unloadable=[V2]
+    ),
+    Scenario("first install rolled back", [make_order(1, [V1])], None, erring=[V1]),
+    Scenario(
+        "back to the version before",
+        [make_order(1, [V1]), make_order(2, [V2]), make_order(3, [V1])],
+        V1,
+    ),
+)
+
+
+def check(scenario: Scenario, world: World) -> None:
+    """Everything has settled: the end is the expected one."""
+    world.check_ended()
+    expected = scenario.ends.digest if scenario.ends else None
+    if "update.resumes" not in world.reasons:  # given up after too many cuts: also an end
+        assert world.running() == expected, world.states()
+    for bad in (*scenario.failing_trial, *scenario.erring, *scenario.unloadable):
+        assert bad.digest in world.machine.record.rejected
+
+
+def cut_everywhere(
+    scenario: Scenario, survival: Survival, make_disk: Callable[[], SimulatedDisk] = SimulatedDisk
+) -> int:
+    """Play the scenario once for each of its operations, cutting there; return how many."""
+    whole = scenario.world(disk=make_disk())
+    whole.play(scenario.orders)
+    check(scenario, whole)
+    for number in range(1, whole.disk.operations + 1):
+        world = scenario.world(seed=number, disk=make_disk())
+        world.disk.cut_at = number
+        try:
+            world.play(scenario.orders, survival=survival)
+            assert world.boots == 2
+            check(scenario, world)
+        except AssertionError as error:
+            error.add_note(f"cut before operation {number}: {whole.disk.trail[number - 1]}")
+            raise
+    return whole.disk.operations
+
+
+@pytest.mark.parametrize("survival", SURVIVALS)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: one.name)
+def test_power_is_cut_at_every_operation(scenario: Scenario, survival: Survival) -> None:
+    assert cut_everywhere(scenario, survival) > 30
+
+
+def test_power_is_cut_again_while_the_device_comes_back() -> None:
+    """Two cuts: at every operation of the second life, after a cut in the middle of an update."""
+    scenario = SCENARIOS[1]
+    whole = scenario.world()
+    whole.play(scenario.orders)
+    for first in range(1, whole.disk.operations, 11):
+        for second in range(1, 12):
+            world = scenario.world(seed=first * 100 + second)
+            world.disk.cut_at = first
+            world.after_cut = lambda world=world, second=second: setattr(  # type: ignore[method-assign]
+                world.disk, "cut_at", world.disk.operations + second if world.boots == 1 else None
+            )
+            world.play(scenario.orders, survival="random")
+            assert world.boots <= 3
+            check(scenario, world)
+
+
+class CutWorld(World):
+    """Cuts again and again, at random operations."""
+
+    cuts_left = 0
+
+    def after_cut(self) -> None:
+        if self.cuts_left > 0:
+            self.cuts_left -= 1
+            self.disk.cut_at = self.disk.operations + self.random.randint(1, 40)
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_random_worlds(block: int) -> None:
+    for seed in range(block * WORLDS // 10, (block + 1) * WORLDS // 10):
+        chooser = random.Random(seed)
+        scenario = chooser.choice(SCENARIOS)
+        world = CutWorld(seed=seed)
+        made = scenario.world()
+        world.publish(*ALL)
+        world.failing_trial, world.erring = made.failing_trial, made.erring
+        world.unloadable = made.unloadable
+        world.metadata_failures = chooser.choice((0, 0, 1, 3))
+        world.cuts_left = chooser.randint(1, 12)
+        world.disk.cut_at = chooser.randint(1, 60)
+        try:
+            world.play(scenario.orders, survival=chooser.choice(SURVIVALS))
+            world.check_ended()
+            if "update.resumes" not in world.reasons:
+                check(scenario, world)
+        except (AssertionError, OSError) as error:
+            error.add_note(f"seed {seed}, {scenario.name}, states {world.states()}")
+            raise
+
+
+# ---------------------------------------------------------------- guarding the guards
+
+
+class NoFileSync(SimulatedDisk):
+    """Somebody removed the fsync of files."""
+
+    def sync(self, path: str) -> None:
+        self._count("sync", path)
+
+
+class NoDirectorySync(SimulatedDisk):
+    """Somebody removed the fsync of folders."""
+
+    def sync_directory(self, path: str) -> None:
+        self._count("sync_directory", path)
+
+
+class InPlace(SimulatedDisk):
+    """Somebody writes in place instead of renaming."""
+
+    def write_atomic(self, path: str, content: bytes, mode: int = 0o644) -> None:
+        self.write(path, content, mode)
+        self.sync(path)
+        self.sync_directory(path.rpartition("/")[0] or ".")
+
+
+@pytest.mark.parametrize("make_disk", [NoFileSync, NoDirectorySync, InPlace])
+def test_the_simulation_finds_a_removed_protection(make_disk: Callable[[], SimulatedDisk]) -> None:
+    def play_all() -> None:
+        for survival in ("lost", "random"):
+            for scenario in SCENARIOS[:3]:
+                cut_everywhere(scenario, survival, make_disk)
+
+    with pytest.raises((AssertionError, OSError)):
+        play_all()
+
+
+def test_the_simulation_finds_a_machine_that_acts_before_it_saves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from edgectl_agent.core import steps
+    from edgectl_agent.performer import Engine
+
+    right = Engine._do
+
+    def acting_first(self: Engine, actions: list[steps.Action], moment: object) -> None:
+        saving = [one for one in actions if isinstance(one, steps.Persist)]
+        right(self, [one for one in actions if one not in saving] + saving, moment)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Engine, "_do", acting_first)
+    with pytest.raises(AssertionError):
+        for scenario in SCENARIOS:
+            cut_everywhere(scenario, "lost")
+
+
+def test_the_simulation_finds_a_store_that_does_not_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgectl_agent import store
+
+    monkeypatch.setattr(store.Store, "_check", lambda *_: None)
+    world = SCENARIOS[0].world()
+    world.play(SCENARIOS[0].orders)
+    damage_model(world)
+    with pytest.raises(AssertionError, match="not what was signed"):
+        world.boot()
+
