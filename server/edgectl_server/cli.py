@@ -68,6 +68,8 @@ def start(config: Path | None, as_json: bool, **flags: Any) -> None:
             stream=sys.stderr,
             format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         )
+        for chatty in ("alembic", "uvicorn"):
+            logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.root.level))
         from edgectl_server.running import run_server
 
         run_server(settings, as_json=as_json)

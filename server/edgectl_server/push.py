@@ -108,7 +108,7 @@ class PushHandler:
         context.progress("sign", f"{len(variants)} variants")
         self._repository.add_targets(_targets(variants), self._now())
         context.progress("publish", f"{version.model} {version.version}")
-        self._publisher.publish_metadata()
+        self._publisher.publish_metadata()  # where the broker is away, it is done when it is back
         with self._database.write() as session:
             context.finish(session, _result(version, variants))
             row = session.get(ModelVersion, version.id, with_for_update=True)

@@ -1,25 +1,46 @@
-"""Everything that runs in one server, put together in one place."""
+"""Everything that runs in one server, put together in one place.
+
+Order: database, blobs, people, what deals with devices (`edgectl_server.control_plane`), then the
+registry and its jobs, which publish through it; closed in the opposite order, also when opening
+fails half-way.
+"""
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
 
+from pydantic import BaseModel
+
+from edgectl_server.api.jobs import job_info
 from edgectl_server.auth import Auth
+from edgectl_server.clock import now
+from edgectl_server.control_plane import open_control_plane
+from edgectl_server.distribution.brokers import RunningBroker
+from edgectl_server.distribution.link import BrokerLink
+from edgectl_server.distribution.publisher import Publisher
+from edgectl_server.enrolment import Enroller
+from edgectl_server.errors import NotFound
+from edgectl_server.fleet import Fleet
 from edgectl_server.hub import Hub
 from edgectl_server.jobs import Jobs
-from edgectl_server.registry import Registry
+from edgectl_server.push import PushHandler
+from edgectl_server.registry import PUSH, Registry
+from edgectl_server.rollouts import Rollouts
 from edgectl_server.settings import Settings
+from edgectl_server.signing.authority import Authority
+from edgectl_server.signing.repository import Repository
 from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
+from edgectl_server.telemetry import Telemetry
 from edgectl_server.uploads import Uploads
 
-__all__ = ["Services"]
+__all__ = ["Services", "open_services"]
 
 
 @dataclass(kw_only=True)
 class Services:
-    """What the API and the background work use."""
+    """What the API uses."""
 
     settings: Settings
     database: Database
@@ -29,13 +50,99 @@ class Services:
     jobs: Jobs
     uploads: Uploads
     registry: Registry
-    enrolment: Any = None
-    fleet: Any = None
-    rollouts: Any = None
-    telemetry: Any = None
-    repository: Any = None
-    authority: Any = None
-    publisher: Any = None
-    link: Any = None
-    broker: Any = None
-    closers: list[Any] = field(default_factory=list)
+    authority: Authority
+    repository: Repository
+    broker: RunningBroker
+    link: BrokerLink
+    publisher: Publisher
+    enrolment: Enroller
+    fleet: Fleet
+    rollouts: Rollouts
+    telemetry: Telemetry
+    first_password: str | None = None
+    """Of the user admin, if it has just been made."""
+    closing: ExitStack = field(default_factory=ExitStack)
+
+    def close(self) -> None:
+        """Stop everything, the last first. Idempotent."""
+        self.closing.close()
+
+
+def open_services(settings: Settings) -> Services:
+    """Build and start everything.
+
+    Args:
+        settings: the data folder exists and nobody else works in it.
+
+    Raises:
+        ServerError: something does not start; what had been started is stopped.
+    """
+    with ExitStack() as opened:
+        services = _open(settings, opened)
+        services.closing = opened.pop_all()
+        return services
+
+
+def _open(settings: Settings, opened: ExitStack) -> Services:
+    data = settings.data_path
+    database = Database(settings.database_address)
+    opened.callback(database.close)
+    database.migrate()
+    blobs = BlobStore(settings.blobs_address)
+    auth = Auth(database, now, session_s=settings.session_s)
+    first_password = auth.ensure_admin(data / "admin-password")
+    plane = open_control_plane(settings, database=database, blobs=blobs, now=now)
+    opened.callback(plane.close)
+
+    jobs = Jobs(database, now, lease_s=settings.job_lease_s, attempts_max=settings.job_attempts_max)
+    push = PushHandler(
+        data / "jobs",
+        settings=settings,
+        database=database,
+        blobs=blobs,
+        repository=plane.repository,
+        publisher=plane.publisher,
+        now=now,
+    )
+    jobs.register(PUSH, push)
+    uploads = Uploads(data / "uploads", settings, blobs, database, now)
+    registry = Registry(database, blobs, jobs, now, plane.fleet.shares)
+    hub = Hub()
+    opened.callback(hub.join)
+    opened.callback(hub.close)
+    _register_snapshots(hub, jobs, plane.fleet, plane.rollouts)
+    opened.callback(jobs.close)
+    jobs.start()
+    return Services(
+        settings=settings,
+        database=database,
+        blobs=blobs,
+        hub=hub,
+        auth=auth,
+        jobs=jobs,
+        uploads=uploads,
+        registry=registry,
+        authority=plane.authority,
+        repository=plane.repository,
+        broker=plane.broker,
+        link=plane.link,
+        publisher=plane.publisher,
+        enrolment=plane.enrolment,
+        fleet=plane.fleet,
+        rollouts=plane.rollouts,
+        telemetry=plane.telemetry,
+        first_password=first_password,
+    )
+
+
+def _register_snapshots(hub: Hub, jobs: Jobs, fleet: Fleet, rollouts: Rollouts) -> None:
+    def job(job_id: str) -> BaseModel | None:
+        try:
+            return job_info(jobs.get(job_id))
+        except NotFound:
+            return None
+
+    hub.register("fleet", lambda _: fleet.summary())
+    hub.register("device", fleet.snapshot)
+    hub.register("rollout", rollouts.snapshot)
+    hub.register("job", job)

@@ -50,10 +50,8 @@ def check_readiness(services: Services) -> ReadyInfo:
     checks = {
         "database": _try("database", services.database.probe),
         "blobs": _try("blobs", services.blobs.probe),
-        "broker": "ok"
-        if services.link is not None and services.link.connected
-        else "not connected",
-        "signing": "ok" if services.repository is not None else "not open",
+        "broker": "ok" if services.link.connected else "not connected",
+        "signing": _try("signing", services.repository.metadata),
     }
     return ReadyInfo(ready=all(found == "ok" for found in checks.values()), checks=checks)
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from argon2 import PasswordHasher
@@ -74,6 +75,19 @@ def services(tmp_path: Path, clock: Clock) -> Iterator[Services]:
         jobs=jobs,
         uploads=Uploads(settings.data_path / "uploads", settings, blobs, database, clock),
         registry=Registry(database, blobs, jobs, clock, list),
+        link=SimpleNamespace(connected=False),
+        repository=SimpleNamespace(metadata=list),
+        **dict.fromkeys(
+            (
+                "authority",
+                "broker",
+                "publisher",
+                "enrolment",
+                "fleet",
+                "rollouts",
+                "telemetry",
+            )
+        ),
     )
     hub.close()
     hub.join()
