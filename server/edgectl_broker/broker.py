@@ -15,9 +15,9 @@ from mqtt5 import DisconnectReasonCode
 
 from edgectl_broker import clock
 from edgectl_broker.connection import Connection
-from edgectl_broker.errors import BrokerError, CannotListen
+from edgectl_broker.errors import CannotListen
 from edgectl_broker.exchange import Authorize, Exchange
-from edgectl_broker.identity import Identity, identity_of, server_context
+from edgectl_broker.identity import Identity, identity_of, limit_read_buffers, server_context
 from edgectl_broker.registry import SessionRegistry
 from edgectl_broker.settings import BrokerSettings
 from edgectl_broker.state import StateStore
@@ -189,6 +189,7 @@ class Broker:
 
     def _context(self) -> ssl.SSLContext | None:
         if self._settings.tls is not None:
+            limit_read_buffers()
             return server_context(self._settings.tls)
         try:
             local = ipaddress.ip_address(self._settings.host).is_loopback
@@ -228,5 +229,5 @@ class Broker:
                 for connection in list(self._connections):
                     connection.check(now, wall)
                 self.registry.tick()
-            except BrokerError:
+            except Exception:  # a bug there must not end keep-alive and expiry for everybody
                 _logger.exception("the broker's tick failed")

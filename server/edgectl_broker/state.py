@@ -36,7 +36,8 @@ _logger = logging.getLogger(__name__)
 
 _VERSION = 1
 _RETRY_S = 1.0
-_VACUUM_PAGES = 256
+_FREE_PAGES_KEPT = 64  # of 16 KiB
+_FREE_PAGES_STEP = 1024
 _SCHEMA = """
 CREATE TABLE retained (key TEXT PRIMARY KEY, content BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE session (key TEXT PRIMARY KEY, content BLOB NOT NULL) WITHOUT ROWID;
@@ -271,6 +272,7 @@ class StateStore:
                     if self._closing:
                         return
             self._finish(batch)
+            self._give_back()
 
     def _next_batch(self) -> _Batch | None:
         with self._condition:
@@ -297,8 +299,6 @@ class StateStore:
                 else:
                     statement = f"INSERT OR REPLACE INTO {table} VALUES (?, ?)"  # noqa: S608
                     connection.execute(statement, (key, encode(record)))
-            if None in changes.values():
-                connection.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
             connection.execute("COMMIT")
         except sqlite3.Error:
             _logger.exception("the broker's state cannot be written, acknowledgements wait")
@@ -306,6 +306,14 @@ class StateStore:
                 connection.execute("ROLLBACK")
             return False
         return True
+
+    def _give_back(self) -> None:
+        """Give pages that are free back to the file system, some at a time."""
+        with contextlib.suppress(sqlite3.Error):  # next time
+            (free,) = self._connection.execute("PRAGMA freelist_count").fetchone()
+            if free > _FREE_PAGES_KEPT:
+                # as a script, because `execute` stops after the first page
+                self._connection.executescript(f"PRAGMA incremental_vacuum({_FREE_PAGES_STEP})")
 
     def _finish(self, batch: _Batch) -> None:
         assert self._loop is not None

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 
 from edgectl_broker.broker import Broker
-from edgectl_broker.errors import BrokerError
 from edgectl_broker.exchange import Authorize
 from edgectl_broker.settings import BrokerSettings
 
@@ -85,7 +84,9 @@ class BrokerThread:
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
-        except BrokerError as error:
+        except Exception as error:
+            if self._ready.is_set():
+                raise  # nobody waits in `start`: let the thread's end be seen
             self._failure = error
         finally:
             self._ready.set()

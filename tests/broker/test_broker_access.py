@@ -62,7 +62,6 @@ def same_as_table(who, action, topic, expected):
 @pytest.mark.parametrize(("who", "topic", "expected"), PUBLISH)
 def test_publish(peer, who, topic, expected):
     same_as_table(who, "publish", topic, expected)
-    # the server's own session, under another of its client ids on the embedded broker only
     client = peer(who)
     reason = client.publish(topic, b"")
     assert (reason < 0x80) is expected, hex(reason)
@@ -71,7 +70,9 @@ def test_publish(peer, who, topic, expected):
 
 @pytest.mark.parametrize("retained", [False, True], ids=["live", "retained"])
 @pytest.mark.parametrize(("who", "pattern", "topic", "expected"), SUBSCRIBE)
-def test_subscribe(peer, broker_kind, who, pattern, topic, expected, retained):
+def test_subscribe(  # noqa: PLR0917 - the columns of the matrix
+    peer, broker_kind, who, pattern, topic, expected, retained
+):
     plain_pattern = pattern.removeprefix("$share/g/")
     if expected:
         same_as_table(who, "subscribe", plain_pattern, expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import threading
@@ -272,9 +273,13 @@ def test_a_client_that_never_reads_its_answers_is_cut(open_plain):
     with Raw(broker, receive_buffer=4096) as client:
         client.connect("a")
         many = mqtt5.UnsubscribePacket(1, ["x"] * 128).write() * 100
-        with pytest.raises(ConnectionError):
+
+        def send_and_never_read():
             for _ in range(1000):
                 client.socket.sendall(many)
+
+        with pytest.raises(ConnectionError):
+            send_and_never_read()
 
 
 def test_one_device_cannot_fill_the_retained_store(plain):
@@ -304,11 +309,8 @@ def test_too_many_connections_are_refused(open_plain):
     clients = [Raw(broker) for _ in range(5)]
     for number, client in enumerate(clients):
         assert client.connect(f"c{number}").reason_code == 0
-    with Raw(broker) as one_more:
-        try:
-            assert one_more.connect("more") is None
-        except ConnectionError:
-            pass
+    with Raw(broker) as one_more, contextlib.suppress(ConnectionError):
+        assert one_more.connect("more") is None
     clients.pop().die()
 
     def room():
@@ -343,9 +345,11 @@ def test_one_certificate_has_few_connections(authority, tmp_path):
             opened.append(context.wrap_socket(raw, server_hostname="127.0.0.1"))
         for one in opened:
             one.settimeout(10)
-        with pytest.raises((ConnectionError, ssl.SSLError)):
+        try:
             content = opened[-1].recv(1)
-            raise ConnectionError(content)
+        except (ConnectionError, ssl.SSLError):
+            content = b""
+        assert content == b""
         opened[0].sendall(mqtt5.ConnectPacket("alpha", clean_start=True).write())
         assert mqtt5.read(memoryview(opened[0].recv(100)))[0].reason_code == 0
     finally:

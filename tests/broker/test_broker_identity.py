@@ -55,7 +55,7 @@ def test_an_expired_certificate_is_refused(broker, authority):
 
 def test_old_tls_is_refused(broker, authority):
     context = client_context(authority.issue("alpha"))
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
     assert answer(broker, context) is None
 
