@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
@@ -55,14 +57,15 @@ class ServerProcess:
         assert found[0].get("ready"), found
         return found[0]
 
-    def client(self) -> httpx2.Client:
+    @contextmanager
+    def client(self) -> Iterator[httpx2.Client]:
         url = self.wait_ready()["url"]
-        client = httpx2.Client(base_url=f"{url}/api/v1", timeout=30)
-        password = (self.data / "admin-password").read_text().strip()
-        body = {"username": "admin", "password": password}
-        token = client.post("/tokens:login", json=body).json()["token"]
-        client.headers["Authorization"] = f"Bearer {token}"
-        return client
+        with httpx2.Client(base_url=f"{url}/api/v1", timeout=30) as client:
+            password = (self.data / "admin-password").read_text().strip()
+            body = {"username": "admin", "password": password}
+            token = client.post("/tokens:login", json=body).json()["token"]
+            client.headers["Authorization"] = f"Bearer {token}"
+            yield client
 
     def stop(self, signal_: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
         """Return the exit code and how long it took."""
@@ -137,7 +140,7 @@ def test_only_the_owner_may_look_into_the_data_folder(start):
     server.stop()
     for path in [server.data, *server.data.rglob("*")]:
         open_to_others = path.stat().st_mode & 0o077
-        assert not open_to_others or path.suffix in {".pem"}, path
+        assert not open_to_others or path.suffix == ".pem", path
 
 
 def test_a_second_server_is_refused_and_the_first_goes_on(start):
@@ -200,7 +203,7 @@ def test_users_by_command_line(start, tmp_path):
     command = [sys.executable, "-P", "-m", "edgectl_server", "user", "--data", str(server.data)]
 
     def run(*arguments, text=None):
-        return subprocess.run(
+        return subprocess.run(  # noqa: PLW1510  # the exit code is looked at
             [*command, *arguments], input=text, capture_output=True, text=True, timeout=60
         )
 
@@ -301,7 +304,7 @@ def push(client) -> dict:
 
 
 def children(process: subprocess.Popen) -> list[int]:
-    listed = subprocess.run(
+    listed = subprocess.run(  # noqa: PLW1510  # no children: exit code 1
         ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, timeout=30
     )
     return [int(line) for line in listed.stdout.split()]
