@@ -62,7 +62,7 @@ from edgectl_server.clock import now as clock_now
 from edgectl_server.signing.repository import Target
 from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
-from edgectl_server.storage.tables import BundleVariant, Model, ModelVersion
+from edgectl_server.storage.tables import BundleVariant, Device, Model, ModelVersion
 
 CAPABILITIES = Capabilities(machine="aarch64", runtimes={"onnxruntime": "1.32.0"})
 
@@ -360,3 +360,15 @@ class Pi:
         running = installed if state is UpdateState.COMMITTED else before
         self.slots = {**self.slots, slot: SlotReport(running=running, update=update)}
         self.report()
+
+
+def new_device(name: str, now: datetime, **fields: object) -> Device:
+    """A row as enrolment makes it."""
+    given: dict[str, object] = {
+        "id": name, "state": "enrolled", "public_key_sha256": "0" * 64, "certificate_serial": "1",
+        "certificate_expires_at": now, "certificate_pem": "", "earlier_serials": [],
+        "enrol_token": "0" * 16, "enrolled_at": now, "decommissioned_at": None, "online": False,
+        "last_seen_at": None, "boot": 0, "seq": 0, "order_counter": 0, "order": None,
+        "order_expires_at": None, "reported": {}, "agent_version": "",
+    }  # fmt: skip
+    return Device(**(given | fields))

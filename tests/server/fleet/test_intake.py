@@ -1,0 +1,346 @@
+"""Messages of devices into both databases: what counts, in which order, and what is dropped.
+
+`Line` stands for the link to the broker: it keeps what was acknowledged and answered. The same code
+runs on the real link in test_control_plane.py.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from sqlalchemy import func, select
+
+from edgectl_protocol import topics
+from edgectl_protocol.histograms import LATENCY_EDGES_US
+from edgectl_protocol.messages import (
+    Ack,
+    DeviceEvent,
+    InferenceWindow,
+    ReportedState,
+    SeedRequest,
+    SlotReport,
+    TelemetryBatch,
+    UpdateReport,
+    decode,
+    encode,
+)
+from edgectl_protocol.names import digest_of
+from edgectl_protocol.update import UpdateEvent, UpdateState
+from edgectl_server.distribution.link import RECEIVE_MAX, Incoming
+from edgectl_server.fleet import Fleet
+from edgectl_server.intake import Intake
+from edgectl_server.ordering import Ordering
+from edgectl_server.rollouts import Rollouts
+from edgectl_server.signing.authority import Authority
+from edgectl_server.signing.keys import Keys
+from edgectl_server.signing.orders import OrderSigner
+from edgectl_server.storage.database import Database
+from edgectl_server.storage.tables import Device, DeviceEventRow, TelemetryWindow
+from edgectl_server.telemetry import Telemetry
+from server.fleet.fleet_helpers import CAPABILITIES, Clock, new_device, wait_until
+
+
+class Line:
+    """What would go over the broker."""
+
+    def __init__(self, intake: Intake) -> None:
+        self.intake = intake
+        self.done: list[str] = []
+        self.acks: list[tuple[str, int, int]] = []
+        self.seeds: list[SeedRequest] = []
+
+    def publish(self, topic: str, payload: bytes, *, timeout_s: float) -> None:
+        ack = decode(Ack, payload)
+        self.acks.append((topic, ack.boot, ack.seq))
+
+    def send(self, topic: str, message, *, retained: bool = False) -> None:
+        payload = message if isinstance(message, bytes) else encode(message)
+        self.intake.put(Incoming(topic, payload, retained, lambda: self.done.append(topic)))
+
+    def state(self, *, retained: bool = False, **fields) -> None:
+        """Send a state and wait until it has been dealt with."""
+        fields = {"device": "pi-1", "boot": 1, "seq": 1, "online": True} | fields
+        before = len(self.done)
+        self.send(topics.state("pi-1"), ReportedState(**fields), retained=retained)
+        wait_until(lambda: len(self.done) > before)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def parts(tmp_path: Path, database: Database, clock: Clock) -> SimpleNamespace:
+    signer = OrderSigner(Keys.open(tmp_path / "keys"))
+    ordering = Ordering(database=database, signer=signer, now=clock)
+    authority = Authority.open(tmp_path / "pki", clock())
+    fleet = Fleet(database=database, ordering=ordering, authority=authority, broker=None, now=clock)
+    telemetry = Telemetry(database=database, retention_days=30, now=clock)
+    rollouts = Rollouts(database=database, ordering=ordering, now=clock)
+    intake = Intake(database=database, fleet=fleet, telemetry=telemetry, rollouts=rollouts)
+    with database.write() as session:
+        session.add_all(new_device(name, clock()) for name in ("pi-1", "pi-2"))
+    return SimpleNamespace(fleet=fleet, telemetry=telemetry, intake=intake, database=database)
+
+
+@pytest.fixture
+def line(parts: SimpleNamespace) -> Iterator[Line]:
+    line = Line(parts.intake)
+    parts.intake.start(line, seed=line.seeds.append)
+    yield line
+    parts.intake.close()
+
+
+def event(seq: int, **fields) -> DeviceEvent:
+    given = {
+        "device": "pi-1", "boot": 1, "seq": seq, "at": datetime(2031, 1, 1, tzinfo=UTC),
+        "slot": "har", "order": 1, "version": "1", "variant": "int8", "manifest": digest_of(b"m"),
+        "before": UpdateState.IDLE, "event": UpdateEvent.ORDERED, "after": UpdateState.REFRESHING,
+    }  # fmt: skip
+    return DeviceEvent(**(given | fields))
+
+
+def shown(parts: SimpleNamespace) -> tuple[bool, int, str]:
+    with parts.database.read() as session:
+        device = session.get_one(Device, "pi-1")
+        return device.online, device.seq, device.agent_version
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        pytest.param([{"seq": 3, "agent_version": "a"}], (True, 3, "a"), id="first"),
+        pytest.param(
+            [{"seq": 3, "agent_version": "a"}, {"seq": 2, "agent_version": "b"}],
+            (True, 3, "a"),
+            id="older",
+        ),
+        pytest.param(
+            [{"boot": 2, "seq": 9}, {"boot": 3, "seq": 1, "agent_version": "b"}],
+            (True, 1, "b"),
+            id="after a restart",
+        ),
+        pytest.param(
+            [{"boot": 3, "seq": 1, "agent_version": "b"}, {"boot": 2, "seq": 9}],
+            (True, 1, "b"),
+            id="late, of an older boot",
+        ),
+        pytest.param(
+            [{"seq": 3, "agent_version": "a"}, {"seq": 0, "online": False}],
+            (False, 3, "a"),
+            id="the will",
+        ),
+        pytest.param(
+            [{"boot": 2, "seq": 3}, {"boot": 1, "seq": 0, "online": False}],
+            (True, 3, ""),
+            id="the will of an older boot",
+        ),
+        pytest.param(
+            [{"boot": 1, "seq": 3}, {"boot": 2, "seq": 0, "online": False}],
+            (False, 3, ""),
+            id="the will of a boot that never said anything",
+        ),
+        pytest.param(
+            [{"seq": 3}, {"seq": 0, "online": False}, {"seq": 3}],
+            (True, 3, ""),
+            id="back with the same state",
+        ),
+        pytest.param(
+            [{"seq": 3}, {"seq": 0, "online": False}, {"seq": 3, "retained": True}],
+            (False, 3, ""),
+            id="what is retained does not bring it back",
+        ),
+        pytest.param(
+            [{"seq": 3}, {"seq": 4, "agent_version": "r", "retained": True}],
+            (True, 4, "r"),
+            id="retained while the server was away",
+        ),
+        pytest.param(
+            [{"boot": 50, "seq": 3, "retained": True}, {"boot": 1, "seq": 1}],
+            (True, 1, ""),
+            id="retained of the machine that had the name before",
+        ),
+        pytest.param(
+            [{"seq": 3}, {"seq": 4, "online": False}],
+            (False, 4, ""),
+            id="it says goodbye itself",
+        ),
+    ],
+)
+def test_which_state_counts(parts, line, steps, expected) -> None:
+    for step in steps:
+        line.state(**step)
+    assert shown(parts) == expected
+
+
+def test_what_is_shown_is_what_was_reported(parts, line) -> None:
+    update = UpdateReport(
+        order=4,
+        version="2",
+        variant="int8",
+        manifest=digest_of(b"m"),
+        state=UpdateState.DOWNLOADING,
+        bytes_done=5,
+        bytes_total=9,
+    )
+    line.state(
+        agent_version="0.1.0",
+        capabilities=CAPABILITIES,
+        order_counter=4,
+        endpoint="http://127.0.0.1:8500",
+        slots={"har": SlotReport(update=update)},
+        rejected=(digest_of(b"bad"),),
+    )
+    device = parts.fleet.device("pi-1")
+    assert (device.machine, device.accepted_order_counter) == ("aarch64", 4)
+    assert device.rejected == [digest_of(b"bad")]
+    (slot,) = device.slots
+    assert slot.running is None
+    assert (slot.update.state, slot.update.bytes_done, slot.update.bytes_total) == (
+        "downloading", 5, 9,
+    )  # fmt: skip
+    assert parts.fleet.summary().updating == 1
+    line.state(seq=2, slots={})
+    assert parts.fleet.summary().updating == 0
+    assert parts.fleet.device("pi-1").slots == []
+
+
+def test_events_count_once_and_are_acknowledged_each_time(parts, line) -> None:
+    for _ in range(3):
+        line.send(topics.event("pi-1"), event(1))
+    line.send(topics.event("pi-1"), event(2))
+    wait_until(lambda: len(line.acks) == 4)
+    assert sorted(line.acks) == [
+        (topics.ack("pi-1"), 1, 1), (topics.ack("pi-1"), 1, 1),
+        (topics.ack("pi-1"), 1, 1), (topics.ack("pi-1"), 1, 2),
+    ]  # fmt: skip
+    assert len(line.done) == 4
+    with parts.database.read() as session:
+        assert session.scalar(select(func.count()).select_from(DeviceEventRow)) == 2
+
+
+def test_nobody_speaks_for_another(parts, line) -> None:
+    line.send(topics.state("pi-1"), ReportedState(device="pi-2", boot=9, seq=9, online=True))
+    line.send(topics.event("pi-1"), event(1, device="pi-2"))
+    wait_until(lambda: parts.intake.dropped["device"] == 2)
+    with parts.database.read() as session:
+        assert session.get_one(Device, "pi-2").boot == 0
+    assert line.acks == []
+
+
+def test_strangers_and_the_decommissioned_are_not_heard(parts, line) -> None:
+    with parts.database.write() as session:
+        session.get_one(Device, "pi-2").state = "decommissioned"
+    line.send(topics.event("pi-2"), event(1, device="pi-2"))
+    line.send(topics.event("pi-3"), event(1, device="pi-3"))
+    line.send(topics.seed("pi-3"), SeedRequest(device="pi-3", blob=digest_of(b"x"), chunks=(0,)))
+    wait_until(lambda: parts.intake.dropped["stranger"] == 3)
+    assert (line.acks, line.seeds) == ([], [])
+    assert len(line.done) == 3
+
+
+def test_seed_requests_are_handed_on(parts, line) -> None:
+    request = SeedRequest(device="pi-1", blob=digest_of(b"x"), chunks=(0, 1))
+    line.send(topics.seed("pi-1"), request)
+    assert wait_until(lambda: line.seeds) == [request]
+
+
+POISON = [
+    pytest.param(event(1, reason={"code": "a.b", "detail": "\0"}), id="NUL in JSON"),
+    pytest.param(event(1, at=datetime(1, 1, 1, tzinfo=UTC)), id="the year 1"),
+    pytest.param(event(2**62), id="a large number"),
+]
+
+
+def test_what_the_database_refuses_does_not_stop_the_others(parts, line) -> None:
+    """PostgreSQL takes no NUL in a text; SQLite takes it, which is as good."""
+    for number in range(20):
+        line.send(topics.event("pi-1"), event(number + 1))
+        state = ReportedState(
+            device="pi-2", boot=1, seq=number + 1, online=True, agent_version=f"a\0{number}"
+        )
+        line.send(topics.state("pi-2"), state)
+    wait_until(lambda: len(line.done) == 40)
+    wait_until(lambda: len(line.acks) == 20)
+    refused = parts.intake.dropped["refused"]
+    assert refused == (20 if parts.database.dialect == "postgresql" else 0)
+
+
+@pytest.mark.parametrize("message", POISON)
+def test_extreme_values_are_taken_or_dropped(parts, line, message) -> None:
+    line.send(topics.event("pi-1"), encode_any(message))
+    line.send(topics.event("pi-1"), event(77))
+    wait_until(lambda: (topics.ack("pi-1"), 1, 77) in line.acks)
+    assert len(line.done) == 2
+
+
+def encode_any(message: DeviceEvent) -> bytes:
+    import msgspec
+
+    return msgspec.json.encode(message)
+
+
+def test_telemetry_is_added_up_by_manifest(parts, line) -> None:
+    latency = [0] * (len(LATENCY_EDGES_US) + 1)
+    latency[10] = 9
+    latency[20] = 1
+    for seq in range(3):
+        window = InferenceWindow(
+            slot="har",
+            version="1",
+            manifest=digest_of(b"m"),
+            start=datetime(2031, 1, 1, tzinfo=UTC),
+            end=datetime(2031, 1, 1, 0, 1, tzinfo=UTC),
+            requests=10,
+            errors=1,
+            latency=tuple(latency),
+            classes=(1,) * (seq + 1),
+        )
+        odd = InferenceWindow(
+            slot="har", version="1", manifest=digest_of(b"m"), start=window.start,
+            end=window.end, requests=1000, latency=(1, 2, 3),
+        )  # fmt: skip
+        batch = TelemetryBatch(device="pi-1", boot=1, seq=seq, windows=(window, odd))
+        line.send(topics.telemetry("pi-1"), batch)
+    wait_until(lambda: len(line.acks) == 3)
+    assert parts.intake.dropped["windows"] == 3
+    (one,) = parts.telemetry.summary(model="har", since_s=60)
+    assert (one.windows, one.requests, one.errors, one.classes) == (3, 30, 3, [3, 2, 1])
+    assert one.latency_p50_us == LATENCY_EDGES_US[10]
+    assert one.latency_p95_us == LATENCY_EDGES_US[20]
+    assert parts.telemetry.summary(model="other", since_s=60) == []
+    assert parts.telemetry.device_summary("pi-2", since_s=60) == []
+
+
+def test_old_telemetry_is_deleted_by_the_time_it_came(parts, line, clock) -> None:
+    def window() -> InferenceWindow:
+        wrong = datetime(2099, 1, 1, tzinfo=UTC)  # of a device without a clock
+        return InferenceWindow(
+            slot="har", version="1", manifest=digest_of(b"m"), start=wrong, end=wrong, requests=1
+        )
+
+    for seq in range(2):
+        batch = TelemetryBatch(device="pi-1", boot=1, seq=seq, windows=(window(),))
+        line.send(topics.telemetry("pi-1"), batch)
+        wait_until(lambda seq=seq: len(line.acks) == seq + 1)
+        clock.advance(days=20)
+    assert parts.telemetry.delete_old() == 1
+    with parts.database.read() as session:
+        assert session.scalars(select(TelemetryWindow.seq)).all() == [1]
+
+
+def test_a_full_queue_drops_unacknowledged_and_says_so(parts) -> None:
+    line = Line(parts.intake)  # never started: nothing is taken out
+    for number in range(RECEIVE_MAX + 7):
+        line.send(topics.event("pi-1"), event(number))
+    assert parts.intake.dropped["queue"] == 7
+    assert line.done == []  # the broker sends them again
+
+
+def test_a_cleared_topic_is_no_message(parts, line) -> None:
+    line.send(topics.state("pi-1"), b"", retained=True)
+    wait_until(lambda: line.done)
+    assert not parts.intake.dropped
