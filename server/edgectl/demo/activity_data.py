@@ -43,6 +43,7 @@ LABELS = (
     "transition",
 )
 _TIMEOUT_S = 10.0
+_SEED = 0
 
 
 class Prediction(NamedTuple):
@@ -62,7 +63,9 @@ class _Answer(msgspec.Struct):
 
 
 def predict(endpoint: str, count: int) -> list[Prediction]:
-    """Send `count` windows, spread over the evaluation data, to a device's inference endpoint.
+    """Send `count` windows, drawn from the evaluation data, to a device's inference endpoint.
+
+    The draw is the same in every run.
 
     Raises:
         DemoFailed: ``demo.inference``: the endpoint refused, or its answer is not one.
@@ -70,7 +73,7 @@ def predict(endpoint: str, count: int) -> list[Prediction]:
     import numpy as np  # comes with the server; the CLI itself does without
 
     with np.load(EVALUATION, allow_pickle=False) as data:
-        chosen = np.linspace(0, len(data["label"]) - 1, count).astype(int)
+        chosen = np.random.default_rng(_SEED).choice(len(data["label"]), count, replace=False)
         windows, labels = data["input"][chosen], data["label"][chosen]
     predictions = []
     with httpx2.Client(base_url=endpoint, timeout=_TIMEOUT_S, trust_env=False) as http:

@@ -72,7 +72,8 @@ class Result(msgspec.Struct, kw_only=True):
     sizes: dict[str, int] = {}
     """Bytes of the source and of each variant's model."""
     accuracies: dict[str, float | None] = {}
-    """``fp32`` and each variant on the evaluation data, ``device`` of the answers seen here."""
+    """``reference`` of the model as pushed and of each variant, on the evaluation data; ``device``
+    of the answers that a device has given here."""
     devices: dict[str, dict[str, Any]] = {}
     seconds: dict[str, float] = {}
     telemetry: list[TelemetrySummary] = []
@@ -156,13 +157,26 @@ class Loop:
             EDGECTL_SERVER_DATA=str(folder),
             EDGECTL_SERVER_LISTEN_PORT=str(self._options.port),
             EDGECTL_SERVER_BROKER=self._options.broker,
-            EDGECTL_SERVER_BROKER_PORT="0",
+            EDGECTL_SERVER_BROKER_PORT=str(self._last_broker_port()),
         )
         server = self._processes.start("server", _python("edgectl_server", "start"), environment)
         ready = server.wait_line(lambda line: line.get("ready") is True, _START_S, "ready")
         self.result.url = str(ready["url"])
         self.result.password_file = str(folder / "admin-password")
-        self._say(f"{self.result.url}, broker {plain(ready.get('broker'))}")
+        broker = str(ready["broker"])
+        self._broker_port_file.write_text(broker.rpartition(":")[2], encoding="ascii")
+        self._say(f"{self.result.url}, broker {plain(broker)}")
+
+    @property
+    def _broker_port_file(self) -> Path:
+        return self._options.data / "broker-port"
+
+    def _last_broker_port(self) -> int:
+        """Return the port that the devices of a kept folder have been told, otherwise 0."""
+        try:
+            return int(self._broker_port_file.read_text(encoding="ascii"))
+        except FileNotFoundError:
+            return 0
 
     def _start_devices(self, client: Client) -> None:
         self._heading(f"2. {len(self._names)} devices enrol with a one-time token")
@@ -212,7 +226,7 @@ class Loop:
         result = self.result
         result.versions["model"] = f"{model.NAME}@{version.version}"
         result.sizes["source"] = version.source_bytes
-        result.accuracies["fp32"] = version.reference
+        result.accuracies["reference"] = version.reference
         for variant in version.variants:
             result.sizes[variant.variant] = variant.model_bytes
             result.accuracies[variant.variant] = variant.trial.value
@@ -236,12 +250,13 @@ class Loop:
             seen = watch_rollout(client, started.id, show, timeout_s=_ROLLOUT_S)
         devices = client.rollout_devices(started.id).items
         self._console.print(rollout_devices_table(devices))
+        bundle_bytes = {one.variant: one.bundle_bytes for one in version.variants}
         for device in devices:
             self.result.devices[device.device] = {
                 "state": device.state,
                 "step": device.step,
                 "variant": device.variant,
-                "bytes": device.bytes_total,
+                "bundle_bytes": bundle_bytes.get(device.variant),
                 "reason": device.reason,
             }
         if seen.rollout.state != "completed" or seen.rollout.counts.committed != len(devices):
