@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from edgectl.client import Client
-from edgectl.types import JobInfo, PushOptions, PushRequest, RolloutRequest, Selector
+from edgectl.types import JobInfo, PushOptions, PushRequest, RolloutPolicy, RolloutRequest, Selector
 
 START_S = 60.0
 
@@ -182,9 +182,7 @@ class Server(Process):
     def roll_out(self, model: str, version: str, *devices: str, **policy: Any) -> str:
         """Start a rollout on `devices`, or on all; return its id."""
         selector = Selector(all=not devices, devices=list(devices))
-        request = RolloutRequest(model=model, version=version, selector=selector)
-        if policy:
-            request.policy = type(request.policy)(**policy)
+        request = RolloutRequest(model, version, selector, RolloutPolicy(**policy))
         return self.client.start_rollout(request).id
 
     def wait_rollout(self, rollout: str, state: str = "completed", bound_s: float = 90) -> Any:
