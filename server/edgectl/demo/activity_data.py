@@ -43,7 +43,7 @@ LABELS = (
     "transition",
 )
 _TIMEOUT_S = 10.0
-_SEED = 0
+_SEED = 3  # this draw holds all seven labels and, like the whole, some windows that are hard
 
 
 class Prediction(NamedTuple):
