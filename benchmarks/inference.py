@@ -102,8 +102,8 @@ def main() -> int:
     ))  # fmt: skip
     print(
         f"\n{SWAPS} hot swaps under {CLIENTS} clients: {swaps['failed']} of {swaps['requests']} "
-        f"requests failed; slowest {swaps['slowest_ms']:.1f} ms, median {swaps['median_ms']:.2f} ms; "
-        f"loading took {swaps['load_ms']:.0f} ms"
+        f"requests failed; slowest {swaps['slowest_ms']:.1f} ms, "
+        f"median {swaps['median_ms']:.2f} ms; loading took {swaps['load_ms']:.0f} ms"
     )
     print(json.dumps({"benchmark": "inference", "models": results, "swaps": swaps}))
     return 0

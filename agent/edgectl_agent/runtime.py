@@ -26,7 +26,16 @@ from numpy.typing import NDArray
 from edgectl_agent.bundle import Bundle
 from edgectl_protocol.manifest import BundleConfig, TensorSpec
 
-__all__ = ["DTYPES", "Model", "ModelRefused", "RunFailed", "Tensor", "shape_fits", "threads_for"]
+__all__ = [
+    "DTYPES",
+    "Model",
+    "ModelRefused",
+    "RunFailed",
+    "Stop",
+    "Tensor",
+    "shape_fits",
+    "threads_for",
+]
 
 Tensor = NDArray[Any]
 
@@ -86,6 +95,21 @@ class RunFailed(Exception):
     """The runtime could not compute the outputs of inputs that fit the contract."""
 
 
+class Stop:
+    """Ends runs from another thread: at once those to come, at its next operator one under way."""
+
+    def __init__(self) -> None:
+        self.options = onnxruntime.RunOptions()
+
+    def set(self) -> None:
+        """End them; they raise `RunFailed`."""
+        self.options.terminate = True
+
+    def is_set(self) -> bool:
+        """Say whether runs are ended."""
+        return bool(self.options.terminate)
+
+
 class _Node(Protocol):
     name: str
     type: str
@@ -124,18 +148,19 @@ class Model:
         _check_contract("output", self.config.outputs, self._session.get_outputs())
         self._outputs = [spec.name for spec in self.config.outputs]
 
-    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def run(self, inputs: Mapping[str, Tensor], stop: Stop | None = None) -> dict[str, Tensor]:
         """Compute all outputs.
 
         Args:
             inputs: one array for each input of the contract, of its datatype and shape.
+            stop: by which another thread may end the run.
 
         Raises:
-            RunFailed: the runtime refused; the message is its first line.
+            RunFailed: the runtime refused, or was stopped; the message is its first line.
             MemoryError: there was not enough memory for it.
         """
         try:
-            values = self._session.run(self._outputs, inputs)
+            values = self._session.run(self._outputs, inputs, stop and stop.options)
         except Exception as error:  # the runtime raises a dozen unrelated types
             _raise_if_memory(error)
             raise RunFailed(_first_line(error)) from error

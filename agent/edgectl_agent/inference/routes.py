@@ -5,7 +5,9 @@ other than the one that serves is 404, because a slot serves exactly one. Not re
 protocol asks for a 4xx status.
 
 A request runs on the event loop when its model and its body are small, else in the one worker
-thread, so that health and small models answer while a large one computes.
+thread, so that health and small models answer while a large one computes. There a run is stopped
+after `RUN_SECONDS_MAX`: a model that hangs on some input must not take the others with it, and the
+failure must be counted.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import msgspec
 from edgectl_agent.inference.endpoint import Answer, Request
 from edgectl_agent.inference.protocol import Refused, encode_outputs, parse_call
 from edgectl_agent.inference.slots import Served, Slots
-from edgectl_agent.runtime import RunFailed
+from edgectl_agent.runtime import RunFailed, Stop
 from edgectl_protocol import __version__
 
 __all__ = ["Routes", "failure"]
@@ -29,6 +31,7 @@ __all__ = ["Routes", "failure"]
 INLINE_BODY_BYTES_MAX = 64 * 1024
 WAITING_MAX = 128
 """Requests for the worker thread, also those whose clients have gone."""
+RUN_SECONDS_MAX = 30.0
 _OK, _BAD, _NOT_FOUND, _METHOD, _FAILED, _BUSY = 200, 400, 404, 405, 500, 503
 _READS = frozenset({b"GET", b"HEAD"})
 
@@ -36,10 +39,21 @@ _READS = frozenset({b"GET", b"HEAD"})
 class Routes:
     """Answers requests from `slots`."""
 
-    def __init__(self, slots: Slots, worker: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        slots: Slots,
+        worker: ThreadPoolExecutor,
+        *,
+        run_seconds_max: float = RUN_SECONDS_MAX,
+    ) -> None:
+        """Answer from `slots`; `worker` has one thread."""
         self._slots = slots
         self._worker = worker
+        self._run_seconds_max = run_seconds_max
         self._waiting = 0
+        self._running: tuple[float, Stop] | None = None
+        """When the worker's present run began, by `time.monotonic`, and what ends it."""
+        self._watching: asyncio.TimerHandle | None = None
 
     def __call__(self, request: Request) -> Answer | asyncio.Future[Answer]:
         """Answer at once, or promise to."""
@@ -99,9 +113,29 @@ class Routes:
         self._waiting += 1
         served.enter()
         loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._worker, _answer, served, request.body)
+        future = loop.run_in_executor(self._worker, self._compute, served, request.body)
         future.add_done_callback(lambda _: self._done(served))
+        if self._watching is None:
+            self._watching = loop.call_later(self._run_seconds_max / 4, self._stop_overdue)
         return future
+
+    def _compute(self, served: Served, body: bytes | bytearray) -> Answer:
+        """Answer on the worker thread, in a run that the event loop can stop."""
+        stop = Stop()
+        self._running = (time.monotonic(), stop)
+        try:
+            return _answer(served, body, stop)
+        finally:
+            self._running = None
+
+    def _stop_overdue(self) -> None:
+        running = self._running  # once: the worker changes it at any time
+        if running is not None and time.monotonic() - running[0] > self._run_seconds_max:
+            running[1].set()
+        self._watching = None
+        if self._waiting:
+            loop = asyncio.get_running_loop()
+            self._watching = loop.call_later(self._run_seconds_max / 4, self._stop_overdue)
 
     def _done(self, served: Served) -> None:
         self._waiting -= 1
@@ -132,7 +166,7 @@ def _metadata(served: Served) -> dict[str, Any]:
     }
 
 
-def _answer(served: Served, body: bytes | bytearray) -> Answer:
+def _answer(served: Served, body: bytes | bytearray, stop: Stop | None = None) -> Answer:
     """Compute one request, on whatever thread."""
     try:
         call = parse_call(body, served.bundle.config)
@@ -140,9 +174,11 @@ def _answer(served: Served, body: bytes | bytearray) -> Answer:
         return failure(_BAD, str(error))
     started = time.perf_counter_ns()
     try:
-        outputs = served.model.run(call.inputs)
+        outputs = served.model.run(call.inputs, stop)
     except (RunFailed, MemoryError) as error:
         served.counts.failed()
+        if stop is not None and stop.is_set():
+            return failure(_FAILED, "the model did not finish in time on this input")
         return failure(_FAILED, f"the model failed on this input: {error}")
     finite = served.counts.served((time.perf_counter_ns() - started) / 1000, outputs)
     parameters = served.parameters if finite else served.parameters_non_finite

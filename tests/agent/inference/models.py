@@ -191,3 +191,44 @@ def infinite_loop(directory: Path) -> Path:
             helper.make_tensor("yes", TensorProto.BOOL, [], [True]),
         ],
     )
+
+
+def counted_bundle(directory: Path) -> Bundle:
+    """A model that loops as often as its input says, golden at 20,000 rounds.
+
+    That takes longer than an inline model may, so that it gets the worker thread.
+    """
+    graph = helper.make_graph(
+        [
+            helper.make_node("Identity", ["condition"], ["again"]),
+            helper.make_node("Add", ["carried", "step"], ["next"]),
+        ],
+        "body",
+        [
+            tensor("number", TensorProto.INT64, []),
+            tensor("condition", TensorProto.BOOL, []),
+            tensor("carried", TensorProto.FLOAT, [1]),
+        ],
+        [tensor("again", TensorProto.BOOL, []), tensor("next", TensorProto.FLOAT, [1])],
+        [helper.make_tensor("step", TensorProto.FLOAT, [1], [1.0])],
+    )
+    model = save_model(
+        directory / "counted.onnx",
+        [
+            helper.make_node("Squeeze", ["rounds"], ["count"]),
+            helper.make_node("Loop", ["count", "yes", "zero"], ["y"], body=graph),
+        ],
+        [tensor("rounds", TensorProto.INT64, [1])],
+        [tensor("y", TensorProto.FLOAT, [1])],
+        [
+            helper.make_tensor("yes", TensorProto.BOOL, [], [True]),
+            helper.make_tensor("zero", TensorProto.FLOAT, [1], [0.0]),
+        ],
+    )
+    return make_bundle(
+        directory,
+        model,
+        slot="counted",
+        golden_inputs={"rounds": np.array([[20_000]], np.int64)},
+        golden_outputs={"y": np.array([[20_000]], np.float32)},
+    )

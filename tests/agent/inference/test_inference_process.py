@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -14,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -28,18 +30,23 @@ from agent.inference.models import (
     HAR,
     Client,
     activity,
+    counted_bundle,
     infinite_loop,
     make_bundle,
     save_model,
     tensor,
 )
 from edgectl_agent.bundle import Bundle
+from edgectl_agent.inference.endpoint import Request
 from edgectl_agent.inference.process import (
     InferenceDown,
     InferenceProcess,
     LoadFailed,
     SlotEmpty,
 )
+from edgectl_agent.inference.routes import Routes
+from edgectl_agent.inference.slots import Slots
+from edgectl_protocol.names import digest_of
 
 INFER = "/v2/models/activity/infer"
 ONE = np.zeros((1, 1), np.float32)
@@ -93,14 +100,20 @@ def large_model(directory: Path, seed: int = 1) -> Path:
     )
 
 
-def large_bundle(directory: Path, **changes: object) -> Bundle:
+def large_bundle(directory: Path) -> Bundle:
     return make_bundle(
         directory,
         large_model(directory),
         slot="large",
         golden_inputs={"seed": np.ones((1, 1), np.float32)},
         golden_outputs={"y": np.zeros(1, np.float32)},
-        **changes,
+    )
+
+
+def another_version(bundle: Bundle, version: str) -> Bundle:
+    """The same files as another version, of another digest."""
+    return msgspec.structs.replace(
+        bundle, version=version, manifest=digest_of(f"{bundle.slot} {version}".encode())
     )
 
 
@@ -369,13 +382,14 @@ def test_a_large_model_is_swapped_while_requests_are_in_it(
     process: InferenceProcess, client: Client, tmp_path: Path
 ) -> None:
     """The requests are on the worker thread when the reference is switched."""
-    process.load(large_bundle(tmp_path))
+    bundle = large_bundle(tmp_path)
+    process.load(bundle)
     body = {"inputs": [{"name": "seed", "shape": [1, 1], "datatype": "FP32", "data": [1.0]}]}
     with Load(process.endpoint, "/v2/models/large/infer", json.dumps(body).encode()) as load:
         for version in ("2", "3"):
             before = load.manifests.total()
             until(lambda before=before: load.manifests.total() > before + 5)
-            process.load(large_bundle(tmp_path, version=version))
+            process.load(another_version(bundle, version))
         before = load.manifests.total()
         until(lambda: load.manifests.total() > before + 5)
         status, _ = client.call("GET", "/v2/health/live")
@@ -388,43 +402,7 @@ def test_health_is_answered_while_a_model_computes_for_ever(
     process: InferenceProcess, client: Client, tmp_path: Path
 ) -> None:
     """The loop ends at once for the golden input and never for the other."""
-    graph = helper.make_graph(
-        [
-            helper.make_node("Identity", ["condition"], ["again"]),
-            helper.make_node("Add", ["carried", "step"], ["next"]),
-        ],
-        "body",
-        [
-            tensor("number", TensorProto.INT64, []),
-            tensor("condition", TensorProto.BOOL, []),
-            tensor("carried", TensorProto.FLOAT, [1]),
-        ],
-        [tensor("again", TensorProto.BOOL, []), tensor("next", TensorProto.FLOAT, [1])],
-        [helper.make_tensor("step", TensorProto.FLOAT, [1], [1.0])],
-    )
-    model = save_model(
-        tmp_path / "counted.onnx",
-        [
-            helper.make_node("Squeeze", ["rounds"], ["count"]),
-            helper.make_node("Loop", ["count", "yes", "zero"], ["y"], body=graph),
-        ],
-        [tensor("rounds", TensorProto.INT64, [1])],
-        [tensor("y", TensorProto.FLOAT, [1])],
-        [
-            helper.make_tensor("yes", TensorProto.BOOL, [], [True]),
-            helper.make_tensor("zero", TensorProto.FLOAT, [1], [0.0]),
-        ],
-    )
-    # 20,000 rounds take longer than an inline model may: it gets the worker thread.
-    process.load(
-        make_bundle(
-            tmp_path,
-            model,
-            slot="counted",
-            golden_inputs={"rounds": np.array([[20_000]], np.int64)},
-            golden_outputs={"y": np.array([[20_000]], np.float32)},
-        )
-    )
+    process.load(counted_bundle(tmp_path))
     process.load(make_bundle(tmp_path))
     endless = Client(process.endpoint)
     given = {"name": "rounds", "shape": [1], "datatype": "INT64", "data": [2**50]}
@@ -438,13 +416,55 @@ def test_health_is_answered_while_a_model_computes_for_ever(
     endless.close()
 
 
+def test_a_run_that_hangs_is_stopped_and_counted(tmp_path: Path) -> None:
+    async def run() -> None:
+        slots, worker = Slots(), ThreadPoolExecutor(1)
+        routes = Routes(slots, worker, run_seconds_max=0.2)
+        await slots.load(counted_bundle(tmp_path), time.monotonic() + 60)
+        request = Request()
+        request.method, request.url = b"POST", b"/v2/models/counted/infer"
+        for rounds, expected in ((2**50, 500), (2**50, 500), (10, 200)):
+            given = {"name": "rounds", "shape": [1], "datatype": "INT64", "data": [rounds]}
+            request.body = json.dumps({"inputs": [given]}).encode()
+            answer = routes(request)
+            assert isinstance(answer, asyncio.Future)
+            status, body, _ = await asyncio.wait_for(answer, 20)
+            assert status == expected, body
+            assert (status == 200) is (b"did not finish in time" not in body)
+        served = slots.get("counted")
+        assert served is not None
+        assert served.counts.totals("").errors == 2
+        worker.shutdown()
+
+    asyncio.run(run())
+
+
+def test_a_model_that_hangs_on_loading_is_given_up(
+    process: InferenceProcess, client: Client, tmp_path: Path
+) -> None:
+    process.load(make_bundle(tmp_path))
+    hanging = make_bundle(
+        tmp_path,
+        infinite_loop(tmp_path),
+        slot="loop",
+        golden_inputs={"x": ONE},
+        golden_outputs={"y": ONE},
+    )
+    with pytest.raises(LoadFailed) as failed:
+        process.load(hanging, timeout_s=1)
+    assert failed.value.code == "load.timeout"
+    assert client.call("POST", INFER, body_of(activity()[0][0]))[0] == 200
+    assert client.call("GET", "/v2/models/loop/ready")[0] == 404
+
+
 def test_memory_does_not_grow_with_swaps(process: InferenceProcess, tmp_path: Path) -> None:
     """50 MB of weights each: a session that is not freed would show after one swap."""
-    process.load(large_bundle(tmp_path))
-    process.load(large_bundle(tmp_path, version="2"))
+    bundle = large_bundle(tmp_path)
+    process.load(bundle)
+    process.load(another_version(bundle, "2"))
     before = process.rss_bytes()
     for version in ("3", "4", "5", "6"):
-        process.load(large_bundle(tmp_path, version=version))
+        process.load(another_version(bundle, version))
     assert process.rss_bytes() < before + 40e6
 
 
