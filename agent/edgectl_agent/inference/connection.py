@@ -1,0 +1,412 @@
+"""One client of the inference endpoint: HTTP/1.1 bytes to requests, answers to bytes.
+
+Requests are answered one at a time, in order, also when they were pipelined. What is refused is
+refused as early as it can be, with a sentence, and ends the connection: after bytes that do not
+parse nobody can say where the next request begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import httptools
+import msgspec
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from edgectl_agent.inference.endpoint import Endpoint
+
+__all__ = ["Answer", "Connection", "Limits", "Request"]
+
+log = logging.getLogger(__name__)
+
+_FOREVER = float("inf")
+_LINGER_S = 2.0
+_PIPELINED_MAX = 4
+_KEPT_HEADERS = frozenset(
+    {b"host", b"origin", b"expect", b"content-encoding", b"inference-header-content-length",
+     b"content-length"}
+)  # fmt: skip
+_REASONS = {
+    200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
+    408: "Request Timeout", 413: "Content Too Large", 415: "Unsupported Media Type",
+    417: "Expectation Failed", 431: "Request Header Fields Too Large",
+    500: "Internal Server Error", 503: "Service Unavailable",
+}  # fmt: skip
+_STATUS_LINES = {
+    status: (
+        f"HTTP/1.1 {status} {reason}\r\nContent-Type: application/json\r\nContent-Length: "
+    ).encode()
+    for status, reason in _REASONS.items()
+}
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """Bounds of the endpoint."""
+
+    body_bytes_max: int = 16 * 1024 * 1024
+    buffered_bytes_max: int = 64 * 1024 * 1024
+    """Bodies of all connections together."""
+    head_bytes_max: int = 16 * 1024
+    headers_max: int = 64
+    connections_max: int = 128
+    head_s_max: float = 10.0
+    body_s_max: float = 30.0
+    idle_s_max: float = 75.0
+    write_s_max: float = 30.0
+
+
+class Answer(NamedTuple):
+    """Status and JSON body."""
+
+    status: int
+    body: bytes
+    headers: bytes = b""
+    """Further header lines, each ended."""
+
+
+class Request:
+    """One request; the headers that matter, and the body."""
+
+    __slots__ = (
+        "body", "content_encoding", "expect", "header_length", "host", "keep_alive", "method",
+        "old", "origin", "url",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.method = b""
+        self.url = b""
+        self.host: bytes | None = None
+        self.origin: bytes | None = None
+        self.expect: bytes | None = None
+        self.content_encoding: bytes | None = None
+        self.header_length: bytes | None = None
+        self.keep_alive = True
+        self.old = False
+        """HTTP/1.0, which closes unless told otherwise."""
+        self.body: bytes | bytearray = b""
+
+
+class _Stop(Exception):
+    """Leaves the parser; what is to be answered is already queued."""
+
+
+class Connection(asyncio.Protocol):
+    """One client. Requests are answered one at a time, in order."""
+
+    def __init__(self, endpoint: Endpoint, *, local: bool) -> None:
+        self._endpoint = endpoint
+        self._limits = endpoint.limits
+        self._local = local
+        self._transport: Any = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._request: Request | None = None
+        self._queue: deque[Request | Answer] = deque()
+        self._head_bytes = 0
+        self._headers = 0
+        self._in_head = False
+        self._held = 0
+        """Bytes of bodies that this connection keeps in memory."""
+        self._busy = False
+        self._computing = 0
+        """Bytes of the body that is being computed, held even when the client has gone."""
+        self._half_closed = False
+        self._writable = True
+        self._deaf = False
+        """The last answer is queued or written: what still comes is thrown away."""
+        self._continue = False
+        self._scheduled = False
+        self._read_until = _FOREVER
+        self._write_until = _FOREVER
+
+    # ------------------------------------------------------------ asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the client in, or turn it away when there are too many."""
+        self._transport = transport
+        self._read_until = time.monotonic() + self._limits.head_s_max
+        others = len(self._endpoint.connections)
+        self._endpoint.joined(self)
+        if others >= 2 * self._limits.connections_max:
+            self.abort()  # a flood: not even an answer
+        elif others >= self._limits.connections_max:
+            self._refuse(503, "too many connections: close some, or send requests one by one")
+            self._next()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what has come and answer what is complete."""
+        if self._deaf:
+            return
+        try:
+            self._parser.feed_data(data)
+        except (_Stop, httptools.HttpParserCallbackError):
+            assert self._deaf, "the parser was left without an answer"
+        except httptools.HttpParserUpgrade:
+            self._queue.pop()
+            self._refuse(400, "Upgrade is not supported: speak HTTP/1.1 without it")
+        except httptools.HttpParserError as error:
+            self._refuse(400, f"not HTTP/1.1: {error}")
+        if self._in_head and not self._deaf:
+            self._head_bytes += len(data)
+            if self._head_bytes > 2 * self._limits.head_bytes_max:
+                self._refuse(431, "the request's head is too long")
+        self._next()
+
+    def eof_received(self) -> bool:
+        """Let a client that has half-closed still get its answers."""
+        self._read_until = min(self._read_until, time.monotonic() + _LINGER_S)
+        self._half_closed = True
+        return self._busy or bool(self._queue)
+
+    def pause_writing(self) -> None:
+        """Stop answering a client that does not read."""
+        self._writable = False
+        self._write_until = time.monotonic() + self._limits.write_s_max
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._writable = True
+        self._write_until = _FOREVER
+        self._next()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # the interface
+        """Forget the client; what it is still computing is thrown away when done."""
+        self._deaf = True
+        self._queue.clear()
+        self._request = None
+        self._release(self._held - self._computing)
+        self._endpoint.connections.discard(self)
+
+    # ------------------------------------------------------------ httptools callbacks
+
+    def on_message_begin(self) -> None:
+        """A request's first byte."""
+        self._request = Request()
+        self._head_bytes = self._headers = 0
+        self._in_head = True
+        self._read_until = time.monotonic() + self._limits.head_s_max
+
+    def on_url(self, url: bytes) -> None:
+        """Part of the request target."""
+        assert self._request is not None
+        self._count_head(len(url))
+        self._request.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header, whole."""
+        request = self._request
+        assert request is not None
+        self._headers += 1
+        self._count_head(len(name) + len(value))
+        name = name.lower()
+        if name not in _KEPT_HEADERS:
+            return
+        if name == b"host":
+            if request.host is not None:
+                self._leave(400, "two Host headers")
+            request.host = value
+        elif name == b"origin":
+            request.origin = value
+        elif name == b"expect":
+            request.expect = value.lower()
+        elif name == b"content-encoding":
+            request.content_encoding = value.lower()
+        elif name == b"content-length":
+            if not value.isdigit() or int(value[:20]) > self._limits.body_bytes_max:
+                self._leave_too_large()
+        else:
+            request.header_length = value
+
+    def on_headers_complete(self) -> None:
+        """Refuse before the body what can be refused."""
+        request = self._request
+        assert request is not None
+        self._in_head = False
+        request.method = self._parser.get_method()
+        request.keep_alive = self._parser.should_keep_alive()
+        version = self._parser.get_http_version()
+        if version not in {"1.0", "1.1"}:
+            self._leave(400, f"HTTP/{version} is not supported: speak HTTP/1.1")
+        request.old = version == "1.0"
+        if not self._local:
+            self._check_names(request)
+        if request.content_encoding not in {None, b"identity"}:
+            self._leave(415, "compressed bodies are not supported: send it as it is")
+        if request.expect is not None:
+            if request.expect != b"100-continue":
+                self._leave(417, "the only expectation that can be met is 100-continue")
+            self._continue = not request.old
+        self._read_until = time.monotonic() + self._limits.body_s_max
+
+    def on_body(self, body: bytes) -> None:
+        """Part of the body."""
+        request = self._request
+        assert request is not None
+        self._continue = False
+        if len(request.body) + len(body) > self._limits.body_bytes_max:
+            self._leave_too_large()
+        if self._endpoint.buffered + len(body) > self._limits.buffered_bytes_max:
+            self._leave(503, "too many large requests at once: try again")
+        self._endpoint.buffered += len(body)
+        self._held += len(body)
+        if not request.body:
+            request.body = body  # nearly always the whole: no copy
+        else:
+            if isinstance(request.body, bytes):
+                request.body = bytearray(request.body)
+            request.body += body
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        assert self._request is not None
+        self._continue = False
+        self._queue.append(self._request)
+        self._request = None
+        self._read_until = time.monotonic() + self._limits.idle_s_max
+        if len(self._queue) == _PIPELINED_MAX:
+            self._transport.pause_reading()
+
+    # ------------------------------------------------------------ checks
+
+    def _check_names(self, request: Request) -> None:
+        if request.host is None and not request.old:
+            self._leave(400, "no Host header")
+        if request.host is not None and not self._endpoint.names_us(request.host):
+            self._leave(
+                403, "Host does not name this device: use localhost, an address or its set name"
+            )
+        if request.origin is not None and not self._endpoint.names_us(
+            request.origin.rpartition(b"/")[2]
+        ):
+            self._leave(403, "requests of foreign web pages are not answered")
+
+    def _count_head(self, length: int) -> None:
+        self._head_bytes += length
+        if (
+            self._head_bytes > self._limits.head_bytes_max
+            or self._headers > self._limits.headers_max
+        ):
+            self._leave(
+                431,
+                f"the request's head is too long: at most {self._limits.head_bytes_max} bytes "
+                f"in {self._limits.headers_max} headers",
+            )
+
+    def _leave_too_large(self) -> None:
+        self._leave(413, f"a request body has at most {self._limits.body_bytes_max} bytes")
+
+    def _leave(self, status: int, sentence: str) -> None:
+        """Refuse from within a parser callback."""
+        self._refuse(status, sentence)
+        raise _Stop
+
+    def _refuse(self, status: int, sentence: str) -> None:
+        """Queue a last answer, after those to earlier requests, and hear no more."""
+        self._deaf = True
+        self._in_head = self._continue = False
+        self._queue.append(Answer(status, msgspec.json.encode({"error": sentence})))
+
+    def check(self, now: float) -> None:
+        """End what is overdue."""
+        if now > self._write_until:
+            self.abort()
+        elif now > self._read_until and not self._busy and not self._queue:
+            if self._deaf or self._request is None:
+                self.abort()
+            else:
+                self._refuse(408, "the request did not arrive in time")
+                self._next()
+
+    def abort(self) -> None:
+        """Drop the client."""
+        self._transport.abort()
+
+    # ------------------------------------------------------------ answers
+
+    def _next(self) -> None:
+        """Answer the next request, if its turn has come."""
+        if self._busy or not self._writable or self._transport.is_closing():
+            return
+        if not self._queue:
+            if self._continue:
+                self._continue = False
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            return
+        item = self._queue.popleft()
+        if isinstance(item, Answer):
+            self._last(item, head_only=False)
+            return
+        if len(self._queue) == _PIPELINED_MAX - 1 and not self._deaf:
+            self._transport.resume_reading()
+        try:
+            outcome = self._endpoint.handler(item)
+        except Exception:
+            log.exception("a request could not be handled")
+            outcome = _internal_error()
+        if isinstance(outcome, Answer):
+            self._answer(item, outcome)
+        else:
+            self._busy = True
+            self._computing = len(item.body)
+            outcome.add_done_callback(lambda future: self._computed(item, future))
+
+    def _computed(self, request: Request, future: asyncio.Future[Answer]) -> None:
+        self._busy = False
+        self._computing = 0
+        error = None if future.cancelled() else future.exception()
+        if error is not None:
+            log.error("a request could not be computed", exc_info=error)
+        self._answer(request, _internal_error() if error or future.cancelled() else future.result())
+
+    def _answer(self, request: Request, answer: Answer) -> None:
+        self._release(len(request.body))
+        if self._transport.is_closing():
+            return
+        if not request.keep_alive or (self._half_closed and not self._queue):
+            self._last(answer, head_only=request.method == b"HEAD")
+            return
+        line = _STATUS_LINES[answer.status]
+        kept = b"Connection: keep-alive\r\n" if request.old else b""
+        body = b"" if request.method == b"HEAD" else answer.body
+        self._transport.write(
+            b"%b%d\r\n%b%b\r\n%b" % (line, len(answer.body), kept, answer.headers, body)
+        )
+        if self._queue and not self._scheduled:
+            self._scheduled = True  # others get their turn between two pipelined requests
+            asyncio.get_running_loop().call_soon(self._turn)
+        elif self._continue:
+            self._next()
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        self._next()
+
+    def _last(self, answer: Answer, *, head_only: bool) -> None:
+        """Answer, then close: half first, because a reset could overtake the answer."""
+        self._deaf = True
+        self._queue.clear()
+        body = b"" if head_only else answer.body
+        line = _STATUS_LINES[answer.status]
+        self._transport.write(
+            b"%b%d\r\nConnection: close\r\n%b\r\n%b"
+            % (line, len(answer.body), answer.headers, body)
+        )
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._read_until = time.monotonic() + _LINGER_S
+        self._request = None
+        self._release(self._held)
+        self._transport.resume_reading()
+
+    def _release(self, length: int) -> None:
+        length = min(length, self._held)
+        self._held -= length
+        self._endpoint.buffered -= length
+
+
+def _internal_error() -> Answer:
+    return Answer(500, b'{"error":"internal error: see the agent\'s log"}')
