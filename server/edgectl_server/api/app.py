@@ -6,13 +6,12 @@ goes wrong inside is answered as problem details. What is not under ``/api`` bel
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
@@ -20,7 +19,19 @@ from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 
 import edgectl_protocol
-from edgectl_server.api import problems
+from edgectl_server.api import (
+    devices,
+    enrol,
+    events,
+    jobs,
+    models,
+    problems,
+    rollouts,
+    session,
+    system,
+    telemetry,
+    uploads,
+)
 from edgectl_server.api.limits import BodyLimit, PageHeaders
 from edgectl_server.api.schemas import Problem
 from edgectl_server.services import Services
@@ -30,16 +41,16 @@ __all__ = ["API_PREFIX", "WEB_DIRECTORY", "create_app", "make_openapi", "openapi
 API_PREFIX = "/api/v1"
 WEB_DIRECTORY = Path(__file__).parent.parent / "web"
 _ROUTERS = (
-    "session",
-    "uploads",
-    "models",
-    "jobs",
-    "devices",
-    "enrol",
-    "rollouts",
-    "telemetry",
-    "events",
-    "system",
+    session.router,
+    uploads.router,
+    models.router,
+    jobs.router,
+    devices.router,
+    enrol.router,
+    rollouts.router,
+    telemetry.router,
+    events.router,
+    system.router,
 )
 
 
@@ -61,7 +72,7 @@ def create_app(services: Services | None, *, web: Path = WEB_DIRECTORY) -> FastA
     app.state.services = services
     app.state.has_ui = (web / "index.html").is_file()
     problems.install(app)
-    for router in _routers():
+    for router in _ROUTERS:
         app.include_router(router, prefix=API_PREFIX)
     app.add_api_route(
         "/api/{rest:path}", _unknown, methods=_METHODS, include_in_schema=False, response_model=None
@@ -76,15 +87,6 @@ def create_app(services: Services | None, *, web: Path = WEB_DIRECTORY) -> FastA
 
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-
-
-def _routers() -> Iterable[APIRouter]:
-    for name in _ROUTERS:
-        try:
-            module = importlib.import_module(f"edgectl_server.api.{name}")
-        except ModuleNotFoundError:
-            continue
-        yield module.router
 
 
 def _unknown(request: Request) -> None:
