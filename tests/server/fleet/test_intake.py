@@ -63,7 +63,8 @@ class Line:
         """Send a state and wait until it has been dealt with."""
         fields = {"device": "pi-1", "boot": 1, "seq": 1, "online": True} | fields
         before = len(self.done)
-        self.send(topics.state("pi-1"), ReportedState(**fields), retained=retained)
+        state = ReportedState(**fields)
+        self.send(topics.state(state.device), state, retained=retained)
         wait_until(lambda: len(self.done) > before)
 
 
@@ -83,7 +84,9 @@ def parts(tmp_path: Path, database: Database, clock: Clock) -> SimpleNamespace:
     intake = Intake(database=database, fleet=fleet, telemetry=telemetry, rollouts=rollouts)
     with database.write() as session:
         session.add_all(new_device(name, clock()) for name in ("pi-1", "pi-2"))
-    return SimpleNamespace(fleet=fleet, telemetry=telemetry, intake=intake, database=database)
+    return SimpleNamespace(
+        fleet=fleet, telemetry=telemetry, intake=intake, database=database, clock=clock
+    )
 
 
 @pytest.fixture
@@ -103,77 +106,84 @@ def event(seq: int, **fields) -> DeviceEvent:
     return DeviceEvent(**(given | fields))
 
 
-def shown(parts: SimpleNamespace) -> tuple[bool, int, str]:
+def shown(parts: SimpleNamespace, name: str) -> tuple[bool, int, str]:
     with parts.database.read() as session:
-        device = session.get_one(Device, "pi-1")
+        device = session.get_one(Device, name)
         return device.online, device.seq, device.agent_version
 
 
-@pytest.mark.parametrize(
-    ("steps", "expected"),
-    [
-        pytest.param([{"seq": 3, "agent_version": "a"}], (True, 3, "a"), id="first"),
-        pytest.param(
-            [{"seq": 3, "agent_version": "a"}, {"seq": 2, "agent_version": "b"}],
-            (True, 3, "a"),
-            id="older",
-        ),
-        pytest.param(
-            [{"boot": 2, "seq": 9}, {"boot": 3, "seq": 1, "agent_version": "b"}],
-            (True, 1, "b"),
-            id="after a restart",
-        ),
-        pytest.param(
-            [{"boot": 3, "seq": 1, "agent_version": "b"}, {"boot": 2, "seq": 9}],
-            (True, 1, "b"),
-            id="late, of an older boot",
-        ),
-        pytest.param(
-            [{"seq": 3, "agent_version": "a"}, {"seq": 0, "online": False}],
-            (False, 3, "a"),
-            id="the will",
-        ),
-        pytest.param(
-            [{"boot": 2, "seq": 3}, {"boot": 1, "seq": 0, "online": False}],
-            (True, 3, ""),
-            id="the will of an older boot",
-        ),
-        pytest.param(
-            [{"boot": 1, "seq": 3}, {"boot": 2, "seq": 0, "online": False}],
-            (False, 3, ""),
-            id="the will of a boot that never said anything",
-        ),
-        pytest.param(
-            [{"seq": 3}, {"seq": 0, "online": False}, {"seq": 3}],
-            (True, 3, ""),
-            id="back with the same state",
-        ),
-        pytest.param(
-            [{"seq": 3}, {"seq": 0, "online": False}, {"seq": 3, "retained": True}],
-            (False, 3, ""),
-            id="what is retained does not bring it back",
-        ),
-        pytest.param(
-            [{"seq": 3}, {"seq": 4, "agent_version": "r", "retained": True}],
-            (True, 4, "r"),
-            id="retained while the server was away",
-        ),
-        pytest.param(
-            [{"boot": 50, "seq": 3, "retained": True}, {"boot": 1, "seq": 1}],
-            (True, 1, ""),
-            id="retained of the machine that had the name before",
-        ),
-        pytest.param(
-            [{"seq": 3}, {"seq": 4, "online": False}],
-            (False, 4, ""),
-            id="it says goodbye itself",
-        ),
-    ],
-)
-def test_which_state_counts(parts, line, steps, expected) -> None:
-    for step in steps:
-        line.state(**step)
-    assert shown(parts) == expected
+def case(steps, expected, *, id: str):  # noqa: A002
+    return id, steps, expected
+
+
+STATES = [
+    case([{"seq": 3, "agent_version": "a"}], (True, 3, "a"), id="first"),
+    case(
+        [{"seq": 3, "agent_version": "a"}, {"seq": 2, "agent_version": "b"}],
+        (True, 3, "a"),
+        id="older",
+    ),
+    case(
+        [{"boot": 2, "seq": 9}, {"boot": 3, "seq": 1, "agent_version": "b"}],
+        (True, 1, "b"),
+        id="after a restart",
+    ),
+    case(
+        [{"boot": 3, "seq": 1, "agent_version": "b"}, {"boot": 2, "seq": 9}],
+        (True, 1, "b"),
+        id="late, of an older boot",
+    ),
+    case(
+        [{"seq": 3, "agent_version": "a"}, {"seq": 0, "online": False}],
+        (False, 3, "a"),
+        id="the will",
+    ),
+    case(
+        [{"boot": 2, "seq": 3}, {"boot": 1, "seq": 0, "online": False}],
+        (True, 3, ""),
+        id="the will of an older boot",
+    ),
+    case(
+        [{"boot": 1, "seq": 3}, {"boot": 2, "seq": 0, "online": False}],
+        (False, 3, ""),
+        id="the will of a boot that never said anything",
+    ),
+    case(
+        [{"seq": 3}, {"seq": 0, "online": False}, {"seq": 3}],
+        (True, 3, ""),
+        id="back with the same state",
+    ),
+    case(
+        [{"seq": 3}, {"seq": 0, "online": False}, {"seq": 3, "retained": True}],
+        (False, 3, ""),
+        id="what is retained does not bring it back",
+    ),
+    case(
+        [{"seq": 3}, {"seq": 4, "agent_version": "r", "retained": True}],
+        (True, 4, "r"),
+        id="retained while the server was away",
+    ),
+    case(
+        [{"boot": 50, "seq": 3, "retained": True}, {"boot": 1, "seq": 1}],
+        (True, 1, ""),
+        id="retained of the machine that had the name before",
+    ),
+    case(
+        [{"seq": 3}, {"seq": 4, "online": False}],
+        (False, 4, ""),
+        id="it says goodbye itself",
+    ),
+]
+
+
+def test_which_state_counts(parts, line) -> None:
+    for number, (name, steps, expected) in enumerate(STATES):
+        device = f"case-{number}"
+        with parts.database.write() as session:
+            session.add(new_device(device, parts.clock()))
+        for step in steps:
+            line.state(device=device, **step)
+        assert shown(parts, device) == expected, name
 
 
 def test_what_is_shown_is_what_was_reported(parts, line) -> None:

@@ -1,0 +1,399 @@
+"""Rollouts, orders and their outbox on both databases, with devices that report by hand."""
+
+import json
+import threading
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+from securesystemslib.dsse import Envelope
+from sqlalchemy import func, select
+
+from edgectl_protocol.messages import (
+    Capabilities,
+    Installed,
+    Order,
+    Reason,
+    ReportedState,
+    SlotReport,
+    UpdateReport,
+    decode,
+)
+from edgectl_protocol.update import UpdateState
+from edgectl_server.api.paging import PageQuery
+from edgectl_server.api.schemas import RolloutInfo, RolloutPolicy, RolloutRequest, Selector
+from edgectl_server.errors import Conflict, NotFound, Refused
+from edgectl_server.ordering import LIFETIME, Ordering
+from edgectl_server.rollouts import Rollouts
+from edgectl_server.signing.keys import Keys
+from edgectl_server.signing.orders import OrderSigner
+from edgectl_server.signing.repository import Repository
+from edgectl_server.storage.blobs import BlobStore
+from edgectl_server.storage.database import Database
+from edgectl_server.storage.tables import Device, ModelVersion, Outbox, RolloutDevice
+from server.fleet.fleet_helpers import CAPABILITIES, Clock, add_version, new_device
+
+PAGE = PageQuery(q="", sort="", offset=0, limit=200)
+U = UpdateState
+
+
+class Fleet:
+    """The services under test, and devices that do what a test says."""
+
+    def __init__(self, folder: Path, database: Database) -> None:
+        self.clock = Clock()
+        self.database = database
+        self.keys = Keys.open(folder / "keys")
+        self.repository = Repository.open(folder / "tuf", self.keys, self.clock())
+        self.blobs = BlobStore(str(folder / "blobs"))
+        signer = OrderSigner(self.keys)
+        self.ordering = Ordering(database=database, signer=signer, now=self.clock)
+        self.rollouts = Rollouts(database=database, ordering=self.ordering, now=self.clock)
+        self.manifests: dict[str, dict[str, str]] = {}
+
+    def version(self, version: str, **options: object) -> None:
+        self.manifests[version] = add_version(
+            self.database, self.blobs, self.repository, version=version, **options
+        )
+
+    def add(self, *names: str, capabilities: Capabilities | None = CAPABILITIES) -> None:
+        with self.database.write() as session:
+            for name in names:
+                state = ReportedState(
+                    device=name, boot=1, seq=1, online=True, capabilities=capabilities
+                )
+                session.add(
+                    new_device(name, self.clock(), online=True, reported=msgspec.to_builtins(state))
+                )
+
+    def start(self, version: str = "1", devices: list[str] | None = None, **policy) -> str:
+        selector = Selector(devices=devices) if devices is not None else Selector(all=True)
+        request = RolloutRequest(
+            model="har", version=version, selector=selector, policy=RolloutPolicy(**policy)
+        )
+        return self.rollouts.start(request, "anna").id
+
+    def order(self, name: str) -> Order | None:
+        with self.database.read() as session:
+            document = session.get_one(Device, name).order
+        if document is None:
+            return None
+        envelope = Envelope.from_dict(json.loads(json.dumps(document)))
+        envelope.verify([self.keys.signer("orders").public_key], 1)
+        return decode(Order, envelope.payload)
+
+    def report(self, name: str, state: UpdateState, *, attempt: int = 1) -> None:
+        """The device has obeyed its order so far."""
+        order = self.order(name)
+        wanted = order.slots["har"]
+        last = wanted.candidates[-1 if state is U.REJECTED else 0]
+        installed = Installed(
+            version=wanted.version,
+            variant=last.variant,
+            manifest=last.manifest,
+            since=self.clock(),
+        )
+        slot = SlotReport(
+            running=installed if state is U.COMMITTED else None,
+            update=UpdateReport(
+                order=order.counter,
+                version=wanted.version,
+                variant=last.variant,
+                manifest=last.manifest,
+                state=state,
+                attempt=attempt,
+                reason=Reason(code="trial.latency", detail="too slow"),
+            ),
+        )
+        with self.database.write() as session:
+            device = session.get_one(Device, name)
+            reported = ReportedState(
+                device=name,
+                boot=1,
+                seq=device.seq + 1,
+                online=True,
+                capabilities=CAPABILITIES,
+                order_counter=order.counter,
+                slots={"har": slot},
+            )
+            device.reported = msgspec.to_builtins(reported)
+        self.rollouts.touch([name])
+
+    def states(self, rollout: str) -> dict[str, str]:
+        return {one.device: one.state for one in self.rollouts.devices(rollout, PAGE).items}
+
+    def show(self, rollout: str) -> RolloutInfo:
+        return self.rollouts.rollout(rollout)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, database: Database) -> Fleet:
+    fleet = Fleet(tmp_path, database)
+    fleet.version("1")
+    return fleet
+
+
+def test_a_rollout_goes_in_steps_and_leaves_a_trace(fleet: Fleet) -> None:
+    fleet.add("a", "b", "c")
+    rollout = fleet.start(max_in_progress=2)
+    assert fleet.states(rollout) == {"a": "pending", "b": "pending", "c": "pending"}
+    assert fleet.rollouts.tick() == 1
+    assert fleet.states(rollout) == {"a": "in_progress", "b": "in_progress", "c": "pending"}
+    assert fleet.rollouts.tick() == 0  # not due again
+    fleet.report("a", U.DOWNLOADING)
+    assert fleet.rollouts.tick() == 0  # looked at, and nothing to do
+    fleet.report("a", U.COMMITTED)
+    assert fleet.rollouts.tick() == 1
+    assert fleet.states(rollout) == {"a": "committed", "b": "in_progress", "c": "in_progress"}
+    for name in ("b", "c"):
+        fleet.report(name, U.COMMITTED)
+    fleet.rollouts.tick()
+    info = fleet.show(rollout)
+    assert (info.state, info.counts.committed, info.note) == ("completed", 3, "")
+    events = fleet.rollouts.events(rollout, PAGE).items
+    assert [event.revision for event in events] == list(range(info.revision, 0, -1))
+    assert events[-1].actor == "anna"
+    assert {event.actor for event in events[:-1]} == {"server"}
+
+
+def test_it_pauses_by_itself_goes_on_and_ends(fleet: Fleet) -> None:
+    fleet.add("a", "b", "c")
+    rollout = fleet.start(max_in_progress=1, failures_max=1)
+    fleet.rollouts.tick()
+    fleet.report("a", U.ROLLED_BACK)
+    fleet.rollouts.tick()
+    info = fleet.show(rollout)
+    assert (info.state, info.counts.rolled_back, info.counts.pending) == ("paused", 1, 2)
+    assert "1 rolled back" in info.note
+    (row,) = fleet.rollouts.devices(rollout, PAGE, state="rolled_back").items
+    assert row.reason.code == "trial.latency"
+
+    assert fleet.rollouts.resume(rollout, "anna", "known").state == "running"
+    fleet.rollouts.tick()
+    assert fleet.show(rollout).state == "running"  # what is known does not pause it again
+    fleet.report("b", U.REJECTED)
+    fleet.rollouts.tick()
+    assert fleet.show(rollout).state == "paused"
+    fleet.rollouts.resume(rollout, "anna", "")
+    fleet.rollouts.tick()
+    fleet.report("c", U.FAILED, attempt=1)
+    fleet.rollouts.tick()
+    assert fleet.states(rollout)["c"] == "in_progress"
+    fleet.report("c", U.FAILED, attempt=5)
+    fleet.rollouts.tick()
+    info = fleet.show(rollout)
+    assert (info.state, info.note) == ("completed", "1 failed, 1 rejected, 1 rolled back")
+
+
+def test_abort_takes_back_and_orders_nobody(fleet: Fleet) -> None:
+    fleet.add("a", "b")
+    first = fleet.start(devices=["a"])
+    fleet.rollouts.tick()
+    fleet.report("a", U.COMMITTED)
+    fleet.rollouts.tick()
+    assert fleet.show(first).state == "completed"
+
+    fleet.version("2")
+    rollout = fleet.start("2")
+    fleet.rollouts.tick()
+    assert {name: fleet.order(name).slots["har"].version for name in "ab"} == {"a": "2", "b": "2"}
+    info = fleet.rollouts.abort(rollout, "anna", "no")
+    assert info.note == "aborted by anna: no"
+    fleet.rollouts.tick()
+    assert fleet.states(rollout) == {"a": "cancelled", "b": "cancelled"}
+    assert fleet.order("a").slots["har"].version == "1"
+    assert fleet.order("b").slots == {}  # it had nothing before: the update is taken back
+    assert fleet.order("b").counter == 2
+    assert fleet.show(rollout).finished_at is not None
+    fleet.clock.advance(days=1)
+    assert fleet.rollouts.tick() == 0
+    for act in (fleet.rollouts.pause, fleet.rollouts.resume, fleet.rollouts.abort):
+        with pytest.raises(Conflict) as caught:
+            act(rollout, "anna", "")
+        assert caught.value.code == "rollout.state"
+
+
+def test_what_may_not_be_started(fleet: Fleet) -> None:
+    with pytest.raises(Conflict, match="no device has enrolled"):
+        fleet.start()
+    fleet.add("a", "b")
+    for selector in (Selector(), Selector(all=True, devices=["a"]), Selector(devices=["a", "x"])):
+        request = RolloutRequest(model="har", version="1", selector=selector)
+        with pytest.raises(Refused) as refused:
+            fleet.rollouts.start(request, "anna")
+        assert refused.value.code == "rollout.selector"
+    with pytest.raises(NotFound):
+        fleet.start("9")
+    fleet.version("8", state="processing")
+    with pytest.raises(Conflict) as caught:
+        fleet.start("8")
+    assert caught.value.code == "rollout.not_ready"
+
+    running = fleet.start(devices=["a"])
+    with pytest.raises(Conflict) as caught:
+        fleet.start()
+    assert (caught.value.code, caught.value.data["rollout"]) == ("rollout.conflict", running)
+    fleet.start(devices=["b"])  # nobody in common
+    fleet.rollouts.abort(running, "anna", "")
+    with pytest.raises(Conflict):
+        fleet.start(devices=["a"])  # its devices are still to be restored
+    fleet.rollouts.tick()
+    fleet.start(devices=["a"])
+
+
+def test_two_who_start_at_once(fleet: Fleet) -> None:
+    fleet.add("a")
+    outcomes = []
+    barrier = threading.Barrier(4)
+
+    def run() -> None:
+        barrier.wait()
+        try:
+            outcomes.append(fleet.start())
+        except Conflict as error:
+            outcomes.append(error.code)
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(outcomes)[1:] == ["rollout.conflict"] * 3
+
+
+def test_ticks_at_once_order_each_device_once(fleet: Fleet) -> None:
+    names = [f"pi-{number:02}" for number in range(20)]
+    fleet.add(*names)
+    rollout = fleet.start(max_in_progress=7)
+    barrier = threading.Barrier(4)
+
+    def run() -> None:
+        barrier.wait()
+        for _ in range(3):
+            fleet.rollouts.touch(names)
+            fleet.rollouts.tick()
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    states = list(fleet.states(rollout).values())
+    assert states.count("in_progress") == 7
+    kinds = [event.kind for event in fleet.rollouts.events(rollout, PAGE).items]
+    assert kinds.count("device_ordered") == 7
+    with fleet.database.read() as session:
+        assert session.scalar(select(func.sum(Device.order_counter))) == 7
+
+
+def test_a_device_that_cannot_run_it_and_one_that_says_nothing(fleet: Fleet) -> None:
+    fleet.add("tflite", capabilities=Capabilities(machine="armv7l", runtimes={"tflite": "2.14"}))
+    fleet.add("silent", capabilities=None)
+    rollout = fleet.start(failures_max=5)
+    fleet.rollouts.tick()
+    assert fleet.states(rollout) == {"silent": "pending", "tflite": "failed"}
+    assert fleet.show(rollout).note == "waiting for the first report of 1 device"
+    assert fleet.order("tflite") is None
+
+
+def test_a_decommissioned_device_does_not_hold_a_rollout_up(fleet: Fleet) -> None:
+    fleet.add("a", "b")
+    rollout = fleet.start()
+    fleet.rollouts.tick()
+    fleet.report("a", U.COMMITTED)
+    with fleet.database.write() as session:
+        session.get_one(Device, "b").state = "decommissioned"
+    fleet.rollouts.tick()
+    assert fleet.states(rollout) == {"a": "committed", "b": "cancelled"}
+    assert fleet.show(rollout).state == "completed"
+
+
+# ---------------------------------------------------------------- orders
+
+
+class Wire:
+    """A broker that takes everything, or nothing."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, bytes]] = []
+        self.up = True
+
+    def publish(self, topic: str, payload: bytes, retain: bool = False) -> None:
+        assert retain
+        self.sent.append((topic, payload))
+
+    def flush(self, timeout_s: float) -> bool:
+        return self.up
+
+
+def test_an_order_is_published_until_the_broker_has_it_and_the_newest_wins(fleet: Fleet) -> None:
+    fleet.add("a")
+    fleet.start()
+    fleet.rollouts.tick()
+    wire = Wire()
+    wire.up = False
+    assert fleet.ordering.drain(wire) == 0  # not acknowledged: it stays
+    with fleet.database.write() as session:
+        fleet.ordering.issue(session, "a")
+    wire.up = True
+    assert fleet.ordering.drain(wire) == 1
+    assert fleet.ordering.drain(wire) == 0
+    topic, payload = wire.sent[-1]
+    assert topic == "edgectl/v1/d/a/down/order"
+    assert Envelope.from_dict(json.loads(payload)).payload == msgspec.json.encode(fleet.order("a"))
+    assert fleet.order("a").counter == 2
+    with fleet.database.read() as session:
+        assert session.scalar(select(func.count()).select_from(Outbox)) == 0
+
+
+def test_publishing_again_changes_nothing_and_renewal_comes_in_time(fleet: Fleet) -> None:
+    fleet.add("a", "b")
+    fleet.start(devices=["a"])
+    fleet.rollouts.tick()
+    before = fleet.order("a")
+    wire = Wire()
+    fleet.ordering.publish_all(wire)
+    fleet.ordering.publish_all(wire)
+    assert [topic for topic, _ in wire.sent] == ["edgectl/v1/d/a/down/order"] * 2
+    assert wire.sent[0] == wire.sent[1]
+    assert fleet.ordering.renew() == 0
+    fleet.clock.advance(days=21)
+    assert fleet.ordering.renew() == 1
+    after = fleet.order("a")
+    assert (after.counter, after.slots) == (before.counter + 1, before.slots)
+    assert after.expires_at == fleet.clock() + LIFETIME
+    assert fleet.ordering.renew() == 0
+
+
+def test_one_order_names_all_slots_of_a_device(fleet: Fleet) -> None:
+    add_version(fleet.database, fleet.blobs, fleet.repository, model="kws", version="5")
+    fleet.add("a")
+    fleet.start(observe_s=1)
+    fleet.rollouts.tick()
+    with fleet.database.write() as session:
+        version = session.scalars(select(ModelVersion).where(ModelVersion.model == "kws")).one()
+        fleet.ordering.desire(session, "a", "kws", version.id, rollout=None)
+    order = fleet.order("a")
+    assert {slot: wanted.version for slot, wanted in order.slots.items()} == {
+        "har": "1",
+        "kws": "5",
+    }
+    assert order.policy.observe_s == 1
+    assert order.expires_at - order.issued_at == timedelta(days=30)
+
+
+def test_the_order_of_another_slot_does_not_end_a_rollout_wrongly(fleet: Fleet) -> None:
+    """A device that has taken a newer order, for another slot, has still answered this one."""
+    add_version(fleet.database, fleet.blobs, fleet.repository, model="kws", version="5")
+    fleet.add("a")
+    rollout = fleet.start()
+    fleet.rollouts.tick()
+    with fleet.database.write() as session:
+        version = session.scalars(select(ModelVersion).where(ModelVersion.model == "kws")).one()
+        fleet.ordering.desire(session, "a", "kws", version.id, rollout=None)
+    fleet.report("a", U.COMMITTED)
+    fleet.rollouts.tick()
+    assert fleet.states(rollout) == {"a": "committed"}
+    with fleet.database.read() as session:
+        assert session.get_one(RolloutDevice, (rollout, "a")).order_counter == 1
