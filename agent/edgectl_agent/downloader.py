@@ -32,7 +32,8 @@ from edgectl_protocol.names import digest_of, hex_of
 __all__ = ["Downloader", "Progress", "Transport"]
 
 CHECKPOINT_CHUNKS = 16
-"""Chunks between two checkpoints of the bitmap: 1 MiB is fetched again after a power loss."""
+"""Chunks between two checkpoints of the bitmap, fewer where the transport pauses: at most 1 MiB is
+fetched again after a power loss."""
 _WAIT_S = 0.5
 _INDEX = -1
 
@@ -169,7 +170,7 @@ class Downloader:
         cancelled: Callable[[], bool],
     ) -> None:
         try:
-            self._run(blob, transfer, accept, cancelled)
+            self._run(blob, transfer, accept, cancelled, partial.checkpoint)
         except (StepFailed, StepCancelled):
             partial.checkpoint()
             raise
@@ -203,8 +204,9 @@ class Downloader:
         transfer: Transfer,
         accept: Callable[[int, bytes], None],
         cancelled: Callable[[], bool],
+        pause: Callable[[], None] = lambda: None,
     ) -> None:
-        """Do what the transfer wishes until it is done."""
+        """Do what the transfer wishes until it is done; `pause` is called when nothing comes."""
         transport = self._transport
         try:
             while not transfer.done:
@@ -221,6 +223,8 @@ class Downloader:
                 message = transport.receive(max(0.0, min(_WAIT_S, wait_s)))
                 if message is not None:
                     self._take(blob, transfer, message, accept)
+                else:
+                    pause()
         except TransferFailure as failure:
             raise StepFailed(failure.reason.code, failure.reason.detail) from failure
         finally:

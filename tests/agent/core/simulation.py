@@ -36,8 +36,13 @@ from edgectl_agent.performer import Engine, Performer
 from edgectl_agent.serving import Serving
 from edgectl_agent.store import Store
 from edgectl_agent.trial import TrialResult, Verdict
-from edgectl_protocol.manifest import CONFIG_FILE, GOLDEN_FILE, MODEL_FILE
-from edgectl_protocol.manifest import decode_manifest, layer_by_file
+from edgectl_protocol.manifest import (
+    CONFIG_FILE,
+    GOLDEN_FILE,
+    MODEL_FILE,
+    decode_manifest,
+    layer_by_file,
+)
 from edgectl_protocol.messages import Order, Reason, TrialReport
 from edgectl_protocol.update import ENDED, UpdateEvent, UpdateState
 
@@ -72,9 +77,7 @@ class FakeTransport:
         for topic in topics:
             payload = self._broker.retained.get(topic)
             if payload is not None and self._broker.up:
-                self._waiting.extend(
-                    (topic, one) for one in self._broker.disturb(topic, payload)
-                )
+                self._waiting.extend((topic, one) for one in self._broker.disturb(topic, payload))
 
     def unsubscribe(self, topics: Sequence[str]) -> None:
         self._topics.difference_update(topics)

@@ -66,9 +66,7 @@ SCENARIOS = (
         V1,
         erring=[V2],
     ),
-    Scenario(
-        "does not load", [make_order(1, [V1]), make_order(2, [V2])], V1, unloadable=[V2]
-    ),
+    Scenario("does not load", [make_order(1, [V1]), make_order(2, [V2])], V1, unloadable=[V2]),
     Scenario("first install rolled back", [make_order(1, [V1])], None, erring=[V1]),
     Scenario(
         "back to the version before",
@@ -215,9 +213,13 @@ def test_the_simulation_finds_a_machine_that_acts_before_it_saves(
         right(self, [one for one in actions if one not in saving] + saving, moment)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Engine, "_do", acting_first)
-    with pytest.raises(AssertionError):
+
+    def play_all() -> None:
         for scenario in SCENARIOS:
             cut_everywhere(scenario, "lost")
+
+    with pytest.raises(AssertionError):
+        play_all()
 
 
 def test_the_simulation_finds_a_store_that_does_not_hash(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,4 +231,3 @@ def test_the_simulation_finds_a_store_that_does_not_hash(monkeypatch: pytest.Mon
     damage_model(world)
     with pytest.raises(AssertionError, match="not what was signed"):
         world.boot()
-

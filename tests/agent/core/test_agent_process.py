@@ -1,0 +1,351 @@
+"""The agent as a process, against a real broker, real signatures and real models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agent.core.control_plane import ControlPlane
+from agent.core.device import Device
+from agent.core.made import MadeBundle, make_bundle, make_order
+from agent.inference import models
+from edgectl_protocol import topics
+from edgectl_protocol.manifest import MODEL_FILE, decode_manifest, layer_by_file
+from edgectl_protocol.messages import UpdatePolicy
+from edgectl_protocol.names import digest_of
+
+both_brokers = pytest.mark.parametrize(
+    "plane",
+    ["embedded", pytest.param("mosquitto", marks=pytest.mark.mosquitto)],
+    indirect=True,
+)
+MakeDevice = Callable[..., Device]
+QUICK = UpdatePolicy(observe_s=0.5, retry_delay_s_max=1.0, attempts_max=2)
+
+
+def activity_bundle(directory: Path, version: str = "1", **config: object) -> MadeBundle:
+    """The real activity model, packed."""
+    made = models.make_bundle(directory, version=version, scores=True, **config)  # type: ignore[arg-type]
+    return make_bundle(made.config, Path(made.model).read_bytes(), Path(made.golden).read_bytes())
+
+
+def infer(endpoint: str) -> tuple[int, int]:
+    """Ask for the class of the first real window; return status and class."""
+    client = models.Client(endpoint)
+    window = models.activity()[0][:1]
+    body = {
+        "inputs": [
+            {
+                "name": "input",
+                "shape": list(window.shape),
+                "datatype": "FP32",
+                "data": window.ravel().tolist(),
+            }
+        ]
+    }
+    status, answer = client.call("POST", "/v2/models/activity/infer", body)
+    client.close()
+    return status, int(np.argmax(answer["outputs"][0]["data"])) if status == 200 else -1
+
+
+def model_digest(bundle: MadeBundle) -> str:
+    return layer_by_file(decode_manifest(bundle.manifest), MODEL_FILE).digest
+
+
+@both_brokers
+def test_from_enrolment_to_a_prediction(
+    plane: ControlPlane, make_device: MakeDevice, tmp_path: Path
+) -> None:
+    bundle = activity_bundle(tmp_path)
+    plane.release(bundle)
+    plane.order(make_order(1, [bundle], at=plane.now, policy=QUICK, rollout="r1"))
+    device = make_device()
+    device.start()
+    report = plane.wait_state("pi-1", "activity", "committed")
+    assert report["slots"]["activity"]["running"]["manifest"] == bundle.digest
+    assert report["slots"]["activity"]["update"]["trial"]["golden_passed"] == 16
+    status, got = infer(report["endpoint"])
+    assert (status, got) == (200, int(models.activity()[1][0]))
+    # Every transition is told, in order, under growing numbers, and acknowledged.
+    plane.wait("event", lambda event: event["after"] == "committed")
+    events = plane.of("event")
+    assert [event["after"] for event in events] == [
+        *("refreshing", "downloading", "verifying", "trial", "activating", "observing"),
+        "committed",
+    ]
+    assert all(event["rollout"] == "r1" for event in events)
+    numbers = [event["seq"] for event in events]
+    assert numbers == sorted(set(numbers))
+    # Telemetry counts what was asked.
+    plane.wait("telemetry", lambda batch: any(one["requests"] for one in batch.get("windows", [])))
+    # What came over the wire is what was signed, once.
+    received = device.wait("transition", after="verifying")["bytes_received"]
+    assert received <= 1.05 * sum(map(len, bundle.blobs.values()))
+    assert device.rss_bytes() < 80e6
+    assert stored_privately(device.state)
+    assert device.stop() == 0
+    plane.wait("state", lambda one: not one["online"] and one["seq"] > report["seq"])
+
+
+def stored_privately(state: Path) -> bool:
+    key = state / "identity" / "key.pem"
+    return key.stat().st_mode & 0o077 == 0 and state.stat().st_mode & 0o077 == 0
+
+
+@both_brokers
+def test_killed_in_the_middle_of_a_download_it_resumes(
+    plane: ControlPlane, make_device: MakeDevice, tmp_path: Path
+) -> None:
+    bundle = activity_bundle(tmp_path)
+    held_back = [topics.chunk(model_digest(bundle), number) for number in (3, 6)]
+    plane.release(bundle)
+    for topic in held_back:
+        plane.publish(topic, b"")
+    plane.order(make_order(1, [bundle], at=plane.now, policy=QUICK))
+    device = make_device()
+    device.start()
+    # The chunks that are missing are asked for; all the others are there then.
+    plane.wait("seed", lambda seed: set(seed["chunks"]) >= {3, 6}, timeout_s=20)
+    device.kill()
+    plane.wait("state", lambda one: not one["online"])  # the last will
+    for topic in held_back:
+        plane.publish(topic, bundle.retained[topic])
+    device.start()
+    plane.wait_state("pi-1", "activity", "committed")
+    assert device.wait("ready")
+    received = device.wait("transition", after="verifying")["bytes_received"]
+    assert received < len(bundle.blobs[model_digest(bundle)])
+    assert plane.of("event")[-1]["boot"] == 2
+    assert device.stop() == 0
+
+
+@both_brokers
+def test_an_altered_chunk_is_named_and_the_old_model_serves(
+    plane: ControlPlane, make_device: MakeDevice, tmp_path: Path
+) -> None:
+    old = activity_bundle(tmp_path)
+    plane.release(old)
+    plane.order(make_order(1, [old], at=plane.now, policy=QUICK))
+    device = make_device()
+    device.start()
+    endpoint = plane.wait_state("pi-1", "activity", "committed")["endpoint"]
+    (tmp_path / "new.onnx").write_bytes(_edited_model())
+    new = activity_bundle(tmp_path, "2", model=tmp_path / "new.onnx")
+    topic = topics.chunk(model_digest(new), 2)
+    plane.release(new)
+    plane.publish(topic, b"?" + new.retained[topic][1:])
+    plane.order(make_order(2, [new], at=plane.now, policy=QUICK))
+    failed = plane.wait_state("pi-1", "activity", "failed", attempt=2)
+    reason = failed["slots"]["activity"]["update"]["reason"]
+    assert reason["code"] == "transfer.chunk_altered"
+    assert f"chunk 2 of {model_digest(new)}" in reason["detail"]
+    plane.wait("seed", lambda seed: seed.get("refused") == [2])
+    assert failed["slots"]["activity"]["running"]["manifest"] == old.digest
+    assert "rejected" not in failed
+    assert infer(endpoint)[0] == 200
+    plane.publish(topic, new.retained[topic])
+    plane.order(make_order(3, [new], at=plane.now, policy=QUICK))
+    report = plane.wait_state("pi-1", "activity", "committed", version="2")
+    assert report["slots"]["activity"]["previous"]["manifest"] == old.digest
+    assert device.stop() == 0
+
+
+def _edited_model() -> bytes:
+    """The activity model with another name of its producer: other bytes, the same function."""
+    import onnx
+
+    model = onnx.load(models.HAR)
+    model.producer_name = "somebody else"
+    return model.SerializeToString()
+
+
+def test_a_candidate_that_fails_its_trial_gives_way_to_the_next(
+    plane: ControlPlane, make_device: MakeDevice, tmp_path: Path
+) -> None:
+    wrong_outputs = {"logits": np.zeros((16, 6), np.float32)}
+    session_output = models.make_bundle(tmp_path).config.outputs[0].name
+    wrong = activity_bundle(
+        tmp_path,
+        variant="int8",
+        golden_outputs={session_output: wrong_outputs["logits"]},
+    )
+    right = activity_bundle(tmp_path, variant="fp32")
+    plane.release(wrong, right)
+    plane.order(make_order(1, [wrong, right], at=plane.now, policy=QUICK))
+    device = make_device()
+    device.start()
+    report = plane.wait_state("pi-1", "activity", "committed")
+    assert report["slots"]["activity"]["running"]["variant"] == "fp32"
+    assert report["rejected"] == [wrong.digest]
+    assert device.stop() == 0
+
+
+def test_orders_that_are_not_ours_are_refused(
+    plane: ControlPlane, make_device: MakeDevice, tmp_path: Path
+) -> None:
+    bundle = activity_bundle(tmp_path)
+    plane.release(bundle)
+    device = make_device()
+    device.start()
+    device.wait("connected")
+    topic = topics.order("pi-1")
+    stranger = ControlPlaneKeys(tmp_path / "stranger")
+    good = make_order(5, [bundle], at=plane.now, policy=QUICK)
+    for payload, code in (
+        (b"not json", "order.malformed"),
+        (b'{"payload": 1}', "order.malformed"),
+        (stranger.sign(good), "order.signature"),
+        (altered(plane.orders.sign(good)), "order.signature"),
+        (plane.orders.sign(make_order(5, [bundle], device="pi-2")), "order.device"),
+        (
+            plane.orders.sign(make_order(5, [bundle], at=plane.now - timedelta(days=9))),
+            "order.expired",
+        ),
+    ):
+        plane.publish(topic, payload)
+        device.wait("refused", code=code)
+    plane.order(good)
+    plane.wait_state("pi-1", "activity", "committed")
+    plane.publish(topic, plane.orders.sign(make_order(4, [bundle], at=plane.now)))
+    device.wait("refused", code="order.replayed")
+    assert device.stop() == 0
+
+
+class ControlPlaneKeys:
+    """Somebody else's keys."""
+
+    def __init__(self, directory: Path) -> None:
+        from edgectl_server.signing.keys import Keys
+        from edgectl_server.signing.orders import OrderSigner
+
+        self.sign = OrderSigner(Keys.open(directory)).sign
+
+
+def altered(envelope: bytes) -> bytes:
+    """Change the counter inside a signed envelope."""
+    import base64
+
+    content = json.loads(envelope)
+    order = json.loads(base64.b64decode(content["payload"]))
+    order["counter"] += 1
+    content["payload"] = base64.b64encode(json.dumps(order).encode()).decode()
+    return json.dumps(content).encode()
+
+
+def test_an_order_of_something_that_is_not_signed_for_is_not_obeyed(
+    plane: ControlPlane, make_device: MakeDevice, tmp_path: Path
+) -> None:
+    bundle = activity_bundle(tmp_path)
+    other = activity_bundle(tmp_path, variant="other")
+    plane.release(bundle)
+    plane.release(other, chunks=True)
+    order = make_order(1, [bundle], at=plane.now, policy=QUICK)
+    slot = order.slots["activity"]
+    from msgspec import structs
+
+    lying = structs.replace(slot.candidates[0], manifest=other.digest)
+    order.slots["activity"] = structs.replace(slot, candidates=(lying,))
+    plane.order(order)
+    device = make_device()
+    device.start()
+    report = plane.wait_state("pi-1", "activity", "rejected")
+    assert report["slots"]["activity"]["update"]["reason"]["code"] == "trust.mismatch"
+    assert device.stop() == 0
+
+
+def test_without_a_broker_it_serves_what_it_has_and_comes_back(
+    plane: ControlPlane, make_device: MakeDevice, tmp_path: Path
+) -> None:
+    bundle = activity_bundle(tmp_path)
+    plane.release(bundle)
+    plane.order(make_order(1, [bundle], at=plane.now, policy=QUICK))
+    device = make_device()
+    device.start()
+    plane.wait_state("pi-1", "activity", "committed")
+    plane.link.close()
+    plane.broker.stop()
+    device.wait("disconnected")
+    device.kill()
+    device.start()
+    ready = device.wait("ready")
+    assert infer(ready["endpoint"]) == (200, int(models.activity()[1][0]))
+    assert device.stop() == 0
+
+
+def test_a_damaged_model_is_not_served_and_is_fetched_again(
+    plane: ControlPlane, make_device: MakeDevice, tmp_path: Path
+) -> None:
+    bundle = activity_bundle(tmp_path)
+    plane.release(bundle)
+    plane.order(make_order(1, [bundle], at=plane.now, policy=QUICK))
+    device = make_device()
+    device.start()
+    plane.wait_state("pi-1", "activity", "committed")
+    assert device.stop() == 0
+    blob = device.state / "blobs" / "sha256" / model_digest(bundle).removeprefix("sha256:")
+    content = bytearray(blob.read_bytes())
+    content[1000] ^= 4
+    blob.write_bytes(content)
+    device.start()
+    device.wait("transition", after="committed")
+    assert digest_of(blob.read_bytes()) == model_digest(bundle)
+    assert device.stop() == 0
+
+
+def test_the_inference_process_is_started_again_when_it_dies(
+    plane: ControlPlane, make_device: MakeDevice, tmp_path: Path
+) -> None:
+    import psutil
+
+    bundle = activity_bundle(tmp_path)
+    plane.release(bundle)
+    plane.order(make_order(1, [bundle], at=plane.now, policy=QUICK))
+    device = make_device()
+    device.start()
+    plane.wait_state("pi-1", "activity", "committed")
+    (child,) = psutil.Process(device.pid).children()
+    child.kill()
+    device.wait("inference-died")
+    seen = len(plane.of("state"))
+    plane.wait("state", lambda one: one in plane.of("state")[seen:])
+    report = plane.of("state")[-1]
+    assert infer(report["endpoint"])[0] == 200
+    assert device.stop() == 0
+    assert not child.is_running()
+
+
+def test_two_agents_on_one_state_directory(
+    plane: ControlPlane, make_device: MakeDevice, tmp_path: Path
+) -> None:
+    device = make_device()
+    device.start()
+    device.wait("connected")
+    second = Device(plane.url, plane.token_text, device.state)
+    second.start()
+    assert second._process is not None
+    assert second._process.wait(20) == 1
+    second.kill()
+    assert "error[state.locked]" in second.errors()
+    assert device.stop() == 0
+
+
+@pytest.mark.parametrize("stop_after", ["downloading", "trial", "observing"])
+def test_killed_at_a_state_it_goes_on(
+    plane: ControlPlane, make_device: MakeDevice, tmp_path: Path, stop_after: str
+) -> None:
+    bundle = activity_bundle(tmp_path)
+    plane.release(bundle)
+    plane.order(make_order(1, [bundle], at=plane.now, policy=QUICK))
+    device = make_device()
+    device.start()
+    device.wait("transition", after=stop_after)
+    device.kill()
+    device.start()
+    report = plane.wait_state("pi-1", "activity", "committed")
+    assert report["boot"] == 2
+    assert device.stop() == 0

@@ -1,0 +1,120 @@
+"""The real disk, the journal on it, and what damage does to the journal."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.core.made import make_order, simple_bundle
+from agent.core.simulated_disk import SimulatedDisk
+from edgectl_agent.core.record import EMPTY, Record
+from edgectl_agent.durable import PRIVATE, RealDisk
+from edgectl_agent.journal import JOURNAL_BYTES_MAX, Journal
+
+RECORD = Record(order=make_order(7, [simple_bundle("1")]))
+
+
+def test_a_file_is_replaced_whole_and_nothing_is_left_over(tmp_path: Path) -> None:
+    disk = RealDisk(tmp_path / "state")
+    disk.make_directory("a/b")
+    disk.write_atomic("a/b/file", b"old")
+    disk.write_atomic("a/b/file", b"new")
+    assert disk.read("a/b/file") == b"new"
+    assert disk.list("a/b") == ("file",)
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
+
+
+def test_a_private_file_is_private_from_its_first_moment(tmp_path: Path) -> None:
+    disk = RealDisk(tmp_path)
+    (tmp_path / "key.tmp").write_bytes(b"left over, and readable by all")
+    (tmp_path / "key.tmp").chmod(0o644)
+    before = os.umask(0)
+    try:
+        disk.write_atomic("key", b"secret", PRIVATE)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../outside", "a/../../outside"])
+def test_no_path_leads_out_of_the_state_directory(tmp_path: Path, path: str) -> None:
+    with pytest.raises(AssertionError):
+        RealDisk(tmp_path).read(path)
+
+
+@pytest.mark.parametrize("make", [RealDisk, lambda _: SimulatedDisk()])
+def test_both_disks_do_the_same(tmp_path: Path, make: object) -> None:
+    """The simulation is worth nothing if it simulates another disk."""
+    disk = make(tmp_path)  # type: ignore[operator]
+    disk.make_directory("d")
+    disk.allocate("d/f", 10)
+    disk.write_at("d/f", 3, b"abc")
+    disk.append("d/f", b"end")
+    disk.sync("d/f")
+    disk.sync_directory("d")
+    assert disk.read("d/f") == bytes(3) + b"abc" + bytes(4) + b"end"
+    assert disk.read("d/f", 4) == b"\0\0\0a"
+    assert b"".join(disk.blocks("d/f")) == disk.read("d/f")
+    assert disk.size("d/f") == 13
+    assert disk.size("d/other") is None
+    assert disk.list("missing") == ()
+    disk.rename_durably("d/f", "d/g")
+    disk.unlink("d/f")
+    assert disk.list("d") == ("g",)
+    for missing in (
+        lambda: disk.read("d/f"),
+        lambda: disk.write_at("d/f", 0, b""),
+        lambda: disk.sync("d/f"),
+        lambda: disk.rename("d/f", "d/h"),
+    ):
+        with pytest.raises(FileNotFoundError):
+            missing()
+    disk.unlink_durably("d/g")
+    assert disk.list("d") == ()
+
+
+def test_the_journal_gives_back_what_was_saved_last(tmp_path: Path) -> None:
+    journal = Journal(RealDisk(tmp_path))
+    assert journal.load() == EMPTY
+    journal.save(RECORD)
+    later = msgspec.structs.replace(RECORD, stopped=True)
+    journal.save(later)
+    assert Journal(RealDisk(tmp_path)).load() == later
+
+
+def test_a_long_journal_is_replaced_by_its_last_line(tmp_path: Path) -> None:
+    journal = Journal(RealDisk(tmp_path))
+    journal.load()
+    for _ in range(2 * JOURNAL_BYTES_MAX // len(msgspec.json.encode(RECORD))):
+        journal.save(RECORD)
+        assert (tmp_path / "journal").stat().st_size <= JOURNAL_BYTES_MAX
+    assert Journal(RealDisk(tmp_path)).load() == RECORD
+
+
+def test_a_journal_without_a_good_line_is_put_aside(tmp_path: Path) -> None:
+    (tmp_path / "journal").write_bytes(b"\xff" * 100)
+    assert Journal(RealDisk(tmp_path)).load() == EMPTY
+    assert (tmp_path / "journal.damaged").read_bytes() == b"\xff" * 100
+
+
+@settings(max_examples=100, deadline=None)
+@given(tail=st.binary(max_size=300), cut=st.integers(0, 400))
+def test_whatever_stands_behind_the_last_good_line_is_no_matter(tail: bytes, cut: int) -> None:
+    disk = SimulatedDisk()
+    journal = Journal(disk)
+    journal.load()
+    journal.save(RECORD)
+    good = disk.read("journal")
+    journal.save(msgspec.structs.replace(RECORD, stopped=True))
+    torn = disk.read("journal")[len(good) :][:cut]
+    disk.write("journal", good + torn + tail)
+    again = Journal(disk)
+    assert again.load() == RECORD
+    again.save(EMPTY)
+    assert Journal(disk).load() == EMPTY
