@@ -76,9 +76,6 @@ class Problem(Struct, frozen=True, kw_only=True):
     data: dict[str, Any] = field(default_factory=dict)
 
 
-# ---------------------------------------------------------------- people
-
-
 class Me(Struct, frozen=True):
     """Who is asking."""
 
@@ -104,9 +101,6 @@ class TokenCreated(Struct, frozen=True):
 
     token: str
     info: TokenInfo
-
-
-# ---------------------------------------------------------------- models
 
 
 class PushOptions(Struct, frozen=True):
@@ -267,9 +261,6 @@ class JobInfo(Struct, frozen=True):
         return self.state in {"succeeded", "failed", "cancelled"}
 
 
-# ---------------------------------------------------------------- devices
-
-
 class EnrolTokenCreated(Struct, frozen=True):
     """The only time that the token is shown."""
 
@@ -386,9 +377,6 @@ class FleetSummary(Struct, frozen=True):
     versions: list[VersionShare]
 
 
-# ---------------------------------------------------------------- rollouts
-
-
 class Selector(Struct, frozen=True):
     """Which devices: all that are enrolled when it starts, or these."""
 
@@ -470,9 +458,6 @@ class RolloutEventInfo(Struct, frozen=True):
     actor: str
     kind: str
     data: dict[str, Any]
-
-
-# ---------------------------------------------------------------- telemetry, system
 
 
 class TelemetrySummary(Struct, frozen=True):
