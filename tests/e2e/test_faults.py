@@ -1,6 +1,5 @@
 """What goes wrong in the field: each is named, nothing is lost, the old model goes on serving."""
 
-import contextlib
 import json
 import os
 import signal
@@ -59,7 +58,8 @@ def test_upload_goes_on_where_the_server_was_killed(start, large_model):
             threading.Thread(target=server.start, daemon=True).start()
 
     file = client.upload(large_model, progress)
-    assert file.size == large_model.stat().st_size
+    assert file.path == large_model
+    assert len(seen) > 2
     accepted = server.push("large", large_model, **HEAVY)
     assert accepted.state == "succeeded", accepted.error
 
@@ -132,11 +132,10 @@ def test_an_unknown_or_wrong_token(start, token, tmp_path):
 
 
 class Saboteur:
-    """Somebody with the server's rights on the broker who spoils one chunk again and again."""
+    """Somebody with the server's rights on the broker who overwrites one chunk without pause."""
 
     def __init__(self, server, blob, number):
-        self.topic = topics.chunk(blob, number)
-        self.spoilt = 0
+        self._topic = topics.chunk(blob, number)
         pki = server.data / "pki"
         client = mqtt.Client(
             mqtt.CallbackAPIVersion.VERSION2, client_id="server-saboteur", protocol=mqtt.MQTTv5
@@ -144,11 +143,16 @@ class Saboteur:
         context = ssl.create_default_context(cafile=str(next(pki.glob("authority*.pem"))))
         context.load_cert_chain(*self._identity(pki))
         client.tls_set_context(context)
-        client.on_connect = lambda c, *_: c.subscribe(self.topic, qos=1)
-        client.on_message = self._on_message
         client.connect("127.0.0.1", int(server.broker_port))
         client.loop_start()
         self._client = client
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._spoil)
+        self._thread.start()
+
+    def _spoil(self):
+        while not self._done.wait(0.003):
+            self._client.publish(self._topic, b"spoilt" * 10923, qos=0, retain=True)
 
     @staticmethod
     def _identity(pki):
@@ -156,12 +160,9 @@ class Saboteur:
         key = next(p for p in pki.glob("server*") if "key" in p.name)
         return str(certificate), str(key)
 
-    def _on_message(self, client, _userdata, message):
-        if message.payload and not message.payload.startswith(b"spoilt"):
-            self.spoilt += 1
-            client.publish(self.topic, b"spoilt" + message.payload[6:], qos=1, retain=True)
-
     def stop(self):
+        self._done.set()
+        self._thread.join()
         self._client.disconnect()
         self._client.loop_stop()
 
@@ -186,12 +187,12 @@ def test_a_chunk_altered_in_the_broker(start, activity, tmp_path):
         assert failed.reason.code == "transfer.chunk_altered"
         assert "chunk 3" in failed.reason.detail
         assert layer.digest[7:19] in failed.reason.detail
-        assert saboteur.spoilt > 0
         assert agent.infer("har", activity["windows"][:1])["model_version"] == "1"
         assert agent.running("second") is None
         assert server.client.device("pi-1").rejected == []
     finally:
         saboteur.stop()
+    wait_for("the second version, once nobody spoils it", lambda: agent.running("second"))
 
 
 def test_a_stopped_server_leaves_nothing_running(start):
@@ -233,5 +234,4 @@ def test_a_pushed_version_is_never_replaced(start, activity, large_model):
     assert other.returncode == 1
     assert "error[version.exists]" in other.stderr
     assert "try:" in other.stderr
-    with contextlib.suppress(ValueError):
-        assert "created" not in json.loads(other.stdout or "null")
+    assert not other.stdout.strip()
