@@ -219,6 +219,12 @@ def _translated() -> Iterator[None]:
     except PipelineError as error:
         kind = PushRefused if isinstance(error, PipelineRefused) else JobFailed
         raise kind(error.code, error.detail, hint=error.hint, data=dict(error.data)) from error
+    except OSError as error:
+        raise JobFailed(
+            "push.disk",
+            f"cannot write the files of the job: {error.strerror or error}",
+            hint="make room in the server's data folder, then push again",
+        ) from error
 
 
 def _targets(variants: Sequence[BundleVariant]) -> list[Target]:

@@ -66,6 +66,8 @@ class _WebServer(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=bool(services.settings.trusted_proxies),
+            forwarded_allow_ips=services.settings.trusted_proxies,
             lifespan="off",
             ws="none",
             limit_concurrency=_CONNECTIONS_MAX,

@@ -51,6 +51,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """File whose first line encrypts the signing keys; empty: they are protected by mode 0600."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """What is written to standard error."""
+    trusted_proxies: str = ""
+    """Addresses, comma-separated, whose ``X-Forwarded-For`` and ``-Proto`` are believed."""
     session_s: _Positive = 12 * 3600
     """How long a login of the web UI lasts."""
     upload_bytes_max: _Positive = 2 * 1024 * _MEBIBYTE

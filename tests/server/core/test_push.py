@@ -1,5 +1,6 @@
 """The push job with the real pipeline, real signatures and a real model; cut at every step."""
 
+import errno
 import hashlib
 from pathlib import Path
 
@@ -291,6 +292,22 @@ def test_cancelling_stops_the_pipeline(world):
     assert world.jobs.get(accepted.job).state == "cancelled"
     assert world.version().state == "failed"
     assert world.push().created
+
+
+def test_a_full_disk_is_said(world, monkeypatch):
+    def full(digest, path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(world.blobs, "copy_to", full)
+    accepted = world.push()
+    world.work()
+    assert world.jobs.get(accepted.job).error["code"] == "push.disk"
+    assert world.version().state == "failed"
+    assert list((world.directory / "jobs").iterdir()) == []
+    monkeypatch.undo()
+    assert world.push().created
+    world.work()
+    check_published(world)
 
 
 def test_lineage_reaches_the_bundle(world):

@@ -197,6 +197,19 @@ def test_a_restart_keeps_everything_and_shows_the_password_once(start):
         assert password not in server.log.read_text()
 
 
+@pytest.mark.parametrize(("trusted", "statuses"), [("", {401, 429}), ("127.0.0.1", {401})])
+def test_only_a_trusted_proxy_names_the_client(start, trusted, statuses):
+    server = start("--trusted-proxies", trusted)
+    url = server.wait_ready()["url"]
+    body = {"username": "admin", "password": "wrong password"}
+    seen = set()
+    for number in range(12):
+        headers = {"X-Forwarded-For": f"10.0.0.{number}", "X-Forwarded-Proto": "https"}
+        seen.add(httpx2.post(f"{url}/api/v1/session", json=body, headers=headers).status_code)
+    assert seen == statuses
+    server.stop()
+
+
 def test_users_by_command_line(start, tmp_path):
     server = start()
     url = server.wait_ready()["url"]

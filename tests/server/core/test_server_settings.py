@@ -1,6 +1,10 @@
 """Settings: where they come from, and that their reference is true."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -48,6 +52,21 @@ def test_what_is_wrong_is_named(tmp_path, flags, environment, text, named):
         load_settings(flags, environment, file)
     assert caught.value.code == "settings.invalid"
     assert named in caught.value.detail + caught.value.hint
+
+
+def test_the_command_shows_what_would_be_used(tmp_path):
+    file = tmp_path / "server.toml"
+    file.write_text('database_url = "postgresql+psycopg://anna:secret@host/name"\n')
+    command = [sys.executable, "-P", "-m", "edgectl_server", "settings"]
+    options = ["--config", str(file), "--port", "7", "--json"]
+    environment = {**os.environ, "EDGECTL_SERVER_TICK_S": "3"}
+    answer = subprocess.run(
+        [*command, *options], env=environment, capture_output=True, check=True, timeout=60
+    )
+    shown = json.loads(answer.stdout)
+    assert shown["database_url"] == "postgresql+psycopg://anna:***@host/name"
+    assert (shown["listen_port"], shown["tick_s"]) == (7, 3.0)
+    assert set(shown) == set(msgspec.to_builtins(Settings()))
 
 
 def test_a_missing_file_is_refused(tmp_path):
