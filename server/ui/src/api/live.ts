@@ -111,20 +111,19 @@ export function connectLive(client: QueryClient, onLost: () => void): void {
   };
   deliver = (topic, snapshot) => {
     const [kind, id = ""] = topic.split(/:(.*)/s);
-    const named = { params: { path: { id } } };
     if (kind === "fleet") {
       client.setQueryData(api.queryOptions("get", "/api/v1/fleet").queryKey, snapshot);
       refetch("/api/v1/devices");
     } else if (kind === "rollout") {
-      client.setQueryData(api.queryOptions("get", "/api/v1/rollouts/{id}", named).queryKey, snapshot);
-      refetch("/api/v1/rollouts/{id}/devices");
-      refetch("/api/v1/rollouts/{id}/events");
+      client.setQueryData(api.queryOptions("get", "/api/v1/rollouts/{rollout}", { params: { path: { rollout: id } } }).queryKey, snapshot);
+      refetch("/api/v1/rollouts/{rollout}/devices");
+      refetch("/api/v1/rollouts/{rollout}/events");
       refetch("/api/v1/rollouts");
     } else if (kind === "device") {
-      client.setQueryData(api.queryOptions("get", "/api/v1/devices/{id}", named).queryKey, snapshot);
-      refetch("/api/v1/devices/{id}/events");
+      client.setQueryData(api.queryOptions("get", "/api/v1/devices/{device}", { params: { path: { device: id } } }).queryKey, snapshot);
+      refetch("/api/v1/devices/{device}/events");
     } else if (kind === "job") {
-      client.setQueryData(api.queryOptions("get", "/api/v1/jobs/{id}", named).queryKey, snapshot);
+      client.setQueryData(api.queryOptions("get", "/api/v1/jobs/{job_id}", { params: { path: { job_id: id } } }).queryKey, snapshot);
       if ((snapshot as Schemas["JobInfo"]).finished_at) {
         refetch("/api/v1/models/{name}/versions/{version}");
         refetch("/api/v1/models/{name}/versions");

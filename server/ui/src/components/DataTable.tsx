@@ -74,7 +74,13 @@ interface DataTableProps<Row> {
 
 export function DataTable<Row>(props: DataTableProps<Row>) {
   const { label, columns, rowKey, detail, query, list, defaultSort, empty } = props;
-  const { data, error } = query;
+  const { error } = query;
+  // Another page or order that fails leaves what was shown before.
+  const shown = useRef(query.data);
+  useEffect(() => {
+    if (query.data) shown.current = query.data;
+  }, [query.data]);
+  const data = query.data ?? (error ? shown.current : undefined);
   const grey = Boolean(data && (error || query.isPlaceholderData));
   return (
     <>
@@ -221,7 +227,7 @@ export function Search({ list, label }: { list: ListState; label: string }) {
       aria-label={label}
       placeholder={label}
       leftSection={<Icon name="search" size={15} />}
-      rightSection={text && <CloseButton size="sm" aria-label="Clear search" onClick={() => setText("")} />}
+      rightSection={text && <CloseButton size={24} aria-label="Clear search" onClick={() => setText("")} />}
       value={text}
       onChange={(event) => setText(event.currentTarget.value)}
     />
@@ -229,16 +235,16 @@ export function Search({ list, label }: { list: ListState; label: string }) {
 }
 
 /** A filter that is on, with a way to take it off. */
-export function FilterChip({ list, names, children }: { list: ListState; names: string[]; children: ReactNode }) {
+export function FilterChip({ list, names, label }: { list: ListState; names: string[]; label: string }) {
   return (
     <button
       type="button"
       className="chip"
+      aria-label={`${label}, remove filter`}
       onClick={() => list.set(Object.fromEntries(names.map((name) => [name, null])))}
     >
-      {children}
+      {label}
       <Icon name="cross" size={13} />
-      <span className="hidden">, remove filter</span>
     </button>
   );
 }

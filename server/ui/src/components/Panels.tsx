@@ -145,10 +145,11 @@ interface LoadedProps<T> {
 /** Skeleton, then the data; old data stays, greyed, when a later request fails. */
 export function Loaded<T>({ query, back, children }: LoadedProps<T>) {
   const failed = query.error ? asApiError(query.error) : null;
-  if (query.data === undefined && failed?.status === 404) {
+  // 422: the address holds what cannot be the name of anything.
+  if (query.data === undefined && (failed?.status === 404 || failed?.status === 422)) {
     return (
       <Panel>
-        <Empty icon="search" title={failed.detail}>
+        <Empty icon="search" title={failed.status === 404 ? failed.detail : "There is nothing of this name"}>
           {back && <Link to={back[1]}>{back[0]}</Link>}
         </Empty>
       </Panel>

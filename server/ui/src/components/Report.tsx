@@ -52,8 +52,7 @@ function Trials({ report }: { report: ReportInfo }) {
             <th scope="col">Size</th>
             <th scope="col">{report.metric === "agreement" ? "Agreement" : "Accuracy"}</th>
             <th scope="col">Points, limit {report.max_drop_points.toFixed(2)}</th>
-            <th scope="col">Latency p50</th>
-            <th scope="col">p95</th>
+            <th scope="col">Latency p50, p95</th>
           </tr>
         </thead>
         <tbody>
@@ -108,13 +107,17 @@ function TrialRow({ trial, largest, slowest, widest, limit }: TrialRowProps) {
         />
       </td>
       <td>
-        <Measure text={duration(trial.latency_p50_us)} share={trial.latency_p50_us == null ? null : trial.latency_p50_us / slowest} />
-      </td>
-      <td className="number nowrap">
-        {trial.latency_p95_us == null ? <span className="soft">–</span> : duration(trial.latency_p95_us)}
+        <Measure
+          text={
+            <>
+              {duration(trial.latency_p50_us)} <span className="soft">{duration(trial.latency_p95_us)}</span>
+            </>
+          }
+          share={trial.latency_p50_us == null ? null : trial.latency_p50_us / slowest}
+        />
       </td>
     </tr>
-    <Detail columns={7}>{trial.reason}</Detail>
+    <Detail columns={6}>{trial.reason}</Detail>
     </>
   );
 }

@@ -21,7 +21,7 @@ type Slot = Schemas["SlotInfo"];
 export function DevicePage() {
   const { id = "" } = useParams();
   useLive(`device:${id}`);
-  const query = api.useQuery("get", "/api/v1/devices/{id}", { params: { path: { id } } }, { refetchInterval: 15_000 });
+  const query = api.useQuery("get", "/api/v1/devices/{device}", { params: { path: { device: id } } }, { refetchInterval: 15_000 });
   return (
     <Loaded query={query} back={["Back to the fleet", "/fleet"]}>
       {(device) => <Inside device={device} />}
@@ -96,11 +96,11 @@ function Decommission({ device }: { device: Device }) {
         typed={device.id}
         command={() => decommission(device.id)}
         confirm={async () => {
-          const { data } = await fetchClient.POST("/api/v1/devices/{id}/actions/decommission", {
-            params: { path: { id: device.id } },
+          const { data } = await fetchClient.POST("/api/v1/devices/{device}/actions/decommission", {
+            params: { path: { device: device.id } },
           });
-          const named = { params: { path: { id: device.id } } };
-          queryClient.setQueryData(api.queryOptions("get", "/api/v1/devices/{id}", named).queryKey, data);
+          const named = { params: { path: { device: device.id } } };
+          queryClient.setQueryData(api.queryOptions("get", "/api/v1/devices/{device}", named).queryKey, data);
         }}
       >
         <p>
@@ -203,8 +203,8 @@ function Trial({ trial }: { trial: Record<string, unknown> }) {
 }
 
 function Timeline({ id }: { id: string }) {
-  const query = api.useQuery("get", "/api/v1/devices/{id}/events", {
-    params: { path: { id }, query: { limit: PAGE_ROWS } },
+  const query = api.useQuery("get", "/api/v1/devices/{device}/events", {
+    params: { path: { device: id }, query: { limit: PAGE_ROWS } },
   });
   return (
     <Panel
@@ -255,8 +255,8 @@ const HOUR_S = 3600;
 function Telemetry({ id }: { id: string }) {
   const query = api.useQuery(
     "get",
-    "/api/v1/devices/{id}/telemetry",
-    { params: { path: { id }, query: { since_s: HOUR_S } } },
+    "/api/v1/devices/{device}/telemetry",
+    { params: { path: { device: id }, query: { since_s: HOUR_S } } },
     { refetchInterval: 15_000 },
   );
   return (

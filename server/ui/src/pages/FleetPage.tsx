@@ -240,26 +240,16 @@ function Devices({ list, fleet }: { list: ListState; fleet: Fleet | undefined })
       aside={
         <div className="filters">
           {online && (
-            <FilterChip list={list} names={["online"]}>
-              {online === "true" ? "Online" : "Offline"}
-            </FilterChip>
+            <FilterChip list={list} names={["online"]} label={online === "true" ? "Online" : "Offline"} />
           )}
-          {failing && (
-            <FilterChip list={list} names={["failing"]}>
-              Failing
-            </FilterChip>
-          )}
-          {version && (
-            <FilterChip list={list} names={["version"]}>
-              Version {version}
-            </FilterChip>
-          )}
+          {failing && <FilterChip list={list} names={["failing"]} label="Failing" />}
+          {version && <FilterChip list={list} names={["version"]} label={`Version ${version}`} />}
           <Select
             aria-label="Model"
             placeholder="All models"
             w={150}
             clearable
-            clearButtonProps={{ "aria-label": "All models" }}
+            clearButtonProps={{ "aria-label": "All models", size: 24 }}
             data={model && !models.includes(model) ? [...models, model] : models}
             value={model ?? null}
             onChange={(value) => list.set({ model: value, version: null })}

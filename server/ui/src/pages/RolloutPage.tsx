@@ -24,7 +24,7 @@ const DEVICE_STATES = ["pending", "in_progress", "committed", "failed", "rejecte
 export function RolloutPage() {
   const { id = "" } = useParams();
   useLive(`rollout:${id}`);
-  const query = api.useQuery("get", "/api/v1/rollouts/{id}", { params: { path: { id } } }, { refetchInterval: 15_000 });
+  const query = api.useQuery("get", "/api/v1/rollouts/{rollout}", { params: { path: { rollout: id } } }, { refetchInterval: 15_000 });
   return (
     <Loaded query={query} back={["All rollouts", "/rollouts"]}>
       {(rollout) => <Inside rollout={rollout} />}
@@ -129,14 +129,14 @@ function Actions({ rollout }: { rollout: Rollout }) {
     setAsked(action);
   };
   const act = async (reason: string) => {
-    const { data } = await fetchClient.POST("/api/v1/rollouts/{id}/actions/{action}", {
-      params: { path: { id: rollout.id, action: shown } },
+    const { data } = await fetchClient.POST("/api/v1/rollouts/{rollout}/actions/{action}", {
+      params: { path: { rollout: rollout.id, action: shown } },
       body: { reason },
     });
-    const named = { params: { path: { id: rollout.id } } };
-    queryClient.setQueryData(api.queryOptions("get", "/api/v1/rollouts/{id}", named).queryKey, data);
-    void queryClient.invalidateQueries({ queryKey: ["get", "/api/v1/rollouts/{id}/events"] });
-    void queryClient.invalidateQueries({ queryKey: ["get", "/api/v1/rollouts/{id}/devices"] });
+    const named = { params: { path: { rollout: rollout.id } } };
+    queryClient.setQueryData(api.queryOptions("get", "/api/v1/rollouts/{rollout}", named).queryKey, data);
+    void queryClient.invalidateQueries({ queryKey: ["get", "/api/v1/rollouts/{rollout}/events"] });
+    void queryClient.invalidateQueries({ queryKey: ["get", "/api/v1/rollouts/{rollout}/devices"] });
   };
   const dialog = DIALOGS[shown];
   return (
@@ -159,7 +159,7 @@ function Actions({ rollout }: { rollout: Rollout }) {
         title={dialog.title}
         action={dialog.button}
         danger={shown === "abort"}
-        typed={shown === "abort" ? rollout.id : undefined}
+        typed={shown === "abort" ? `${rollout.model}@${rollout.version}` : undefined}
         askReason
         command={(reason) => rolloutAction(shown, rollout.id, reason)}
         confirm={act}
@@ -216,8 +216,8 @@ function Devices({ id }: { id: string }) {
   const state = DEVICE_STATES.find((name) => name === list.get("state"));
   const query = api.useQuery(
     "get",
-    "/api/v1/rollouts/{id}/devices",
-    { params: { path: { id }, query: { state, q: list.q, sort: list.sort, offset: list.offset, limit: PAGE_ROWS } } },
+    "/api/v1/rollouts/{rollout}/devices",
+    { params: { path: { rollout: id }, query: { state, q: list.q, sort: list.sort, offset: list.offset, limit: PAGE_ROWS } } },
     { placeholderData: keepPreviousData, refetchInterval: 10_000 },
   );
   return (
@@ -231,7 +231,7 @@ function Devices({ id }: { id: string }) {
             placeholder="All states"
             w={140}
             clearable
-            clearButtonProps={{ "aria-label": "All states" }}
+            clearButtonProps={{ "aria-label": "All states", size: 24 }}
             data={DEVICE_STATES.map((value) => ({ value, label: wordsOf(value) }))}
             value={state ?? null}
             onChange={(value) => list.set({ state: value })}
@@ -277,7 +277,7 @@ function Policy({ rollout }: { rollout: Rollout }) {
 }
 
 function History({ id }: { id: string }) {
-  const query = api.useQuery("get", "/api/v1/rollouts/{id}/events", { params: { path: { id }, query: { limit: 50 } } });
+  const query = api.useQuery("get", "/api/v1/rollouts/{rollout}/events", { params: { path: { rollout: id }, query: { limit: 50 } } });
   return (
     <Panel title="History">
       {Boolean(query.error) && <ErrorPanel error={query.error} retry={() => void query.refetch()} stale={!!query.data} />}

@@ -91,17 +91,13 @@ export function RolloutsPage() {
         title="All rollouts"
         aside={
           <div className="filters">
-            {model && (
-              <FilterChip list={list} names={["model"]}>
-                Model {model}
-              </FilterChip>
-            )}
+            {model && <FilterChip list={list} names={["model"]} label={`Model ${model}`} />}
             <Select
               aria-label="State"
               placeholder="All states"
               w={150}
               clearable
-              clearButtonProps={{ "aria-label": "All states" }}
+              clearButtonProps={{ "aria-label": "All states", size: 24 }}
               data={STATES.map((value) => ({ value, label: value.charAt(0).toUpperCase() + value.slice(1) }))}
               value={state ?? null}
               onChange={(value) => list.set({ state: value })}

@@ -131,7 +131,7 @@ function Tokens() {
     { key: "expires", header: "Expires", cell: (token) => <Time at={token.expires_at} /> },
     {
       key: "revoke",
-      header: "",
+      header: "Action",
       align: "right",
       cell: (token) => (
         <Action

@@ -96,7 +96,7 @@ const STAGES = ["check", "quantize", "evaluate", "pack", "sign", "publish"];
 
 function Job({ id }: { id: string }) {
   useLive(`job:${id}`);
-  const query = api.useQuery("get", "/api/v1/jobs/{id}", { params: { path: { id } } }, { refetchInterval: 5_000 });
+  const query = api.useQuery("get", "/api/v1/jobs/{job_id}", { params: { path: { job_id: id } } }, { refetchInterval: 5_000 });
   const [open, setOpen] = useState(false);
   const job = query.data;
   if (!job) return null;
@@ -148,7 +148,7 @@ function Job({ id }: { id: string }) {
         danger
         command={() => cancelJob(id)}
         confirm={async () => {
-          await fetchClient.POST("/api/v1/jobs/{id}/actions/cancel", { params: { path: { id } } });
+          await fetchClient.POST("/api/v1/jobs/{job_id}/actions/cancel", { params: { path: { job_id: id } } });
           await queryClient.invalidateQueries();
         }}
       >

@@ -1,0 +1,102 @@
+"""One server with realistic rows and one browser for all tests of the web UI."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+from e2e.fleet import Server
+from edgectl_server.storage.database import Database
+from ui import rows
+from ui.browser import ARGUMENTS, CHROMIUM, log_in, open_page
+
+WEB = Path(__file__).parents[2] / "server/edgectl_server/web"
+ROLES = ("viewer", "operator", "admin")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Debian's chromium."""
+    if not os.access(CHROMIUM, os.X_OK):
+        pytest.skip(f"{CHROMIUM} is not there: install Debian's package chromium")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """A server whose database is full of `ui.rows`."""
+    assert (WEB / "index.html").is_file(), "no web UI: python server/ui/run.py build"
+    started = Server(tmp_path_factory.mktemp("ui") / "data")
+    started.start()
+    try:
+        database = Database(f"sqlite:///{started.data / 'edgectl.sqlite'}")
+        try:
+            rows.fill(database, datetime.now(UTC))  # noqa: TID251
+        finally:
+            database.close()
+        yield started
+    finally:
+        started.stop()
+
+
+@pytest.fixture(scope="session")
+def origin(server):
+    """Where the page is."""
+    return server.url.rstrip("/")
+
+
+@pytest.fixture(scope="session")
+def sessions(browser, origin):
+    """Cookies by role: everybody logs in once."""
+    kept = {}
+    for role in ROLES:
+        watched = open_page(browser, origin)
+        watched.page.goto(origin)
+        log_in(watched.page, role)
+        expect(watched.page.get_by_role("heading", name="Fleet")).to_be_visible()
+        kept[role] = watched.page.context.storage_state()
+        watched.page.context.close()
+    return kept
+
+
+@pytest.fixture
+def visit(browser, origin, sessions):
+    """``visit(role, **context options)``: a watched page of somebody who is logged in."""
+    contexts = []
+
+    def begin(role="operator", **options):
+        watched = open_page(browser, origin, storage_state=sessions[role], **options)
+        contexts.append(watched.page.context)
+        return watched
+
+    yield begin
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def api(server, origin, browser):
+    """``api(method, path, body)``: a change from elsewhere, by a bearer token of an admin."""
+    context = browser.new_context()
+
+    def call(method, path, body=None):
+        token = context.request.post(
+            f"{origin}/api/v1/tokens:login?name=tests",
+            data={"username": "admin", "password": rows.PASSWORD},
+        ).json()["token"]
+        answer = context.request.fetch(
+            f"{origin}/api/v1{path}",
+            method=method,
+            data=body,
+            headers={"Authorization": f"Bearer {token}"},
+        )
+        assert answer.ok, f"{method} {path}: {answer.status} {answer.text()}"
+        return answer.json() if answer.status != 204 else None
+
+    yield call
+    context.close()

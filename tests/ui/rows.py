@@ -1,0 +1,482 @@
+"""Rows of a small, busy factory: what the pages of the web UI have to show, good and bad.
+
+Written straight into the server's database, because a device that misbehaves in each way that
+there is would take minutes to stage. Texts that devices and people may choose contain markup.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from msgspec import to_builtins
+
+from edgectl_protocol.messages import (
+    Capabilities,
+    DeviceEvent,
+    Installed,
+    Reason,
+    ReportedState,
+    SlotReport,
+    SystemSample,
+    TrialReport,
+    UpdateReport,
+)
+from edgectl_protocol.update import TRANSITIONS, UpdateEvent, UpdateState
+from edgectl_server.auth import Auth
+from edgectl_server.storage.database import Database
+from edgectl_server.storage.tables import (
+    Base,
+    BundleVariant,
+    DesiredSlot,
+    Device,
+    DeviceEventRow,
+    Job,
+    Model,
+    ModelVersion,
+    ReportedSlot,
+    Rollout,
+    RolloutDevice,
+    RolloutEvent,
+    SystemSampleRow,
+    TelemetryWindow,
+)
+
+MARKUP = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
+PASSWORD = "correct horse battery staple"
+RUNNING, PAUSED = "0a11ce5000000001", "0a11ce5000000002"
+REFUSED_JOB, RUNNING_JOB = "0dd50b5000000001", "0dd50b5000000002"
+MANIFEST = "sha256:" + "4f" * 32
+DEVICES = 30
+VARIANT = "onnx-int8"
+_STATES = UpdateState
+
+TRIAL = TrialReport(
+    golden_passed=16,
+    golden_total=16,
+    load_ms=41.2,
+    latency_p50_us=1210.5,
+    latency_p95_us=1624.0,
+    rss_bytes=74_300_000,
+    max_abs_diff=0.00021,
+)
+REASONS = {
+    _STATES.REJECTED: Reason(code="trial.golden", detail="output differs by 0.41, at most 0.05"),
+    _STATES.ROLLED_BACK: Reason(code="observe.errors", detail=f"error rate 0.31 {MARKUP}"),
+    _STATES.FAILED: Reason(code="download.disk", detail="no space left on the device"),
+}
+
+
+def fill(database: Database, now: datetime) -> None:
+    """Write users, models, devices, rollouts, telemetry."""
+    auth = Auth(database, lambda: now)
+    for name in ("viewer", "operator", "admin"):
+        auth.set_user(name, PASSWORD, name)  # type: ignore[arg-type]
+    rows = [
+        *_models(now),
+        *_versions(now),
+        *(row for number in range(DEVICES) for row in _device(number, now)),
+        _rollout(RUNNING, "running", now),
+        _rollout(PAUSED, "paused", now),
+        *_rollout_rows(now),
+    ]
+    with database.write() as session:
+        for table in Base.metadata.sorted_tables:  # what is referred to comes first
+            session.add_all(row for row in rows if row.__table__ is table)
+            session.flush()
+
+
+# ---------------------------------------------------------------- models
+
+
+def _models(now: datetime) -> list[Base]:
+    return [
+        Model(name=name, created_at=now - timedelta(days=30), created_by="admin")
+        for name in ("har", "kws")
+    ]
+
+
+def _trial(recipe: str, precision: str, status: str, **measured: Any) -> dict[str, Any]:
+    return {
+        "recipe": recipe,
+        "variant": f"onnx-{precision}",
+        "precision": precision,
+        "status": status,
+        **measured,
+    }
+
+
+FP32 = _trial(
+    "fp32",
+    "fp32",
+    "accepted",
+    size_bytes=1_284_220,
+    value=0.9526,
+    drop_points=0.0,
+    latency_p50_us=212.0,
+    latency_p95_us=297.0,
+    seconds=1.0,
+)
+INT8 = _trial(
+    "static-minmax",
+    "int8",
+    "accepted",
+    size_bytes=338_112,
+    value=0.9502,
+    drop_points=0.24,
+    latency_p50_us=96.2,
+    latency_p95_us=135.0,
+    seconds=4.1,
+)
+DYNAMIC = _trial(
+    "dynamic-per-channel",
+    "int8",
+    "rejected",
+    size_bytes=331_040,
+    value=0.9381,
+    drop_points=1.45,
+    latency_p50_us=341.0,
+    latency_p95_us=477.0,
+    seconds=2.2,
+    reason="1.45 points below fp32, more than the limit of 1.00",
+)
+BROKEN = _trial("static-s8s8", "int8", "failed", reason=f"no kernel for {MARKUP}")
+REPORT = {
+    "metric": "accuracy",
+    "metric_source": "evaluation",
+    "samples": 2947,
+    "reference": 0.9526,
+    "max_drop_points": 1.0,
+    "opset": 17,
+    "nodes": 38,
+    "parameters": 318_470,
+    "inputs": [{"name": "window", "datatype": "FP32", "shape": [-1, 9, 128]}],
+    "outputs": [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 6]}],
+    "trials": [FP32, INT8, DYNAMIC, BROKEN],
+    "measured_on": "a processor, onnxruntime",
+    "warnings": ["The calibration set has 200 samples; 300 or more give steadier ranges."],
+}
+LABELS = ["walking", "walking upstairs", "walking downstairs", "sitting", "standing", MARKUP]
+
+
+def _versions(now: datetime) -> list[Base]:
+    def version(identity: int, model: str, name: str, state: str, **changed: Any) -> ModelVersion:
+        values: dict[str, Any] = {
+            "id": identity,
+            "model": model,
+            "version": name,
+            "state": state,
+            "content": f"sha256:{identity:064x}",
+            "source": f"sha256:{identity:064x}",
+            "source_size": 1_284_220,
+            "source_name": "har_v1.onnx",
+            "calibration": f"sha256:{16 + identity:064x}",
+            "evaluation": f"sha256:{32 + identity:064x}",
+            "options": {"labels": LABELS},
+            "report": REPORT,
+            "parent": None,
+            "job": None,
+            "created_at": now - timedelta(days=20 - identity),
+            "created_by": "operator",
+        }
+        return ModelVersion(**{**values, **changed})
+
+    refused = {
+        "title": "Refused",
+        "status": 422,
+        "code": "pipeline.accuracy",
+        "detail": "no int8 variant stays within 1.00 points of fp32: the best loses 2.31",
+        "hint": "give more calibration data, or raise --max-drop",
+    }
+    jobs = [
+        _job(REFUSED_JOB, "failed", "2", now, error=refused),
+        _job(RUNNING_JOB, "running", "4", now, lease_until=now + timedelta(days=1)),
+    ]
+    versions = [
+        version(1, "har", "1", "ready"),
+        version(2, "har", "2", "refused", job=REFUSED_JOB),
+        version(3, "har", "3", "ready", parent="1"),
+        version(4, "har", "4", "processing", report=None, job=RUNNING_JOB),
+        version(5, "kws", "1.0", "ready"),
+    ]
+    variants = [
+        BundleVariant(
+            version_id=identity,
+            variant=trial["variant"],
+            precision=trial["precision"],
+            target=f"bundles/{identity}/{trial['variant']}",
+            manifest=f"sha256:{100 * identity + rank:064x}",
+            manifest_size=2_000,
+            bundle_bytes=trial["size_bytes"] + 21_400,
+            model_bytes=trial["size_bytes"],
+            rank=rank,
+            trial=trial,
+        )
+        for identity in (1, 3, 5)
+        for rank, trial in enumerate((INT8, FP32))
+    ]
+    return [*jobs, *versions, *variants]
+
+
+def _job(identity: str, state: str, version: str, now: datetime, **changed: Any) -> Job:
+    values: dict[str, Any] = {
+        "id": identity,
+        "kind": "push",
+        "state": state,
+        "payload": {"subject": {"model": "har", "version": version}},
+        "progress": {"stage": "quantize", "message": "static-minmax", "done": 2, "total": 7},
+        "result": None,
+        "error": None,
+        "fence": 1,
+        "attempts": 1,
+        "lease_until": None,
+        "cancel_requested": False,
+        "created_at": now - timedelta(minutes=2),
+        "created_by": "operator",
+        "started_at": now - timedelta(minutes=1),
+        "finished_at": now if state == "failed" else None,
+    }
+    return Job(**{**values, **changed})
+
+
+# ---------------------------------------------------------------- devices
+
+
+def name_of(number: int) -> str:
+    """Return the name of a device."""
+    return f"pi-{('porto', 'lyon', 'gdansk')[number % 3]}-{number // 3 + 1:02d}"
+
+
+def state_of(number: int) -> UpdateState:
+    """Return where the newest update of a device stands."""
+    special = {
+        1: _STATES.ROLLED_BACK,
+        2: _STATES.REJECTED,
+        3: _STATES.FAILED,
+        4: _STATES.DOWNLOADING,
+        5: _STATES.OBSERVING,
+    }
+    return special.get(number, _STATES.COMMITTED)
+
+
+def _device(number: int, now: datetime) -> list[Base]:
+    name, state = name_of(number), state_of(number)
+    online = number % 7 != 6
+    old = Installed(version="1", variant=VARIANT, manifest=MANIFEST, since=now - timedelta(days=9))
+    new = Installed(version="3", variant=VARIANT, manifest=MANIFEST, since=now - timedelta(hours=2))
+    runs = new if state in (_STATES.COMMITTED, _STATES.OBSERVING) else old
+    proved = state in (_STATES.COMMITTED, _STATES.OBSERVING, _STATES.ROLLED_BACK)
+    update = UpdateReport(
+        order=7,
+        version="3",
+        variant=VARIANT,
+        manifest=MANIFEST,
+        state=state,
+        attempt=1,
+        bytes_done=211_000 if state is _STATES.DOWNLOADING else 338_112,
+        bytes_total=338_112,
+        rollout=RUNNING,
+        reason=REASONS.get(state),
+        trial=TRIAL if proved else None,
+    )
+    reported = ReportedState(
+        device=name,
+        boot=4,
+        seq=90,
+        online=online,
+        sent_at=now,
+        agent_version="0.1.0",
+        order_counter=7,
+        capabilities=Capabilities(
+            machine="aarch64",
+            cpu_model="Cortex-A72",
+            cpu_features=("asimd", "crc32"),
+            cores=4,
+            memory_bytes=4_000_000_000,
+            disk_free_bytes=11_000_000_000,
+            os="Debian GNU/Linux 12",
+            runtimes={"onnxruntime": "1.32.0"},
+            labels={"site": name.split("-")[1], "note": MARKUP if number == 1 else "line 4"},
+        ),
+        endpoint="http://127.0.0.1:8500",
+        slots={"har": SlotReport(running=runs, previous=old, update=update)},
+        rejected=(MANIFEST,) if state is _STATES.REJECTED else (),
+    )
+    row = Device(
+        id=name,
+        state="enrolled",
+        public_key_sha256=f"{number:064x}",
+        certificate_serial=f"{number + 1:x}",
+        certificate_pem="",
+        earlier_serials=[],
+        enrol_token="none",
+        certificate_expires_at=now + timedelta(days=300),
+        enrolled_at=now - timedelta(days=40),
+        decommissioned_at=None,
+        online=online,
+        last_seen_at=now - timedelta(seconds=4 if online else 7_200 * number),
+        boot=4,
+        seq=90,
+        order_counter=7,
+        order=None,
+        order_expires_at=None,
+        reported=to_builtins(reported),
+        agent_version="0.1.0",
+    )
+    return [
+        row,
+        ReportedSlot(
+            device=name,
+            slot="har",
+            version=runs.version,
+            manifest=MANIFEST,
+            update_state=state.value,
+        ),
+        DesiredSlot(device=name, slot="har", version_id=3, rollout=RUNNING, updated_at=now),
+        *_events(name, state, now),
+        *(_counts(name, now) if online else []),
+    ]
+
+
+_PATHS = {
+    _STATES.COMMITTED: ["ordered", "ok", "ok", "ok", "ok", "ok", "ok"],
+    _STATES.OBSERVING: ["ordered", "ok", "ok", "ok", "ok", "ok"],
+    _STATES.ROLLED_BACK: ["ordered", "ok", "ok", "ok", "ok", "ok", "breached", "ok"],
+    _STATES.REJECTED: ["ordered", "ok", "ok", "ok", "rejected"],
+    _STATES.FAILED: ["ordered", "ok", "failed"],
+    _STATES.DOWNLOADING: ["ordered", "ok"],
+}
+
+
+def _events(name: str, end: UpdateState, now: datetime) -> list[Base]:
+    rows: list[Base] = []
+    before, at = _STATES.IDLE, now - timedelta(hours=2)
+    for seq, word in enumerate(_PATHS[end]):
+        after = TRANSITIONS[before, UpdateEvent(word)]
+        at += timedelta(seconds=2)
+        event = DeviceEvent(
+            device=name,
+            boot=4,
+            seq=seq,
+            at=at,
+            slot="har",
+            order=7,
+            version="3",
+            variant=VARIANT,
+            manifest=MANIFEST,
+            before=before,
+            event=UpdateEvent(word),
+            after=after,
+            rollout=RUNNING,
+            reason=REASONS.get(end) if word in ("failed", "rejected", "breached") else None,
+            trial=TRIAL if before is _STATES.TRIAL and word == "ok" else None,
+        )
+        rows.append(
+            DeviceEventRow(
+                device=name,
+                boot=4,
+                seq=seq,
+                at=at,
+                received_at=at,
+                slot="har",
+                rollout=RUNNING,
+                event=to_builtins(event),
+            )
+        )
+        before = after
+    assert before is end
+    return rows
+
+
+def _counts(name: str, now: datetime) -> list[Base]:
+    latency, confidence = [0] * 42, [0] * 20
+    latency[9:16] = [3, 40, 220, 610, 300, 55, 6]
+    confidence[12:20] = [3, 8, 20, 44, 70, 120, 260, 709]
+    window = TelemetryWindow(
+        device=name,
+        boot=4,
+        seq=80,
+        number=0,
+        slot="har",
+        version="3",
+        manifest=MANIFEST,
+        start=now - timedelta(minutes=10),
+        end=now - timedelta(minutes=1),
+        received_at=now,
+        requests=1234,
+        errors=6,
+        non_finite=0,
+        latency=latency,
+        confidence=confidence,
+        classes=[410, 120, 98, 300, 280, 26],
+    )
+    sample = SystemSample(
+        at=now,
+        load_1min=0.42,
+        memory_available_bytes=2_900_000_000,
+        disk_free_bytes=11_000_000_000,
+        temperature_c=51.2,
+        agent_rss_bytes=34_000_000,
+        inference_rss_bytes=78_000_000,
+    )
+    health = SystemSampleRow(
+        device=name, boot=4, seq=81, at=now, received_at=now, sample=to_builtins(sample)
+    )
+    return [window, health]
+
+
+# ---------------------------------------------------------------- rollouts
+
+
+def _rollout(identity: str, state: str, now: datetime) -> Rollout:
+    paused = state == "paused"
+    return Rollout(
+        id=identity,
+        model="kws" if paused else "har",
+        version_id=5 if paused else 3,
+        state=state,
+        selector={"all": True, "devices": []},
+        policy={"max_in_progress": 10, "failures_max": 8, "observe_s": 10.0},
+        revision=2,
+        failures_acknowledged=0,
+        note=f"3 devices have failed, at most 3 {MARKUP}" if paused else "",
+        due_at=None,  # the planner leaves it as it is written here
+        created_at=now - timedelta(hours=2),
+        created_by="operator",
+        finished_at=None,
+    )
+
+
+def _rollout_rows(now: datetime) -> list[Base]:
+    ends = {_STATES.DOWNLOADING: "in_progress", _STATES.OBSERVING: "in_progress"}
+    rows: list[Base] = []
+    for number in range(DEVICES):
+        state = state_of(number)
+        reason = REASONS.get(state)
+        pending = number >= DEVICES - 6
+        rows.append(
+            RolloutDevice(
+                rollout=RUNNING,
+                device=name_of(number),
+                state="pending" if pending else ends.get(state, state.value.replace("-", "_")),
+                previous_version_id=1,
+                order_counter=7,
+                reason=None if reason is None else to_builtins(reason),
+                updated_at=now,
+            )
+        )
+    for identity in (RUNNING, PAUSED):
+        rows += [
+            RolloutEvent(
+                rollout=identity,
+                revision=revision,
+                at=now - timedelta(minutes=90 - revision),
+                actor="operator",
+                kind=kind,
+                data=data,
+            )
+            for revision, (kind, data) in enumerate(
+                [("created", {"devices": DEVICES}), ("paused", {"reason": f"look at {MARKUP}"})], 1
+            )
+        ]
+    return rows

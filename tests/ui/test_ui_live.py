@@ -1,0 +1,84 @@
+"""Changes arrive by themselves; trouble with the server is said, and nothing shown is lost."""
+
+import json
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from ui.rows import DEVICES, RUNNING
+
+pytestmark = pytest.mark.chromium
+
+SOON_MS = 5_000
+"""Less than any page waits before it asks again by itself where these tests look."""
+
+
+def test_what_others_change_is_shown_without_a_reload(visit, api):
+    watched = visit()
+    page = watched.goto(f"/rollouts/{RUNNING}")
+    expect(page.locator(".side [data-live=true]")).to_be_visible()
+    page.evaluate("window.stillTheSamePage = true")
+    api("POST", f"/rollouts/{RUNNING}/actions/pause", {"reason": "wait for Monday"})
+    state = page.locator(".head .state")
+    expect(state).to_have_text("Paused", timeout=SOON_MS)
+    expect(page.get_by_role("region", name="History of this rollout")).to_contain_text(
+        "wait for Monday", timeout=SOON_MS
+    )
+    api("POST", f"/rollouts/{RUNNING}/actions/resume", {})
+    expect(state).to_have_text("Running", timeout=SOON_MS)
+    assert page.evaluate("window.stillTheSamePage")
+    assert not watched.troubles
+
+
+def test_more_tabs_than_connections(visit):
+    # Over HTTP/1.1 a browser opens six connections to an origin; a stream a tab would hang it.
+    watched = visit()
+    context = watched.page.context
+    pages = [watched.page, *(context.new_page() for _ in range(7))]
+    for page in pages:
+        page.goto(f"{watched.origin}/rollouts/{RUNNING}")
+    for page in pages:
+        expect(page.get_by_role("region", name="Devices of this rollout")).to_be_visible()
+        expect(page.locator(".side [data-live=true]")).to_be_visible()
+
+
+def test_a_failed_request_keeps_what_was_shown_and_can_be_tried_again(visit):
+    page = visit().goto("/fleet")
+    rows = page.get_by_role("region", name="Devices").locator("tbody tr:not(.detail)")
+    expect(rows).to_have_count(25)
+    problem = {
+        "type": "about:blank",
+        "title": "Service Unavailable",
+        "status": 503,
+        "code": "database.busy",
+        "detail": "The database does not answer.",
+        "hint": "Look at the server's log.",
+        "request_id": "r-4711",
+    }
+
+    def fail(route):
+        route.fulfill(status=503, content_type="application/problem+json", body=json.dumps(problem))
+
+    page.route("**/api/v1/devices?*", fail)
+    page.get_by_role("button", name="Device", exact=True).click()
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("The database does not answer.")
+    expect(alert).to_contain_text("database.busy · request r-4711")
+    expect(rows).to_have_count(25)
+    page.unroute("**/api/v1/devices?*")
+    alert.get_by_role("button", name="Try again").click()
+    expect(alert).to_have_count(0)
+    expect(page.get_by_role("columnheader", name="Device")).to_have_attribute(
+        "aria-sort", "descending"
+    )
+    expect(page.get_by_text(f"1\N{EN DASH}25 of {DEVICES}")).to_be_visible()
+
+
+def test_a_push_is_followed_while_it_is_processed(visit):
+    page = visit().goto("/models/har/4")
+    expect(page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "2")
+    expect(page.locator(".stages [aria-current=step]")).to_have_text("quantize")
+    expect(page.get_by_role("button", name="Start rollout")).to_have_attribute(
+        "aria-description", re.compile("still being processed")
+    )
