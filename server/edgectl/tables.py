@@ -113,11 +113,12 @@ def report_table(version: types.VersionDetail, report: types.Report) -> Table:
         f">{plain(report.metric or 'value').upper()}",
     ]
     columns += [">DROP", ">P50", "REASON"]
+    published = {variant.trial.recipe for variant in version.variants}
     rows = [
         (
             plain(trial.variant),
             plain(trial.recipe),
-            state_text(trial.status),
+            state_text("published" if trial.recipe in published else trial.status),
             bytes_text(trial.size_bytes),
             share_text(trial.value),
             "-" if trial.drop_points is None else f"{trial.drop_points:+.2f}",

@@ -1,0 +1,34 @@
+"""The runtime tells nobody outside what a device does."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ACTIVITY = Path(__file__).parents[3] / "server/edgectl/demo/activity/har_v1.onnx"
+PROGRAM = """
+import sys
+import edgectl_agent.runtime as runtime
+session = runtime.onnxruntime.InferenceSession(sys.argv[1])
+"""
+
+
+def files_left_by(program: str, home: Path) -> list[str]:
+    """Run a program with a home folder of its own; return what it has left there."""
+    home.mkdir()
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")}
+    command = [sys.executable, "-c", program, str(ACTIVITY)]
+    subprocess.run(command, env=environment, check=True, timeout=60)
+    return [str(path) for path in home.rglob("*") if path.is_file()]
+
+
+def test_no_identifier_is_left_in_the_home_folder(tmp_path):
+    assert files_left_by(PROGRAM, tmp_path / "ours") == []
+
+
+def test_the_runtime_alone_would_leave_one(tmp_path):
+    alone = PROGRAM.replace("edgectl_agent.runtime as runtime", "onnxruntime").replace(
+        "runtime.onnxruntime.", "onnxruntime."
+    )
+    assert files_left_by(alone, tmp_path / "alone") != []
