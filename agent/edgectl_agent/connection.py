@@ -7,8 +7,9 @@ Rules:
    same, it is started again.
 2. A callback only puts something into a bounded queue. What does not fit is dropped: chunks and
    metadata are asked for again, orders are retained, acknowledgements are repeated.
-3. The session persists, and every subscription is made again at each connection, so that retained
-   messages come whether or not the broker remembers the session.
+3. A start of the agent begins a new session, because the last one may have died in the middle of a
+   download and left subscriptions behind; between two connections of one start the session
+   persists. Every subscription is made again at each connection, so that retained messages come.
 4. At most 8 topics a SUBSCRIBE: the smallest broker of interest takes no more.
 5. Reconnecting waits longer each time, with a random share, so that a fleet does not come at once.
 """
@@ -220,7 +221,7 @@ class Connection:
             self._endpoint.host,
             self._endpoint.port,
             keepalive=self._keepalive_s,
-            clean_start=False,
+            clean_start=mqtt.MQTT_CLEAN_START_FIRST_ONLY,
             properties=properties,
         )
         return client

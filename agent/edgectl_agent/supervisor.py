@@ -76,13 +76,19 @@ class _ProgressMade(Struct, frozen=True):
     progress: Progress
 
 
-_Item = steps.Event | _LinkChanged | _AckCame | _ProgressMade
+class _Crashed(Struct, frozen=True):
+    """A thread met a bug of ours; the agent ends, and whoever supervises it starts it again."""
+
+    error: Exception
+
+
+_Item = steps.Event | _LinkChanged | _AckCame | _ProgressMade | _Crashed
 
 
 class _Worker:
     """Runs steps and collections one after another in a thread of its own."""
 
-    def __init__(self, performer: Performer, done: Callable[[steps.Event], None]) -> None:
+    def __init__(self, performer: Performer, done: Callable[[_Item], None]) -> None:
         self._performer = performer
         self._done = done
         self._jobs: queue.SimpleQueue[tuple[steps.Step | steps.Collect, int] | None] = (
@@ -108,6 +114,12 @@ class _Worker:
             self._thread.join(JOIN_S)
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except Exception as error:  # noqa: BLE001 - passed on whole
+            self._done(_Crashed(error))
+
+    def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             action, generation = job
             if isinstance(action, steps.Collect):
@@ -121,7 +133,7 @@ class _Worker:
 class _OrderDesk:
     """Checks what comes as an order; only the newest is of interest."""
 
-    def __init__(self, trust: Trust, done: Callable[[steps.Event], None]) -> None:
+    def __init__(self, trust: Trust, done: Callable[[_Item], None]) -> None:
         self._trust = trust
         self._done = done
         self._payload: bytes | None = None
@@ -148,6 +160,12 @@ class _OrderDesk:
             self._thread.join(JOIN_S)
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except Exception as error:  # noqa: BLE001 - passed on whole
+            self._done(_Crashed(error))
+
+    def _work(self) -> None:
         while not self._stopping.is_set():
             self._wake.wait()
             self._wake.clear()
@@ -331,6 +349,8 @@ class Supervisor:
                     return
                 self._spool.acknowledge(ack.boot, ack.seq)
                 self._reporter.acknowledged(ack.boot, ack.seq)
+            case _Crashed(error=error):
+                raise error
             case _ProgressMade(slot=slot, progress=progress):
                 self._reporter.progress(slot, progress)
             case _:

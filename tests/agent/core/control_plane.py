@@ -27,7 +27,7 @@ from edgectl_protocol.enrolment import (
     request_proof,
 )
 from edgectl_protocol.messages import Ack, MetadataHead, Order, encode
-from edgectl_server.distribution.brokers import open_broker
+from edgectl_server.distribution.brokers import RunningBroker, open_broker
 from edgectl_server.distribution.link import BrokerLink, Incoming
 from edgectl_server.errors import Unavailable
 from edgectl_server.signing.authority import Authority
@@ -47,15 +47,8 @@ class ControlPlane:
         self.keys = Keys.open(directory / "keys")
         self.repository = Repository.open(directory / "tuf", self.keys, self.now)
         self.orders = OrderSigner(self.keys)
-        self.broker = open_broker(
-            broker,
-            host=HOST,
-            port=0,
-            identity=self.authority.broker_identity((HOST,), self.now),
-            state=directory / "broker",
-            is_revoked=self.authority.is_revoked,
-            crl_pem=lambda: self.authority.crl_pem(self.now),
-        )
+        self._kind, self._directory = broker, directory
+        self.broker = self._open_broker(0)
         self.token = Token("0123456789abcdef", "s" * 43)
         self.messages: list[tuple[str, Any]] = []
         self.changed = threading.Condition()
@@ -83,6 +76,22 @@ class ControlPlane:
     @property
     def token_text(self) -> str:
         return format_token(self.token)
+
+    def _open_broker(self, port: int) -> RunningBroker:
+        return open_broker(
+            self._kind,
+            host=HOST,
+            port=port,
+            identity=self.authority.broker_identity((HOST,), self.now),
+            state=self._directory / "broker",
+            is_revoked=self.authority.is_revoked,
+            crl_pem=lambda: self.authority.crl_pem(self.now),
+        )
+
+    def start_broker_again(self) -> None:
+        """After `broker.stop()`: on the same port."""
+        self.broker = self._open_broker(self.broker.port)
+        assert self.link.wait_connected(30), self.link.failure
 
     def close(self) -> None:
         with self.changed:

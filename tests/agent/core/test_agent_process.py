@@ -258,6 +258,7 @@ def test_an_order_of_something_that_is_not_signed_for_is_not_obeyed(
     assert device.stop() == 0
 
 
+@both_brokers
 def test_without_a_broker_it_serves_what_it_has_and_comes_back(
     plane: ControlPlane, make_device: MakeDevice, tmp_path: Path
 ) -> None:
@@ -267,13 +268,16 @@ def test_without_a_broker_it_serves_what_it_has_and_comes_back(
     device = make_device()
     device.start()
     plane.wait_state("pi-1", "activity", "committed")
-    plane.link.close()
     plane.broker.stop()
     device.wait("disconnected")
     device.kill()
     device.start()
     ready = device.wait("ready")
     assert infer(ready["endpoint"]) == (200, int(models.activity()[1][0]))
+    plane.start_broker_again()
+    plane.order(make_order(2, [bundle], at=plane.now, policy=QUICK))
+    device.wait("connected")
+    plane.wait("state", lambda one: one.get("order_counter") == 2)
     assert device.stop() == 0
 
 

@@ -1,0 +1,142 @@
+"""The supervisor's threads: cancelling, order, and bugs that must not stay silent."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from agent.core.made import make_order, simple_bundle
+from edgectl_agent.core import steps
+from edgectl_agent.core.record import Update
+from edgectl_agent.errors import Refused, StepFailed
+from edgectl_agent.supervisor import _Crashed, _OrderDesk, _Worker
+from edgectl_protocol.update import UpdateState
+
+BUNDLE = simple_bundle("1")
+ORDER = make_order(1, [BUNDLE])
+
+
+def download(step: int) -> steps.Download:
+    update = Update(
+        slot="activity",
+        order=1,
+        wanted=ORDER.slots["activity"],
+        manifest=BUNDLE.digest,
+        state=UpdateState.DOWNLOADING,
+    )
+    return steps.Download(step=step, update=update)
+
+
+class SlowPerformer:
+    """Works until it is cancelled or let go."""
+
+    def __init__(self) -> None:
+        self.begun: queue.Queue[int] = queue.Queue()
+        self.let_go = threading.Event()
+        self.error: Exception | None = None
+
+    def perform(self, step: steps.Step, cancelled: Callable[[], bool]) -> Any:
+        self.begun.put(step.step)
+        if self.error is not None:
+            raise self.error
+        while not cancelled():
+            if self.let_go.wait(0.01):
+                return steps.StepDone(step=step.step, slot="activity")
+        reason = Refused("update.cancelled", "").reason
+        return steps.StepFailed(step=step.step, slot="activity", reason=reason)
+
+    def collect(self, keep: tuple[str, ...]) -> None:
+        self.begun.put(-1)
+
+
+@pytest.fixture
+def performer() -> SlowPerformer:
+    return SlowPerformer()
+
+
+@pytest.fixture
+def results() -> queue.Queue[Any]:
+    return queue.Queue()
+
+
+@pytest.fixture
+def worker(performer: SlowPerformer, results: queue.Queue[Any]) -> Iterator[_Worker]:
+    running = _Worker(performer, results.put)  # type: ignore[arg-type]
+    running.start()
+    yield running
+    running.stop()
+
+
+def test_a_step_is_cancelled_and_the_next_one_is_not(
+    worker: _Worker, performer: SlowPerformer, results: queue.Queue[Any]
+) -> None:
+    worker.submit(download(1))
+    assert performer.begun.get(timeout=5) == 1
+    worker.cancel()
+    worker.submit(download(2))
+    assert isinstance(results.get(timeout=5), steps.StepFailed)
+    assert performer.begun.get(timeout=5) == 2
+    performer.let_go.set()
+    assert results.get(timeout=5) == steps.StepDone(step=2, slot="activity")
+
+
+def test_collections_wait_for_the_step_before_them(
+    worker: _Worker, performer: SlowPerformer, results: queue.Queue[Any]
+) -> None:
+    worker.submit(download(1))
+    worker.submit(steps.Collect(keep=()))
+    assert performer.begun.get(timeout=5) == 1
+    assert performer.begun.empty()
+    performer.let_go.set()
+    assert performer.begun.get(timeout=5) == -1
+
+
+def test_a_bug_in_a_step_is_passed_on(
+    worker: _Worker, performer: SlowPerformer, results: queue.Queue[Any]
+) -> None:
+    performer.error = ZeroDivisionError("a bug")
+    worker.submit(download(1))
+    crash = results.get(timeout=5)
+    assert isinstance(crash, _Crashed)
+    assert crash.error is performer.error
+
+
+class ScriptedTrust:
+    """Answers one order after another."""
+
+    def __init__(self, answers: list[Any]) -> None:
+        self.answers = answers
+        self.payloads: list[bytes] = []
+
+    def check_order(self, payload: bytes, cancelled: Callable[[], bool]) -> Any:
+        self.payloads.append(payload)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def test_an_order_that_cannot_be_checked_now_is_checked_again(
+    monkeypatch: pytest.MonkeyPatch, results: queue.Queue[Any]
+) -> None:
+    monkeypatch.setattr("edgectl_agent.supervisor.ORDER_RETRY_S", 0.01)
+    trust = ScriptedTrust([StepFailed("trust.unreachable", "not now"), ORDER])
+    desk = _OrderDesk(trust, results.put)  # type: ignore[arg-type]
+    desk.start()
+    desk.put("topic", b"")
+    desk.put("topic", b"order")
+    assert results.get(timeout=5) == steps.OrderArrived(order=ORDER)
+    assert trust.payloads == [b"order", b"order"]
+    desk.stop()
+
+
+def test_a_bug_in_checking_an_order_is_passed_on(results: queue.Queue[Any]) -> None:
+    desk = _OrderDesk(ScriptedTrust([ZeroDivisionError("a bug")]), results.put)  # type: ignore[arg-type]
+    desk.start()
+    desk.put("topic", b"order")
+    assert isinstance(results.get(timeout=5), _Crashed)
+    desk.stop()
