@@ -172,7 +172,13 @@ def add_version(
                     bundle_bytes=size,
                     model_bytes=size,
                     rank=rank,
-                    trial={"latency_p50_us": 100.0},
+                    trial={
+                        "recipe": variant,
+                        "variant": variant,
+                        "precision": variant.partition("-")[0],
+                        "status": "accepted",
+                        "latency_p50_us": 100.0,
+                    },
                 )
             )
     return manifests

@@ -1,0 +1,217 @@
+"""The routes for devices, enrolment, rollouts and telemetry, on everything that a server opens."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+from starlette.testclient import TestClient
+
+from edgectl_protocol.enrolment import EnrolReply, EnrolRequest
+from edgectl_server.api.app import create_app
+from edgectl_server.services import Services, open_services
+from edgectl_server.settings import Settings
+from server.fleet.fleet_helpers import Pi, add_version, make_request, wait_until
+
+
+@dataclass
+class Api:
+    """A client for each role, and the services behind it."""
+
+    services: Services
+    client: TestClient
+    tokens: dict[str, str]
+
+    def call(self, method: str, path: str, *, role: str = "admin", **options):
+        headers = {"Authorization": f"Bearer {self.tokens[role]}"} if role else {}
+        return self.client.request(method, f"/api/v1{path}", headers=headers, **options)
+
+    def get(self, path: str, *, role: str = "viewer", **query):
+        answer = self.call("GET", path, role=role, params=query)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def enrol(self, request: EnrolRequest) -> EnrolReply:
+        answer = self.call("POST", "/enrol", role="", json=msgspec.to_builtins(request))
+        assert answer.status_code == 200, answer.text
+        return msgspec.convert(answer.json(), EnrolReply)
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[Api]:
+    settings = Settings(data=str(tmp_path / "data"), broker_port=0, tick_s=0.1)
+    settings.data_path.mkdir(mode=0o700)
+    services = open_services(settings)
+    with TestClient(create_app(services)) as client:
+        password = services.first_password
+        tokens = {}
+        for role in ("admin", "operator", "viewer"):
+            login = {"username": "admin", "password": password}
+            if role == "admin":
+                answer = client.post("/api/v1/tokens:login", json=login)
+            else:
+                answer = client.post(
+                    "/api/v1/tokens",
+                    json={"name": role, "role": role},
+                    headers={"Authorization": f"Bearer {tokens['admin']}"},
+                )
+            assert answer.status_code in {200, 201}, answer.text
+            tokens[role] = answer.json()["token"]
+        yield Api(services, client, tokens)
+    services.close()
+
+
+@pytest.fixture
+def pis(api: Api, tmp_path: Path) -> Iterator[list[Pi]]:
+    answer = api.call("POST", "/devices/tokens", role="operator", json={"uses": 2})
+    assert answer.status_code == 201
+    pis = [Pi(f"pi-{n}", tmp_path / f"pi-{n}", api.enrol, answer.json()["token"]) for n in (1, 2)]
+    for pi in pis:
+        pi.connect()
+        pi.report()
+    wait_until(lambda: api.get("/fleet")["online"] == 2)
+    yield pis
+    for pi in pis:
+        pi.disconnect()
+
+
+def test_from_a_token_to_a_committed_version(api: Api, pis: list[Pi]) -> None:
+    services = api.services
+    add_version(services.database, services.blobs, services.repository)
+    body = {"model": "har", "version": "1", "selector": {"all": True}, "policy": {"observe_s": 2}}
+    answer = api.call("POST", "/rollouts", role="operator", json=body)
+    assert answer.status_code == 201, answer.text
+    rollout = answer.json()["id"]
+    assert answer.json()["counts"]["pending"] == 2
+
+    pis[0].run(pis[0].order(1))
+    wait_until(lambda: api.get(f"/rollouts/{rollout}")["counts"]["committed"] == 1)
+    (committed,) = api.get(f"/rollouts/{rollout}/devices", state="committed")["items"]
+    assert (committed["device"], committed["step"], committed["variant"]) == (
+        "pi-1", "committed", "int8",
+    )  # fmt: skip
+    assert api.get("/rollouts", state="running", model="har")["total"] == 1
+    assert api.get("/rollouts", state="paused")["total"] == 0
+
+    paused = api.call(
+        "POST", f"/rollouts/{rollout}/actions/pause", role="operator", json={"reason": "lunch"}
+    )
+    assert (paused.status_code, paused.json()["state"]) == (200, "paused")
+    again = api.call("POST", f"/rollouts/{rollout}/actions/pause", role="operator", json={})
+    assert (again.status_code, again.json()["code"]) == (409, "rollout.state")
+    assert api.get(f"/rollouts/{rollout}")["note"] == "paused by admin: lunch"
+    api.call("POST", f"/rollouts/{rollout}/actions/resume", role="operator", json={})
+    pis[1].run(pis[1].order(1))
+    wait_until(lambda: api.get(f"/rollouts/{rollout}")["state"] == "completed")
+    kinds = [one["kind"] for one in api.get(f"/rollouts/{rollout}/events", limit=200)["items"]]
+    assert kinds[0] == "completed"
+    assert kinds[-1] == "started"
+    assert api.get("/fleet")["versions"] == [{"model": "har", "version": "1", "devices": 2}]
+    assert api.get("/models/har")["devices_running"] == 2
+
+
+def test_devices_are_found_by_what_they_do(api: Api, pis: list[Pi]) -> None:
+    services = api.services
+    add_version(services.database, services.blobs, services.repository)
+    body = {"model": "har", "version": "1", "selector": {"devices": ["pi-1"]}}
+    api.call("POST", "/rollouts", json=body)
+    pis[0].run(pis[0].order(1))
+    pis[1].kill()
+
+    def names(**query) -> list[str]:
+        return [one["id"] for one in api.get("/devices", **query)["items"]]
+
+    wait_until(lambda: names(model="har", version="1") == ["pi-1"])
+    wait_until(lambda: names(online=True) == ["pi-1"])
+    assert names(online=False) == ["pi-2"]
+    assert names(failing=True) == []
+    assert names(q="PI-2") == ["pi-2"]
+    assert names(sort="-id") == ["pi-2", "pi-1"]
+    assert names(model="har", version="2") == []
+    shown = api.get("/devices/pi-1")
+    assert shown["slots"][0]["running"]["version"] == "1"
+    assert shown["accepted_order_counter"] == shown["order_counter"] == 1
+    assert api.get("/devices/pi-1/events")["total"] == 0
+    assert api.get("/devices/pi-1/telemetry") == []
+    assert api.get("/telemetry", model="har", since_s=60) == []
+
+
+REFUSED = [
+    ("GET", "/devices/nobody", None, 404, "device.unknown"),
+    ("GET", "/devices/nobody/events", None, 404, "device.unknown"),
+    ("GET", "/devices/nobody/telemetry", None, 404, "device.unknown"),
+    ("GET", "/devices/.._x", None, 422, "request.invalid"),
+    ("GET", "/devices?online=maybe", None, 422, "request.invalid"),
+    ("GET", "/devices?sort=password", None, 422, "request.sort"),
+    ("GET", "/devices?colour=red", None, 422, None),
+    ("GET", "/telemetry?since_s=0", None, 422, "request.invalid"),
+    ("GET", "/telemetry?since_s=99999999", None, 422, "request.invalid"),
+    ("POST", "/devices/nobody/actions/decommission", None, 404, "device.unknown"),
+    ("POST", "/devices/tokens", {"uses": 0}, 422, "request.invalid"),
+    ("POST", "/devices/tokens", {"expires_in_s": 10**9}, 422, "request.invalid"),
+    ("GET", "/rollouts/0000000000000000", None, 404, "rollout.unknown"),
+    ("GET", "/rollouts/0000000000000000/devices", None, 404, "rollout.unknown"),
+    ("GET", "/rollouts/0000000000000000/events", None, 404, "rollout.unknown"),
+    ("GET", "/rollouts/x", None, 422, "request.invalid"),
+    ("GET", "/rollouts?state=lost", None, 422, "request.invalid"),
+    ("POST", "/rollouts/0000000000000000/actions/abort", {}, 404, "rollout.unknown"),
+    ("POST", "/rollouts/0000000000000000/actions/explode", {}, 422, "request.invalid"),
+    (
+        "POST", "/rollouts",
+        {"model": "har", "version": "1", "selector": {"all": True}}, 404, "version.unknown",
+    ),
+    (
+        "POST", "/rollouts",
+        {"model": "har", "version": "1", "selector": {"all": True}, "speed": 1},
+        422, "request.invalid",
+    ),
+    (
+        "POST", "/rollouts",
+        {
+            "model": "har", "version": "1", "selector": {"all": True},
+            "policy": {"max_in_progress": 0},
+        },
+        422, "request.invalid",
+    ),
+]  # fmt: skip
+
+
+def test_what_is_refused(api: Api) -> None:
+    for method, path, body, status, code in REFUSED:
+        answer = api.call(method, path, json=body)
+        assert answer.status_code == status, (path, answer.text)
+        assert code is None or answer.json()["code"] == code, path
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_enrolment_needs_no_login_and_a_good_token(api: Api) -> None:
+    request = make_request("ee_0123456789abcdef_" + "A" * 43, "pi-1")
+    answer = api.call("POST", "/enrol", role="", json=msgspec.to_builtins(request))
+    assert (answer.status_code, answer.json()["code"]) == (401, "enrol.token")
+    bad = [
+        {},
+        {**msgspec.to_builtins(request), "device": "a/b"},
+        {**msgspec.to_builtins(request), "proof": "short"},
+        {**msgspec.to_builtins(request), "csr_pem": "x" * 9000},
+    ]
+    for body in bad:
+        answer = api.call("POST", "/enrol", role="", json=body)
+        assert (answer.status_code, answer.json()["code"]) == (422, "request.invalid")
+    token = api.call("POST", "/devices/tokens", json={}).json()["token"]
+    good = {**msgspec.to_builtins(make_request(token, "pi-1")), "of_a_newer_agent": True}
+    assert api.call("POST", "/enrol", role="", json=good).status_code == 200
+
+
+def test_decommissioning_is_for_admins_and_ends_the_connection(api: Api, pis: list[Pi]) -> None:
+    path = "/devices/pi-1/actions/decommission"
+    for role in ("viewer", "operator"):
+        assert api.call("POST", path, role=role).status_code == 403
+    answer = api.call("POST", path)
+    assert (answer.status_code, answer.json()["state"]) == (200, "decommissioned")
+    wait_until(lambda: not pis[0].connected.is_set())
+    assert api.get("/fleet")["devices"] == 1
+    again = {"model": "har", "version": "1", "selector": {"devices": ["pi-1"]}}
+    add_version(api.services.database, api.services.blobs, api.services.repository)
+    refused = api.call("POST", "/rollouts", json=again)
+    assert (refused.status_code, refused.json()["code"]) == (422, "rollout.selector")
