@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 import queue
 import random
+import socket
 import ssl
 import threading
 import time
@@ -213,6 +214,7 @@ class Connection:
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected
         client.on_message = self._received
+        client.on_socket_open = _send_at_once
         # With this, a publish wakes the network thread instead of writing from the caller's.
         client.on_socket_register_write = lambda *_: None
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
@@ -317,3 +319,8 @@ def _batches(topics: Iterable[str]) -> Iterable[list[str]]:
     rest = iter(topics)
     while batch := list(islice(rest, SUBSCRIBE_TOPICS_MAX)):
         yield batch
+
+
+def _send_at_once(_client: mqtt.Client, _userdata: object, opened: socket.socket) -> None:
+    """Switch Nagle's algorithm off: with it each window of chunks waits 40 ms for the next."""
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
