@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import paho.mqtt.client as mqtt
 from msgspec import Struct
@@ -321,6 +322,6 @@ def _batches(topics: Iterable[str]) -> Iterable[list[str]]:
         yield batch
 
 
-def _send_at_once(_client: mqtt.Client, _userdata: object, opened: socket.socket) -> None:
+def _send_at_once(_client: mqtt.Client, _userdata: object, opened: Any) -> None:
     """Switch Nagle's algorithm off: with it each window of chunks waits 40 ms for the next."""
     opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

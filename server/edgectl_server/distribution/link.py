@@ -341,6 +341,6 @@ def _client(client_id: str, identity: IdentityFiles) -> Client:
     return client
 
 
-def _send_at_once(_client: Client, _userdata: object, opened: socket.socket) -> None:
+def _send_at_once(_client: Client, _userdata: object, opened: Any) -> None:
     """Switch Nagle's algorithm off: small messages would wait 40 ms for an acknowledgement."""
     opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
