@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import sync_playwright
 
 from e2e.fleet import Server
 from edgectl_server.storage.database import Database
 from ui import rows
-from ui.browser import ARGUMENTS, CHROMIUM, log_in, open_page
+from ui.browser import ARGUMENTS, CHROMIUM, open_page
 
 WEB = Path(__file__).parents[2] / "server/edgectl_server/web"
 ROLES = ("viewer", "operator", "admin")
@@ -44,6 +44,17 @@ def server(tmp_path_factory):
         started.stop()
 
 
+@pytest.fixture
+def empty_server(tmp_path):
+    """A server on its first day, which a test may stop and start."""
+    started = Server(tmp_path / "data")
+    started.start()
+    try:
+        yield started
+    finally:
+        started.stop()
+
+
 @pytest.fixture(scope="session")
 def origin(server):
     """Where the page is."""
@@ -55,12 +66,13 @@ def sessions(browser, origin):
     """Cookies by role: everybody logs in once."""
     kept = {}
     for role in ROLES:
-        watched = open_page(browser, origin)
-        watched.page.goto(origin)
-        log_in(watched.page, role)
-        expect(watched.page.get_by_role("heading", name="Fleet")).to_be_visible()
-        kept[role] = watched.page.context.storage_state()
-        watched.page.context.close()
+        context = browser.new_context()
+        answer = context.request.post(
+            f"{origin}/api/v1/session", data={"username": role, "password": rows.PASSWORD}
+        )
+        assert answer.ok, answer.text()
+        kept[role] = context.storage_state()
+        context.close()
     return kept
 
 

@@ -6,6 +6,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
+from ui.browser import log_in, open_page
 from ui.rows import DEVICES, RUNNING
 
 pytestmark = pytest.mark.chromium
@@ -82,3 +83,27 @@ def test_a_push_is_followed_while_it_is_processed(visit):
     expect(page.get_by_role("button", name="Start rollout")).to_have_attribute(
         "aria-description", re.compile("still being processed")
     )
+
+
+def test_a_restart_of_the_server_loses_nothing_that_was_typed(empty_server, browser):
+    password = (empty_server.data / "admin-password").read_text().strip()
+    watched = open_page(browser, empty_server.url.rstrip("/"))
+    page = watched.page
+    page.goto(watched.origin)
+    log_in(page, "admin", password)
+    expect(page.get_by_text("No device has enrolled yet")).to_be_visible()
+    expect(page.get_by_text("edgectl devices token create")).to_be_visible()
+    connection = page.locator(".side .connection")
+    expect(connection).to_have_text("Live")
+    page.get_by_role("link", name="Settings", exact=True).click()
+    page.get_by_label("Name", exact=True).fill("half-typed")
+
+    empty_server.stop()
+    expect(connection).to_have_text("Reconnecting\N{HORIZONTAL ELLIPSIS}", timeout=10_000)
+    empty_server.start()
+    expect(connection).to_have_text("Live", timeout=20_000)
+    expect(page.get_by_label("Name", exact=True)).to_have_value("half-typed")
+    page.get_by_role("button", name="Create token").click()
+    expect(page.get_by_text("It is shown this once")).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
+    page.context.close()

@@ -1,6 +1,6 @@
 // Colours chosen so that text reaches 4.5:1 on every surface in both themes; see styles.css for the
 // surfaces and the tones of states.
-import { ActionIcon, Button, createTheme, Modal, Tooltip, type MantineColorsTuple } from "@mantine/core";
+import { ActionIcon, Button, createTheme, Modal, NumberInput, Tooltip, type MantineColorsTuple } from "@mantine/core";
 
 const teal: MantineColorsTuple = [
   "#e6f6f7",
@@ -41,6 +41,7 @@ export const theme = createTheme({
   components: {
     Button: Button.extend({ defaultProps: { size: "sm" } }),
     ActionIcon: ActionIcon.extend({ defaultProps: { variant: "subtle", color: "gray", size: 32 } }),
+    NumberInput: NumberInput.extend({ defaultProps: { hideControls: true } }),
     Modal: Modal.extend({
       defaultProps: {
         centered: true,

@@ -18,6 +18,7 @@ const REFETCH_EVERY_MS = 2_000;
 let status: LiveStatus = { live: false, since: Date.now() };
 let deliver: (topic: string, snapshot: unknown) => void = () => {};
 let lost: () => void = () => {};
+let found: () => void = () => {};
 let sendTopics: ((topics: string[]) => void) | undefined;
 const wanted = new Map<string, number>();
 const watchers = new Set<() => void>();
@@ -31,6 +32,7 @@ function receive(report: Report): void {
   status = { live: report.live, since: report.since };
   for (const watcher of watchers) watcher();
   if (wasLive && !report.live) lost();
+  if (!wasLive && report.live) found();
 }
 
 /** Some mobile browsers have no SharedWorker: then a stream for this tab, closed while hidden. */
@@ -97,6 +99,8 @@ export function useLiveStatus(): LiveStatus {
 /** Put snapshots into the cache and have the tables beside them fetched again, not too often. */
 export function connectLive(client: QueryClient, onLost: () => void): void {
   lost = onLost;
+  // Whatever failed or was missed in between is asked for again.
+  found = () => void client.invalidateQueries();
   const due = new Map<string, ReturnType<typeof setTimeout>>();
   const refetch = (path: string) => {
     if (due.has(path)) return;

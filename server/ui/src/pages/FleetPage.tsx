@@ -5,10 +5,12 @@ import { Link } from "react-router";
 import { api, type Schemas } from "../api/client";
 import { Action } from "../components/Action";
 import { Bar } from "../components/Bars";
+import { Command } from "../components/Command";
 import { DataTable, FilterChip, PAGE_ROWS, Search, useListState, type Column, type ListState } from "../components/DataTable";
 import { Empty, ErrorPanel, Head, Panel } from "../components/Panels";
 import { Online, State } from "../components/State";
 import { Time } from "../components/Time";
+import { createEnrolToken } from "../cli";
 import { count } from "../format";
 
 type Device = Schemas["DeviceSummary"];
@@ -249,7 +251,7 @@ function Devices({ list, fleet }: { list: ListState; fleet: Fleet | undefined })
             placeholder="All models"
             w={150}
             clearable
-            clearButtonProps={{ "aria-label": "All models", size: 24 }}
+            clearButtonProps={{ "aria-label": "All models", size: "24px" }}
             data={model && !models.includes(model) ? [...models, model] : models}
             value={model ?? null}
             onChange={(value) => list.set({ model: value, version: null })}
@@ -279,6 +281,7 @@ function Devices({ list, fleet }: { list: ListState; fleet: Fleet | undefined })
               <Action needs="operator" to="/settings#enrol" icon="key">
                 Make an enrol token
               </Action>
+              <Command text={createEnrolToken(1, 3600)} />
             </Empty>
           )
         }

@@ -231,7 +231,7 @@ function Devices({ id }: { id: string }) {
             placeholder="All states"
             w={140}
             clearable
-            clearButtonProps={{ "aria-label": "All states", size: 24 }}
+            clearButtonProps={{ "aria-label": "All states", size: "24px" }}
             data={DEVICE_STATES.map((value) => ({ value, label: wordsOf(value) }))}
             value={state ?? null}
             onChange={(value) => list.set({ state: value })}

@@ -97,7 +97,7 @@ export function RolloutsPage() {
               placeholder="All states"
               w={150}
               clearable
-              clearButtonProps={{ "aria-label": "All states", size: 24 }}
+              clearButtonProps={{ "aria-label": "All states", size: "24px" }}
               data={STATES.map((value) => ({ value, label: value.charAt(0).toUpperCase() + value.slice(1) }))}
               value={state ?? null}
               onChange={(value) => list.set({ state: value })}

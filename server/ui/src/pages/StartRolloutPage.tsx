@@ -166,7 +166,7 @@ function Where({ choice, change }: PartProps) {
             searchable
             hidePickedOptions
             nothingFoundMessage="No device matches"
-            clearButtonProps={{ "aria-label": "Remove all", size: 24 }}
+            clearButtonProps={{ "aria-label": "Remove all", size: "24px" }}
             data={options}
             filter={({ options: all }) => all}
             searchValue={typed}

@@ -183,7 +183,7 @@ function Outcome({ version }: { version: Version }) {
       {tiles.map(([name, value, note]) => (
         <div key={name} className="tile">
           <div className="tile-name">{name}</div>
-          <div className="tile-value breakable" style={value.length > 9 ? { fontSize: 19, lineHeight: 1.65 } : undefined}>
+          <div className={name === "First choice" ? "tile-value tile-code" : "tile-value breakable"}>
             {value}
           </div>
           <div className="tile-note">{note}</div>
