@@ -89,7 +89,7 @@ def create_app(services: Services | None, *, web: Path = WEB_DIRECTORY) -> FastA
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
-def _unknown(request: Request) -> None:
+async def _unknown(request: Request) -> None:
     # Without this route, an unknown address under /api would get the web UI, with status 200; and
     # because of it, wrong methods come here too.
     allowed: set[str] = set()
@@ -102,7 +102,7 @@ def _unknown(request: Request) -> None:
     raise HTTPException(404)
 
 
-def refuse_unknown_parameters(request: Request) -> None:
+async def refuse_unknown_parameters(request: Request) -> None:
     """Dependency of every route: a misspelt query parameter is an error, not a default."""
     dependant = getattr(request.scope.get("route"), "dependant", None)
     if dependant is None or not request.query_params:

@@ -23,7 +23,7 @@ router = APIRouter(tags=["events"])
 RETRY_MS = 2000
 
 
-def checked_topics(
+async def checked_topics(
     request: Request,
     topic: Annotated[
         list[str],

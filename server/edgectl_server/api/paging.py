@@ -29,7 +29,7 @@ class PageQuery(NamedTuple):
     limit: int
 
 
-def page_query(
+async def page_query(
     q: Annotated[str, Query(max_length=128, description="Text that must occur.")] = "",
     sort: Annotated[
         str, Query(max_length=32, pattern=r"^-?[a-z_]*$", description="Column; `-` descends.")

@@ -21,13 +21,13 @@ router = APIRouter(tags=["system"])
 
 
 @router.get("/version", operation_id="version")
-def version(request: Request) -> VersionInfo:
+async def version(request: Request) -> VersionInfo:
     """Say which edgectl this is."""
     return VersionInfo(version=edgectl_protocol.__version__, ui=request.app.state.has_ui)
 
 
 @router.get("/health/live", operation_id="live")
-def live() -> dict[str, bool]:
+async def live() -> dict[str, bool]:
     """Answer as long as the process can."""
     return {"live": True}
 
