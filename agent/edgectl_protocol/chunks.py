@@ -27,7 +27,8 @@ __all__ = [
 ]
 
 CHUNK_BYTES = 64 * 1024
-BLOB_BYTES_MAX = 2 * 1024**3
+BLOB_BYTES_MAX = 4096 * CHUNK_BYTES
+"""256 MiB: the index of a longer blob would not fit into one message of 128 KiB."""
 INDEX_ANNOTATION = "io.edgectl.chunks"
 """Descriptor annotation: ``sha256:…`` of the chunk index, for chunks of `CHUNK_BYTES`."""
 _DIGEST_BYTES = 32

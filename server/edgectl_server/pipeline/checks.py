@@ -87,7 +87,7 @@ def parse_model(content: bytes, limits: PipelineLimits) -> Any:
         raise PipelineRefused(
             "model.too_large",
             f"The model has {len(content)} bytes, at most {limits.source_bytes_max} are taken.",
-            "Push a smaller model, or raise the server's limit.",
+            "Push a smaller model: devices take files of up to 256 MiB.",
         )
     _refuse_other_formats(content)
     model = onnx.ModelProto()

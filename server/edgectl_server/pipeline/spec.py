@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from edgectl_protocol.chunks import BLOB_BYTES_MAX
 from edgectl_protocol.manifest import Evaluation, Golden, Quantization, Scores, TensorSpec
 from edgectl_protocol.names import Digest, ModelName, Variant, Version
 
@@ -61,8 +62,8 @@ class PipelineLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     files_max: Annotated[int, Meta(ge=64)] = 256
     """Open files of the child."""
 
-    source_bytes_max: Annotated[int, Meta(ge=1, le=2048 * MiB - 1)] = 1024 * MiB
-    """Largest model file; a protobuf ends at 2 GiB."""
+    source_bytes_max: Annotated[int, Meta(ge=1, le=BLOB_BYTES_MAX)] = BLOB_BYTES_MAX - 16 * MiB
+    """Largest model file: what a device can fetch, with room for what cleaning adds."""
     data_bytes_max: Annotated[int, Meta(ge=1)] = 1024 * MiB
     """Largest calibration or evaluation data, unpacked."""
     nodes_max: Annotated[int, Meta(ge=1)] = 50_000
