@@ -2,8 +2,10 @@
 
 Rules:
 
-1. The network thread only puts messages into a queue. It is as long as the broker's permission to
-   send unacknowledged messages; what a broker sends beyond that is dropped, unacknowledged.
+1. The network thread only puts messages into a queue, which holds more than the broker may send
+   unacknowledged. Mosquitto 2.0 was seen to send more all the same: then the thread waits for a
+   place, so that TCP holds the broker back, but never so long that the connection is given up.
+   What has no place then is dropped, unacknowledged: it comes again after the next reconnect.
 2. One transaction a batch. Only after its commit is a message acknowledged to the broker, and an
    `Ack` sent to the device: also for what was there already.
 3. The topic says who sends, because the broker checks that; a payload that names another device is
@@ -49,10 +51,13 @@ from edgectl_server.storage.database import Database
 from edgectl_server.storage.tables import Device
 from edgectl_server.telemetry import Telemetry
 
-__all__ = ["Intake"]
+__all__ = ["QUEUE_MAX", "Intake"]
 
 logger = logging.getLogger(__name__)
 
+QUEUE_MAX = 2 * RECEIVE_MAX
+_PLACE_S = 2.0
+"""A tenth of the keep-alive."""
 _BATCH = 256
 _RETRY_S = 1.0
 _LOG_EVERY_S = 1.0
@@ -86,7 +91,7 @@ class Intake:
         self._fleet = fleet
         self._telemetry = telemetry
         self._rollouts = rollouts
-        self._queue: queue.Queue[Incoming | None] = queue.Queue(RECEIVE_MAX)
+        self._queue: queue.Queue[Incoming | None] = queue.Queue(QUEUE_MAX)
         self._link: BrokerLink
         self._seed: Callable[[SeedRequest], None]
         self._closing = threading.Event()
@@ -106,12 +111,12 @@ class Intake:
         self._thread.start()
 
     def put(self, incoming: Incoming) -> None:
-        """Take a message; never waits."""
+        """Take a message; waits at most `_PLACE_S`."""
         if not incoming.payload:
             incoming.done()  # a retained message was cleared
             return
         try:
-            self._queue.put_nowait(incoming)
+            self._queue.put(incoming, timeout=_PLACE_S)
         except queue.Full:
             self._drop("queue", "the database is too slow")
 

@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 WINDOW = 32
 OUTBOX_BYTES_MAX = 8 * 1024**2
 BULK_BYTES_MAX = 1024**2
-RECEIVE_MAX = 1000
+RECEIVE_MAX = 500
 _SESSION_S = 7 * 86400
 _KEEPALIVE_S = 20
 _RECONNECT_S_MAX = 5
@@ -89,7 +89,7 @@ class BrokerLink:
             port: MQTT over TLS.
             identity: of the server.
             client_id: stable, because the broker keeps the session by it.
-            on_message: takes a message and returns at once; called by the network thread.
+            on_message: takes a message and returns soon; called by the network thread.
             on_connected: told whether the broker remembers our session; if not, it is a new one,
                 or has forgotten everything. Returns at once; called by the network thread.
         """

@@ -295,3 +295,16 @@ def test_hostile_messages_are_dropped_and_the_rest_goes_on(site: Site) -> None:
     pi.report()
     wait_until(lambda: site.plane.fleet.device("pi-1").boot == 1)
     assert pi.connected.is_set()
+
+
+def test_a_burst_is_taken_in_without_loss(site: Site) -> None:
+    """More at once than the broker may send unacknowledged."""
+    pi = site.pi("pi-1")
+    count = 1500
+    for seq in range(count):
+        batch = TelemetryBatch(device="pi-1", boot=1, seq=seq, system=SystemSample(at=now()))
+        pi.publish(topics.telemetry("pi-1"), encode(batch))
+    acks = topics.ack("pi-1")
+    wait_until(lambda: len(pi.got.get(acks, [])) >= count, 40)
+    assert {decode(Ack, payload).seq for payload in pi.got[acks]} == set(range(count))
+    assert not site.plane.intake.dropped

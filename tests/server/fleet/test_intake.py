@@ -28,9 +28,10 @@ from edgectl_protocol.messages import (
 )
 from edgectl_protocol.names import digest_of
 from edgectl_protocol.update import UpdateEvent, UpdateState
-from edgectl_server.distribution.link import RECEIVE_MAX, Incoming
+from edgectl_server import intake as intake_module
+from edgectl_server.distribution.link import Incoming
 from edgectl_server.fleet import Fleet
-from edgectl_server.intake import Intake
+from edgectl_server.intake import QUEUE_MAX, Intake
 from edgectl_server.ordering import Ordering
 from edgectl_server.rollouts import Rollouts
 from edgectl_server.signing.authority import Authority
@@ -342,9 +343,10 @@ def test_old_telemetry_is_deleted_by_the_time_it_came(parts, line, clock) -> Non
         assert session.scalars(select(TelemetryWindow.seq)).all() == [1]
 
 
-def test_a_full_queue_drops_unacknowledged_and_says_so(parts) -> None:
+def test_a_full_queue_drops_unacknowledged_and_says_so(parts, monkeypatch) -> None:
+    monkeypatch.setattr(intake_module, "_PLACE_S", 0.01)
     line = Line(parts.intake)  # never started: nothing is taken out
-    for number in range(RECEIVE_MAX + 7):
+    for number in range(QUEUE_MAX + 7):
         line.send(topics.event("pi-1"), event(number))
     assert parts.intake.dropped["queue"] == 7
     assert line.done == []  # the broker sends them again
