@@ -43,15 +43,18 @@ class WebUIHook(BuildHookInterface):  # type: ignore[type-arg]
 
     def stamp(self) -> None:
         """Note which sources the built files were made of."""
-        (self._out() / ".stamp").write_text(self._digest())
+        self._stamp().parent.mkdir(exist_ok=True)
+        self._stamp().write_text(self._digest())
 
-    def _out(self) -> Path:
-        return Path(self.root, "server/edgectl_server/web")
+    def _stamp(self) -> Path:
+        return Path(self.root, "build/web-ui.stamp")  # not among the files that are shipped
 
     def _stale(self) -> bool:
         if os.environ.get("EDGECTL_SKIP_UI") == "1" or Path(self.root, "PKG-INFO").exists():
             return False
-        stamp = self._out() / ".stamp"
+        if not Path(self.root, "server/edgectl_server/web/index.html").exists():
+            return True
+        stamp = self._stamp()
         return not stamp.exists() or stamp.read_text() != self._digest()
 
     def _digest(self) -> str:

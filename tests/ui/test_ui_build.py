@@ -52,6 +52,7 @@ def test_the_hook_builds_when_a_source_has_changed_and_not_otherwise(tmp_path):
     source.write_text("1")
     out = tmp_path / "server/edgectl_server/web"
     out.mkdir(parents=True)
+    (out / "index.html").write_text("")
 
     def wanted(**environment):
         found = subprocess.run(
@@ -78,5 +79,8 @@ def test_the_hook_builds_when_a_source_has_changed_and_not_otherwise(tmp_path):
     assert wanted() == 0
     source.write_text("2")
     assert wanted() == 1
+    source.write_text("1")
+    (out / "index.html").unlink()
+    assert wanted() == 1, "somebody has deleted what was built"
     (tmp_path / "PKG-INFO").write_text("")
     assert wanted() == 0, "an unpacked sdist carries the built files"
