@@ -64,7 +64,7 @@ def test_push_shows_bars_and_colours(environment, tmp_path):
     assert terminal.end() == 0, terminal.text
     assert "uploading har.onnx" in terminal.text
     assert "━" in terminal.text
-    assert "\x1b[32maccepted" in terminal.text
+    assert "\x1b[32mpublished" in terminal.text
     assert "\x1b[31mrejected" in terminal.text
     assert "\x1b[31mred\x1b[0m [bold]" not in terminal.text, "text of a server is only text"
 

@@ -24,8 +24,18 @@ def spec_of(model, directory, **limits):
     return PipelineSpec(model="m", version="1", source=source, limits=PipelineLimits(**limits))
 
 
+@pytest.fixture(autouse=True)
+def others():
+    """Other tests may have children of their own, such as a broker for the whole session."""
+    OTHERS.clear()
+    OTHERS.update(psutil.Process().children(recursive=True))
+
+
+OTHERS: set[psutil.Process] = set()
+
+
 def children():
-    return psutil.Process().children(recursive=True)
+    return [one for one in psutil.Process().children(recursive=True) if one not in OTHERS]
 
 
 def worker():
