@@ -61,11 +61,12 @@ def test_a_memory_bomb_ends_at_the_limit(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("command", "code"), [("yes", "pipeline.crashed"), ("yes >&2", "pipeline.time")]
+    ("command", "wall_s", "code"),
+    [("yes", 60.0, "pipeline.crashed"), ("yes >&2", 1.0, "pipeline.time")],
 )
-def test_a_child_that_floods_its_pipes(tmp_path, monkeypatch, command, code):
+def test_a_child_that_floods_its_pipes(tmp_path, monkeypatch, command, wall_s, code):
     monkeypatch.setattr(runner, "_isolation", lambda: ("sh", "-c", command))
-    assert failure(spec_of(crafted.relu(), tmp_path, wall_s=1.0), tmp_path).code == code
+    assert failure(spec_of(crafted.relu(), tmp_path, wall_s=wall_s), tmp_path).code == code
 
 
 def test_an_endless_loop_ends_at_the_wall_clock(tmp_path):
