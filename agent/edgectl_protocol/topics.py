@@ -20,7 +20,7 @@ table::
 from __future__ import annotations
 
 import re
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from edgectl_protocol import PROTOCOL
 from edgectl_protocol.errors import MalformedMessage
@@ -113,11 +113,10 @@ class UpTopic(NamedTuple):
     kind: UpKind
 
 
-_UP = re.compile(rf"{PROTOCOL}/d/([A-Za-z0-9_-]{{1,64}})/up/(state|telemetry|event|seed)")
+_UP_KINDS: tuple[UpKind, ...] = get_args(UpKind)
+_UP = re.compile(rf"{PROTOCOL}/d/([A-Za-z0-9_-]{{1,64}})/up/({'|'.join(_UP_KINDS)})")
 
-SERVER_SUBSCRIPTIONS: tuple[str, ...] = tuple(
-    f"{PROTOCOL}/d/+/up/{kind}" for kind in ("state", "telemetry", "event", "seed")
-)
+SERVER_SUBSCRIPTIONS: tuple[str, ...] = tuple(f"{PROTOCOL}/d/+/up/{kind}" for kind in _UP_KINDS)
 """What the server subscribes to."""
 
 
@@ -146,9 +145,13 @@ ACCESS: tuple[AccessRule, ...] = (
     AccessRule("device", "subscribe", f"{PROTOCOL}/meta/#"),
     AccessRule("device", "subscribe", f"{PROTOCOL}/blob/#"),
     AccessRule("device", "subscribe", f"{PROTOCOL}/d/%u/down/#"),
-    AccessRule("device", "publish", f"{PROTOCOL}/d/%u/up/#"),
+    *(AccessRule("device", "publish", f"{PROTOCOL}/d/%u/up/{kind}") for kind in _UP_KINDS),
 )
-"""Everything that is allowed; what no rule covers is refused."""
+"""Everything that is allowed; what no rule covers is refused.
+
+Devices publish on exact topics: below a wildcard, one device could retain messages under as many
+names as it likes, until the broker's memory is full.
+"""
 
 
 def matches(pattern: str, topic: str) -> bool:

@@ -15,6 +15,11 @@ BLOB = "edgectl/v1/blob/" + "ab" * 32
 PUBLISH = [
     ("alpha", "edgectl/v1/d/alpha/up/state", True),
     ("alpha", "edgectl/v1/d/alpha/up/telemetry", True),
+    ("alpha", "edgectl/v1/d/alpha/up/event", True),
+    ("alpha", "edgectl/v1/d/alpha/up/seed", True),
+    ("alpha", "edgectl/v1/d/alpha/up", False),
+    ("alpha", "edgectl/v1/d/alpha/up/filling-1", False),
+    ("alpha", "edgectl/v1/d/alpha/up/state/filling-1", False),
     ("alpha", "edgectl/v1/d/beta/up/state", False),
     ("alpha", "edgectl/v1/d/alpha/down/order", False),
     ("alpha", "edgectl/v1/d/beta/down/order", False),
