@@ -25,11 +25,11 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from edgectl_server.api.paging import PageQuery, fetch_page, match, order
-from edgectl_server.api.schemas import Role
 from edgectl_server.errors import Forbidden, NotFound, Refused, TooMany, Unauthorized
+from edgectl_server.schemas import Role
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.files import write_durably
+from edgectl_server.storage.paging import PageQuery, fetch_page, match, order
 from edgectl_server.storage.tables import ApiToken, LoginSession, User
 
 __all__ = ["ROLES", "Auth", "Principal", "SessionStarted", "TokenIssued"]

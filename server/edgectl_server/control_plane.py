@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from edgectl_protocol.enrolment import BrokerAddress
-from edgectl_server.distribution.brokers import ExistingBroker, RunningBroker, open_broker
+from edgectl_server.distribution.addresses import is_any_address
+from edgectl_server.distribution.brokers import ExistingBroker, open_broker
+from edgectl_server.distribution.interface import RunningBroker
 from edgectl_server.distribution.link import BrokerLink
 from edgectl_server.distribution.publisher import Publisher
 from edgectl_server.enrolment import Enroller
@@ -41,7 +43,6 @@ _CONNECT_S = 10.0
 _METADATA_S = 60.0
 _RETENTION_S = 600.0
 _RENEWAL_S = 3600.0
-_ANY_ADDRESS = {"", "0.0.0.0", "::"}  # noqa: S104  # compared only
 
 
 @dataclass(kw_only=True)
@@ -83,30 +84,14 @@ def open_control_plane(
     repository = Repository.open(data / "tuf", keys, now())
     repository.refresh(now())
     authority = Authority.open(data / "pki", now(), passphrase=passphrase)
-    public_host = settings.broker_address_for_devices
-    if public_host in _ANY_ADDRESS:
-        public_host = socket.gethostname()
 
     with ExitStack() as stack:
-        broker = open_broker(
-            settings.broker,
-            host=settings.broker_host,
-            port=settings.broker_port,
-            identity=authority.broker_identity([public_host, settings.broker_host], now()),
-            state=data / "broker",
-            is_revoked=authority.is_revoked,
-            crl_pem=lambda: authority.crl_pem(now()),
-        )
+        broker, address = _open_broker(settings, authority, now)
         stack.callback(broker.stop)
-        ours = not isinstance(broker, ExistingBroker)
-        device_host = public_host if ours or settings.broker_public_host else broker.host
-
         ordering = Ordering(database=database, signer=OrderSigner(keys), now=now)
         fleet = Fleet(
             database=database, ordering=ordering, authority=authority, broker=broker, now=now
         )
-        if ours:
-            fleet.forget_connections()
         telemetry = Telemetry(
             database=database, retention_days=settings.telemetry_retention_days, now=now
         )
@@ -121,52 +106,67 @@ def open_control_plane(
             on_message=intake.put,
             on_connected=connections.note,
         )
-        publisher = Publisher(
-            database=database, blobs=blobs, repository=repository, link=link, now=now
-        )
-        enrolment = Enroller(
-            database=database,
-            authority=authority,
-            repository=repository,
-            broker=lambda: BrokerAddress(host=device_host, port=broker.port),
-            now=now,
-        )
-        link.start()
-        stack.callback(link.close)
-        intake.start(link, seed=publisher.seed)
-        stack.callback(intake.close)
-        if ours and not link.wait_connected(_CONNECT_S):
-            logger.warning("not connected to the broker yet: %s", link.failure)
-        ticker.start(
-            _duties(
-                settings,
-                connections=connections,
-                link=link,
-                ordering=ordering,
-                publisher=publisher,
-                repository=repository,
-                rollouts=rollouts,
-                telemetry=telemetry,
-                now=now,
-            )
-        )
-        stack.callback(ticker.close)
-        stack.callback(publisher.close)
-        return ControlPlane(
+        plane = ControlPlane(
             repository=repository,
             authority=authority,
             broker=broker,
             link=link,
-            publisher=publisher,
+            publisher=Publisher(
+                database=database, blobs=blobs, repository=repository, link=link, now=now
+            ),
             ordering=ordering,
-            enrolment=enrolment,
+            enrolment=Enroller(
+                database=database,
+                authority=authority,
+                repository=repository,
+                broker=lambda: address,
+                now=now,
+            ),
             fleet=fleet,
             rollouts=rollouts,
             telemetry=telemetry,
             intake=intake,
             ticker=ticker,
-            stack=stack.pop_all(),
+            stack=stack,
         )
+        _start(plane, _duties(settings, plane, connections, now))
+        plane.stack = stack.pop_all()
+        return plane
+
+
+def _open_broker(
+    settings: Settings, authority: Authority, now: Callable[[], datetime]
+) -> tuple[RunningBroker, BrokerAddress]:
+    """Return the broker, and the address by which devices reach it."""
+    public_host = settings.broker_address_for_devices
+    if is_any_address(public_host):
+        public_host = socket.gethostname()
+    broker = open_broker(
+        settings.broker,
+        host=settings.broker_host,
+        port=settings.broker_port,
+        identity=authority.broker_identity([public_host, settings.broker_host], now()),
+        state=settings.data_path / "broker",
+        is_revoked=authority.is_revoked,
+        crl_pem=lambda: authority.crl_pem(now()),
+    )
+    named = not isinstance(broker, ExistingBroker) or settings.broker_public_host
+    return broker, BrokerAddress(host=public_host if named else broker.host, port=broker.port)
+
+
+def _start(plane: ControlPlane, duties: list[Duty]) -> None:
+    ours = not isinstance(plane.broker, ExistingBroker)
+    if ours:
+        plane.fleet.forget_connections()
+    plane.link.start()
+    plane.stack.callback(plane.link.close)
+    plane.intake.start(plane.link, seed=plane.publisher.seed)
+    plane.stack.callback(plane.intake.close)
+    if ours and not plane.link.wait_connected(_CONNECT_S):
+        logger.warning("not connected to the broker yet: %s", plane.link.failure)
+    plane.ticker.start(duties)
+    plane.stack.callback(plane.ticker.close)
+    plane.stack.callback(plane.publisher.close)
 
 
 class _Connections:
@@ -194,16 +194,12 @@ class _Connections:
 
 def _duties(
     settings: Settings,
-    *,
+    plane: ControlPlane,
     connections: _Connections,
-    link: BrokerLink,
-    ordering: Ordering,
-    publisher: Publisher,
-    repository: Repository,
-    rollouts: Rollouts,
-    telemetry: Telemetry,
     now: Callable[[], datetime],
 ) -> list[Duty]:
+    link, ordering, publisher = plane.link, plane.ordering, plane.publisher
+
     def greet() -> None:
         """After a reconnect the broker may lack what it had."""
         new, forgotten = connections.take()
@@ -214,7 +210,7 @@ def _duties(
             ordering.publish_all(link)
 
     def refresh() -> None:
-        if repository.refresh(now()):
+        if plane.repository.refresh(now()):
             publisher.publish_metadata()
 
     def drain() -> None:
@@ -222,11 +218,11 @@ def _duties(
             pass
 
     return [
-        Duty("the rollouts", settings.tick_s, rollouts.tick),
+        Duty("the rollouts", settings.tick_s, plane.rollouts.tick),
         Duty("the connection", settings.tick_s, greet),
         Duty("the publisher", settings.tick_s, publisher.reconcile),
         Duty("the outbox", settings.tick_s, drain),
         Duty("the signed metadata", _METADATA_S, refresh),
         Duty("the orders", _RENEWAL_S, ordering.renew),
-        Duty("the retention", _RETENTION_S, telemetry.delete_old),
+        Duty("the retention", _RETENTION_S, plane.telemetry.delete_old),
     ]

@@ -36,8 +36,8 @@ from edgectl_protocol.enrolment import (
     request_proof,
 )
 from edgectl_protocol.names import check_device_id
-from edgectl_server.api.schemas import EnrolTokenCreated
 from edgectl_server.errors import Conflict, Unauthorized
+from edgectl_server.schemas import EnrolTokenCreated
 from edgectl_server.signing.authority import Authority, Issued, public_key_sha256
 from edgectl_server.signing.repository import Repository
 from edgectl_server.storage.database import Database

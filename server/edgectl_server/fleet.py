@@ -24,8 +24,9 @@ from sqlalchemy.orm import Session
 
 from edgectl_protocol.messages import DeviceEvent, ReportedState
 from edgectl_protocol.update import ENDED, UpdateState
-from edgectl_server.api.paging import PageQuery, fetch_page, match, order
-from edgectl_server.api.schemas import (
+from edgectl_server.errors import NotFound
+from edgectl_server.ordering import Ordering, reported_of
+from edgectl_server.schemas import (
     DeviceDetail,
     DeviceEventInfo,
     DeviceSummary,
@@ -37,11 +38,10 @@ from edgectl_server.api.schemas import (
     UpdateInfo,
     VersionShare,
 )
-from edgectl_server.errors import NotFound
-from edgectl_server.ordering import Ordering, reported_of
 from edgectl_server.signing.authority import Authority
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.inserts import insert_new
+from edgectl_server.storage.paging import PageQuery, fetch_page, match, order
 from edgectl_server.storage.tables import (
     DesiredSlot,
     Device,

@@ -33,10 +33,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from edgectl_server.errors import Conflict, NotFound, ServerError, Unavailable
+from edgectl_server.schemas import JobInfo, JobProgress, Page, Problem
 from edgectl_server.storage.database import Database
+from edgectl_server.storage.paging import PageQuery, fetch_page, match, order
 from edgectl_server.storage.tables import Job
 
-__all__ = ["JobCancelled", "JobContext", "JobFailed", "JobHandler", "JobLost", "Jobs"]
+__all__ = ["JobCancelled", "JobContext", "JobFailed", "JobHandler", "JobLost", "Jobs", "job_info"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,12 @@ ENDED = frozenset({"succeeded", "failed", "cancelled"})
 _IDLE_S = 5.0  # how long the worker waits when nobody wakes it
 _PROGRESS_S = 0.2  # progress is written at most so often
 _RETRY_S = 2.0  # a job that met something unavailable waits so long, times its attempts
+_SORT = {
+    "created_at": Job.created_at,
+    "finished_at": Job.finished_at,
+    "kind": Job.kind,
+    "state": Job.state,
+}
 
 
 class JobFailed(ServerError):
@@ -199,6 +207,25 @@ class Jobs:
         """Return a job; raise `NotFound` ``job.unknown``."""
         with self._database.read() as session:
             return _find(session, job_id)
+
+    def page(self, paging: PageQuery, *, state: str | None = None) -> Page[JobInfo]:
+        """Return one page of the jobs, newest first."""
+        wanted = select(Job).order_by(
+            *order(paging.sort, _SORT, default="-created_at", last=Job.id)
+        )
+        if state is not None:
+            wanted = wanted.where(Job.state == state)
+        if paging.q:
+            wanted = wanted.where(match(paging.q, (Job.id, Job.kind, Job.created_by)))
+        with self._database.read() as session:
+            rows, total = fetch_page(session, wanted, paging)
+        return Page(items=[job_info(row) for row in rows], total=total)
+
+    def snapshot(self, job_id: str) -> JobInfo | None:
+        """Return a job as it is shown, or None; for live listeners."""
+        with self._database.read() as session:
+            job = session.get(Job, job_id)
+            return None if job is None else job_info(job)
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a job: at once if it waits, as soon as its handler notices if it runs.
@@ -403,6 +430,25 @@ class Jobs:
                 job.progress = progress
             if job.cancel_requested:
                 context.stop()
+
+
+def job_info(job: Job) -> JobInfo:
+    """Return how a job is shown."""
+    return JobInfo.model_validate(
+        {
+            "id": job.id,
+            "kind": job.kind,
+            "state": job.state,
+            "progress": JobProgress.model_validate(job.progress),
+            "result": job.result,
+            "error": None if job.error is None else Problem.model_validate(job.error),
+            "attempts": job.attempts,
+            "created_at": job.created_at,
+            "started_at": job.started_at,
+            "finished_at": job.finished_at,
+            "subject": job.payload.get("subject", {}),
+        }
+    )
 
 
 def _find(session: Session, job_id: str, *, lock: bool = False) -> Job:

@@ -25,11 +25,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from edgectl_protocol.manifest import Lineage, decode_manifest
-from edgectl_server.api.schemas import PushOptions
 from edgectl_server.errors import ServerError
 from edgectl_server.jobs import JobCancelled, JobContext, JobFailed
 from edgectl_server.pipeline.errors import PipelineCancelled, PipelineError, PipelineRefused
 from edgectl_server.pipeline.spec import PipelineLimits, PipelineSpec, Progress, to_document
+from edgectl_server.schemas import PushOptions
 from edgectl_server.settings import Settings
 from edgectl_server.signing.repository import Target
 from edgectl_server.storage.blobs import BlobStore

@@ -24,8 +24,9 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from edgectl_server.api.paging import PageQuery, fetch_page, match, order
-from edgectl_server.api.schemas import (
+from edgectl_server.errors import Conflict, NotFound, Refused
+from edgectl_server.jobs import Jobs
+from edgectl_server.schemas import (
     ModelSummary,
     Page,
     Problem,
@@ -39,10 +40,9 @@ from edgectl_server.api.schemas import (
     VersionShare,
     VersionSummary,
 )
-from edgectl_server.errors import Conflict, NotFound, Refused
-from edgectl_server.jobs import Jobs
 from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
+from edgectl_server.storage.paging import PageQuery, fetch_page, match, order
 from edgectl_server.storage.tables import (
     BundleVariant,
     DesiredSlot,

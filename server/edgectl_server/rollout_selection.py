@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from edgectl_server.api.schemas import Selector
 from edgectl_server.errors import Conflict, NotFound, Refused
+from edgectl_server.schemas import Selector
 from edgectl_server.storage.tables import (
     DesiredSlot,
     Device,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from edgectl_server.api.paging import PageQuery, fetch_page, match, order
-from edgectl_server.api.schemas import (
+from edgectl_server.domain.rollouts import DeviceState
+from edgectl_server.errors import NotFound
+from edgectl_server.ordering import reported_of
+from edgectl_server.schemas import (
     Page,
     ReasonInfo,
     RolloutCounts,
@@ -14,10 +16,8 @@ from edgectl_server.api.schemas import (
     RolloutEventInfo,
     RolloutInfo,
 )
-from edgectl_server.domain.rollouts import DeviceState
-from edgectl_server.errors import NotFound
-from edgectl_server.ordering import reported_of
 from edgectl_server.storage.database import Database
+from edgectl_server.storage.paging import PageQuery, fetch_page, match, order
 from edgectl_server.storage.tables import Device, ModelVersion, Rollout, RolloutDevice, RolloutEvent
 
 __all__ = ["RolloutViews", "count_devices", "find_rollout", "rollout_info"]

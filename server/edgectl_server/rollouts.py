@@ -21,11 +21,6 @@ import msgspec
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from edgectl_server.api.schemas import (
-    RolloutInfo,
-    RolloutPolicy,
-    RolloutRequest,
-)
 from edgectl_server.domain import rollouts as domain
 from edgectl_server.domain.rollouts import BAD, DeviceState, Plan, RolloutState
 from edgectl_server.domain.variants import VariantFacts, rank_variants
@@ -38,6 +33,11 @@ from edgectl_server.rollout_selection import (
     select_devices,
 )
 from edgectl_server.rollout_views import RolloutViews, count_devices, find_rollout, rollout_info
+from edgectl_server.schemas import (
+    RolloutInfo,
+    RolloutPolicy,
+    RolloutRequest,
+)
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.tables import (
     DesiredSlot,

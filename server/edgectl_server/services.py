@@ -10,17 +10,13 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from pydantic import BaseModel
-
-from edgectl_server.api.jobs import job_info
 from edgectl_server.auth import Auth
 from edgectl_server.clock import now
 from edgectl_server.control_plane import open_control_plane
-from edgectl_server.distribution.brokers import RunningBroker
+from edgectl_server.distribution.interface import RunningBroker
 from edgectl_server.distribution.link import BrokerLink
 from edgectl_server.distribution.publisher import Publisher
 from edgectl_server.enrolment import Enroller
-from edgectl_server.errors import NotFound
 from edgectl_server.fleet import Fleet
 from edgectl_server.hub import Hub
 from edgectl_server.jobs import Jobs
@@ -110,7 +106,10 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
     hub = Hub()
     opened.callback(hub.join)
     opened.callback(hub.close)
-    _register_snapshots(hub, jobs, plane.fleet, plane.rollouts)
+    hub.register("fleet", lambda _: plane.fleet.summary())
+    hub.register("device", plane.fleet.snapshot)
+    hub.register("rollout", plane.rollouts.snapshot)
+    hub.register("job", jobs.snapshot)
     opened.callback(jobs.close)
     jobs.start()
     return Services(
@@ -133,16 +132,3 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         telemetry=plane.telemetry,
         first_password=first_password,
     )
-
-
-def _register_snapshots(hub: Hub, jobs: Jobs, fleet: Fleet, rollouts: Rollouts) -> None:
-    def job(job_id: str) -> BaseModel | None:
-        try:
-            return job_info(jobs.get(job_id))
-        except NotFound:
-            return None
-
-    hub.register("fleet", lambda _: fleet.summary())
-    hub.register("device", fleet.snapshot)
-    hub.register("rollout", rollouts.snapshot)
-    hub.register("job", job)

@@ -18,8 +18,8 @@ from sqlalchemy.orm import Session
 
 from edgectl_protocol.histograms import CONFIDENCE_EDGES, LATENCY_EDGES_US, merge, quantile
 from edgectl_protocol.messages import InferenceWindow, TelemetryBatch
-from edgectl_server.api.schemas import TelemetrySummary
 from edgectl_server.fleet import find_device
+from edgectl_server.schemas import TelemetrySummary
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.inserts import insert_new
 from edgectl_server.storage.tables import Device, SystemSampleRow, TelemetryWindow

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from cli.fake_server import PASSWORD, TOKEN, FakeServer, problem
 from edgectl_protocol import __version__
-from edgectl_server.api import schemas as s
+from edgectl_server import schemas as s
 
 AT = datetime(2026, 11, 1, 12, tzinfo=UTC)
 DIGEST = "sha256:" + "a" * 64

@@ -13,7 +13,7 @@ from edgectl.client import Client
 from edgectl.errors import ApiError, LocalError, ServerUnreachable
 from edgectl.transport import RetryPolicy, server_url
 from edgectl.uploads import PIECE_BYTES
-from edgectl_server.api import schemas
+from edgectl_server import schemas
 
 SOON = RetryPolicy(delay_s=0.01, delay_s_max=0.05, give_up_s=20)
 

@@ -10,7 +10,7 @@ import pytest
 
 from cli.answers import DIGEST, HOSTILE, job, page, rollout, rollout_device, summary, version
 from cli.fake_server import PASSWORD, TOKEN, problem
-from edgectl_server.api import schemas
+from edgectl_server import schemas
 
 SHOWING = [
     ("models", "list"),

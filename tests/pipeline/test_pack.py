@@ -16,9 +16,9 @@ from edgectl_protocol.manifest import (
     layer_by_file,
 )
 from edgectl_protocol.names import digest_of
-from edgectl_server.api.schemas import Report, Trial
 from edgectl_server.pipeline.errors import PipelineFailed
 from edgectl_server.pipeline.pack import pack
+from edgectl_server.schemas import Report, Trial
 from edgectl_server.storage.blobs import BlobStore
 
 

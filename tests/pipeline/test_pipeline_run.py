@@ -4,11 +4,11 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from edgectl_server.api.schemas import Report, Trial
 from edgectl_server.pipeline.errors import PipelineFailed, PipelineRefused
 from edgectl_server.pipeline.recipes import RECIPES
 from edgectl_server.pipeline.runner import run_pipeline
 from edgectl_server.pipeline.spec import PipelineSpec, TrialReport, TrialRow, to_document
+from edgectl_server.schemas import Report, Trial
 from pipeline import crafted
 from pipeline.conftest import run
 

@@ -14,9 +14,9 @@ from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyCookie, HTTPBearer
 from fastapi.security.http import HTTPAuthorizationCredentials
 
-from edgectl_server.api.schemas import Role
 from edgectl_server.auth import ROLES, Principal
 from edgectl_server.errors import Forbidden, Unauthorized
+from edgectl_server.schemas import Role
 
 if TYPE_CHECKING:
     from edgectl_server.services import Services

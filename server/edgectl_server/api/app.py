@@ -33,7 +33,7 @@ from edgectl_server.api import (
     uploads,
 )
 from edgectl_server.api.limits import BodyLimit, PageHeaders
-from edgectl_server.api.schemas import Problem
+from edgectl_server.schemas import Problem
 from edgectl_server.services import Services
 
 __all__ = ["API_PREFIX", "WEB_DIRECTORY", "create_app", "make_openapi", "openapi_text"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 
 from edgectl_server.api.access import Operator, admin, get_services, viewer
-from edgectl_server.api.paging import PageQuery, page_query
+from edgectl_server.api.paging import Paging
 from edgectl_server.api.problems import responses
-from edgectl_server.api.schemas import (
+from edgectl_server.schemas import (
     DeviceDetail,
     DeviceEventInfo,
     DeviceIdStr,
@@ -32,7 +32,6 @@ DevicePath = Annotated[DeviceIdStr, Path()]
 Since = Annotated[
     int, Query(ge=1, le=SINCE_S_MAX, description="Add up what has come in so many seconds.")
 ]
-Paging = Annotated[PageQuery, Depends(page_query)]
 
 
 @router.get("/fleet", operation_id="fleet_summary", dependencies=[viewer], responses=responses(401))

@@ -11,8 +11,8 @@ from pydantic import BaseModel, Field
 from edgectl_protocol import enrolment
 from edgectl_server.api.access import get_services
 from edgectl_server.api.problems import responses
-from edgectl_server.api.schemas import DeviceIdStr, Schema, Sha256
 from edgectl_server.errors import Refused
+from edgectl_server.schemas import DeviceIdStr, Schema, Sha256
 
 __all__ = ["router"]
 

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from edgectl_server.api.schemas import Problem
+from edgectl_server.schemas import Problem
 
 __all__ = ["BODY_BYTES_MAX", "BodyLimit", "PageHeaders"]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 
 from edgectl_server.api.access import Operator, get_services, viewer
-from edgectl_server.api.paging import PageQuery, page_query
+from edgectl_server.api.paging import Paging
 from edgectl_server.api.problems import responses
-from edgectl_server.api.schemas import (
+from edgectl_server.schemas import (
     ModelNameStr,
     ModelSummary,
     Page,
@@ -29,9 +29,7 @@ VersionPath = Annotated[VersionStr, Path()]
 
 
 @router.get("/models", operation_id="list_models", dependencies=[viewer], responses=responses(401))
-def list_models(
-    request: Request, paging: Annotated[PageQuery, Depends(page_query)]
-) -> Page[ModelSummary]:
+def list_models(request: Request, paging: Paging) -> Page[ModelSummary]:
     """List the models."""
     return get_services(request).registry.models(paging)
 
@@ -53,9 +51,7 @@ def get_model(request: Request, name: NamePath) -> ModelSummary:
     dependencies=[viewer],
     responses=responses(401, 404, 422),
 )
-def list_versions(
-    request: Request, name: NamePath, paging: Annotated[PageQuery, Depends(page_query)]
-) -> Page[VersionSummary]:
+def list_versions(request: Request, name: NamePath, paging: Paging) -> Page[VersionSummary]:
     """List a model's versions, newest first."""
     return get_services(request).registry.versions(name, paging)
 

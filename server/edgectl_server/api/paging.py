@@ -1,35 +1,17 @@
-"""Lists: ``?q=&sort=&offset=0&limit=25``, the same everywhere.
-
-`Paging` is the dependency; `fetch_page` applies it to a statement. Sort keys are names with an
-optional ``-`` for descending; only those that a route offers are taken.
-"""
+"""Lists: ``?q=&sort=&offset=0&limit=25``, the same everywhere; a route takes `Paging`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated
 
-from fastapi import Query
-from sqlalchemy import ColumnElement, Select, func, or_, select
-from sqlalchemy.orm import Session
+from fastapi import Depends, Query
 
-from edgectl_server.errors import Refused
+from edgectl_server.storage.paging import LIMIT_MAX, PageQuery
 
-__all__ = ["LIMIT_MAX", "PageQuery", "fetch_page", "match", "order"]
-
-LIMIT_MAX = 200
+__all__ = ["Paging"]
 
 
-class PageQuery(NamedTuple):
-    """What a client asks of a list."""
-
-    q: str
-    sort: str
-    offset: int
-    limit: int
-
-
-async def page_query(
+async def _page_query(
     q: Annotated[str, Query(max_length=128, description="Text that must occur.")] = "",
     sort: Annotated[
         str, Query(max_length=32, pattern=r"^-?[a-z_]*$", description="Column; `-` descends.")
@@ -37,46 +19,7 @@ async def page_query(
     offset: Annotated[int, Query(ge=0, le=10_000_000)] = 0,
     limit: Annotated[int, Query(ge=1, le=LIMIT_MAX)] = 25,
 ) -> PageQuery:
-    """Dependency: ``paging: Annotated[PageQuery, Depends(page_query)]``."""
     return PageQuery(q, sort, offset, limit)
 
 
-def match(q: str, columns: Sequence[Any]) -> ColumnElement[bool]:
-    """Return the condition that `q` occurs in one of `columns`, whatever its case."""
-    return or_(*(column.icontains(q, autoescape=True) for column in columns))
-
-
-def order(
-    sort: str, sortable: Mapping[str, Any], *, default: str, last: Any
-) -> tuple[ColumnElement[Any], ...]:
-    """Return what to order by; `last` makes the order total.
-
-    Raises:
-        Refused: ``request.sort``: not one of `sortable`.
-    """
-    wanted = sort or default
-    column = sortable.get(wanted.removeprefix("-"))
-    if column is None:
-        raise Refused(
-            "request.sort",
-            f"cannot sort by {wanted!r}",
-            hint=f"sort by one of: {', '.join(sorted(sortable))}",
-        )
-    if wanted.startswith("-"):
-        return (column.desc(), last.desc())
-    return (column.asc(), last.asc())
-
-
-def fetch_page(
-    session: Session, statement: Select[Any], query: PageQuery
-) -> tuple[Sequence[Any], int]:
-    """Return the rows of one page and the number of all rows.
-
-    Args:
-        session: open.
-        statement: complete, with its order, selecting one entity.
-        query: offset and limit are taken from here.
-    """
-    total = session.scalar(select(func.count()).select_from(statement.order_by(None).subquery()))
-    rows = session.scalars(statement.offset(query.offset).limit(query.limit)).all()
-    return rows, int(total or 0)
+Paging = Annotated[PageQuery, Depends(_page_query)]

@@ -19,8 +19,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgectl_protocol.errors import ProtocolError
-from edgectl_server.api.schemas import Problem
 from edgectl_server.errors import ServerError
+from edgectl_server.schemas import Problem
 
 __all__ = ["RequestIds", "install", "problem_of", "responses"]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 
 from edgectl_server.api.access import Operator, get_services, viewer
-from edgectl_server.api.paging import PageQuery, page_query
+from edgectl_server.api.paging import Paging
 from edgectl_server.api.problems import responses
-from edgectl_server.api.schemas import (
+from edgectl_server.schemas import (
     ActionRequest,
     ModelNameStr,
     Page,
@@ -24,7 +24,6 @@ __all__ = ["router"]
 router = APIRouter(tags=["rollouts"])
 
 RolloutPath = Annotated[str, Path(pattern=r"^[0-9a-f]{16}$")]
-Paging = Annotated[PageQuery, Depends(page_query)]
 RolloutState = Literal["running", "paused", "completed", "aborted"]
 DeviceState = Literal[
     "pending", "in_progress", "committed", "failed", "rejected", "rolled_back", "cancelled"

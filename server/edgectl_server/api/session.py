@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Cookie, Depends, Query, Request, Response
+from fastapi import APIRouter, Cookie, Query, Request, Response
 
 from edgectl_server.api.access import SESSION_COOKIE, Viewer, get_services, viewer
-from edgectl_server.api.paging import PageQuery, page_query
+from edgectl_server.api.paging import Paging
 from edgectl_server.api.problems import responses
-from edgectl_server.api.schemas import (
+from edgectl_server.auth import Principal
+from edgectl_server.schemas import (
     LoginRequest,
     Me,
     Page,
@@ -17,7 +18,6 @@ from edgectl_server.api.schemas import (
     TokenInfo,
     TokenRequest,
 )
-from edgectl_server.auth import Principal
 from edgectl_server.storage.tables import ApiToken
 
 __all__ = ["router"]
@@ -104,9 +104,7 @@ def create_token(request: Request, principal: Viewer, body: TokenRequest) -> Tok
 
 
 @router.get("/tokens", operation_id="list_tokens", responses=responses(401))
-def list_tokens(
-    request: Request, principal: Viewer, paging: Annotated[PageQuery, Depends(page_query)]
-) -> Page[TokenInfo]:
+def list_tokens(request: Request, principal: Viewer, paging: Paging) -> Page[TokenInfo]:
     """List the own tokens; an admin sees everybody's."""
     rows, total = get_services(request).auth.tokens(principal, paging)
     return Page(items=[_info(row) for row in rows], total=total)

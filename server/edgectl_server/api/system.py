@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 import edgectl_protocol
 from edgectl_server.api.access import get_services
-from edgectl_server.api.schemas import ReadyInfo, VersionInfo
+from edgectl_server.schemas import ReadyInfo, VersionInfo
 from edgectl_server.services import Services
 
 __all__ = ["check_readiness", "router"]

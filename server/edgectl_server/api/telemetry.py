@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request
 from edgectl_server.api.access import get_services, viewer
 from edgectl_server.api.devices import Since
 from edgectl_server.api.problems import responses
-from edgectl_server.api.schemas import ModelNameStr, TelemetrySummary
+from edgectl_server.schemas import ModelNameStr, TelemetrySummary
 
 __all__ = ["router"]
 

@@ -4,9 +4,6 @@
 - ``mosquitto``: a private Mosquitto, started, watched and stopped by this process.
 - ``mqtts://host[:port]``: a broker that somebody else runs. Nothing is started, and its access
   rules, revocation list and sessions are theirs to configure.
-
-A revoked device is shut out by two calls in this order: `RunningBroker.reload_revocations`, then
-`RunningBroker.kick`; in the other order it could come back between the two.
 """
 
 from __future__ import annotations
@@ -14,66 +11,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import urlsplit
 
+from edgectl_server.distribution.interface import IdentityFiles, RunningBroker
 from edgectl_server.errors import Unavailable
 
-__all__ = ["ExistingBroker", "IdentityFiles", "RunningBroker", "open_broker"]
+__all__ = ["ExistingBroker", "open_broker"]
 
 _logger = logging.getLogger(__name__)
 
 _DEFAULT_PORT = 8883
-
-
-class IdentityFiles(Protocol):
-    """PEM files with which the broker speaks TLS."""
-
-    @property
-    def certificate(self) -> Path:
-        """The broker's certificate."""
-        ...
-
-    @property
-    def key(self) -> Path:
-        """Its key."""
-        ...
-
-    @property
-    def authority(self) -> Path:
-        """The authority that has certified the broker, the server and the devices."""
-        ...
-
-
-class RunningBroker(Protocol):
-    """A broker that takes connections. Its methods may be called from any thread."""
-
-    @property
-    def host(self) -> str:
-        """Address by which this process reaches the broker."""
-        ...
-
-    @property
-    def port(self) -> int:
-        """Its port."""
-        ...
-
-    @property
-    def alive(self) -> bool:
-        """Whether the broker runs, as far as we can know."""
-        ...
-
-    def stop(self) -> None:
-        """Stop the broker, if we have started it; its state is on disk afterwards. Idempotent."""
-        ...
-
-    def kick(self, name: str) -> bool:
-        """End the open connections of the certificate `name`; False when that is not possible."""
-        ...
-
-    def reload_revocations(self) -> bool:
-        """Refuse newly revoked certificates from now on; False when that is not possible."""
-        ...
 
 
 class ExistingBroker:

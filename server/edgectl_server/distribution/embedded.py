@@ -10,12 +10,11 @@ from edgectl_broker import BrokerError, BrokerSettings, BrokerThread, TlsFiles
 from edgectl_protocol import topics
 from edgectl_protocol.errors import InvalidName
 from edgectl_protocol.names import check_device_id
-from edgectl_server.distribution.brokers import IdentityFiles
+from edgectl_server.distribution.addresses import local_address
+from edgectl_server.distribution.interface import IdentityFiles
 from edgectl_server.errors import Unavailable
 
 __all__ = ["EmbeddedBroker", "authorize"]
-
-_ANY_ADDRESS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared only
 
 
 def authorize(name: str, action: Literal["publish", "subscribe"], topic: str) -> bool:
@@ -33,7 +32,7 @@ class EmbeddedBroker:
 
     def __init__(self, thread: BrokerThread, host: str) -> None:
         self._thread = thread
-        self.host = _ANY_ADDRESS.get(host, host)
+        self.host = local_address(host)
         self.port = thread.port
 
     @classmethod

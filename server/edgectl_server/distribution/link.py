@@ -33,7 +33,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgectl_protocol.topics import SERVER_SUBSCRIPTIONS
-from edgectl_server.distribution.brokers import IdentityFiles
+from edgectl_server.distribution.interface import IdentityFiles
 from edgectl_server.errors import Unavailable
 
 __all__ = ["RECEIVE_MAX", "BrokerLink", "Incoming"]

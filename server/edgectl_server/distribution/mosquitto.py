@@ -27,7 +27,8 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from edgectl_server.clock import now
-from edgectl_server.distribution.brokers import IdentityFiles
+from edgectl_server.distribution.addresses import local_address
+from edgectl_server.distribution.interface import IdentityFiles
 from edgectl_server.distribution.mosquitto_files import (
     check_revocation_list,
     configuration,
@@ -47,7 +48,6 @@ _RESTART_PAUSE_S = (0.5, 1.0, 2.0, 5.0, 15.0, 30.0)
 _STABLE_S = 60.0
 _LOG_BYTES_MAX = 16 * 1024 * 1024
 _SOCKET_PATH_BYTES_MAX = 100  # the kernel takes 107
-_ANY_ADDRESS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared only
 
 
 def find_mosquitto() -> str | None:
@@ -75,7 +75,7 @@ class MosquittoBroker:
         authority: Path,
         crl_pem: Callable[[], bytes],
     ) -> None:
-        self.host = _ANY_ADDRESS.get(host, host)
+        self.host = local_address(host)
         self.port = port
         self._command = command
         self._state = state

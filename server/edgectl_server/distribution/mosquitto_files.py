@@ -15,7 +15,7 @@ from cryptography import x509
 
 from edgectl_protocol import PROTOCOL
 from edgectl_protocol.topics import ACCESS
-from edgectl_server.distribution.brokers import IdentityFiles
+from edgectl_server.distribution.interface import IdentityFiles
 from edgectl_server.errors import Unavailable
 from edgectl_server.storage.files import write_durably
 

@@ -4,7 +4,7 @@ The child handles hostile files, so that what it writes is decoded with bounds a
 no path: every file of a candidate has a fixed place below the working directory
 (``<variant>/model.onnx``, ``<variant>/golden.npz``).
 
-`TrialRow` and `TrialReport` have the fields of ``api.schemas.Trial`` and ``api.schemas.Report``;
+`TrialRow` and `TrialReport` have the fields of ``schemas.Trial`` and ``schemas.Report``;
 a test keeps them equal.
 """
 
@@ -101,7 +101,7 @@ class PipelineSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Progress(Struct, frozen=True, kw_only=True):
-    """How far the child is; fields as in ``api.schemas.JobProgress``."""
+    """How far the child is; fields as in ``schemas.JobProgress``."""
 
     stage: Annotated[str, Meta(max_length=64)]
     """``check``, ``clean``, ``quantize``, ``golden``."""

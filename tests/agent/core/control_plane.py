@@ -27,7 +27,8 @@ from edgectl_protocol.enrolment import (
     request_proof,
 )
 from edgectl_protocol.messages import Ack, MetadataHead, Order, encode
-from edgectl_server.distribution.brokers import RunningBroker, open_broker
+from edgectl_server.distribution.brokers import open_broker
+from edgectl_server.distribution.interface import RunningBroker
 from edgectl_server.distribution.link import BrokerLink, Incoming
 from edgectl_server.errors import Unavailable
 from edgectl_server.signing.authority import Authority

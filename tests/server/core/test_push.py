@@ -12,12 +12,12 @@ from sqlalchemy import select
 
 from edgectl_protocol.manifest import decode_manifest
 from edgectl_protocol.metadata import target_path
-from edgectl_server.api.schemas import PushRequest, Report
 from edgectl_server.clock import now
 from edgectl_server.errors import Unavailable
 from edgectl_server.jobs import Jobs
 from edgectl_server.push import PushHandler
 from edgectl_server.registry import PUSH, Registry
+from edgectl_server.schemas import PushRequest, Report
 from edgectl_server.settings import Settings
 from edgectl_server.signing.keys import Keys
 from edgectl_server.signing.repository import Repository

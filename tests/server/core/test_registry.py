@@ -4,8 +4,8 @@ import hashlib
 
 import pytest
 
-from edgectl_server.api.schemas import PushRequest, VersionShare
 from edgectl_server.registry import content_of
+from edgectl_server.schemas import PushRequest, VersionShare
 from edgectl_server.storage.tables import Job, ModelVersion
 
 A, B, C = (hashlib.sha256(one).hexdigest() for one in (b"a", b"b", b"c"))

@@ -18,9 +18,9 @@ from edgectl_protocol.messages import (
 )
 from edgectl_protocol.names import digest_of
 from edgectl_protocol.update import UpdateEvent, UpdateState
-from edgectl_server.api.paging import PageQuery
-from edgectl_server.api.schemas import RolloutPolicy, RolloutRequest, Selector
 from edgectl_server.clock import now
+from edgectl_server.schemas import RolloutPolicy, RolloutRequest, Selector
+from edgectl_server.storage.paging import PageQuery
 from server.fleet.conftest import Site
 from server.fleet.fleet_helpers import Pi, wait_until
 

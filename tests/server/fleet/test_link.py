@@ -10,7 +10,8 @@ import pytest
 from edgectl_protocol import topics
 from edgectl_server.clock import now
 from edgectl_server.distribution import link as link_module
-from edgectl_server.distribution.brokers import RunningBroker, open_broker
+from edgectl_server.distribution.brokers import open_broker
+from edgectl_server.distribution.interface import RunningBroker
 from edgectl_server.distribution.link import BrokerLink, Incoming
 from edgectl_server.errors import Unavailable
 from edgectl_server.signing.authority import Authority

@@ -8,9 +8,9 @@ from edgectl_protocol.chunks import chunk_count
 from edgectl_protocol.manifest import MODEL_FILE, REPORT_FILE, decode_manifest, layer_by_file
 from edgectl_protocol.messages import SeedRequest
 from edgectl_protocol.names import digest_of
-from edgectl_server.api.schemas import RolloutRequest, Selector
 from edgectl_server.clock import now
 from edgectl_server.distribution.publisher import Publisher
+from edgectl_server.schemas import RolloutRequest, Selector
 from edgectl_server.storage.tables import Retained
 from server.fleet.conftest import Site
 from server.fleet.fleet_helpers import wait_until

@@ -21,16 +21,16 @@ from edgectl_protocol.messages import (
     decode,
 )
 from edgectl_protocol.update import UpdateState
-from edgectl_server.api.paging import PageQuery
-from edgectl_server.api.schemas import RolloutInfo, RolloutPolicy, RolloutRequest, Selector
 from edgectl_server.errors import Conflict, NotFound, Refused
 from edgectl_server.ordering import LIFETIME, Ordering
 from edgectl_server.rollouts import Rollouts
+from edgectl_server.schemas import RolloutInfo, RolloutPolicy, RolloutRequest, Selector
 from edgectl_server.signing.keys import Keys
 from edgectl_server.signing.orders import OrderSigner
 from edgectl_server.signing.repository import Repository
 from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
+from edgectl_server.storage.paging import PageQuery
 from edgectl_server.storage.tables import Device, ModelVersion, Outbox, RolloutDevice
 from server.fleet.fleet_helpers import CAPABILITIES, Clock, add_version, new_device
 

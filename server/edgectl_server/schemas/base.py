@@ -1,0 +1,58 @@
+"""What all of them share: names, pages, errors."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "DeviceIdStr",
+    "DigestStr",
+    "ModelNameStr",
+    "Page",
+    "Problem",
+    "Role",
+    "Schema",
+    "Sha256",
+    "VersionStr",
+]
+
+Role = Literal["viewer", "operator", "admin"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+DigestStr = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+ModelNameStr = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+VersionStr = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
+DeviceIdStr = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+
+
+class Schema(BaseModel):
+    """Unknown fields in a request are refused, so that a stale client is noticed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+Item = TypeVar("Item")
+
+
+class Page(Schema, Generic[Item]):
+    """One page of a list."""
+
+    items: list[Item]
+    total: int
+
+
+class Problem(Schema):
+    """RFC 9457 problem details."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    code: str
+    detail: str
+    hint: str = ""
+    """What to do next."""
+    request_id: str = ""
+    errors: list[dict[str, Any]] = []
+    """One entry a wrong field."""
+    data: dict[str, Any] = {}

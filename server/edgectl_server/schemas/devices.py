@@ -1,0 +1,149 @@
+"""Devices, enrolment, and the fleet as a whole."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field
+
+from edgectl_server.schemas.base import Schema
+
+__all__ = [
+    "DeviceDetail",
+    "DeviceEventInfo",
+    "DeviceSummary",
+    "EnrolTokenCreated",
+    "EnrolTokenRequest",
+    "FleetSummary",
+    "InstalledInfo",
+    "ReasonInfo",
+    "SlotInfo",
+    "UpdateInfo",
+    "VersionShare",
+]
+
+
+class EnrolTokenRequest(Schema):
+    """``POST /devices/tokens``."""
+
+    uses: int = Field(default=1, ge=1, le=10000)
+    expires_in_s: int = Field(default=3600, ge=60, le=30 * 86400)
+
+
+class EnrolTokenCreated(Schema):
+    """The only time that the token is shown."""
+
+    token: str
+    id: str
+    uses: int
+    expires_at: datetime
+
+
+class InstalledInfo(Schema):
+    """What a slot runs."""
+
+    version: str
+    variant: str
+    manifest: str
+    since: datetime
+
+
+class ReasonInfo(Schema):
+    """Why something failed."""
+
+    code: str
+    detail: str
+
+
+class UpdateInfo(Schema):
+    """The newest update of a slot."""
+
+    order: int
+    version: str
+    variant: str
+    state: str
+    attempt: int
+    bytes_done: int
+    bytes_total: int
+    rollout: str | None
+    reason: ReasonInfo | None
+    trial: dict[str, Any] | None
+
+
+class SlotInfo(Schema):
+    """One model slot of a device."""
+
+    slot: str
+    desired_version: str | None
+    desired_rollout: str | None
+    running: InstalledInfo | None
+    previous: InstalledInfo | None
+    update: UpdateInfo | None
+
+
+class DeviceSummary(Schema):
+    """A device in a list."""
+
+    id: str
+    online: bool
+    last_seen_at: datetime | None
+    enrolled_at: datetime
+    state: Literal["enrolled", "decommissioned"]
+    agent_version: str
+    machine: str
+    cpu_model: str
+    labels: dict[str, str]
+    slots: list[SlotInfo]
+
+
+class DeviceDetail(DeviceSummary):
+    """A device with everything it reports."""
+
+    boot: int
+    certificate_expires_at: datetime
+    order_counter: int
+    accepted_order_counter: int
+    endpoint: str
+    capabilities: dict[str, Any] | None
+    rejected: list[str]
+    system: dict[str, Any] | None
+    """Newest system sample."""
+
+
+class DeviceEventInfo(Schema):
+    """A transition that a device has reported."""
+
+    device: str
+    at: datetime
+    received_at: datetime
+    slot: str
+    order: int
+    version: str
+    variant: str
+    before: str
+    event: str
+    after: str
+    rollout: str | None
+    reason: ReasonInfo | None
+    trial: dict[str, Any] | None
+
+
+class VersionShare(Schema):
+    """How many devices run a version."""
+
+    model: str
+    version: str
+    devices: int
+
+
+class FleetSummary(Schema):
+    """The tiles of the fleet page; also the SSE snapshot ``fleet``."""
+
+    devices: int
+    online: int
+    offline: int
+    updating: int
+    failing: int
+    """Newest update failed, rejected or rolled back."""
+    versions: list[VersionShare]

@@ -1,0 +1,158 @@
+"""Models, versions, variants, and the report of the pipeline."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from edgectl_server.schemas.base import DigestStr, Problem, Schema, Sha256, VersionStr
+
+__all__ = [
+    "ModelSummary",
+    "PushAccepted",
+    "PushOptions",
+    "PushRequest",
+    "Report",
+    "TensorInfo",
+    "Trial",
+    "VariantInfo",
+    "VersionDetail",
+    "VersionSummary",
+]
+
+
+class PushOptions(Schema):
+    """How the pipeline shall work."""
+
+    max_drop_points: float = Field(default=1.0, ge=0, le=100)
+    """Largest loss against fp32, in points of the metric (1 point = 0.01)."""
+    precisions: list[Literal["fp32", "int8"]] = Field(default=["fp32", "int8"])
+    """int8: at least one int8 variant must pass, or the push is refused."""
+    labels: list[str] = Field(default=[])
+
+
+class PushRequest(Schema):
+    """``POST /models/{name}/versions``; the files have been uploaded before."""
+
+    model: Sha256
+    filename: str = Field(max_length=256)
+    version: VersionStr | None = None
+    """None: the next free integer, or the version that already has this content."""
+    calibration: Sha256 | None = None
+    evaluation: Sha256 | None = None
+    options: PushOptions = PushOptions()
+    parent: VersionStr | None = None
+    training_data: DigestStr | None = None
+    code_revision: str = Field(default="", max_length=128)
+
+
+class PushAccepted(Schema):
+    """202 when work has begun, 200 when this very content is there already."""
+
+    model: str
+    version: str
+    job: str | None
+    created: bool
+
+
+class TensorInfo(Schema):
+    """An input or output."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class Trial(Schema):
+    """One recipe that was tried."""
+
+    recipe: str
+    variant: str
+    precision: Literal["fp32", "fp16", "int8"]
+    status: Literal["accepted", "rejected", "failed", "skipped"]
+    reason: str = ""
+    size_bytes: int | None = None
+    value: float | None = None
+    """Of the report's metric, 0 to 1."""
+    drop_points: float | None = None
+    latency_p50_us: float | None = None
+    latency_p95_us: float | None = None
+    seconds: float | None = None
+    """What it took to make and measure."""
+
+
+class Report(Schema):
+    """The quantization report of a version."""
+
+    metric: Literal["accuracy", "agreement"] | None
+    """None where there was no data to measure on."""
+    metric_source: Literal["evaluation", "calibration"] | None
+    samples: int
+    reference: float | None
+    max_drop_points: float
+    opset: int
+    nodes: int
+    parameters: int
+    inputs: list[TensorInfo]
+    outputs: list[TensorInfo]
+    trials: list[Trial]
+    measured_on: str
+    """Processor and runtime of the measurements."""
+    warnings: list[str] = Field(default=[])
+
+
+class VariantInfo(Schema):
+    """A published bundle."""
+
+    variant: str
+    precision: str
+    manifest: str
+    target: str
+    model_bytes: int
+    bundle_bytes: int
+    rank: int
+    trial: Trial
+
+
+class VersionSummary(Schema):
+    """A version in a list."""
+
+    model: str
+    version: str
+    state: Literal["processing", "ready", "refused", "failed"]
+    source: str
+    source_bytes: int
+    created_at: datetime
+    created_by: str
+    job: str | None
+    metric: str | None = None
+    reference: float | None = None
+    best: VariantInfo | None = None
+    devices_running: int = 0
+
+
+class VersionDetail(VersionSummary):
+    """A version with its report."""
+
+    source_name: str
+    calibration: str | None
+    evaluation: str | None
+    options: PushOptions
+    parent: str | None
+    labels: list[str]
+    variants: list[VariantInfo]
+    report: Report | None
+    error: Problem | None = None
+
+
+class ModelSummary(Schema):
+    """A model in a list."""
+
+    name: str
+    created_at: datetime
+    versions: int
+    latest: VersionSummary | None
+    devices_running: int
+    devices_desired: int

@@ -1,0 +1,111 @@
+"""Rollouts."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field
+
+from edgectl_server.schemas.base import DeviceIdStr, ModelNameStr, Schema, VersionStr
+from edgectl_server.schemas.devices import ReasonInfo
+
+__all__ = [
+    "ActionRequest",
+    "RolloutCounts",
+    "RolloutDeviceInfo",
+    "RolloutEventInfo",
+    "RolloutInfo",
+    "RolloutPolicy",
+    "RolloutRequest",
+    "Selector",
+]
+
+
+class Selector(Schema):
+    """Which devices: all that are enrolled when it starts, or these."""
+
+    all: bool = False
+    devices: list[DeviceIdStr] = Field(default=[])
+
+
+class RolloutPolicy(Schema):
+    """How it goes about it."""
+
+    max_in_progress: int = Field(default=100, ge=1)
+    failures_max: int = Field(default=1, ge=1)
+    """It pauses by itself when so many devices have failed, rejected or rolled back."""
+    observe_s: float = Field(default=10.0, ge=0, le=7 * 86400)
+
+
+class RolloutRequest(Schema):
+    """``POST /rollouts``."""
+
+    model: ModelNameStr
+    version: VersionStr
+    selector: Selector
+    policy: RolloutPolicy = RolloutPolicy()
+
+
+class RolloutCounts(Schema):
+    """Devices by state; the sum is `total`."""
+
+    total: int = 0
+    pending: int = 0
+    in_progress: int = 0
+    committed: int = 0
+    failed: int = 0
+    rejected: int = 0
+    rolled_back: int = 0
+    cancelled: int = 0
+
+
+class RolloutInfo(Schema):
+    """A rollout; also the SSE snapshot ``rollout:<id>``."""
+
+    id: str
+    model: str
+    version: str
+    state: Literal["running", "paused", "completed", "aborted"]
+    selector: Selector
+    policy: RolloutPolicy
+    counts: RolloutCounts
+    revision: int
+    created_at: datetime
+    created_by: str
+    finished_at: datetime | None
+    note: str = ""
+    """Why it is paused, or what it waits for."""
+
+
+class RolloutDeviceInfo(Schema):
+    """One device of a rollout."""
+
+    device: str
+    online: bool
+    state: Literal[
+        "pending", "in_progress", "committed", "failed", "rejected", "rolled_back", "cancelled"
+    ]
+    step: str
+    """The device's own update state, such as ``downloading``."""
+    bytes_done: int
+    bytes_total: int
+    variant: str
+    reason: ReasonInfo | None
+    updated_at: datetime
+
+
+class RolloutEventInfo(Schema):
+    """What has happened to a rollout."""
+
+    revision: int
+    at: datetime
+    actor: str
+    kind: str
+    data: dict[str, Any]
+
+
+class ActionRequest(Schema):
+    """``POST /rollouts/{id}/actions/{pause|resume|abort}``."""
+
+    reason: str = Field(default="", max_length=1024)

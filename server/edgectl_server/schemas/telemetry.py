@@ -1,0 +1,29 @@
+"""Telemetry."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from edgectl_server.schemas.base import Schema
+
+__all__ = ["TelemetrySummary"]
+
+
+class TelemetrySummary(Schema):
+    """Counts of one slot of one device, added up over the asked time, by model digest."""
+
+    device: str
+    slot: str
+    version: str
+    manifest: str
+    windows: int
+    first: datetime
+    last: datetime
+    requests: int
+    errors: int
+    non_finite: int
+    latency_p50_us: float | None
+    latency_p95_us: float | None
+    latency: list[int]
+    confidence: list[int]
+    classes: list[int]
