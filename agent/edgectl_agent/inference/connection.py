@@ -11,16 +11,14 @@ import asyncio
 import logging
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import httptools
 import msgspec
 from msgspec import Struct
 
-if TYPE_CHECKING:
-    from edgectl_agent.inference.endpoint import Endpoint
-
-__all__ = ["Answer", "Connection", "Limits", "Request"]
+__all__ = ["Answer", "Connection", "Handler", "Limits", "Request", "Shared"]
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +89,27 @@ class Request:
         self.body: bytes | bytearray = b""
 
 
+Handler = Callable[[Request], Answer | asyncio.Future[Answer]]
+
+
+class Shared(Protocol):
+    """What the connections of one endpoint share."""
+
+    handler: Handler
+    limits: Limits
+    connections: set[Connection]
+    buffered: int
+    """Bytes of bodies that all of them keep in memory."""
+
+    def names_us(self, host: bytes) -> bool:
+        """Say whether a Host header names this machine."""
+        ...
+
+    def joined(self, connection: Connection) -> None:
+        """Take a connection into `connections`, and watch for it being overdue."""
+        ...
+
+
 class _Stop(Exception):
     """Leaves the parser; what is to be answered is already queued."""
 
@@ -98,7 +117,7 @@ class _Stop(Exception):
 class Connection(asyncio.Protocol):
     """One client. Requests are answered one at a time, in order."""
 
-    def __init__(self, endpoint: Endpoint, *, local: bool) -> None:
+    def __init__(self, endpoint: Shared, *, local: bool) -> None:
         self._endpoint = endpoint
         self._limits = endpoint.limits
         self._local = local

@@ -17,17 +17,14 @@ import ipaddress
 import os
 import socket
 import time
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-from edgectl_agent.inference.connection import Answer, Connection, Limits, Request
+from edgectl_agent.inference.connection import Answer, Connection, Handler, Limits, Request
 
 __all__ = ["Answer", "Endpoint", "Limits", "Request"]
 
 _SWEEP_S = 0.5
-
-Handler = Callable[[Request], Answer | asyncio.Future[Answer]]
 
 
 class Endpoint:
