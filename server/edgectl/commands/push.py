@@ -8,17 +8,17 @@ from typing import NoReturn
 
 import click
 
-from edgectl.client import Client
-from edgectl.errors import EdgectlError, LocalError, doing
+from edgectl.errors import EdgectlError, doing
 from edgectl.output import consoles, plain, print_json
 from edgectl.progress import PushProgress
+from edgectl.pushing import finish_push, start_push
 from edgectl.session import NAME, VERSION, Session, examples, json_option, pass_session
 from edgectl.tables import report_table
-from edgectl.types import PushAccepted, PushOptions, PushRequest, VersionDetail
+from edgectl.types import PushAccepted, PushOptions, VersionDetail
 from edgectl_protocol.errors import InvalidName
 from edgectl_protocol.names import check_model_name
 
-__all__ = ["finish_push", "parse_labels", "push", "start_push"]
+__all__ = ["parse_labels", "push"]
 
 _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 _LABELS_BYTES_MAX = 1024 * 1024
@@ -105,54 +105,6 @@ def push(
         _fail(result)
 
 
-def start_push(
-    client: Client,
-    progress: PushProgress,
-    name: str,
-    model: Path,
-    *,
-    version: str | None = None,
-    calibration: Path | None = None,
-    evaluation: Path | None = None,
-    options: PushOptions,
-    parent: str | None = None,
-) -> PushAccepted:
-    """Upload the files and ask for a version."""
-
-    def send(path: Path | None) -> str | None:
-        if path is None:
-            return None
-        with doing(f"uploading {path.name}"):
-            report = progress.upload(path.name, path.stat().st_size)
-            return client.upload(path, report).sha256
-
-    request = PushRequest(
-        model=send(model) or "",
-        filename=model.name,
-        version=version,
-        calibration=send(calibration),
-        evaluation=send(evaluation),
-        options=options,
-        parent=parent,
-    )
-    return client.push(name, request)
-
-
-def finish_push(client: Client, progress: PushProgress, accepted: PushAccepted) -> VersionDetail:
-    """Wait for the job, if there is one, and return the version as it then is."""
-    if accepted.job is not None:
-        try:
-            client.wait_job(accepted.job, progress.job)
-        except KeyboardInterrupt:
-            raise LocalError(
-                "push.interrupted",
-                f"no longer watching; the push of {accepted.model}@{accepted.version} goes on",
-                f"follow it with `edgectl jobs show {accepted.job} --watch`,"
-                f" stop it with `edgectl jobs cancel {accepted.job}`",
-            ) from None
-    return client.patiently(lambda: client.get_version(accepted.model, accepted.version))
-
-
 def parse_labels(text: str | None) -> list[str]:
     """Return class names from a file, one a line, or from ``a,b,c``."""
     if not text:
@@ -223,7 +175,8 @@ def _fail(version: VersionDetail) -> NoReturn:
     name = f"{version.model}@{version.version}"
     if version.error is not None:
         error = version.error
-        raise EdgectlError(error.code, error.detail, error.hint, data=error.data)
+        with doing(f"making {name} of {version.source_name}"):
+            raise EdgectlError(error.code, error.detail, error.hint, data=error.data)
     raise EdgectlError(
         f"push.{version.state}",
         f"{name} is {version.state}",

@@ -18,12 +18,12 @@ import msgspec
 from rich.console import Console
 
 from edgectl.client import Client
-from edgectl.commands.push import finish_push, start_push
 from edgectl.demo import activity_data
 from edgectl.demo.processes import Process, Processes
 from edgectl.errors import DemoFailed, doing
 from edgectl.output import plain, table
 from edgectl.progress import PushProgress
+from edgectl.pushing import finish_push, start_push
 from edgectl.tables import report_table, rollout_devices_table, telemetry_table
 from edgectl.types import (
     PushOptions,
@@ -179,7 +179,10 @@ class Loop:
             return 0
 
     def _start_devices(self, client: Client) -> None:
-        self._heading(f"2. {len(self._names)} devices enrol with a one-time token")
+        count = len(self._names)
+        self._heading(
+            f"2. {count} {'device enrols' if count == 1 else 'devices enrol'} with a token"
+        )
         token = client.create_enrol_token(uses=len(self._names), expires_in_s=3600).token
         for name in self._names:
             # The token travels in the environment: arguments can be read by everybody.
