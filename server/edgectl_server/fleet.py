@@ -185,13 +185,16 @@ class Fleet:
         self,
         paging: PageQuery,
         *,
+        state: str = "enrolled",
         online: bool | None = None,
         model: str | None = None,
         version: str | None = None,
+        updating: bool | None = None,
         failing: bool | None = None,
     ) -> Page[DeviceSummary]:
-        """Return one page of the devices that match all that is given."""
-        wanted = select(Device).order_by(*order(paging.sort, _SORT, default="id", last=Device.id))
+        """Return one page of the devices that match all that is given, counted as in `summary`."""
+        columns = order(paging.sort, _SORT, default="id", last=Device.id)
+        wanted = select(Device).where(Device.state == state).order_by(*columns)
         if paging.q:
             wanted = wanted.where(match(paging.q, (Device.id,)))
         if online is not None:
@@ -204,9 +207,10 @@ class Fleet:
             if version is not None:
                 running = running.where(ReportedSlot.version == version)
             wanted = wanted.where(running)
-        if failing is not None:
-            bad = slot.where(ReportedSlot.update_state.in_(_FAILING))
-            wanted = wanted.where(bad if failing else ~bad)
+        for asked, states in ((updating, _UPDATING), (failing, _FAILING)):
+            if asked is not None:
+                found = slot.where(ReportedSlot.update_state.in_(states))
+                wanted = wanted.where(found if asked else ~found)
         with self._database.read() as session:
             rows, total = fetch_page(session, wanted, paging)
             desired = _desired(session, [row.id for row in rows])
@@ -276,7 +280,7 @@ def find_device(session: Session, name: str) -> Device:
         raise NotFound(
             "device.unknown",
             f"there is no device {name[:80]!r}",
-            hint="`edgectl devices` lists the devices",
+            hint="`edgectl devices list` lists them",
         )
     return device
 

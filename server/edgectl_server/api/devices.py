@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request
 
@@ -47,14 +47,25 @@ def list_devices(
     request: Request,
     paging: Paging,
     *,
+    state: Annotated[
+        Literal["enrolled", "decommissioned"],
+        Query(description="Those that belong to the fleet, or those that were shut out."),
+    ] = "enrolled",
     online: Annotated[bool | None, Query(description="Connected now, or not.")] = None,
     model: Annotated[ModelNameStr | None, Query(description="Runs this model.")] = None,
     version: Annotated[VersionStr | None, Query(description="Runs this version.")] = None,
+    updating: Annotated[bool | None, Query(description="An update is under way.")] = None,
     failing: Annotated[bool | None, Query(description="Its newest update ended badly.")] = None,
 ) -> Page[DeviceSummary]:
-    """List the devices that match everything that is given."""
+    """List the devices that match everything that is given; the enrolled ones unless asked."""
     return get_services(request).fleet.devices(
-        paging, online=online, model=model, version=version, failing=failing
+        paging,
+        state=state,
+        online=online,
+        model=model,
+        version=version,
+        updating=updating,
+        failing=failing,
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from edgectl_protocol.enrolment import EnrolReply, EnrolRequest
+from edgectl_protocol.update import UpdateState
 from edgectl_server.api.app import create_app
 from edgectl_server.services import Services, open_services
 from edgectl_server.settings import Settings
@@ -125,7 +126,8 @@ def test_devices_are_found_by_what_they_do(api: Api, pis: list[Pi]) -> None:
     wait_until(lambda: names(model="har", version="1") == ["pi-1"])
     wait_until(lambda: names(online=True) == ["pi-1"])
     assert names(online=False) == ["pi-2"]
-    assert names(failing=True) == []
+    assert names(failing=True) == names(updating=True) == []
+    assert names(failing=False) == names(updating=False) == ["pi-1", "pi-2"]
     assert names(q="PI-2") == ["pi-2"]
     assert names(sort="-id") == ["pi-2", "pi-1"]
     assert names(model="har", version="2") == []
@@ -137,12 +139,48 @@ def test_devices_are_found_by_what_they_do(api: Api, pis: list[Pi]) -> None:
     assert api.get("/telemetry", model="har", since_s=60) == []
 
 
+def test_the_list_holds_what_the_fleet_counts(api: Api, pis: list[Pi]) -> None:
+    services = api.services
+    add_version(services.database, services.blobs, services.repository)
+    body = {"model": "har", "version": "1", "selector": {"all": True}, "policy": {"observe_s": 60}}
+    api.call("POST", "/rollouts", json=body)
+    pis[0].run(pis[0].order(1), state=UpdateState.OBSERVING)
+    pis[1].run(pis[1].order(1), state=UpdateState.REJECTED)
+    lists = {
+        "devices": {},
+        "online": {"online": True},
+        "offline": {"online": False},
+        "updating": {"updating": True},
+        "failing": {"failing": True},
+    }
+
+    def counted() -> list[dict[str, int]]:
+        fleet = api.get("/fleet")
+        listed = {name: api.get("/devices", **query)["total"] for name, query in lists.items()}
+        return [{name: fleet[name] for name in lists}, listed]
+
+    full = {"devices": 2, "online": 2, "offline": 0, "updating": 1, "failing": 1}
+    wait_until(lambda: counted() == [full, full])
+    assert [one["id"] for one in api.get("/devices", updating=True)["items"]] == ["pi-1"]
+    for pi in pis:
+        api.call("POST", f"/devices/{pi.name}/actions/decommission")
+    assert counted() == [dict.fromkeys(full, 0)] * 2
+    gone = api.get("/devices", state="decommissioned")
+    assert [(one["id"], one["state"]) for one in gone["items"]] == [
+        ("pi-1", "decommissioned"),
+        ("pi-2", "decommissioned"),
+    ]
+    assert api.get("/devices", state="decommissioned", online=True)["total"] == 0
+
+
 REFUSED = [
     ("GET", "/devices/nobody", None, 404, "device.unknown"),
     ("GET", "/devices/nobody/events", None, 404, "device.unknown"),
     ("GET", "/devices/nobody/telemetry", None, 404, "device.unknown"),
     ("GET", "/devices/.._x", None, 422, "request.invalid"),
     ("GET", "/devices?online=maybe", None, 422, "request.invalid"),
+    ("GET", "/devices?state=lost", None, 422, "request.invalid"),
+    ("GET", "/devices?updating=maybe", None, 422, "request.invalid"),
     ("GET", "/devices?sort=password", None, 422, "request.sort"),
     ("GET", "/devices?colour=red", None, 422, None),
     ("GET", "/telemetry?since_s=0", None, 422, "request.invalid"),
