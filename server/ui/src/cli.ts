@@ -48,6 +48,15 @@ export function createEnrolToken(uses: number, seconds: number): string {
   return `edgectl devices token create --uses ${uses} --hours ${seconds / 3600}`;
 }
 
+export function createToken(name: string, role: string, seconds: number | null): string {
+  const days = seconds === null ? "" : ` --days ${seconds / 86_400}`;
+  return `edgectl tokens create ${quoted(name || "NAME")} --role ${role}${days}`;
+}
+
+export function revokeToken(id: string): string {
+  return `edgectl tokens revoke ${id}`;
+}
+
 export function decommission(device: string): string {
   return `edgectl devices decommission ${device}`;
 }

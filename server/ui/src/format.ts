@@ -75,6 +75,18 @@ export function absolute(moment: number): string {
   return `${local} (${date.toISOString()})`;
 }
 
+/** A number of what a device measured in a trial; null where it did not measure it. */
+export function trialNumber(trial: Record<string, unknown> | null | undefined, name: string): number | null {
+  const value = trial?.[name];
+  return typeof value === "number" ? value : null;
+}
+
+/** The middle one; null of nothing. */
+export function median(values: number[]): number | null {
+  const sorted = [...values].sort((left, right) => left - right);
+  return sorted[Math.floor((sorted.length - 1) / 2)] ?? null;
+}
+
 export function clock(moment: number): string {
   return new Date(moment).toLocaleTimeString("en-GB");
 }

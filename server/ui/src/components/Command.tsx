@@ -53,9 +53,9 @@ export function Command({ text }: { text: string }) {
   return (
     <div className="command">
       <code>
-        {text.split(/(?<=\s)(?=\S)/).map((word, number) => (
-          // Lines break between words, not within --options.
-          <span key={number}>{word}</span>
+        {text.split(/(?<=\s)(?=--)/).map((part, number) => (
+          // Lines break before options, neither within one nor between it and its value.
+          <span key={number}>{part}</span>
         ))}
       </code>
       <CopyButton text={text} label="Copy command" />

@@ -1,9 +1,10 @@
 // Surfaces that every page is made of, and what stands in them when there is nothing or trouble.
-import type { ReactNode } from "react";
+import { useState, type ReactNode } from "react";
 import { Button, Skeleton } from "@mantine/core";
 import { Link } from "react-router";
 
 import { asApiError } from "../api/client";
+import { count } from "../format";
 import { Icon, type IconName } from "./Icon";
 
 interface HeadProps {
@@ -132,6 +133,35 @@ export function Empty({ icon, title, children }: { icon: IconName; title: string
       <Icon name={icon} size={30} />
       <h2>{title}</h2>
       {children}
+    </div>
+  );
+}
+
+const FIRST_ROWS = 10;
+const MORE_ROWS = 40;
+/** What the server gives at once. */
+const ROWS_MAX = 200;
+
+/** How many of the newest of a list to ask for; it grows when asked to. */
+export function useNewest(): { limit: number; grow: () => void } {
+  const [limit, setLimit] = useState(FIRST_ROWS);
+  return { limit, grow: () => setLimit((before) => Math.min(before + MORE_ROWS, ROWS_MAX)) };
+}
+
+/** Below the newest of a list: what is not shown, and how to see it. */
+export function Older({ shown, total, grow }: { shown: number; total: number; grow: () => void }) {
+  const hidden = total - shown;
+  if (hidden <= 0) return null;
+  return (
+    <div className="row apart wrap small soft" style={{ marginTop: 14 }}>
+      <span className="number" role="status">
+        newest {count(shown)} of {count(total)}
+      </span>
+      {shown < ROWS_MAX && (
+        <Button size="xs" variant="default" onClick={grow}>
+          Show {count(Math.min(hidden, MORE_ROWS, ROWS_MAX - shown))} more
+        </Button>
+      )}
     </div>
   );
 }

@@ -8,8 +8,9 @@ import { State } from "./State";
 
 type ReportInfo = Schemas["Report"];
 type Trial = Schemas["Trial"];
+type Bundle = Schemas["VariantInfo"];
 
-export function Report({ report }: { report: ReportInfo }) {
+export function Report({ report, bundles }: { report: ReportInfo; bundles: Bundle[] }) {
   return (
     <Panel
       flush
@@ -25,7 +26,7 @@ export function Report({ report }: { report: ReportInfo }) {
           </Note>
         </div>
       )}
-      <Trials report={report} />
+      <Trials report={report} bundles={bundles} />
     </Panel>
   );
 }
@@ -37,7 +38,7 @@ function basis(report: ReportInfo): string {
   return `${metric} on ${count(report.samples)} ${data} samples, at most ${report.max_drop_points.toFixed(2)} points lost`;
 }
 
-function Trials({ report }: { report: ReportInfo }) {
+function Trials({ report, bundles }: { report: ReportInfo; bundles: Bundle[] }) {
   const { trials } = report;
   const largest = Math.max(1, ...trials.map((trial) => trial.size_bytes ?? 0));
   const slowest = Math.max(1, ...trials.map((trial) => trial.latency_p50_us ?? 0));
@@ -60,6 +61,7 @@ function Trials({ report }: { report: ReportInfo }) {
             <TrialRow
               key={`${trial.recipe} ${trial.variant}`}
               trial={trial}
+              published={bundles.some((bundle) => bundle.variant === trial.variant && bundle.trial.recipe === trial.recipe)}
               largest={largest}
               slowest={slowest}
               widest={widest}
@@ -74,25 +76,35 @@ function Trials({ report }: { report: ReportInfo }) {
 
 interface TrialRowProps {
   trial: Trial;
+  published: boolean;
   largest: number;
   slowest: number;
   widest: number;
   limit: number;
 }
 
-function TrialRow({ trial, largest, slowest, widest, limit }: TrialRowProps) {
+function TrialRow({ trial, published, largest, slowest, widest, limit }: TrialRowProps) {
   const drop = trial.drop_points;
   return (
     <>
     <tr>
-      <td>
-        <span className="name nowrap">{trial.recipe}</span>
-        <div className="soft small">
-          <span className="mono">{trial.variant}</span> · {trial.precision}
-        </div>
+      <td className="recipe">
+        <span className="name">{trial.recipe}</span>
+        {trial.precision !== trial.recipe && <div className="soft small">{trial.precision}</div>}
       </td>
-      <td>
-        <State state={trial.status} />
+      <td className="verdict">
+        {published ? (
+          <State
+            state="published"
+            more={
+              <>
+                as <span className="mono">{trial.variant}</span>
+              </>
+            }
+          />
+        ) : (
+          <State state={trial.status} />
+        )}
       </td>
       <td>
         <Measure text={bytes(trial.size_bytes)} share={trial.size_bytes == null ? null : trial.size_bytes / largest} />

@@ -1,4 +1,6 @@
 // States in words, with a sign and a colour that say the same.
+import type { ReactNode } from "react";
+
 import { Icon, type IconName } from "./Icon";
 
 export type Tone = "good" | "warn" | "bad" | "busy" | "idle";
@@ -31,7 +33,8 @@ const STATES: Record<string, [tone: Tone, icon: IconName, words: string]> = {
   processing: ["busy", "busy", "Processing"],
   ready: ["good", "check", "Ready"],
   refused: ["bad", "cross", "Refused"],
-  accepted: ["good", "check", "Accepted"],
+  accepted: ["idle", "check", "Accepted"],
+  published: ["good", "check", "Published"],
   skipped: ["idle", "minus", "Skipped"],
   // jobs
   queued: ["idle", "clock", "Queued"],
@@ -49,12 +52,15 @@ export function wordsOf(state: string): string {
   return STATES[state]?.[2] ?? state;
 }
 
-export function State({ state }: { state: string }) {
+export function State({ state, more }: { state: string; more?: ReactNode }) {
   const [tone, icon, words] = STATES[state] ?? ["idle", "minus", state];
   return (
     <span className="state" data-tone={tone}>
       <Icon name={icon} size={13} />
-      {words}
+      <span>
+        {words}
+        {more != null && <> {more}</>}
+      </span>
     </span>
   );
 }

@@ -1,4 +1,5 @@
 import { useState } from "react";
+import { keepPreviousData } from "@tanstack/react-query";
 import { Link, useParams } from "react-router";
 
 import { api, fetchClient, type Schemas } from "../api/client";
@@ -7,12 +8,11 @@ import { Action } from "../components/Action";
 import { LatencyHistogram, Measure } from "../components/Bars";
 import { Digest } from "../components/Command";
 import { Confirm } from "../components/Confirm";
-import { PAGE_ROWS } from "../components/DataTable";
-import { Empty, ErrorPanel, Facts, Head, Loaded, Note, Panel } from "../components/Panels";
+import { Empty, ErrorPanel, Facts, Head, Loaded, Note, Older, Panel, useNewest } from "../components/Panels";
 import { Online, State, StateMarker, toneOf, wordsOf } from "../components/State";
 import { Time } from "../components/Time";
 import { decommission } from "../cli";
-import { bytes, count, duration, share } from "../format";
+import { bytes, count, duration, share, trialNumber } from "../format";
 import { queryClient } from "../session";
 
 type Device = Schemas["DeviceDetail"];
@@ -158,11 +158,11 @@ function SlotPanel({ device, slot }: { device: Device; slot: Slot }) {
                 ),
               ],
               ["Order", update ? `${update.order}${update.attempt > 1 ? `, attempt ${update.attempt}` : ""}` : "–"],
+              ["Trial p50", duration(trialNumber(update?.trial, "latency_p50_us"))],
               ["Endpoint", device.endpoint ? <span className="mono">{device.endpoint}</span> : "–"],
             ]}
           />
         </div>
-        {update?.trial && <Trial trial={update.trial} />}
       </div>
     </Panel>
   );
@@ -180,7 +180,7 @@ function Running({ slot, installed }: { slot: string; installed: Schemas["Instal
 
 /** What the trial process measured on the device. */
 function Trial({ trial }: { trial: Record<string, unknown> }) {
-  const number = (name: string) => (typeof trial[name] === "number" ? trial[name] : null);
+  const number = (name: string) => trialNumber(trial, name);
   const difference = number("max_abs_diff");
   const facts: [string, string][] = [
     ["golden inputs", `${count(number("golden_passed"))} of ${count(number("golden_total"))}`],
@@ -203,23 +203,23 @@ function Trial({ trial }: { trial: Record<string, unknown> }) {
 }
 
 function Timeline({ id }: { id: string }) {
-  const query = api.useQuery("get", "/api/v1/devices/{device}/events", {
-    params: { path: { device: id }, query: { limit: PAGE_ROWS } },
-  });
+  const { limit, grow } = useNewest();
+  const query = api.useQuery(
+    "get",
+    "/api/v1/devices/{device}/events",
+    { params: { path: { device: id }, query: { limit } } },
+    { placeholderData: keepPreviousData },
+  );
   return (
-    <Panel
-      title="Updates"
-      aside={query.data && query.data.total > PAGE_ROWS && <span className="soft small">newest {PAGE_ROWS} of {count(query.data.total)}</span>}
-    >
+    <Panel title="Updates">
       {Boolean(query.error) && <ErrorPanel error={query.error} retry={() => void query.refetch()} />}
       {query.data?.items.length === 0 && <p className="soft">No update has been reported yet.</p>}
-      <div className="scroll" tabIndex={0} role="region" aria-label="Update timeline">
-        <ol className="timeline">
-          {query.data?.items.map((event, number) => (
-            <Event key={`${event.at}${event.after}`} event={event} newest={number === 0} />
-          ))}
-        </ol>
-      </div>
+      <ol className="timeline" aria-label="Update timeline">
+        {query.data?.items.map((event, number) => (
+          <Event key={`${event.at}${event.after}`} event={event} newest={number === 0} />
+        ))}
+      </ol>
+      {query.data && <Older shown={query.data.items.length} total={query.data.total} grow={grow} />}
     </Panel>
   );
 }
@@ -245,7 +245,8 @@ function Event({ event, newest }: { event: Schemas["DeviceEventInfo"]; newest: b
           {event.reason.detail} <span className="mono">({event.reason.code})</span>
         </p>
       )}
-      {event.trial && <Trial trial={event.trial} />}
+      {/* Later events carry the trial too; it belongs to the one with which it ended. */}
+      {event.trial && event.before === "trial" && <Trial trial={event.trial} />}
     </li>
   );
 }

@@ -16,7 +16,7 @@ import { count } from "../format";
 type Device = Schemas["DeviceSummary"];
 type Fleet = Schemas["FleetSummary"];
 
-const FILTERS = ["online", "failing", "model", "version"];
+const FILTERS = ["state", "online", "updating", "failing", "model", "version"];
 
 export function FleetPage() {
   const list = useListState();
@@ -48,7 +48,13 @@ function Tiles({ fleet, list }: { fleet: Fleet | undefined; list: ListState }) {
       <Tile name="Devices" value={fleet?.devices} to="/fleet" current={none} />
       <Tile name="Online" value={fleet?.online} to="/fleet?online=true" dot="good" current={list.get("online") === "true"} />
       <Tile name="Offline" value={fleet?.offline} to="/fleet?online=false" dot="none" current={list.get("online") === "false"} />
-      <Tile name="Updating" value={fleet?.updating} to="/rollouts?state=running" note="see rollouts" />
+      <Tile
+        name="Updating"
+        value={fleet?.updating}
+        to="/fleet?updating=true"
+        dot={fleet?.updating ? "busy" : undefined}
+        current={list.get("updating") === "true"}
+      />
       <Tile
         name="Failing"
         value={fleet?.failing}
@@ -65,7 +71,7 @@ interface TileProps {
   name: string;
   value: number | undefined;
   to: string;
-  dot?: "good" | "bad" | "none";
+  dot?: "good" | "busy" | "bad" | "none";
   note?: string;
   current?: boolean;
 }
@@ -213,7 +219,8 @@ function reasons(device: Device) {
 }
 
 function Devices({ list, fleet }: { list: ListState; fleet: Fleet | undefined }) {
-  const [online, failing, model, version] = FILTERS.map((name) => list.get(name));
+  const [state, online, updating, failing, model, version] = FILTERS.map((name) => list.get(name));
+  const gone = state === "decommissioned";
   const query = api.useQuery(
     "get",
     "/api/v1/devices",
@@ -224,7 +231,9 @@ function Devices({ list, fleet }: { list: ListState; fleet: Fleet | undefined })
           sort: list.sort,
           offset: list.offset,
           limit: PAGE_ROWS,
+          state: gone ? "decommissioned" : undefined,
           online: online === undefined ? undefined : online === "true",
+          updating: updating === "true" || undefined,
           failing: failing === "true" || undefined,
           model,
           version,
@@ -233,7 +242,7 @@ function Devices({ list, fleet }: { list: ListState; fleet: Fleet | undefined })
     },
     { placeholderData: keepPreviousData, refetchInterval: 10_000 },
   );
-  const filtered = Boolean(list.q || online || failing || model || version);
+  const filtered = Boolean(list.q || FILTERS.some((name) => list.get(name)));
   const models = [...new Set((fleet?.versions ?? []).map((share) => share.model))];
   return (
     <Panel
@@ -244,8 +253,20 @@ function Devices({ list, fleet }: { list: ListState; fleet: Fleet | undefined })
           {online && (
             <FilterChip list={list} names={["online"]} label={online === "true" ? "Online" : "Offline"} />
           )}
+          {updating && <FilterChip list={list} names={["updating"]} label="Updating" />}
           {failing && <FilterChip list={list} names={["failing"]} label="Failing" />}
           {version && <FilterChip list={list} names={["version"]} label={`Version ${version}`} />}
+          <Select
+            aria-label="State"
+            w={150}
+            allowDeselect={false}
+            data={[
+              { value: "enrolled", label: "Enrolled" },
+              { value: "decommissioned", label: "Decommissioned" },
+            ]}
+            value={gone ? "decommissioned" : "enrolled"}
+            onChange={(value) => list.set({ state: value === "decommissioned" ? value : null })}
+          />
           <Select
             aria-label="Model"
             placeholder="All models"

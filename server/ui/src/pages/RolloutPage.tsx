@@ -9,7 +9,7 @@ import { Action } from "../components/Action";
 import { Bar, Legend, Measure, rolloutParts } from "../components/Bars";
 import { Confirm } from "../components/Confirm";
 import { DataTable, PAGE_ROWS, Search, useListState, type Column } from "../components/DataTable";
-import { Empty, ErrorPanel, Facts, Head, Loaded, Note, Panel } from "../components/Panels";
+import { Empty, ErrorPanel, Facts, Head, Loaded, Note, Older, Panel, useNewest } from "../components/Panels";
 import { Online, State, wordsOf } from "../components/State";
 import { Time } from "../components/Time";
 import { rolloutAction } from "../cli";
@@ -277,32 +277,37 @@ function Policy({ rollout }: { rollout: Rollout }) {
 }
 
 function History({ id }: { id: string }) {
-  const query = api.useQuery("get", "/api/v1/rollouts/{rollout}/events", { params: { path: { rollout: id }, query: { limit: 50 } } });
+  const { limit, grow } = useNewest();
+  const query = api.useQuery(
+    "get",
+    "/api/v1/rollouts/{rollout}/events",
+    { params: { path: { rollout: id }, query: { limit } } },
+    { placeholderData: keepPreviousData },
+  );
   return (
     <Panel title="History">
       {Boolean(query.error) && <ErrorPanel error={query.error} retry={() => void query.refetch()} stale={!!query.data} />}
       {query.data?.items.length === 0 && <p className="soft">Nothing has happened yet.</p>}
-      <div className="scroll" tabIndex={0} role="region" aria-label="History of this rollout">
-        <ol className="timeline">
-          {query.data?.items.map((event) => (
-            <li key={event.revision}>
-              <span className="marker">
-                <span className="dot" />
+      <ol className="timeline" aria-label="History of this rollout">
+        {query.data?.items.map((event) => (
+          <li key={event.revision}>
+            <span className="marker">
+              <span className="dot" />
+            </span>
+            <div className="row apart" style={{ alignItems: "baseline" }}>
+              <b style={{ fontWeight: 580 }}>{sentence(event.kind)}</b>
+              <span className="soft small">
+                <Time at={event.at} />
               </span>
-              <div className="row apart" style={{ alignItems: "baseline" }}>
-                <b style={{ fontWeight: 580 }}>{sentence(event.kind)}</b>
-                <span className="soft small">
-                  <Time at={event.at} />
-                </span>
-              </div>
-              <p className="soft small breakable">
-                {event.actor}
-                {details(event.data).map((text) => ` · ${text}`)}
-              </p>
-            </li>
-          ))}
-        </ol>
-      </div>
+            </div>
+            <p className="soft small breakable">
+              {event.actor}
+              {details(event.data).map((text) => ` · ${text}`)}
+            </p>
+          </li>
+        ))}
+      </ol>
+      {query.data && <Older shown={query.data.items.length} total={query.data.total} grow={grow} />}
     </Panel>
   );
 }

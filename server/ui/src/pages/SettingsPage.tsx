@@ -10,7 +10,7 @@ import { DataTable, type Column } from "../components/DataTable";
 import { Empty, ErrorPanel, Facts, Head, Note, Panel } from "../components/Panels";
 import { State } from "../components/State";
 import { Time } from "../components/Time";
-import { createEnrolToken, enrol, logIn } from "../cli";
+import { createEnrolToken, createToken, enrol, logIn, revokeToken } from "../cli";
 import { plural } from "../format";
 import { queryClient, useMe } from "../session";
 
@@ -26,13 +26,16 @@ export function SettingsPage() {
       <div className="stack">
         <div className="halves">
           <Panel title="You">
-            <Facts
-              rows={[
-                ["User", me.user],
-                ["Role", me.role],
-                ["May", MAY[me.role]],
-              ]}
-            />
+            <div className="stack" style={{ gap: 12 }}>
+              <Facts
+                rows={[
+                  ["User", me.user],
+                  ["Role", me.role],
+                  ["May", MAY[me.role]],
+                ]}
+              />
+              <Equivalent text={logIn(window.location.origin, me.user)} />
+            </div>
           </Panel>
           <About />
         </div>
@@ -50,11 +53,14 @@ const MAY: Record<Role, string> = {
 };
 
 const HOUR_S = 3600;
-const LIFETIMES = [
-  { value: String(HOUR_S), label: "1 hour" },
-  { value: String(24 * HOUR_S), label: "1 day" },
-  { value: String(7 * 24 * HOUR_S), label: "7 days" },
-  { value: String(30 * 24 * HOUR_S), label: "30 days" },
+const DAY_S = 24 * HOUR_S;
+const DAYS = [1, 7, 30].map((days) => ({ value: String(days * DAY_S), label: plural(days, "day") }));
+const ENROL_LIFETIMES = [{ value: String(HOUR_S), label: "1 hour" }, ...DAYS];
+const TOKEN_LIFETIMES = [
+  ...DAYS,
+  { value: String(90 * DAY_S), label: "90 days" },
+  { value: String(365 * DAY_S), label: "1 year" },
+  { value: "never", label: "never" },
 ];
 
 function EnrolToken() {
@@ -93,7 +99,7 @@ function EnrolToken() {
             value={uses}
             onChange={(value) => setUses(Math.max(1, Math.round(Number(value) || 1)))}
           />
-          <Select label="Valid for" w={130} allowDeselect={false} data={LIFETIMES} value={lifetime} onChange={(value) => setLifetime(value!)} />
+          <Select label="Valid for" w={130} allowDeselect={false} data={ENROL_LIFETIMES} value={lifetime} onChange={(value) => setLifetime(value!)} />
           <Action needs="operator" submit icon="key" loading={busy}>
             Make an enrol token
           </Action>
@@ -164,6 +170,7 @@ function Tokens() {
         title={`Revoke ${revoking?.name ?? ""}`}
         action="Revoke"
         danger
+        command={() => revokeToken(revoking?.id ?? "")}
         confirm={async () => {
           await fetchClient.DELETE("/api/v1/tokens/{token_id}", { params: { path: { token_id: revoking!.id } } });
           await queryClient.invalidateQueries({ queryKey: ["get", "/api/v1/tokens"] });
@@ -219,7 +226,7 @@ function NewToken() {
           label="Expires after"
           w={130}
           allowDeselect={false}
-          data={[...LIFETIMES, { value: "never", label: "never" }]}
+          data={TOKEN_LIFETIMES}
           value={lifetime}
           onChange={(value) => setLifetime(value!)}
         />
@@ -239,7 +246,7 @@ function NewToken() {
           </div>
         </Note>
       )}
-      {!made && <Equivalent text={logIn(window.location.origin, me.user)} />}
+      {!made && <Equivalent text={createToken(name.trim(), role, seconds)} />}
     </form>
   );
 }

@@ -139,7 +139,7 @@ function Where({ choice, change }: PartProps) {
     { params: { query: { q: wanted || undefined, limit: CHOICES_MAX } } },
     { enabled: choice.devices !== "all", placeholderData: keepPreviousData },
   );
-  const devices = found.data?.items.filter((device) => device.state === "enrolled") ?? [];
+  const devices = found.data?.items ?? [];
   const options = [
     ...devices.map((device) => ({ value: device.id, label: device.online ? device.id : `${device.id} (offline)` })),
     ...chosen.filter((id) => !devices.some((device) => device.id === id)).map((id) => ({ value: id, label: id })),

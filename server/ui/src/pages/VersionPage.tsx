@@ -11,7 +11,7 @@ import { Report } from "../components/Report";
 import { State } from "../components/State";
 import { Time } from "../components/Time";
 import { cancelJob } from "../cli";
-import { bytes, count, plural, points, share } from "../format";
+import { bytes, count, duration, median, plural, points, share, trialNumber } from "../format";
 import { queryClient } from "../session";
 
 type Version = Schemas["VersionDetail"];
@@ -69,25 +69,21 @@ function Inside({ version }: { version: Version }) {
       )}
       {version.state === "processing" && version.job && <Job id={version.job} />}
       {version.best && <Outcome version={version} />}
-      <div className="columns">
-        <div className="stack">
-          {version.report ? (
-            <Report report={version.report} />
-          ) : (
-            <Panel title="Quantization report">
-              <Empty icon="clock" title={version.state === "processing" ? "Not there yet" : "There is no report"}>
-                <p className="soft">
-                  {version.state === "processing"
-                    ? "It appears here when the work is done."
-                    : "The work ended before anything could be measured."}
-                </p>
-              </Empty>
-            </Panel>
-          )}
-          {version.variants.length > 0 && <Bundles version={version} />}
-        </div>
-        <Aside version={version} />
-      </div>
+      {version.report ? (
+        <Report report={version.report} bundles={version.variants} />
+      ) : (
+        <Panel title="Quantization report">
+          <Empty icon="clock" title={version.state === "processing" ? "Not there yet" : "There is no report"}>
+            <p className="soft">
+              {version.state === "processing"
+                ? "It appears here when the work is done."
+                : "The work ended before anything could be measured."}
+            </p>
+          </Empty>
+        </Panel>
+      )}
+      {version.variants.length > 0 && <Bundles version={version} />}
+      <Background version={version} />
     </>
   );
 }
@@ -158,12 +154,31 @@ function Job({ id }: { id: string }) {
   );
 }
 
+const DEVICES_ASKED = 200;
+
+/** The p50 in µs that devices have measured in the trial of this variant, on their own hardware. */
+function useDeviceLatencies({ model, version, devices_running }: Version, variant: string): number[] {
+  const query = api.useQuery(
+    "get",
+    "/api/v1/devices",
+    { params: { query: { model, version, limit: DEVICES_ASKED } } },
+    { enabled: devices_running > 0, refetchInterval: 30_000 },
+  );
+  const updates = (query.data?.items ?? []).flatMap((device) =>
+    device.slots.filter((slot) => slot.slot === model).map((slot) => slot.update),
+  );
+  return updates
+    .filter((update) => update?.version === version && update.variant === variant)
+    .map((update) => trialNumber(update?.trial, "latency_p50_us"))
+    .filter((value) => value !== null);
+}
+
 /** The result in one line: what devices get first, against what was pushed. */
 function Outcome({ version }: { version: Version }) {
   const best = version.best!;
+  const onDevices = useDeviceLatencies(version, best.variant);
   const saved = 1 - best.model_bytes / version.source_bytes;
   const fp32 = version.report?.trials.find((trial) => trial.precision === "fp32")?.latency_p50_us;
-  const faster = fp32 && best.trial.latency_p50_us ? fp32 / best.trial.latency_p50_us : null;
   const tiles: [string, string, string][] = [
     ["First choice", best.variant, best.precision],
     ["Size", bytes(best.model_bytes), saved > 0 ? `${share(saved, 0)} smaller` : `of ${bytes(version.source_bytes)}`],
@@ -173,11 +188,14 @@ function Outcome({ version }: { version: Version }) {
       best.trial.drop_points == null ? "" : `${points(best.trial.drop_points)} points`,
     ],
     [
-      "Latency p50, on the server",
-      best.trial.latency_p50_us == null ? "–" : `${best.trial.latency_p50_us.toFixed(0)} µs`,
-      faster ? `fp32 takes ${faster.toFixed(1)}× as long` : "",
+      "Latency, server",
+      duration(best.trial.latency_p50_us),
+      fp32 && best.precision !== "fp32" ? `p50, of fp32 ${duration(fp32)}` : "p50",
     ],
   ];
+  if (onDevices.length) {
+    tiles.push(["Latency, devices", duration(median(onDevices)), `p50, median of ${plural(onDevices.length, "trial")}`]);
+  }
   return (
     <div className="tiles">
       {tiles.map(([name, value, note]) => (
@@ -217,7 +235,7 @@ function Bundles({ version }: { version: Version }) {
               .map((variant) => (
                 <tr key={variant.variant}>
                   <td className="mono nowrap">{variant.variant}</td>
-                  <td>{variant.trial.recipe}</td>
+                  <td className="recipe">{variant.trial.recipe}</td>
                   <td data-align="right" className="number nowrap">
                     {bytes(variant.model_bytes)}
                   </td>
@@ -236,10 +254,11 @@ function Bundles({ version }: { version: Version }) {
   );
 }
 
-function Aside({ version }: { version: Version }) {
+/** What it was made of, and what it looks like from outside. */
+function Background({ version }: { version: Version }) {
   const { report, labels } = version;
   return (
-    <div className="stack">
+    <div className="side-by-side">
       {report && (
         <Panel title="Input and output">
           <div className="stack" style={{ gap: 12 }}>
