@@ -7,8 +7,9 @@ child. Where there is a process namespace, the watch is its first process, so th
 outlives the watch, and the worker dies of signals as any process does, which a first process does
 not.
 
-The worker limits itself before it imports or reads anything large, tells its progress as lines of
-JSON on standard output, and leaves ``result.json`` (exit code 0) or ``refusal.json`` (exit code 3).
+The worker limits and confines itself before it imports or reads anything large, tells its progress
+as lines of JSON on standard output, and leaves ``result.json`` (exit code 0) or ``refusal.json``
+(exit code 3).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from edgectl_server.pipeline.confinement import confine
 from edgectl_server.pipeline.errors import PipelineRefused
 from edgectl_server.pipeline.spec import (
     REFUSAL_FILE,
@@ -65,6 +67,8 @@ def _watch(worker: int) -> int:
 def _work(spec: PipelineSpec) -> int:
     """Do the work and return the exit code."""
     _limit(spec.limits)
+    inputs = (spec.source, spec.calibration, spec.evaluation)
+    confine(Path.cwd().resolve(), [path for path in inputs if path is not None])
     ending = _run(spec, _progress_channel())
     if ending is None:
         return 0

@@ -1,15 +1,17 @@
 """The parent: start the child, pass its progress on, hold it to its limits, read what it left.
 
 The child handles hostile files. It runs in a session of its own and, where the kernel allows it, in
-user, process and network namespaces of its own, with a small environment without secrets; its
-limits on memory, processor time and files are the kernel's (see `__main__`), the wall clock and
-cancellation are kept here. Nothing that it writes is believed without bounds and types.
+user, process and network namespaces of its own, with a small environment without secrets, and with
+no files but its own (see `confinement`). Its limits on memory, processor time and files are the
+kernel's (see `__main__`), the wall clock and cancellation are kept here. Nothing that it writes is
+believed without bounds and types.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import selectors
 import signal
@@ -24,6 +26,7 @@ from typing import TypeVar
 
 import msgspec
 
+from edgectl_server.pipeline.confinement import landlock_version
 from edgectl_server.pipeline.errors import (
     PipelineCancelled,
     PipelineError,
@@ -49,6 +52,8 @@ __all__ = [
     "PipelineRefused",
     "run_pipeline",
 ]
+
+logger = logging.getLogger(__name__)
 
 _POLL_S = 0.1
 _STDERR_BYTES_KEPT = 8 * 1024
@@ -234,6 +239,11 @@ def _reap(child: subprocess.Popen[bytes], stderr: bytes) -> _Exit:
 @functools.cache
 def _isolation() -> tuple[str, ...]:
     """Return the command that makes namespaces, or nothing where they are not to be had."""
+    if not landlock_version():
+        logger.warning(
+            "the kernel has no Landlock: a model that breaks out of the runtime could read the "
+            "server's files; run the server where it has (Linux 5.13 or newer)"
+        )
     without_network = tuple(part for part in _NAMESPACES if part != "--net")
     for command in (_NAMESPACES, without_network):
         try:

@@ -1,0 +1,118 @@
+"""What a worker that a hostile model has taken over can still reach."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgectl_server.pipeline import confinement, runner
+from edgectl_server.pipeline.spec import PipelineSpec, encode
+
+# The real worker with the real confinement; only the work itself is the attacker's.
+TAKEN_OVER = """
+import json, os, socket, subprocess, sys
+from pathlib import Path
+from edgectl_server.pipeline import __main__ as child
+from edgectl_server.pipeline.spec import decode_spec
+
+def attack(spec, channel):
+    from edgectl_server.pipeline import search  # what the work imports can be imported
+
+    data, parent, port = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    attempts = {
+        "read a key": lambda: (data / "keys" / "root.pem").read_bytes(),
+        "read a key by link": lambda: Path(f"/proc/self/root{data}/keys/root.pem").read_bytes(),
+        "list the data": lambda: list(data.iterdir()),
+        "read the database": lambda: (data / "edgectl.sqlite").read_bytes(),
+        "change the database": lambda: (data / "edgectl.sqlite").write_bytes(b"mine"),
+        "read another job": lambda: (data / "jobs" / "2" / "source.onnx").read_bytes(),
+        "change the input": lambda: spec.source.write_bytes(b"mine"),
+        "write elsewhere": lambda: Path("/tmp", "edgectl-" + parent).write_bytes(b"mine"),
+        "make a link": lambda: Path("link").symlink_to(data / "keys"),
+        "run a program": lambda: subprocess.run(["/bin/sh", "-c", "true"], check=True),
+        "read the parent's environment": lambda: Path("/proc", parent, "environ").read_bytes(),
+        "read the passwords of the system": lambda: Path("/etc/passwd").read_bytes(),
+        "connect": lambda: socket.create_connection(("127.0.0.1", port), 1).close(),
+        "read the input": spec.source.read_bytes,
+        "write its own": lambda: Path("own").write_bytes(b"fine"),
+    }
+    done = []
+    for name, attempt in attempts.items():
+        try:
+            attempt()
+        except OSError:
+            continue
+        done.append(name)
+    channel.write(json.dumps(done).encode())
+    channel.flush()
+
+child._run = attack
+sys.exit(child._work(decode_spec(Path("spec.json").read_bytes())))
+"""
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    for name in ("keys", "jobs/1/work", "jobs/2"):
+        (folder / name).mkdir(parents=True)
+    for name in ("keys/root.pem", "edgectl.sqlite", "jobs/1/source.onnx", "jobs/2/source.onnx"):
+        (folder / name).write_bytes(b"secret")
+    return folder
+
+
+def reached(data: Path, program: str = TAKEN_OVER) -> list[str]:
+    """Return what a worker that was taken over could do."""
+    work = data / "jobs/1/work"
+    spec = PipelineSpec(model="m", version="1", source=data / "jobs/1/source.onnx")
+    (work / "spec.json").write_bytes(encode(spec))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        done = subprocess.run(
+            [sys.executable, "-s", "-P", "-c", program, data, str(os.getpid()), str(port)],
+            cwd=work,
+            stdout=subprocess.PIPE,
+            check=True,
+            timeout=60,
+        )
+    return list(json.loads(done.stdout))
+
+
+@pytest.mark.skipif(not confinement.landlock_version(), reason="the kernel has no Landlock")
+def test_a_worker_that_was_taken_over_reaches_its_own_files_alone(data):
+    fine = ["read the input", "write its own"]
+    if confinement.landlock_version() < 4:
+        fine.insert(0, "connect")  # the network namespace is what forbids it there
+    assert reached(data) == fine
+
+
+@pytest.mark.skipif(not confinement.landlock_version(), reason="the kernel has no Landlock")
+def test_without_the_confinement_the_same_worker_reaches_all(data):
+    """The attempts above would succeed: it is the confinement that stops them."""
+    loose = TAKEN_OVER.replace("child._run =", "child.confine = lambda *_: False; child._run =")
+    found = reached(data, loose)
+    Path("/tmp", f"edgectl-{os.getpid()}").unlink()
+    assert len(found) >= 14, found
+
+
+def test_a_library_folder_that_holds_the_data_is_not_granted_whole(tmp_path, monkeypatch):
+    for name in ("lib/python", "data/keys", "data/jobs/1/work"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    granted = set(confinement._readable(tmp_path / "data/jobs/1/work"))
+    assert tmp_path / "lib" in granted
+    assert not granted & {tmp_path, tmp_path / "data", tmp_path / "data/keys"}
+
+
+def test_a_kernel_without_it_is_reported(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(confinement, "landlock_version", lambda: 0)
+    monkeypatch.setattr(runner, "landlock_version", lambda: 0)
+    assert confinement.confine(tmp_path, []) is False
+    runner._isolation.cache_clear()
+    runner._isolation()
+    runner._isolation.cache_clear()
+    assert "no Landlock" in caplog.text
