@@ -13,7 +13,10 @@ from pathlib import Path
 
 from edgectl_protocol.messages import Capabilities, SystemSample
 
-__all__ = ["capabilities", "system_sample"]
+__all__ = ["CapabilitySampler", "capabilities", "system_sample"]
+
+SAMPLE_S = 30.0
+"""Capabilities are read anew at most so often."""
 
 _FEATURES = frozenset(
     {
@@ -50,6 +53,27 @@ def capabilities(labels: Mapping[str, str], state_directory: Path) -> Capabiliti
         runtimes=_runtimes(),
         labels=dict(labels),
     )
+
+
+class CapabilitySampler:
+    """Capabilities that are not much older than they look: free disk changes with every bundle."""
+
+    def __init__(self, labels: Mapping[str, str], state_directory: Path) -> None:
+        self._labels = labels
+        self._state_directory = state_directory
+        self._taken_s = float("-inf")
+        self._taken = Capabilities(machine="")
+
+    def take(self, elapsed_s: float) -> Capabilities:
+        """Return them as they were at most `SAMPLE_S` ago.
+
+        Args:
+            elapsed_s: seconds on a clock that only grows.
+        """
+        if elapsed_s - self._taken_s >= SAMPLE_S:
+            self._taken = capabilities(self._labels, self._state_directory)
+            self._taken_s = elapsed_s
+        return self._taken
 
 
 def system_sample(at: datetime, state_directory: Path, inference_rss_bytes: int) -> SystemSample:

@@ -159,8 +159,11 @@ class Outlet(Protocol):
     def announce(self, announcement: steps.Announce, moment: Moment) -> None:
         """Tell of a transition."""
 
-    def refuse(self, reason: Reason) -> None:
-        """Tell that an order is not obeyed."""
+    def accept(self) -> None:
+        """Tell that what came last as an order is obeyed."""
+
+    def refuse(self, reason: Reason, counter: int | None) -> None:
+        """Tell that an order is not obeyed; `counter` is its number, where that is known."""
 
     def report(self) -> None:
         """The reported state has changed."""
@@ -216,7 +219,9 @@ class Engine:
                 case steps.Announce():
                     self._outlet.announce(action, moment)
                 case steps.Refuse():
-                    self._outlet.refuse(action.reason)
+                    self._outlet.refuse(action.reason, action.counter)
+                case steps.Accept():
+                    self._outlet.accept()
                 case steps.Report():
                     self._outlet.report()
                 case steps.Cancel():

@@ -2,8 +2,9 @@
 
 Rules:
 
-1. The reported state is the whole, retained, and sent after every transition; progress alone makes
-   it be sent at most twice a second.
+1. The reported state is the whole, retained, and sent after every transition; progress or a
+   refusal alone makes it be sent at most twice a second: whoever can write orders that are refused
+   must not be able to make the device shout.
 2. Events and telemetry go into the spool first. They are published from there, oldest first, again
    after every reconnect and every 30 s, until the server has acknowledged them.
 """
@@ -100,6 +101,10 @@ class Reporter:
         self._sent_s = float("-inf")
         self._outstanding: dict[tuple[int, int], float] = {}
         self.refusal: Reason | None = None
+        """Why what came last as an order is not obeyed."""
+        self._refused_counter: int | None = None
+        self._faults: dict[str, tuple[str, Reason]] = {}
+        """Slot to the manifest that failed there last, and how."""
 
     # ------------------------------------------------------------ what the engine says
 
@@ -142,12 +147,23 @@ class Reporter:
             line["reason"] = {"code": update.reason.code, "detail": update.reason.detail}
         self._say(line)
 
-    def refuse(self, reason: Reason) -> None:
-        """Say once that an order is not obeyed."""
-        if reason != self.refusal:
-            self.refusal = reason
+    def accept(self) -> None:
+        """Forget what was refused before."""
+        if self.refusal is not None:
+            self.refusal = self._refused_counter = None
             self._dirty = True
+
+    def refuse(self, reason: Reason, counter: int | None) -> None:
+        """Say once that an order is not obeyed."""
+        if (reason, counter) != (self.refusal, self._refused_counter):
+            self.refusal, self._refused_counter = reason, counter
+            self._progress_dirty = True
             self._say({"event": "refused", "code": reason.code, "detail": reason.detail})
+
+    def fault(self, slot: str, manifest: str, reason: Reason) -> None:
+        """Say how what runs in `slot` has failed; it is told until something else runs there."""
+        self._faults[slot] = (manifest, reason)
+        self._dirty = True
 
     def report(self) -> None:
         """Send the state with the next `pump`."""
@@ -206,13 +222,22 @@ class Reporter:
             sent_at=self._now(),
             agent_version=__version__,
             order_counter=machine.record.counter,
+            refusal=self.refusal,
+            refused_counter=self._refused_counter,
             capabilities=self._capabilities(),
             endpoint=self._endpoint(),
-            slots={slot: self._with_progress(slot, one) for slot, one in machine.slots().items()},
+            slots={slot: self._complete(slot, one) for slot, one in machine.slots().items()},
             rejected=machine.record.rejected,
         )
 
-    def _with_progress(self, slot: str, report: SlotReport) -> SlotReport:
+    def _complete(self, slot: str, report: SlotReport) -> SlotReport:
+        """Add what the machine does not know: the fault of what runs, and the progress."""
+        manifest, fault = self._faults.get(slot, ("", None))
+        if fault is not None and report.running is not None:
+            if report.running.manifest == manifest:
+                report = structs.replace(report, fault=fault)
+            else:
+                del self._faults[slot]
         progress = self._progress.get(slot)
         if progress is None or report.update is None:
             return report

@@ -21,7 +21,7 @@ from edgectl_agent.core.steps import HealthSeen, PointerChanged
 from edgectl_agent.errors import StepFailed, StepRejected
 from edgectl_agent.inference.errors import InferenceDown, InferenceError, LoadFailed
 from edgectl_agent.store import Store
-from edgectl_protocol.messages import Installed
+from edgectl_protocol.messages import InferenceWindow, Installed
 
 __all__ = ["Inference", "Serving", "SlotCounts"]
 
@@ -61,6 +61,9 @@ class Inference(Protocol):
 
     def health(self, slot: str) -> SlotCounts:
         """Return the counts of `slot`."""
+
+    def windows(self) -> tuple[InferenceWindow, ...]:
+        """Return the counts since the last call, by slot and manifest."""
 
 
 class Serving:
@@ -147,6 +150,17 @@ class Serving:
             errors=seen.errors,
             non_finite=seen.non_finite,
         )
+
+    def windows(self) -> tuple[InferenceWindow, ...]:
+        """Return the counts since the last call; none now while the process is busy or down."""
+        if not self.lock.acquire(blocking=False):
+            return ()
+        try:
+            return self._inference.windows()
+        except InferenceError:
+            return ()
+        finally:
+            self.lock.release()
 
     def _bundle(self, slot: str, installed: Installed) -> Bundle:
         return self._store.bundle(

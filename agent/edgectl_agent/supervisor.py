@@ -28,14 +28,13 @@ from edgectl_agent.clock import moment, now
 from edgectl_agent.connection import Connection, Endpoint, Mailbox
 from edgectl_agent.core import steps
 from edgectl_agent.core.machine import Machine
-from edgectl_agent.core.timing import delay_s
 from edgectl_agent.downloader import Downloader, Progress
 from edgectl_agent.durable import RealDisk
 from edgectl_agent.enrol import AUTHORITY_PATH, CERTIFICATE_PATH, KEY_PATH, ROOT_PATH, Identity
 from edgectl_agent.errors import AgentError, Refused, StepCancelled
-from edgectl_agent.inference.errors import InferenceDown, InferenceError
 from edgectl_agent.inference.process import InferenceProcess
 from edgectl_agent.journal import Journal
+from edgectl_agent.keeper import Keeper
 from edgectl_agent.performer import Engine, Performer
 from edgectl_agent.reporter import Reporter, last_will
 from edgectl_agent.serving import Serving
@@ -55,7 +54,6 @@ INBOX_MAX = 1024
 ORDER_RETRY_S = 5.0
 ORDER_AGAIN_S = 60.0
 """An order that was refused for the clock's sake is looked at again after this."""
-RESTORE_AGAIN_S = 30.0
 DISK_RETRY_S = 5.0
 JOIN_S = 5.0
 _log = logging.getLogger(__name__)
@@ -204,12 +202,9 @@ class Supervisor:
         self._inbox: queue.Queue[_Item] = queue.Queue(INBOX_MAX)
         self._stopping = threading.Event()
         self._random = random.SystemRandom()
-        self._failures = 0
-        self._restart_s = 0.0
-        self._restore_s = 0.0
         self._order_again_s: float | None = None
         self._telemetry_s = moment().elapsed_s + settings.telemetry_s
-        self._capabilities = health.capabilities(settings.labels, settings.state_directory)
+        self._capabilities = health.CapabilitySampler(settings.labels, settings.state_directory)
         self._inference = InferenceProcess(
             host=settings.host,
             port=settings.port,
@@ -264,7 +259,7 @@ class Supervisor:
             machine=machine,
             outbox=self._spool,
             channel=self._connection,
-            capabilities=lambda: self._capabilities,
+            capabilities=lambda: self._capabilities.take(moment().elapsed_s),
             endpoint=lambda: self._inference.endpoint,
             now=now,
             say=self._say_with_bytes,
@@ -276,6 +271,16 @@ class Supervisor:
             submit=self._worker.submit,
             cancel=self._worker.cancel,
             wait_for_disk=self._wait_for_disk,
+        )
+        self._keeper = Keeper(
+            inference=self._inference,
+            serving=self._serving,
+            machine=machine,
+            reporter=self._reporter,
+            feed=self._feed,
+            changed=self._put,
+            say=self._say,
+            jitter=self._random.random,
         )
 
     def request_stop(self) -> None:
@@ -292,7 +297,7 @@ class Supervisor:
             self._inference.start()
             self._worker.start()
             self._orders.start()
-            self._restore(fresh=True)
+            self._keeper.begin(moment().elapsed_s)
             self._engine.start(moment(), self._random.random())
             self._say(
                 {"event": "ready", "endpoint": self._inference.endpoint, "device": self._device}
@@ -320,7 +325,7 @@ class Supervisor:
                 item = self._inbox.get_nowait()
             except queue.Empty:
                 item = None
-        self._watch_inference()
+        self._keeper.watch(moment().elapsed_s)
         self._watch_health()
         elapsed_s = moment().elapsed_s
         due_s = self._engine.machine.due_s
@@ -365,48 +370,11 @@ class Supervisor:
             if waits and (refusal is not before or self._order_again_s is None):
                 self._order_again_s = moment().elapsed_s + ORDER_AGAIN_S
 
-    # ------------------------------------------------------------ the inference process
-
-    def _watch_inference(self) -> None:
-        """Start the inference process again when it has died, later each time."""
-        elapsed_s = moment().elapsed_s
-        if self._inference.alive():
-            if self._serving.silent and elapsed_s >= self._restore_s:
-                self._restore(fresh=False)
-            return
-        if not self._restart_s:
-            self._failures += 1
-            self._feed(steps.InferenceDied(detail="the inference process has died"))
-            self._say({"event": "inference-died"})
-            self._restart_s = elapsed_s + delay_s(
-                self._failures, first_s=0.5, max_s=30.0, jitter=self._random.random()
-            )
-        if elapsed_s < self._restart_s or not self._serving.lock.acquire(blocking=False):
-            return
-        try:
-            self._inference.start()
-        except InferenceDown as error:
-            _log.error("the inference process does not start: %s", error)
-            self._failures += 1
-            self._restart_s = elapsed_s + delay_s(
-                self._failures, first_s=0.5, max_s=30.0, jitter=self._random.random()
-            )
-            return
-        finally:
-            self._serving.lock.release()
-        self._restart_s = 0.0
-        self._restore(fresh=True)
-        self._reporter.report()
-
-    def _restore(self, *, fresh: bool) -> None:
-        self._restore_s = moment().elapsed_s + RESTORE_AGAIN_S
-        unsettled = self._engine.machine.unsettled
-        for change in self._serving.restore(fresh=fresh, leave=unsettled):
-            self._put(change)
+    # ------------------------------------------------------------ what is looked at each turn
 
     def _watch_health(self) -> None:
         observed = self._engine.machine.observed
-        if observed is not None:
+        if observed is not None and self._keeper.answering:
             seen = self._serving.health(observed[0])
             if seen is not None:
                 self._feed(seen)
@@ -416,13 +384,8 @@ class Supervisor:
         sample = health.system_sample(
             now(), self._settings.state_directory, self._inference.rss_bytes()
         )
-        try:
-            windows = self._inference.windows()
-        except InferenceError:
-            windows = ()
+        windows = self._serving.windows() if self._keeper.answering else ()
         self._reporter.telemetry(windows, sample)
-        if self._failures and self._inference.alive():
-            self._failures = 0
 
     # ------------------------------------------------------------ small things
 

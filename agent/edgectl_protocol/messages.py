@@ -179,6 +179,8 @@ class SlotReport(_Message, frozen=True, kw_only=True, omit_defaults=True):
     previous: Installed | None = None
     """What a rollback returns to."""
     update: UpdateReport | None = None
+    fault: Reason | None = None
+    """How what runs has failed last, such as a run that hung; None again when another one runs."""
 
 
 class Capabilities(_Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -212,6 +214,10 @@ class ReportedState(_Message, frozen=True, kw_only=True, omit_defaults=True):
     agent_version: Annotated[str, Meta(max_length=32)] = ""
     order_counter: Count = 0
     """Counter of the newest order that was accepted."""
+    refusal: Reason | None = None
+    """Why what came last as an order is not obeyed; None again once an order is accepted."""
+    refused_counter: Count | None = None
+    """Counter of the refused order; None where its signature is not good, or it has none."""
     capabilities: Capabilities | None = None
     endpoint: Annotated[str, Meta(max_length=256)] = ""
     """Where local applications reach the inference endpoint, such as ``http://127.0.0.1:8500``."""
@@ -267,6 +273,8 @@ class InferenceWindow(_Message, frozen=True, kw_only=True, omit_defaults=True):
     errors: Count = 0
     non_finite: Count = 0
     """Requests with a NaN or an infinity among the outputs."""
+    refused: Count = 0
+    """Requests outside the model's contract, which are not among `requests`: the caller's fault."""
     latency: Annotated[tuple[Count, ...], Meta(max_length=64)] = ()
     confidence: Annotated[tuple[Count, ...], Meta(max_length=64)] = ()
     classes: Annotated[tuple[Count, ...], Meta(max_length=1024)] = ()

@@ -13,7 +13,8 @@ what runs, one after another, by name. What follows from a state and an event is
 3. A failure is the world's fault: the same candidate again, later, a bounded number of times.
 4. A newer order that no longer names the target takes the update back, whatever it is doing.
 5. A model is blamed only for what it did: an update that is taken back, or whose files were found
-   damaged, rolls back without its digest being remembered.
+   damaged, rolls back without its digest being remembered. When the inference process dies, the
+   model under observation is blamed unless it is known that only others were computing.
 """
 
 from __future__ import annotations
@@ -120,8 +121,9 @@ class Machine:
             case steps.HealthSeen():
                 self._observe(event, moment)
             case steps.InferenceDied():
-                if self.observed is not None:
-                    self._breach(Reason(code="observe.died", detail=event.detail), moment)
+                observed = self.observed
+                if observed and (not event.suspects or observed[1] in event.suspects):
+                    self._breach(event.reason, moment)
             case steps.PointerChanged():
                 self._take_pointer(event, moment)
             case steps.Ticked():
@@ -184,11 +186,14 @@ class Machine:
 
     def _take_order(self, order: Order, moment: Moment) -> None:
         if order.counter == self.record.counter and order == self.record.order:
-            return  # the same once more: it is retained, and comes after every reconnect
+            # The same once more: it is retained, and comes after every reconnect.
+            self._told.append(steps.Accept())
+            return
         refusal = refuse(order, self._device, self.record, moment)
         if refusal is not None:
-            self._told.append(steps.Refuse(reason=refusal))
+            self._told.append(steps.Refuse(reason=refusal, counter=order.counter))
             return
+        self._told.append(steps.Accept())
         forgiven = set(order.forgive)
         rejected = tuple(one for one in self.record.rejected if one not in forgiven)
         self._replace(order=order, rejected=rejected)

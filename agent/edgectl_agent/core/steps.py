@@ -13,6 +13,7 @@ from edgectl_protocol.messages import Installed, Order, Reason, TrialReport
 from edgectl_protocol.update import UpdateEvent, UpdateState
 
 __all__ = [
+    "Accept",
     "Action",
     "Activate",
     "Announce",
@@ -99,9 +100,11 @@ class HealthSeen(_Value, frozen=True, kw_only=True):
 
 
 class InferenceDied(_Value, frozen=True, kw_only=True):
-    """The inference process ended by itself."""
+    """The inference process ended by itself, or had to be ended."""
 
-    detail: str
+    reason: Reason
+    suspects: tuple[str, ...] = ()
+    """Manifests of the models that were computing then; empty where that is not known."""
 
 
 class PointerChanged(_Value, frozen=True, kw_only=True):
@@ -146,10 +149,16 @@ class Announce(_Value, frozen=True, kw_only=True):
     event: UpdateEvent
 
 
+class Accept(_Value, frozen=True, kw_only=True):
+    """Tell that what came last as an order is obeyed."""
+
+
 class Refuse(_Value, frozen=True, kw_only=True):
     """Tell that an order is not obeyed."""
 
     reason: Reason
+    counter: int | None = None
+    """The order's number, where its signature is good."""
 
 
 class Report(_Value, frozen=True, kw_only=True):
@@ -211,4 +220,4 @@ class RollBack(_Value, frozen=True, kw_only=True):
 
 
 Step = Refresh | Download | Verify | Trial | Activate | RollBack
-Action = Persist | Announce | Refuse | Report | Collect | Cancel | Step
+Action = Persist | Announce | Accept | Refuse | Report | Collect | Cancel | Step

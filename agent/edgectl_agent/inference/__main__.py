@@ -1,4 +1,4 @@
-"""``python -m edgectl_agent.inference <descriptor>``: started by the supervisor, not by hand."""
+"""``python -m edgectl_agent.inference <channel> <pulse>``: started by the supervisor alone."""
 
 from __future__ import annotations
 

@@ -48,6 +48,8 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
 
     bundle: Bundle
     timeout_s: float
+    inline: bool = True
+    """Whether it may compute on the event loop, where it is fast."""
 
 
 class Unload(Struct, frozen=True, kw_only=True, tag="unload"):
@@ -91,12 +93,16 @@ class SlotHealth(Struct, frozen=True, kw_only=True):
 
 
 class Tally(Struct, frozen=True, kw_only=True):
-    """Counts of one window; `age_s` is the time since it began."""
+    """Counts of one window; `age_s` is the time since it began.
+
+    `refused` are requests outside the model's contract, which `requests` leaves out.
+    """
 
     age_s: float
     requests: int
     errors: int
     non_finite: int
+    refused: int
     latency: tuple[int, ...]
     confidence: tuple[int, ...]
     classes: tuple[int, ...]

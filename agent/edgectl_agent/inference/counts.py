@@ -1,8 +1,9 @@
 """Counts of what a model has served: numbers that add up, never rows.
 
 A request counts when it has reached the model: one that was refused because it is outside the
-contract says nothing about the model. Latency is that of the model's run alone, as in the trial.
-One `Counts` belongs to one loaded model, so that no window ever mixes two digests.
+contract says nothing about the model and is counted apart. Latency is that of the model's run
+alone, as in the trial. One `Counts` belongs to one loaded model, so that no window ever mixes two
+digests.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Counts:
     def _begin(self) -> None:
         self._since = time.monotonic()
         self._window = [0, 0, 0]
+        self._refused = 0
         self._latency = [0] * (len(LATENCY_EDGES_US) + 1)
         self._confidence = [0] * (len(CONFIDENCE_EDGES) + 1)
         self._classes: list[int] = []
@@ -54,6 +56,11 @@ class Counts:
             for counts in (self._totals, self._window):
                 counts[0] += 1
                 counts[1] += 1
+
+    def refused(self) -> None:
+        """Count a request that is outside the contract."""
+        with self._lock:
+            self._refused += 1
 
     def served(self, latency_us: float, outputs: Mapping[str, Tensor]) -> bool:
         """Count an answered request and say whether all of its outputs are finite."""
@@ -89,6 +96,7 @@ class Counts:
                 requests=self._window[0],
                 errors=self._window[1],
                 non_finite=self._window[2],
+                refused=self._refused,
                 latency=tuple(self._latency),
                 confidence=tuple(self._confidence) if self._scores else (),
                 classes=tuple(self._classes),

@@ -1,8 +1,12 @@
 """The supervisor's handle on the inference process.
 
 Imports no runtime. One command is under way at a time; methods may be called from any thread and
-wait for each other. When the process has died, every method but `start`, `stop`, `alive` and
-`rss_bytes` raises `InferenceDown`; `start` starts another one, on the same port, with empty slots.
+wait for each other, but for `alive`, `silent_s`, `kill`, `death` and `rss_bytes`, which wait for
+nothing. When the process has died, every method that asks something of it raises `InferenceDown`;
+`start` starts another one, on the same port, with empty slots.
+
+A model that has hung on the event loop is put on the worker thread when it is loaded again: there
+it can be stopped without the others.
 """
 
 from __future__ import annotations
@@ -15,7 +19,8 @@ import threading
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import IO, TypeVar
+from signal import Signals
+from typing import IO, NamedTuple, TypeVar
 
 import msgspec
 
@@ -37,9 +42,11 @@ from edgectl_agent.inference.control import (
     line,
 )
 from edgectl_agent.inference.errors import InferenceDown, LoadFailed, SlotEmpty
+from edgectl_agent.inference.pulse import Place, Pulse, Silence, make_page
 from edgectl_protocol.messages import InferenceWindow
 
 __all__ = [
+    "Death",
     "InferenceDown",
     "InferenceProcess",
     "LoadFailed",
@@ -48,13 +55,23 @@ __all__ = [
     "child_environment",
 ]
 
-_ANSWER_S_MAX = 10.0
+_ANSWER_S_MAX = 5.0
 _DRAIN_S_MAX = 15.0
 """After a model is loaded, requests in the old one may take this long to end."""
 _STOP_S_MAX = 3.0
 _LOG_BYTES_MAX = 1024 * 1024
 
 T = TypeVar("T")
+
+
+class Death(NamedTuple):
+    """How the child has ended."""
+
+    hung: bool
+    """It had to be ended, because it did not answer any more."""
+    detail: str
+    suspects: tuple[str, ...]
+    """Manifests of the models that were computing then, those that may be the cause of it."""
 
 
 class InferenceProcess:
@@ -84,6 +101,12 @@ class InferenceProcess:
         self._child: subprocess.Popen[bytes] | None = None
         self._channel: sockets.socket | None = None
         self._rest = b""
+        self._pulse = Pulse()
+        self._silence = Silence()
+        self._hung = False
+        self._status: int | None = None
+        """Of the child that was stopped last."""
+        self._hung_models: set[str] = set()
 
     def start(self, timeout_s: float = 30) -> None:
         """Start the child and return once its endpoint listens.
@@ -122,7 +145,9 @@ class InferenceProcess:
                 ``load.contract``, ``load.warm_up``, ``load.memory``, ``load.timeout``.
             InferenceDown: the child has died or does not answer; start it again.
         """
-        reply = self._command(Load(bundle=bundle, timeout_s=timeout_s), timeout_s + _DRAIN_S_MAX)
+        inline = bundle.manifest not in self._hung_models
+        command = Load(bundle=bundle, timeout_s=timeout_s, inline=inline)
+        reply = self._command(command, timeout_s + _DRAIN_S_MAX)
         if reply.code:
             raise LoadFailed(reply.code, reply.detail)
         return msgspec.json.decode(reply.result, type=Loaded).load_ms
@@ -156,6 +181,7 @@ class InferenceProcess:
                 requests=window.tally.requests,
                 errors=window.tally.errors,
                 non_finite=window.tally.non_finite,
+                refused=window.tally.refused,
                 latency=window.tally.latency,
                 confidence=window.tally.confidence,
                 classes=window.tally.classes,
@@ -167,6 +193,32 @@ class InferenceProcess:
         """Say whether the child runs."""
         child = self._child
         return child is not None and child.poll() is None
+
+    def silent_s(self) -> float:
+        """Return for how many seconds its event loop has shown no life; to be asked regularly.
+
+        Only time between two questions counts, and little of a long one.
+        """
+        return self._silence.look(self._pulse.beats(), time.monotonic())
+
+    def kill(self) -> None:
+        """End a child that hangs, also while another thread waits for its answer."""
+        child = self._child
+        if child is not None:
+            self._note_hang()
+            child.kill()
+
+    def death(self) -> Death:
+        """Return how the child that was started last has ended; only when it is not `alive`."""
+        child = self._child
+        status = self._status if child is None else child.poll()
+        if self._hung:
+            detail = "it did not answer any more and was ended"
+        elif status is not None and status < 0:
+            detail = f"killed by {_signal_name(-status)}"
+        else:
+            detail = f"it ended with status {status}"
+        return Death(self._hung, detail, self._suspects())
 
     def rss_bytes(self) -> int:
         """Return the child's resident memory in bytes; 0 when it does not run."""
@@ -193,13 +245,24 @@ class InferenceProcess:
                 except subprocess.TimeoutExpired:
                     child.kill()
                     child.wait()
+                self._status = child.returncode
                 if self._socket is not None and self._socket.is_socket():
                     self._socket.unlink(missing_ok=True)
 
     def _spawn(self) -> None:
         ours, theirs = sockets.socketpair()
         self._channel = ours
-        arguments = [sys.executable, "-P", "-m", "edgectl_agent.inference", str(theirs.fileno())]
+        page = make_page()
+        try:
+            self._pulse.close()
+            self._pulse, self._silence, self._hung = Pulse(page), Silence(), False
+            self._launch(theirs, page)
+        finally:
+            os.close(page)
+
+    def _launch(self, theirs: sockets.socket, page: int) -> None:
+        descriptors = (theirs.fileno(), page)
+        arguments = [sys.executable, "-P", "-m", "edgectl_agent.inference", *map(str, descriptors)]
         if threading.current_thread() is threading.main_thread():
             arguments.append(f"parent={os.getpid()}")  # a shorter-lived thread must not say this
         with theirs, _open_log(self._log) as log:
@@ -208,7 +271,7 @@ class InferenceProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=descriptors,
                 env=child_environment(),
                 start_new_session=True,
             )
@@ -223,6 +286,7 @@ class InferenceProcess:
                 self._channel.sendall(line(command))
                 return msgspec.json.decode(self._read_line(timeout_s), type=Reply)
             except TimeoutError as error:
+                self._note_hang()
                 self.stop()
                 raise InferenceDown(
                     "inference.timeout", f"the inference process did not answer in {timeout_s:g} s"
@@ -230,6 +294,16 @@ class InferenceProcess:
             except (OSError, EOFError, msgspec.MsgspecError) as error:
                 self.stop()
                 raise InferenceDown("inference.down", "the inference process has died") from error
+
+    def _note_hang(self) -> None:
+        self._hung = True
+        self._hung_models.update(self._suspects())
+
+    def _suspects(self) -> tuple[str, ...]:
+        on_loop = self._pulse.computing(Place.LOOP)
+        if self._hung and on_loop:
+            return on_loop  # what the worker thread computes does not hold up the loop
+        return self._pulse.computing(*Place.ALL)
 
     def _read_line(self, timeout_s: float) -> bytes:
         assert self._channel is not None
@@ -249,6 +323,13 @@ class InferenceProcess:
         if reply.code:
             raise InferenceDown(reply.code, reply.detail)
         return msgspec.json.decode(reply.result, type=kind)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def child_environment() -> dict[str, str]:

@@ -7,7 +7,8 @@ protocol asks for a 4xx status.
 A request runs on the event loop when its model and its body are small, else in the one worker
 thread, so that health and small models answer while a large one computes. There a run is stopped
 after `RUN_SECONDS_MAX`: a model that hangs on some input must not take the others with it, and the
-failure must be counted.
+failure must be counted. On the event loop nobody is left to stop it: there the pulse names the
+model, falls silent, and the supervisor ends the process.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import msgspec
 
 from edgectl_agent.inference.endpoint import Answer, Request
 from edgectl_agent.inference.protocol import Refused, encode_outputs, parse_call
+from edgectl_agent.inference.pulse import Place, Pulse
 from edgectl_agent.inference.slots import Served, Slots
 from edgectl_agent.runtime import RunFailed, Stop
 from edgectl_protocol import __version__
@@ -44,9 +46,11 @@ class Routes:
         slots: Slots,
         worker: ThreadPoolExecutor,
         *,
+        pulse: Pulse | None = None,
         run_seconds_max: float = RUN_SECONDS_MAX,
     ) -> None:
-        """Answer from `slots`; `worker` has one thread."""
+        """Answer from `slots`; `worker` has one thread; `pulse` shows what computes."""
+        self._pulse = pulse or Pulse()
         self._slots = slots
         self._worker = worker
         self._run_seconds_max = run_seconds_max
@@ -99,15 +103,17 @@ class Routes:
 
     def _infer(self, request: Request, served: Served) -> Answer | asyncio.Future[Answer]:
         if request.method != b"POST":
+            served.counts.refused()
             return failure(_METHOD, "use POST", b"Allow: POST\r\n")
         if request.header_length is not None:
+            served.counts.refused()
             return failure(
                 _BAD,
                 "binary tensors (Inference-Header-Content-Length) are not supported yet: "
                 "send the tensors' data as JSON",
             )
         if served.inline and len(request.body) <= INLINE_BODY_BYTES_MAX:
-            return _answer(served, request.body)
+            return self._answer(served, request.body, Place.LOOP)
         if self._waiting >= WAITING_MAX:
             return failure(_BUSY, f"{WAITING_MAX} requests are waiting: try again")
         self._waiting += 1
@@ -124,9 +130,33 @@ class Routes:
         stop = Stop()
         self._running = (time.monotonic(), stop)
         try:
-            return _answer(served, body, stop)
+            return self._answer(served, body, Place.WORKER, stop)
         finally:
             self._running = None
+
+    def _answer(
+        self, served: Served, body: bytes | bytearray, place: int, stop: Stop | None = None
+    ) -> Answer:
+        """Compute one request, on whatever thread `place` says."""
+        try:
+            call = parse_call(body, served.bundle.config)
+        except Refused as error:
+            served.counts.refused()
+            return failure(_BAD, str(error))
+        self._pulse.begin(place, served.name)
+        started = time.perf_counter_ns()
+        try:
+            outputs = served.model.run(call.inputs, stop)
+        except (RunFailed, MemoryError) as error:
+            served.counts.failed()
+            if stop is not None and stop.is_set():
+                return failure(_FAILED, "the model did not finish in time on this input")
+            return failure(_FAILED, f"the model failed on this input: {error}")
+        finally:
+            self._pulse.end(place)
+        finite = served.counts.served((time.perf_counter_ns() - started) / 1000, outputs)
+        parameters = served.parameters if finite else served.parameters_non_finite
+        return Answer(_OK, encode_outputs(call, outputs, served.bundle, parameters))
 
     def _stop_overdue(self) -> None:
         running = self._running  # once: the worker changes it at any time
@@ -164,22 +194,3 @@ def _metadata(served: Served) -> dict[str, Any]:
         "parameters": served.parameters,
         "labels": bundle.config.labels,
     }
-
-
-def _answer(served: Served, body: bytes | bytearray, stop: Stop | None = None) -> Answer:
-    """Compute one request, on whatever thread."""
-    try:
-        call = parse_call(body, served.bundle.config)
-    except Refused as error:
-        return failure(_BAD, str(error))
-    started = time.perf_counter_ns()
-    try:
-        outputs = served.model.run(call.inputs, stop)
-    except (RunFailed, MemoryError) as error:
-        served.counts.failed()
-        if stop is not None and stop.is_set():
-            return failure(_FAILED, "the model did not finish in time on this input")
-        return failure(_FAILED, f"the model failed on this input: {error}")
-    finite = served.counts.served((time.perf_counter_ns() - started) / 1000, outputs)
-    parameters = served.parameters if finite else served.parameters_non_finite
-    return Answer(_OK, encode_outputs(call, outputs, served.bundle, parameters))

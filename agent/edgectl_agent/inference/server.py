@@ -43,6 +43,7 @@ from edgectl_agent.inference.control import (
 )
 from edgectl_agent.inference.endpoint import Endpoint
 from edgectl_agent.inference.errors import InferenceError, SlotEmpty
+from edgectl_agent.inference.pulse import BEAT_S, Pulse
 from edgectl_agent.inference.routes import Routes
 from edgectl_agent.inference.slots import Slots
 
@@ -56,19 +57,25 @@ _PR_SET_PDEATHSIG = 1
 class _Server:
     """Carries out the supervisor's commands."""
 
-    def __init__(self) -> None:
+    def __init__(self, pulse: Pulse) -> None:
+        self._pulse = pulse
         self._slots = Slots()
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
-        self._endpoint = Endpoint(Routes(self._slots, self._worker))
+        self._endpoint = Endpoint(Routes(self._slots, self._worker, pulse=pulse))
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Reply to commands until the supervisor's end is closed."""
+        self._beat()
         try:
             while content := await reader.readline():
                 writer.write(line(await self._reply(decode_command(content))))
                 await writer.drain()
         finally:
             await self._endpoint.close()
+
+    def _beat(self) -> None:
+        self._pulse.beat()
+        asyncio.get_running_loop().call_later(BEAT_S, self._beat)
 
     async def _reply(self, command: Command) -> Reply:
         try:
@@ -86,7 +93,8 @@ class _Server:
                 return Started(port=await self._listen(command))
             case Load():
                 deadline = time.monotonic() + command.timeout_s
-                return Loaded(load_ms=await self._slots.load(command.bundle, deadline))
+                load = self._slots.load(command.bundle, deadline, inline=command.inline)
+                return Loaded(load_ms=await load)
             case Unload():
                 await self._slots.unload(command.slot)
                 return None
@@ -122,25 +130,30 @@ class _Server:
 
 
 def main(arguments: list[str]) -> int:
-    """Run with the number of the inherited descriptor, and ``parent=<pid>`` to die with it."""
+    """Run with two inherited descriptors, and ``parent=<pid>`` to die with it.
+
+    Args:
+        arguments: the numbers of the channel and of the pulse's page, and perhaps the parent.
+    """
     logging.basicConfig(
         level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(message)s"
     )
     channel = socket.socket(fileno=int(arguments[0]))
     _watch(channel.fileno(), lambda: os._exit(0))
-    for argument in arguments[1:]:
+    pulse = Pulse(int(arguments[1]))
+    for argument in arguments[2:]:
         _die_with(int(argument.removeprefix("parent=")))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
     with suppress(ConnectionError):
-        asyncio.run(_run(channel))
+        asyncio.run(_run(channel, pulse))
     # The worker may still be computing for clients who have gone: nothing is lost by not waiting.
     sys.stderr.flush()
     os._exit(0)
 
 
-async def _run(channel: socket.socket) -> None:
+async def _run(channel: socket.socket, pulse: Pulse) -> None:
     reader, writer = await asyncio.open_connection(sock=channel, limit=LINE_BYTES_MAX)
-    await _Server().serve(reader, writer)
+    await _Server(pulse).serve(reader, writer)
 
 
 def _watch(descriptor: int, gone: Callable[[], None]) -> None:

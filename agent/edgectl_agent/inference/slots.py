@@ -23,6 +23,7 @@ from edgectl_agent.inference.control import Tally
 from edgectl_agent.inference.counts import Counts
 from edgectl_agent.inference.errors import LoadFailed
 from edgectl_agent.inference.protocol import response_parameters
+from edgectl_agent.inference.pulse import padded
 from edgectl_agent.runtime import DTYPES, Model, ModelRefused, RunFailed, Stop, Tensor
 
 __all__ = ["Served", "Slots", "prepare"]
@@ -40,11 +41,12 @@ _WARM_UP_SECONDS_MAX = 0.05
 class Served:
     """A loaded, warm model and what belongs to it."""
 
-    def __init__(self, model: Model, run_seconds: float) -> None:
+    def __init__(self, model: Model, run_seconds: float, *, inline: bool = True) -> None:
         self.model = model
         self.bundle = model.bundle
+        self.name = padded(model.bundle.manifest)
         self.counts = Counts(model.config)
-        self.inline = run_seconds <= INLINE_SECONDS_MAX
+        self.inline = inline and run_seconds <= INLINE_SECONDS_MAX
         self.parameters = response_parameters(self.bundle, non_finite=False)
         self.parameters_non_finite = response_parameters(self.bundle, non_finite=True)
         self._in_flight = 0
@@ -81,12 +83,13 @@ class Slots:
     def __len__(self) -> int:
         return len(self._serving)
 
-    async def load(self, bundle: Bundle, deadline: float) -> float:
+    async def load(self, bundle: Bundle, deadline: float, *, inline: bool = True) -> float:
         """Put `bundle` into its slot and return how long loading and warming up took, in ms.
 
         Args:
             bundle: verified files.
             deadline: `time.monotonic` after which the bundle is not put there any more.
+            inline: whether it may compute on the event loop.
 
         Raises:
             LoadFailed: what served before still does.
@@ -105,7 +108,7 @@ class Slots:
             raise _too_slow()
         load_ms = (time.monotonic() - started) * 1000
         old = self._serving.get(bundle.slot)
-        self._serving[bundle.slot] = Served(model, run_seconds)
+        self._serving[bundle.slot] = Served(model, run_seconds, inline=inline)
         await self._retire(old)
         return load_ms
 
@@ -117,7 +120,7 @@ class Slots:
         """Return the counts since the last call, of what serves and what has been retired since."""
         for served in (*self._retired, *self._serving.values()):
             tally = served.counts.take()
-            if tally.requests:
+            if tally.requests or tally.refused:
                 yield served.bundle, tally
         self._retired.clear()
 

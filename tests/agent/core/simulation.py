@@ -140,6 +140,8 @@ class World:
     announced: list[tuple[str, str, UpdateState, UpdateEvent]] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     refused: list[Reason] = field(default_factory=list)
+    refusal: tuple[str, int | None] | None = None
+    """Code and counter of what is refused now."""
     trials: list[str] = field(default_factory=list)
     limits: TransferLimits | None = None
 
@@ -302,7 +304,11 @@ class World:
         if update.state is UpdateState.COMMITTED:
             self.committed[update.slot] = update.manifest
 
-    def refuse(self, reason: Reason) -> None:
+    def accept(self) -> None:
+        self.refusal = None
+
+    def refuse(self, reason: Reason, counter: int | None) -> None:
+        self.refusal = (reason.code, counter)
         self.refused.append(reason)
 
     def report(self) -> None:

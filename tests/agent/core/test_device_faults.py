@@ -12,13 +12,14 @@ from agent.core.simulation import World, damage_model
 from edgectl_agent.core import steps
 from edgectl_protocol import topics
 from edgectl_protocol.manifest import MODEL_FILE, decode_manifest, layer_by_file
-from edgectl_protocol.messages import SeedRequest, UpdatePolicy
+from edgectl_protocol.messages import Reason, SeedRequest, UpdatePolicy
 
 V1 = simple_bundle("1")
 V2 = simple_bundle("2")
 V3 = simple_bundle("3")
 V2_EXACT = simple_bundle("2", variant="fp32-exact")
 OTHER = simple_bundle("1", model="gearbox", length=1000)
+DIED = Reason(code="inference.died", detail="killed by SIGSEGV")
 INSTALL = ["refreshing", "downloading", "verifying", "trial", "activating", "observing"]
 
 
@@ -255,10 +256,21 @@ def test_the_inference_process_dying_under_observation_rolls_back() -> None:
     world.deliver(make_order(2, [V2], policy=UpdatePolicy(observe_s=60)))
     world.settle(idle=False)
     assert world.states()[-1] == "observing"
-    world.feed(steps.InferenceDied(detail="killed by signal 11"))
+    world.feed(steps.InferenceDied(reason=DIED))
     world.settle()
     assert world.running() == V1.digest
-    assert "observe.died" in world.reasons
+    assert "inference.died" in world.reasons
+    assert world.machine.record.rejected == (V2.digest,)
+
+
+@pytest.mark.parametrize(("suspect", "ends"), [(V2, "rolled-back"), (OTHER, "committed")])
+def test_only_who_was_computing_is_blamed_for_a_death(suspect: MadeBundle, ends: str) -> None:
+    world = committed_v1()
+    world.deliver(make_order(2, [V2], policy=UpdatePolicy(observe_s=60)))
+    world.settle(idle=False)
+    world.feed(steps.InferenceDied(reason=DIED, suspects=(suspect.digest,)))
+    world.settle()
+    assert world.states()[-1] == ends
 
 
 def test_a_bundle_that_is_something_else_than_ordered_is_rejected() -> None:
@@ -290,9 +302,21 @@ def test_an_order_that_is_not_obeyed(order: object, code: str) -> None:
     world.feed(steps.OrderArrived(order=order))  # type: ignore[arg-type]
     world.settle()
     assert [one.code for one in world.refused] == [code]
+    assert world.refusal == (code, order.counter)  # type: ignore[attr-defined]
     assert world.running() == V1.digest
     assert world.machine.record.counter == 1
     assert world.announced == []
+
+
+@pytest.mark.parametrize("again", [1, 2], ids=["the same once more", "a newer one"])
+def test_an_accepted_order_ends_a_refusal(again: int) -> None:
+    world = committed_v1()
+    accepted = world.machine.record.order
+    assert accepted is not None
+    world.feed(steps.OrderRefused(reason=Reason(code="order.signature", detail="a stranger's")))
+    assert world.refusal == ("order.signature", None)
+    world.deliver(accepted if again == 1 else make_order(2, [V1], at=world.moment().wall))
+    assert world.refusal is None
 
 
 def test_the_same_order_once_more_says_and_does_nothing() -> None:

@@ -193,10 +193,11 @@ def infinite_loop(directory: Path) -> Path:
     )
 
 
-def counted_bundle(directory: Path) -> Bundle:
-    """A model that loops as often as its input says, golden at 20,000 rounds.
+def counted_bundle(directory: Path, golden_rounds: int = 20_000) -> Bundle:
+    """A model that loops as often as its input says.
 
-    That takes longer than an inline model may, so that it gets the worker thread.
+    20,000 golden rounds take longer than an inline model may, so that it gets the worker thread;
+    with 10 it computes on the event loop.
     """
     graph = helper.make_graph(
         [
@@ -229,6 +230,6 @@ def counted_bundle(directory: Path) -> Bundle:
         directory,
         model,
         slot="counted",
-        golden_inputs={"rounds": np.array([[20_000]], np.int64)},
-        golden_outputs={"y": np.array([[20_000]], np.float32)},
+        golden_inputs={"rounds": np.array([[golden_rounds]], np.int64)},
+        golden_outputs={"y": np.array([[golden_rounds]], np.float32)},
     )
