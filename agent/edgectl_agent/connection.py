@@ -11,7 +11,9 @@ Rules:
    download and left subscriptions behind; between two connections of one start the session
    persists. Every subscription is made again at each connection, so that retained messages come.
 4. At most 8 topics a SUBSCRIBE: the smallest broker of interest takes no more.
-5. Reconnecting waits longer each time, with a random share, so that a fleet does not come at once.
+5. No packet may be longer than `PACKET_BYTES_MAX`: the broker is told, and one that sends a longer
+   one all the same is hung up on before any of it is read. Our memory is not the broker's to fill.
+6. Reconnecting waits longer each time, with a random share, so that a fleet does not come at once.
 """
 
 from __future__ import annotations
@@ -37,10 +39,13 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgectl_agent.core.timing import delay_s
+from edgectl_protocol.messages import MESSAGE_BYTES_MAX
 
 __all__ = ["Connection", "Endpoint", "Mailbox"]
 
 SUBSCRIBE_TOPICS_MAX = 8
+PACKET_BYTES_MAX = MESSAGE_BYTES_MAX + 16 * 1024
+"""The longest message (a chunk index is as long) and room for its topic and properties."""
 SESSION_S = 24 * 3600
 KEEPALIVE_S = 30
 CONNECT_S = 15.0
@@ -108,6 +113,16 @@ class Mailbox:
             self._messages.put_nowait((topic, payload))
         except queue.Full:
             _log.warning("a message on %s was dropped: too many at once", topic)
+
+
+class _BoundedClient(mqtt.Client):
+    """paho's client, which by itself reads whatever length a broker announces: up to 256 MB."""
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        # paho asks for the rest of a packet at once; a test holds that it still comes by here.
+        if bufsize > PACKET_BYTES_MAX:
+            raise ConnectionAbortedError(f"the broker sends a packet of {bufsize} bytes")
+        return super()._sock_recv(bufsize)
 
 
 class Connection:
@@ -201,7 +216,7 @@ class Connection:
     # ------------------------------------------------------------ the network thread
 
     def _make_client(self, will: tuple[str, bytes]) -> mqtt.Client:
-        client = mqtt.Client(
+        client = _BoundedClient(
             CallbackAPIVersion.VERSION2,
             client_id=self._endpoint.device,
             protocol=mqtt.MQTTv5,
@@ -220,6 +235,7 @@ class Connection:
         client.on_socket_register_write = lambda *_: None
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.SessionExpiryInterval = SESSION_S
+        properties.MaximumPacketSize = PACKET_BYTES_MAX
         client.connect_async(
             self._endpoint.host,
             self._endpoint.port,
