@@ -105,6 +105,10 @@ class Shared(Protocol):
         """Say whether a Host header names this machine."""
         ...
 
+    def serves_page(self, origin: bytes, host: bytes) -> bool:
+        """Say whether a page of `origin` comes from this machine, asked by the Host header."""
+        ...
+
     def joined(self, connection: Connection) -> None:
         """Take a connection into `connections`, and watch for it being overdue."""
         ...
@@ -298,8 +302,8 @@ class Connection(asyncio.Protocol):
             self._leave(
                 403, "Host does not name this device: use localhost, an address or its set name"
             )
-        if request.origin is not None and not self._endpoint.names_us(
-            request.origin.rpartition(b"/")[2]
+        if request.origin is not None and not self._endpoint.serves_page(
+            request.origin, request.host or b""
         ):
             self._leave(403, "requests of foreign web pages are not answered")
 

@@ -85,8 +85,20 @@ class Endpoint:
         A name must be ``localhost`` or the configured one. An address is always right: what
         rebinding needs is a name that its author controls.
         """
-        name = host.rpartition(b":")[0] if not host.endswith(b"]") and b":" in host else host
-        return name.lower() in self._hosts or _is_address(name)
+        name = _name_of(host)
+        return name in self._hosts or _address(name) is not None
+
+    def serves_page(self, origin: bytes, host: bytes) -> bool:
+        """Say whether a page of `origin` comes from this machine, asked by the Host header `host`.
+
+        An address is not always right here: anybody may publish a page on an address without a
+        name. It must be loopback, or the very address that was asked.
+        """
+        name = _name_of(origin.rpartition(b"/")[2])
+        if name in self._hosts:
+            return True
+        address = _address(name)
+        return address is not None and (address.is_loopback or address == _address(_name_of(host)))
 
     def joined(self, connection: Connection) -> None:
         """Take a connection into the sweep for overdue ones."""
@@ -122,10 +134,15 @@ def _bind(path: Path) -> socket.socket:
     return listener
 
 
+def _name_of(host: bytes) -> bytes:
+    """Return a Host header without the port, in lower case."""
+    name = host.rpartition(b":")[0] if not host.endswith(b"]") and b":" in host else host
+    return name.lower()
+
+
 @lru_cache(maxsize=64)
-def _is_address(name: bytes) -> bool:
+def _address(name: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        ipaddress.ip_address(name.strip(b"[]").decode("ascii"))
+        return ipaddress.ip_address(name.strip(b"[]").decode("ascii"))
     except ValueError:
-        return False
-    return True
+        return None

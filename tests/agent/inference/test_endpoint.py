@@ -235,6 +235,18 @@ HOSTILE: dict[str, tuple[bytes, int]] = {
         b"GET /v2 HTTP/1.1\r\nHost: localhost\r\nOrigin: https://evil.example\r\n\r\n",
         403,
     ),
+    "foreign page on an address": (
+        POST + b"Origin: http://203.0.113.5\r\nContent-Length: 0\r\n\r\n",
+        403,
+    ),
+    "foreign page on another address": (
+        b"GET /v2 HTTP/1.1\r\nHost: 192.0.2.7:8500\r\nOrigin: http://192.0.2.8:8500\r\n\r\n",
+        403,
+    ),
+    "foreign page on an address in another form": (
+        b"GET /v2 HTTP/1.1\r\nHost: localhost\r\nOrigin: http://[2001:db8::1]:80\r\n\r\n",
+        403,
+    ),
     "page without origin": (
         b"POST /v2 HTTP/1.1\r\nHost: localhost\r\nOrigin: null\r\nContent-Length: 0\r\n\r\n",
         403,
@@ -324,8 +336,17 @@ def test_own_names_are_answered(host: bytes) -> None:
     assert once(b"GET / HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")[0] == 200
 
 
-def test_own_page_is_answered() -> None:
-    assert once(GET.replace(b"\r\n\r\n", b"\r\nOrigin: http://localhost:8500\r\n\r\n"))[0] == 200
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        (b"localhost", b"http://localhost:8500"),
+        (b"localhost", b"http://127.0.0.1:3000"),
+        (b"localhost", b"http://[::1]:3000"),
+        (b"192.0.2.7:8500", b"http://192.0.2.7:3000"),
+    ],
+)
+def test_own_page_is_answered(host: bytes, origin: bytes) -> None:
+    assert once(b"GET /v2 HTTP/1.1\r\nHost: %b\r\nOrigin: %b\r\n\r\n" % (host, origin))[0] == 200
 
 
 @pytest.mark.parametrize(
