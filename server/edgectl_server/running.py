@@ -21,6 +21,7 @@ import uvicorn
 
 from edgectl_server.api.app import create_app
 from edgectl_server.errors import Unavailable
+from edgectl_server.http_connection import HEAD_BYTES_MAX, connection_type
 from edgectl_server.services import Services, open_services
 from edgectl_server.settings import Settings
 from edgectl_server.storage.files import make_private_directory
@@ -63,6 +64,8 @@ class _WebServer(uvicorn.Server):
     def __init__(self, services: Services, say_ready: Callable[[], None]) -> None:
         config = uvicorn.Config(
             create_app(services),
+            http=connection_type(_addresses(services.settings.trusted_proxies)),
+            h11_max_incomplete_event_size=HEAD_BYTES_MAX,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -91,6 +94,10 @@ class _WebServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals to `run_server`; uvicorn would raise them again at the end."""
         yield
+
+
+def _addresses(listed: str) -> frozenset[str]:
+    return frozenset(address.strip() for address in listed.split(","))
 
 
 @contextlib.contextmanager

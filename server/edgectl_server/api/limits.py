@@ -1,8 +1,10 @@
-"""ASGI middleware without a dependency on FastAPI: size of bodies, headers of pages."""
+"""ASGI middleware without a dependency on FastAPI: bounds of bodies, headers of pages."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import MutableMapping
+from time import monotonic
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
@@ -16,6 +18,8 @@ __all__ = ["BODY_BYTES_MAX", "BodyLimit", "PageHeaders"]
 
 BODY_BYTES_MAX = 1024**2
 """Of every request but uploads, which have their own limit."""
+BODY_S_MAX = 30.0
+"""From the head of a request to the end of its body; of an upload, between two pieces."""
 _UPLOADS = "/api/v1/uploads/"
 _CONTENT_POLICY = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
@@ -24,27 +28,38 @@ _CONTENT_POLICY = (
 
 
 class BodyLimit:
-    """Refuses bodies over `BODY_BYTES_MAX`, by their announced length and by what really comes."""
+    """Refuses bodies that are too long, by what is announced and by what comes, or too slow."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
-        if scope["type"] != "http" or _is_upload(scope):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        for name, value in scope["headers"]:
+        is_upload = _is_upload(scope)
+        for name, value in () if is_upload else scope["headers"]:
             if name == b"content-length" and value.isdigit() and int(value) > BODY_BYTES_MAX:
                 await _too_large(scope)(scope, receive, send)
                 return
         received = 0
+        complete = False
+        until = monotonic() + BODY_S_MAX
 
         async def receive_limited() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, complete
+            if complete:
+                return await receive()  # it waits for the client to go
+            wait_s = BODY_S_MAX if is_upload else until - monotonic()
+            try:
+                async with asyncio.timeout(max(0.0, wait_s)):
+                    message = await receive()
+            except TimeoutError as error:
+                raise HTTPException(408, "the body did not come in time") from error
             received += len(message.get("body", b""))
-            if received > BODY_BYTES_MAX:
+            complete = not message.get("more_body", False)
+            if received > BODY_BYTES_MAX and not is_upload:
                 raise HTTPException(413, _DETAIL)
             return message
 

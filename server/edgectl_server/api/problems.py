@@ -34,6 +34,7 @@ _CODES = {
     403: "auth.role",
     404: "route.unknown",
     405: "route.method",
+    408: "request.too_slow",
     413: "request.too_large",
     415: "request.media_type",
 }
