@@ -24,6 +24,7 @@ from edgectl.commands.push import push
 from edgectl.commands.rollouts import rollout
 from edgectl.commands.server import server
 from edgectl.commands.telemetry import telemetry
+from edgectl.commands.tokens import tokens
 from edgectl.errors import EdgectlError
 from edgectl.output import plain, print_error
 from edgectl.session import Session, examples
@@ -73,6 +74,7 @@ for _command in (
     devices,
     telemetry,
     jobs,
+    tokens,
     doctor,
     server,
     demo,

@@ -41,6 +41,7 @@ class Client:
         token: an API token, ``edgectl_<id>_<secret>``; empty for the routes that need no login.
         timeout_s: of one request.
         retry: how long a lost connection is waited for, by uploads, events and waiting.
+        login_hint: the next step when the server does not take the token.
     """
 
     def __init__(
@@ -50,8 +51,11 @@ class Client:
         *,
         timeout_s: float = 30.0,
         retry: RetryPolicy | None = None,
+        login_hint: str = "",
     ) -> None:
-        self._connection = Connection(url, token, timeout_s=timeout_s, retry=retry)
+        self._connection = Connection(
+            url, token, timeout_s=timeout_s, retry=retry, login_hint=login_hint
+        )
         self.url = self._connection.url
 
     def __enter__(self) -> Self:
@@ -101,6 +105,15 @@ class Client:
     def me(self) -> types.Me:
         """Return whose token this is."""
         return self._get("/me", types.Me)
+
+    def create_token(self, name: str, role: str, expires_in_s: int | None) -> types.TokenCreated:
+        """Create a token with at most the own role."""
+        body = {"name": name, "role": role, "expires_in_s": expires_in_s}
+        return self._connection.request("POST", "/tokens", types.TokenCreated, body=body)
+
+    def tokens(self, query: Query = (), limit: int = 100) -> types.Page[types.TokenInfo]:
+        """List the own tokens; an admin's list holds everybody's."""
+        return self._pages("/tokens", types.TokenInfo, query, limit)
 
     def delete_token(self, token_id: str) -> None:
         """Make a token worthless."""

@@ -87,15 +87,20 @@ def print_error(error: EdgectlError) -> None:
     sys.stderr.flush()
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Text | str]], title: str = "") -> Table:
-    """Return a table; a column whose heading starts with ``>`` is aligned to the right."""
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[Text | str]], title: str = "", *, gap: int = 2
+) -> Table:
+    """Return a table; a column whose heading starts with ``>`` is aligned to the right.
+
+    `gap` is the number of spaces between columns.
+    """
     result = Table(
         title=Text(title) if title else None,
         title_justify="left",
         title_style="bold",
         box=None,
         pad_edge=False,
-        padding=(0, 2, 0, 0),
+        padding=(0, gap, 0, 0),
         header_style="dim",
     )
     for column in columns:

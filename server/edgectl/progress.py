@@ -61,7 +61,9 @@ class PushProgress:
     def job(self, job: JobInfo) -> None:
         """Show the stage of a job."""
         progress = job.progress
-        stage = plain(progress.stage or job.state)
+        if job.state == "running" and not progress.stage:
+            return  # a worker starts: its first stage follows at once
+        stage = "waiting for its turn" if job.state == "queued" else plain(progress.stage)
         detail = plain(progress.message) if progress.message else ""
         if self._bars is None:
             line = f"{stage}: {detail}" if detail else stage

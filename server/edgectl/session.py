@@ -73,7 +73,10 @@ class Session:
                 f"not logged in to {self.address()}",
                 f"edgectl login {self.address()}",
             )
-        return Client(self.address(), token)
+        hint = f"edgectl login {self.address()}"
+        if self._environment.get("EDGECTL_TOKEN", "").strip():
+            hint = f"EDGECTL_TOKEN goes before a login: correct it, or unset it and `{hint}`"
+        return Client(self.address(), token, login_hint=hint)
 
 
 def _checked_token(token: str) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from typing import Any
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -27,9 +30,11 @@ __all__ = [
     "models_table",
     "report_table",
     "rollout_devices_table",
+    "rollout_events_table",
     "rollout_table",
     "rollouts_table",
     "telemetry_table",
+    "tokens_table",
     "version_table",
     "versions_table",
 ]
@@ -89,14 +94,18 @@ def version_table(version: types.VersionDetail) -> Table:
         rows.append(("parent", plain(version.parent)))
     if version.labels:
         rows.append(("labels", plain(", ".join(version.labels))))
+    if version.error is not None:
+        rows.append(("error", plain(f"{version.error.code}: {version.error.detail}")))
+        if version.error.hint:
+            rows.append(("try", plain(version.error.hint)))
     for variant in version.variants:
         sizes = f"{bytes_text(variant.model_bytes)}, bundle {bytes_text(variant.bundle_bytes)}"
         rows.append((f"variant {variant.rank}", f"{plain(variant.variant)}, {sizes}"))
     return pairs(rows, f"{plain(version.model)}@{plain(version.version)}")
 
 
-def report_table(version: types.VersionDetail, report: types.Report) -> Table:
-    """Return the quantization report: one row a recipe that was tried."""
+def report_table(version: types.VersionDetail, report: types.Report) -> Group:
+    """Return the quantization report: one row a recipe that was tried, reasons beneath."""
     if report.metric is None:
         measured = "not measured: no calibration or evaluation data"
     else:
@@ -105,35 +114,31 @@ def report_table(version: types.VersionDetail, report: types.Report) -> Table:
             f" on {report.samples} samples ({plain(report.metric_source)});"
             f" may lose {report.max_drop_points:g} points"
         )
-    columns = [
-        "VARIANT",
-        "RECIPE",
-        "STATUS",
-        ">SIZE",
-        f">{plain(report.metric or 'value').upper()}",
-    ]
-    columns += [">DROP", ">P50", "REASON"]
+    # A recipe's name begins with its variant, and reasons are sentences: neither has a column, so
+    # that the table fits into a terminal of 80.
+    metric = plain(report.metric or "value").upper()
+    columns = ["RECIPE", "STATUS", ">SIZE", f">{metric}", ">DROP", ">P50"]
     published = {variant.trial.recipe for variant in version.variants}
     rows = [
         (
-            plain(trial.variant),
             plain(trial.recipe),
             state_text("published" if trial.recipe in published else trial.status),
             bytes_text(trial.size_bytes),
             share_text(trial.value),
             "-" if trial.drop_points is None else f"{trial.drop_points:+.2f}",
             latency_text(trial.latency_p50_us),
-            plain(trial.reason),
         )
         for trial in report.trials
     ]
     name = f"{plain(version.model)}@{plain(version.version)}"
-    result = table(columns, rows, f"{name}: {measured}")
-    result.caption = Text(
-        "\n".join([f"measured on {plain(report.measured_on)}", *map(plain, report.warnings)])
+    reasons = [f"{plain(one.recipe)}: {plain(one.reason)}" for one in report.trials if one.reason]
+    notes = [f"measured on {plain(report.measured_on)}", *map(plain, report.warnings)]
+    lines = [*reasons, *notes]
+    return Group(
+        Text(f"{name}: {measured}", style="bold"),
+        table(columns, rows, gap=1),
+        *(Text(line, style="dim italic") for line in lines),
     )
-    result.caption_justify = "left"
-    return result
 
 
 # ---------------------------------------------------------------- devices
@@ -182,6 +187,10 @@ def device_table(device: types.DeviceDetail) -> Table:
         ("endpoint", plain(device.endpoint)),
         ("order", f"{device.order_counter}, accepted {device.accepted_order_counter}"),
     ]
+    if device.refusal:
+        number = device.refused_order_counter
+        told = f"{device.refusal.code}: {device.refusal.detail}"
+        rows.append(("refused", plain(told if number is None else f"order {number}: {told}")))
     for slot in device.slots:
         rows.append((f"slot {plain(slot.slot)}", _slot_text(slot)))
         rows.append(("  desired", plain(slot.desired_version)))
@@ -190,16 +199,18 @@ def device_table(device: types.DeviceDetail) -> Table:
         if slot.update and slot.update.reason:
             reason = slot.update.reason
             rows.append(("  reason", plain(f"{reason.code}: {reason.detail}")))
+        if slot.fault:
+            rows.append(("  fault", plain(f"{slot.fault.code}: {slot.fault.detail}")))
     rows += [("rejected", plain(digest)) for digest in device.rejected]
     return pairs(rows, plain(device.id))
 
 
 def events_table(events: Sequence[types.DeviceEventInfo]) -> Table:
     """Return one row a transition that a device has reported."""
-    columns = ["AT", "MODEL", "VARIANT", "FROM", "EVENT", "TO", "REASON"]
+    columns = ["AT (UTC)", "MODEL", "VARIANT", "FROM", "EVENT", "TO", "REASON"]
     rows = [
         (
-            f"{event.at:%Y-%m-%d %H:%M:%S}",
+            f"{event.at:%m-%d %H:%M:%S}",
             plain(f"{event.slot}@{event.version}"),
             plain(event.variant),
             plain(event.before),
@@ -273,9 +284,7 @@ def rollout_devices_table(devices: Sequence[types.RolloutDeviceInfo]) -> Table:
             "" if device.online else "offline",
             state_text(device.state),
             plain(device.step),
-            f"{bytes_text(device.bytes_done)} of {bytes_text(device.bytes_total)}"
-            if device.bytes_total
-            else "-",
+            _bytes_of(device),
             plain(device.variant),
             plain(f"{device.reason.code}: {device.reason.detail}" if device.reason else None),
         )
@@ -284,7 +293,54 @@ def rollout_devices_table(devices: Sequence[types.RolloutDeviceInfo]) -> Table:
     return table(columns, rows)
 
 
-# ---------------------------------------------------------------- jobs, telemetry
+def _bytes_of(device: types.RolloutDeviceInfo) -> str:
+    total = bytes_text(device.bytes_total)
+    if not device.bytes_total:
+        return "-"
+    return (
+        total
+        if device.bytes_done >= device.bytes_total
+        else (f"{bytes_text(device.bytes_done)} of {total}")
+    )
+
+
+def rollout_events_table(events: Sequence[types.RolloutEventInfo]) -> Table:
+    """Return one row a thing that has happened to a rollout."""
+    columns = [">NO", "AT (UTC)", "EVENT", "DEVICE", "BY", "DETAIL"]
+    rows = [
+        (
+            str(event.revision),
+            f"{event.at:%m-%d %H:%M:%S}",
+            _event_text(event.kind),
+            plain(event.data.get("device")),
+            plain(event.actor),
+            plain(_event_detail(event.data)),
+        )
+        for event in events
+    ]
+    return table(columns, rows)
+
+
+def _event_text(kind: str) -> Text:
+    """Return ``device_rolled_back`` as ``rolled_back`` in its colour; the device has a column."""
+    return state_text(kind.removeprefix("device_"))
+
+
+def _event_detail(data: Mapping[str, Any]) -> str:
+    parts = []
+    for name, value in sorted(data.items()):
+        if name == "device" or value in (None, ""):
+            continue
+        if isinstance(value, dict) and "code" in value:
+            parts.append(f"{value['code']}: {value.get('detail', '')}")
+        elif name in {"note", "reason"}:
+            parts.append(str(value))
+        else:
+            parts.append(f"{name} {value}")
+    return ", ".join(parts)
+
+
+# ---------------------------------------------------------------- jobs, telemetry, tokens
 
 
 def jobs_table(jobs: Sequence[types.JobInfo]) -> Table:
@@ -307,31 +363,56 @@ def jobs_table(jobs: Sequence[types.JobInfo]) -> Table:
 
 def telemetry_table(
     summaries: Sequence[types.TelemetrySummary], labels: Sequence[str] = ()
-) -> Table:
-    """Return one row a device and digest; `labels` name the classes."""
+) -> Group:
+    """Return one row a device and digest, and beneath the classes that all of them have named."""
     columns = ["DEVICE", "MODEL", ">REQUESTS", ">ERRORS", ">NOT FINITE", ">P50", ">P95"]
-    columns += ["LAST", "CLASSES"]
+    columns += ["LAST"]
+    # Requests outside the contract are the caller's mistake, and rare: a column when there are any.
+    refused = any(summary.refused for summary in summaries)
+    if refused:
+        columns.insert(3, ">REFUSED")
     rows = [
         (
             plain(summary.device),
             plain(f"{summary.slot}@{summary.version}"),
             str(summary.requests),
+            *((str(summary.refused),) if refused else ()),
             str(summary.errors),
             str(summary.non_finite),
             latency_text(summary.latency_p50_us),
             latency_text(summary.latency_p95_us),
             age(summary.last),
-            plain(_classes_text(summary.classes, labels)),
         )
         for summary in summaries
     ]
-    return table(columns, rows)
+    classes = _classes_text([summary.classes for summary in summaries], labels)
+    lines = [Text(f"classes: {plain(classes)}", style="dim italic")] if classes else []
+    return Group(table(columns, rows), *lines)
 
 
-def _classes_text(counts: Sequence[int], labels: Sequence[str]) -> str:
+def _classes_text(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
+    added = [sum(row) for row in zip_longest(*counts, fillvalue=0)]
     named = [
         f"{labels[index] if index < len(labels) else index} {count}"
-        for index, count in enumerate(counts)
+        for index, count in enumerate(added)
         if count
     ]
     return ", ".join(named)
+
+
+def tokens_table(tokens: Sequence[types.TokenInfo]) -> Table:
+    """Return one row an API token."""
+    columns = ["ID", "NAME", "USER", "ROLE", "CREATED", "EXPIRES", "USED"]
+    rows = [
+        (
+            plain(token.id),
+            plain(token.name),
+            plain(token.user),
+            plain(token.role),
+            age(token.created_at),
+            age(token.expires_at),
+            age(token.last_used_at),
+        )
+        for token in tokens
+    ]
+    return table(columns, rows)

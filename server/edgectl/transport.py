@@ -8,6 +8,7 @@ never reached through a proxy.
 
 from __future__ import annotations
 
+import re
 import ssl
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ __all__ = ["ANSWER_BYTES_MAX", "Connection", "Patience", "RetryPolicy", "is_loop
 
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 _TEXT_SHOWN_MAX = 200
+_UNAUTHORISED = 401
 _FIELDS_SHOWN_MAX = 5
 _HINTS = {
     401: "log in with `edgectl login`, or set EDGECTL_TOKEN",
@@ -35,6 +37,8 @@ _HINTS = {
     404: "see what there is: `edgectl models list`, `devices list`, `rollout list`, `jobs list`",
 }
 """Next steps where the server names none."""
+
+_ERRNO = re.compile(r"\[Errno -?\d+\] ")
 
 Answer = TypeVar("Answer")
 
@@ -105,7 +109,10 @@ class Patience:
 
 
 class Connection:
-    """Requests to ``<url>/api/v1``; closes its sockets as a context manager."""
+    """Requests to ``<url>/api/v1``; closes its sockets as a context manager.
+
+    `login_hint` is the next step when the server does not take the token: who gave it knows it.
+    """
 
     def __init__(
         self,
@@ -114,8 +121,10 @@ class Connection:
         *,
         timeout_s: float = 30.0,
         retry: RetryPolicy | None = None,
+        login_hint: str = "",
     ) -> None:
         self.url = server_url(url)
+        self._login_hint = login_hint
         self.retry = retry or RetryPolicy()
         headers = {"User-Agent": f"edgectl/{__version__}", "Accept": "application/json"}
         if token:
@@ -165,7 +174,10 @@ class Connection:
                 method, path, params=list(params), headers=headers, content=content, **options
             ) as response:
                 if not (response.is_success or response.status_code in accept):
-                    raise _refusal(response, _body(response))
+                    refusal = _refusal(response, _body(response))
+                    if refusal.status == _UNAUTHORISED and self._login_hint:
+                        refusal.hint = self._login_hint
+                    raise refusal
                 yield response
         except httpx2.TransportError as error:
             raise self._unreachable(error) from error
@@ -230,7 +242,7 @@ class Connection:
                 f"the certificate of {self.url} cannot be verified: {error}",
                 "set SSL_CERT_FILE to the authority that has signed it",
             )
-        what = str(error) or type(error).__name__
+        what = _ERRNO.sub("", str(error)) or type(error).__name__
         return ServerUnreachable(
             f"no answer from {self.url}: {what}",
             "is it running (`edgectl server start`), is the address right (`edgectl login URL`)?",
@@ -272,6 +284,14 @@ def _refusal(response: httpx2.Response, content: bytes) -> ApiError:
         problem = msgspec.json.decode(content, type=Problem)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return _foreign_refusal(response, content)
+    if problem.code == "request.invalid" and problem.detail.startswith("path."):
+        name = problem.detail.removeprefix("path.").partition(":")[0]
+        return ApiError(
+            "request.invalid",
+            f"this is not how the id of a {name} is written",
+            status=status,
+            hint=_HINTS[404],
+        )
     detail = problem.detail
     for entry in problem.errors[:_FIELDS_SHOWN_MAX]:
         wrong = f"{entry.get('field', '?')}: {entry.get('message', 'wrong')}"

@@ -118,6 +118,7 @@ def device(name="pi-1"):
         running=running,
         previous=None,
         update=update,
+        fault=s.ReasonInfo(code="inference.hung", detail=HOSTILE),
     )
     return s.DeviceDetail(
         id=name,
@@ -134,6 +135,8 @@ def device(name="pi-1"):
         certificate_expires_at=AT + timedelta(days=365),
         order_counter=3,
         accepted_order_counter=3,
+        refusal=s.ReasonInfo(code="order.expired", detail=HOSTILE),
+        refused_order_counter=4,
         endpoint="http://127.0.0.1:8500",
         capabilities=None,
         rejected=[DIGEST],
@@ -195,6 +198,16 @@ def rollout_device(state="committed"):
     )
 
 
+def rollout_event():
+    return s.RolloutEventInfo(
+        revision=3,
+        at=AT,
+        actor="server",
+        kind="device_rolled_back",
+        data={"device": "pi-1", "reason": {"code": "trial.latency", "detail": HOSTILE}},
+    )
+
+
 def telemetry():
     return s.TelemetrySummary(
         device="pi-1",
@@ -207,6 +220,7 @@ def telemetry():
         requests=40,
         errors=0,
         non_finite=0,
+        refused=77,
         latency_p50_us=180.0,
         latency_p95_us=1800.0,
         latency=[0, 40],
@@ -283,6 +297,10 @@ def install_answers(fake: FakeServer) -> None:
         ("POST", "/rollouts"): (201, rollout("running")),
         ("GET", "/rollouts/R1"): (200, rollout()),
         ("GET", "/rollouts/R1/devices"): (200, page(rollout_device())),
+        ("GET", "/rollouts/R1/events"): (200, page(rollout_event())),
+        ("GET", "/tokens"): (200, page(token_created().info)),
+        ("POST", "/tokens"): (201, token_created()),
+        ("DELETE", "/tokens/fedcba9876543210"): (204, b""),
         ("GET", "/telemetry"): (200, [telemetry()]),
     }
     for action in ("pause", "resume", "abort"):

@@ -26,6 +26,8 @@ SHOWING = [
     ("rollout", "list"),
     ("rollout", "status"),
     ("rollout", "status", "R1", "--watch"),
+    ("rollout", "events"),
+    ("rollout", "events", "R1"),
     ("rollout", "pause", "R1"),
     ("rollout", "resume", "R1"),
     ("rollout", "abort", "R1", "--reason", "wrong"),
@@ -34,6 +36,8 @@ SHOWING = [
     ("jobs", "show", "J1", "--watch"),
     ("jobs", "cancel", "J1"),
     ("telemetry", "har"),
+    ("tokens", "list"),
+    ("tokens", "revoke", "fedcba9876543210"),
     ("doctor",),
     ("logout",),
 ]
@@ -67,6 +71,15 @@ def test_hostile_text_does_nothing_to_a_terminal(logged_in, command):
 
 def test_hostile_text_is_shown_not_interpreted(logged_in):
     assert "\\x1b[31mred\\x1b[0m [bold]x[/bold]" in logged_in("devices", "show", "pi-1").out
+
+
+def test_what_a_device_refuses_and_what_fails_on_it_is_shown(logged_in):
+    shown = logged_in("devices", "show", "pi-1").out
+    assert "order 4: order.expired" in shown
+    assert "inference.hung" in shown
+    telemetry = logged_in("telemetry", "har").out
+    assert "REFUSED" in telemetry
+    assert "77" in telemetry
 
 
 @pytest.mark.parametrize("command", SHOWING, ids=" ".join)
@@ -284,7 +297,8 @@ def test_push_uploads_waits_and_reports(logged_in, fleet_server, model, tmp_path
     )
     assert "accuracy of fp32 0.954 on 1500 samples" in got.out
     rows = [line.split() for line in got.out.splitlines()]
-    assert any(row[0] == "onnx-int8" and "rejected" in row for row in rows if row)
+    assert any(row[0] == "dynamic" and "rejected" in row for row in rows if row)
+    assert "dynamic: loses 3 points" in got.out.splitlines()
     assert "Next: edgectl rollout start har@1 --all" in got.out
 
 
@@ -299,7 +313,11 @@ def test_refused_push_shows_the_table_and_fails(logged_in, fleet_server, model):
     assert got.code == 1
     assert "loses 3 points" in got.out
     assert "Next:" not in got.out
-    assert got.err.splitlines()[-2:] == ["error[quantize.drop]: loses 3", "try: more data"]
+    assert got.err.splitlines()[-3:] == [
+        "error[quantize.drop]: loses 3",
+        "while: making har@1 of har.onnx",
+        "try: more data",
+    ]
     as_json = logged_in("push", model, "--json")
     assert as_json.code == 1
     assert json.loads(as_json.out)["state"] == "refused"

@@ -70,13 +70,34 @@ def test_an_operators_first_hour(admin, real_server, tmp_path):
     assert admin("models", "list").code == 1
 
 
+def test_tokens_of_a_real_server(admin, monkeypatch):
+    made = json.loads(admin("tokens", "create", "reader", "--days", "1", "--json").out)
+    listed = {one["id"]: one["role"] for one in json.loads(admin("tokens", "list", "--json").out)}
+    assert listed[made["info"]["id"]] == "viewer"
+
+    with monkeypatch.context() as patch:
+        patch.setenv("EDGECTL_TOKEN", made["token"])
+        assert admin("models", "list").code == 0
+        refused = admin("tokens", "create", "more", "--role", "admin")
+        assert refused.err.startswith("error[auth.role]")
+        assert admin("tokens", "revoke", made["info"]["id"]).code == 0
+        gone = admin("models", "list")
+    assert gone.err.startswith("error[auth.required]")
+    assert gone.err.splitlines()[-1].startswith("try: EDGECTL_TOKEN goes before a login")
+    twice = admin("tokens", "revoke", made["info"]["id"])
+    assert twice.code == 1
+    assert twice.err.startswith("error[auth.token]: there is no token")
+
+
 def test_push_that_is_no_model_is_refused_with_the_reason(admin, tmp_path):
     path = tmp_path / "notes.onnx"
     path.write_text("this is not a model")
     got = admin("push", path)
     assert got.code == 1
     assert got.out == ""
-    assert got.err.splitlines()[-2].startswith("error["), got.err
+    assert got.err.splitlines()[-3].startswith("error[model.not_onnx]: "), got.err
+    assert got.err.splitlines()[-2] == "while: making notes@1 of notes.onnx"
+    assert got.err.splitlines()[-1].startswith("try: ")
     assert "internal" not in got.err.lower()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
 from pathlib import Path
 from typing import NoReturn
@@ -33,11 +35,12 @@ _NEEDED = (
 
 
 @click.command(
+    short_help="Show the whole loop on this machine.",
     epilog=examples(
         "edgectl demo",
         "edgectl demo --devices 5 --broker mosquitto",
         "edgectl demo --exit --json",
-    )
+    ),
 )
 @click.option("--exit", "leave", is_flag=True, help="Stop everything once it has been shown.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout at the end.")
@@ -95,12 +98,15 @@ def demo(
         if leave:
             return
         console.print()
-        console.print(f"Open {result.url}, user {result.user}, password in {result.password_file}")
-        login = f"edgectl login {result.url} --username {result.user} --password-stdin"
-        console.print(f"or: {login} < {result.password_file}")
+        password_file = _from_here(Path(result.password_file))
+        login = f"{_program()} login {result.url} --username {result.user} --password-stdin"
+        # Not folded at the terminal's width: these lines are copied.
+        console.print(f"Open {result.url}", soft_wrap=True)
+        console.print(f"User {result.user}, password in {password_file}", soft_wrap=True)
+        console.print(f"Or: {login} < {password_file}", soft_wrap=True)
         console.print("Ctrl-C stops everything.")
         _stay(processes)
-        console.print(f"\nstopping; the data stays in {folder}")
+        console.print(f"\nstopping; the data stays in {_from_here(folder)}", soft_wrap=True)
 
 
 def _fail(error: EdgectlError, result: Result, *, as_json: bool) -> NoReturn:
@@ -122,6 +128,20 @@ def _fail(error: EdgectlError, result: Result, *, as_json: bool) -> NoReturn:
 
 def _fields(result: Result) -> dict[str, object]:
     return {name: getattr(result, name) for name in result.__struct_fields__}
+
+
+def _from_here(path: Path) -> str:
+    """Return `path` relative to the working directory where it lies beneath it."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _program() -> str:
+    """Return how this program can be called again, on the PATH or not."""
+    called = Path(sys.argv[0])
+    if called.name != "edgectl" or shutil.which("edgectl") == str(called):
+        return "edgectl"
+    return _from_here(called.absolute())
 
 
 def _stay(processes: Processes) -> None:

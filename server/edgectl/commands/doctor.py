@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 import msgspec
+from rich.text import Text
 
 from edgectl.client import Client
 from edgectl.clock import now
@@ -38,7 +39,10 @@ class Check(msgspec.Struct, frozen=True):
     next: str = ""
 
 
-@click.command(epilog=examples("edgectl doctor", "edgectl doctor --json"))
+@click.command(
+    short_help="Check everything that an operator needs.",
+    epilog=examples("edgectl doctor", "edgectl doctor --json"),
+)
 @json_option
 @pass_session
 def doctor(session: Session, *, as_json: bool) -> None:
@@ -59,11 +63,12 @@ def doctor(session: Session, *, as_json: bool) -> None:
     if as_json:
         print_json(checks)
     else:
-        rows = [
-            (state_text(check.status), plain(check.name), plain(check.detail), plain(check.next))
-            for check in checks
-        ]
-        consoles()[0].print(table(["", "CHECK", "FOUND", "NEXT"], rows))
+        rows: list[tuple[Text | str, str, str]] = []
+        for check in checks:
+            rows.append((state_text(check.status), plain(check.name), plain(check.detail)))
+            if check.next:
+                rows.append(("", "", f"try: {plain(check.next)}"))
+        consoles()[0].print(table(["", "CHECK", "FOUND"], rows))
     if not reached:
         click.get_current_context().exit(ServerUnreachable.exit_code)
     if any(check.status == "fail" for check in checks):

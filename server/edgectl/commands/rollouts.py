@@ -17,7 +17,12 @@ from edgectl.session import (
     limit_option,
     pass_session,
 )
-from edgectl.tables import rollout_devices_table, rollout_table, rollouts_table
+from edgectl.tables import (
+    rollout_devices_table,
+    rollout_events_table,
+    rollout_table,
+    rollouts_table,
+)
 from edgectl.types import RolloutInfo, RolloutPolicy, RolloutRequest, Selector
 from edgectl.watching import RolloutView, Watched, watch_rollout
 
@@ -143,6 +148,27 @@ def status(session: Session, rollout_id: str | None, *, watch: bool, as_json: bo
         _check_outcome(seen.rollout)
 
 
+@rollout.command(
+    "events",
+    epilog=examples("edgectl rollout events", "edgectl rollout events ROLLOUT --limit 10"),
+)
+@click.argument("rollout_id", metavar="[ROLLOUT]", required=False)
+@limit_option
+@json_option
+@pass_session
+def rollout_events(session: Session, rollout_id: str | None, limit: int, *, as_json: bool) -> None:
+    """List what has happened to a rollout, newest first; to the newest one when none is named."""
+    with session.connect() as client:
+        page = client.rollout_events(rollout_id or _newest(client), limit)
+    if as_json:
+        print_json(page.items)
+        return
+    output, errors = consoles()
+    output.print(rollout_events_table(page.items))
+    if page.total > len(page.items):
+        errors.print(f"{len(page.items)} of {page.total}: see more with --limit {page.total}")
+
+
 _REASON = click.option("--reason", default="", help="Kept with the rollout, for others to read.")
 
 
@@ -231,10 +257,11 @@ def _check_outcome(found: RolloutInfo) -> None:
     counts = found.counts
     name = f"{found.model}@{found.version}"
     if found.state == "paused":
+        note = found.note or "paused by hand"
         raise EdgectlError(
             "rollout.paused",
-            f"the rollout of {name} is paused: {found.note or 'by hand'}",
-            f"edgectl rollout resume {found.id}, or edgectl rollout abort {found.id}",
+            f"the rollout of {name} is {'' if note.startswith('paused') else 'paused: '}{note}",
+            f"`edgectl rollout resume {found.id}`, or `edgectl rollout abort {found.id}`",
         )
     if found.state != "completed" or counts.unsuccessful:
         raise EdgectlError(

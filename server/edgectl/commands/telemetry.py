@@ -11,7 +11,10 @@ from edgectl.tables import telemetry_table
 __all__ = ["telemetry"]
 
 
-@click.command(epilog=examples("edgectl telemetry har", "edgectl telemetry har --since 86400"))
+@click.command(
+    short_help="Show what a model did on the devices.",
+    epilog=examples("edgectl telemetry har", "edgectl telemetry har --since 86400"),
+)
 @click.argument("model", type=NAME)
 @click.option(
     "--since",
@@ -26,6 +29,8 @@ def telemetry(session: Session, model: str, since: int, *, as_json: bool) -> Non
     """Show what a model did on the devices: requests, errors, latency, classes."""
     with session.connect() as client:
         summaries = client.telemetry(model, since)
+        if not summaries:
+            client.model(model)  # a name that nobody knows is said, not passed off as silence
         labels: list[str] = []
         if summaries and not as_json:
             labels = client.get_version(model, summaries[0].version).labels
