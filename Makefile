@@ -14,7 +14,7 @@ ARGS ?=
 dev: $(VENV)/.dev
 
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV)
 
 # Everything, in one editable installation. Rebuilds the web UI when its sources have changed.
 $(VENV)/.dev: pyproject.toml hatch_build.py $(VENV)/bin/python $(shell find server/ui -type f -not -path '*/node_modules/*' 2>/dev/null)
@@ -37,12 +37,13 @@ test: dev
 	$(BIN)/python packaging/install_test_packages.py
 	$(BIN)/python -m pytest $(ARGS)
 
+# Nothing but what the demo prints goes to stdout, so that --json is one object there.
 demo: $(VENV)/.demo
-	$(BIN)/edgectl demo $(ARGS)
+	@$(BIN)/edgectl demo $(ARGS)
 
 $(VENV)/.demo: pyproject.toml hatch_build.py $(VENV)/bin/python $(shell find server/ui -type f -not -path '*/node_modules/*' 2>/dev/null)
-	@echo 'edgectl: installing into $(VENV) (about a minute the first time)'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[server,agent]'
+	@echo 'edgectl: installing into $(VENV) (a minute or two, the first time only)' >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[server,agent]' >&2
 	@touch $@
 
 bench: dev

@@ -180,10 +180,9 @@ class Loop:
 
     def _start_devices(self, client: Client) -> None:
         count = len(self._names)
-        self._heading(
-            f"2. {count} {'device enrols' if count == 1 else 'devices enrol'} with a token"
-        )
-        token = client.create_enrol_token(uses=len(self._names), expires_in_s=3600).token
+        who = "1 device enrols" if count == 1 else f"{count} devices enrol"
+        self._heading(f"2. {who} with a one-time token")
+        token = client.create_enrol_token(uses=count, expires_in_s=3600).token
         for name in self._names:
             # The token travels in the environment: arguments can be read by everybody.
             environment = _environment(
