@@ -155,7 +155,7 @@ def _identity(settings: Settings, disk: RealDisk, say: Any) -> Any:
                 "enrol.missing",
                 f"this device is not enrolled, and {key} is not given",
                 hint=f"add --{key}, or EDGECTL_AGENT_{key.upper()}; "
-                "a token is made with: edgectl devices token",
+                "a token is made with: edgectl devices token create",
             )
     device = settings.device or os.uname().nodename.partition(".")[0]
     identity = enrol(disk, server=settings.server, token=settings.token, device=device)

@@ -84,7 +84,7 @@ def enrol(disk: Disk, *, server: str, token: str, device: str) -> Identity:
         parsed = parse_token(token)
     except MalformedMessage as error:
         raise Refused(
-            "enrol.token", str(error), hint="make one with: edgectl devices token"
+            "enrol.token", str(error), hint="make one with: edgectl devices token create"
         ) from error
     disk.make_directory(_FOLDER)
     csr_pem = _make_request(_load_or_make_key(disk), device)
@@ -181,7 +181,7 @@ def _refusal(status: int, content: bytes) -> AgentError:
     except (ValueError, KeyError, TypeError, AttributeError):
         code, detail = "enrol.reply", f"status {status} without a problem document"
     hints = {
-        "enrol.token": "make a new one with: edgectl devices token",
+        "enrol.token": "make a new one with: edgectl devices token create",
         "enrol.exists": "choose another name, or decommission the device that has it",
     }
     hint = hints.get(code, "check that the address is that of an edgectl server")

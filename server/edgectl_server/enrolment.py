@@ -233,5 +233,5 @@ def _no_token() -> Unauthorized:
     return Unauthorized(
         "enrol.token",
         "the enrolment token is not valid: it is unknown, expired, used up or does not match",
-        hint="make a new one with `edgectl devices token`",
+        hint="make a new one with `edgectl devices token create`",
     )

@@ -139,7 +139,7 @@ class Registry:
             if row is not None and row.content != content:
                 raise Conflict(
                     "version.exists",
-                    f"{name} {row.version} exists with other content, and a version never changes",
+                    f"{name}@{row.version} exists with other content, and a version never changes",
                     hint="push it as another version, or leave the version out",
                     data={"model": name, "version": row.version, "state": row.state},
                 )
@@ -315,7 +315,7 @@ def _find_model(session: Session, name: str) -> Model:
     row = session.get(Model, name)
     if row is None:
         raise NotFound(
-            "model.unknown", f"there is no model {name}", hint="`edgectl models` lists them"
+            "model.unknown", f"there is no model {name}", hint="`edgectl models list` lists them"
         )
     return row
 

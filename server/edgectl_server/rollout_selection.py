@@ -69,7 +69,9 @@ def select_devices(session: Session, selector: Selector) -> Sequence[str]:
         names = session.scalars(enrolled.limit(DEVICES_MAX + 1)).all()
         if not names:
             raise Conflict(
-                "rollout.no_devices", "no device has enrolled", hint="enrol a device first"
+                "rollout.no_devices",
+                "no device has enrolled",
+                hint="let one enrol with `edgectl devices token create`",
             )
     else:
         wanted = sorted(set(selector.devices))
