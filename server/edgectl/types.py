@@ -310,6 +310,7 @@ class SlotInfo(Struct, frozen=True):
     running: InstalledInfo | None
     previous: InstalledInfo | None
     update: UpdateInfo | None
+    fault: ReasonInfo | None = None
 
 
 class DeviceSummary(Struct, frozen=True, kw_only=True):
@@ -338,6 +339,8 @@ class DeviceDetail(DeviceSummary, frozen=True, kw_only=True):
     capabilities: dict[str, Any] | None
     rejected: list[str]
     system: dict[str, Any] | None
+    refusal: ReasonInfo | None = None
+    refused_order_counter: int | None = None
 
 
 class DeviceEventInfo(Struct, frozen=True):
@@ -478,6 +481,7 @@ class TelemetrySummary(Struct, frozen=True):
     latency: list[int]
     confidence: list[int]
     classes: list[int]
+    refused: int = 0
 
 
 class VersionInfo(Struct, frozen=True):
