@@ -2,14 +2,16 @@
 
 Rules: passwords are kept as argon2id and nothing else; of tokens and session cookies only the
 SHA-256 of the secret part is kept (they are 256 random bits, a slow hash would add nothing). A
-token never does more than its owner may now. Wrong name, wrong password and deleted user look the
-same from outside, and take as long. Attempts to log in are counted in memory, within bounds.
+token never does more than its owner may now, and a token made with it lives no longer than it does.
+Wrong name, wrong password and deleted user look the same from outside, and take as long. Attempts
+to log in are counted in memory, within bounds.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import re
 import secrets
 import threading
@@ -63,6 +65,8 @@ class Principal(NamedTuple):
     role: Role
     csrf: str | None = None
     """Of a session; None with a token."""
+    expires_at: datetime | None = None
+    """Of a token that ends; None with a session, which a person has opened with the password."""
 
 
 class SessionStarted(NamedTuple):
@@ -163,7 +167,8 @@ class Auth:
             TooMany: ``auth.attempts``.
             Unauthorized: ``auth.login``.
         """
-        self._attempts.count(name[:64], address)
+        source = _source(address)
+        self._attempts.count(name[:64], source)
         with self._database.read() as session:
             user = session.get(User, name) if _USER.fullmatch(name) else None
         right = False
@@ -176,13 +181,13 @@ class Auth:
                 "wrong user name or password",
                 hint="the first password of admin is in the file admin-password of the data folder",
             )
-        self._attempts.forget(name, address)
+        self._attempts.forget(name, source)
         return Principal(user.name, cast("Role", user.role))
 
     def _verify(self, hashed: str, password: str) -> bool:
         try:
             return self._hasher.verify(hashed, password)
-        except (VerificationError, InvalidHashError):
+        except (VerificationError, InvalidHashError, UnicodeEncodeError):
             return False
 
     # ------------------------------------------------------------ sessions
@@ -245,6 +250,8 @@ class Auth:
     ) -> TokenIssued:
         """Make a token for the principal's own user, with at most the principal's role.
 
+        A token that is made with a token ends with that one, or before.
+
         Raises:
             Forbidden: ``auth.role``.
             Refused: ``auth.expiry``.
@@ -260,6 +267,9 @@ class Auth:
                 hint="leave expires_in_s out for a token that lives until it is deleted",
             )
         identity, secret, at = secrets.token_hex(8), secrets.token_urlsafe(32), self._now()
+        ends = None if expires_in_s is None else at + timedelta(seconds=expires_in_s)
+        if principal.expires_at is not None:
+            ends = min(ends or principal.expires_at, principal.expires_at)
         row = ApiToken(
             id=identity,
             user=principal.user,
@@ -267,7 +277,7 @@ class Auth:
             role=role,
             secret_sha256=_sha256(secret),
             created_at=at,
-            expires_at=None if expires_in_s is None else at + timedelta(seconds=expires_in_s),
+            expires_at=ends,
             last_used_at=None,
         )
         with self._database.write() as session:
@@ -293,7 +303,8 @@ class Auth:
             return None
         if row.last_used_at is None or at - row.last_used_at >= _USED_EVERY:
             self._note_use(row.id, at)
-        return Principal(row.user, ROLES[min(ROLES.index(row.role), ROLES.index(role))])
+        least = ROLES[min(ROLES.index(row.role), ROLES.index(role))]
+        return Principal(row.user, least, expires_at=row.expires_at)
 
     def _note_use(self, identity: str, at: datetime) -> None:
         with self._database.write() as session:
@@ -357,6 +368,19 @@ class _Attempts:
         times.append(at)
         while len(self._times) > _ATTEMPT_KEYS_MAX:
             self._times.popitem(last=False)
+
+
+def _source(address: str) -> str:
+    """Return whose attempts are counted together: an IPv6 client has a whole /64 to itself."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if parsed.version == 4:  # noqa: PLR2004 - the version of IP
+        return address
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
 def _role(session: Session, user: str) -> Role:

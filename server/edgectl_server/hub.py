@@ -100,8 +100,15 @@ class Hub:
                 )
         return unique
 
-    async def listen(self, topics: tuple[str, ...]) -> AsyncIterator[Snapshot]:
-        """Yield the newest snapshot of each topic at once, then those that change, until closed."""
+    async def listen(
+        self, topics: tuple[str, ...], *, idle_s: float | None = None
+    ) -> AsyncIterator[Snapshot | None]:
+        """Yield the newest snapshot of each topic at once, then those that change, until closed.
+
+        Args:
+            topics: as `check` has returned them.
+            idle_s: yield None when nothing has changed for so long; None: never.
+        """
         listener = _Listener(asyncio.get_running_loop(), topics)
         self._enter(listener)
         seen: dict[str, int] = {}
@@ -114,7 +121,11 @@ class Hub:
                         yield snapshot
                 if self._closing.is_set():
                     return
-                await listener.changed.wait()
+                try:
+                    async with asyncio.timeout(idle_s):
+                        await listener.changed.wait()
+                except TimeoutError:
+                    yield None
         finally:
             self._leave(listener)
 

@@ -8,6 +8,7 @@ by the session cookie; with the cookie, changes need the header ``X-CSRF-Token``
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, cast
 
 from fastapi import Depends, Request, Security
@@ -30,6 +31,7 @@ __all__ = [
     "Viewer",
     "admin",
     "get_services",
+    "is_still_allowed",
     "operator",
     "viewer",
 ]
@@ -72,6 +74,7 @@ class RoleCheck:
             Unauthorized: ``auth.required``.
             Forbidden: ``auth.role``, or ``auth.csrf``.
         """
+        request.state.check_again = partial(self, request, bearer, cookie)
         auth = get_services(request).auth
         if bearer is not None or "authorization" in request.headers:
             principal = auth.principal_of_token(bearer.credentials if bearer is not None else "")
@@ -93,6 +96,15 @@ class RoleCheck:
                 hint=f"ask somebody with the role {self.role}",
             )
         return principal
+
+
+def is_still_allowed(request: Request) -> bool:
+    """Say whether a request that was let pass would be now; for answers that take long."""
+    try:
+        request.state.check_again()
+    except (Unauthorized, Forbidden):
+        return False
+    return True
 
 
 viewer = Depends(RoleCheck("viewer"))

@@ -2,18 +2,22 @@
 
 ``event`` is the topic's kind, ``data`` is ``{"topic": …, "snapshot": …}`` with the newest state of
 it: at once, then whenever it has changed, at most once a second. Whoever has missed some has missed
-nothing: every snapshot is complete. Comments keep idle connections open.
+nothing: every snapshot is complete. Comments keep idle connections open. Whoever may not look any
+more, because the login has ended, the token was deleted or the role taken away, sees the stream end
+within `RECHECK_S`.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from time import monotonic
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from starlette.concurrency import run_in_threadpool
 
-from edgectl_server.api.access import get_services, viewer
+from edgectl_server.api.access import get_services, is_still_allowed, viewer
 from edgectl_server.api.problems import responses
 
 __all__ = ["router"]
@@ -21,6 +25,7 @@ __all__ = ["router"]
 router = APIRouter(tags=["events"])
 
 RETRY_MS = 2000
+RECHECK_S = 5.0
 
 
 async def checked_topics(
@@ -50,7 +55,13 @@ async def events(
     """Stream snapshots until the client or the server goes."""
     hub = get_services(request).hub
     yield ServerSentEvent(comment="welcome", retry=RETRY_MS)
-    async for snapshot in hub.listen(topics):
-        yield ServerSentEvent(
-            raw_data=snapshot.text, event=snapshot.kind, id=str(snapshot.revision)
-        )
+    checked = monotonic()
+    async for snapshot in hub.listen(topics, idle_s=RECHECK_S):
+        if monotonic() - checked >= RECHECK_S:
+            if not await run_in_threadpool(is_still_allowed, request):
+                return
+            checked = monotonic()
+        if snapshot is not None:
+            yield ServerSentEvent(
+                raw_data=snapshot.text, event=snapshot.kind, id=str(snapshot.revision)
+            )

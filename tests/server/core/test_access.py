@@ -8,6 +8,7 @@ from fastapi.routing import iter_route_contexts
 
 from edgectl_server.api.access import RoleCheck
 from edgectl_server.api.app import create_app
+from edgectl_server.errors import ServerError
 
 PASSWORD = "correct horse battery"
 OPEN = "open"
@@ -160,7 +161,10 @@ def test_a_change_by_cookie_needs_the_csrf_token(client, services, people, route
 
 
 def login(client, name="admin", password=PASSWORD):
-    return client.post("/api/v1/session", json={"username": name, "password": password})
+    body = json.dumps({"username": name, "password": password})  # in ASCII, also half a character
+    return client.post(
+        "/api/v1/session", content=body, headers={"Content-Type": "application/json"}
+    )
 
 
 def test_a_browser_logs_in_and_out(client, people):
@@ -205,6 +209,8 @@ def test_a_new_password_ends_the_sessions(client, services, people):
         ("", ""),
         ("\0", "x"),
         ("admin", "x" * 9999),
+        ("admin", "\udfff"),
+        ("\ud800", PASSWORD),
     ],
 )
 def test_a_wrong_login_says_nothing_more(client, people, name, password):
@@ -268,6 +274,43 @@ def test_a_token_does_not_live_for_ever_by_overflow(client, people):
     answer = client.post("/api/v1/tokens", headers=people.admin, json=body)
     assert answer.status_code == 422
     assert answer.json()["code"] == "auth.expiry"
+
+
+def test_a_token_that_ends_makes_none_that_outlives_it(client, services, people, clock):
+    """Else a token that was stolen for a minute would be stolen for ever."""
+    admin = services.auth.check_password("admin", PASSWORD, "t")
+    short = services.auth.create_token(admin, "short", "admin", 600).text
+    headers = {"Authorization": f"Bearer {short}"}
+    made = []
+    for expiry in ({}, {"expires_in_s": 60}, {"expires_in_s": 86400}):
+        body = {"name": "x", "role": "admin", **expiry}
+        answer = client.post("/api/v1/tokens", headers=headers, json=body)
+        assert answer.status_code == 201
+        made.append({"Authorization": f"Bearer {answer.json()['token']}"})
+    clock.pass_s(599)
+    assert [client.get("/api/v1/me", headers=one).status_code for one in made] == [200, 401, 200]
+    clock.pass_s(2)
+    assert [client.get("/api/v1/me", headers=one).status_code for one in made] == [401, 401, 401]
+
+
+def test_a_page_cannot_log_a_browser_in_by_a_form(client, people):
+    """A form of a foreign page sends these types, and a fetch without preflight none other."""
+    body = json.dumps({"username": "admin", "password": PASSWORD})
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""):
+        headers = {"Content-Type": kind} if kind else {}
+        answer = client.post("/api/v1/session", content=body, headers=headers)
+        assert answer.status_code == 422, kind
+        assert "set-cookie" not in answer.headers
+
+
+def test_attempts_from_one_network_are_counted_together(services, people):
+    sources = [f"2001:db8::{number:x}" for number in range(70)]
+    codes = []
+    for address in (*sources, "2001:db8:0:1::1", "::ffff:192.0.2.1", "192.0.2.1"):
+        with pytest.raises(ServerError) as caught:
+            services.auth.check_password("nobody", "wrong password", address)
+        codes.append(caught.value.code)
+    assert codes == ["auth.login"] * 10 + ["auth.attempts"] * 60 + ["auth.login"] * 3
 
 
 def test_the_first_admin_is_made_once(services, tmp_path):

@@ -1,6 +1,7 @@
 """Live snapshots: one look a topic and interval, the newest for everybody, an end at once."""
 
 import asyncio
+import itertools
 import json
 import threading
 import time
@@ -8,9 +9,12 @@ import time
 import pytest
 from pydantic import BaseModel
 
+from edgectl_server.api import events
 from edgectl_server.api.jobs import job_info
+from edgectl_server.auth import Principal
 from edgectl_server.errors import NotFound, Refused, TooMany
 from edgectl_server.hub import LISTENERS_MAX, TOPICS_PER_LISTENER_MAX, Hub
+from waiting import wait_for
 
 WAIT_S = 10
 
@@ -157,13 +161,11 @@ def test_a_stream_over_http(client, services, people):
         job_id = services.jobs.create(session, "push", {"subject": {"model": "har"}}, "anna")
 
     def close_when_served():
-        topic = f"job:{job_id}"
-        deadline = time.monotonic() + WAIT_S
-        while time.monotonic() < deadline:
-            found = services.hub._topics.get(topic)
-            if found is not None and found.newest is not None:
-                break
-            threading.Event().wait(0.01)
+        def served():
+            found = services.hub._topics.get(f"job:{job_id}")
+            return found is not None and found.newest is not None
+
+        wait_for(served, "the snapshot")
         services.hub.close()
 
     closer = threading.Thread(target=close_when_served)
@@ -172,10 +174,61 @@ def test_a_stream_over_http(client, services, people):
     closer.join()
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert "retry: 2000\n" in answer.text
-    events = [block.splitlines() for block in answer.text.split("\n\n") if "data:" in block]
-    assert len(events) == 1
-    fields = dict(line.split(": ", 1) for line in events[0])
+    told = [block.splitlines() for block in answer.text.split("\n\n") if "data:" in block]
+    assert len(told) == 1
+    fields = dict(line.split(": ", 1) for line in told[0])
     assert fields["event"] == "job"
     data = json.loads(fields["data"])
     assert data["topic"] == f"job:{job_id}"
     assert data["snapshot"]["state"] == "queued"
+
+
+def delete_token(services, clock, headers):
+    admin = Principal("viewer", "admin")
+    identity = headers["Authorization"].split("_")[1]
+    services.auth.delete_token(admin, identity)
+
+
+def delete_user(services, clock, headers):
+    services.auth.delete_user("viewer")
+
+
+def end_session(services, clock, headers):
+    services.auth.end_session(headers["Cookie"].partition("=")[2])
+
+
+def let_it_expire(services, clock, headers):
+    clock.pass_s(services.settings.session_s + 1)
+
+
+@pytest.mark.parametrize("changing", [True, False], ids=["much to tell", "nothing to tell"])
+@pytest.mark.parametrize(
+    ("by", "revoke"),
+    [
+        ("token", delete_token),
+        ("token", delete_user),
+        ("session", end_session),
+        ("session", let_it_expire),
+    ],
+)
+def test_a_stream_ends_with_the_right_to_it(  # noqa: PLR0917 - the cases' columns
+    monkeypatch, client, services, people, clock, by, revoke, changing
+):
+    """The test client returns when the stream has ended; nobody else ends it here."""
+    monkeypatch.setattr(events, "RECHECK_S", 0.05)
+    headers = people.viewer
+    if by == "session":
+        headers = {"Cookie": f"edgectl_session={services.auth.start_session('viewer').cookie}"}
+    numbers = itertools.count()
+    services.hub.register("fleet", lambda _: Number(value=next(numbers) if changing else 0))
+
+    def revoke_when_served():
+        wait_for(lambda: services.hub.listeners, "the listener")
+        revoke(services, clock, headers)
+
+    revoker = threading.Thread(target=revoke_when_served)
+    revoker.start()
+    answer = client.get("/api/v1/events?topic=fleet", headers=headers)
+    revoker.join()
+    assert answer.status_code == 200
+    wait_for(lambda: not services.hub.listeners, "the end of the listener")
