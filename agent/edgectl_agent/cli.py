@@ -62,9 +62,20 @@ def print_error(error: AgentError, doing: str) -> None:
         print(f"try: {error.hint}", file=sys.stderr)
 
 
+def _examples(*lines: str) -> str:
+    return "Examples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="edgectl-agent", description="Bring models to this device, and serve them."
+        prog="edgectl-agent",
+        description="Bring models to this device, and serve them.",
+        epilog=_examples(
+            "edgectl-agent run --server https://edge.example.org --device pi-1 --token ee_…",
+            "edgectl-agent run",
+            "edgectl-agent status",
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"edgectl-agent {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -81,11 +92,22 @@ def _parser() -> argparse.ArgumentParser:
     identity.add_argument("--token", help="enrolment token, needed once")
 
     enrol = commands.add_parser(
-        "enrol", parents=[common, identity], help="get an identity from the server"
+        "enrol",
+        parents=[common, identity],
+        help="get an identity from the server",
+        epilog=_examples("edgectl-agent enrol --server http://192.0.2.10:8080 --token ee_…"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     enrol.set_defaults(function=_enrol)
     run = commands.add_parser(
-        "run", parents=[common, identity], help="enrol if needed, then work until stopped"
+        "run",
+        parents=[common, identity],
+        help="enrol if needed, then work until stopped",
+        epilog=_examples(
+            "edgectl-agent run --server http://192.0.2.10:8080 --device pi-1 --token ee_…",
+            "edgectl-agent run --state ./state --port 0 --label site=north",
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     run.add_argument("--host", help="address of the inference endpoint")
     run.add_argument("--port", type=int, help="port of the inference endpoint, 0 for a free one")
@@ -97,7 +119,13 @@ def _parser() -> argparse.ArgumentParser:
         "--telemetry-s", type=float, dest="telemetry_s", help="seconds between two batches"
     )
     run.set_defaults(function=_run)
-    status = commands.add_parser("status", parents=[common], help="show what this device runs")
+    status = commands.add_parser(
+        "status",
+        parents=[common],
+        help="show what this device runs",
+        epilog=_examples("edgectl-agent status --state ./state", "edgectl-agent status --json"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     status.set_defaults(function=_status)
     return parser
 

@@ -50,13 +50,29 @@ def _setting_options(command: _Command) -> _Command:
     )(command)
 
 
-@click.group()
+def _examples(*lines: str) -> str:
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+@click.group(
+    epilog=_examples(
+        "edgectl server start",
+        "edgectl server settings --data /var/lib/edgectl",
+        "edgectl server user ana --role operator",
+    )
+)
 @click.version_option(package_name="edgectl", prog_name="edgectl server")
 def main() -> None:
     """The edgectl server."""
 
 
-@main.command()
+@main.command(
+    epilog=_examples(
+        "edgectl server start",
+        "edgectl server start --data /var/lib/edgectl --config /etc/edgectl/server.toml",
+        "edgectl server start --host 0.0.0.0 --broker-host 0.0.0.0 --broker-public-host 192.0.2.10",
+    )
+)
 @_setting_options
 @click.option("--json", "as_json", is_flag=True, help="Print the ready line as JSON.")
 def start(config: Path | None, as_json: bool, **flags: Any) -> None:
@@ -75,7 +91,9 @@ def start(config: Path | None, as_json: bool, **flags: Any) -> None:
         run_server(settings, as_json=as_json)
 
 
-@main.command("settings")
+@main.command(
+    "settings", epilog=_examples("edgectl server settings --config /etc/edgectl/server.toml")
+)
 @_setting_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show_settings(config: Path | None, as_json: bool, **flags: Any) -> None:
@@ -91,7 +109,12 @@ def show_settings(config: Path | None, as_json: bool, **flags: Any) -> None:
                 click.echo(f"{key} = {json.dumps(value)}")
 
 
-@main.command()
+@main.command(
+    epilog=_examples(
+        "edgectl server user ana --role operator",
+        "edgectl server user ana --delete --data /var/lib/edgectl",
+    )
+)
 @click.argument("name")
 @click.option("--role", type=click.Choice(["viewer", "operator", "admin"]), default="viewer")
 @click.option("--password-stdin", is_flag=True, help="Read the password from the first line.")
@@ -130,7 +153,7 @@ def user(
                 click.echo(password)
 
 
-@main.command()
+@main.command(epilog=_examples("edgectl server openapi > openapi.json"))
 def openapi() -> None:
     """Print the OpenAPI document of the REST API."""
     from edgectl_server.api.app import openapi_text

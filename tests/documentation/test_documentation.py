@@ -10,7 +10,9 @@ import click
 import pytest
 
 from edgectl.cli import cli
+from edgectl_agent.cli import main as agent_main
 from edgectl_protocol import topics
+from edgectl_server.cli import main as server_cli
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -75,6 +77,25 @@ def test_commands_and_options_exist(page):
         for word in rest:
             if word.startswith("--"):
                 assert word.split("=")[0] in known | {"--help"}, " ".join(words)
+
+
+@pytest.mark.parametrize("command", [server_cli, *server_cli.commands.values()])
+def test_every_help_of_the_server_has_examples_that_parse(command):
+    lines = [line.strip() for line in (command.epilog or "").splitlines()]
+    examples = [line for line in lines if line.startswith("edgectl server ")]
+    assert examples
+    for line in examples:
+        name, *words = line.split(" > ")[0].split()[2:]
+        server_cli.commands[name].make_context(name, words)
+
+
+@pytest.mark.parametrize("command", ["", "enrol", "run", "status"])
+def test_every_help_of_the_agent_has_examples(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        agent_main([*([command] if command else []), "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert f"edgectl-agent {command}".strip() in shown.partition("Examples:")[2]
 
 
 def test_the_make_targets_of_the_readme_exist():
