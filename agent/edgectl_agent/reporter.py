@@ -233,8 +233,8 @@ class Reporter:
     def _complete(self, slot: str, report: SlotReport) -> SlotReport:
         """Add what the machine does not know: the fault of what runs, and the progress."""
         manifest, fault = self._faults.get(slot, ("", None))
-        if fault is not None and report.running is not None:
-            if report.running.manifest == manifest:
+        if fault is not None:
+            if report.running is not None and report.running.manifest == manifest:
                 report = structs.replace(report, fault=fault)
             else:
                 del self._faults[slot]

@@ -348,6 +348,7 @@ def _slots(reported: ReportedState | None, desired: _Desired) -> list[SlotInfo]:
                 running=_installed(document.get("running")),
                 previous=_installed(document.get("previous")),
                 update=_update(document.get("update")),
+                fault=_reason(document.get("fault")),
             )
         )
     return slots
@@ -393,6 +394,8 @@ def _detail(session: Session, row: Device) -> DeviceDetail:
         certificate_expires_at=row.certificate_expires_at,
         order_counter=row.order_counter,
         accepted_order_counter=0 if reported is None else reported.order_counter,
+        refusal=_reason((row.reported or {}).get("refusal")),
+        refused_order_counter=None if reported is None else reported.refused_counter,
         endpoint="" if reported is None else reported.endpoint,
         capabilities=None if capabilities is None else msgspec.to_builtins(capabilities),
         rejected=[] if reported is None else list(reported.rejected),

@@ -22,6 +22,7 @@ from edgectl_protocol.messages import (
     Candidate,
     Capabilities,
     Order,
+    Reason,
     ReportedState,
     SlotOrder,
     UpdatePolicy,
@@ -38,7 +39,7 @@ from edgectl_server.storage.tables import (
     Rollout,
 )
 
-__all__ = ["LIFETIME", "Ordering", "Publishes", "reported_of", "variants_of"]
+__all__ = ["LIFETIME", "Ordering", "Publishes", "refusal_of", "reported_of", "variants_of"]
 
 LIFETIME = timedelta(days=30)
 RENEWAL = timedelta(days=10)
@@ -200,6 +201,20 @@ def reported_of(device: Device) -> ReportedState | None:
     if not device.reported:
         return None
     return msgspec.convert(device.reported, ReportedState)
+
+
+def refusal_of(reported: ReportedState | None, counter: int | None) -> Reason | None:
+    """Return why a device does not obey the order with that counter, if it says so.
+
+    A newer one that is refused stands for it while it has not been accepted. So does what has no
+    number because its signature is not good: it may be our order as well as a stranger's.
+    """
+    if reported is None or reported.refusal is None or counter is None:
+        return None
+    refused = reported.refused_counter
+    waiting = reported.order_counter < counter
+    ours = refused == counter or (waiting and (refused is None or refused > counter))
+    return reported.refusal if ours else None
 
 
 def variants_of(session: Session, version_id: int) -> tuple[VariantFacts, ...]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import msgspec
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from edgectl_protocol.update import UpdateState
 from edgectl_server.domain.rollouts import DeviceState
 from edgectl_server.errors import NotFound
-from edgectl_server.ordering import reported_of
+from edgectl_server.ordering import refusal_of, reported_of
 from edgectl_server.schemas import (
     Page,
     ReasonInfo,
@@ -18,7 +22,14 @@ from edgectl_server.schemas import (
 )
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.paging import PageQuery, fetch_page, match, order
-from edgectl_server.storage.tables import Device, ModelVersion, Rollout, RolloutDevice, RolloutEvent
+from edgectl_server.storage.tables import (
+    BundleVariant,
+    Device,
+    ModelVersion,
+    Rollout,
+    RolloutDevice,
+    RolloutEvent,
+)
 
 __all__ = ["RolloutViews", "count_devices", "find_rollout", "rollout_info"]
 
@@ -29,6 +40,18 @@ _DEVICE_SORT = {
     "updated_at": RolloutDevice.updated_at,
 }
 _EVENT_SORT = {"revision": RolloutEvent.revision}
+_DOWNLOADED = frozenset(
+    {
+        UpdateState.VERIFYING,
+        UpdateState.TRIAL,
+        UpdateState.ACTIVATING,
+        UpdateState.OBSERVING,
+        UpdateState.COMMITTED,
+        UpdateState.ROLLING_BACK,
+        UpdateState.ROLLED_BACK,
+    }
+)
+"""States that a device reaches only with the whole bundle."""
 
 
 class RolloutViews:
@@ -83,7 +106,10 @@ class RolloutViews:
         with self._database.read() as session:
             rollout = find_rollout(session, rollout_id)
             rows, total = fetch_page(session, wanted, paging)
-            items = [_device_info(session.get(Device, row.device), row, rollout) for row in rows]
+            sizes = _bundle_sizes(session, rollout)
+            items = [
+                _device_info(session.get(Device, row.device), row, rollout, sizes) for row in rows
+            ]
             return Page(items=items, total=total)
 
     def events(self, rollout_id: str, paging: PageQuery) -> Page[RolloutEventInfo]:
@@ -116,7 +142,7 @@ def find_rollout(session: Session, rollout_id: str, *, lock: bool = False) -> Ro
         raise NotFound(
             "rollout.unknown",
             f"there is no rollout {rollout_id[:80]!r}",
-            hint="`edgectl rollout status` lists the rollouts",
+            hint="`edgectl rollout list` lists them",
         )
     return rollout
 
@@ -152,7 +178,15 @@ def rollout_info(session: Session, rollout: Rollout) -> RolloutInfo:
     )
 
 
-def _device_info(device: Device | None, row: RolloutDevice, rollout: Rollout) -> RolloutDeviceInfo:
+def _bundle_sizes(session: Session, rollout: Rollout) -> dict[str, int]:
+    """Return the bytes of each variant's bundle."""
+    wanted = select(BundleVariant).where(BundleVariant.version_id == rollout.version_id)
+    return {one.variant: one.bundle_bytes for one in session.scalars(wanted)}
+
+
+def _device_info(
+    device: Device | None, row: RolloutDevice, rollout: Rollout, sizes: Mapping[str, int]
+) -> RolloutDeviceInfo:
     reported = None if device is None else reported_of(device)
     report = None if reported is None else reported.slots.get(rollout.model)
     update_report = None if report is None else report.update
@@ -163,16 +197,27 @@ def _device_info(device: Device | None, row: RolloutDevice, rollout: Rollout) ->
         or (row.state == DeviceState.CANCELLED)
     ):
         update_report = None  # it tells of something else
+    bytes_done, bytes_total = 0, 0
+    if update_report is not None:
+        bytes_done, bytes_total = update_report.bytes_done, update_report.bytes_total
+        if bytes_total == 0 and update_report.state in _DOWNLOADED:
+            # A device counts only while it works on an update; by now it has the whole bundle.
+            bytes_done = bytes_total = sizes.get(update_report.variant, 0)
+    reason = row.reason
+    if row.state == DeviceState.IN_PROGRESS:
+        # Not the end yet, but what an operator must see: a refused order, a failed attempt.
+        told = refusal_of(reported, row.order_counter) or (update_report and update_report.reason)
+        reason = msgspec.to_builtins(told) if told else None
     return RolloutDeviceInfo.model_validate(
         {
             "device": row.device,
             "online": device is not None and device.online,
             "state": row.state,
             "step": "" if update_report is None else update_report.state.value,
-            "bytes_done": 0 if update_report is None else update_report.bytes_done,
-            "bytes_total": 0 if update_report is None else update_report.bytes_total,
+            "bytes_done": bytes_done,
+            "bytes_total": bytes_total,
             "variant": "" if update_report is None else update_report.variant,
-            "reason": None if row.reason is None else ReasonInfo.model_validate(row.reason),
+            "reason": None if reason is None else ReasonInfo.model_validate(reason),
             "updated_at": row.updated_at,
         }
     )

@@ -25,7 +25,7 @@ from edgectl_server.domain import rollouts as domain
 from edgectl_server.domain.rollouts import BAD, DeviceState, Plan, RolloutState
 from edgectl_server.domain.variants import VariantFacts, rank_variants
 from edgectl_server.errors import Conflict
-from edgectl_server.ordering import Ordering, reported_of, variants_of
+from edgectl_server.ordering import Ordering, refusal_of, reported_of, variants_of
 from edgectl_server.rollout_selection import (
     check_free,
     desired_versions,
@@ -333,5 +333,6 @@ def _observe_device(
         accepted_counter=0 if reported is None else reported.order_counter,
         report=None if reported is None else reported.slots.get(slot),
         rejected=frozenset() if reported is None else frozenset(reported.rejected),
+        refused=refusal_of(reported, row.order_counter) is not None,
         desired_here=desired_here,
     )

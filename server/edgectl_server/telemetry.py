@@ -42,6 +42,7 @@ class _Sum:
     requests: int = 0
     errors: int = 0
     non_finite: int = 0
+    refused: int = 0
     latency: tuple[int, ...] = ()
     confidence: tuple[int, ...] = ()
     classes: list[int] = field(default_factory=list)
@@ -52,6 +53,7 @@ class _Sum:
         self.requests += row.requests
         self.errors += row.errors
         self.non_finite += row.non_finite
+        self.refused += row.refused
         self.latency = merge(self.latency, row.latency)
         self.confidence = merge(self.confidence, row.confidence)
         self.classes = [a + b for a, b in zip_longest(self.classes, row.classes, fillvalue=0)]
@@ -95,6 +97,7 @@ class Telemetry:
                     "requests": window.requests,
                     "errors": window.errors,
                     "non_finite": window.non_finite,
+                    "refused": window.refused,
                     "latency": list(window.latency),
                     "confidence": list(window.confidence),
                     "classes": list(window.classes),
@@ -176,6 +179,7 @@ def _info(device: str, slot: str, manifest: str, one: _Sum) -> TelemetrySummary:
         requests=one.requests,
         errors=one.errors,
         non_finite=one.non_finite,
+        refused=one.refused,
         latency_p50_us=quantile(LATENCY_EDGES_US, one.latency, 0.5),
         latency_p95_us=quantile(LATENCY_EDGES_US, one.latency, 0.95),
         latency=list(one.latency),

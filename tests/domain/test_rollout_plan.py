@@ -171,6 +171,15 @@ def test_a_device_that_has_not_said_what_it_is_waits() -> None:
     assert made.note == "waiting for the first report of 1 device"
 
 
+def test_a_refused_order_is_waited_for_and_said() -> None:
+    one = device(state=D.IN_PROGRESS, accepted_counter=4, refused=True)
+    made = planned(one, device("pi-2", D.IN_PROGRESS, online=False))
+    assert (made.marks, made.state) == ((), S.RUNNING)
+    assert made.note == (
+        "waiting for 1 device to take an order that was refused and 1 offline device"
+    )
+
+
 def test_a_device_that_can_run_no_variant_has_failed() -> None:
     made = planned(device(candidates=()), device("pi-2", D.IN_PROGRESS), failures_max=2)
     assert [(mark.device, mark.state) for mark in made.marks] == [("pi-1", D.FAILED)]

@@ -104,6 +104,8 @@ class ObservedDevice:
     report: SlotReport | None = None
     rejected: frozenset[str] = frozenset()
     """Manifests that it remembers as bad."""
+    refused: bool = False
+    """It has said that it does not obey this rollout's order."""
     desired_here: bool = False
     """What its slot shall run still comes from this rollout."""
 
@@ -289,7 +291,10 @@ def _waits(
         for one in open_devices
         if one.online and one.candidates is None and one.device not in orders
     )
+    refused = sum(1 for one in open_devices if one.refused)
     parts = []
+    if refused:
+        parts.append(f"{refused} {_devices(refused)} to take an order that was refused")
     if offline:
         parts.append(f"{offline} offline {_devices(offline)}")
     if unknown:

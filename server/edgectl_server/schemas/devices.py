@@ -80,6 +80,8 @@ class SlotInfo(Schema):
     running: InstalledInfo | None
     previous: InstalledInfo | None
     update: UpdateInfo | None
+    fault: ReasonInfo | None = None
+    """How what runs has failed last, such as a run that hung."""
 
 
 class DeviceSummary(Schema):
@@ -104,6 +106,10 @@ class DeviceDetail(DeviceSummary):
     certificate_expires_at: datetime
     order_counter: int
     accepted_order_counter: int
+    refusal: ReasonInfo | None = None
+    """Why the device does not obey what came last as an order."""
+    refused_order_counter: int | None = None
+    """Counter of that order; null where its signature is not good."""
     endpoint: str
     capabilities: dict[str, Any] | None
     rejected: list[str]

@@ -22,6 +22,8 @@ class TelemetrySummary(Schema):
     requests: int
     errors: int
     non_finite: int
+    refused: int = 0
+    """Requests outside the model's contract, which `requests` leaves out."""
     latency_p50_us: float | None
     latency_p95_us: float | None
     latency: list[int]

@@ -393,6 +393,7 @@ class TelemetryWindow(Base):
     requests: Mapped[int]
     errors: Mapped[int]
     non_finite: Mapped[int]
+    refused: Mapped[int]
     latency: Mapped[list[Any]]
     confidence: Mapped[list[Any]]
     classes: Mapped[list[Any]]

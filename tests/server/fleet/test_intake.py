@@ -18,6 +18,7 @@ from edgectl_protocol.messages import (
     Ack,
     DeviceEvent,
     InferenceWindow,
+    Reason,
     ReportedState,
     SeedRequest,
     SlotReport,
@@ -40,7 +41,8 @@ from edgectl_server.signing.orders import OrderSigner
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.tables import Device, DeviceEventRow, TelemetryWindow
 from edgectl_server.telemetry import Telemetry
-from server.fleet.fleet_helpers import CAPABILITIES, Clock, new_device, wait_until
+from server.fleet.fleet_helpers import CAPABILITIES, Clock, new_device
+from waiting import wait_for
 
 
 class Line:
@@ -66,7 +68,7 @@ class Line:
         before = len(self.done)
         state = ReportedState(**fields)
         self.send(topics.state(state.device), state, retained=retained)
-        wait_until(lambda: len(self.done) > before)
+        wait_for(lambda: len(self.done) > before)
 
 
 @pytest.fixture
@@ -214,7 +216,15 @@ def test_what_is_shown_is_what_was_reported(parts, line) -> None:
         "downloading", 5, 9,
     )  # fmt: skip
     assert parts.fleet.summary().updating == 1
-    line.state(seq=2, slots={})
+    assert (device.refusal, device.refused_order_counter, slot.fault) == (None, None, None)
+    hung = Reason(code="inference.hung", detail="it did not answer any more and was ended")
+    expired = Reason(code="order.expired", detail="the clock is wrong")
+    line.state(seq=2, refusal=expired, refused_counter=5, slots={"har": SlotReport(fault=hung)})
+    device = parts.fleet.device("pi-1")
+    assert (device.refusal.code, device.refused_order_counter) == ("order.expired", 5)
+    assert device.slots[0].fault.code == "inference.hung"
+    line.state(seq=3, slots={})
+    assert parts.fleet.device("pi-1").refusal is None
     assert parts.fleet.summary().updating == 0
     assert parts.fleet.device("pi-1").slots == []
 
@@ -223,7 +233,7 @@ def test_events_count_once_and_are_acknowledged_each_time(parts, line) -> None:
     for _ in range(3):
         line.send(topics.event("pi-1"), event(1))
     line.send(topics.event("pi-1"), event(2))
-    wait_until(lambda: len(line.acks) == 4)
+    wait_for(lambda: len(line.acks) == 4)
     assert sorted(line.acks) == [
         (topics.ack("pi-1"), 1, 1), (topics.ack("pi-1"), 1, 1),
         (topics.ack("pi-1"), 1, 1), (topics.ack("pi-1"), 1, 2),
@@ -236,7 +246,7 @@ def test_events_count_once_and_are_acknowledged_each_time(parts, line) -> None:
 def test_nobody_speaks_for_another(parts, line) -> None:
     line.send(topics.state("pi-1"), ReportedState(device="pi-2", boot=9, seq=9, online=True))
     line.send(topics.event("pi-1"), event(1, device="pi-2"))
-    wait_until(lambda: parts.intake.dropped["device"] == 2)
+    wait_for(lambda: parts.intake.dropped["device"] == 2)
     with parts.database.read() as session:
         assert session.get_one(Device, "pi-2").boot == 0
     assert line.acks == []
@@ -248,7 +258,7 @@ def test_strangers_and_the_decommissioned_are_not_heard(parts, line) -> None:
     line.send(topics.event("pi-2"), event(1, device="pi-2"))
     line.send(topics.event("pi-3"), event(1, device="pi-3"))
     line.send(topics.seed("pi-3"), SeedRequest(device="pi-3", blob=digest_of(b"x"), chunks=(0,)))
-    wait_until(lambda: parts.intake.dropped["stranger"] == 3)
+    wait_for(lambda: parts.intake.dropped["stranger"] == 3)
     assert (line.acks, line.seeds) == ([], [])
     assert len(line.done) == 3
 
@@ -256,7 +266,7 @@ def test_strangers_and_the_decommissioned_are_not_heard(parts, line) -> None:
 def test_seed_requests_are_handed_on(parts, line) -> None:
     request = SeedRequest(device="pi-1", blob=digest_of(b"x"), chunks=(0, 1))
     line.send(topics.seed("pi-1"), request)
-    assert wait_until(lambda: line.seeds) == [request]
+    assert wait_for(lambda: line.seeds) == [request]
 
 
 POISON = [
@@ -274,8 +284,8 @@ def test_what_the_database_refuses_does_not_stop_the_others(parts, line) -> None
             device="pi-2", boot=1, seq=number + 1, online=True, agent_version=f"a\0{number}"
         )
         line.send(topics.state("pi-2"), state)
-    wait_until(lambda: len(line.done) == 40)
-    wait_until(lambda: len(line.acks) == 20)
+    wait_for(lambda: len(line.done) == 40)
+    wait_for(lambda: len(line.acks) == 20)
     refused = parts.intake.dropped["refused"]
     assert refused == (20 if parts.database.dialect == "postgresql" else 0)
 
@@ -284,7 +294,7 @@ def test_what_the_database_refuses_does_not_stop_the_others(parts, line) -> None
 def test_extreme_values_are_taken_or_dropped(parts, line, message) -> None:
     line.send(topics.event("pi-1"), encode_any(message))
     line.send(topics.event("pi-1"), event(77))
-    wait_until(lambda: (topics.ack("pi-1"), 1, 77) in line.acks)
+    wait_for(lambda: (topics.ack("pi-1"), 1, 77) in line.acks)
     assert len(line.done) == 2
 
 
@@ -307,6 +317,7 @@ def test_telemetry_is_added_up_by_manifest(parts, line) -> None:
             end=datetime(2031, 1, 1, 0, 1, tzinfo=UTC),
             requests=10,
             errors=1,
+            refused=2,
             latency=tuple(latency),
             classes=(1,) * (seq + 1),
         )
@@ -316,10 +327,11 @@ def test_telemetry_is_added_up_by_manifest(parts, line) -> None:
         )  # fmt: skip
         batch = TelemetryBatch(device="pi-1", boot=1, seq=seq, windows=(window, odd))
         line.send(topics.telemetry("pi-1"), batch)
-    wait_until(lambda: len(line.acks) == 3)
+    wait_for(lambda: len(line.acks) == 3)
     assert parts.intake.dropped["windows"] == 3
     (one,) = parts.telemetry.summary(model="har", since_s=60)
     assert (one.windows, one.requests, one.errors, one.classes) == (3, 30, 3, [3, 2, 1])
+    assert one.refused == 6
     assert one.latency_p50_us == LATENCY_EDGES_US[10]
     assert one.latency_p95_us == LATENCY_EDGES_US[20]
     assert parts.telemetry.summary(model="other", since_s=60) == []
@@ -336,7 +348,7 @@ def test_old_telemetry_is_deleted_by_the_time_it_came(parts, line, clock) -> Non
     for seq in range(2):
         batch = TelemetryBatch(device="pi-1", boot=1, seq=seq, windows=(window(),))
         line.send(topics.telemetry("pi-1"), batch)
-        wait_until(lambda seq=seq: len(line.acks) == seq + 1)
+        wait_for(lambda seq=seq: len(line.acks) == seq + 1)
         clock.advance(days=20)
     assert parts.telemetry.delete_old() == 1
     with parts.database.read() as session:
@@ -354,5 +366,5 @@ def test_a_full_queue_drops_unacknowledged_and_says_so(parts, monkeypatch) -> No
 
 def test_a_cleared_topic_is_no_message(parts, line) -> None:
     line.send(topics.state("pi-1"), b"", retained=True)
-    wait_until(lambda: line.done)
+    wait_for(lambda: line.done)
     assert not parts.intake.dropped

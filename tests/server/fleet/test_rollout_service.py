@@ -120,6 +120,28 @@ class Fleet:
             device.reported = msgspec.to_builtins(reported)
         self.rollouts.touch([name])
 
+    def refuse(self, name: str, counter: int | None, *, accepted: int = 0) -> None:
+        """The device does not obey what came last as an order."""
+        with self.database.write() as session:
+            device = session.get_one(Device, name)
+            reported = ReportedState(
+                device=name,
+                boot=1,
+                seq=device.seq + 1,
+                online=True,
+                capabilities=CAPABILITIES,
+                order_counter=accepted,
+                refusal=Reason(code="order.clock", detail="the clock says 1970"),
+                refused_counter=counter,
+            )
+            device.reported = msgspec.to_builtins(reported)
+        self.rollouts.touch([name])
+
+    def reason(self, rollout: str, name: str) -> str | None:
+        infos = {one.device: one.reason for one in self.rollouts.devices(rollout, PAGE).items}
+        found = infos[name]
+        return None if found is None else found.code
+
     def states(self, rollout: str) -> dict[str, str]:
         return {one.device: one.state for one in self.rollouts.devices(rollout, PAGE).items}
 
@@ -155,6 +177,61 @@ def test_a_rollout_goes_in_steps_and_leaves_a_trace(fleet: Fleet) -> None:
     assert [event.revision for event in events] == list(range(info.revision, 0, -1))
     assert events[-1].actor == "anna"
     assert {event.actor for event in events[:-1]} == {"server"}
+
+
+@pytest.mark.parametrize(
+    ("state", "shown"), [(U.DOWNLOADING, 0), (U.TRIAL, 150_000), (U.COMMITTED, 150_000)]
+)
+def test_what_has_been_downloaded_is_shown_when_the_device_no_longer_counts(
+    fleet: Fleet, state: UpdateState, shown: int
+) -> None:
+    fleet.add("pi-1", "pi-2")
+    rollout = fleet.start(max_in_progress=1)
+    fleet.rollouts.tick()
+    fleet.report("pi-1", state)
+    first, second = fleet.rollouts.devices(rollout, PAGE).items
+    assert (first.step, first.bytes_done, first.bytes_total) == (state.value, shown, shown)
+    assert (second.step, second.bytes_done, second.bytes_total) == ("", 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("counter", "accepted", "shown"),
+    [
+        (1, 0, True),  # ours
+        (None, 0, True),  # one without a good signature: perhaps ours
+        (2, 0, True),  # a newer one, and ours never came
+        (1, 9, True),  # ours has a number that was used: the server's memory is older than it
+        (None, 1, False),  # ours was accepted, a stranger's was not
+        (2, 1, False),
+        (0, 0, False),  # an older one: ours may still come
+    ],
+)
+def test_a_refused_order_is_shown_while_the_device_is_in_progress(
+    fleet: Fleet, counter: int | None, accepted: int, *, shown: bool
+) -> None:
+    fleet.add("a")
+    rollout = fleet.start()
+    fleet.rollouts.tick()
+    assert fleet.order("a").counter == 1
+    assert fleet.reason(rollout, "a") is None
+    fleet.refuse("a", counter, accepted=accepted)
+    fleet.rollouts.tick()
+    assert fleet.states(rollout) == {"a": "in_progress"}
+    assert fleet.reason(rollout, "a") == ("order.clock" if shown else None)
+    assert ("refused" in fleet.show(rollout).note) is shown
+    fleet.report("a", U.DOWNLOADING)
+    fleet.rollouts.tick()
+    assert fleet.show(rollout).note == ""
+
+
+def test_a_failed_attempt_is_shown_while_the_device_tries_again(fleet: Fleet) -> None:
+    fleet.add("a")
+    rollout = fleet.start()
+    fleet.rollouts.tick()
+    fleet.report("a", U.FAILED, attempt=2)
+    fleet.rollouts.tick()
+    assert fleet.states(rollout) == {"a": "in_progress"}
+    assert fleet.reason(rollout, "a") == "trial.latency"
 
 
 def test_it_pauses_by_itself_goes_on_and_ends(fleet: Fleet) -> None:

@@ -132,6 +132,7 @@ def upgrade() -> None:
         sa.Column("requests", INTEGER, nullable=False),
         sa.Column("errors", INTEGER, nullable=False),
         sa.Column("non_finite", INTEGER, nullable=False),
+        sa.Column("refused", INTEGER, nullable=False),
         sa.Column("latency", sa.JSON(), nullable=False),
         sa.Column("confidence", sa.JSON(), nullable=False),
         sa.Column("classes", sa.JSON(), nullable=False),
