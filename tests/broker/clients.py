@@ -6,8 +6,6 @@ import contextlib
 import queue
 import socket
 import ssl
-import threading
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,15 +26,6 @@ class Files(NamedTuple):
     key: Path
     authority: Path
     serial: int
-
-
-def eventually(condition, what, timeout_s=WAIT_S):
-    """Wait until `condition()` is true; fail with `what` when it never is."""
-    deadline = time.monotonic() + timeout_s
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, f"in {timeout_s} s never: {what}"
-        pause.wait(0.01)
 
 
 def client_context(files):

@@ -15,10 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mqtt5 import DisconnectReasonCode, QoS
 
-from broker.clients import Raw, client_context, eventually
+from broker.clients import Raw, client_context
 from broker.conftest import start_broker
 from edgectl_broker.errors import ProtocolViolation
 from edgectl_broker.packets import PacketReader
+from waiting import wait_for
 
 ONE = QoS.AT_LEAST_ONCE
 CONNECT = mqtt5.ConnectPacket(
@@ -238,7 +239,7 @@ def test_a_slow_reader_is_bounded_and_cut(open_plain):
         assert quick.message().payload == number.to_bytes(2) * 32768
         assert session.queued <= 100 + 20
         assert session.queued_bytes <= 2 * 1024 * 1024 + 20 * 66_000
-    eventually(lambda: session.link is None, "the slow reader is cut")
+    wait_for(lambda: session.link is None, "the slow reader is cut")
     assert session.dropped > 0
     grown = psutil.Process().memory_info().rss - before
     assert grown < 64 * 1024 * 1024, f"{grown} bytes for one slow reader"
@@ -320,7 +321,7 @@ def test_too_many_connections_are_refused(open_plain):
             except ConnectionError:
                 return False
 
-    eventually(room, "there is room again")
+    wait_for(room, "there is room again")
     for client in clients:
         client.die()
 

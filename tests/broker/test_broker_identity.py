@@ -8,10 +8,11 @@ import ssl
 import mqtt5
 import pytest
 
-from broker.clients import Files, Peer, client_context, eventually
+from broker.clients import Files, Peer, client_context
 from broker.conftest import DAY, TestAuthority, start_broker
 from edgectl_server.distribution.brokers import open_broker
 from edgectl_server.errors import Unavailable
+from waiting import wait_for
 
 
 def answer(broker, context, name="alpha"):
@@ -91,7 +92,7 @@ def test_a_revoked_device_is_ended_and_refused(own_broker):
         assert own_broker.reload_revocations()
         assert own_broker.kick("alpha")
         assert alpha.disconnects.get(timeout=10) != 0
-        eventually(lambda: not accepted(own_broker, files), "revoked certificate refused")
+        wait_for(lambda: not accepted(own_broker, files), "revoked certificate refused")
         assert accepted(own_broker, own_broker.authority.issue("gamma"))
         assert beta.publish("edgectl/v1/d/beta/up/event") < 0x80  # others notice nothing
         assert server.publish("edgectl/v1/meta/head") < 0x80

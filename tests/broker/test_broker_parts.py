@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.clients import Raw, eventually
+from broker.clients import Raw
 from edgectl_broker import BrokerSettings, BrokerThread, CannotListen
 from edgectl_broker.messages import Delivery, Message, SessionKey
 from edgectl_broker.session import Session
@@ -18,6 +18,7 @@ from edgectl_broker.topics import FilterTree, TopicTree, check_filter, check_top
 from edgectl_protocol.topics import ACCESS, matches
 from edgectl_server.distribution.mosquitto_files import access_rules, configuration
 from edgectl_server.errors import Unavailable
+from waiting import wait_for
 
 LEVEL = st.sampled_from(["a", "b", "", "$s"])
 TOPICS = st.lists(LEVEL, min_size=1, max_size=4).map("/".join).filter(bool)
@@ -116,7 +117,7 @@ def test_a_message_for_many_is_stored_once_and_goes_with_the_last(open_plain):
             assert client.message().payload == b"x" * 60000
             client.ping()
             client.disconnect(session_expiry_interval=0)
-    eventually(lambda: not broker.thread._broker.exchange.sessions, "the sessions have ended")
+    wait_for(lambda: not broker.thread._broker.exchange.sessions, "the sessions have ended")
     assert rows(broker) == dict.fromkeys(("retained", "session", "message", "delivery"), 0)
 
 

@@ -6,7 +6,8 @@ import mqtt5
 import pytest
 from mqtt5 import DisconnectReasonCode, QoS, RetainHandling, Will
 
-from broker.clients import Raw, eventually
+from broker.clients import Raw
+from waiting import wait_for
 
 ONE = QoS.AT_LEAST_ONCE
 
@@ -261,7 +262,7 @@ def test_expired_messages_are_not_delivered(connect):
         late.subscribe("kept", max_qos=QoS.AT_MOST_ONCE)
         return late.ping() == []
 
-    eventually(expired, "the retained message expires")
+    wait_for(expired, "the retained message expires")
     again = connect("a", clean_start=False)
     assert again.message().payload == b"new"
     assert again.ping() == []
@@ -437,7 +438,7 @@ def test_sessions_expire(connect):
     client, other = connect("a", session_expiry_interval=1), connect("b")
     client.subscribe("t")
     client.disconnect()
-    eventually(lambda: other.publish("t") == 0x10, "nobody subscribes any more")
+    wait_for(lambda: other.publish("t") == 0x10, "nobody subscribes any more")
     again = connect("a", clean_start=False)
     assert not again.welcome.session_present
 

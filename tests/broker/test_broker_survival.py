@@ -13,9 +13,10 @@ import mqtt5
 import pytest
 from mqtt5 import QoS, Will
 
-from broker.clients import Peer, Raw, eventually
+from broker.clients import Peer, Raw
 from broker.conftest import start_broker
 from edgectl_broker import BrokerSettings, BrokerThread, StateUnusable
+from waiting import wait_for
 
 PROGRAM = Path(__file__).with_name("broker_process.py")
 
@@ -215,7 +216,7 @@ def test_a_full_disk_delays_acknowledgements_and_loses_nothing(plain, caplog):
     state._connection.execute("PRAGMA max_page_count=1")
     with connected(plain, "a", username="server") as client:
         client.publish("t", b"x" * 60000, retain=True, acknowledged=False)
-        eventually(lambda: "cannot be written" in caplog.text, "the disk is full")
+        wait_for(lambda: "cannot be written" in caplog.text, "the disk is full")
         assert client.ping() == []
         state._connection.execute("PRAGMA max_page_count=1000000")
         assert isinstance(client.receive(), mqtt5.PubAckPacket)
@@ -227,7 +228,7 @@ def test_mosquitto_is_started_again_when_it_dies(authority, tmp_path):
     try:
         first = running.pid
         running._signal(signal.SIGKILL)
-        eventually(lambda: running.alive and running.pid != first, "a new process")
+        wait_for(lambda: running.alive and running.pid != first, "a new process")
         peer = Peer("alpha", authority.issue("alpha"))
 
         def connects():
@@ -236,7 +237,7 @@ def test_mosquitto_is_started_again_when_it_dies(authority, tmp_path):
             except OSError:
                 return False
 
-        eventually(connects, "the new process listens")
+        wait_for(connects, "the new process listens")
         peer.close()
     finally:
         running.stop()
@@ -263,7 +264,7 @@ threading.Event().wait()
         assert Path(f"/proc/{pid}").exists()
         parent.kill()
         parent.wait(10)
-        eventually(lambda: not _runs(pid), "mosquitto has ended")
+        wait_for(lambda: not _runs(pid), "mosquitto has ended")
     finally:
         parent.kill()
         parent.wait(10)

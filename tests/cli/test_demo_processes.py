@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from edgectl.demo.folder import MARK, open_folder
 from edgectl.demo.processes import Processes
 from edgectl.errors import DemoFailed
+from waiting import wait_for
 
 ENVIRONMENT = dict(os.environ)
 
@@ -33,13 +33,6 @@ with Processes(Path(sys.argv[1])) as processes:
     print("up", flush=True)
     sys.stdin.read()
 """
-
-
-def wait_until(holds, bound_s=20.0):
-    deadline = time.monotonic() + bound_s
-    while not holds():
-        assert time.monotonic() < deadline, "did not come to pass in time"
-        time.sleep(0.02)
 
 
 def python(code):
@@ -66,7 +59,7 @@ def test_processes_end_with_the_context_children_too(tmp_path, short_grace):
         one.wait_line(is_ready, 20, "ready")
         family = [psutil.Process(one.pid), *psutil.Process(one.pid).children(recursive=True)]
         assert len(family) == 3
-    wait_until(lambda: alive(family) == [])
+    wait_for(lambda: alive(family) == [])
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -82,7 +75,7 @@ def test_processes_do_not_outlive_a_killed_demo(tmp_path, number):
         assert len(family) == 4, "two keepers with a child each"
         demo.send_signal(number)
         demo.wait(20)
-        wait_until(lambda: alive(family) == [])
+        wait_for(lambda: alive(family) == [])
 
 
 def test_stubborn_process_does_not_outlive_a_killed_demo(tmp_path):
@@ -96,7 +89,7 @@ def test_stubborn_process_does_not_outlive_a_killed_demo(tmp_path):
         family = psutil.Process(demo.pid).children(recursive=True)
         demo.kill()
         demo.wait(20)
-        wait_until(lambda: alive(family) == [])
+        wait_for(lambda: alive(family) == [])
 
 
 def test_interrupt_of_the_terminal_ends_the_demo_in_order(tmp_path):
@@ -111,7 +104,7 @@ def test_interrupt_of_the_terminal_ends_the_demo_in_order(tmp_path):
         family = psutil.Process(demo.pid).children(recursive=True)
         demo.send_signal(signal.SIGINT)
         demo.wait(20)
-        wait_until(lambda: alive(family) == [])
+        wait_for(lambda: alive(family) == [])
 
 
 def test_process_that_ends_is_reported_with_its_log(tmp_path):

@@ -12,27 +12,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from edgectl.client import Client
 from edgectl.types import JobInfo, PushOptions, PushRequest, RolloutPolicy, RolloutRequest, Selector
+from waiting import wait_for
 
 START_S = 60.0
-
-
-def wait_for(what: str, seen: Callable[[], Any], *, bound_s: float = 60.0) -> Any:
-    """Return the first true value of `seen`; fail with its last one after `bound_s`."""
-    end = time.monotonic() + bound_s
-    while True:
-        value = seen()
-        if value:
-            return value
-        assert time.monotonic() < end, f"{what} did not come within {bound_s} s; last: {value!r}"
-        time.sleep(0.05)  # between two looks, not instead of one
 
 
 class Process:
@@ -79,7 +68,7 @@ class Process:
             assert self.popen.poll() is None, f"{what} ended: {self.log.read_text()[-3000:]}"
             return None
 
-        return wait_for(what, look, bound_s=bound_s)
+        return wait_for(look, what, bound_s=bound_s)
 
     def signal(self, number: int) -> None:
         """Send a signal to the process alone."""
@@ -193,7 +182,7 @@ class Server(Process):
             return self.last if self.last.state == state else None
 
         try:
-            return wait_for(f"rollout {state}", look, bound_s=bound_s)
+            return wait_for(look, f"rollout {state}", bound_s=bound_s)
         except AssertionError:
             devices = self.client.rollout_devices(rollout).items
             raise AssertionError(

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from e2e.fleet import wait_for
+from waiting import wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -19,7 +19,7 @@ def commit_on_one_device(start, server, activity):
     assert ended.counts.committed == 1
     answer = agent.infer("har", activity["windows"][:1])
     assert answer["model_version"] == "1"
-    wait_for("telemetry", lambda: server.client.telemetry("har"))
+    wait_for(lambda: server.client.telemetry("har"), "telemetry")
 
 
 @pytest.mark.postgresql

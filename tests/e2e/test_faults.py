@@ -12,9 +12,9 @@ import paho.mqtt.client as mqtt
 import pytest
 
 from e2e.conftest import dense_model
-from e2e.fleet import wait_for
 from edgectl_protocol import topics
 from edgectl_protocol.manifest import decode_manifest, layer_by_file
+from waiting import wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -33,8 +33,8 @@ def test_server_killed_in_the_middle_of_a_push(start, activity):
     data = {role: activity[role] for role in ("calibration", "evaluation")}
     job = server.begin_push("har", activity["model"], **data)
     wait_for(
-        "the pipeline at work",
         lambda: server.client.job(job).progress.stage in {"quantize", "evaluate", "search"},
+        "the pipeline at work",
     )
     server.kill()
     server.start()
@@ -75,7 +75,7 @@ def test_agent_killed_in_the_middle_of_a_download(start, large_model):
         files = list((agent.state / "partial").glob("*"))
         return any(f.stat().st_blocks * 512 > 2**20 for f in files if f.exists())
 
-    wait_for("a part of the model", some_has_come)
+    wait_for(some_has_come, "a part of the model")
     agent.kill()
     assert server.client.rollout(rollout).counts.committed == 0
     agent.token = ""
@@ -100,8 +100,7 @@ def test_disk_full_on_the_device(start, activity, large_model, tmp_path):
         assert server.push("large", large_model, **HEAVY).state == "succeeded"
         server.roll_out("large", "1", "pi-1")
         failed = wait_for(
-            "the failure",
-            lambda: (u := agent.update("large")) and u.state == "failed" and u,
+            lambda: (u := agent.update("large")) and u.state == "failed" and u, "the failure"
         )
         assert failed.reason.code == "disk.full"
         assert agent.infer("har", activity["windows"][:1])["model_version"] == "1"
@@ -181,8 +180,7 @@ def test_a_chunk_altered_in_the_broker(start, activity, tmp_path):
     try:
         server.roll_out("second", "1", "pi-1")
         failed = wait_for(
-            "the refusal",
-            lambda: (u := agent.update("second")) and u.state == "failed" and u,
+            lambda: (u := agent.update("second")) and u.state == "failed" and u, "the refusal"
         )
         assert failed.reason.code == "transfer.chunk_altered"
         assert "chunk 3" in failed.reason.detail
@@ -192,7 +190,7 @@ def test_a_chunk_altered_in_the_broker(start, activity, tmp_path):
         assert server.client.device("pi-1").rejected == []
     finally:
         saboteur.stop()
-    wait_for("the second version, once nobody spoils it", lambda: agent.running("second"))
+    wait_for(lambda: agent.running("second"), "the second version, once nobody spoils it")
 
 
 def test_a_stopped_server_leaves_nothing_running(start):

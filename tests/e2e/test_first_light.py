@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from e2e.fleet import wait_for
+from waiting import wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -42,10 +42,10 @@ def test_from_push_to_prediction(start, broker, activity):
     assert right / len(labels) > 0.8
 
     counted = wait_for(
-        "telemetry of all requests",
         lambda: [
             t for t in server.client.telemetry("har") if t.device == "pi-1" and t.requests >= 60
         ],
+        "telemetry of all requests",
     )[0]
     assert counted.requests == 60
     assert counted.errors == 0
@@ -78,6 +78,6 @@ def test_everything_survives_a_restart_of_everything(start, activity):
     agent.start()
     answer = agent.infer("har", activity["windows"][:1])
     assert answer["model_version"] == "1"
-    wait_for("the device online", lambda: server.client.device("pi-1").online)
+    wait_for(lambda: server.client.device("pi-1").online, "the device online")
     events = server.client.device_events("pi-1", limit=50)
     assert [e.after for e in events.items].count("committed") == 1

@@ -21,6 +21,7 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 WIDE = {"width": 1440, "height": 900}
+LAPTOP = {"width": 1024, "height": 768}
 PHONE = {"width": 390, "height": 844}
 
 

@@ -1,62 +1,122 @@
 """Every page: clean console, nothing from outside, accessible in both themes, fits a phone."""
 
+import re
+import shlex
+
+import click
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
+from edgectl.cli import cli
 from ui.browser import PHONE, open_page
-from ui.rows import MARKUP, PAUSED, RUNNING
+from ui.rows import LAST_EVENTS, MARKUP, PAUSED, RUNNING
+from ui.tour import PATHS, commands, look, violations
 
 pytestmark = pytest.mark.chromium
 
-PAGES = [
-    "/fleet",
-    "/fleet?q=nothing-is-called-this&online=true&model=har",
-    "/fleet/pi-porto-01",
-    "/fleet/pi-lyon-01",
-    "/models",
-    "/models/har",
-    "/models/har/2",
-    "/models/har/3",
-    "/models/har/4",
-    "/rollouts",
-    "/rollouts/new?model=har&version=3",
-    f"/rollouts/{RUNNING}",
-    f"/rollouts/{PAUSED}",
-    "/settings",
-]
-ALL_RULES = {
-    "type": "tag",
-    "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
-}
-COLOUR_RULES = {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}
+
+@pytest.fixture(scope="module")
+def tour(browser, origin, sessions):
+    """What an administrator sees on a walk through all pages; and what went wrong on the way."""
+    watched = open_page(browser, origin, storage_state=sessions["admin"])
+    sights = {path: look(watched, path) for path in PATHS}
+    watched.page.context.close()
+    return sights, watched.troubles
 
 
-def findings(page):
-    """Return what axe has against the page: all rules in light, those on colour in dark too."""
-    found = []
-    for scheme, rules in (("light", ALL_RULES), ("dark", COLOUR_RULES)):
-        page.emulate_media(color_scheme=scheme)
-        expect(page.locator(f"html[data-mantine-color-scheme={scheme}]")).to_have_count(1)
-        found += (
-            Axe()
-            .run(page, options={"runOnly": rules, "resultTypes": ["violations"]})
-            .response["violations"]
+def test_every_page_is_clean_and_accessible(tour):
+    sights, troubles = tour
+    assert not [line for sight in sights.values() for line in sight.violations]
+    assert not troubles
+
+
+def test_no_table_is_cut_off_on_a_laptop(tour):
+    sights, _ = tour
+    assert not {path: sight.cut_off for path, sight in sights.items() if sight.cut_off}
+
+
+def test_no_page_is_wider_than_a_phone(tour):
+    sights, _ = tour
+    for path, sight in sights.items():
+        assert sight.phone_width <= PHONE["width"], f"{path} is {sight.phone_width} px wide"
+        assert not sight.small_targets, f"{path}: targets under 24 px: {sight.small_targets}"
+
+
+def test_markup_in_names_and_reasons_is_text(tour):
+    sights, troubles = tour
+    for path in (
+        "/fleet",
+        "/fleet/pi-lyon-01",
+        "/models/har/3",
+        f"/rollouts/{PAUSED}",
+        f"/rollouts/{RUNNING}",
+    ):
+        assert MARKUP in sights[path].text, path
+    assert not [path for path, sight in sights.items() if sight.smuggled]
+    assert not [path for path, sight in sights.items() if "owned" in sight.title]
+    assert not troubles, "the policy of the page has nothing to block"
+
+
+def parse(line):
+    """Have the real command line take a command, short of doing it."""
+    program, *words = shlex.split(line)
+    assert program == "edgectl", line
+    command, context, name = cli, None, program
+    while isinstance(command, click.Group):
+        context = command.make_context(name, words, parent=context)
+        name, command, words = command.resolve_command(
+            context, [*context._protected_args, *context.args]
         )
-    return [
-        f"{page.url}: {one['id']}: {node['html'][:200]} {node.get('failureSummary', '')[:300]}"
-        for one in found
-        for node in one["nodes"]
+    command.make_context(name, words, parent=context)
+
+
+def test_the_command_line_takes_every_command_that_is_shown(tour, visit, tmp_path, monkeypatch):
+    sights, _ = tour
+    shown = {line for sight in sights.values() for line in sight.commands}
+    page = visit("admin").goto(f"/rollouts/{RUNNING}")
+    for name in ("Pause", "Abort"):
+        page.get_by_role("button", name=name).click()
+        shown.update(commands(page))
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("dialog")).to_have_count(0)
+    monkeypatch.chdir(tmp_path)
+    for name in ("model.onnx", "calibration.npz", "evaluation.npz"):
+        (tmp_path / name).touch()
+    for line in shown:
+        parse(line)
+    words = {tuple(line.split()[1:3]) for line in shown}
+    assert {("rollout", "pause"), ("rollout", "start"), ("tokens", "create")} <= words
+    with pytest.raises(click.ClickException):
+        parse("edgectl tokens create NAME --colour red")
+
+
+def test_what_was_published_stands_out_from_what_was_only_accepted(visit):
+    page = visit().goto("/models/har/3")
+    table = page.get_by_role("region", name="Recipes that were tried")
+    verdicts = table.locator(".verdict").all_inner_texts()
+    assert verdicts == [
+        "Published as onnx-fp32",
+        "Published as onnx-int8",
+        "Accepted",
+        "Rejected",
+        "Failed",
     ]
+    devices = page.locator(".tile", has_text="Latency, devices")
+    expect(devices).to_contain_text(re.compile(r"1\.21 ms.*median of \d+ trials", re.DOTALL))
 
 
-def test_every_page_is_clean_and_accessible(visit):
-    watched = visit("admin")
-    seen = []
-    for path in PAGES:
-        seen += findings(watched.goto(path))
-    assert not seen
-    assert not watched.troubles
+def test_a_trial_is_shown_where_it_ended_and_older_updates_on_request(visit):
+    page = visit().goto("/fleet/pi-porto-01")
+    timeline = page.get_by_role("list", name="Update timeline")
+    steps, trials = timeline.get_by_role("listitem"), timeline.locator(".trial")
+    expect(steps).to_have_count(14)
+    expect(trials).to_have_count(2)
+    expect(trials.first.locator("xpath=..")).to_contain_text("Activating from trial")
+    expect(page.get_by_text(f"newest 14 of {LAST_EVENTS}")).to_be_visible()
+    page.get_by_role("button", name=f"Show {LAST_EVENTS - 14} more").click()
+    expect(steps).to_have_count(LAST_EVENTS)
+    expect(trials).to_have_count(3)
+    expect(page.get_by_role("button", name=re.compile("^Show .* more"))).to_have_count(0)
 
 
 def test_dialogs_and_the_login_are_accessible(visit, browser, origin):
@@ -64,64 +124,29 @@ def test_dialogs_and_the_login_are_accessible(visit, browser, origin):
     page = watched.goto(f"/rollouts/{RUNNING}")
     page.get_by_role("button", name="Abort").click()
     expect(page.get_by_role("dialog")).to_be_visible()
-    assert not findings(page)
+    assert not violations(page)
 
     stranger = open_page(browser, origin)
     stranger.page.goto(origin)
     expect(stranger.page.get_by_label("User name")).to_be_visible()
-    seen = findings(stranger.page)
+    seen = violations(stranger.page)
     stranger.page.context.close()
     assert not seen
 
 
-def test_no_page_is_wider_than_a_phone(visit):
-    watched = visit("operator", viewport=PHONE, has_touch=True)
-    for path in PAGES:
-        page = watched.goto(path)
-        width = page.evaluate("document.documentElement.scrollWidth")
-        assert width <= PHONE["width"], f"{path} is {width} px wide"
-        small = page.evaluate(
-            """() => [...document.querySelectorAll('button, .nav a, [role=button]')]
-                 .map((each) => [each, each.getBoundingClientRect()])
-                 .filter(([, box]) => box.width && (box.width < 24 || box.height < 24))
-                 .map(([each]) => each.outerHTML.slice(0, 120))"""
-        )
-        assert not small, f"{path}: targets under 24 px: {small}"
-
-
-def test_markup_in_names_and_reasons_is_text(visit):
-    watched = visit("operator")
-    shown = {
-        "/fleet": "Devices",
-        "/fleet/pi-lyon-01": "Update timeline",
-        "/models/har/3": "Recipes that were tried",
-        f"/rollouts/{PAUSED}": "History of this rollout",
-        f"/rollouts/{RUNNING}": "Devices of this rollout",
-    }
-    for path, region in shown.items():
-        page = watched.goto(path)
-        expect(page.get_by_role("region", name=region)).to_contain_text(MARKUP)
-        assert page.evaluate("document.querySelectorAll('#root script, #root img').length") == 0
-        assert "owned" not in page.title()
-    assert not watched.troubles, "the policy of the page has nothing to block"
-
-
-@pytest.mark.parametrize(
-    ("path", "back"),
-    [
-        ("/fleet/pi-nowhere", "Back to the fleet"),
-        ("/models/nothing", "All models"),
-        ("/rollouts/what-is-this", "All rollouts"),
-        ("/models/har/99", "All versions of har"),
-        ("/rollouts/0000000000000000", "All rollouts"),
-        ("/no/such/page", "Go to the fleet"),
-    ],
-)
-def test_what_does_not_exist_leads_back(visit, origin, path, back):
+def test_what_does_not_exist_leads_back(visit, origin):
     page = visit().page
-    page.goto(origin + path)
-    page.get_by_role("link", name=back).click()
-    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    for path, back in {
+        "/fleet/pi-nowhere": "Back to the fleet",
+        "/models/nothing": "All models",
+        "/rollouts/what-is-this": "All rollouts",
+        "/models/har/99": "All versions of har",
+        "/rollouts/0000000000000000": "All rollouts",
+        "/no/such/page": "Go to the fleet",
+    }.items():
+        page.goto(origin + path)
+        page.get_by_role("link", name=back).click()
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
 
 
 def test_the_keyboard_reaches_the_content_first(visit):

@@ -48,6 +48,11 @@ def test_numbers_lead_to_the_list_that_they_count(visit):
     expect(rows).to_have_count(3)
     expect(page.get_by_text("no space left on the device")).to_be_visible()
 
+    page.get_by_role("link", name=re.compile("^Updating")).click()
+    expect(page).to_have_url(re.compile(r"/fleet\?updating=true$"))
+    expect(rows).to_have_count(2)
+    expect(page.get_by_role("button", name="Updating, remove filter")).to_be_visible()
+
     page.goto(page.url.split("/fleet")[0] + f"/rollouts/{RUNNING}")
     page.get_by_role("link", name=re.compile("Rolled back 1")).click()
     expect(page).to_have_url(re.compile("state=rolled_back"))
@@ -62,7 +67,7 @@ def test_the_abort_dialog_by_keyboard(visit):
     button.focus()
     page.keyboard.press("Enter")
     dialog = page.get_by_role("dialog", name="Abort this rollout")
-    expect(dialog).to_be_visible()
+    expect(dialog.locator(":focus")).to_have_count(1)
     for _ in range(12):
         page.keyboard.press("Tab")
         assert page.evaluate(
@@ -91,7 +96,7 @@ def test_a_paused_rollout_is_aborted_with_a_reason_and_stays_so(visit):
     dialog.get_by_role("button", name="Abort rollout").click()
     expect(dialog).to_have_count(0)
     expect(page.get_by_text("Aborted", exact=True).first).to_be_visible()
-    history = page.get_by_role("region", name="History of this rollout")
+    history = page.get_by_role("list", name="History of this rollout")
     expect(history).to_contain_text("wrong labels")
     expect(page.get_by_role("button", name="Abort")).to_have_attribute("aria-disabled", "true")
 
@@ -175,3 +180,16 @@ def test_a_decommissioned_device_says_so(visit):
     dialog.get_by_role("button", name="Decommission").click()
     expect(dialog).to_have_count(0)
     expect(page.get_by_text("Decommissioned").first).to_be_visible()
+
+    # It is counted no longer, and listed on request.
+    page.get_by_role("link", name="Fleet", exact=True).first.click()
+    for name, left in (("Devices", DEVICES - 1), ("Offline", 4)):
+        tile = page.get_by_role("link", name=re.compile(f"^{name}"))
+        expect(tile.locator(".tile-value")).to_have_text(str(left))
+        tile.click()
+        expect(page.locator(".pager")).to_contain_text(f"of {left}")
+    page.get_by_role("link", name=re.compile("^Devices")).click()
+    page.get_by_role("combobox", name="State").click()
+    page.get_by_role("option", name="Decommissioned").click()
+    expect(page.locator(".pager")).to_contain_text("of 1")
+    expect(page.get_by_role("link", name="pi-gdansk-10")).to_be_visible()

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,16 +47,10 @@ from edgectl_agent.inference.process import (
 from edgectl_agent.inference.routes import Routes
 from edgectl_agent.inference.slots import Slots
 from edgectl_protocol.names import digest_of
+from waiting import wait_for
 
 INFER = "/v2/models/activity/infer"
 ONE = np.zeros((1, 1), np.float32)
-
-
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        threading.Event().wait(0.005)
 
 
 def gone(pid: int) -> bool:
@@ -177,7 +171,7 @@ def test_after_a_death_it_starts_again_on_the_same_port(
     process.load(make_bundle(tmp_path))
     assert process._child is not None
     os.kill(process._child.pid, signal.SIGKILL)
-    until(lambda: not process.alive())
+    wait_for(lambda: not process.alive())
     with pytest.raises(InferenceDown):
         process.health("activity")
     process.start()
@@ -217,7 +211,7 @@ def test_it_dies_with_its_supervisor(tmp_path: Path, number: signal.Signals) -> 
         assert not gone(pid)
         running.send_signal(number)
         running.wait(20)
-        until(lambda: gone(pid))
+        wait_for(lambda: gone(pid))
 
 
 def test_it_dies_with_its_supervisor_even_while_a_model_hangs(tmp_path: Path) -> None:
@@ -238,10 +232,10 @@ def test_it_dies_with_its_supervisor_even_while_a_model_hangs(tmp_path: Path) ->
     with supervisor(file, command) as (running, pid):
         ticks = os.sysconf("SC_CLK_TCK")
         stat = Path(f"/proc/{pid}/stat")
-        until(lambda: int(stat.read_text().rpartition(")")[2].split()[11]) > ticks)
+        wait_for(lambda: int(stat.read_text().rpartition(")")[2].split()[11]) > ticks)
         running.kill()
         running.wait(20)
-        until(lambda: gone(pid))
+        wait_for(lambda: gone(pid))
 
 
 def test_a_thread_that_has_started_it_may_end(tmp_path: Path) -> None:
@@ -366,7 +360,7 @@ def test_no_request_fails_over_hot_swaps(process: InferenceProcess, tmp_path: Pa
     with Load(process.endpoint, INFER, body_of(activity()[0][0])) as load:
         for bundle in bundles[1:]:
             before = load.manifests.total()
-            until(lambda before=before: load.manifests.total() > before + 50)
+            wait_for(lambda before=before: load.manifests.total() > before + 50)
             process.load(bundle)
             assert process.health("activity").manifest == bundle.manifest
             for window in process.windows():
@@ -388,10 +382,10 @@ def test_a_large_model_is_swapped_while_requests_are_in_it(
     with Load(process.endpoint, "/v2/models/large/infer", json.dumps(body).encode()) as load:
         for version in ("2", "3"):
             before = load.manifests.total()
-            until(lambda before=before: load.manifests.total() > before + 5)
+            wait_for(lambda before=before: load.manifests.total() > before + 5)
             process.load(another_version(bundle, version))
         before = load.manifests.total()
-        until(lambda: load.manifests.total() > before + 5)
+        wait_for(lambda: load.manifests.total() > before + 5)
         status, _ = client.call("GET", "/v2/health/live")
         assert status == 200
     assert set(load.statuses) == {200}, load.statuses

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,16 +15,10 @@ import pytest
 from agent.inference.models import Client, activity, counted_bundle, make_bundle
 from edgectl_agent.inference.process import InferenceDown, InferenceProcess
 from edgectl_agent.inference.pulse import Place, Pulse, Silence, make_page, padded
+from waiting import wait_for
 
 DIGEST = "sha256:" + "ab" * 32
 COUNTED = "/v2/models/counted/infer"
-
-
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        threading.Event().wait(0.02)
 
 
 def rounds(count: int) -> bytes:
@@ -104,9 +98,9 @@ def test_a_model_that_hangs_on_the_loop_is_named_and_does_so_once(
     assert client.call("POST", COUNTED, rounds(5))[0] == 200
     client.close()
     stuck = hang(process.endpoint)
-    until(lambda: process.silent_s() > 2)
+    wait_for(lambda: process.silent_s() > 2)
     process.kill()
-    until(lambda: not process.alive())
+    wait_for(lambda: not process.alive())
     death = process.death()
     assert death.hung
     assert death.suspects == (counted.manifest,)
@@ -132,7 +126,7 @@ def test_it_can_be_ended_while_another_thread_waits_for_it(
 ) -> None:
     process.load(counted_bundle(tmp_path, golden_rounds=10))
     stuck = hang(process.endpoint)
-    until(lambda: process.silent_s() > 1.5)
+    wait_for(lambda: process.silent_s() > 1.5)
     failures: list[str] = []
 
     def load() -> None:
@@ -153,7 +147,7 @@ def test_it_can_be_ended_while_another_thread_waits_for_it(
 def test_a_crash_tells_its_signal(process: InferenceProcess) -> None:
     assert process._child is not None
     os.kill(process._child.pid, signal.SIGSEGV)
-    until(lambda: not process.alive())
+    wait_for(lambda: not process.alive())
     death = process.death()
     assert not death.hung
     assert "SIGSEGV" in death.detail

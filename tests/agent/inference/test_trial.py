@@ -21,6 +21,7 @@ from agent.inference.models import HAR, activity, infinite_loop, make_bundle, sa
 from edgectl_agent.bundle import Bundle
 from edgectl_agent.trial import TrialResult, Verdict, run_trial
 from edgectl_protocol.manifest import Budget, Golden, TensorSpec, Tolerance
+from waiting import wait_for
 
 MEMORY = 400 * 1024 * 1024
 ONE = np.zeros((1, 1), np.float32)
@@ -256,13 +257,12 @@ def children() -> list[int]:
 
 def wait_until_computing(pid: int) -> None:
     """Wait until the process has spent a second of processor time: it is in the model's loop."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
+
+    def seconds() -> float:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        if (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") > 1:
-            return
-        threading.Event().wait(0.02)
-    raise AssertionError("the trial never began to compute")
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    wait_for(lambda: seconds() > 1, "the trial's computing")
 
 
 @pytest.mark.parametrize(
@@ -282,10 +282,7 @@ def test_death_by_signal(
     results: list[TrialResult] = []
     thread = threading.Thread(target=lambda: results.append(tried(bundle)))
     thread.start()
-    deadline = time.monotonic() + 10
-    while not (new := set(children()) - before) and time.monotonic() < deadline:
-        threading.Event().wait(0.01)
-    (pid,) = new
+    (pid,) = wait_for(lambda: set(children()) - before, "the trial's process")
     wait_until_computing(pid)
     os.kill(pid, number)
     thread.join(30)
@@ -309,18 +306,12 @@ def test_trial_dies_with_its_supervisor(tmp_path: Path) -> None:
     supervisor = subprocess.Popen([sys.executable, "-c", program, str(bundle)])
     try:
         listing = Path(f"/proc/{supervisor.pid}/task/{supervisor.pid}/children")
-        deadline = time.monotonic() + 10
-        while not (found := listing.read_text().split()) and time.monotonic() < deadline:
-            threading.Event().wait(0.01)
-        pid = int(found[0])
+        pid = int(wait_for(lambda: listing.read_text().split(), "the trial's process")[0])
         wait_until_computing(pid)
     finally:
         supervisor.kill()
         supervisor.wait()
-    deadline = time.monotonic() + 10
-    while running(pid):
-        assert time.monotonic() < deadline, "the trial outlived its supervisor"
-        threading.Event().wait(0.02)
+    wait_for(lambda: not running(pid), "the end of the trial whose supervisor was killed")
 
 
 def running(pid: int) -> bool:

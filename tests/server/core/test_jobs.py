@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -15,17 +14,9 @@ from edgectl_server.clock import now
 from edgectl_server.errors import Conflict, NotFound, Unavailable
 from edgectl_server.jobs import JobCancelled, JobContext, JobFailed, JobLost, Jobs
 from edgectl_server.storage.tables import Job, Model
+from waiting import wait_for
 
 WAIT_S = 20.0
-
-
-def wait_for(found, what: str):
-    deadline = time.monotonic() + WAIT_S
-    while time.monotonic() < deadline:
-        if found():
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError(f"{what} did not happen within {WAIT_S} s")
 
 
 class Handler:

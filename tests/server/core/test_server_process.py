@@ -15,6 +15,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from waiting import wait_for
+
 ACTIVITY = Path(__file__).parents[3] / "server/edgectl/demo/activity"
 START_S = 60
 WAIT_S = 60
@@ -92,16 +94,6 @@ def start(tmp_path):
     for server in started:
         if server.process.poll() is None:
             server.stop(signal.SIGKILL)
-
-
-def wait_for(look, what: str):
-    deadline = time.monotonic() + WAIT_S
-    while time.monotonic() < deadline:
-        found = look()
-        if found:
-            return found
-        threading.Event().wait(0.02)
-    raise AssertionError(f"{what} did not happen within {WAIT_S} s")
 
 
 def send(client, content: bytes, *, offset=0, stop=None):

@@ -7,7 +7,6 @@ import json
 import secrets
 import ssl
 import threading
-import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -63,19 +62,9 @@ from edgectl_server.signing.repository import Target
 from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.tables import BundleVariant, Device, Model, ModelVersion
+from waiting import wait_for
 
 CAPABILITIES = Capabilities(machine="aarch64", runtimes={"onnxruntime": "1.32.0"})
-
-
-def wait_until(condition: Callable[[], object], timeout_s: float = 15.0) -> object:
-    """Wait for a level with a bound; return what was found."""
-    end = time.monotonic() + timeout_s
-    while True:
-        found = condition()
-        if found:
-            return found
-        assert time.monotonic() < end, f"not within {timeout_s} s: {condition}"
-        threading.Event().wait(0.02)
 
 
 class Clock:
@@ -317,7 +306,7 @@ class Pi:
             order = self.verify(payloads[-1])
             return order if order.counter >= counter else None
 
-        return wait_until(find)
+        return wait_for(find)
 
     def verify(self, payload: bytes) -> Order:
         root = Metadata.from_bytes(self.enrolment.root.encode()).signed
@@ -337,7 +326,7 @@ class Pi:
         for name in names:
             self.got.pop(name, None)
             self.subscribe(name)
-        wait_until(lambda: all(any(self.got.get(name, [])) for name in names))
+        wait_for(lambda: all(any(self.got.get(name, [])) for name in names))
         self.client.unsubscribe(names)
         return b"".join(self.got[name][-1] for name in names)
 

@@ -22,7 +22,8 @@ from edgectl_server.clock import now
 from edgectl_server.schemas import RolloutPolicy, RolloutRequest, Selector
 from edgectl_server.storage.paging import PageQuery
 from server.fleet.conftest import Site
-from server.fleet.fleet_helpers import Pi, wait_until
+from server.fleet.fleet_helpers import Pi
+from waiting import wait_for
 
 PAGE = PageQuery(q="", sort="", offset=0, limit=100)
 
@@ -44,7 +45,7 @@ def state_of(site: Site, rollout: str) -> str:
 def test_from_enrolment_to_committed(site: Site) -> None:
     manifests = site.version()
     pis = [site.pi(f"pi-{number}") for number in range(3)]
-    wait_until(lambda: site.plane.fleet.summary().online == 3)
+    wait_for(lambda: site.plane.fleet.summary().online == 3)
 
     rollout = start(site, observe_s=3.5)
     for pi in pis:
@@ -65,12 +66,12 @@ def test_from_enrolment_to_committed(site: Site) -> None:
     assert model.chunk_index is not None
     assert digest_of(pis[1].fetch(model.digest, model.size)) == model.digest
     pis[2].subscribe(topics.chunk_index(model.digest))
-    index = wait_until(lambda: pis[2].got.get(topics.chunk_index(model.digest)))[-1]
+    index = wait_for(lambda: pis[2].got.get(topics.chunk_index(model.digest)))[-1]
     assert len(parse_index(index, digest=model.chunk_index, length=model.size)) == 3
 
     for pi in pis:
         pi.run(pi.order(1))
-    wait_until(lambda: state_of(site, rollout) == "completed")
+    wait_for(lambda: state_of(site, rollout) == "completed")
     info = site.plane.rollouts.rollout(rollout)
     assert info.counts.committed == info.counts.total == 3
     assert info.finished_at is not None
@@ -80,7 +81,7 @@ def test_from_enrolment_to_committed(site: Site) -> None:
         ["started", *["device_ordered"] * 3, *["device_committed"] * 3, "completed"]
     )
     # What nobody needs any more leaves the broker.
-    wait_until(lambda: not retained_chunks(site, pis[0], model.digest))
+    wait_for(lambda: not retained_chunks(site, pis[0], model.digest))
 
 
 def retained_chunks(site: Site, pi: Pi, digest: str) -> list[bytes]:
@@ -93,21 +94,21 @@ def retained_chunks(site: Site, pi: Pi, digest: str) -> list[bytes]:
     pi.subscribe(name)
     pi.client.unsubscribe(marker)
     pi.subscribe(marker)  # its retained answer comes after the chunk's
-    wait_until(lambda: len(pi.got.get(marker, [])) > before)
+    wait_for(lambda: len(pi.got.get(marker, [])) > before)
     return [payload for payload in pi.got.get(name, []) if payload]
 
 
 def test_metadata_is_on_the_broker_and_moves_on(site: Site) -> None:
     pi = site.pi("pi-1")
     pi.subscribe(topics.head(), topics.metadata("timestamp", None), topics.metadata("root", 1))
-    wait_until(lambda: len(pi.got.keys() & {topics.head(), topics.metadata("root", 1)}) == 2)
+    wait_for(lambda: len(pi.got.keys() & {topics.head(), topics.metadata("root", 1)}) == 2)
     assert decode(MetadataHead, pi.got[topics.head()][-1]).root == 1
     assert pi.got[topics.metadata("root", 1)][-1] == site.plane.repository.first_root
 
     for number in range(4):
         site.version(str(number))
         assert site.plane.publisher.publish_metadata()
-    wait_until(
+    wait_for(
         lambda: (
             pi.got[topics.metadata("timestamp", None)][-1]
             == site.plane.repository.metadata()[-1][2]
@@ -116,7 +117,7 @@ def test_metadata_is_on_the_broker_and_moves_on(site: Site) -> None:
     files = {(role, number) for role, number, _ in site.plane.repository.metadata()}
     newest = max(number for role, number in files if role == "snapshot")
     pi.subscribe(topics.metadata("snapshot", newest), topics.metadata("snapshot", 1))
-    wait_until(lambda: topics.metadata("snapshot", newest) in pi.got)
+    wait_for(lambda: topics.metadata("snapshot", newest) in pi.got)
     assert topics.metadata("snapshot", 1) not in pi.got
 
 
@@ -156,7 +157,7 @@ def test_events_and_telemetry_are_stored_once_and_acknowledged_each_time(site: S
     for _ in range(2):
         pi.publish(topics.event("pi-1"), encode(event))
         pi.publish(topics.telemetry("pi-1"), encode(batch))
-    acks = wait_until(lambda: len(found := pi.got.get(topics.ack("pi-1"), [])) == 4 and found)
+    acks = wait_for(lambda: len(found := pi.got.get(topics.ack("pi-1"), [])) == 4 and found)
     assert sorted(decode(Ack, payload).seq for payload in acks) == [10, 10, 11, 11]
     assert site.plane.fleet.events("pi-1", PAGE).total == 1
     (summary,) = site.plane.telemetry.summary(model="har", since_s=60)
@@ -166,24 +167,24 @@ def test_events_and_telemetry_are_stored_once_and_acknowledged_each_time(site: S
 
 def test_a_broken_connection_is_seen_and_a_return_too(site: Site) -> None:
     pi = site.pi("pi-1")
-    wait_until(lambda: site.plane.fleet.device("pi-1").online)
+    wait_for(lambda: site.plane.fleet.device("pi-1").online)
     pi.kill()
-    wait_until(lambda: not site.plane.fleet.device("pi-1").online)
+    wait_for(lambda: not site.plane.fleet.device("pi-1").online)
     pi.connect()
     pi.report()
-    wait_until(lambda: site.plane.fleet.device("pi-1").online)
+    wait_for(lambda: site.plane.fleet.device("pi-1").online)
 
 
 def test_a_decommissioned_device_is_out(site: Site) -> None:
     pi, other = site.pi("pi-1"), site.pi("pi-2")
-    wait_until(lambda: site.plane.fleet.summary().online == 2)
+    wait_for(lambda: site.plane.fleet.summary().online == 2)
     site.version()
     start(site)
     pi.order(1)
 
     shown = site.plane.fleet.decommission("pi-1")
     assert shown.state == "decommissioned"
-    wait_until(lambda: not pi.connected.is_set())
+    wait_for(lambda: not pi.connected.is_set())
     pi.disconnect()
     pi.connect(wait=False)
     assert not pi.connected.wait(1.5)
@@ -195,27 +196,27 @@ def test_a_decommissioned_device_is_out(site: Site) -> None:
 def test_a_late_device_gets_what_it_lacks(site: Site) -> None:
     manifests = site.version()
     early, late = site.pi("early"), site.pi("late")
-    wait_until(lambda: site.plane.fleet.summary().online == 2)
+    wait_for(lambda: site.plane.fleet.summary().online == 2)
     rollout = start(site)
     for pi in (early, late):
         pi.run(pi.order(1))
-    wait_until(lambda: state_of(site, rollout) == "completed")
+    wait_for(lambda: state_of(site, rollout) == "completed")
     digest = manifests["int8"]
-    wait_until(lambda: not retained_chunks(site, early, digest))
+    wait_for(lambda: not retained_chunks(site, early, digest))
 
     late.got.clear()
     late.subscribe(topics.chunk(digest, 0))
     foreign = SeedRequest(device="late", blob=digest_of(b"not yours"), chunks=(0,))
     late.publish(topics.seed("late"), encode(foreign))
     late.publish(topics.seed("late"), encode(SeedRequest(device="late", blob=digest, chunks=(0,))))
-    payload = wait_until(lambda: late.got.get(topics.chunk(digest, 0)))[-1]
+    payload = wait_for(lambda: late.got.get(topics.chunk(digest, 0)))[-1]
     assert digest_of(payload) == digest
 
 
 def test_missing_chunks_are_published_again_while_a_rollout_runs(site: Site) -> None:
     manifests = site.version()
     pi = site.pi("pi-1")
-    wait_until(lambda: site.plane.fleet.summary().online == 1)
+    wait_for(lambda: site.plane.fleet.summary().online == 1)
     start(site)
     pi.order(1)
     model = layer_by_file(decode_manifest(pi.fetch(manifests["fp32"], 1)), MODEL_FILE)
@@ -224,10 +225,10 @@ def test_missing_chunks_are_published_again_while_a_rollout_runs(site: Site) -> 
     pi.got.clear()
     names = [topics.chunk(model.digest, 2), topics.chunk_index(model.digest)]
     pi.subscribe(*names)
-    wait_until(lambda: all(pi.got.get(name) for name in names))
+    wait_for(lambda: all(pi.got.get(name) for name in names))
     request = SeedRequest(device="pi-1", blob=model.digest, chunks=(2, -1, 999), refused=(2,))
     pi.publish(topics.seed("pi-1"), encode(request))
-    wait_until(lambda: all(len(pi.got[name]) == 2 for name in names))
+    wait_for(lambda: all(len(pi.got[name]) == 2 for name in names))
     assert pi.got[names[0]][-1] == content[2 * CHUNK_BYTES : 3 * CHUNK_BYTES]
     assert digest_of(pi.got[names[1]][-1]) == model.chunk_index
 
@@ -236,7 +237,7 @@ def test_a_restart_loses_nothing_and_repeats_nothing(site: Site) -> None:
     """Orders, states and chunks survive; counters do not move without a reason."""
     manifests = site.version()
     pi = site.pi("pi-1")
-    wait_until(lambda: site.plane.fleet.summary().online == 1)
+    wait_for(lambda: site.plane.fleet.summary().online == 1)
     rollout = start(site)
     first = pi.order(1)
     pi.disconnect()
@@ -248,29 +249,29 @@ def test_a_restart_loses_nothing_and_repeats_nothing(site: Site) -> None:
     assert pi.order(1) == first
     assert digest_of(pi.fetch(manifests["int8"], 1)) == manifests["int8"]
     pi.run(pi.order(1))
-    wait_until(lambda: state_of(site, rollout) == "completed")
+    wait_for(lambda: state_of(site, rollout) == "completed")
     assert site.plane.fleet.device("pi-1").order_counter == first.counter
 
 
 def test_an_abort_reaches_the_devices(site: Site) -> None:
     site.version("1")
     done, busy = site.pi("done"), site.pi("busy")
-    wait_until(lambda: site.plane.fleet.summary().online == 2)
+    wait_for(lambda: site.plane.fleet.summary().online == 2)
     rollout = start(site)
     for pi in (done, busy):
         pi.run(pi.order(1))
-    wait_until(lambda: state_of(site, rollout) == "completed")
+    wait_for(lambda: state_of(site, rollout) == "completed")
 
     site.version("2")
     second = start(site, "2")
     done.run(done.order(2))
-    wait_until(lambda: site.plane.rollouts.rollout(second).counts.committed == 1)
+    wait_for(lambda: site.plane.rollouts.rollout(second).counts.committed == 1)
     assert busy.order(2).slots["har"].version == "2"
     site.plane.rollouts.abort(second, "anna", "it is too warm")
     back = busy.order(3)
     assert back.slots["har"].version == "1"
     assert back.slots["har"].rollout is None
-    info = wait_until(
+    info = wait_for(
         lambda: (one := site.plane.rollouts.rollout(second)).finished_at is not None and one
     )
     assert (info.state, info.counts.committed, info.counts.cancelled) == ("aborted", 1, 1)
@@ -280,7 +281,7 @@ def test_an_abort_reaches_the_devices(site: Site) -> None:
 
 def test_hostile_messages_are_dropped_and_the_rest_goes_on(site: Site) -> None:
     pi = site.pi("pi-1")
-    wait_until(lambda: site.plane.fleet.device("pi-1").online)
+    wait_for(lambda: site.plane.fleet.device("pi-1").online)
     dropped = site.plane.intake.dropped
     for payload in (
         b"x",
@@ -290,10 +291,10 @@ def test_hostile_messages_are_dropped_and_the_rest_goes_on(site: Site) -> None:
     ):
         for topic in (topics.state("pi-1"), topics.event("pi-1"), topics.telemetry("pi-1")):
             pi.publish(topic, payload)
-    wait_until(lambda: dropped["malformed"] + dropped["device"] == 12)
+    wait_for(lambda: dropped["malformed"] + dropped["device"] == 12)
     assert dropped["device"] == 2  # the last payload is a state and a batch, of another device
     pi.report()
-    wait_until(lambda: site.plane.fleet.device("pi-1").boot == 1)
+    wait_for(lambda: site.plane.fleet.device("pi-1").boot == 1)
     assert pi.connected.is_set()
 
 
@@ -305,6 +306,6 @@ def test_a_burst_is_taken_in_without_loss(site: Site) -> None:
         batch = TelemetryBatch(device="pi-1", boot=1, seq=seq, system=SystemSample(at=now()))
         pi.publish(topics.telemetry("pi-1"), encode(batch))
     acks = topics.ack("pi-1")
-    wait_until(lambda: len(pi.got.get(acks, [])) >= count, 40)
+    wait_for(lambda: len(pi.got.get(acks, [])) >= count, bound_s=40)
     assert {decode(Ack, payload).seq for payload in pi.got[acks]} == set(range(count))
     assert not site.plane.intake.dropped

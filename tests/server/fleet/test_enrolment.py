@@ -171,7 +171,7 @@ def test_a_key_that_enrols_again_keeps_its_certificate_until_it_nears_its_end(
         assert session.get_one(Device, "pi-1").earlier_serials == [f"{serial:x}"]
 
 
-@pytest.mark.parametrize("name", ["server", "operator", "probe"])
+@pytest.mark.parametrize("name", ["server", "operator", "probe", "Server", "broker"])
 def test_reserved_names_are_refused_and_cost_nothing(enroller, database, name) -> None:
     token = token_of(enroller)
     with pytest.raises(InvalidName):
@@ -208,6 +208,30 @@ def test_the_last_use_is_given_once(enroller, database) -> None:
     assert sorted(outcomes) == ["in"] * 2 + ["out"] * 4
     with database.read() as session:
         assert session.scalar(select(func.count()).select_from(Device)) == 2
+
+
+def test_without_a_token_nobody_waits_or_makes_others_wait(enroller, database) -> None:
+    """Anybody can ask; who has no token gets the answer while others write, without a lock."""
+    wrong = structs.replace(make_request(token_of(enroller), "pi-1"), proof="0" * 64)
+    unknown = structs.replace(wrong, token_id="0" * 16)
+    answered: list[type] = []
+
+    def ask() -> None:
+        for request in (wrong, unknown):
+            try:
+                enroller.enrol(request)
+            except Unauthorized as error:
+                answered.append(type(error))
+
+    with database.write() as session:
+        session.get(EnrolToken, wrong.token_id, with_for_update=True)
+        thread = threading.Thread(target=ask)
+        thread.start()
+        thread.join(10)
+        waited = thread.is_alive()
+    thread.join()
+    assert not waited
+    assert answered == [Unauthorized] * 2
 
 
 def test_old_tokens_are_forgotten(enroller, database, clock) -> None:

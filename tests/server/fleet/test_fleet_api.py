@@ -13,7 +13,8 @@ from edgectl_protocol.update import UpdateState
 from edgectl_server.api.app import create_app
 from edgectl_server.services import Services, open_services
 from edgectl_server.settings import Settings
-from server.fleet.fleet_helpers import Pi, add_version, make_request, wait_until
+from server.fleet.fleet_helpers import Pi, add_version, make_request
+from waiting import wait_for
 
 
 @dataclass
@@ -71,7 +72,7 @@ def pis(api: Api, tmp_path: Path) -> Iterator[list[Pi]]:
     for pi in pis:
         pi.connect()
         pi.report()
-    wait_until(lambda: api.get("/fleet")["online"] == 2)
+    wait_for(lambda: api.get("/fleet")["online"] == 2)
     yield pis
     for pi in pis:
         pi.disconnect()
@@ -87,7 +88,7 @@ def test_from_a_token_to_a_committed_version(api: Api, pis: list[Pi]) -> None:
     assert answer.json()["counts"]["pending"] == 2
 
     pis[0].run(pis[0].order(1))
-    wait_until(lambda: api.get(f"/rollouts/{rollout}")["counts"]["committed"] == 1)
+    wait_for(lambda: api.get(f"/rollouts/{rollout}")["counts"]["committed"] == 1)
     (committed,) = api.get(f"/rollouts/{rollout}/devices", state="committed")["items"]
     assert (committed["device"], committed["step"], committed["variant"]) == (
         "pi-1", "committed", "int8",
@@ -104,7 +105,7 @@ def test_from_a_token_to_a_committed_version(api: Api, pis: list[Pi]) -> None:
     assert api.get(f"/rollouts/{rollout}")["note"] == "paused by admin: lunch"
     api.call("POST", f"/rollouts/{rollout}/actions/resume", role="operator", json={})
     pis[1].run(pis[1].order(1))
-    wait_until(lambda: api.get(f"/rollouts/{rollout}")["state"] == "completed")
+    wait_for(lambda: api.get(f"/rollouts/{rollout}")["state"] == "completed")
     kinds = [one["kind"] for one in api.get(f"/rollouts/{rollout}/events", limit=200)["items"]]
     assert kinds[0] == "completed"
     assert kinds[-1] == "started"
@@ -123,8 +124,8 @@ def test_devices_are_found_by_what_they_do(api: Api, pis: list[Pi]) -> None:
     def names(**query) -> list[str]:
         return [one["id"] for one in api.get("/devices", **query)["items"]]
 
-    wait_until(lambda: names(model="har", version="1") == ["pi-1"])
-    wait_until(lambda: names(online=True) == ["pi-1"])
+    wait_for(lambda: names(model="har", version="1") == ["pi-1"])
+    wait_for(lambda: names(online=True) == ["pi-1"])
     assert names(online=False) == ["pi-2"]
     assert names(failing=True) == names(updating=True) == []
     assert names(failing=False) == names(updating=False) == ["pi-1", "pi-2"]
@@ -160,7 +161,7 @@ def test_the_list_holds_what_the_fleet_counts(api: Api, pis: list[Pi]) -> None:
         return [{name: fleet[name] for name in lists}, listed]
 
     full = {"devices": 2, "online": 2, "offline": 0, "updating": 1, "failing": 1}
-    wait_until(lambda: counted() == [full, full])
+    wait_for(lambda: counted() == [full, full])
     assert [one["id"] for one in api.get("/devices", updating=True)["items"]] == ["pi-1"]
     for pi in pis:
         api.call("POST", f"/devices/{pi.name}/actions/decommission")
@@ -247,7 +248,7 @@ def test_decommissioning_is_for_admins_and_ends_the_connection(api: Api, pis: li
         assert api.call("POST", path, role=role).status_code == 403
     answer = api.call("POST", path)
     assert (answer.status_code, answer.json()["state"]) == (200, "decommissioned")
-    wait_until(lambda: not pis[0].connected.is_set())
+    wait_for(lambda: not pis[0].connected.is_set())
     assert api.get("/fleet")["devices"] == 1
     again = {"model": "har", "version": "1", "selector": {"devices": ["pi-1"]}}
     add_version(api.services.database, api.services.blobs, api.services.repository)

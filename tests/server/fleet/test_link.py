@@ -15,7 +15,7 @@ from edgectl_server.distribution.interface import RunningBroker
 from edgectl_server.distribution.link import BrokerLink, Incoming
 from edgectl_server.errors import Unavailable
 from edgectl_server.signing.authority import Authority
-from server.fleet.fleet_helpers import wait_until
+from waiting import wait_for
 
 TOPIC = topics.event("pi-1")
 
@@ -99,7 +99,7 @@ def device_publishes(wires: Wires, folder: Path, payloads: list[bytes]) -> None:
     client.loop_start()
     for payload in payloads:
         client.publish(TOPIC, payload, qos=1)
-    wait_until(lambda: len(acked) == len(payloads))
+    wait_for(lambda: len(acked) == len(payloads))
     client.disconnect()
     client.loop_stop()
 
@@ -110,7 +110,7 @@ def test_what_is_published_while_the_broker_is_away_arrives(wires: Wires) -> Non
     link.start()
     assert link.wait_connected(10)
     wires.stop()
-    wait_until(lambda: not link.connected)
+    wait_for(lambda: not link.connected)
     for number in range(100):
         link.publish(topics.order("pi-1"), b"%d" % number, retain=True)
     assert not link.flush(0.1)
@@ -129,7 +129,7 @@ def test_what_is_published_while_the_broker_is_away_arrives(wires: Wires) -> Non
     reader.start()
     assert reader.wait_connected(10)
     reader._client.subscribe(topics.order("pi-1"), 1)
-    wait_until(lambda: got)
+    wait_for(lambda: got)
     assert got == [b"99"]
 
 
@@ -156,7 +156,7 @@ def test_what_was_not_dealt_with_comes_again(wires: Wires, tmp_path: Path) -> No
     assert dead.wait_connected(10)
     payloads = [b"%d" % number for number in range(15)]
     device_publishes(wires, tmp_path, payloads)
-    wait_until(lambda: len(first) == 15)
+    wait_for(lambda: len(first) == 15)
     for incoming in first[:5]:
         incoming.done()
     dead.close()
@@ -164,7 +164,7 @@ def test_what_was_not_dealt_with_comes_again(wires: Wires, tmp_path: Path) -> No
     second: list[Incoming] = []
     link = wires.link(on_message=second.append)
     link.start()
-    wait_until(lambda: len(second) >= 10)
+    wait_for(lambda: len(second) >= 10)
     for incoming in second:
         incoming.done()
     again = {incoming.payload for incoming in second}
@@ -190,7 +190,7 @@ def test_a_failing_callback_and_a_dead_thread_are_survived(
     link.start()
     assert link.wait_connected(10)
     device_publishes(wires, tmp_path, [b"bad", b"good"])
-    wait_until(lambda: b"good" in got)
+    wait_for(lambda: b"good" in got)
     assert "could not be taken in" in caplog.text
 
     def network_threads() -> list[threading.Thread]:
@@ -199,10 +199,10 @@ def test_a_failing_callback_and_a_dead_thread_are_survived(
     (before,) = network_threads()
     link._client._thread_terminate = True  # ends paho's loop behind our back
     before.join(10)
-    wait_until(lambda: network_threads() and network_threads() != [before])
+    wait_for(lambda: network_threads() and network_threads() != [before])
     assert link.wait_connected(10)
     device_publishes(wires, tmp_path, [b"after"])
-    wait_until(lambda: b"after" in got)
+    wait_for(lambda: b"after" in got)
     link.close()
     gc.collect()  # here, where the warning about paho's sockets is allowed
 

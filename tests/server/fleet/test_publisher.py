@@ -13,7 +13,7 @@ from edgectl_server.distribution.publisher import Publisher
 from edgectl_server.schemas import RolloutRequest, Selector
 from edgectl_server.storage.tables import Retained
 from server.fleet.conftest import Site
-from server.fleet.fleet_helpers import wait_until
+from waiting import wait_for
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_a_stop_in_the_middle_is_gone_on_with_and_cleared_later(quiet: Site) -> 
     assert quiet.plane.link.flush(5)
     marker = topics.head()
     pi.subscribe(marker)
-    wait_until(lambda: marker in pi.got)
+    wait_for(lambda: marker in pi.got)
     assert [topic for topic in sent if any(pi.got.get(topic, []))] == []
 
 
@@ -134,14 +134,14 @@ def test_a_broker_that_forgot_gets_everything_again(quiet: Site) -> None:
     assert not any(pi.got.get(name, []))
     quiet.plane.publisher.forget()
     quiet.plane.publisher.reconcile()
-    wait_until(lambda: any(pi.got.get(name, [])))
+    wait_for(lambda: any(pi.got.get(name, [])))
 
 
 def test_seeds_are_limited_and_expire(quiet: Site, monkeypatch) -> None:
     manifests = quiet.version()
     pi = quiet.pi("pi-1")
     rollout = start(quiet)
-    wait_until(lambda: quiet.plane.fleet.device("pi-1").capabilities)
+    wait_for(lambda: quiet.plane.fleet.device("pi-1").capabilities)
     quiet.plane.rollouts.tick()
     with quiet.database.write() as session:  # the rollout ends, the device keeps what it shall run
         from edgectl_server.storage.tables import Rollout
@@ -154,7 +154,7 @@ def test_seeds_are_limited_and_expire(quiet: Site, monkeypatch) -> None:
     for _ in range(5):
         publisher.seed(SeedRequest(device="pi-1", blob=digest, chunks=(0,)))
     publisher.reconcile()
-    wait_until(lambda: pi.got.get(name))
+    wait_for(lambda: pi.got.get(name))
     publisher.seed(SeedRequest(device="pi-1", blob=digest, chunks=(0,)))  # too soon
     publisher.seed(SeedRequest(device="pi-1", blob=digest_of(b"else"), chunks=(0,)))  # not its own
     publisher.reconcile()
@@ -166,4 +166,4 @@ def test_seeds_are_limited_and_expire(quiet: Site, monkeypatch) -> None:
     monkeypatch.setattr(publisher, "_now", lambda: now() + timedelta(hours=2))
     publisher.reconcile()
     assert noted(quiet) == {}
-    wait_until(lambda: pi.got[name][-1] == b"")
+    wait_for(lambda: pi.got[name][-1] == b"")
