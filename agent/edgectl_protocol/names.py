@@ -42,8 +42,8 @@ Variant = Annotated[str, msgspec.Meta(pattern=_VARIANT)]
 Digest = Annotated[str, msgspec.Meta(pattern=_DIGEST)]
 """A content address in OCI notation, ``sha256:`` and 64 hexadecimal digits."""
 
-RESERVED_DEVICE_IDS = frozenset({"server", "operator", "probe"})
-"""Certificate names of the control plane itself; no device may enrol under them."""
+RESERVED_DEVICE_IDS = frozenset({"server", "broker", "operator", "probe"})
+"""Certificate names of the control plane itself; no device may enrol under them, in any case."""
 
 
 def _check(kind: str, pattern: str, value: str) -> str:
@@ -56,7 +56,7 @@ def _check(kind: str, pattern: str, value: str) -> str:
 def check_device_id(value: str) -> str:
     """Return `value` if it can be a device's name; raise `InvalidName` otherwise."""
     _check("device name", _DEVICE, value)
-    if value in RESERVED_DEVICE_IDS:
+    if value.lower() in RESERVED_DEVICE_IDS:
         raise InvalidName(
             f"{value!r} is reserved for the control plane: choose another device name"
         )

@@ -4,7 +4,8 @@ The exchange is that of `edgectl_protocol.enrolment`: the token's secret never t
 prove that they know it. Rules:
 
 1. Unknown, used up, expired and wrong are one error and take the same path, so that nobody learns
-   which tokens exist.
+   which tokens exist. It is found out without a lock: those without a token must not be able to
+   hold up those who write.
 2. The token's use is counted in the transaction that makes the device. That is why nonces need no
    memory: a request that is replayed finds the device there, and changes nothing.
 3. The same token, device and key again get the same certificate again, as long as the token has
@@ -109,16 +110,12 @@ class Enroller:
             InvalidName: the name is reserved.
         """
         now = self._now()
+        key = self._proven_key(request, now)
+        check_device_id(request.device)
         with self._database.write() as session:
             token = session.get(EnrolToken, request.token_id, with_for_update=True)
-            key = bytes.fromhex(_NOBODY if token is None else token.key)
-            expected = request_proof(
-                key, nonce=request.nonce, device=request.device, csr_pem=request.csr_pem
-            )
-            proven = hmac.compare_digest(expected, request.proof)
-            if token is None or not proven or token.expires_at <= now:
-                raise _no_token()
-            check_device_id(request.device)
+            if token is None or bytes.fromhex(token.key) != key:
+                raise _no_token()  # deleted meanwhile
             certificate = self._certificate(session, request, token, now)
         enrolment = Enrolment(
             device=request.device,
@@ -129,6 +126,19 @@ class Enroller:
         )
         text = msgspec.json.encode(enrolment).decode()
         return EnrolReply(enrolment=text, mac=reply_mac(key, nonce=request.nonce, enrolment=text))
+
+    def _proven_key(self, request: EnrolRequest, now: datetime) -> bytes:
+        """Return K of the request's token, which the sender knows and which has not expired."""
+        with self._database.read() as session:
+            token = session.get(EnrolToken, request.token_id)
+        key = bytes.fromhex(_NOBODY if token is None else token.key)
+        expected = request_proof(
+            key, nonce=request.nonce, device=request.device, csr_pem=request.csr_pem
+        )
+        proven = hmac.compare_digest(expected, request.proof)
+        if token is None or not proven or token.expires_at <= now:
+            raise _no_token()
+        return key
 
     def _certificate(
         self, session: Session, request: EnrolRequest, token: EnrolToken, now: datetime
