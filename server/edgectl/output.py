@@ -92,7 +92,7 @@ def table(
 ) -> Table:
     """Return a table; a column whose heading starts with ``>`` is aligned to the right.
 
-    `gap` is the number of spaces between columns.
+    The first column is never folded. `gap` is the number of spaces between columns.
     """
     result = Table(
         title=Text(title) if title else None,
@@ -103,10 +103,12 @@ def table(
         padding=(0, gap, 0, 0),
         header_style="dim",
     )
-    for column in columns:
-        right = column.startswith(">")
+    for number, column in enumerate(columns):
         result.add_column(
-            Text(column.removeprefix(">")), justify="right" if right else "left", overflow="fold"
+            Text(column.removeprefix(">")),
+            justify="right" if column.startswith(">") else "left",
+            overflow="fold",
+            no_wrap=number == 0,  # names and ids are copied
         )
     for row in rows:
         result.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))

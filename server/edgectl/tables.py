@@ -354,7 +354,7 @@ def jobs_table(jobs: Sequence[types.JobInfo]) -> Table:
             state_text(job.state),
             plain(job.progress.stage),
             age(job.started_at),
-            plain(f"{job.error.code}: {job.error.detail}" if job.error else None),
+            plain(job.error.code if job.error else None),
         )
         for job in jobs
     ]

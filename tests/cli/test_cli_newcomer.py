@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from cli.answers import HOSTILE, page, rollout_device, telemetry, trial, version
+from cli.answers import HOSTILE, job, page, rollout_device, telemetry, trial, version
 from cli.fake_server import TOKEN, problem
 from edgectl import tables
 from edgectl_server import schemas
@@ -127,6 +127,27 @@ def test_classes_of_the_fleet_are_added_up_in_a_line_of_their_own():
     assert len(lines[1].split()) == len(lines[2].split())
     assert lines[3].startswith("classes: walking 76, ")
     assert "\x1b" not in lines[3]
+
+
+def test_ids_are_not_folded_and_errors_of_jobs_have_room():
+    error = schemas.Problem(
+        title="Refused", status=422, code="data.shape", detail="expected " * 30, hint="reshape"
+    )
+    failed = job("failed", error=error)
+    failed.id = "0123456789abcdef"
+    lines = shown(tables.jobs_table([decoded(tables.types.JobInfo, failed)]))
+    assert lines[1].split()[0] == failed.id
+    assert lines[1].split()[-1] == "data.shape"
+    assert len(lines) == 2
+
+
+def test_why_a_job_failed_is_shown_whole(logged_in, fleet_server):
+    error = schemas.Problem(
+        title="Refused", status=422, code="data.shape", detail="expected [N, 6]", hint="reshape"
+    )
+    fleet_server.routes["GET", "/jobs/J1"] = (200, job("failed", error=error))
+    out = logged_in("jobs", "show", "J1").out
+    assert "data.shape: expected [N, 6]\ntry: reshape\n" in out
 
 
 def test_rollout_events_name_device_event_and_reason(logged_in):

@@ -85,5 +85,9 @@ def _print_job(job: JobInfo, *, as_json: bool) -> None:
         return
     output, _ = consoles()
     output.print(jobs_table([job]))
-    if job.progress.message:
+    if job.error is not None:
+        output.print(plain(f"{job.error.code}: {job.error.detail}"))
+        if job.error.hint:
+            output.print(plain(f"try: {job.error.hint}"))
+    elif job.progress.message:
         output.print(plain(job.progress.message))
