@@ -24,6 +24,7 @@ from edgectl_server.enrolment import Enroller
 from edgectl_server.fleet import Fleet
 from edgectl_server.intake import Intake
 from edgectl_server.ordering import Ordering
+from edgectl_server.retention import delete_old_events
 from edgectl_server.rollouts import Rollouts
 from edgectl_server.settings import Settings
 from edgectl_server.signing.authority import Authority
@@ -129,7 +130,7 @@ def open_control_plane(
             ticker=ticker,
             stack=stack,
         )
-        _start(plane, _duties(settings, plane, connections, now))
+        _start(plane, _duties(settings, plane, database, connections, now))
         plane.stack = stack.pop_all()
         return plane
 
@@ -195,6 +196,7 @@ class _Connections:
 def _duties(
     settings: Settings,
     plane: ControlPlane,
+    database: Database,
     connections: _Connections,
     now: Callable[[], datetime],
 ) -> list[Duty]:
@@ -213,6 +215,9 @@ def _duties(
         if plane.repository.refresh(now()):
             publisher.publish_metadata()
 
+    def forget_events() -> None:
+        delete_old_events(database, days=settings.telemetry_retention_days, now=now)
+
     def drain() -> None:
         while link.connected and ordering.drain(link):
             pass
@@ -225,4 +230,5 @@ def _duties(
         Duty("the signed metadata", _METADATA_S, refresh),
         Duty("the orders", _RENEWAL_S, ordering.renew),
         Duty("the retention", _RETENTION_S, plane.telemetry.delete_old),
+        Duty("the events", _RETENTION_S, forget_events),
     ]

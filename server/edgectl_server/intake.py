@@ -13,7 +13,9 @@ Rules:
 4. A message that the database refuses must not stop the others: when a batch fails, its messages
    are tried one by one, and the bad one is dropped. When the database does not answer, the batch
    is tried again until it does.
-5. What is dropped is counted by reason, and logged at most once a second and reason.
+5. Events and telemetry are stored within each device's allowance (`edgectl_server.allowance`);
+   beyond it they are dropped, and the device sends them again later.
+6. What is dropped is counted by reason, and logged at most once a second and reason.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ from edgectl_protocol.messages import (
     decode,
     encode,
 )
+from edgectl_server.allowance import Allowance
 from edgectl_server.distribution.link import RECEIVE_MAX, BrokerLink, Incoming
 from edgectl_server.errors import Unavailable
 from edgectl_server.fleet import Fleet
@@ -96,6 +99,7 @@ class Intake:
         self._seed: Callable[[SeedRequest], None]
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
+        self._allowance = Allowance()
         self._logged: dict[str, float] = {}
         self.dropped: Counter[str] = Counter()
         """How many messages were dropped, by reason."""
@@ -176,6 +180,11 @@ class Intake:
         if message.device != topic.device:
             self._drop("device", f"{topic.device} sends in the name of {message.device}")
             return None
+        if isinstance(message, DeviceEvent | TelemetryBatch):
+            size = len(incoming.payload)
+            if not self._allowance.take(topic.device, size, time.monotonic()):
+                self._drop("allowance", f"{topic.device} sends more than a device has to say")
+                return None
         return _Decoded(incoming, message)
 
     def _store(self, batch: Sequence[_Decoded]) -> list[_Decoded]:

@@ -4,6 +4,7 @@
 runs on the real link in test_control_plane.py.
 """
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,7 @@ from edgectl_protocol.messages import (
 )
 from edgectl_protocol.names import digest_of
 from edgectl_protocol.update import UpdateEvent, UpdateState
+from edgectl_server import allowance
 from edgectl_server import intake as intake_module
 from edgectl_server.distribution.link import Incoming
 from edgectl_server.fleet import Fleet
@@ -296,6 +298,54 @@ def test_extreme_values_are_taken_or_dropped(parts, line, message) -> None:
     line.send(topics.event("pi-1"), event(77))
     wait_for(lambda: (topics.ack("pi-1"), 1, 77) in line.acks)
     assert len(line.done) == 2
+
+
+def test_a_flood_is_not_stored_and_not_acknowledged(parts, line, monkeypatch) -> None:
+    monkeypatch.setattr(allowance, "BURST_BYTES", 10_000)
+    monkeypatch.setattr(allowance, "BYTES_PER_S", 0.0)
+    for number in range(40):
+        line.send(topics.event("pi-1"), event(number))
+    line.send(topics.event("pi-2"), event(1, device="pi-2"))
+    line.state(agent_version="still heard")
+    wait_for(lambda: len(line.done) == 42)
+    stored = 41 - parts.intake.dropped["allowance"]
+    assert 2 <= stored <= 10
+    assert len(line.acks) == stored  # what was dropped comes again from an honest device
+    assert (topics.ack("pi-2"), 1, 1) in line.acks
+    assert shown(parts, "pi-1")[2] == "still heard"
+
+
+def test_absurd_telemetry_hurts_nobody(parts, line) -> None:
+    """What is taken can be shown; the rest is dropped, whatever it was."""
+    most = 2**63 - 1
+    window = (
+        '{"slot":"har","version":"1","manifest":"%s","start":"%s","end":"%s","requests":%s,'
+        '"errors":%s,"classes":[%s]}'
+    )
+    digest = digest_of(b"m")
+    odd = [
+        ("9999-12-31T23:59:59-23:59", "9999-12-31T23:59:59-23:59", 1, 1),
+        ("0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59+00:00", 1, 1),
+        ("2031-01-01T00:00:00Z", "2031-01-01T00:00:00Z", most, most),
+        ("2031-01-01T00:00:00Z", "2031-01-01T00:00:00Z", most + 1, 0),
+        ("2031-01-01T00:00:00Z", "2031-01-01T00:00:00Z", "1e400", 0),
+        ("2031-01-01T00:00:00Z", "2031-01-01T00:00:00Z", "NaN", 0),
+        ("2031-01-01T00:00:00Z", "2030-01-01T00:00:00Z", 1, 0),
+    ]
+    for seq, (start, end, requests, errors) in enumerate(odd * 2):
+        text = window % (digest, start, end, requests, errors, ",".join([str(most)] * 1024))
+        batch = f'{{"device":"pi-1","boot":{most},"seq":{seq},"windows":[{text}]}}'
+        line.send(topics.telemetry("pi-1"), batch.encode())
+        for load in ("1e999", "-1e308", "1e308"):
+            sample = f'{{"at":"{start}","load_1min":{load},"temperature_c":{load}}}'
+            batch = f'{{"device":"pi-1","boot":{seq},"seq":{most},"system":{sample}}}'
+            line.send(topics.telemetry("pi-1"), batch.encode())
+    line.send(topics.event("pi-1"), event(77))
+    wait_for(lambda: (topics.ack("pi-1"), 1, 77) in line.acks)
+    for summary in parts.telemetry.summary(model=None, since_s=60):
+        assert summary.requests <= 4 * most
+        json.loads(summary.model_dump_json(), parse_constant=pytest.fail)
+    json.loads(parts.fleet.device("pi-1").model_dump_json(), parse_constant=pytest.fail)
 
 
 def encode_any(message: DeviceEvent) -> bytes:
