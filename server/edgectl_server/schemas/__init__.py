@@ -6,7 +6,6 @@ none is renamed or changes its meaning. Errors are `Problem` (RFC 9457) with a s
 
 from __future__ import annotations
 
-from edgectl_server.schemas.access import LoginRequest, Me, TokenCreated, TokenInfo, TokenRequest
 from edgectl_server.schemas.base import (
     DeviceIdStr,
     DigestStr,
@@ -54,6 +53,7 @@ from edgectl_server.schemas.rollouts import (
     RolloutRequest,
     Selector,
 )
+from edgectl_server.schemas.session import LoginRequest, Me, TokenCreated, TokenInfo, TokenRequest
 from edgectl_server.schemas.system import ReadyInfo, VersionInfo
 from edgectl_server.schemas.telemetry import TelemetrySummary
 

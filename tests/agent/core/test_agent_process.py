@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from datetime import timedelta
@@ -18,6 +19,7 @@ from edgectl_protocol import topics
 from edgectl_protocol.manifest import MODEL_FILE, decode_manifest, layer_by_file
 from edgectl_protocol.messages import UpdatePolicy
 from edgectl_protocol.names import digest_of
+from waiting import wait_for
 
 both_brokers = pytest.mark.parametrize(
     "plane",
@@ -32,6 +34,19 @@ def activity_bundle(directory: Path, version: str = "1", **config: object) -> Ma
     """The real activity model, packed."""
     made = models.make_bundle(directory, version=version, scores=True, **config)  # type: ignore[arg-type]
     return make_bundle(made.config, Path(made.model).read_bytes(), Path(made.golden).read_bytes())
+
+
+def offered(plane: ControlPlane, bundle: MadeBundle) -> MadeBundle:
+    """Release the bundle and order the device to run it."""
+    plane.release(bundle)
+    plane.order(make_order(1, [bundle], at=plane.now, policy=QUICK))
+    return bundle
+
+
+def started(make_device: MakeDevice) -> Device:
+    device = make_device()
+    device.start()
+    return device
 
 
 def infer(endpoint: str) -> tuple[int, int]:
@@ -64,8 +79,7 @@ def test_from_enrolment_to_a_prediction(
     bundle = activity_bundle(tmp_path)
     plane.release(bundle)
     plane.order(make_order(1, [bundle], at=plane.now, policy=QUICK, rollout="r1"))
-    device = make_device()
-    device.start()
+    device = started(make_device)
     report = plane.wait_state("pi-1", "activity", "committed")
     assert report["slots"]["activity"]["running"]["manifest"] == bundle.digest
     assert report["slots"]["activity"]["update"]["trial"]["golden_passed"] == 16
@@ -107,8 +121,7 @@ def test_killed_in_the_middle_of_a_download_it_resumes(
     for topic in held_back:
         plane.publish(topic, b"")
     plane.order(make_order(1, [bundle], at=plane.now, policy=QUICK))
-    device = make_device()
-    device.start()
+    device = started(make_device)
     # The chunks that are missing are asked for; all the others are there then.
     plane.wait("seed", lambda seed: set(seed["chunks"]) >= {3, 6}, timeout_s=20)
     device.kill()
@@ -128,11 +141,8 @@ def test_killed_in_the_middle_of_a_download_it_resumes(
 def test_an_altered_chunk_is_named_and_the_old_model_serves(
     plane: ControlPlane, make_device: MakeDevice, tmp_path: Path
 ) -> None:
-    old = activity_bundle(tmp_path)
-    plane.release(old)
-    plane.order(make_order(1, [old], at=plane.now, policy=QUICK))
-    device = make_device()
-    device.start()
+    old = offered(plane, activity_bundle(tmp_path))
+    device = started(make_device)
     endpoint = plane.wait_state("pi-1", "activity", "committed")["endpoint"]
     (tmp_path / "new.onnx").write_bytes(_edited_model())
     new = activity_bundle(tmp_path, "2", model=tmp_path / "new.onnx")
@@ -177,8 +187,7 @@ def test_a_candidate_that_fails_its_trial_gives_way_to_the_next(
     right = activity_bundle(tmp_path, variant="fp32")
     plane.release(wrong, right)
     plane.order(make_order(1, [wrong, right], at=plane.now, policy=QUICK))
-    device = make_device()
-    device.start()
+    device = started(make_device)
     report = plane.wait_state("pi-1", "activity", "committed")
     assert report["slots"]["activity"]["running"]["variant"] == "fp32"
     assert report["rejected"] == [wrong.digest]
@@ -190,8 +199,7 @@ def test_orders_that_are_not_ours_are_refused(
 ) -> None:
     bundle = activity_bundle(tmp_path)
     plane.release(bundle)
-    device = make_device()
-    device.start()
+    device = started(make_device)
     device.wait("connected")
     topic = topics.order("pi-1")
     stranger = ControlPlaneKeys(tmp_path / "stranger")
@@ -251,8 +259,7 @@ def test_an_order_of_something_that_is_not_signed_for_is_not_obeyed(
     lying = structs.replace(slot.candidates[0], manifest=other.digest)
     order.slots["activity"] = structs.replace(slot, candidates=(lying,))
     plane.order(order)
-    device = make_device()
-    device.start()
+    device = started(make_device)
     report = plane.wait_state("pi-1", "activity", "rejected")
     assert report["slots"]["activity"]["update"]["reason"]["code"] == "trust.mismatch"
     assert device.stop() == 0
@@ -262,11 +269,8 @@ def test_an_order_of_something_that_is_not_signed_for_is_not_obeyed(
 def test_without_a_broker_it_serves_what_it_has_and_comes_back(
     plane: ControlPlane, make_device: MakeDevice, tmp_path: Path
 ) -> None:
-    bundle = activity_bundle(tmp_path)
-    plane.release(bundle)
-    plane.order(make_order(1, [bundle], at=plane.now, policy=QUICK))
-    device = make_device()
-    device.start()
+    bundle = offered(plane, activity_bundle(tmp_path))
+    device = started(make_device)
     plane.wait_state("pi-1", "activity", "committed")
     plane.broker.stop()
     device.wait("disconnected")
@@ -284,11 +288,8 @@ def test_without_a_broker_it_serves_what_it_has_and_comes_back(
 def test_a_damaged_model_is_not_served_and_is_fetched_again(
     plane: ControlPlane, make_device: MakeDevice, tmp_path: Path
 ) -> None:
-    bundle = activity_bundle(tmp_path)
-    plane.release(bundle)
-    plane.order(make_order(1, [bundle], at=plane.now, policy=QUICK))
-    device = make_device()
-    device.start()
+    bundle = offered(plane, activity_bundle(tmp_path))
+    device = started(make_device)
     plane.wait_state("pi-1", "activity", "committed")
     assert device.stop() == 0
     blob = device.state / "blobs" / "sha256" / model_digest(bundle).removeprefix("sha256:")
@@ -306,19 +307,19 @@ def test_the_inference_process_is_started_again_when_it_dies(
 ) -> None:
     import psutil
 
-    bundle = activity_bundle(tmp_path)
-    plane.release(bundle)
-    plane.order(make_order(1, [bundle], at=plane.now, policy=QUICK))
-    device = make_device()
-    device.start()
+    offered(plane, activity_bundle(tmp_path))
+    device = started(make_device)
     plane.wait_state("pi-1", "activity", "committed")
     (child,) = psutil.Process(device.pid).children()
     child.kill()
     device.wait("inference-died")
-    seen = len(plane.of("state"))
-    plane.wait("state", lambda one: one in plane.of("state")[seen:])
-    report = plane.of("state")[-1]
-    assert infer(report["endpoint"])[0] == 200
+
+    def served_again() -> bool:
+        with contextlib.suppress(OSError):  # the port is that of the dead process, or none yet
+            return infer(plane.of("state")[-1]["endpoint"])[0] == 200
+        return False
+
+    wait_for(served_again, "the model served by another process")
     assert device.stop() == 0
     assert not child.is_running()
 
@@ -326,8 +327,7 @@ def test_the_inference_process_is_started_again_when_it_dies(
 def test_two_agents_on_one_state_directory(
     plane: ControlPlane, make_device: MakeDevice, tmp_path: Path
 ) -> None:
-    device = make_device()
-    device.start()
+    device = started(make_device)
     device.wait("connected")
     second = Device(plane.url, plane.token_text, device.state)
     second.start()
@@ -342,11 +342,8 @@ def test_two_agents_on_one_state_directory(
 def test_killed_at_a_state_it_goes_on(
     plane: ControlPlane, make_device: MakeDevice, tmp_path: Path, stop_after: str
 ) -> None:
-    bundle = activity_bundle(tmp_path)
-    plane.release(bundle)
-    plane.order(make_order(1, [bundle], at=plane.now, policy=QUICK))
-    device = make_device()
-    device.start()
+    offered(plane, activity_bundle(tmp_path))
+    device = started(make_device)
     device.wait("transition", after=stop_after)
     device.kill()
     device.start()
