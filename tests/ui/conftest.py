@@ -39,6 +39,7 @@ def server(tmp_path_factory):
             rows.fill(database, datetime.now(UTC))  # noqa: TID251
         finally:
             database.close()
+        (started.data / "admin-password").write_text(rows.PASSWORD)
         yield started
     finally:
         started.stop()

@@ -2,28 +2,36 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
 
+from edgectl import demo
 from ui.browser import log_in, open_page
-from ui.rows import DEVICES, RUNNING
+from ui.rows import RUNNING
 
 pytestmark = pytest.mark.chromium
 
+ACTIVITY = Path(demo.__file__).with_name("activity")
+STAGES = ["fetch", "check", "clean", "evaluate", "quantize", "golden", "publish"]
 SOON_MS = 5_000
 """Less than any page waits before it asks again by itself where these tests look."""
 
 
-def test_what_others_change_is_shown_without_a_reload(visit, api):
+@pytest.mark.parametrize("alone", [False, True], ids=["shared-worker", "a-stream-for-the-tab"])
+def test_what_others_change_is_shown_without_a_reload(visit, api, alone):
     watched = visit()
+    if alone:  # as in browsers that have none
+        watched.page.add_init_script("delete window.SharedWorker")
     page = watched.goto(f"/rollouts/{RUNNING}")
     expect(page.locator(".side [data-live=true]")).to_be_visible()
+    assert page.evaluate("'SharedWorker' in window") is not alone
     page.evaluate("window.stillTheSamePage = true")
     api("POST", f"/rollouts/{RUNNING}/actions/pause", {"reason": "wait for Monday"})
     state = page.locator(".head .state")
     expect(state).to_have_text("Paused", timeout=SOON_MS)
-    expect(page.get_by_role("region", name="History of this rollout")).to_contain_text(
+    expect(page.get_by_role("list", name="History of this rollout")).to_contain_text(
         "wait for Monday", timeout=SOON_MS
     )
     api("POST", f"/rollouts/{RUNNING}/actions/resume", {})
@@ -44,7 +52,8 @@ def test_more_tabs_than_connections(visit):
         expect(page.locator(".side [data-live=true]")).to_be_visible()
 
 
-def test_a_failed_request_keeps_what_was_shown_and_can_be_tried_again(visit):
+def test_a_failed_request_keeps_what_was_shown_and_can_be_tried_again(visit, api):
+    devices = api("GET", "/fleet")["devices"]
     page = visit().goto("/fleet")
     rows = page.get_by_role("region", name="Devices").locator("tbody tr:not(.detail)")
     expect(rows).to_have_count(25)
@@ -79,7 +88,7 @@ def test_a_failed_request_keeps_what_was_shown_and_can_be_tried_again(visit):
     expect(page.get_by_role("columnheader", name="Device")).to_have_attribute(
         "aria-sort", "descending"
     )
-    expect(page.get_by_text(f"1\N{EN DASH}25 of {DEVICES}")).to_be_visible()
+    expect(page.get_by_text(f"1\N{EN DASH}25 of {devices}")).to_be_visible()
 
 
 def test_a_push_is_followed_while_it_is_processed(visit):
@@ -91,10 +100,41 @@ def test_a_push_is_followed_while_it_is_processed(visit):
     )
 
 
-def test_a_restart_of_the_server_loses_nothing_that_was_typed(empty_server, browser):
+FOLLOW = """
+  window.stages = [];
+  new MutationObserver(() => {
+    const now = document.querySelector('.stages [aria-current=step]')?.innerText;
+    if (now && now !== window.stages.at(-1)) window.stages.push(now);
+  }).observe(document, {subtree: true, childList: true, characterData: true, attributes: true});
+"""
+
+
+def test_a_real_push_is_followed_to_its_report_without_a_reload(visit, server):
+    watched = visit()
+    watched.page.add_init_script(FOLLOW)
+    job = server.begin_push(
+        "walking",
+        ACTIVITY / "har_v1.onnx",
+        "1",
+        calibration=ACTIVITY / "calibration.npz",
+        evaluation=ACTIVITY / "eval.npz",
+    )
+    page = watched.goto("/models/walking/1")
+    expect(page.locator(".head .state")).to_have_text("Ready", timeout=60_000)
+    assert server.client.wait_job(job).state == "succeeded"
+    table = page.get_by_role("region", name="Recipes that were tried")
+    expect(table.get_by_text("Published as int8")).to_have_count(1)
+    seen = page.evaluate("window.stages")
+    assert "quantize" in seen
+    assert seen == sorted(seen, key=STAGES.index), "each stage is known, and after the one before"
+    assert not watched.troubles
+
+
+def test_a_killed_server_is_said_and_loses_nothing_that_was_typed(empty_server, browser):
     password = (empty_server.data / "admin-password").read_text().strip()
     watched = open_page(browser, empty_server.url.rstrip("/"))
     page = watched.page
+    page.clock.install()
     page.goto(watched.origin)
     log_in(page, "admin", password)
     expect(page.get_by_text("No device has enrolled yet")).to_be_visible()
@@ -104,8 +144,10 @@ def test_a_restart_of_the_server_loses_nothing_that_was_typed(empty_server, brow
     page.get_by_role("link", name="Settings", exact=True).click()
     page.get_by_label("Name", exact=True).fill("half-typed")
 
-    empty_server.stop()
+    empty_server.kill()
     expect(connection).to_have_text("Reconnecting\N{HORIZONTAL ELLIPSIS}", timeout=10_000)
+    page.clock.fast_forward(15_000)
+    expect(connection).to_have_text(re.compile(r"^Stale since \d\d:\d\d:\d\d$"))
     empty_server.start()
     expect(connection).to_have_text("Live", timeout=20_000)
     expect(page.get_by_label("Name", exact=True)).to_have_value("half-typed")

@@ -45,11 +45,11 @@ def test_no_page_is_wider_than_a_phone(tour):
 def test_markup_in_names_and_reasons_is_text(tour):
     sights, troubles = tour
     for path in (
-        "/fleet",
+        "/fleet?q=lyon",
         "/fleet/pi-lyon-01",
         "/models/har/3",
         f"/rollouts/{PAUSED}",
-        f"/rollouts/{RUNNING}",
+        f"/rollouts/{RUNNING}?q=lyon",
     ):
         assert MARKUP in sights[path].text, path
     assert not [path for path, sight in sights.items() if sight.smuggled]

@@ -137,7 +137,8 @@ export function Empty({ icon, title, children }: { icon: IconName; title: string
   );
 }
 
-const FIRST_ROWS = 10;
+/** Two updates of a device from the order to the end. */
+const FIRST_ROWS = 14;
 const MORE_ROWS = 40;
 /** What the server gives at once. */
 const ROWS_MAX = 200;

@@ -258,7 +258,7 @@ function Devices({ list, fleet }: { list: ListState; fleet: Fleet | undefined })
           {version && <FilterChip list={list} names={["version"]} label={`Version ${version}`} />}
           <Select
             aria-label="State"
-            w={150}
+            w={168}
             allowDeselect={false}
             data={[
               { value: "enrolled", label: "Enrolled" },

@@ -36,7 +36,7 @@ const COLUMNS: Column<Version>[] = [
     align: "right",
     cell: ({ best, source_bytes }) => (
       <span className="number nowrap">
-        {best ? bytes(best.model_bytes) : "–"} <span className="soft">of {bytes(source_bytes)}</span>
+        {best ? bytes(best.model_bytes) : "–"} <span className="soft only-wide">of {bytes(source_bytes)}</span>
       </span>
     ),
   },
@@ -56,7 +56,7 @@ const COLUMNS: Column<Version>[] = [
       </Link>
     ),
   },
-  { key: "by", header: "By", className: "only-medium", cell: (row) => row.created_by },
+  { key: "by", header: "By", className: "only-wide", cell: (row) => row.created_by },
   { key: "pushed", header: "Pushed", align: "right", cell: (row) => <Time at={row.created_at} /> },
 ];
 
@@ -68,7 +68,7 @@ export function ModelPage() {
     "get",
     "/api/v1/models/{name}/versions",
     { params: { path: { name }, query: { sort: list.sort, offset: list.offset, limit: PAGE_ROWS } } },
-    { placeholderData: keepPreviousData, refetchInterval: 10_000, enabled: model.data !== undefined },
+    { placeholderData: keepPreviousData, refetchInterval: 5_000, enabled: model.data !== undefined },
   );
   return (
     <Loaded query={model} back={["All models", "/models"]}>

@@ -83,7 +83,7 @@ export function ModelsPage() {
     "get",
     "/api/v1/models",
     { params: { query: { q: list.q, sort: list.sort, offset: list.offset, limit: PAGE_ROWS } } },
-    { placeholderData: keepPreviousData, refetchInterval: 10_000 },
+    { placeholderData: keepPreviousData, refetchInterval: 5_000 },
   );
   return (
     <>

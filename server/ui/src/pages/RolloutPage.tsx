@@ -321,7 +321,13 @@ function details(data: Record<string, unknown>): string[] {
   return Object.entries(data)
     .filter(([, value]) => value !== "" && value !== null)
     .map(([name, value]) => {
-      const text = typeof value === "object" ? JSON.stringify(value) : String(value);
+      const text = typeof value === "object" ? inWords(value as Record<string, unknown>) : String(value);
       return name === "reason" || name === "note" ? text : `${name.replaceAll("_", " ")} ${text}`;
     });
+}
+
+/** A reason as it is written elsewhere; anything else that has parts as it came. */
+function inWords(value: Record<string, unknown>): string {
+  const { detail, code } = value;
+  return typeof detail === "string" ? `${detail} (${String(code)})` : JSON.stringify(value);
 }

@@ -88,7 +88,7 @@ function Inside({ version }: { version: Version }) {
   );
 }
 
-const STAGES = ["check", "quantize", "evaluate", "pack", "sign", "publish"];
+const STAGES = ["fetch", "check", "clean", "evaluate", "quantize", "golden", "publish"];
 
 function Job({ id }: { id: string }) {
   useLive(`job:${id}`);
@@ -180,7 +180,7 @@ function Outcome({ version }: { version: Version }) {
   const saved = 1 - best.model_bytes / version.source_bytes;
   const fp32 = version.report?.trials.find((trial) => trial.precision === "fp32")?.latency_p50_us;
   const tiles: [string, string, string][] = [
-    ["First choice", best.variant, best.precision],
+    ["First choice", best.variant, best.trial.recipe === best.variant ? "" : best.trial.recipe],
     ["Size", bytes(best.model_bytes), saved > 0 ? `${share(saved, 0)} smaller` : `of ${bytes(version.source_bytes)}`],
     [
       version.metric === "agreement" ? "Agreement with fp32" : "Accuracy",
@@ -204,7 +204,7 @@ function Outcome({ version }: { version: Version }) {
           <div className={name === "First choice" ? "tile-value tile-code" : "tile-value breakable"}>
             {value}
           </div>
-          <div className="tile-note">{note}</div>
+          <div className="tile-note breakable">{note}</div>
         </div>
       ))}
     </div>
