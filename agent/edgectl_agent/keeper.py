@@ -128,9 +128,13 @@ class Keeper:
         self._deaths += 1
         self._silent_s = 0.0
         self._wait(elapsed_s)
-        code = "inference.hung" if death.hung else "inference.died"
-        reason = make_reason(code, f"the inference process: {death.detail}")
-        self._say({"event": "inference-died", "code": code, "detail": reason.detail})
+        if death.hung:
+            reason = make_reason(
+                "inference.hung", f"the inference process hung in a model: {death.detail}"
+            )
+        else:
+            reason = make_reason("inference.died", f"the inference process died: {death.detail}")
+        self._say({"event": "inference-died", "code": reason.code, "detail": reason.detail})
         observed = self._machine.observed
         self._feed(steps.InferenceDied(reason=reason, suspects=death.suspects))
         self._blame(reason, death.suspects, observed[0] if observed else None)

@@ -20,6 +20,7 @@ from edgectl_protocol.update import UpdateEvent, UpdateState
 __all__ = [
     "MESSAGE_BYTES_MAX",
     "ORDER_PAYLOAD_TYPE",
+    "SLOTS_MAX",
     "Ack",
     "Candidate",
     "Capabilities",
@@ -53,6 +54,7 @@ Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Text = Annotated[str, Meta(max_length=1024)]
 Code = Annotated[str, Meta(pattern=r"^[a-z0-9]+(\.[a-z0-9_]+){1,3}$", max_length=64)]
 SLOTS_MAX = 16
+"""Slots of one device."""
 
 
 class _Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -110,10 +112,14 @@ class Order(_Message, frozen=True, kw_only=True, omit_defaults=True):
     issued_at: Time
     expires_at: Time
     slots: Annotated[dict[ModelName, SlotOrder], Meta(max_length=SLOTS_MAX)]
-    """By slot name. A slot that is not named here is left as it is."""
+    """By slot name. In a slot that is not named here an update under way is taken back, and what
+    is committed is left as it is."""
     policy: UpdatePolicy = UpdatePolicy()
     forgive: Annotated[tuple[Digest, ...], Meta(max_length=16)] = ()
     """Rejected manifests that the operator wants to be tried again."""
+    withdrawn: Annotated[tuple[ModelName, ...], Meta(max_length=SLOTS_MAX)] = ()
+    """Slots whose newest update is taken back even where it is committed: they return to what ran
+    before it, or to nothing. A slot that is named in `slots` too is not meant."""
 
 
 class Ack(_Message, frozen=True, kw_only=True, omit_defaults=True):

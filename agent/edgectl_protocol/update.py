@@ -66,6 +66,7 @@ _S, _E = UpdateState, UpdateEvent
 TRANSITIONS: Mapping[tuple[UpdateState, UpdateEvent], UpdateState] = {
     (_S.IDLE,         _E.ORDERED):  _S.REFRESHING,
     (_S.COMMITTED,    _E.ORDERED):  _S.REFRESHING,
+    (_S.COMMITTED,    _E.ABORTED):  _S.ROLLING_BACK,  # withdrawn
     (_S.FAILED,       _E.ORDERED):  _S.REFRESHING,
     (_S.REJECTED,     _E.ORDERED):  _S.REFRESHING,
     (_S.ROLLED_BACK,  _E.ORDERED):  _S.REFRESHING,

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from edgectl_protocol import topics
 from edgectl_protocol.messages import (
+    SLOTS_MAX,
     Candidate,
     Capabilities,
     Order,
@@ -79,16 +80,16 @@ class Ordering:
         *,
         rollout: str | None,
     ) -> int:
-        """Say what a slot shall run (None: nothing is said of it), and order it.
+        """Say what a slot shall run (None: what it ran before, or nothing), and order it.
+
+        That a version is taken back stays said, in every later order: the device may see the
+        newest only, and what it has committed meanwhile it gives up only when it is told to.
 
         Returns:
             The counter of the order.
         """
         row = session.get(DesiredSlot, (device, slot))
-        if version_id is None:
-            if row is not None:
-                session.delete(row)
-        elif row is None:
+        if row is None:
             session.add(
                 DesiredSlot(
                     device=device,
@@ -112,6 +113,12 @@ class Ordering:
         device.order_expires_at = now + LIFETIME
         reported = reported_of(device)
         slots, policy = _slots(session, name, None if reported is None else reported.capabilities)
+        withdrawn = session.scalars(
+            select(DesiredSlot.slot)
+            .where(DesiredSlot.device == name, DesiredSlot.version_id.is_(None))
+            .order_by(DesiredSlot.slot)
+            .limit(SLOTS_MAX)
+        ).all()
         order = Order(
             device=name,
             counter=device.order_counter,
@@ -119,6 +126,7 @@ class Ordering:
             expires_at=now + LIFETIME,
             slots=slots,
             policy=policy,
+            withdrawn=tuple(withdrawn),
         )
         device.order = self._signer.envelope(order)
         self.enqueue(session, name)

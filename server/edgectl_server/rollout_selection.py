@@ -123,7 +123,7 @@ def desired_versions(session: Session, slot: str, names: Sequence[str]) -> dict[
         rows = session.scalars(
             select(DesiredSlot).where(DesiredSlot.slot == slot, DesiredSlot.device.in_(some))
         )
-        found.update({row.device: row.version_id for row in rows})
+        found.update({row.device: row.version_id for row in rows if row.version_id is not None})
     return found
 
 

@@ -71,7 +71,7 @@ class Pi:
             elif self.runs not in CANDIDATES:
                 self.state = U.REJECTED
         else:
-            if self.state not in ENDED and self.runs in CANDIDATES:
+            if self.runs in CANDIDATES:  # committed or not: the order takes it back
                 self.runs = self.before
             self.state = U.IDLE
             if wanted == "old":

@@ -11,7 +11,8 @@ what runs, one after another, by name. What follows from a state and an event is
    So is one that misbehaves while it is observed; but then the order has had its answer, and the
    next candidate is not tried by itself.
 3. A failure is the world's fault: the same candidate again, later, a bounded number of times.
-4. A newer order that no longer names the target takes the update back, whatever it is doing.
+4. A newer order that no longer names the target takes the update back, whatever it is doing; what
+   is committed only when the order says so.
 5. A model is blamed only for what it did: an update that is taken back, or whose files were found
    damaged, rolls back without its digest being remembered. When the inference process dies, the
    model under observation is blamed unless it is known that only others were computing.
@@ -24,7 +25,15 @@ from collections.abc import Mapping
 from msgspec import structs
 
 from edgectl_agent.core import steps
-from edgectl_agent.core.orders import choose, expiry, is_open, judge_health, refuse, stands
+from edgectl_agent.core.orders import (
+    choose,
+    expiry,
+    is_open,
+    judge_health,
+    refuse,
+    stands,
+    withdrawn,
+)
 from edgectl_agent.core.record import EMPTY, REJECTED_MAX, Record, SlotPointer, Update
 from edgectl_agent.core.timing import Moment, delay_s
 from edgectl_protocol.messages import (
@@ -35,7 +44,6 @@ from edgectl_protocol.messages import (
     SlotReport,
     TrialReport,
     UpdatePolicy,
-    UpdateReport,
 )
 from edgectl_protocol.update import (
     ENDED,
@@ -178,7 +186,7 @@ class Machine:
             reports[slot] = SlotReport(
                 running=pointer.running,
                 previous=pointer.previous,
-                update=None if update is None else _report(update),
+                update=None if update is None else update.report(),
             )
         return reports
 
@@ -218,6 +226,9 @@ class Machine:
         """Begin with the next slot that differs from the order, if nothing is under way."""
         order = self.record.order
         while self._working is None and order is not None:
+            for slot in withdrawn(order, self.record, self.pointers):
+                self._withdraw(self.record.updates[slot], moment)
+                return
             for slot, wanted in sorted(order.slots.items()):
                 pointer = self.pointers.get(slot, SlotPointer())
                 if is_open(slot, wanted, self.record, pointer):
@@ -225,6 +236,12 @@ class Machine:
                     break
             else:
                 return
+
+    def _withdraw(self, update: Update, moment: Moment) -> None:
+        """Begin to take back what is committed."""
+        reason = Reason(code="update.withdrawn", detail="an order takes the model back")
+        self._working = update.slot
+        self._move(update, _E.ABORTED, moment, aborted=True, reason=reason)
 
     def _begin(self, slot: str, wanted: SlotOrder, moment: Moment, jitter: float) -> None:
         candidate = choose(wanted, self.record.rejected)
@@ -481,17 +498,3 @@ class Machine:
         self._told, self._wanted = [], None
         self._report = self._collect = False
         return actions
-
-
-def _report(update: Update) -> UpdateReport:
-    return UpdateReport(
-        order=update.order,
-        version=update.version,
-        variant=update.candidate.variant,
-        manifest=update.manifest,
-        state=update.state,
-        attempt=update.attempt,
-        rollout=update.wanted.rollout,
-        reason=update.reason,
-        trial=update.trial,
-    )

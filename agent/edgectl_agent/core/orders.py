@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 
 from edgectl_agent.core.record import Record, SlotPointer, Update
@@ -11,7 +11,7 @@ from edgectl_agent.core.timing import Moment
 from edgectl_protocol.messages import Candidate, Order, Reason, SlotOrder, UpdatePolicy
 from edgectl_protocol.update import UpdateState
 
-__all__ = ["choose", "expiry", "is_open", "judge_health", "refuse", "stands"]
+__all__ = ["choose", "expiry", "is_open", "judge_health", "refuse", "stands", "withdrawn"]
 
 CLOCK_SKEW_MAX = timedelta(days=1)
 """An order may come from so far ahead of the device's clock."""
@@ -80,6 +80,19 @@ def is_open(slot: str, wanted: SlotOrder, record: Record, pointer: SlotPointer) 
     if update.state is _S.ROLLED_BACK:
         return update.aborted  # taken back, and ordered again before that was done
     return update.state is _S.COMMITTED  # and yet it does not run: its files were damaged
+
+
+def withdrawn(order: Order, record: Record, pointers: Mapping[str, SlotPointer]) -> tuple[str, ...]:
+    """Return the slots that run what they have committed and the order takes back."""
+    slots = []
+    for slot in sorted(set(order.withdrawn) - set(order.slots)):
+        update = record.updates.get(slot)
+        running = pointers.get(slot, SlotPointer()).running
+        if update is None or running is None or update.state is not _S.COMMITTED:
+            continue
+        if running.manifest == update.manifest:
+            slots.append(slot)
+    return tuple(slots)
 
 
 def judge_health(health: HealthSeen, policy: UpdatePolicy) -> Reason | None:

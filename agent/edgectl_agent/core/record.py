@@ -13,7 +13,15 @@ import msgspec
 from msgspec import Meta, Struct
 
 from edgectl_protocol.errors import MalformedMessage
-from edgectl_protocol.messages import Candidate, Installed, Order, Reason, SlotOrder, TrialReport
+from edgectl_protocol.messages import (
+    Candidate,
+    Installed,
+    Order,
+    Reason,
+    SlotOrder,
+    TrialReport,
+    UpdateReport,
+)
 from edgectl_protocol.names import Digest, ModelName, Version
 from edgectl_protocol.update import UpdateState
 
@@ -82,6 +90,20 @@ class Update(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def candidate(self) -> Candidate:
         """The candidate that is being tried."""
         return next(one for one in self.wanted.candidates if one.manifest == self.manifest)
+
+    def report(self) -> UpdateReport:
+        """Return the update as it is reported; bytes transferred are not known here."""
+        return UpdateReport(
+            order=self.order,
+            version=self.version,
+            variant=self.candidate.variant,
+            manifest=self.manifest,
+            state=self.state,
+            attempt=self.attempt,
+            rollout=self.wanted.rollout,
+            reason=self.reason,
+            trial=self.trial,
+        )
 
     def is_for(self, wanted: SlotOrder) -> bool:
         """Say whether an order of `wanted` names the same target; the rollout may be another."""

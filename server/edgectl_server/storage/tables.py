@@ -273,7 +273,7 @@ class DesiredSlot(Base):
         ForeignKey("device.id", ondelete="CASCADE"), primary_key=True
     )
     slot: Mapped[str] = mapped_column(String(64), primary_key=True)
-    version_id: Mapped[int] = mapped_column(ForeignKey("model_version.id"))
+    version_id: Mapped[int | None] = mapped_column(ForeignKey("model_version.id"))  # None: nothing
     rollout: Mapped[str | None] = mapped_column(String(32))
     updated_at: Mapped[datetime]
 

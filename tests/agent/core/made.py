@@ -140,6 +140,7 @@ def make_order(
     forgive: Sequence[str] = (),
     rollout: str | None = None,
     more: dict[str, SlotOrder] | None = None,
+    withdrawn: Sequence[str] = (),
 ) -> Order:
     """An order of one slot (and `more`); the bundles are its candidates, best first."""
     slots = dict(more or {})
@@ -153,6 +154,7 @@ def make_order(
         slots=slots,
         policy=policy or UpdatePolicy(observe_s=2.0, retry_delay_s_max=10.0),
         forgive=tuple(forgive),
+        withdrawn=tuple(withdrawn),
     )
 
 

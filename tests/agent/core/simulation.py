@@ -205,6 +205,8 @@ class World:
         for slot, update in self.machine.record.updates.items():
             if update.state is UpdateState.COMMITTED:
                 self.committed[slot] = update.manifest
+            elif update.aborted:
+                self.committed.pop(slot, None)
 
     def feed(self, event: steps.Event) -> None:
         self.engine.feed(event, self.moment(), self.random.random())
@@ -303,6 +305,8 @@ class World:
             self.blamed.add(update.manifest)
         if update.state is UpdateState.COMMITTED:
             self.committed[update.slot] = update.manifest
+        elif told.before is UpdateState.COMMITTED and told.event is UpdateEvent.ABORTED:
+            del self.committed[update.slot]  # withdrawn
 
     def accept(self) -> None:
         self.refusal = None

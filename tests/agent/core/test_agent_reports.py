@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +18,7 @@ from agent.inference import models
 from edgectl_agent import health
 from edgectl_protocol import topics
 from edgectl_protocol.messages import UpdatePolicy
+from waiting import wait_for
 
 MakeDevice = Callable[..., Device]
 QUICK = UpdatePolicy(observe_s=0.5, retry_delay_s_max=1.0, attempts_max=2)
@@ -62,13 +61,13 @@ def serves(endpoint: str, slot: str = "activity") -> bool:
 
 def wait_served(endpoint: str, slot: str, bound_s: float = 20) -> None:
     """Wait until the inference process has been started again and serves `slot`."""
-    end = time.monotonic() + bound_s
-    while True:
+
+    def look() -> bool:
         with contextlib.suppress(OSError):
-            if serves(endpoint, slot):
-                return
-        assert time.monotonic() < end, f"{slot} is not served again"
-        threading.Event().wait(0.05)  # between two looks
+            return serves(endpoint, slot)
+        return False
+
+    wait_for(look, f"{slot} served again", bound_s=bound_s)
 
 
 def test_a_refused_order_is_reported_until_one_is_accepted(

@@ -73,6 +73,17 @@ SCENARIOS = (
         [make_order(1, [V1]), make_order(2, [V2]), make_order(3, [V1])],
         V1,
     ),
+    Scenario("withdrawn", [make_order(1, [V1]), make_order(2, [], withdrawn=["activity"])], None),
+    Scenario(
+        "withdrawn, to the version before",
+        [
+            make_order(1, [V1]),
+            make_order(2, [V2]),
+            make_order(3, [], withdrawn=["activity"]),
+            make_order(4, [], withdrawn=["activity"]),
+        ],
+        V1,
+    ),
 )
 
 

@@ -329,6 +329,50 @@ def test_the_same_order_once_more_says_and_does_nothing() -> None:
     assert world.disk.operations == before
 
 
+def test_a_slot_that_is_not_named_keeps_what_is_committed() -> None:
+    world = committed_v1()
+    obey(world, 2)
+    assert world.running() == V1.digest
+    assert world.announced == []
+
+
+def test_a_withdrawn_slot_goes_back_once_and_can_be_filled_again() -> None:
+    world = committed_v1()
+    obey(world, 2, V2)
+    obey(world, 3, withdrawn=["activity"])
+    assert world.states()[-3:] == ["committed", "rolling-back", "rolled-back"]
+    assert world.running() == V1.digest
+    assert world.reasons[-1] == "update.withdrawn"
+    assert world.machine.record.rejected == ()
+    # It stays said, and is done.
+    obey(world, 4, OTHER, slot="gearbox", withdrawn=["activity"])
+    assert world.running() == V1.digest
+    assert world.running("gearbox") == OTHER.digest
+    obey(world, 5, V2, withdrawn=["activity"])
+    assert world.running() == V2.digest, "what is ordered counts"
+
+
+def test_a_withdrawn_first_version_leaves_the_slot_empty() -> None:
+    world = committed_v1()
+    obey(world, 2, withdrawn=["activity", "never-seen"])
+    assert world.running() is None
+    assert "activity" not in world.inference.serving
+    obey(world, 3, V1)
+    assert world.running() == V1.digest
+
+
+def test_a_slot_is_withdrawn_after_what_another_slot_does() -> None:
+    world = committed_v1()
+    slots = {"gearbox": slot_order([OTHER])}
+    world.deliver(make_order(2, [], more=slots, at=world.moment().wall))
+    world.settle(idle=False)
+    assert world.states("gearbox")[-1] == "observing"
+    obey(world, 3, more=slots, withdrawn=["activity"])
+    assert world.running() is None
+    assert world.running("gearbox") == OTHER.digest
+    assert world.states("gearbox")[-1] == "committed"
+
+
 def test_an_order_of_what_runs_is_accepted_and_does_nothing() -> None:
     world = committed_v1()
     obey(world, 2, V1)

@@ -291,6 +291,28 @@ def test_abort_takes_back_and_orders_nobody(fleet: Fleet) -> None:
         assert caught.value.code == "rollout.state"
 
 
+def test_what_is_taken_back_without_a_version_before_stays_said(fleet: Fleet) -> None:
+    fleet.add("a", "b")
+    rollout = fleet.start()
+    fleet.rollouts.tick()
+    fleet.report("b", U.COMMITTED)
+    fleet.rollouts.tick()
+    # "a" commits too, but nobody has heard of it when the abort is carried out.
+    fleet.rollouts.abort(rollout, "anna", "")
+    fleet.rollouts.tick()
+    order = fleet.order("a")
+    assert (order.counter, order.slots, order.withdrawn) == (2, {}, ("har",))
+    assert fleet.order("b").withdrawn == ()
+    # Another order of the device must say it too: the broker keeps only the newest.
+    with fleet.database.write() as session:
+        fleet.ordering.issue(session, "a")
+    assert fleet.order("a").withdrawn == ("har",)
+    fleet.start(devices=["a"])
+    fleet.rollouts.tick()
+    order = fleet.order("a")
+    assert (list(order.slots), order.withdrawn) == (["har"], ())
+
+
 def test_what_may_not_be_started(fleet: Fleet) -> None:
     with pytest.raises(Conflict, match="no device has enrolled"):
         fleet.start()

@@ -258,7 +258,7 @@ def upgrade() -> None:
         "desired_slot",
         sa.Column("device", sa.String(length=64), nullable=False),
         sa.Column("slot", sa.String(length=64), nullable=False),
-        sa.Column("version_id", INTEGER, nullable=False),
+        sa.Column("version_id", INTEGER, nullable=True),
         sa.Column("rollout", sa.String(length=32), nullable=True),
         sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
