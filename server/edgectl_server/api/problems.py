@@ -15,6 +15,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from sqlalchemy.exc import DataError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -110,6 +111,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ProtocolError, _handler(_from_protocol_error))
     app.add_exception_handler(RequestValidationError, _handler(_from_validation))
     app.add_exception_handler(HTTPException, _handler(_from_http))
+    app.add_exception_handler(DataError, _handler(_from_data_error))
 
 
 def _handler(
@@ -164,6 +166,19 @@ def _from_validation(
             code="request.invalid",
             detail=first[:1000],
             errors=errors,
+        ),
+        {},
+    )
+
+
+def _from_data_error(_request: Request, _error: DataError) -> tuple[Problem, Mapping[str, str]]:
+    # What the database says of it holds the statement and its values: not for the client.
+    return (
+        Problem(
+            title="Refused",
+            status=422,
+            code="request.invalid",
+            detail="a value cannot be stored: it has a NUL character, or is too long or too large",
         ),
         {},
     )

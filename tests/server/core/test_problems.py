@@ -7,6 +7,8 @@ from starlette.testclient import TestClient
 
 from edgectl_server.api.app import create_app
 from edgectl_server.api.limits import BODY_BYTES_MAX
+from edgectl_server.auth import Auth, Principal
+from edgectl_server.storage.database import Database
 
 
 def check_problem(answer, status, code):
@@ -154,3 +156,24 @@ def test_the_web_ui_does_not_hide_unknown_addresses_of_the_api(pages, path):
 def test_the_web_ui_shows_nothing_outside_its_folder(pages, tmp_path, path):
     (tmp_path / "secret").write_text("secret")
     assert "secret" not in pages.get(path, headers={"Accept": "text/html"}).text
+
+
+@pytest.mark.postgresql
+def test_what_postgresql_does_not_take_is_no_bug_and_shows_no_statement(
+    client, services, postgresql_url
+):
+    database = Database(postgresql_url)
+    database.migrate()
+    services.auth = Auth(database, services.auth._now, hasher=services.auth._hasher)
+    services.auth.set_user("anna", "correct horse battery", "viewer")
+    token = services.auth.create_token(Principal("anna", "viewer"), "t", "viewer", None).text
+    headers = {"Authorization": f"Bearer {token}"}
+    asked = (
+        client.post("/api/v1/tokens", headers=headers, json={"name": "a\0b", "role": "viewer"}),
+        client.get("/api/v1/tokens?q=%00", headers=headers),
+    )
+    database.close()
+    for answer in asked:
+        problem = check_problem(answer, 422, "request.invalid")
+        assert "NUL" in problem["detail"]
+        assert "INSERT" not in answer.text
