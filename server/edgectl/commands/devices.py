@@ -8,6 +8,7 @@ from edgectl.errors import doing
 from edgectl.output import age, consoles, plain, print_json
 from edgectl.session import DEVICE, Session, examples, json_option, limit_option, pass_session
 from edgectl.tables import device_table, devices_table, events_table
+from edgectl.transport import is_loopback
 
 __all__ = ["devices"]
 
@@ -139,10 +140,14 @@ def create_token(session: Session, uses: int, hours: float, *, as_json: bool) ->
         return
     output, errors = consoles()
     output.print(plain(created.token))
+    who = "one device" if created.uses == 1 else f"{created.uses} devices"
     errors.print(
-        f"for {created.uses} device(s), expires {age(created.expires_at)}; on the device:\n"
-        f"  edgectl-agent run --server {address} --device NAME --token {plain(created.token)}"
+        f"for {who}, expires {age(created.expires_at)}; on the device:\n"
+        f"  edgectl-agent run --server {address} --device NAME --token {plain(created.token)}",
+        soft_wrap=True,
     )
+    if is_loopback(address):
+        errors.print("elsewhere than on this machine: with its address in the network instead")
 
 
 @devices.command("decommission", epilog=examples("edgectl devices decommission pi-1 --yes"))
