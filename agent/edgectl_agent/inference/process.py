@@ -332,10 +332,22 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
+_PASSED_ON = frozenset({"PATH", "HOME", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV"})
+_PASSED_ON_BEGINNINGS = ("LC_", "LD_", "PYTHON", "ORT_")
+
+
 def child_environment() -> dict[str, str]:
-    """Return the environment of processes that import a runtime: small heaps, no idle threads."""
+    """Return the environment of processes that run a model: small heaps, no idle threads.
+
+    What else is in ours stays here: it may hold secrets, such as the enrolment token.
+    """
+    passed_on = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _PASSED_ON or name.startswith(_PASSED_ON_BEGINNINGS)
+    }
     return {
-        **os.environ,
+        **passed_on,
         "MALLOC_ARENA_MAX": "2",
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",

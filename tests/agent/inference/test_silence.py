@@ -1,9 +1,13 @@
-"""The runtime tells nobody outside what a device does."""
+"""The runtime tells nobody what a device does, and is told nothing that it need not know."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import psutil
+
+from edgectl_agent.inference.process import InferenceProcess, child_environment
 
 ACTIVITY = Path(__file__).parents[3] / "server/edgectl/demo/activity/har_v1.onnx"
 PROGRAM = """
@@ -34,3 +38,20 @@ def test_the_runtime_alone_would_leave_one(tmp_path):
         "runtime.onnxruntime.", "onnxruntime."
     )
     assert files_left_by(alone, tmp_path / "alone") != []
+
+
+def test_processes_that_run_a_model_do_not_get_the_secrets_of_the_agent(tmp_path, monkeypatch):
+    secrets = ("EDGECTL_AGENT_TOKEN", "AWS_SECRET_ACCESS_KEY", "ANYTHING")
+    for name in secrets:
+        monkeypatch.setenv(name, "hunter2")
+    monkeypatch.setenv("TZ", "UTC")
+    assert child_environment()["TZ"] == "UTC"
+    process = InferenceProcess(host="127.0.0.1", port=0, socket=None)
+    process.start()
+    try:
+        (child,) = (
+            one for one in psutil.Process().children() if "edgectl_agent.inference" in one.cmdline()
+        )
+        assert "hunter2" not in child.environ().values()
+    finally:
+        process.stop()
