@@ -49,6 +49,12 @@ function Inside({ device }: { device: Device }) {
           Offline since <Time at={device.last_seen_at} />. What you see is what it last reported.
         </Note>
       )}
+      {device.refusal && (
+        <Note tone="warn">
+          <strong>{device.id} does not obey its newest order</strong>: {device.refusal.detail}
+          <p className="small mono">{device.refusal.code}</p>
+        </Note>
+      )}
       <div className="columns">
         <div className="stack">
           {device.slots.length ? (
@@ -288,6 +294,7 @@ function Counts({ summary }: { summary: Schemas["TelemetrySummary"] }) {
       <div className="figures">
         <Figure name={`${summary.slot} ${summary.version}`} value={count(summary.requests)} note="requests" />
         <Figure name="Errors" value={count(summary.errors)} note={summary.requests ? share(summary.errors / summary.requests, 1) : ""} />
+        <Figure name="Refused" value={count(summary.refused)} note="" />
         <Figure name="NaN or infinite" value={count(summary.non_finite)} note="" />
         <Figure name="p50" value={duration(summary.latency_p50_us)} note="" />
         <Figure name="p95" value={duration(summary.latency_p95_us)} note="" />
