@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from edgectl_server.domain import rollouts as domain
@@ -204,6 +204,9 @@ class Rollouts(RolloutViews):
     def _tick_one(self) -> bool | None:
         """Claim and move on one rollout; None when none is due."""
         now = self._now()
+        with self._database.read() as session:  # most ticks find nothing, and lock nothing
+            if session.scalar(select(Rollout.id).where(Rollout.due_at <= now).limit(1)) is None:
+                return None
         due = (
             select(Rollout)
             .where(Rollout.due_at <= now)
@@ -211,9 +214,6 @@ class Rollouts(RolloutViews):
             .limit(1)
             .with_for_update(skip_locked=True)
         )
-        with self._database.read() as session:  # most ticks find nothing, and lock nothing
-            if session.scalar(select(func.count()).where(Rollout.due_at <= now)) == 0:
-                return None
         with self._database.write() as session:
             rollout = session.scalars(due).one_or_none()
             if rollout is None:

@@ -96,6 +96,16 @@ def start(tmp_path):
             server.stop(signal.SIGKILL)
 
 
+def ended(client, job_id: str):
+    """Wait for the end of a job and return it."""
+
+    def look():
+        job = client.get(f"/jobs/{job_id}").json()
+        return job if job["finished_at"] else None
+
+    return wait_for(look, "the end of the job")
+
+
 def send(client, content: bytes, *, offset=0, stop=None):
     name = hashlib.sha256(content).hexdigest()
     headers = {"Upload-Offset": str(offset), "Upload-Length": str(len(content))}
@@ -329,12 +339,7 @@ def test_kill_9_in_the_middle_of_a_push(start):
         first.stop(signal.SIGKILL)
     second = start()
     with second.client() as client:
-        job = wait_for(
-            lambda: (
-                (found := client.get(f"/jobs/{accepted['job']}").json())["finished_at"] and found
-            ),
-            "the end of the push",
-        )
+        job = ended(client, accepted["job"])
         assert (job["state"], job["attempts"]) == ("succeeded", 2)
         version = client.get("/models/har/versions/1").json()
         assert version["state"] == "ready"
@@ -356,11 +361,6 @@ def test_sigterm_in_the_middle_of_a_push_is_quick_and_loses_nothing(start):
     assert seconds < 10
     second = start()
     with second.client() as client:
-        job = wait_for(
-            lambda: (
-                (found := client.get(f"/jobs/{accepted['job']}").json())["finished_at"] and found
-            ),
-            "the end of the push",
-        )
+        job = ended(client, accepted["job"])
         assert (job["state"], job["attempts"]) == ("succeeded", 1)
     second.stop()
