@@ -86,8 +86,9 @@ def parse_model(content: bytes, limits: PipelineLimits) -> Any:
     if len(content) > limits.source_bytes_max:
         raise PipelineRefused(
             "model.too_large",
-            f"The model has {len(content)} bytes, at most {limits.source_bytes_max} are taken.",
-            "Push a smaller model: devices take files of up to 256 MiB.",
+            # The reader stops one byte beyond the limit: how long the file is, is not known here.
+            f"The model is larger than {limits.source_bytes_max} bytes.",
+            "Push a smaller model: devices take files of up to 256 MiB, and preparing may add some.",
         )
     _refuse_other_formats(content)
     model = onnx.ModelProto()
