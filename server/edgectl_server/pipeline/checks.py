@@ -88,7 +88,7 @@ def parse_model(content: bytes, limits: PipelineLimits) -> Any:
             "model.too_large",
             # The reader stops one byte beyond the limit: how long the file is, is not known here.
             f"The model is larger than {limits.source_bytes_max} bytes.",
-            "Push a smaller model: devices take files of up to 256 MiB, and preparing may add some.",
+            "Push a smaller model: devices take files of up to 256 MiB, and preparing adds some.",
         )
     _refuse_other_formats(content)
     model = onnx.ModelProto()
