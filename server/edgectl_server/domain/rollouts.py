@@ -201,7 +201,7 @@ def _plan_abort(observed: ObservedRollout, now: datetime) -> Plan:
         state=RolloutState.ABORTED,
         marks=tuple(Mark(one, DeviceState.CANCELLED, reason) for one in cancelled if one in chosen),
         restores=tuple(one for one in restores if one in chosen),
-        note="" if not left else f"taking it back from {left} more",
+        note=None,  # who aborted it, and why, stays
         look_again_at=now if left else None,
     )
 

@@ -278,6 +278,7 @@ def test_abort_takes_back_and_orders_nobody(fleet: Fleet) -> None:
     info = fleet.rollouts.abort(rollout, "anna", "no")
     assert info.note == "aborted by anna: no"
     fleet.rollouts.tick()
+    assert fleet.show(rollout).note == "aborted by anna: no", "the reason stays"
     assert fleet.states(rollout) == {"a": "cancelled", "b": "cancelled"}
     assert fleet.order("a").slots["har"].version == "1"
     assert fleet.order("b").slots == {}  # it had nothing before: the update is taken back
