@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,14 +113,22 @@ class Server(Process):
 
     def start(self) -> None:
         """Start and wait until it is ready; later starts take the same ports."""
+        since = self.log.stat().st_size if self.log.exists() else 0
+        self.launch()
+        self.wait_ready(since)
+
+    def launch(self) -> None:
+        """Start without waiting."""
         self.command = [
             *(sys.executable, "-m", "edgectl", "server", "start", "--json"),
             *("--data", str(self.data), "--port", self.port, "--broker-port", self.broker_port),
             *("--broker", self.broker),
         ]
         self._environment |= {f"EDGECTL_SERVER_{k.upper()}": v for k, v in self.settings.items()}
-        since = self.log.stat().st_size if self.log.exists() else 0
         super().start()
+
+    def wait_ready(self, since: int) -> None:
+        """Wait for the ready line after byte `since` of the log."""
         ready = self.wait_line("the server", "ready", value=True, since=since)
         self.url = ready["url"]
         self.port = self.url.rsplit(":", 1)[1].rstrip("/")
@@ -216,6 +225,18 @@ class Agent(Process):
         since = self.log.stat().st_size if self.log.exists() else 0
         super().start()
         self.endpoint = self.wait_line("the agent", "event", "ready", since)["endpoint"]
+
+    def served(self, model: str) -> str | None:
+        """Ask the local endpoint which version of a model serves; None if none does."""
+        try:
+            with urllib.request.urlopen(f"{self.endpoint}/v2/models/{model}", timeout=10) as answer:
+                versions: list[str] = json.load(answer)["versions"]
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code != 404:
+                raise
+            return None
+        return versions[0]
 
     def infer(self, model: str, array: Any) -> dict[str, Any]:
         """Ask the local endpoint for a prediction on one float32 array [1, …]."""
