@@ -450,6 +450,9 @@ def test_filters_become_the_query(logged_in, fleet_server):
         "offset": "0",
         "limit": "5",
     }
+    logged_in("devices", "list", "--updating", "--decommissioned")
+    query = dict(fleet_server.requests("GET", "/devices")[1].query)
+    assert (query["updating"], query["state"]) == ("true", "decommissioned")
 
 
 def test_digests_are_whole_in_the_output(logged_in):

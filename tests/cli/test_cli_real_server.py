@@ -32,6 +32,8 @@ def admin(real_server, edgectl):
 def test_an_operators_first_hour(admin, real_server, tmp_path):
     assert json.loads(admin("models", "list", "--json").out) == []
     assert json.loads(admin("devices", "list", "--json").out) == []
+    gone = admin("devices", "list", "--updating", "--decommissioned", "--json")
+    assert json.loads(gone.out) == []
     assert json.loads(admin("rollout", "list", "--json").out) == []
     token = json.loads(admin("devices", "token", "create", "--uses", "2", "--json").out)
     assert token["token"].startswith("ee_")

@@ -32,6 +32,8 @@ def devices() -> None:
 @click.option("--model", default="", help="Only those that run this model.")
 @click.option("--version", default="", help="Only those that run this version of --model.")
 @click.option("--failing", is_flag=True, help="Only those whose newest update went wrong.")
+@click.option("--updating", is_flag=True, help="Only those with an update under way.")
+@click.option("--decommissioned", is_flag=True, help="Those that were taken out, instead.")
 @limit_option
 @json_option
 @pass_session
@@ -44,6 +46,8 @@ def list_devices(
     *,
     online: bool | None,
     failing: bool,
+    updating: bool,
+    decommissioned: bool,
     as_json: bool,
 ) -> None:
     """List devices and what they run."""
@@ -57,6 +61,8 @@ def list_devices(
             ("version", version),
             ("online", "" if online is None else str(online).lower()),
             ("failing", "true" if failing else ""),
+            ("updating", "true" if updating else ""),
+            ("state", "decommissioned" if decommissioned else ""),
         )
         if value
     ]
