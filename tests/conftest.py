@@ -7,6 +7,7 @@ everything that packaging/debian-test-packages.txt names.
 
 import itertools
 import os
+import signal
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -16,6 +17,10 @@ import sqlalchemy
 
 # onnxruntime would report its use to its maker; our programs say no, and so do their tests.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+# A suite that was started in the background ignores SIGINT, and would pass that on to the programs
+# whose Ctrl-C it tests; children of a process with a handler begin with the default.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _numbers = itertools.count(1)
 STRICT = os.environ.get("CI") == "true"
