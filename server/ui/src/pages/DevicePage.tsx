@@ -136,6 +136,12 @@ function SlotPanel({ device, slot }: { device: Device; slot: Slot }) {
             <p className="small mono">{update.reason.code}</p>
           </Note>
         )}
+        {slot.fault && (
+          <Note tone="bad">
+            <strong>What runs misbehaved</strong>: {slot.fault.detail}
+            <p className="small mono">{slot.fault.code}</p>
+          </Note>
+        )}
         {update?.state === "downloading" && update.bytes_total > 0 && (
           <Measure
             text={`${bytes(update.bytes_done)} of ${bytes(update.bytes_total)}`}
