@@ -18,6 +18,7 @@ import itertools
 import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import threading
@@ -144,6 +145,7 @@ def start_devices(
             EDGECTL_AGENT_TOKEN=token,
             EDGECTL_AGENT_STATE=str(state),
             EDGECTL_AGENT_PORT="0",
+            EDGECTL_AGENT_TELEMETRY_S="1",
         )
         enrolled = state / "identity" / "enrolment.json"
         first = processes.start(f"{device}-enrol", agent("enrol"), settings)
@@ -218,11 +220,39 @@ def roll_out(client: Client, seconds: dict[str, float], name: str, relays: dict[
     return wire, {device: client.device_events(device, limit=50).items for device in DEVICES}
 
 
+def resident(client: Client, device: str, events: Any) -> dict[str, int]:
+    """Return the resident bytes of a device's processes: as it reports them, after the commit."""
+
+    def sampled() -> Any:
+        system = client.device(device).system
+        return system if system and system.get("inference_rss_bytes") else None
+
+    system = until(f"health of {device}", sampled)
+    trial = next(event.trial for event in events if event.trial)
+    return {
+        "supervisor": system["agent_rss_bytes"],
+        "inference": system["inference_rss_bytes"],
+        "trial": trial["rss_bytes"],
+    }
+
+
 def device_stages(events: Any) -> dict[str, float]:
     """Return the seconds between a device's transitions, by the state that was left."""
     ordered = sorted(events, key=lambda event: (event.at, event.order))
     pairs = itertools.pairwise(ordered)
     return {a.after: round((b.at - a.at).total_seconds(), 3) for a, b in pairs}
+
+
+def bare_runtime_bytes() -> int:
+    """Return the resident bytes of ``python -c "import onnxruntime"``."""
+    program = (
+        "import onnxruntime; from pathlib import Path;"
+        "print(Path('/proc/self/status').read_text().split('VmRSS:')[1].split()[0])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    return int(done.stdout) * 1024
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -245,6 +275,7 @@ def main(arguments: list[str] | None = None) -> int:
             stack.callback(relay.stop)
         version = push(client, seconds, *files)
         wire, events = roll_out(client, seconds, files[0], relays)
+        processes_rss = resident(client, DEVICES[0], events[DEVICES[0]])
     best = version.variants[0]
     ratio = max(wire.values()) / best.bundle_bytes
     print(f"push of {files[1].name}, {version.source_bytes:,} bytes, to {len(DEVICES)} devices")
@@ -261,6 +292,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     for device, count in wire.items():
         print(f"  wire of {device}: {count:,} bytes, {count / best.bundle_bytes:.4f} of the bundle")
+    bare = bare_runtime_bytes()
+    for name, rss in {**processes_rss, "python with onnxruntime": bare}.items():
+        print(f"  resident, {name:24} {rss / 1e6:6.1f} MB, {rss / bare:.2f} of the bare runtime")
     result = {
         "benchmark": "push",
         "model": files[1].name,
@@ -271,6 +305,7 @@ def main(arguments: list[str] | None = None) -> int:
         "wire_ratio_max": round(ratio, 4),
         "seconds": {stage: round(took, 3) for stage, took in seconds.items()},
         "device_seconds": stages,
+        "rss_bytes": {**processes_rss, "python with onnxruntime": bare},
     }
     print(json.dumps(result))
     return 0
