@@ -32,7 +32,7 @@ import numpy as np
 
 from edgectl.client import Client
 from edgectl.demo import activity_data
-from edgectl.demo.processes import Process, Processes
+from edgectl.demo.processes import Process, Processes, command_of, environment_with
 from edgectl.types import PushOptions, PushRequest, RolloutPolicy, RolloutRequest, Selector
 
 DEVICES = ("pi-1", "pi-2", "pi-3")
@@ -109,12 +109,6 @@ def until(what: str, look: Callable[[], Any]) -> Any:
     return value
 
 
-def environment(**settings: str) -> dict[str, str]:
-    """Return our environment without settings of other servers."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("EDGECTL_")}
-    return {**kept, "PYTHONUNBUFFERED": "1", **settings}
-
-
 def inputs(folder: Path | None, scratch: Path) -> tuple[str, Path, Path, Path]:
     """Return name, model, calibration and evaluation data."""
     if folder is None:
@@ -139,7 +133,7 @@ def start_devices(
     relays = {}
     for device in DEVICES:
         state = scratch / device
-        settings = environment(
+        settings = environment_with(
             EDGECTL_AGENT_SERVER=url,
             EDGECTL_AGENT_DEVICE=device,
             EDGECTL_AGENT_TOKEN=token,
@@ -148,14 +142,14 @@ def start_devices(
             EDGECTL_AGENT_TELEMETRY_S="1",
         )
         enrolled = state / "identity" / "enrolment.json"
-        first = processes.start(f"{device}-enrol", agent("enrol"), settings)
+        first = processes.start(f"{device}-enrol", command_of("edgectl_agent", "enrol"), settings)
         until(f"enrolment of {device}", enrolled.exists)
         first.ask_to_stop()
         identity = json.loads(enrolled.read_text())
         relays[device] = Relay(broker_port)
         identity["broker"]["port"] = relays[device].port
         enrolled.write_text(json.dumps(identity))
-        processes.start(device, agent("run"), settings)
+        processes.start(device, command_of("edgectl_agent", "run"), settings)
     wanted = set(DEVICES)
     until(
         "all devices online", lambda: {d.id for d in client.devices().items if d.online} >= wanted
@@ -163,20 +157,14 @@ def start_devices(
     return relays
 
 
-def agent(command: str) -> list[str]:
-    """Return the agent's command line."""
-    return [sys.executable, "-P", "-m", "edgectl_agent", command, "--json"]
-
-
 def start_server(processes: Processes, scratch: Path) -> tuple[Process, dict[str, Any]]:
     """Start a server on free ports and return its ready line."""
-    settings = environment(
+    settings = environment_with(
         EDGECTL_SERVER_DATA=str(scratch / "server"),
         EDGECTL_SERVER_LISTEN_PORT="0",
         EDGECTL_SERVER_BROKER_PORT="0",
     )
-    command = [sys.executable, "-P", "-m", "edgectl_server", "start", "--json"]
-    server = processes.start("server", command, settings)
+    server = processes.start("server", command_of("edgectl_server", "start"), settings)
     return server, server.wait_line(lambda line: line.get("ready") is True, 60, "ready")
 
 

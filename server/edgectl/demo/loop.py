@@ -7,7 +7,6 @@ agent's command lines, the REST API, and a device's inference endpoint.
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from rich.console import Console
 
 from edgectl.client import Client
 from edgectl.demo import activity_data
-from edgectl.demo.processes import Process, Processes
+from edgectl.demo.processes import Process, Processes, command_of, environment_with
 from edgectl.errors import DemoFailed, doing
 from edgectl.output import plain, table
 from edgectl.progress import PushProgress
@@ -153,13 +152,13 @@ class Loop:
     def _start_server(self) -> None:
         self._heading(f"1. Server with everything embedded, broker {self._options.broker}")
         folder = self._options.data / "server"
-        environment = _environment(
+        environment = environment_with(
             EDGECTL_SERVER_DATA=str(folder),
             EDGECTL_SERVER_LISTEN_PORT=str(self._options.port),
             EDGECTL_SERVER_BROKER=self._options.broker,
             EDGECTL_SERVER_BROKER_PORT=str(self._last_broker_port()),
         )
-        server = self._processes.start("server", _python("edgectl_server", "start"), environment)
+        server = self._processes.start("server", command_of("edgectl_server", "start"), environment)
         ready = server.wait_line(lambda line: line.get("ready") is True, _START_S, "ready")
         self.result.url = str(ready["url"])
         self.result.password_file = str(folder / "admin-password")
@@ -185,7 +184,7 @@ class Loop:
         token = client.create_enrol_token(uses=count, expires_in_s=3600).token
         for name in self._names:
             # The token travels in the environment: arguments can be read by everybody.
-            environment = _environment(
+            environment = environment_with(
                 EDGECTL_AGENT_SERVER=self.result.url,
                 EDGECTL_AGENT_DEVICE=name,
                 EDGECTL_AGENT_TOKEN=token,
@@ -194,7 +193,7 @@ class Loop:
                 EDGECTL_AGENT_TELEMETRY_S=str(_TELEMETRY_PERIOD_S),
             )
             # No settings of an agent that may be installed on this machine.
-            command = [*_python("edgectl_agent", "run"), "--config", os.devnull]
+            command = [*command_of("edgectl_agent", "run"), "--config", os.devnull]
             self._agents[name] = self._processes.start(name, command, environment)
 
         def all_online() -> bool | None:
@@ -292,13 +291,3 @@ class Loop:
 
         self.result.telemetry = self._until(arrived, _TELEMETRY_S, "the arrival of the telemetry")
         self._console.print(telemetry_table(self.result.telemetry, version.labels))
-
-
-def _python(module: str, command: str) -> list[str]:
-    return [sys.executable, "-P", "-m", module, command, "--json"]
-
-
-def _environment(**settings: str) -> dict[str, str]:
-    """Return our environment with these settings, and none that is meant for another server."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("EDGECTL_")}
-    return {**kept, "PYTHONUNBUFFERED": "1", **settings}

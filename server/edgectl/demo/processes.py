@@ -21,7 +21,7 @@ import msgspec
 from edgectl.demo.keeper import GRACE_S
 from edgectl.errors import DemoFailed
 
-__all__ = ["Process", "Processes"]
+__all__ = ["Process", "Processes", "command_of", "environment_with"]
 
 _POLL_S = 0.05
 _OUTPUT_BYTES_MAX = 16 * 1024 * 1024
@@ -161,6 +161,17 @@ class Processes:
             for process in ending:
                 process.wait_stopped(deadline)
             del self._running[-len(ending) :]
+
+
+def command_of(module: str, command: str) -> list[str]:
+    """Return the command line of one of our programs, printing JSON lines."""
+    return [sys.executable, "-P", "-m", module, command, "--json"]
+
+
+def environment_with(**settings: str) -> dict[str, str]:
+    """Return our environment with these settings, and none that is meant for another server."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("EDGECTL_")}
+    return {**kept, "PYTHONUNBUFFERED": "1", **settings}
 
 
 def _private(path: Path) -> Any:
