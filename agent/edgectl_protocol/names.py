@@ -17,11 +17,13 @@ from edgectl_protocol.errors import InvalidName
 __all__ = [
     "DeviceId",
     "Digest",
+    "GroupName",
     "ModelName",
     "Variant",
     "Version",
     "check_device_id",
     "check_digest",
+    "check_group_name",
     "check_model_name",
     "check_variant",
     "check_version",
@@ -33,12 +35,15 @@ _DEVICE = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 _MODEL = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 _VERSION = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$"
 _VARIANT = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+_GROUP = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 _DIGEST = r"^sha256:[0-9a-f]{64}$"
 
 DeviceId = Annotated[str, msgspec.Meta(pattern=_DEVICE)]
 ModelName = Annotated[str, msgspec.Meta(pattern=_MODEL)]
 Version = Annotated[str, msgspec.Meta(pattern=_VERSION)]
 Variant = Annotated[str, msgspec.Meta(pattern=_VARIANT)]
+GroupName = Annotated[str, msgspec.Meta(pattern=_GROUP)]
+"""What the operator calls devices that belong together; never said by the device."""
 Digest = Annotated[str, msgspec.Meta(pattern=_DIGEST)]
 """A content address in OCI notation, ``sha256:`` and 64 hexadecimal digits."""
 
@@ -76,6 +81,11 @@ def check_version(value: str) -> str:
 def check_variant(value: str) -> str:
     """Return `value` if it can be a variant's name; raise `InvalidName` otherwise."""
     return _check("variant name", _VARIANT, value)
+
+
+def check_group_name(value: str) -> str:
+    """Return `value` if it can be a group's name; raise `InvalidName` otherwise."""
+    return _check("group name", _GROUP, value)
 
 
 def check_digest(value: str) -> str:
