@@ -27,6 +27,8 @@ from sqlalchemy.types import DateTime, TypeDecorator
 
 __all__ = [
     "ApiToken",
+    "AuditEntryRow",
+    "AuditHeadRow",
     "Base",
     "Blob",
     "BundleVariant",
@@ -38,12 +40,14 @@ __all__ = [
     "LoginSession",
     "Model",
     "ModelVersion",
+    "OpenIdPerson",
     "Outbox",
     "ReportedSlot",
     "Retained",
     "Rollout",
     "RolloutDevice",
     "RolloutEvent",
+    "SecurityEventRow",
     "SystemSampleRow",
     "TelemetryWindow",
     "User",
@@ -98,9 +102,22 @@ class User(Base):
 
     __tablename__ = "user_account"
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
-    password_hash: Mapped[str] = mapped_column(String(256))  # argon2id
+    password_hash: Mapped[str] = mapped_column(String(256))  # argon2id; empty: has no password
     role: Mapped[str] = mapped_column(String(16))  # viewer, operator, admin
     created_at: Mapped[datetime]
+
+
+class OpenIdPerson(Base):
+    """Whom a user from an OpenID provider is: the pair of issuer and subject, and nothing else."""
+
+    __tablename__ = "openid_person"
+    issuer: Mapped[str] = mapped_column(String(255), primary_key=True)
+    subject: Mapped[str] = mapped_column(String(255), primary_key=True)
+    user: Mapped[str] = mapped_column(
+        ForeignKey("user_account.name", ondelete="CASCADE"), unique=True
+    )
+    claimed: Mapped[list[Any]]  # values of the roles claim at the last login, those that gave the role
+    last_login_at: Mapped[datetime]
 
 
 class ApiToken(Base):
@@ -111,6 +128,10 @@ class ApiToken(Base):
     user: Mapped[str] = mapped_column(ForeignKey("user_account.name", ondelete="CASCADE"))
     name: Mapped[str] = mapped_column(String(128))
     role: Mapped[str] = mapped_column(String(16))
+    scopes: Mapped[list[Any]]  # of edgectl_server.schemas.Scope
+    made_by: Mapped[str | None] = mapped_column(  # the token it was made with, and goes with
+        ForeignKey("api_token.id", ondelete="CASCADE"), index=True
+    )
     secret_sha256: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
@@ -126,6 +147,35 @@ class LoginSession(Base):
     csrf: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
+
+
+# ---------------------------------------------------------------- audit log
+
+
+class AuditEntryRow(Base):
+    """What somebody did; see `edgectl_protocol.audit`. Triggers refuse changes and deletions."""
+
+    __tablename__ = "audit_entry"
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[str] = mapped_column(String(32))  # text, as it was hashed
+    actor: Mapped[str] = mapped_column(String(128), index=True)
+    via: Mapped[str] = mapped_column(String(64))
+    address: Mapped[str] = mapped_column(String(64))
+    action: Mapped[str] = mapped_column(String(64))
+    object: Mapped[str] = mapped_column(String(256))
+    outcome: Mapped[str] = mapped_column(String(16))
+    details: Mapped[str] = mapped_column(Text)  # canonical JSON, as it was hashed
+    previous: Mapped[str] = mapped_column(String(64))
+    hash: Mapped[str] = mapped_column(String(64))
+
+
+class AuditHeadRow(Base):
+    """The newest row, and the lock that puts writers in order; there is one row, number 1."""
+
+    __tablename__ = "audit_head"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    number: Mapped[int]
+    hash: Mapped[str] = mapped_column(String(64))
 
 
 # ---------------------------------------------------------------- models
@@ -246,6 +296,7 @@ class Device(Base):
     boot: Mapped[int]  # newest (boot, seq) of `reported`
     seq: Mapped[int]
     order_counter: Mapped[int]  # newest order issued
+    order_nonces: Mapped[Document] = mapped_column(default=dict)  # of the newest orders, by counter
     order: Mapped[Document | None]  # its signed DSSE envelope, published again as it is
     order_expires_at: Mapped[datetime | None]
     reported: Mapped[Document]  # edgectl_protocol.messages.ReportedState
@@ -293,6 +344,27 @@ class DeviceEventRow(Base):
     slot: Mapped[str] = mapped_column(String(64))
     rollout: Mapped[str | None] = mapped_column(String(64), index=True)
     event: Mapped[Document]  # edgectl_protocol.messages.DeviceEvent
+
+
+class SecurityEventRow(Base):
+    """What an attacker may have done, as the device or the server saw it; counted, not repeated."""
+
+    __tablename__ = "security_event"
+    __table_args__ = (
+        UniqueConstraint("device", "key"),
+        Index("ix_security_event_received", "device", "received_at"),
+    )
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    device: Mapped[str] = mapped_column(ForeignKey("device.id", ondelete="CASCADE"))
+    key: Mapped[str] = mapped_column(String(128))  # who saw it and its number: stored once by it
+    source: Mapped[str] = mapped_column(String(8))  # device, server
+    at: Mapped[datetime]  # first seen, by the clock of the source
+    until: Mapped[datetime]  # last seen
+    received_at: Mapped[datetime] = mapped_column(index=True)  # newest news of it
+    code: Mapped[str] = mapped_column(String(64))
+    detail: Mapped[str] = mapped_column(String(1024))
+    count: Mapped[int]
+    order: Mapped[int | None]  # counter of the order that is meant
 
 
 # ---------------------------------------------------------------- rollouts
