@@ -42,7 +42,7 @@ from edgectl_agent.settings import Settings
 from edgectl_agent.spool import Spool
 from edgectl_agent.store import Store
 from edgectl_agent.trial import run_trial
-from edgectl_agent.trust import Trust
+from edgectl_agent.trust.process import Trust
 from edgectl_protocol import topics
 from edgectl_protocol.errors import ProtocolError
 from edgectl_protocol.messages import Ack, decode, encode
@@ -232,13 +232,13 @@ class Supervisor:
         journal = Journal(self._disk)
         machine = Machine(self._device, journal.load(), store.pointers())
         self._serving = Serving(store, self._inference)
-        trust = Trust(
+        self._trust = Trust(
             settings.state_directory / "tuf", self._disk.read(ROOT_PATH), Mailbox(self._connection)
         )
-        self._orders = _OrderDesk(trust, self._put)
+        self._orders = _OrderDesk(self._trust, self._put)
         self._downloader = Downloader(self._device, store, Mailbox(self._connection))
         performer = Performer(
-            metadata=trust,
+            metadata=self._trust,
             downloader=self._downloader,
             store=store,
             serving=self._serving,
@@ -338,6 +338,7 @@ class Supervisor:
             self._telemetry_s = elapsed_s + self._settings.telemetry_s
             self._sample()
         self._connection.watch()
+        self._trust.watch()
         self._reporter.pump(elapsed_s)
 
     def _take(self, item: _Item) -> None:
@@ -416,6 +417,7 @@ class Supervisor:
         self._stopping.set()
         self._orders.stop()
         self._worker.stop()
+        self._trust.close()
         try:
             self._engine.stop(moment())
         except OSError as error:

@@ -282,7 +282,7 @@ class Machine:
         match event:
             case steps.StepDone():
                 if event.floor is not None:
-                    self._replace(floor=self.record.floor.raised_to(event.floor))
+                    self._replace(floor=event.floor)  # lower after a rotation of keys
                 trial = event.trial or update.trial
                 self._move(update, _E.OK, moment, trial=trial)
             case steps.StepFailed() if update.state is _S.ACTIVATING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from agent.core.made import make_order, simple_bundle
 from edgectl_agent.clock import now
 from edgectl_agent.core.record import Floor
 from edgectl_agent.errors import Refused, StepCancelled, StepFailed, StepRejected
-from edgectl_agent.trust import Trust, parse_envelope
+from edgectl_agent.trust.process import Trust
+from edgectl_agent.trust.verifier import parse_envelope
 from edgectl_protocol import topics
 from edgectl_protocol.messages import MetadataHead, encode
 from edgectl_server.signing.keys import Keys
@@ -80,11 +81,23 @@ def publisher(tmp_path: Path) -> Publisher:
     return Publisher(tmp_path / "server")
 
 
-def make_trust(tmp_path: Path, publisher: Publisher) -> tuple[Trust, Retained]:
-    transport = Retained()
-    transport.messages = publisher.messages()
-    root = publisher.repository.first_root
-    return Trust(tmp_path / "cache", root, transport, timeout_s=1.0), transport
+MakeTrust = Callable[[Publisher], tuple[Trust, Retained]]
+
+
+@pytest.fixture
+def make_trust(tmp_path: Path) -> Iterator[MakeTrust]:
+    made = []
+
+    def make(publisher: Publisher) -> tuple[Trust, Retained]:
+        transport = Retained()
+        transport.messages = publisher.messages()
+        root = publisher.repository.first_root
+        made.append(Trust(tmp_path / "cache", root, transport, timeout_s=1.0))
+        return made[-1], transport
+
+    yield make
+    for trust in made:
+        trust.close()
 
 
 def find(trust: Trust, floor: Floor | None = None, manifest: str = BUNDLE.digest) -> Floor:
@@ -92,9 +105,9 @@ def find(trust: Trust, floor: Floor | None = None, manifest: str = BUNDLE.digest
 
 
 def test_a_signed_target_is_found_and_little_is_fetched_again(
-    tmp_path: Path, publisher: Publisher
+    make_trust: MakeTrust, publisher: Publisher
 ) -> None:
-    trust, transport = make_trust(tmp_path, publisher)
+    trust, transport = make_trust(publisher)
     first = find(trust)
     assert (first.root, first.timestamp) == (1, 2)
     transport.bytes = 0
@@ -102,16 +115,18 @@ def test_a_signed_target_is_found_and_little_is_fetched_again(
     assert transport.bytes < 1500
 
 
-def test_another_content_than_signed_for_is_rejected(tmp_path: Path, publisher: Publisher) -> None:
-    trust, _ = make_trust(tmp_path, publisher)
+def test_another_content_than_signed_for_is_rejected(
+    make_trust: MakeTrust, publisher: Publisher
+) -> None:
+    trust, _ = make_trust(publisher)
     with pytest.raises(StepRejected, match=r"trust\.mismatch"):
         find(trust, manifest=simple_bundle("2").digest)
 
 
 def test_a_target_that_is_not_there_yet_may_be_tried_again(
-    tmp_path: Path, publisher: Publisher
+    make_trust: MakeTrust, publisher: Publisher
 ) -> None:
-    trust, transport = make_trust(tmp_path, publisher)
+    trust, transport = make_trust(publisher)
     with pytest.raises(StepFailed, match=r"trust\.target"):
         trust.find("models/activity/2/fp32", BUNDLE.digest, Floor(), lambda: False)
     publisher.add(version="2")
@@ -120,8 +135,10 @@ def test_a_target_that_is_not_there_yet_may_be_tried_again(
 
 
 @pytest.mark.parametrize("gone", [topics.head(), topics.metadata("timestamp", None)])
-def test_a_silent_topic_is_no_answer(tmp_path: Path, publisher: Publisher, gone: str) -> None:
-    trust, transport = make_trust(tmp_path, publisher)
+def test_a_silent_topic_is_no_answer(
+    make_trust: MakeTrust, publisher: Publisher, gone: str
+) -> None:
+    trust, transport = make_trust(publisher)
     del transport.messages[gone]
     with pytest.raises(StepFailed, match=r"trust\.unreachable"):
         find(trust)
@@ -130,9 +147,9 @@ def test_a_silent_topic_is_no_answer(tmp_path: Path, publisher: Publisher, gone:
 @pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets", "head"])
 @pytest.mark.parametrize("lie", [b"{}", b"not json", b"\xff" * 200_000, b"[" * 50_000])
 def test_anything_else_than_metadata_is_not_believed(
-    tmp_path: Path, publisher: Publisher, role: str, lie: bytes
+    make_trust: MakeTrust, publisher: Publisher, role: str, lie: bytes
 ) -> None:
-    trust, transport = make_trust(tmp_path, publisher)
+    trust, transport = make_trust(publisher)
     for topic in list(transport.messages):
         if f"/{role}" in topic:
             transport.messages[topic] = lie
@@ -140,17 +157,19 @@ def test_anything_else_than_metadata_is_not_believed(
         find(trust)
 
 
-def test_a_foreign_repository_is_not_believed(tmp_path: Path, publisher: Publisher) -> None:
-    trust, transport = make_trust(tmp_path, publisher)
+def test_a_foreign_repository_is_not_believed(
+    make_trust: MakeTrust, tmp_path: Path, publisher: Publisher
+) -> None:
+    trust, transport = make_trust(publisher)
     transport.messages = Publisher(tmp_path / "other").messages()
     with pytest.raises(StepFailed, match=r"trust\.refused"):
         find(trust)
 
 
 def test_older_metadata_is_not_believed_even_after_the_cache_is_lost(
-    tmp_path: Path, publisher: Publisher
+    make_trust: MakeTrust, tmp_path: Path, publisher: Publisher
 ) -> None:
-    trust, transport = make_trust(tmp_path, publisher)
+    trust, transport = make_trust(publisher)
     old = publisher.messages()
     publisher.add(version="2")
     transport.messages = publisher.messages()
@@ -159,31 +178,33 @@ def test_older_metadata_is_not_believed_even_after_the_cache_is_lost(
     with pytest.raises(StepFailed, match=r"trust\."):
         find(trust, floor)
     shutil.rmtree(tmp_path / "cache")  # python-tuf does not write it durably
-    again, transport = make_trust(tmp_path, publisher)
+    again, transport = make_trust(publisher)
     transport.messages = old
     with pytest.raises(StepFailed, match=r"trust\.rollback"):
         find(again, floor)
     find(again)  # without the floor it would have been believed
 
 
-def test_expired_metadata_is_not_believed(tmp_path: Path) -> None:
+def test_expired_metadata_is_not_believed(make_trust: MakeTrust, tmp_path: Path) -> None:
     publisher = Publisher(tmp_path / "server", NOW - timedelta(days=3))
-    trust, _ = make_trust(tmp_path, publisher)
+    trust, _ = make_trust(publisher)
     with pytest.raises(StepFailed, match=r"trust\.expired"):
         find(trust)
 
 
-def test_a_torn_cache_is_fetched_again(tmp_path: Path, publisher: Publisher) -> None:
-    trust, _ = make_trust(tmp_path, publisher)
+def test_a_torn_cache_is_fetched_again(
+    make_trust: MakeTrust, tmp_path: Path, publisher: Publisher
+) -> None:
+    trust, _ = make_trust(publisher)
     floor = find(trust)
     for name in ("timestamp.json", "snapshot.json", "targets.json", "root_history/1.root.json"):
         (tmp_path / "cache" / name).write_bytes(b"")
-    again, _ = make_trust(tmp_path, publisher)
+    again, _ = make_trust(publisher)
     assert find(again, floor) == floor
 
 
-def test_newer_roots_are_walked(tmp_path: Path, publisher: Publisher) -> None:
-    trust, transport = make_trust(tmp_path, publisher)
+def test_newer_roots_are_walked(make_trust: MakeTrust, publisher: Publisher) -> None:
+    trust, transport = make_trust(publisher)
     find(trust)
     assert publisher.repository.refresh(NOW + timedelta(days=200))
     assert publisher.repository.root_version == 2
@@ -191,15 +212,17 @@ def test_newer_roots_are_walked(tmp_path: Path, publisher: Publisher) -> None:
     assert find(trust).root == 2
 
 
-def test_a_refresh_can_be_cancelled(tmp_path: Path, publisher: Publisher) -> None:
-    trust, transport = make_trust(tmp_path, publisher)
+def test_a_refresh_can_be_cancelled(make_trust: MakeTrust, publisher: Publisher) -> None:
+    trust, transport = make_trust(publisher)
     transport.messages.clear()
     with pytest.raises(StepCancelled):
         trust.find(TARGET, BUNDLE.digest, Floor(), lambda: True)
 
 
-def test_an_order_is_believed_by_its_signature(tmp_path: Path, publisher: Publisher) -> None:
-    trust, transport = make_trust(tmp_path, publisher)
+def test_an_order_is_believed_by_its_signature(
+    make_trust: MakeTrust, tmp_path: Path, publisher: Publisher
+) -> None:
+    trust, transport = make_trust(publisher)
     order = make_order(3, [BUNDLE])
     signer = OrderSigner(publisher.keys)
     assert trust.check_order(signer.sign(order), lambda: False) == order
@@ -211,10 +234,12 @@ def test_an_order_is_believed_by_its_signature(tmp_path: Path, publisher: Publis
         trust.check_order(stranger.sign(order), lambda: False)
 
 
-def test_an_order_is_checked_though_the_metadata_has_expired(tmp_path: Path) -> None:
+def test_an_order_is_checked_though_the_metadata_has_expired(
+    make_trust: MakeTrust, tmp_path: Path
+) -> None:
     """The refusal to install is then the update's answer, which the server gets to see."""
     publisher = Publisher(tmp_path / "server", NOW - timedelta(days=3))
-    trust, _ = make_trust(tmp_path, publisher)
+    trust, _ = make_trust(publisher)
     order = make_order(3, [BUNDLE])
     assert trust.check_order(OrderSigner(publisher.keys).sign(order), lambda: False) == order
 
@@ -240,11 +265,11 @@ def test_what_is_no_envelope_is_refused(payload: bytes) -> None:
 
 
 def test_a_signature_on_something_else_is_none_on_an_order(
-    tmp_path: Path, publisher: Publisher
+    make_trust: MakeTrust, publisher: Publisher
 ) -> None:
     from securesystemslib.dsse import Envelope
 
-    trust, _ = make_trust(tmp_path, publisher)
+    trust, _ = make_trust(publisher)
     for payload_type in ("application/octet-stream", "application/vnd.in-toto+json"):
         envelope = Envelope(encode(make_order(1, [BUNDLE])), payload_type, {})
         envelope.sign(publisher.keys.signer("orders"))
