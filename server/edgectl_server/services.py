@@ -20,9 +20,12 @@ from edgectl_server.enrolment import Enroller
 from edgectl_server.fleet import Fleet
 from edgectl_server.hub import Hub
 from edgectl_server.jobs import Jobs
+from edgectl_server.openid.handover import Handover
+from edgectl_server.openid.sign_on import SignOn, open_sign_on
 from edgectl_server.push import PushHandler
 from edgectl_server.registry import PUSH, Registry
 from edgectl_server.rollouts import Rollouts
+from edgectl_server.security import SecurityEvents
 from edgectl_server.settings import Settings
 from edgectl_server.signing.authority import Authority
 from edgectl_server.signing.repository import Repository
@@ -43,6 +46,9 @@ class Services:
     blobs: BlobStore
     hub: Hub
     auth: Auth
+    sign_on: SignOn | None
+    """None: single sign-on is not set up."""
+    handover: Handover
     jobs: Jobs
     uploads: Uploads
     registry: Registry
@@ -55,6 +61,7 @@ class Services:
     fleet: Fleet
     rollouts: Rollouts
     telemetry: Telemetry
+    security: SecurityEvents
     first_password: str | None = None
     """Of the user admin, if it has just been made."""
     closing: ExitStack = field(default_factory=ExitStack)
@@ -86,6 +93,9 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
     database.migrate()
     blobs = BlobStore(settings.blobs_address)
     auth = Auth(database, now, session_s=settings.session_s)
+    sign_on = open_sign_on(settings, database, now)
+    if sign_on is not None:
+        opened.callback(sign_on.close)
     first_password = auth.ensure_admin(data / "admin-password")
     plane = open_control_plane(settings, database=database, blobs=blobs, now=now)
     opened.callback(plane.close)
@@ -118,6 +128,8 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         blobs=blobs,
         hub=hub,
         auth=auth,
+        sign_on=sign_on,
+        handover=Handover(database, now),
         jobs=jobs,
         uploads=uploads,
         registry=registry,
@@ -130,5 +142,6 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         fleet=plane.fleet,
         rollouts=plane.rollouts,
         telemetry=plane.telemetry,
+        security=plane.security,
         first_password=first_password,
     )

@@ -47,6 +47,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """0: any free port."""
     broker_public_host: str = ""
     """Name or address by which devices reach the broker; empty: `broker_host`."""
+    broker_kick_port: _Port = 0
+    """With ``mqtts://…``: where ``broker-config`` lets this server end connections; 0: nowhere."""
+    broker_connections_max: Annotated[int, Meta(ge=10, le=100_000)] = 1000
+    """Connections that the embedded or the private broker takes at once."""
     key_passphrase_file: str = ""
     """File whose first line encrypts the signing keys; empty: they are protected by mode 0600."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -55,6 +59,24 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Addresses, comma-separated, whose ``X-Forwarded-For`` and ``-Proto`` are believed."""
     session_s: _Positive = 12 * 3600
     """How long a login of the web UI lasts."""
+    public_url: str = ""
+    """``https://…`` by which browsers reach the server; needed by single sign-on off loopback."""
+    oidc_issuer: str = ""
+    """Address of an OpenID provider; empty: no single sign-on."""
+    oidc_client_id: str = ""
+    """Name under which the provider knows this server."""
+    oidc_client_secret_file: str = ""
+    """File whose first line is the client's secret; empty: a public client."""
+    oidc_name: str = "single sign-on"
+    """What the button on the login page says after "Log in with"."""
+    oidc_scopes: str = "openid profile"
+    """What is asked of the provider, separated by spaces."""
+    oidc_roles_claim: str = "groups"
+    """Claim that holds a person's groups or roles; dots lead into objects."""
+    oidc_roles: str = ""
+    """``value=role; value=role``: which values of that claim give which role."""
+    oidc_default_role: Literal["", "viewer", "operator"] = ""
+    """Role of those whom `oidc_roles` does not name; empty: they have no access."""
     upload_bytes_max: _Positive = 2 * 1024 * _MEBIBYTE
     """Largest file that may be uploaded."""
     upload_free_bytes_min: Annotated[int, Meta(ge=0)] = 256 * _MEBIBYTE

@@ -25,6 +25,7 @@ from edgectl_server.api import (
     events,
     jobs,
     models,
+    openid,
     problems,
     rollouts,
     session,
@@ -42,6 +43,7 @@ API_PREFIX = "/api/v1"
 WEB_DIRECTORY = Path(__file__).parent.parent / "web"
 _ROUTERS = (
     session.router,
+    openid.router,
     uploads.router,
     models.router,
     jobs.router,
@@ -106,6 +108,8 @@ async def refuse_unknown_parameters(request: Request) -> None:
     """Dependency of every route: a misspelt query parameter is an error, not a default."""
     dependant = getattr(request.scope.get("route"), "dependant", None)
     if dependant is None or not request.query_params:
+        return
+    if request.url.path == openid.CALLBACK:  # RFC 6749, 4.1.2: what we do not know is ignored
         return
     known = set(_query_names(dependant))
     unknown = sorted(set(request.query_params) - known)

@@ -26,6 +26,7 @@ from edgectl_server.schemas.devices import (
     FleetSummary,
     InstalledInfo,
     ReasonInfo,
+    SecurityEventInfo,
     SlotInfo,
     UpdateInfo,
     VersionShare,
@@ -53,7 +54,17 @@ from edgectl_server.schemas.rollouts import (
     RolloutRequest,
     Selector,
 )
-from edgectl_server.schemas.session import LoginRequest, Me, TokenCreated, TokenInfo, TokenRequest
+from edgectl_server.schemas.session import (
+    HandoverCode,
+    HandoverLogin,
+    HandoverRequest,
+    LoginRequest,
+    Me,
+    SignOnInfo,
+    TokenCreated,
+    TokenInfo,
+    TokenRequest,
+)
 from edgectl_server.schemas.system import ReadyInfo, VersionInfo
 from edgectl_server.schemas.telemetry import TelemetrySummary
 
@@ -67,6 +78,9 @@ __all__ = [
     "EnrolTokenCreated",
     "EnrolTokenRequest",
     "FleetSummary",
+    "HandoverCode",
+    "HandoverLogin",
+    "HandoverRequest",
     "InstalledInfo",
     "JobInfo",
     "JobProgress",
@@ -90,8 +104,10 @@ __all__ = [
     "RolloutPolicy",
     "RolloutRequest",
     "Schema",
+    "SecurityEventInfo",
     "Selector",
     "Sha256",
+    "SignOnInfo",
     "SlotInfo",
     "TelemetrySummary",
     "TensorInfo",

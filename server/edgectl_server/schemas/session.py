@@ -8,7 +8,17 @@ from pydantic import Field
 
 from edgectl_server.schemas.base import Role, Schema
 
-__all__ = ["LoginRequest", "Me", "TokenCreated", "TokenInfo", "TokenRequest"]
+__all__ = [
+    "HandoverCode",
+    "HandoverLogin",
+    "HandoverRequest",
+    "LoginRequest",
+    "Me",
+    "SignOnInfo",
+    "TokenCreated",
+    "TokenInfo",
+    "TokenRequest",
+]
 
 
 class LoginRequest(Schema):
@@ -24,6 +34,41 @@ class Me(Schema):
     user: str
     role: Role
     csrf: str | None = None
+
+
+class SignOnInfo(Schema):
+    """``GET /openid``: what the login page shows of single sign-on."""
+
+    enabled: bool
+    name: str = ""
+    """After "Log in with"."""
+    available: bool = False
+    """The provider answers."""
+    logout_url: str = ""
+    """Where the provider ends its own session; empty when it does not offer that."""
+
+
+class HandoverRequest(Schema):
+    """``POST /handover``: a person gives the login of the browser to a command line."""
+
+    challenge: str = Field(pattern=r"^[A-Za-z0-9_-]{43}$")
+    """BASE64URL of the SHA-256 of the command line's verifier (RFC 7636, S256)."""
+
+
+class HandoverCode(Schema):
+    """A code that is shown once, for the command line alone."""
+
+    code: str
+    expires_in_s: int
+
+
+class HandoverLogin(Schema):
+    """``POST /tokens:handover``: the command line takes the login."""
+
+    code: str = Field(min_length=1, max_length=128)
+    verifier: str = Field(pattern=r"^[A-Za-z0-9_-]{43,128}$")
+    name: str = Field(default="login", min_length=1, max_length=128)
+    expires_in_s: int | None = Field(default=None, ge=60)
 
 
 class TokenRequest(Schema):

@@ -15,6 +15,7 @@ from edgectl_server.auth import Auth
 from edgectl_server.clock import now
 from edgectl_server.hub import Hub
 from edgectl_server.jobs import Jobs
+from edgectl_server.openid.handover import Handover
 from edgectl_server.registry import PUSH, Registry
 from edgectl_server.services import Services
 from edgectl_server.settings import Settings
@@ -72,6 +73,8 @@ def services(tmp_path: Path, clock: Clock) -> Iterator[Services]:
         blobs=blobs,
         hub=hub,
         auth=Auth(database, clock, session_s=settings.session_s, hasher=QUICK),
+        sign_on=None,
+        handover=Handover(database, clock),
         jobs=jobs,
         uploads=Uploads(settings.data_path / "uploads", settings, blobs, database, clock),
         registry=Registry(database, blobs, jobs, clock, list),

@@ -1,0 +1,176 @@
+"""Single sign-on for browsers, and from a browser to a command line.
+
+``/openid/login`` and ``/openid/callback`` are opened by a browser, not by a program: what goes
+wrong there leads back to the login page as ``/?login=<code>``, and is in the log. They are open,
+as logging in with a password is; what protects them is in `edgectl_server.openid`.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated
+
+from fastapi import APIRouter, Cookie, Query, Request, Response
+from fastapi.responses import RedirectResponse
+
+from edgectl_server.api.access import SESSION_COOKIE, Viewer, get_services
+from edgectl_server.api.problems import responses
+from edgectl_server.errors import NotFound, Refused, ServerError
+from edgectl_server.openid.handover import CODE_S
+from edgectl_server.openid.provider import is_safe_address
+from edgectl_server.openid.sign_on import LOGIN_S, SignOn
+from edgectl_server.schemas import (
+    HandoverCode,
+    HandoverLogin,
+    HandoverRequest,
+    SignOnInfo,
+    TokenCreated,
+    TokenInfo,
+)
+
+__all__ = ["CALLBACK", "router"]
+
+logger = logging.getLogger(__name__)
+router = APIRouter(tags=["session"])
+
+CALLBACK = "/api/v1/openid/callback"
+LOGIN_COOKIE = "edgectl_openid"
+_OWN_PATH = r"^/(?:[A-Za-z0-9~_.%@:,+-][A-Za-z0-9~_.%@:,+/-]*)?(?:\?[A-Za-z0-9~_.%@:,+/=&-]*)?$"
+"""A path of ours with its query: no second slash at the start, no backslash, no control character,
+so that no browser can read another host into it."""
+
+
+def _sign_on(request: Request) -> SignOn:
+    sign_on = get_services(request).sign_on
+    if sign_on is None:
+        raise NotFound(
+            "openid.off",
+            "single sign-on is not set up on this server",
+            hint="log in with a user name and a password",
+        )
+    return sign_on
+
+
+def _public_url(request: Request) -> str:
+    """Return the address by which browsers reach us; the Host header counts on loopback alone."""
+    public = get_services(request).settings.public_url.rstrip("/")
+    if public:
+        return public
+    address = str(request.base_url).rstrip("/")
+    if request.url.scheme == "http" and is_safe_address(address, loopback=True):
+        return address
+    raise Refused(
+        "openid.address",
+        "the server does not know by which address browsers reach it",
+        hint="set `public_url`",
+    )
+
+
+def _is_secure(request: Request) -> bool:
+    return request.url.scheme == "https" or _public_url(request).startswith("https:")
+
+
+def _cookie_name(request: Request) -> str:
+    # With the prefix, no neighbour under the same domain can set it (RFC 6265bis, 4.1.3.2).
+    return f"__Host-{LOGIN_COOKIE}" if _is_secure(request) else LOGIN_COOKIE
+
+
+@router.get("/openid", operation_id="sign_on_info")
+def sign_on_info(request: Request) -> SignOnInfo:
+    """Say whether there is single sign-on, and whether the provider answers."""
+    sign_on = get_services(request).sign_on
+    if sign_on is None:
+        return SignOnInfo(enabled=False)
+    try:
+        logout = sign_on.logout_address(f"{_public_url(request)}/")
+    except ServerError as error:
+        logger.warning("single sign-on: %s: %s", error.code, error.detail)
+        return SignOnInfo(enabled=True, name=sign_on.name)
+    return SignOnInfo(enabled=True, name=sign_on.name, available=True, logout_url=logout)
+
+
+@router.get("/openid/login", operation_id="sign_on", status_code=303, responses=responses(404, 422))
+def begin_sign_on(
+    request: Request,
+    return_to: Annotated[str, Query(pattern=_OWN_PATH, max_length=512)] = "/",
+) -> Response:
+    """Send the browser to the provider; `return_to` is the page of ours to come back to."""
+    sign_on = _sign_on(request)
+    source = request.client.host if request.client is not None else ""
+    try:
+        begun = sign_on.begin(f"{_public_url(request)}{CALLBACK}", return_to, source)
+    except ServerError as error:
+        return _back(error)
+    response = RedirectResponse(begun.address, status_code=303)
+    response.set_cookie(
+        _cookie_name(request),
+        begun.cookie,
+        max_age=LOGIN_S,
+        path="/",
+        httponly=True,
+        samesite="lax",  # the provider's redirect is a navigation from another site
+        secure=_is_secure(request),
+    )
+    return response
+
+
+@router.get(
+    "/openid/callback",
+    operation_id="sign_on_callback",
+    status_code=303,
+    responses=responses(404),
+)
+def finish_sign_on(
+    request: Request,
+    session_cookie: Annotated[
+        str | None, Cookie(alias=SESSION_COOKIE, include_in_schema=False)
+    ] = None,
+) -> Response:
+    """Take the browser back from the provider and start its session."""
+    sign_on = _sign_on(request)
+    auth = get_services(request).auth
+    # RFC 6749, 3.1: a parameter that is there twice counts as none; unknown ones are ignored.
+    query = request.query_params
+    answer = {name: query[name] for name in query if len(query.getlist(name)) == 1}
+    try:
+        finished = sign_on.finish(answer, request.cookies.get(_cookie_name(request), ""))
+        started = auth.start_session(finished.user)
+    except ServerError as error:
+        response: Response = _back(error)
+    else:
+        if session_cookie is not None:
+            auth.end_session(session_cookie)
+        response = RedirectResponse(finished.return_to, status_code=303)
+        response.set_cookie(
+            SESSION_COOKIE,
+            started.cookie,
+            max_age=get_services(request).settings.session_s,
+            httponly=True,
+            samesite="lax",
+            secure=_is_secure(request),
+        )
+    response.delete_cookie(_cookie_name(request), path="/", secure=_is_secure(request))
+    return response
+
+
+def _back(error: ServerError) -> Response:
+    logger.warning("login by OpenID Connect: %s: %s", error.code, error.detail)
+    return RedirectResponse(f"/?login={error.code}", status_code=303)
+
+
+@router.post("/handover", operation_id="offer_handover", responses=responses(401, 403, 422))
+def offer_handover(request: Request, principal: Viewer, body: HandoverRequest) -> HandoverCode:
+    """Give the login of this browser to the command line that made the challenge."""
+    code = get_services(request).handover.offer(principal, body.challenge)
+    return HandoverCode(code=code, expires_in_s=CODE_S)
+
+
+@router.post("/tokens:handover", operation_id="take_handover", responses=responses(401, 422))
+def take_handover(request: Request, body: HandoverLogin) -> TokenCreated:
+    """Exchange a code of a browser for a token with the role of its user."""
+    services = get_services(request)
+    principal = services.handover.take(body.code, body.verifier)
+    issued = services.auth.create_token(principal, body.name, principal.role, body.expires_in_s)
+    return TokenCreated(
+        token=issued.text, info=TokenInfo.model_validate(issued.row, from_attributes=True)
+    )
