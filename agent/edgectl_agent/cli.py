@@ -1,4 +1,4 @@
-"""``edgectl-agent``: enrol, run, status.
+"""``edgectl-agent``: enrol, run, fingerprint, status.
 
 Errors are printed as ``error[code]: …``, ``while: …``, ``try: …``. Exit codes: 0 done, 1 refused or
 failed, 2 wrong usage, 3 server unreachable.
@@ -7,6 +7,7 @@ failed, 2 wrong usage, 3 server unreachable.
 from __future__ import annotations
 
 import argparse
+import getpass
 import json
 import logging
 import os
@@ -25,7 +26,19 @@ from edgectl_protocol import __version__
 __all__ = ["main"]
 
 DEFAULT_CONFIG = Path("/etc/edgectl/agent.toml")
-_FLAGS = ("server", "device", "token", "state", "host", "port", "socket", "labels", "telemetry_s")
+_TOKEN_CHARACTERS_MAX = 256
+_FLAGS = (
+    "server",
+    "device",
+    "token_file",
+    "authority",
+    "state",
+    "host",
+    "port",
+    "socket",
+    "labels",
+    "telemetry_s",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     doing = {
         "enrol": "enrolling this device",
         "run": "starting the agent",
+        "fingerprint": "reading the key of this device",
         "status": "reading the state directory",
     }[options.command]
     try:
@@ -51,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"error[disk.error]: {error}\nwhile: {doing}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # while it waits for an approval, or for the token
+        return 130
     return code
 
 
@@ -71,8 +87,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="edgectl-agent",
         description="Bring models to this device, and serve them.",
         epilog=_examples(
-            "edgectl-agent run --server https://edge.example.org --device pi-1 --token ee_…",
+            "edgectl-agent run --server https://edge.example.org --device pi-1 --token-file token",
             "edgectl-agent run",
+            "edgectl-agent fingerprint --device pi-1",
             "edgectl-agent status",
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -89,13 +106,27 @@ def _parser() -> argparse.ArgumentParser:
     identity = argparse.ArgumentParser(add_help=False)
     identity.add_argument("--server", help="address of the server, such as http://host:8080")
     identity.add_argument("--device", help="name of this device (default: its host name)")
-    identity.add_argument("--token", help="enrolment token, needed once")
+    identity.add_argument(
+        "--token-file",
+        dest="token_file",
+        metavar="FILE",
+        help="file with the enrolment token, needed once; - asks for it, or reads standard input "
+        "(or the environment: EDGECTL_AGENT_TOKEN)",
+    )
+    identity.add_argument(
+        "--authority",
+        metavar="FINGERPRINT",
+        help="fingerprint of the server's authority; needed to enrol without a token",
+    )
 
     enrol = commands.add_parser(
         "enrol",
         parents=[common, identity],
         help="get an identity from the server",
-        epilog=_examples("edgectl-agent enrol --server http://192.0.2.10:8080 --token ee_…"),
+        epilog=_examples(
+            "edgectl-agent enrol --server http://192.0.2.10:8080 --token-file -",
+            "edgectl-agent enrol --server http://192.0.2.10:8080 --authority sha256:…",
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     enrol.set_defaults(function=_enrol)
@@ -104,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
         parents=[common, identity],
         help="enrol if needed, then work until stopped",
         epilog=_examples(
-            "edgectl-agent run --server http://192.0.2.10:8080 --device pi-1 --token ee_…",
+            "edgectl-agent run --server http://192.0.2.10:8080 --device pi-1 --token-file token",
             "edgectl-agent run --state ./state --port 0 --label site=north",
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -119,6 +150,18 @@ def _parser() -> argparse.ArgumentParser:
         "--telemetry-s", type=float, dest="telemetry_s", help="seconds between two batches"
     )
     run.set_defaults(function=_run)
+    fingerprint = commands.add_parser(
+        "fingerprint",
+        parents=[common],
+        help="show the fingerprint of this device's key, which is made if there is none",
+        epilog=_examples(
+            "edgectl-agent fingerprint --device pi-1",
+            "edgectl-agent fingerprint --device pi-1 >> devices.csv",
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    fingerprint.add_argument("--device", help="name of this device (default: its host name)")
+    fingerprint.set_defaults(function=_fingerprint)
     status = commands.add_parser(
         "status",
         parents=[common],
@@ -155,6 +198,15 @@ def _say_as(options: argparse.Namespace) -> Any:
                 )
                 if "reason" in line:
                     text += f"  [{line['reason']['code']}] {line['reason']['detail']}"
+            case "waiting":
+                text = (
+                    f"{line['device']} waits for approval; its fingerprint is\n"
+                    f"  {line['fingerprint']}\n"
+                    f"approve it with: edgectl devices approve {line['device']} "
+                    f"--fingerprint {line['fingerprint']}"
+                )
+            case "renewed":
+                text = f"certificate renewed, until {line['expires_at']}"
             case "refused":
                 text = f"order refused [{line['code']}] {line['detail']}"
             case other:
@@ -177,18 +229,69 @@ def _identity(settings: Settings, disk: RealDisk, say: Any) -> Any:
                 hint="give another --state, or the same --device",
             )
         return identity
-    for key in ("server", "token"):
-        if not getattr(settings, key):
-            raise UsageError(
-                "enrol.missing",
-                f"this device is not enrolled, and {key} is not given",
-                hint=f"add --{key}, or EDGECTL_AGENT_{key.upper()}; "
-                "a token is made with: edgectl devices token create",
-            )
-    device = settings.device or os.uname().nodename.partition(".")[0]
-    identity = enrol(disk, server=settings.server, token=settings.token, device=device)
+    token = _read_token(settings)
+    if not settings.server:
+        raise UsageError(
+            "enrol.missing",
+            "this device is not enrolled, and server is not given",
+            hint="add --server, or EDGECTL_AGENT_SERVER",
+        )
+    if not token and not settings.authority:
+        raise UsageError(
+            "enrol.missing",
+            "this device is not enrolled, and neither a token nor an authority is given",
+            hint="make a token with `edgectl devices token create` and give it as --token-file; or "
+            "enrol without one: `edgectl devices authority` shows what to give as --authority",
+        )
+    device = _device_name(settings)
+    identity = enrol(
+        disk,
+        server=settings.server,
+        device=device,
+        token=token,
+        authority=settings.authority,
+        waiting=lambda fingerprint: say(
+            {"event": "waiting", "device": device, "fingerprint": fingerprint}
+        ),
+    )
     say({"event": "enrolled", "device": identity.device, "server": identity.server})
     return identity
+
+
+def _device_name(settings: Settings) -> str:
+    return settings.device or os.uname().nodename.partition(".")[0]
+
+
+def _read_token(settings: Settings) -> str:
+    """Return the token, from wherever it is; empty where there is none."""
+    if not settings.token_file:
+        return settings.token
+    if settings.token_file == "-":  # noqa: S105 - standard input
+        if sys.stdin.isatty():
+            return getpass.getpass("Enrolment token: ").strip()
+        return sys.stdin.readline(_TOKEN_CHARACTERS_MAX).strip()
+    try:
+        with Path(settings.token_file).expanduser().open(encoding="utf-8") as file:
+            return file.read(_TOKEN_CHARACTERS_MAX).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            "settings.file",
+            f"cannot read the token in {settings.token_file}: {error}",
+            hint="write the token into that file, readable by the agent's user only",
+        ) from error
+
+
+def _fingerprint(settings: Settings, options: argparse.Namespace) -> int:
+    from edgectl_agent.device_key import load_or_make_key
+    from edgectl_protocol.enrolment import format_fingerprint
+
+    disk = RealDisk(settings.state_directory)
+    device, fingerprint = _device_name(settings), format_fingerprint(load_or_make_key(disk).key_id)
+    if options.json:
+        print(json.dumps({"device": device, "fingerprint": fingerprint}))
+    else:
+        print(f"{device},{fingerprint}")  # as `edgectl devices preauthorise` reads it
+    return 0
 
 
 def _enrol(settings: Settings, options: argparse.Namespace) -> int:

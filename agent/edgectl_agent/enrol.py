@@ -4,49 +4,71 @@ Rules:
 
 1. The key is made before anything is asked for, with mode 0600, and never leaves the device. A
    second attempt uses it again, so that a lost answer is no lost name.
-2. The token's secret is not sent: request and answer are authenticated with a key derived from it,
-   so that plain HTTP on the way is no danger to the device (`edgectl_protocol.enrolment`).
-3. ``identity/enrolment.json`` is written last: with it the device is enrolled, without it not.
+2. No answer is believed that does not prove whose it is (`edgectl_protocol.enrolment`): with a
+   token by the key derived from it, which is never sent; without one by the authority's key, whose
+   fingerprint must have been given. There is no trust on first use.
+3. Without a token a person may have to approve. Until then the device asks again, at growing
+   intervals, for as long as it is let run.
+4. ``identity/enrolment.json`` is written last: with it the device is enrolled, without it not.
 """
 
 from __future__ import annotations
 
 import hmac
-import json
+import random
 import secrets
-import urllib.error
-import urllib.request
+import time
+from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
 
-from edgectl_agent.durable import PRIVATE, Disk
-from edgectl_agent.errors import AgentError, Refused, Unreachable, UsageError
+from edgectl_agent.core.timing import delay_s
+from edgectl_agent.device_key import KEY_PATH, DeviceKey, load_or_make_key
+from edgectl_agent.durable import Disk
+from edgectl_agent.errors import Refused, Unreachable, UsageError
+from edgectl_agent.server_request import Answer, endpoint_url, post
 from edgectl_protocol.enrolment import (
     BrokerAddress,
     Enrolment,
     EnrolReply,
     EnrolRequest,
+    Token,
+    Waiting,
+    fingerprint_of,
+    format_fingerprint,
     key_of,
+    parse_fingerprint,
     parse_token,
     reply_mac,
+    reply_text,
     request_proof,
+    request_text,
 )
 from edgectl_protocol.errors import MalformedMessage
 from edgectl_protocol.names import DeviceId
 
-__all__ = ["Identity", "enrol", "load_identity"]
+__all__ = [
+    "AUTHORITY_PATH",
+    "CERTIFICATE_PATH",
+    "KEY_PATH",
+    "ROOT_PATH",
+    "Identity",
+    "check_certificate",
+    "enrol",
+    "load_identity",
+    "signed_by",
+]
 
 AUTHORITY_PATH = "identity/authority.pem"
 CERTIFICATE_PATH = "identity/certificate.pem"
-KEY_PATH = "identity/key.pem"
 ROOT_PATH = "identity/root.json"
-_FOLDER = "identity"
 _IDENTITY_PATH = "identity/enrolment.json"
-_REPLY_BYTES_MAX = 512 * 1024
-_TIMEOUT_S = 30.0
+_ASK_AGAIN_FIRST_S = 2.0
+_ASK_AGAIN_MAX_S = 60.0
+_STATUS_WAITING = 202
+_IN_BETWEEN = "check the address: something in between answers instead of the server"
 
 
 class Identity(Struct, frozen=True, kw_only=True):
@@ -67,39 +89,65 @@ def load_identity(disk: Disk) -> Identity | None:
         raise Refused(
             "enrol.damaged",
             f"{disk.locate(_IDENTITY_PATH)} is damaged",
-            hint="remove the folder identity/ and enrol again with a new token",
+            hint="remove the folder identity/ and enrol again",
         ) from error
 
 
-def enrol(disk: Disk, *, server: str, token: str, device: str) -> Identity:
+def enrol(
+    disk: Disk,
+    *,
+    server: str,
+    device: str,
+    token: str = "",
+    authority: str = "",
+    waiting: Callable[[str], None] = lambda _fingerprint: None,
+    pause: Callable[[float], None] = time.sleep,
+) -> Identity:
     """Enrol at `server` as `device`; safe to be called again after any failure.
 
+    Args:
+        disk: the state directory.
+        server: ``http://…`` or ``https://…``.
+        device: its name.
+        token: an enrolment token; empty where this device's key is on the server's list, or is to
+            be approved by a person.
+        authority: fingerprint of the authority that must have answered; needed without a token,
+            checked with one as well.
+        waiting: called once, with the fingerprint of the device's key, when a person must approve.
+        pause: waits so many seconds between two questions.
+
     Raises:
-        UsageError: ``settings.value``: an argument cannot be right.
-        Refused: ``enrol.token``, ``enrol.exists``, ``enrol.reply`` and what else the server says.
+        UsageError: ``settings.value`` or ``enrol.missing``: an argument is wrong or missing.
+        Refused: ``enrol.token``, ``enrol.exists``, ``enrol.reply``, ``enrol.authority`` and what
+            else the server says.
         Unreachable: ``server.unreachable``.
     """
-    url = _enrol_url(server)
-    try:
-        parsed = parse_token(token)
-    except MalformedMessage as error:
-        raise Refused(
-            "enrol.token", str(error), hint="make one with: edgectl devices token create"
-        ) from error
-    disk.make_directory(_FOLDER)
-    csr_pem = _make_request(_load_or_make_key(disk), device)
-    secret = key_of(parsed.secret)
-    nonce = secrets.token_hex(16)
-    request = EnrolRequest(
-        token_id=parsed.id,
+    url = endpoint_url(server, "enrol")
+    attempt = _Attempt(
         device=device,
-        nonce=nonce,
-        csr_pem=csr_pem,
-        proof=request_proof(secret, nonce=nonce, device=device, csr_pem=csr_pem),
+        key=load_or_make_key(disk),
+        token=_parsed_token(token) if token else None,
+        authority=_parsed_authority(authority),
     )
-    content = _post(url, msgspec.json.encode(request))
-    enrolment = _open_reply(content, secret=secret, nonce=nonce, device=device)
-    _check_certificate(disk, enrolment)
+    answer: Answer | None = attempt.ask(url)
+    failures = 0
+    while answer is None or answer.status == _STATUS_WAITING:
+        if failures == 0:
+            waiting(format_fingerprint(attempt.key.key_id))
+        failures += 1
+        pause(
+            delay_s(
+                failures,
+                first_s=_ASK_AGAIN_FIRST_S,
+                max_s=_ASK_AGAIN_MAX_S,
+                jitter=random.SystemRandom().random(),
+            )
+        )
+        try:
+            answer = attempt.ask(url)
+        except Unreachable:  # it may be restarting; somebody is to approve, so we go on asking
+            answer = None
+    enrolment = attempt.open(answer)
     disk.write_atomic(CERTIFICATE_PATH, enrolment.certificate_pem.encode())
     disk.write_atomic(AUTHORITY_PATH, enrolment.authority_pem.encode())
     disk.write_atomic(ROOT_PATH, enrolment.root.encode())
@@ -108,121 +156,170 @@ def enrol(disk: Disk, *, server: str, token: str, device: str) -> Identity:
     return identity
 
 
-def _enrol_url(server: str) -> str:
-    parts = urlsplit(server)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise UsageError(
-            "settings.value",
-            f"server is {server!r}, not the address of one",
-            hint="write it as http://host:8080 or https://host",
+class _Attempt:
+    """Asks, and judges the answer to what was asked last."""
+
+    def __init__(
+        self, *, device: str, key: DeviceKey, token: Token | None, authority: str | None
+    ) -> None:
+        if token is None and authority is None:
+            raise UsageError(
+                "enrol.missing",
+                "without a token the fingerprint of the server's authority must be given",
+                hint="an operator sees it with: edgectl devices authority; give it as --authority",
+            )
+        self.key = key
+        self._device = device
+        self._token = token
+        self._secret = b"" if token is None else key_of(token.secret)
+        self._authority = authority
+        self._csr_pem = key.signing_request(device)
+        self._nonce = ""
+
+    def ask(self, url: str) -> Answer:
+        """Ask with a new nonce; the answer is checked only by its status."""
+        self._nonce = secrets.token_hex(16)
+        said = {"nonce": self._nonce, "device": self._device, "csr_pem": self._csr_pem}
+        if self._token is None:
+            proof = self.key.sign(request_text(**said)).hex()
+        else:
+            proof = request_proof(self._secret, **said)
+        token_id = "" if self._token is None else self._token.id
+        answer = post(
+            url, msgspec.json.encode(EnrolRequest(token_id=token_id, proof=proof, **said))
         )
-    return server.rstrip("/") + "/api/v1/enrol"
+        if answer.status == _STATUS_WAITING:
+            _check_waiting(answer.content)
+        return answer
 
-
-def _load_or_make_key(disk: Disk) -> Any:
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    try:
-        return serialization.load_pem_private_key(disk.read(KEY_PATH), password=None)
-    except FileNotFoundError:
-        key = ec.generate_private_key(ec.SECP256R1())
-        content = key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
+    def open(self, answer: Answer) -> Enrolment:
+        """Return what the server said, once it is proven that it was the server."""
+        try:
+            reply = msgspec.json.decode(answer.content, type=EnrolReply)
+            if self._token is not None:
+                mac = reply_mac(self._secret, nonce=self._nonce, enrolment=reply.enrolment)
+                if not hmac.compare_digest(mac, reply.mac):
+                    raise Refused(
+                        "enrol.reply",
+                        "the answer was not made by who made the token",
+                        hint=_IN_BETWEEN,
+                    )
+            enrolment = msgspec.json.decode(reply.enrolment, type=Enrolment)
+        except msgspec.MsgspecError as error:
+            raise _no_answer() from error
+        if self._authority is not None:
+            self._check_authority(enrolment, reply)
+        if enrolment.device != self._device:
+            raise Refused("enrol.reply", f"the answer is for {enrolment.device}")
+        check_certificate(
+            enrolment.certificate_pem,
+            device=self._device,
+            key=self.key,
+            authority_pem=enrolment.authority_pem,
         )
-        disk.write_atomic(KEY_PATH, content, PRIVATE)
-        return key
-    except ValueError as error:
-        raise Refused(
-            "enrol.damaged",
-            f"{disk.locate(KEY_PATH)} is no private key",
-            hint="remove the folder identity/ and enrol again with a new token",
-        ) from error
+        return enrolment
 
-
-def _make_request(key: Any, device: str) -> str:
-    from cryptography import x509
-    from cryptography.hazmat.primitives.hashes import SHA256
-    from cryptography.hazmat.primitives.serialization import Encoding
-    from cryptography.x509.oid import NameOID
-
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, device)])
-    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, SHA256())
-    return request.public_bytes(Encoding.PEM).decode()
-
-
-def _post(url: str, content: bytes) -> bytes:
-    headers = {"Content-Type": "application/json", "User-Agent": "edgectl-agent"}
-    request = urllib.request.Request(url, content, headers, method="POST")  # noqa: S310 - checked
-    try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as reply:  # noqa: S310
-            answer: bytes = reply.read(_REPLY_BYTES_MAX + 1)
-    except urllib.error.HTTPError as error:
-        with error:
-            raise _refusal(error.code, error.read(65536)) from error
-    except (OSError, ValueError) as error:  # URLError is an OSError
-        raise Unreachable(
-            "server.unreachable",
-            f"no answer from {url}: {getattr(error, 'reason', error)}",
-            hint="check the address and that the server runs; it is safe to try again",
-        ) from error
-    if len(answer) > _REPLY_BYTES_MAX:
-        raise Refused("enrol.reply", f"the answer is longer than {_REPLY_BYTES_MAX} bytes")
-    return answer
-
-
-def _refusal(status: int, content: bytes) -> AgentError:
-    """Translate a problem document of the server."""
-    try:
-        problem = json.loads(content)
-        code, detail = str(problem["code"]), str(problem.get("detail", ""))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        code, detail = "enrol.reply", f"status {status} without a problem document"
-    hints = {
-        "enrol.token": "make a new one with: edgectl devices token create",
-        "enrol.exists": "choose another name, or decommission the device that has it",
-    }
-    hint = hints.get(code, "check that the address is that of an edgectl server")
-    if status >= 500:  # noqa: PLR2004 - the status classes of HTTP
-        return Unreachable(code, detail or f"status {status}", hint="try again later")
-    return Refused(code, detail or f"status {status}", hint=hint)
-
-
-def _open_reply(content: bytes, *, secret: bytes, nonce: str, device: str) -> Enrolment:
-    try:
-        reply = msgspec.json.decode(content, type=EnrolReply)
-        mac = reply_mac(secret, nonce=nonce, enrolment=reply.enrolment)
-        if not hmac.compare_digest(mac, reply.mac):
+    def _check_authority(self, enrolment: Enrolment, reply: EnrolReply) -> None:
+        """Check the authority against the fingerprint, and without a token its signature."""
+        authority = _load_certificate(enrolment.authority_pem)
+        found = _fingerprint(authority)
+        if found != self._authority:
+            raise Refused(
+                "enrol.authority",
+                f"the answer is of the authority sha256:{found}, not of the one that was given",
+                hint="check the server's address, and --authority with: edgectl devices authority",
+            )
+        text = reply_text(nonce=self._nonce, enrolment=reply.enrolment)
+        if self._token is None and not signed_by(authority, reply.signature, text):
             raise Refused(
                 "enrol.reply",
-                "the answer was not made by who made the token",
-                hint="check the address: something in between answers instead of the server",
+                "the answer was not signed by the server's authority",
+                hint=_IN_BETWEEN,
             )
-        enrolment = msgspec.json.decode(reply.enrolment, type=Enrolment)
-    except msgspec.MsgspecError as error:
-        raise Refused(
-            "enrol.reply",
-            "the answer is not that of an edgectl server",
-            hint="check the address",
-        ) from error
-    if enrolment.device != device:
-        raise Refused("enrol.reply", f"the answer is for {enrolment.device}")
-    return enrolment
 
 
-def _check_certificate(disk: Disk, enrolment: Enrolment) -> None:
-    """Check that the certificate is of our key and name, so that a mistake shows here."""
-    from cryptography import x509
+def signed_by(certificate: Any, signature: str, text: bytes) -> bool:
+    """Say whether `signature` (hexadecimal) over `text` is of the certificate's P-256 key."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.hashes import SHA256
+
+    key = certificate.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        return False
+    try:
+        key.verify(bytes.fromhex(signature), text, ec.ECDSA(SHA256()))
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def check_certificate(pem: str, *, device: str, key: DeviceKey, authority_pem: str) -> Any:
+    """Return the certificate if it is of our name and key and was issued by this authority.
+
+    Raises:
+        Refused: ``enrol.reply``.
+    """
+    from cryptography.exceptions import InvalidSignature
     from cryptography.x509.oid import NameOID
 
-    try:
-        certificate = x509.load_pem_x509_certificate(enrolment.certificate_pem.encode())
-        x509.load_pem_x509_certificate(enrolment.authority_pem.encode())
-    except ValueError as error:
-        raise Refused("enrol.reply", "the answer holds no certificate") from error
-    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    ours = _load_or_make_key(disk).public_key()
-    if [name.value for name in names] != [enrolment.device] or certificate.public_key() != ours:
+    certificate = _load_certificate(pem)
+    names = [one.value for one in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    if names != [device] or not key.certifies(certificate):
         raise Refused("enrol.reply", "the certificate is of another device or key")
+    try:
+        certificate.verify_directly_issued_by(_load_certificate(authority_pem))
+    except (ValueError, TypeError, InvalidSignature) as error:
+        raise Refused("enrol.reply", "the certificate is of another authority") from error
+    return certificate
+
+
+def _load_certificate(pem: str) -> Any:
+    from cryptography import x509
+
+    try:
+        certificate = x509.load_pem_x509_certificate(pem.encode())
+        certificate.public_key()
+    except Exception as error:  # the parser's own errors are many, and all mean the same here
+        raise Refused("enrol.reply", "the answer holds no certificate") from error
+    return certificate
+
+
+def _fingerprint(certificate: Any) -> str:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    public = certificate.public_key()
+    return fingerprint_of(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+
+
+def _parsed_token(token: str) -> Token:
+    try:
+        return parse_token(token)
+    except MalformedMessage as error:
+        raise Refused(
+            "enrol.token", str(error), hint="make one with: edgectl devices token create"
+        ) from error
+
+
+def _parsed_authority(authority: str) -> str | None:
+    try:
+        return parse_fingerprint(authority) if authority else None
+    except MalformedMessage as error:
+        raise UsageError(
+            "settings.value",
+            f"authority is {error}",
+            hint="an operator sees it with: edgectl devices authority",
+        ) from error
+
+
+def _check_waiting(content: bytes) -> None:
+    try:
+        msgspec.json.decode(content, type=Waiting)
+    except msgspec.MsgspecError as error:
+        raise _no_answer() from error
+
+
+def _no_answer() -> Refused:
+    return Refused(
+        "enrol.reply", "the answer is not that of an edgectl server", hint="check the address"
+    )

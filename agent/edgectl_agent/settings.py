@@ -22,6 +22,7 @@ from edgectl_protocol.names import check_device_id
 __all__ = ["ENVIRONMENT_PREFIX", "Settings", "load_settings"]
 
 ENVIRONMENT_PREFIX = "EDGECTL_AGENT_"
+GROUP_LABEL = "group"
 _FILE_BYTES_MAX = 256 * 1024
 Label = Annotated[str, Meta(max_length=128)]
 
@@ -32,7 +33,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     server: str = ""
     device: str = ""
     token: str = ""
+    token_file: str = ""
+    authority: str = ""
     state: str = "/var/lib/edgectl-agent"
+    key_directory: str = ""
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8500
     socket: str = ""
@@ -48,6 +52,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """`state` as a path."""
         return Path(self.state).expanduser().absolute()
 
+    @property
+    def key_path(self) -> Path:
+        """`key_directory` as a path; beside the identity where it is not set."""
+        if not self.key_directory:
+            return self.state_directory / "identity"
+        return Path(self.key_directory).expanduser().absolute()
+
 
 def load_settings(
     *, file: Path | None, environment: Mapping[str, str], flags: Mapping[str, Any]
@@ -60,7 +71,8 @@ def load_settings(
         flags: by key; None is a flag that was not given.
 
     Raises:
-        UsageError: ``settings.file``, ``settings.unknown`` or ``settings.value``.
+        UsageError: ``settings.file``, ``settings.unknown``, ``settings.value`` or
+            ``settings.label``.
     """
     values: dict[str, Any] = {}
     if file is not None:
@@ -86,6 +98,12 @@ def load_settings(
         raise UsageError(
             "settings.value", str(error), hint="docs/agent.toml shows each setting"
         ) from error
+    if GROUP_LABEL in settings.labels:
+        raise UsageError(
+            "settings.label",
+            f"{GROUP_LABEL!r} is no label of the device's own: the server says its group",
+            hint="give the group when making the token: edgectl devices token create --group NAME",
+        )
     return settings
 
 
