@@ -36,7 +36,7 @@ def _openid() -> None:
         sa.Column("issuer", sa.String(length=255), nullable=False),
         sa.Column("subject", sa.String(length=255), nullable=False),
         sa.Column("user", sa.String(length=64), nullable=False),
-        sa.Column("values", sa.JSON(), nullable=False),
+        sa.Column("claimed", sa.JSON(), nullable=False),
         sa.Column("last_login_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["user"],
