@@ -39,7 +39,8 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgectl_agent.core.timing import delay_s
-from edgectl_protocol.messages import MESSAGE_BYTES_MAX
+from edgectl_agent.errors import make_reason
+from edgectl_protocol.messages import MESSAGE_BYTES_MAX, Reason
 
 __all__ = ["Connection", "Endpoint", "Mailbox"]
 
@@ -55,6 +56,8 @@ MAILBOX_MESSAGES_MAX = 256
 OUTGOING_MESSAGES_MAX = 256
 _STEP_S = 1.0
 _CONNACK_S = 20.0
+_OUT_OF_TIME = frozenset({9, 10})
+"""OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
 _log = logging.getLogger(__name__)
 
 
@@ -74,8 +77,12 @@ class Endpoint(Struct, frozen=True, kw_only=True):
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.check_hostname = True
         context.verify_mode = ssl.CERT_REQUIRED
-        context.load_cert_chain(str(self.certificate), str(self.key))
+        self.present(context)
         return context
+
+    def present(self, context: ssl.SSLContext) -> None:
+        """Have the next connection present the certificate that is on disk now."""
+        context.load_cert_chain(str(self.certificate), str(self.key))
 
 
 class Mailbox:
@@ -132,20 +139,25 @@ class Connection:
         self,
         endpoint: Endpoint,
         *,
-        will: tuple[str, bytes],
+        will: Callable[[], tuple[str, bytes]],
         on_change: Callable[[bool], None],
+        on_distrust: Callable[[Reason], None] = lambda _: None,
         keepalive_s: int = KEEPALIVE_S,
     ) -> None:
         """Prepare; `start` connects.
 
         Args:
             endpoint: the broker.
-            will: retained topic and payload that the broker publishes when we vanish.
+            will: asked from the network thread before each connection for the retained topic and
+                payload that the broker publishes when we vanish.
             on_change: called from the network thread with True after connecting, with False after.
+            on_distrust: called from the network thread when the broker's certificate is refused.
             keepalive_s: a silent connection is dead after one and a half times this.
         """
         self._endpoint = endpoint
+        self._will = will
         self._on_change = on_change
+        self._on_distrust = on_distrust
         self._keepalive_s = keepalive_s
         self._handlers: dict[str, Callable[[str, bytes], None]] = {}
         self._lock = threading.Lock()
@@ -155,7 +167,8 @@ class Connection:
         self._random = random.SystemRandom()
         self._failures = 0
         self.last_error = ""
-        self._client = self._make_client(will)
+        self._context = endpoint.tls()
+        self._client = self._make_client()
 
     def start(self) -> None:
         """Begin to connect, and to stay connected."""
@@ -215,18 +228,17 @@ class Connection:
 
     # ------------------------------------------------------------ the network thread
 
-    def _make_client(self, will: tuple[str, bytes]) -> mqtt.Client:
+    def _make_client(self) -> mqtt.Client:
         client = _BoundedClient(
             CallbackAPIVersion.VERSION2,
             client_id=self._endpoint.device,
             protocol=mqtt.MQTTv5,
             reconnect_on_failure=False,
         )
-        client.tls_set_context(self._endpoint.tls())
+        client.tls_set_context(self._context)
         client.connect_timeout = CONNECT_S
         client.max_queued_messages_set(OUTGOING_MESSAGES_MAX)
         client.max_inflight_messages_set(20)
-        client.will_set(*will, qos=1, retain=True)
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected
         client.on_message = self._received
@@ -251,6 +263,8 @@ class Connection:
                 self._connect_once()
             except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
                 self._note_error(error)
+                if isinstance(error, ssl.SSLCertVerificationError):
+                    self._guarded(self._on_distrust, _distrust(error))
             except Exception:  # noqa: BLE001 - the thread must live; it is our bug, and logged
                 _log.exception("the network thread")
             finally:
@@ -267,6 +281,8 @@ class Connection:
 
     def _connect_once(self) -> None:
         """Connect and stay until the connection ends."""
+        self._endpoint.present(self._context)  # it may have been renewed
+        self._client.will_set(*self._will(), qos=1, retain=True)
         self._client.reconnect()
         deadline = time.monotonic() + _CONNACK_S
         while True:
@@ -330,6 +346,15 @@ class Connection:
             call(*args)
         except Exception:  # noqa: BLE001 - the thread must live
             _log.exception("a callback of the connection")
+
+
+def _distrust(error: ssl.SSLCertVerificationError) -> Reason:
+    """Say why the broker's certificate is refused."""
+    about_time = error.verify_code in _OUT_OF_TIME
+    return make_reason(
+        "connection.clock" if about_time else "connection.certificate",
+        f"the broker's certificate is refused: {error.verify_message}",
+    )
 
 
 def _batches(topics: Iterable[str]) -> Iterable[list[str]]:

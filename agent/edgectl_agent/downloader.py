@@ -15,7 +15,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from edgectl_agent.core.transfer import Outcome, Transfer, TransferFailure, TransferLimits
-from edgectl_agent.errors import StepCancelled, StepFailed, StepRejected
+from edgectl_agent.errors import StepCancelled, StepFailed, StepRejected, make_reason
 from edgectl_agent.store import Partial, Store
 from edgectl_protocol import topics
 from edgectl_protocol.chunks import chunk_count, parse_index
@@ -26,7 +26,7 @@ from edgectl_protocol.manifest import (
     decode_manifest,
     device_layers,
 )
-from edgectl_protocol.messages import SeedRequest, encode
+from edgectl_protocol.messages import Reason, SeedRequest
 from edgectl_protocol.names import digest_of, hex_of
 
 __all__ = ["Downloader", "Progress", "Transport"]
@@ -74,10 +74,26 @@ class Downloader:
         store: Store,
         transport: Transport,
         *,
+        seal: Callable[[SeedRequest], bytes],
+        alarm: Callable[[Reason], None] = lambda _: None,
         elapsed: Callable[[], float] = time.monotonic,
         limits: TransferLimits | None = None,
         checkpoint_chunks: int = CHECKPOINT_CHUNKS,
     ) -> None:
+        """Take the store and the network.
+
+        Args:
+            device: our name.
+            store: where the blobs go.
+            transport: retained topics.
+            seal: signs a request for the wire.
+            alarm: told of each piece that came altered, from the downloader's thread.
+            elapsed: seconds of a clock that only goes forward.
+            limits: the defaults unless a test wants others.
+            checkpoint_chunks: how many chunks are written between two waits for the disk.
+        """
+        self._seal = seal
+        self._alarm = alarm
         self._checkpoint_chunks = checkpoint_chunks
         self._device = device
         self._store = store
@@ -243,12 +259,20 @@ class Downloader:
             return  # of the blob before this one
         self.bytes_received += len(payload)
         number = _INDEX if last == "index" else int(last)
-        if transfer.receive(number, payload, self._elapsed()) is Outcome.ACCEPTED:
+        try:
+            outcome = transfer.receive(number, payload, self._elapsed())
+        except TransferFailure as failure:
+            self._alarm(failure.reason)
+            raise
+        if outcome is Outcome.ACCEPTED:
             accept(number, payload)
+        elif outcome is Outcome.REFUSED:
+            detail = f"chunk {number} of {blob} came with another content than the signed one"
+            self._alarm(make_reason("transfer.chunk_altered", detail))
 
     def _request_seed(self, blob: str, missing: tuple[int, ...], refused: tuple[int, ...]) -> None:
         request = SeedRequest(device=self._device, blob=blob, chunks=missing, refused=refused)
-        self._transport.publish(topics.seed(self._device), encode(request))
+        self._transport.publish(topics.seed(self._device), self._seal(request))
 
 
 def _topic(blob: str, number: int) -> str:

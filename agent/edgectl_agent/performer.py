@@ -98,6 +98,8 @@ class Performer:
                 )
                 return steps.StepDone(step=step.step, slot=update.slot, floor=floor)
             case steps.Download():
+                if step.key is not None:
+                    self._store.keep_key(update.manifest, step.key)
                 self._downloader.fetch(
                     update.manifest,
                     progress=lambda progress: self._progress(update.slot, progress),
@@ -106,6 +108,7 @@ class Performer:
                 return done
             case steps.Verify():
                 bundle = self._bundle(step)
+                bundle.forget_key()
                 if bundle.config.model != update.wanted.model:
                     raise StepRejected(
                         "bundle.mismatch",
@@ -123,9 +126,12 @@ class Performer:
 
     def _try(self, step: steps.Trial, cancelled: Callable[[], bool]) -> Result:
         bundle = self._bundle(step)
-        if cancelled():
-            raise StepCancelled
-        result = self._trial(bundle)
+        try:
+            if cancelled():
+                raise StepCancelled
+            result = self._trial(bundle)
+        finally:
+            bundle.forget_key()
         slot = step.update.slot
         if result.verdict is Verdict.OK:
             return steps.StepDone(step=step.step, slot=slot, trial=result.report)
@@ -162,7 +168,7 @@ class Outlet(Protocol):
     def accept(self) -> None:
         """Tell that what came last as an order is obeyed."""
 
-    def refuse(self, reason: Reason, counter: int | None) -> None:
+    def refuse(self, reason: Reason, counter: int | None, moment: Moment) -> None:
         """Tell that an order is not obeyed; `counter` is its number, where that is known."""
 
     def report(self) -> None:
@@ -219,7 +225,7 @@ class Engine:
                 case steps.Announce():
                     self._outlet.announce(action, moment)
                 case steps.Refuse():
-                    self._outlet.refuse(action.reason, action.counter)
+                    self._outlet.refuse(action.reason, action.counter, moment)
                 case steps.Accept():
                     self._outlet.accept()
                 case steps.Report():

@@ -5,7 +5,9 @@ Rules:
 1. The reported state is the whole, retained, and sent after every transition; progress or a
    refusal alone makes it be sent at most twice a second: whoever can write orders that are refused
    must not be able to make the device shout.
-2. Events and telemetry go into the spool first. They are published from there, oldest first, again
+2. Everything is signed when it is sent, with the device's key; so is the last will, which is
+   written anew for each connection and speaks of that connection alone.
+3. Events and telemetry go into the spool first. They are published from there, oldest first, again
    after every reconnect and every 30 s, until the server has acknowledged them.
 """
 
@@ -14,35 +16,44 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from msgspec import structs
 
+from edgectl_agent.alarms import Alarms
 from edgectl_agent.core import steps
 from edgectl_agent.core.machine import Machine
 from edgectl_agent.core.timing import Moment
 from edgectl_agent.downloader import Progress
 from edgectl_agent.errors import AgentError
-from edgectl_agent.spool import Spooled
+from edgectl_agent.signing import Signer, seal, seal_encoded
+from edgectl_agent.spool import Kind, Spooled
 from edgectl_protocol import __version__, topics
 from edgectl_protocol.messages import (
     Capabilities,
     DeviceEvent,
     InferenceWindow,
     Reason,
+    Report,
     ReportedState,
+    SecurityEvent,
     SlotReport,
     SystemSample,
     TelemetryBatch,
-    encode,
 )
-from edgectl_protocol.update import ENDED, UpdateState
+from edgectl_protocol.update import ENDED, UpdateEvent, UpdateState
 
-__all__ = ["Reporter", "last_will"]
+__all__ = ["Reporter"]
 
 PROGRESS_PERIOD_S = 0.5
 RESEND_S = 30.0
 _SENT_AT_ONCE_MAX = 32
+_ENDED_BADLY = frozenset({UpdateEvent.FAILED, UpdateEvent.REJECTED, UpdateEvent.BREACHED})
+_SPOOLED: dict[Kind, tuple[Callable[[str], str], type[Report]]] = {
+    "event": (topics.event, DeviceEvent),
+    "security": (topics.event, SecurityEvent),
+    "telemetry": (topics.telemetry, TelemetryBatch),
+}
 _log = logging.getLogger(__name__)
 
 Say = Callable[[dict[str, Any]], None]
@@ -51,7 +62,7 @@ Say = Callable[[dict[str, Any]], None]
 class Outbox(Protocol):
     """The spool, as it is used here."""
 
-    def put(self, kind: Literal["event", "telemetry"], make: Callable[[int], Any]) -> int:
+    def put(self, kind: Kind, make: Callable[[int], Any]) -> int:
         """Keep a message."""
 
     def pending(self, limit: int = 32) -> list[Spooled]:
@@ -69,13 +80,14 @@ class Channel(Protocol):
 
 
 class Reporter:
-    """The voice of one start of the agent; used by the main thread."""
+    """The voice of one start of the agent; used by the main thread, but for `will`."""
 
     def __init__(
         self,
         *,
         device: str,
         boot: int,
+        signer: Signer,
         machine: Machine,
         outbox: Outbox,
         channel: Channel,
@@ -87,6 +99,7 @@ class Reporter:
         """Take where to say what; `say` gets each transition for whoever watches the process."""
         self._device = device
         self._boot = boot
+        self._signer = signer
         self._machine = machine
         self._outbox = outbox
         self._channel = channel
@@ -94,7 +107,9 @@ class Reporter:
         self._endpoint = endpoint
         self._now = now
         self._say = say
+        self._alarms = Alarms(device, boot, lambda make: self._put("security", make))
         self._seq = 0
+        self._connection = 0
         self._dirty = True
         self._progress: dict[str, Progress] = {}
         self._progress_dirty = False
@@ -122,6 +137,7 @@ class Reporter:
                 at=moment.wall,
                 slot=update.slot,
                 order=update.order,
+                nonce=update.nonce,
                 version=update.version,
                 variant=update.candidate.variant,
                 manifest=update.manifest,
@@ -134,6 +150,8 @@ class Reporter:
             )
 
         self._put("event", make)
+        if update.reason is not None and announcement.event in _ENDED_BADLY:
+            self._alarms.note(update.reason, moment, order=update.order)
         line: dict[str, Any] = {
             "event": "transition",
             "slot": update.slot,
@@ -153,8 +171,9 @@ class Reporter:
             self.refusal = self._refused_counter = None
             self._dirty = True
 
-    def refuse(self, reason: Reason, counter: int | None) -> None:
+    def refuse(self, reason: Reason, counter: int | None, moment: Moment) -> None:
         """Say once that an order is not obeyed."""
+        self._alarms.note(reason, moment, order=counter)
         if (reason, counter) != (self.refusal, self._refused_counter):
             self.refusal, self._refused_counter = reason, counter
             self._progress_dirty = True
@@ -164,6 +183,10 @@ class Reporter:
         """Say how what runs in `slot` has failed; it is told until something else runs there."""
         self._faults[slot] = (manifest, reason)
         self._dirty = True
+
+    def alarm(self, reason: Reason, moment: Moment) -> None:
+        """Note what an attacker may have done."""
+        self._alarms.note(reason, moment)
 
     def report(self) -> None:
         """Send the state with the next `pump`."""
@@ -200,15 +223,39 @@ class Reporter:
 
     def pump(self, elapsed_s: float) -> None:
         """Send what is to be sent now."""
+        self._alarms.pump(elapsed_s)
         if not self._channel.connected():
             return
         due = elapsed_s - self._sent_s >= PROGRESS_PERIOD_S
-        if self._dirty or (self._progress_dirty and due):
-            payload = encode(self.state(online=True))
-            if self._channel.publish(topics.state(self._device), payload, retain=True):
-                self._dirty = self._progress_dirty = False
-                self._sent_s = elapsed_s
+        wanted = self._dirty or (self._progress_dirty and due)
+        if wanted and self._channel.publish(*self.sealed_state(online=True), retain=True):
+            self._dirty = self._progress_dirty = False
+            self._sent_s = elapsed_s
         self._drain(elapsed_s)
+
+    def sealed_state(self, *, online: bool) -> tuple[str, bytes]:
+        """Return topic and signed payload of the whole of what the device is now."""
+        return topics.state(self._device), seal(self._signer, self.state(online=online))
+
+    def last_words(self) -> tuple[str, bytes]:
+        """Return topic and signed payload of what is said at an end in good order."""
+        self._alarms.flush()
+        return self.sealed_state(online=False)
+
+    def will(self) -> tuple[str, bytes]:
+        """Return what the broker says when we vanish from the connection that is made next.
+
+        Called from the network thread.
+        """
+        self._connection += 1
+        state = ReportedState(
+            device=self._device,
+            boot=self._boot,
+            seq=0,
+            online=False,
+            connection=self._connection,
+        )
+        return topics.state(self._device), seal(self._signer, state)
 
     def state(self, *, online: bool) -> ReportedState:
         """Return the whole of what the device is now, under a new number."""
@@ -221,7 +268,9 @@ class Reporter:
             online=online,
             sent_at=self._now(),
             agent_version=__version__,
+            connection=self._connection,
             order_counter=machine.record.counter,
+            order_nonce=machine.record.nonce,
             refusal=self.refusal,
             refused_counter=self._refused_counter,
             capabilities=self._capabilities(),
@@ -252,20 +301,14 @@ class Reporter:
             sent_s = self._outstanding.get(key)
             if sent_s is not None and elapsed_s - sent_s < RESEND_S:
                 continue
-            topic = topics.event if spooled.kind == "event" else topics.telemetry
-            if not self._channel.publish(topic(self._device), spooled.payload):
+            topic, kind = _SPOOLED[spooled.kind]
+            payload = seal_encoded(self._signer, kind, spooled.payload)
+            if not self._channel.publish(topic(self._device), payload):
                 return
             self._outstanding[key] = elapsed_s
 
-    def _put(self, kind: Literal["event", "telemetry"], make: Callable[[int], Any]) -> None:
+    def _put(self, kind: Kind, make: Callable[[int], Any]) -> None:
         try:
             self._outbox.put(kind, make)
         except AgentError as error:  # a full disk must not stop an update or a model
             _log.warning("a message is lost: %s", error)
-
-
-def last_will(device: str, boot: int) -> tuple[str, bytes]:
-    """Return topic and payload of what the broker says when the device vanishes."""
-    return topics.state(device), encode(
-        ReportedState(device=device, boot=boot, seq=0, online=False)
-    )

@@ -4,9 +4,12 @@ A queue in one SQLite file, keyed (boot, seq). SQLite rather than files of our o
 journal is what survives a kill or a power loss in the middle of a write, and acknowledgements may
 come in any order.
 
-* An event is on the disk before `put` returns. Telemetry is written in the same order without
-  waiting for the disk: it survives a kill of the agent, a power loss may cost the last of it.
-* Within the byte budget, the oldest telemetry goes first, and only then the oldest events.
+* An event of either kind is on the disk before `put` returns. Telemetry is written in the same
+  order without waiting for the disk: it survives a kill of the agent, a power loss may cost the
+  last of it.
+* Within the byte budget, the oldest telemetry goes first, then the oldest security events, which
+  are never more than `SECURITY_MAX`, and only then the oldest events of updates.
+* What waits is not signed yet: it is when it is sent.
 * A damaged file is thrown away with a warning: the device must go on without its past.
 """
 
@@ -22,13 +25,22 @@ from typing import Literal
 from msgspec import Struct
 
 from edgectl_agent.errors import AgentError
-from edgectl_protocol.messages import MESSAGE_BYTES_MAX, DeviceEvent, TelemetryBatch, encode
+from edgectl_protocol.messages import (
+    REPORT_BYTES_MAX,
+    DeviceEvent,
+    SecurityEvent,
+    TelemetryBatch,
+    encode,
+)
 
-__all__ = ["Spool", "SpoolFull", "Spooled"]
+__all__ = ["Kind", "Spool", "SpoolFull", "Spooled"]
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["event", "telemetry"]
+Kind = Literal["event", "security", "telemetry"]
+
+SECURITY_MAX = 256
+"""Security events that wait; the oldest gives way."""
 
 _ROW_BYTES = 64
 """What a row costs beside its payload; part of the budget."""
@@ -98,7 +110,9 @@ class Spool:
         row = self._database.execute("SELECT seq FROM counter WHERE boot = ?", (boot,)).fetchone()
         self._seq: int = row[0] if row else 0
 
-    def put(self, kind: Kind, make: Callable[[int], DeviceEvent | TelemetryBatch]) -> int:
+    def put(
+        self, kind: Kind, make: Callable[[int], DeviceEvent | SecurityEvent | TelemetryBatch]
+    ) -> int:
         """Keep the message that `make` makes of its number, and return the number.
 
         Args:
@@ -112,9 +126,11 @@ class Spool:
             seq = self._seq + 1
             payload = encode(make(seq))
             size = len(payload) + _ROW_BYTES
-            if size > self._bytes_max or len(payload) > MESSAGE_BYTES_MAX:
+            if size > self._bytes_max or len(payload) > REPORT_BYTES_MAX:
                 raise SpoolFull("spool.full", f"a message of {size} bytes does not fit the spool")
             try:
+                if kind == "security" and self._count("security") >= SECURITY_MAX:
+                    self._drop_oldest("security")
                 self._make_room(size)
                 self._insert(kind, seq, payload)
             except sqlite3.OperationalError as error:
@@ -151,7 +167,9 @@ class Spool:
 
     def _insert(self, kind: Kind, seq: int, payload: bytes) -> None:
         # In WAL mode FULL waits for the disk at each commit, NORMAL only at checkpoints.
-        self._database.execute(f"PRAGMA synchronous = {'FULL' if kind == 'event' else 'NORMAL'}")
+        self._database.execute(
+            f"PRAGMA synchronous = {'NORMAL' if kind == 'telemetry' else 'FULL'}"
+        )
         with self._database:
             self._database.execute("BEGIN IMMEDIATE")
             self._database.execute(
@@ -167,7 +185,9 @@ class Spool:
 
     def _make_room(self, size: int) -> None:
         while self._bytes + size > self._bytes_max and (
-            self._drop_oldest("telemetry") or self._drop_oldest("event")
+            self._drop_oldest("telemetry")
+            or self._drop_oldest("security")
+            or self._drop_oldest("event")
         ):
             pass
 
@@ -190,6 +210,12 @@ class Spool:
             self._insert(kind, seq, payload)
         except sqlite3.OperationalError:
             raise refused from error
+
+    def _count(self, kind: Kind) -> int:
+        count: int = self._database.execute(
+            "SELECT count(*) FROM message WHERE kind = ?", (kind,)
+        ).fetchone()[0]
+        return count
 
     def _drop_oldest(self, kind: Kind) -> bool:
         dropped = self._delete(

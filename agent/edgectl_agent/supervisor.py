@@ -6,6 +6,7 @@
     worker          one step at a time: refresh, download, verify, trial, activate, roll back
     orders          checks the signature of what comes as an order, while a step may be running
     mqtt            the connection; only puts things into the inbox or a mailbox
+    renewal         asks the server for a new certificate when it is time to
 
 Everything that the machine must hear goes through one bounded inbox to the main thread.
 """
@@ -18,7 +19,7 @@ import os
 import queue
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -29,23 +30,27 @@ from edgectl_agent.connection import Connection, Endpoint, Mailbox
 from edgectl_agent.core import steps
 from edgectl_agent.core.machine import Machine
 from edgectl_agent.downloader import Downloader, Progress
+from edgectl_agent.device_key import load_key
 from edgectl_agent.durable import RealDisk
 from edgectl_agent.enrol import AUTHORITY_PATH, CERTIFICATE_PATH, KEY_PATH, ROOT_PATH, Identity
 from edgectl_agent.errors import AgentError, Refused, StepCancelled
 from edgectl_agent.inference.process import InferenceProcess
 from edgectl_agent.journal import Journal
 from edgectl_agent.keeper import Keeper
+from edgectl_agent.keyring import Keyring
 from edgectl_agent.performer import Engine, Performer
-from edgectl_agent.reporter import Reporter, last_will
+from edgectl_agent.renewal import Renewer
+from edgectl_agent.reporter import Reporter
 from edgectl_agent.serving import Serving
 from edgectl_agent.settings import Settings
+from edgectl_agent.signing import seal
 from edgectl_agent.spool import Spool
 from edgectl_agent.store import Store
 from edgectl_agent.trial import run_trial
 from edgectl_agent.trust.process import Trust
 from edgectl_protocol import topics
 from edgectl_protocol.errors import ProtocolError
-from edgectl_protocol.messages import Ack, decode, encode
+from edgectl_protocol.messages import Ack, Reason, decode
 
 __all__ = ["Supervisor"]
 
@@ -74,13 +79,25 @@ class _ProgressMade(Struct, frozen=True):
     progress: Progress
 
 
+class _Alarmed(Struct, frozen=True):
+    """An attacker may have done this."""
+
+    reason: Reason
+
+
+class _Said(Struct, frozen=True):
+    """A line for who reads our output, from another thread."""
+
+    line: dict[str, Any]
+
+
 class _Crashed(Struct, frozen=True):
     """A thread met a bug of ours; the agent ends, and whoever supervises it starts it again."""
 
     error: Exception
 
 
-_Item = steps.Event | _LinkChanged | _AckCame | _ProgressMade | _Crashed
+_Item = steps.Event | _LinkChanged | _AckCame | _ProgressMade | _Alarmed | _Said | _Crashed
 
 
 class _Worker:
@@ -220,23 +237,45 @@ class Supervisor:
                 authority=settings.state_directory / AUTHORITY_PATH,
                 device=identity.device,
             ),
-            will=last_will(identity.device, self._boot),
+            will=lambda: self._reporter.will(),  # noqa: PLW0108 - it is made below
             on_change=lambda up: self._put(_LinkChanged(up)),
+            on_distrust=self._alarm,
+        )
+        self._key = load_key(disk)
+        self._renewer = Renewer(
+            disk,
+            server=settings.server or identity.server,
+            device=identity.device,
+            key=self._key,
+            connected=self._connection.connected,
+            now=moment,
+            say=lambda line: self._put(_Said(line)),
         )
         self._assemble()
 
     def _assemble(self) -> None:
         """Put the parts together."""
         settings = self._settings
-        store = Store(self._disk, reserve_bytes=settings.disk_reserve_bytes)
+        store = self._store = Store(
+            self._disk,
+            keyring=Keyring(settings.key_path, self._device),
+            reserve_bytes=settings.disk_reserve_bytes,
+        )
         journal = Journal(self._disk)
+        signer = self._key
         machine = Machine(self._device, journal.load(), store.pointers())
         self._serving = Serving(store, self._inference)
         self._trust = Trust(
             settings.state_directory / "tuf", self._disk.read(ROOT_PATH), Mailbox(self._connection)
         )
         self._orders = _OrderDesk(self._trust, self._put)
-        self._downloader = Downloader(self._device, store, Mailbox(self._connection))
+        self._downloader = Downloader(
+            self._device,
+            store,
+            Mailbox(self._connection),
+            seal=lambda request: seal(signer, request),
+            alarm=self._alarm,
+        )
         performer = Performer(
             metadata=self._trust,
             downloader=self._downloader,
@@ -256,6 +295,7 @@ class Supervisor:
         self._reporter = Reporter(
             device=self._device,
             boot=self._boot,
+            signer=signer,
             machine=machine,
             outbox=self._spool,
             channel=self._connection,
@@ -307,6 +347,7 @@ class Supervisor:
                 [topics.ack(self._device)], lambda _, payload: self._put(_AckCame(payload))
             )
             self._connection.start()
+            self._renewer.start()
             while not self._stopping.is_set():
                 self._turn()
         finally:
@@ -355,8 +396,12 @@ class Supervisor:
                     return
                 self._spool.acknowledge(ack.boot, ack.seq)
                 self._reporter.acknowledged(ack.boot, ack.seq)
+            case _Alarmed(reason=reason):
+                self._reporter.alarm(reason, moment())
             case _Crashed(error=error):
                 raise error
+            case _Said(line=line):
+                self._say(line)
             case _ProgressMade(slot=slot, progress=progress):
                 self._reporter.progress(slot, progress)
             case _:
@@ -367,6 +412,8 @@ class Supervisor:
         self._engine.feed(event, moment(), self._random.random())
         refusal = self._reporter.refusal
         if isinstance(event, steps.OrderArrived):
+            if self._engine.machine.record.order is event.order:
+                self._renew_keys(event.order.keys)
             waits = refusal is not None and refusal.code in {"order.expired", "order.clock"}
             if waits and (refusal is not before or self._order_again_s is None):
                 self._order_again_s = moment().elapsed_s + ORDER_AGAIN_S
@@ -399,6 +446,11 @@ class Supervisor:
                 continue
             return
 
+    def _alarm(self, reason: Reason) -> None:
+        """From any thread; what an attacker causes must not fill the inbox."""
+        if self._inbox.qsize() < INBOX_MAX // 2:
+            self._put(_Alarmed(reason))
+
     def _put_progress(self, item: _ProgressMade) -> None:
         """Progress is worth nothing late."""
         if self._inbox.qsize() < INBOX_MAX // 2:
@@ -409,12 +461,19 @@ class Supervisor:
             line["bytes_received"] = self._downloader.bytes_received
         self._say(line)
 
+    def _renew_keys(self, keys: Mapping[str, bytes]) -> None:
+        try:
+            self._store.renew_keys(keys)
+        except OSError as error:
+            _log.warning("the keys of an order cannot be kept: %s", error)
+
     def _wait_for_disk(self, error: OSError) -> bool:
         _log.error("the journal cannot be written, updates wait: %s", error)
         return not self._stopping.wait(DISK_RETRY_S)
 
     def _end(self) -> None:
         self._stopping.set()
+        self._renewer.stop()
         self._orders.stop()
         self._worker.stop()
         self._trust.close()
@@ -424,8 +483,7 @@ class Supervisor:
             _log.warning("the journal cannot be written: %s", error)
         if self._inference.alive():
             self._sample()
-        state = self._reporter.state(online=False)
-        self._connection.stop((topics.state(self._device), encode(state)))
+        self._connection.stop(self._reporter.last_words())
         self._inference.stop()
         self._spool.close()
         os.close(self._lock_handle)

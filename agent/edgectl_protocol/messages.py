@@ -1,8 +1,10 @@
 """Messages on MQTT: frozen structs, JSON on the wire, decoded with bounds.
 
-Unknown fields are tolerated, because versions meet on the wire; missing or mistyped ones are
-`MalformedMessage`. Raw chunks and chunk indexes are no messages: see `edgectl_protocol.chunks`.
-All times are UTC with a zone; all sizes are bytes; all durations carry their unit in the name.
+Orders, and everything that a device says, travel in signed envelopes
+(`edgectl_protocol.envelopes`); `PAYLOAD_TYPES` names what each may hold. Unknown fields are
+tolerated, because versions meet on the wire; missing or mistyped ones are `MalformedMessage`. Raw
+chunks and chunk indexes are no messages: see `edgectl_protocol.chunks`. All times are UTC with a
+zone; all sizes are bytes; all durations carry their unit in the name.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from edgectl_protocol.encryption import SealedKey
 from edgectl_protocol.errors import LimitExceeded, MalformedMessage
 from edgectl_protocol.names import DeviceId, Digest, ModelName, Variant, Version
 from edgectl_protocol.update import UpdateEvent, UpdateState
@@ -20,6 +23,8 @@ from edgectl_protocol.update import UpdateEvent, UpdateState
 __all__ = [
     "MESSAGE_BYTES_MAX",
     "ORDER_PAYLOAD_TYPE",
+    "PAYLOAD_TYPES",
+    "REPORT_BYTES_MAX",
     "SLOTS_MAX",
     "Ack",
     "Candidate",
@@ -28,9 +33,12 @@ __all__ = [
     "InferenceWindow",
     "Installed",
     "MetadataHead",
+    "Nonce",
     "Order",
     "Reason",
+    "Report",
     "ReportedState",
+    "SecurityEvent",
     "SeedRequest",
     "SlotOrder",
     "SlotReport",
@@ -49,12 +57,19 @@ MESSAGE_BYTES_MAX = 128 * 1024
 ORDER_PAYLOAD_TYPE = "application/vnd.edgectl.order.v1+json"
 """DSSE payload type of an order; a signature on anything else is none on an order."""
 
+REPORT_BYTES_MAX = (MESSAGE_BYTES_MAX - 1024) * 3 // 4
+"""Longest message of a device before it is signed: base64 makes it a third longer."""
+
 Time = Annotated[datetime, Meta(tz=True)]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Text = Annotated[str, Meta(max_length=1024)]
 Code = Annotated[str, Meta(pattern=r"^[a-z0-9]+(\.[a-z0-9_]+){1,3}$", max_length=64)]
+Nonce = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
+"""128 random bits in hexadecimal."""
 SLOTS_MAX = 16
 """Slots of one device."""
+KEYS_MAX = 8 * SLOTS_MAX
+"""Content keys in one order: one for each candidate."""
 
 
 class _Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -109,6 +124,9 @@ class Order(_Message, frozen=True, kw_only=True, omit_defaults=True):
 
     device: DeviceId
     counter: Count
+    nonce: Nonce
+    """Random; the device repeats it in what it says about the order. Counters alone would make a
+    report of another order with the same number, from before a backup was restored, look right."""
     issued_at: Time
     expires_at: Time
     slots: Annotated[dict[ModelName, SlotOrder], Meta(max_length=SLOTS_MAX)]
@@ -120,6 +138,8 @@ class Order(_Message, frozen=True, kw_only=True, omit_defaults=True):
     withdrawn: Annotated[tuple[ModelName, ...], Meta(max_length=SLOTS_MAX)] = ()
     """Slots whose newest update is taken back even where it is committed: they return to what ran
     before it, or to nothing. A slot that is named in `slots` too is not meant."""
+    keys: Annotated[dict[Digest, SealedKey], Meta(max_length=KEYS_MAX)] = {}
+    """By manifest: the content key of each encrypted candidate, sealed to this device."""
 
 
 class Ack(_Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -218,8 +238,12 @@ class ReportedState(_Message, frozen=True, kw_only=True, omit_defaults=True):
     online: bool
     sent_at: Time | None = None
     agent_version: Annotated[str, Meta(max_length=32)] = ""
+    connection: Count = 0
+    """Number of the connection within the boot; a last will speaks of its own one only."""
     order_counter: Count = 0
     """Counter of the newest order that was accepted."""
+    order_nonce: Nonce | None = None
+    """Nonce of that order; what is said of an order is believed only with it."""
     refusal: Reason | None = None
     """Why what came last as an order is not obeyed; None again once an order is accepted."""
     refused_counter: Count | None = None
@@ -241,6 +265,8 @@ class DeviceEvent(_Message, frozen=True, kw_only=True, omit_defaults=True):
     at: Time
     slot: ModelName
     order: Count
+    nonce: Nonce
+    """Of the order with that number."""
     version: Version
     variant: Variant
     manifest: Digest
@@ -250,6 +276,26 @@ class DeviceEvent(_Message, frozen=True, kw_only=True, omit_defaults=True):
     rollout: Annotated[str, Meta(max_length=64)] | None = None
     reason: Reason | None = None
     trial: TrialReport | None = None
+
+
+class SecurityEvent(_Message, frozen=True, kw_only=True, omit_defaults=True):
+    """``up/event``: something that an attacker may have done, delivered until acknowledged.
+
+    The same code again within minutes is counted, not told again.
+    """
+
+    device: DeviceId
+    boot: Count
+    seq: Count
+    at: Time
+    """When it was seen first."""
+    until: Time
+    """When it was seen last; the device's clock may be what is wrong."""
+    reason: Reason
+    """The newest one."""
+    count: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 1
+    order: Count | None = None
+    """Counter of the order that is meant, where its signature is good."""
 
 
 class SystemSample(_Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -306,6 +352,18 @@ class SeedRequest(_Message, frozen=True, kw_only=True, omit_defaults=True):
     refused: Annotated[tuple[Annotated[int, Meta(ge=-1, le=2**20)], ...], Meta(max_length=64)] = ()
     """Those of `chunks` that did come, with content other than the signed one."""
 
+
+Report = ReportedState | DeviceEvent | SecurityEvent | TelemetryBatch | SeedRequest
+"""What a device says."""
+
+PAYLOAD_TYPES: dict[type[Report], str] = {
+    ReportedState: "application/vnd.edgectl.state.v1+json",
+    DeviceEvent: "application/vnd.edgectl.event.v1+json",
+    SecurityEvent: "application/vnd.edgectl.security-event.v1+json",
+    TelemetryBatch: "application/vnd.edgectl.telemetry.v1+json",
+    SeedRequest: "application/vnd.edgectl.seed.v1+json",
+}
+"""What the signature says that the payload is: no message passes for one of another kind."""
 
 T = TypeVar("T", bound=_Message)
 

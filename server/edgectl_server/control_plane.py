@@ -16,7 +16,12 @@ from datetime import datetime
 
 from edgectl_protocol.enrolment import BrokerAddress
 from edgectl_server.distribution.addresses import is_any_address
+from edgectl_server.distribution.bounds import BrokerBounds
 from edgectl_server.distribution.brokers import ExistingBroker, open_broker
+from edgectl_server.distribution.canary import make_canary
+from edgectl_server.distribution.certificates import OwnCertificates
+from edgectl_server.distribution.door import door_identity
+from edgectl_server.distribution.existing import OperatorDoor
 from edgectl_server.distribution.interface import RunningBroker
 from edgectl_server.distribution.link import BrokerLink
 from edgectl_server.distribution.publisher import Publisher
@@ -26,6 +31,7 @@ from edgectl_server.intake import Intake
 from edgectl_server.ordering import Ordering
 from edgectl_server.retention import delete_old_events
 from edgectl_server.rollouts import Rollouts
+from edgectl_server.security import SecurityEvents
 from edgectl_server.settings import Settings
 from edgectl_server.signing.authority import Authority
 from edgectl_server.signing.keys import Keys, read_passphrase
@@ -44,6 +50,9 @@ _CONNECT_S = 10.0
 _METADATA_S = 60.0
 _RETENTION_S = 600.0
 _RENEWAL_S = 3600.0
+_CERTIFICATES_S = 86400.0
+_REVOCATIONS_S = 5.0
+_SECURITY_S = 2.0
 
 
 @dataclass(kw_only=True)
@@ -60,6 +69,7 @@ class ControlPlane:
     fleet: Fleet
     rollouts: Rollouts
     telemetry: Telemetry
+    security: SecurityEvents
     intake: Intake
     ticker: Ticker
     stack: ExitStack
@@ -98,7 +108,16 @@ def open_control_plane(
         )
         ticker = Ticker()
         rollouts = Rollouts(database=database, ordering=ordering, now=now, wake=ticker.wake)
-        intake = Intake(database=database, fleet=fleet, telemetry=telemetry, rollouts=rollouts)
+        security = SecurityEvents(
+            database=database, retention_days=settings.telemetry_retention_days, now=now
+        )
+        intake = Intake(
+            database=database,
+            fleet=fleet,
+            telemetry=telemetry,
+            rollouts=rollouts,
+            security=security,
+        )
         connections = _Connections(ticker.wake)
         link = BrokerLink(
             broker.host,
@@ -126,11 +145,21 @@ def open_control_plane(
             fleet=fleet,
             rollouts=rollouts,
             telemetry=telemetry,
+            security=security,
             intake=intake,
             ticker=ticker,
             stack=stack,
         )
-        _start(plane, _duties(settings, plane, database, connections, now))
+        certificates = OwnCertificates(
+            authority=authority,
+            broker=broker,
+            link=link,
+            broker_hosts=_broker_hosts(settings),
+            now=now,
+        )
+        duties = _duties(settings, plane, database, connections, now)
+        duties.append(Duty("the certificates", _CERTIFICATES_S, certificates.renew))
+        _start(plane, duties)
         plane.stack = stack.pop_all()
         return plane
 
@@ -139,20 +168,34 @@ def _open_broker(
     settings: Settings, authority: Authority, now: Callable[[], datetime]
 ) -> tuple[RunningBroker, BrokerAddress]:
     """Return the broker, and the address by which devices reach it."""
-    public_host = settings.broker_address_for_devices
-    if is_any_address(public_host):
-        public_host = socket.gethostname()
+    hosts = _broker_hosts(settings)
+    identity = authority.broker_identity(hosts, now())
+    door = None
+    if settings.broker_kick_port:
+        pki = settings.data_path / "pki"
+        door = OperatorDoor(settings.broker_kick_port, door_identity(pki, now()))
     broker = open_broker(
         settings.broker,
         host=settings.broker_host,
         port=settings.broker_port,
-        identity=authority.broker_identity([public_host, settings.broker_host], now()),
+        identity=identity,
         state=settings.data_path / "broker",
         is_revoked=authority.is_revoked,
         crl_pem=lambda: authority.crl_pem(now()),
+        make_canary=lambda: make_canary(authority, identity.authority, now()),
+        bounds=BrokerBounds.for_connections(settings.broker_connections_max),
+        door=door,
     )
     named = not isinstance(broker, ExistingBroker) or settings.broker_public_host
-    return broker, BrokerAddress(host=public_host if named else broker.host, port=broker.port)
+    return broker, BrokerAddress(host=hosts[0] if named else broker.host, port=broker.port)
+
+
+def _broker_hosts(settings: Settings) -> list[str]:
+    """Return the names by which our own broker is reached, the devices' one first."""
+    public_host = settings.broker_address_for_devices
+    if is_any_address(public_host):
+        public_host = socket.gethostname()
+    return [public_host, settings.broker_host]
 
 
 def _start(plane: ControlPlane, duties: list[Duty]) -> None:
@@ -229,6 +272,9 @@ def _duties(
         Duty("the outbox", settings.tick_s, drain),
         Duty("the signed metadata", _METADATA_S, refresh),
         Duty("the orders", _RENEWAL_S, ordering.renew),
+        Duty("the revocations", _REVOCATIONS_S, plane.broker.check_revocations),
         Duty("the retention", _RETENTION_S, plane.telemetry.delete_old),
         Duty("the events", _RETENTION_S, forget_events),
+        Duty("the old security events", _RETENTION_S, plane.security.delete_old),
+        Duty("the security events", _SECURITY_S, plane.security.flush),
     ]

@@ -3,29 +3,32 @@
 What a device says is believed about itself only, and in order:
 
 1. A reported state counts when its (boot, seq) is newer than the stored one. The same one again
-   says only whether the device is connected.
+   says only whether the device is connected. An older one is repeated by somebody; the broker may
+   do so in good faith for as long as it resends what was not acknowledged.
 2. The last will is written when a connection begins and sent when it breaks, with seq 0: it says
-   "offline" for its boot and for older ones, and nothing else.
+   "offline" for that connection and for older ones, and nothing else.
 3. A retained state may be of a machine that had this name before: it counts only after the device
    has been heard live since it enrolled.
-4. An event counts once, by (device, boot, seq); whoever sends it again is acknowledged again.
+4. What is said of an order comes with the order's nonce. A device that gives another one speaks of
+   an order that is not ours: the state is shown, and no rollout believes it.
+5. An event counts once, by (device, boot, seq); whoever sends it again is acknowledged again.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 import msgspec
 from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
-from edgectl_protocol.messages import DeviceEvent, ReportedState
+from edgectl_protocol.messages import DeviceEvent, Reason, ReportedState
 from edgectl_protocol.update import ENDED, UpdateState
 from edgectl_server.errors import NotFound
-from edgectl_server.ordering import Ordering, reported_of
+from edgectl_server.ordering import Ordering, knows_order, reported_of
 from edgectl_server.schemas import (
     DeviceDetail,
     DeviceEventInfo,
@@ -55,6 +58,8 @@ __all__ = ["Fleet", "Kicks", "find_device"]
 
 logger = logging.getLogger(__name__)
 
+RESENT_WITHIN = timedelta(minutes=10)
+"""An older state that was sent so long before the newest is a replay."""
 _FAILING = (UpdateState.FAILED, UpdateState.REJECTED, UpdateState.ROLLED_BACK)
 _UPDATING = tuple(state for state in UpdateState if state not in ENDED)
 _SORT = {"id": Device.id, "last_seen_at": Device.last_seen_at, "enrolled_at": Device.enrolled_at}
@@ -93,21 +98,25 @@ class Fleet:
 
     def take_state(
         self, session: Session, device: Device, state: ReportedState, *, retained: bool
-    ) -> None:
-        """Store a reported state, if it is news; in the caller's transaction."""
+    ) -> Reason | None:
+        """Store a reported state, if it is news; in the caller's transaction.
+
+        Returns:
+            What is suspicious about it, if anything is.
+        """
         now = self._now()
         if retained and device.last_seen_at is None:
-            return
+            return None
         if not state.online and state.seq == 0:
-            if state.boot >= device.boot:
+            if (state.boot, state.connection) >= (device.boot, _connection_of(device)):
                 device.online = False
-            return
+            return None
         if not retained:
             device.last_seen_at = now
         if (state.boot, state.seq) == (device.boot, device.seq) and not retained:
             device.online = state.online
         if (state.boot, state.seq) <= (device.boot, device.seq):
-            return
+            return _replay(device, state)
         device.boot, device.seq, device.online = state.boot, state.seq, state.online
         device.agent_version = state.agent_version
         device.reported = msgspec.to_builtins(state)
@@ -122,11 +131,17 @@ class Fleet:
                     update_state=report.update and report.update.state.value,
                 )
             )
+        if state.order_counter == 0:
+            return None
+        return _check_nonce(device, state.order_counter, state.order_nonce)
 
-    def take_event(self, session: Session, device: Device, event: DeviceEvent) -> None:
-        """Store an event once; in the caller's transaction."""
+    def take_event(self, session: Session, device: Device, event: DeviceEvent) -> Reason | None:
+        """Store an event once, in the caller's transaction; return why it is not believed."""
         now = self._now()
         device.last_seen_at = now
+        complaint = _check_nonce(device, event.order, event.nonce)
+        if complaint is not None:
+            return complaint
         insert_new(
             session,
             DeviceEventRow,
@@ -143,6 +158,7 @@ class Fleet:
                 }
             ],
         )
+        return None
 
     def forget_connections(self) -> None:
         """Nobody is connected: the broker has just been started."""
@@ -267,10 +283,36 @@ class Fleet:
                 found.decommissioned_at = self._now()
             found.online = False
             self._ordering.withdraw(session, found)
-        self._broker.reload_revocations()
-        self._broker.kick(name)
+        try:
+            self._broker.reload_revocations()
+        finally:
+            self._broker.kick(name)
         logger.info("device %s was decommissioned", name)
         return self.device(name)
+
+
+def _connection_of(device: Device) -> int:
+    """Return the connection from which the newest stored state came."""
+    number: int = device.reported.get("connection", 0)
+    return number
+
+
+def _replay(device: Device, state: ReportedState) -> Reason | None:
+    """Say that an old state was repeated, unless the broker may have resent it in good faith."""
+    newest = reported_of(device)
+    if newest is None or newest.sent_at is None or state.sent_at is None:
+        return None
+    if newest.sent_at - state.sent_at < RESENT_WITHIN:
+        return None
+    detail = f"a state of {state.sent_at:%Y-%m-%d %H:%M}, the newest is of {newest.sent_at}"
+    return Reason(code="report.replayed", detail=detail)
+
+
+def _check_nonce(device: Device, counter: int, nonce: str | None) -> Reason | None:
+    if knows_order(device, counter, nonce) is not False:
+        return None
+    detail = f"it speaks of an order {counter} with a nonce that we did not give that number"
+    return Reason(code="report.nonce", detail=detail)
 
 
 def find_device(session: Session, name: str) -> Device:

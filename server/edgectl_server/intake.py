@@ -8,8 +8,10 @@ Rules:
    What has no place then is dropped, unacknowledged: it comes again after the next reconnect.
 2. One transaction a batch. Only after its commit is a message acknowledged to the broker, and an
    `Ack` sent to the device: also for what was there already.
-3. The topic says who sends, because the broker checks that; a payload that names another device is
-   dropped. So is what cannot be decoded, and what comes from devices that are not enrolled.
+3. The topic says who sends; the signature proves it (`edgectl_server.reports`), before anything of
+   the payload is decoded or stored. What is not believed is dropped, counted and noted as a
+   security event of that device, except a retained state from before the device enrolled anew.
+   So is what comes from devices that are not enrolled dropped.
 4. A message that the database refuses must not stop the others: when a batch fails, its messages
    are tried one by one, and the bad one is dropped. When the database does not answer, the batch
    is tried again until it does.
@@ -28,7 +30,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.exc import InterfaceError, OperationalError
@@ -39,17 +41,22 @@ from edgectl_protocol.errors import ProtocolError
 from edgectl_protocol.messages import (
     Ack,
     DeviceEvent,
+    Reason,
+    Report,
     ReportedState,
+    SecurityEvent,
     SeedRequest,
     TelemetryBatch,
-    decode,
     encode,
 )
+from edgectl_protocol.topics import UpTopic
 from edgectl_server.allowance import Allowance
 from edgectl_server.distribution.link import RECEIVE_MAX, BrokerLink, Incoming
 from edgectl_server.errors import Unavailable
 from edgectl_server.fleet import Fleet
+from edgectl_server.reports import DeviceKey, NotBelieved, Reports
 from edgectl_server.rollouts import Rollouts
+from edgectl_server.security import SecurityEvents
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.tables import Device
 from edgectl_server.telemetry import Telemetry
@@ -64,19 +71,20 @@ _PLACE_S = 2.0
 _BATCH = 256
 _RETRY_S = 1.0
 _LOG_EVERY_S = 1.0
-_KINDS: dict[str, type[Any]] = {
-    "state": ReportedState,
-    "event": DeviceEvent,
-    "telemetry": TelemetryBatch,
-    "seed": SeedRequest,
-}
-_Message = ReportedState | DeviceEvent | TelemetryBatch | SeedRequest
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class _Decoded:
+class _Sealed:
     incoming: Incoming
-    message: _Message
+    topic: UpTopic
+
+
+@dataclass(frozen=True)
+class _Believed:
+    incoming: Incoming
+    message: Report
+    key: DeviceKey
 
 
 class Intake:
@@ -89,11 +97,14 @@ class Intake:
         fleet: Fleet,
         telemetry: Telemetry,
         rollouts: Rollouts,
+        security: SecurityEvents,
     ) -> None:
         self._database = database
         self._fleet = fleet
         self._telemetry = telemetry
         self._rollouts = rollouts
+        self._security = security
+        self._reports = Reports()
         self._queue: queue.Queue[Incoming | None] = queue.Queue(QUEUE_MAX)
         self._link: BrokerLink
         self._seed: Callable[[SeedRequest], None]
@@ -156,56 +167,90 @@ class Intake:
         return batch
 
     def _take(self, batch: Sequence[Incoming]) -> None:
-        decoded = []
-        for incoming in batch:
-            one = self._decode(incoming)
-            if one is None:
-                incoming.done()
-            else:
-                decoded.append(one)
-        stored = self._store(decoded)
+        admitted = (self._admit(incoming) for incoming in batch)
+        sealed = [one for one in admitted if one is not None]
+        stored = self._store(self._believe(sealed))
         for one in stored:
             one.incoming.done()
             self._answer(one.message)
         if stored:
             self._rollouts.touch({one.message.device for one in stored})
 
-    def _decode(self, incoming: Incoming) -> _Decoded | None:
+    def _admit(self, incoming: Incoming) -> _Sealed | None:
+        """Look at topic and length; what is inside comes later."""
         try:
             topic = topics.parse_up(incoming.topic)
-            message: _Message = decode(_KINDS[topic.kind], incoming.payload)
         except ProtocolError as error:
             self._drop("malformed", f"{incoming.topic[:100]}: {error}")
+            incoming.done()
             return None
-        if message.device != topic.device:
-            self._drop("device", f"{topic.device} sends in the name of {message.device}")
-            return None
-        if isinstance(message, DeviceEvent | TelemetryBatch):
+        if topic.kind in {"event", "telemetry"}:
             size = len(incoming.payload)
             if not self._allowance.take(topic.device, size, time.monotonic()):
                 self._drop("allowance", f"{topic.device} sends more than a device has to say")
+                incoming.done()
                 return None
-        return _Decoded(incoming, message)
+        return _Sealed(incoming, topic)
 
-    def _store(self, batch: Sequence[_Decoded]) -> list[_Decoded]:
-        """Write a batch, or what can be written of it; return what was."""
-        while batch and not self._closing.is_set():
+    def _believe(self, batch: Sequence[_Sealed]) -> list[_Believed]:
+        """Check who has signed; outside of any transaction, because it is most of the work."""
+        keys = self._patiently(lambda: self._read_keys({one.topic.device for one in batch})) or {}
+        believed = []
+        for one in batch:
+            device = one.topic.device
+            if device not in keys:
+                self._drop("stranger", f"{device} is not enrolled")
+                one.incoming.done()
+                continue
+            key, seen = keys[device]
             try:
-                return self._write(batch)
+                message = self._reports.open(one.topic, one.incoming.payload, key)
+            except NotBelieved as error:
+                self._drop(error.code, f"{device}: {error.detail}")
+                if seen or not one.incoming.retained:  # else of a machine that had the name before
+                    self._security.note(device, error.code, error.detail)
+                one.incoming.done()
+            else:
+                believed.append(_Believed(one.incoming, message, key))
+        return believed
+
+    def _read_keys(self, names: set[str]) -> dict[str, tuple[DeviceKey, bool]]:
+        """Return the keys of enrolled devices, and whether each was heard since it enrolled."""
+        columns = (Device.id, Device.public_key_sha256, Device.certificate_pem, Device.last_seen_at)
+        wanted = select(*columns).where(Device.id.in_(names), Device.state == "enrolled")
+        with self._database.read() as session:
+            return {
+                name: (DeviceKey(public_key, certificate), seen_at is not None)
+                for name, public_key, certificate, seen_at in session.execute(wanted)
+            }
+
+    def _patiently(self, call: Callable[[], T]) -> T | None:
+        """Call until the database answers; None when the intake closes before."""
+        while not self._closing.is_set():
+            try:
+                return call()
             except (OperationalError, InterfaceError) as error:
                 logger.error("the database does not take messages: %s", error.orig)  # noqa: TRY400
                 self._closing.wait(_RETRY_S)
-            except Exception as error:  # noqa: BLE001  # whatever it is, it is in the data
-                if len(batch) == 1:
-                    self._drop("refused", f"{batch[0].incoming.topic[:100]}: {error}")
-                    batch[0].incoming.done()
-                    return []
-                return [stored for one in batch for stored in self._store([one])]
-        return []
+        return None
 
-    def _write(self, batch: Sequence[_Decoded]) -> list[_Decoded]:
-        stored = []
-        strangers = []
+    def _store(self, batch: Sequence[_Believed]) -> list[_Believed]:
+        """Write a batch, or what can be written of it; return what was."""
+        if not batch:
+            return []
+        try:
+            return self._patiently(lambda: self._write(batch)) or []
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is in the data
+            if len(batch) == 1:
+                self._drop("refused", f"{batch[0].incoming.topic[:100]}: {error}")
+                batch[0].incoming.done()
+                return []
+            return [stored for one in batch for stored in self._store([one])]
+
+    def _write(self, batch: Sequence[_Believed]) -> list[_Believed]:
+        stored: list[_Believed] = []
+        strangers: list[_Believed] = []
+        complaints: list[tuple[str, Reason]] = []
         with self._database.write() as session:
             names = {one.message.device for one in batch}
             wanted = (
@@ -217,34 +262,45 @@ class Intake:
             devices = {device.id: device for device in session.scalars(wanted)}
             for one in batch:
                 device = devices.get(one.message.device)
-                if device is None:
-                    strangers.append(one)
+                if device is None or device.public_key_sha256 != one.key.public_key_sha256:
+                    strangers.append(one)  # it left, or enrolled anew, a moment ago
                     continue
-                self._write_one(session, device, one)
+                complaint = self._write_one(session, device, one)
+                if complaint is not None:
+                    complaints.append((device.id, complaint))
                 stored.append(one)
+        for name, complaint in complaints:
+            self._drop(complaint.code, f"{name}: {complaint.detail}")
+            self._security.note(name, complaint.code, complaint.detail)
         for one in strangers:
             self._drop("stranger", f"{one.message.device} is not enrolled")
             one.incoming.done()
         return stored
 
-    def _write_one(self, session: Session, device: Device, one: _Decoded) -> None:
+    def _write_one(self, session: Session, device: Device, one: _Believed) -> Reason | None:
+        """Write a message; return what is suspicious about it."""
         match one.message:
             case ReportedState() as state:
-                self._fleet.take_state(session, device, state, retained=one.incoming.retained)
+                retained = one.incoming.retained
+                complaint = self._fleet.take_state(session, device, state, retained=retained)
                 session.flush()
+                return complaint
             case DeviceEvent() as event:
-                self._fleet.take_event(session, device, event)
+                return self._fleet.take_event(session, device, event)
+            case SecurityEvent() as event:
+                self._security.take(session, device, event)
             case TelemetryBatch() as telemetry:
                 unusable = self._telemetry.take_batch(session, device, telemetry)
                 if unusable:
                     self._drop("windows", f"{unusable} windows of {device.id}")
             case SeedRequest():
                 pass  # nothing to store; enrolled is all that it must be
+        return None
 
-    def _answer(self, message: _Message) -> None:
+    def _answer(self, message: Report) -> None:
         """Tell the device that it need not send it again; it does, if this is lost."""
         match message:
-            case DeviceEvent() | TelemetryBatch():
+            case DeviceEvent() | SecurityEvent() | TelemetryBatch():
                 ack = encode(Ack(boot=message.boot, seq=message.seq))
                 try:
                     self._link.publish(topics.ack(message.device), ack, timeout_s=0.1)

@@ -2,13 +2,15 @@
 
 Rules: an order is made, signed and stored in the transaction that changes a `DesiredSlot`, and an
 `Outbox` row with it; `Ordering.drain` publishes after the commit and removes the row when the
-broker has it. The signed envelope stays with the device's row, so that it can be published again,
-unchanged, to a broker that has forgotten it: the counter grows only when something has changed, or
-when the order nears its end.
+broker has it. Every order gets a random nonce; those of the newest are kept, because what a device
+says about an order is believed only with its nonce. The signed envelope stays with the device's
+row, so that it can be published again, unchanged, to a broker that has forgotten it: the counter
+grows only when something has changed, or when the order nears its end.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -40,11 +42,21 @@ from edgectl_server.storage.tables import (
     Rollout,
 )
 
-__all__ = ["LIFETIME", "Ordering", "Publishes", "refusal_of", "reported_of", "variants_of"]
+__all__ = [
+    "LIFETIME",
+    "Ordering",
+    "Publishes",
+    "knows_order",
+    "refusal_of",
+    "reported_of",
+    "variants_of",
+]
 
 LIFETIME = timedelta(days=30)
 RENEWAL = timedelta(days=10)
 """An order is made anew when less than this is left."""
+NONCES_MAX = 16
+"""Orders of a device whose nonces are known; it has taken one of them, or will take the newest."""
 _BATCH = 200
 _FLUSH_S = 10.0
 
@@ -122,6 +134,7 @@ class Ordering:
         order = Order(
             device=name,
             counter=device.order_counter,
+            nonce=_next_nonce(device),
             issued_at=now,
             expires_at=now + LIFETIME,
             slots=slots,
@@ -202,6 +215,24 @@ class Ordering:
             order = None if device is None else device.order
             payload = b"" if order is None else msgspec.json.encode(order)
             link.publish(topics.order(name), payload, retain=True)
+
+
+def _next_nonce(device: Device) -> str:
+    """Return the nonce of the order that `device.order_counter` counts, and note it."""
+    nonce = secrets.token_hex(16)
+    newest = sorted(device.order_nonces or {}, key=int)[-(NONCES_MAX - 1) :]
+    kept = {counter: device.order_nonces[counter] for counter in newest}
+    device.order_nonces = {**kept, str(device.order_counter): nonce}
+    return nonce
+
+
+def knows_order(device: Device, counter: int, nonce: str | None) -> bool | None:
+    """Say whether `nonce` is that of the device's order `counter`; None for one too long ago."""
+    known: str | None = device.order_nonces.get(str(counter))
+    if known is not None:
+        return known == nonce
+    oldest = min((int(one) for one in device.order_nonces), default=device.order_counter + 1)
+    return None if 0 < counter < oldest else False
 
 
 def reported_of(device: Device) -> ReportedState | None:

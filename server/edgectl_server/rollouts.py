@@ -25,7 +25,7 @@ from edgectl_server.domain import rollouts as domain
 from edgectl_server.domain.rollouts import BAD, DeviceState, Plan, RolloutState
 from edgectl_server.domain.variants import VariantFacts, rank_variants
 from edgectl_server.errors import Conflict
-from edgectl_server.ordering import Ordering, refusal_of, reported_of, variants_of
+from edgectl_server.ordering import Ordering, knows_order, refusal_of, reported_of, variants_of
 from edgectl_server.rollout_selection import (
     check_free,
     desired_versions,
@@ -321,6 +321,9 @@ def _observe_device(
         )
     reported = reported_of(device)
     capabilities = None if reported is None else reported.capabilities
+    accepted = 0
+    if reported is not None and knows_order(device, reported.order_counter, reported.order_nonce):
+        accepted = reported.order_counter
     return domain.ObservedDevice(
         device=row.device,
         state=state,
@@ -330,7 +333,7 @@ def _observe_device(
         if capabilities is None
         else tuple(one.manifest for one in rank_variants(capabilities, variants)),
         order_counter=row.order_counter,
-        accepted_counter=0 if reported is None else reported.order_counter,
+        accepted_counter=accepted,
         report=None if reported is None else reported.slots.get(slot),
         rejected=frozenset() if reported is None else frozenset(reported.rejected),
         refused=refusal_of(reported, row.order_counter) is not None,

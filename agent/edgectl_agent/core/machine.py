@@ -30,6 +30,7 @@ from edgectl_agent.core.orders import (
     expiry,
     is_open,
     judge_health,
+    needed,
     refuse,
     stands,
     withdrawn,
@@ -40,7 +41,6 @@ from edgectl_protocol.messages import (
     Installed,
     Order,
     Reason,
-    SlotOrder,
     SlotReport,
     TrialReport,
     UpdatePolicy,
@@ -210,7 +210,7 @@ class Machine:
             if wanted is None or not update.is_for(wanted):
                 self._take_back(update, moment)
             elif stands(update, rejected, forgiven):
-                self._put(structs.replace(update, order=order.counter, wanted=wanted))
+                self._put(update.named_by(order))
 
     def _take_back(self, update: Update, moment: Moment) -> None:
         """Abort what a newer order no longer names."""
@@ -232,7 +232,7 @@ class Machine:
             for slot, wanted in sorted(order.slots.items()):
                 pointer = self.pointers.get(slot, SlotPointer())
                 if is_open(slot, wanted, self.record, pointer):
-                    self._begin(slot, wanted, moment, jitter)
+                    self._begin(slot, order, moment, jitter)
                     break
             else:
                 return
@@ -243,12 +243,14 @@ class Machine:
         self._working = update.slot
         self._move(update, _E.ABORTED, moment, aborted=True, reason=reason)
 
-    def _begin(self, slot: str, wanted: SlotOrder, moment: Moment, jitter: float) -> None:
+    def _begin(self, slot: str, order: Order, moment: Moment, jitter: float) -> None:
+        wanted = order.slots[slot]
         candidate = choose(wanted, self.record.rejected)
         before = self.record.updates.get(slot)
         update = Update(
             slot=slot,
-            order=self.record.counter,
+            order=order.counter,
+            nonce=order.nonce,
             wanted=wanted,
             manifest=(candidate or wanted.candidates[0]).manifest,
             state=_S.IDLE if before is None else before.state,
@@ -408,12 +410,13 @@ class Machine:
         """Ask for the work of the update's state."""
         self._step += 1
         self._until_s = None
-        step = self._step
+        step, order = self._step, self.record.order
         match update.state:
             case _S.REFRESHING:
                 self._wanted = steps.Refresh(step=step, update=update, floor=self.record.floor)
             case _S.DOWNLOADING:
-                self._wanted = steps.Download(step=step, update=update)
+                key = None if order is None else order.keys.get(update.manifest)
+                self._wanted = steps.Download(step=step, update=update, key=key)
             case _S.VERIFYING:
                 self._wanted = steps.Verify(step=step, update=update)
             case _S.TRIAL:
@@ -471,16 +474,6 @@ class Machine:
     def _put(self, update: Update) -> None:
         self._replace(updates={**self.record.updates, update.slot: update})
 
-    def _needed(self) -> tuple[str, ...]:
-        """Return the manifests that a slot or an update needs."""
-        needed: set[str] = set()
-        for pointer in self.pointers.values():
-            needed.update(one.manifest for one in (pointer.running, pointer.previous) if one)
-        for update in self.record.updates.values():
-            if update.state not in ENDED or update.state is _S.FAILED:
-                needed.add(update.manifest)
-        return tuple(sorted(needed))
-
     def _flush(self) -> list[steps.Action]:
         """Return what was decided, in the order in which it must be done."""
         actions: list[steps.Action] = []
@@ -492,7 +485,7 @@ class Machine:
         if self._report:
             actions.append(steps.Report())
         if self._collect:
-            actions.append(steps.Collect(keep=self._needed()))
+            actions.append(steps.Collect(keep=needed(self.record, self.pointers)))
         if self._wanted is not None:
             actions.append(self._wanted)
         self._told, self._wanted = [], None

@@ -9,9 +9,18 @@ from edgectl_agent.core.record import Record, SlotPointer, Update
 from edgectl_agent.core.steps import HealthSeen
 from edgectl_agent.core.timing import Moment
 from edgectl_protocol.messages import Candidate, Order, Reason, SlotOrder, UpdatePolicy
-from edgectl_protocol.update import UpdateState
+from edgectl_protocol.update import ENDED, UpdateState
 
-__all__ = ["choose", "expiry", "is_open", "judge_health", "refuse", "stands", "withdrawn"]
+__all__ = [
+    "choose",
+    "expiry",
+    "is_open",
+    "judge_health",
+    "needed",
+    "refuse",
+    "stands",
+    "withdrawn",
+]
 
 CLOCK_SKEW_MAX = timedelta(days=1)
 """An order may come from so far ahead of the device's clock."""
@@ -93,6 +102,17 @@ def withdrawn(order: Order, record: Record, pointers: Mapping[str, SlotPointer])
         if running.manifest == update.manifest:
             slots.append(slot)
     return tuple(slots)
+
+
+def needed(record: Record, pointers: Mapping[str, SlotPointer]) -> tuple[str, ...]:
+    """Return the manifests that a slot or an update needs."""
+    manifests: set[str] = set()
+    for pointer in pointers.values():
+        manifests.update(one.manifest for one in (pointer.running, pointer.previous) if one)
+    for update in record.updates.values():
+        if update.state not in ENDED or update.state is _S.FAILED:
+            manifests.add(update.manifest)
+    return tuple(sorted(manifests))
 
 
 def judge_health(health: HealthSeen, policy: UpdatePolicy) -> Reason | None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from edgectl_protocol.errors import MalformedMessage
 from edgectl_protocol.messages import (
     Candidate,
     Installed,
+    Nonce,
     Order,
     Reason,
     SlotOrder,
@@ -69,6 +70,8 @@ class Update(Struct, frozen=True, kw_only=True, omit_defaults=True):
     slot: ModelName
     order: int
     """Counter of the newest order that names this update."""
+    nonce: Nonce
+    """Of that order."""
     wanted: SlotOrder
     manifest: Digest
     """The candidate that is being tried."""
@@ -105,6 +108,11 @@ class Update(Struct, frozen=True, kw_only=True, omit_defaults=True):
             trial=self.trial,
         )
 
+    def named_by(self, order: Order) -> Update:
+        """Return the same update as what `order` asks for."""
+        wanted = order.slots[self.slot]
+        return structs.replace(self, order=order.counter, nonce=order.nonce, wanted=wanted)
+
     def is_for(self, wanted: SlotOrder) -> bool:
         """Say whether an order of `wanted` names the same target; the rollout may be another."""
         return (self.wanted.model, self.wanted.version, self.wanted.candidates) == (
@@ -130,6 +138,11 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def counter(self) -> int:
         """Counter of the newest accepted order, 0 before the first."""
         return self.order.counter if self.order else 0
+
+    @property
+    def nonce(self) -> Nonce | None:
+        """Nonce of the newest accepted order, None before the first."""
+        return self.order.nonce if self.order else None
 
 
 EMPTY = Record()

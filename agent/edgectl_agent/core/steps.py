@@ -188,6 +188,8 @@ class Download(_Value, frozen=True, kw_only=True):
 
     step: int
     update: Update
+    key: bytes | None = None
+    """Content key of an encrypted bundle, sealed to this device; to be kept beside the blobs."""
 
 
 class Verify(_Value, frozen=True, kw_only=True):

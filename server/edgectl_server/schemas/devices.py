@@ -18,6 +18,7 @@ __all__ = [
     "FleetSummary",
     "InstalledInfo",
     "ReasonInfo",
+    "SecurityEventInfo",
     "SlotInfo",
     "UpdateInfo",
     "VersionShare",
@@ -38,6 +39,25 @@ class EnrolTokenCreated(Schema):
     id: str
     uses: int
     expires_at: datetime
+
+
+class SecurityEventInfo(Schema):
+    """What an attacker may have done, as the device or the server saw it."""
+
+    device: str
+    source: Literal["device", "server"]
+    """Who saw it: the device refused something, or the server did not believe the device."""
+    at: datetime
+    """First seen, by the clock of the source, which may be what is wrong."""
+    until: datetime
+    """Last seen."""
+    received_at: datetime
+    code: str
+    detail: str
+    """Of the newest."""
+    count: int
+    order: int | None
+    """Number of the order that is meant."""
 
 
 class InstalledInfo(Schema):

@@ -35,6 +35,7 @@ __all__ = [
     "DesiredSlot",
     "Device",
     "DeviceEventRow",
+    "EnrolRequestRow",
     "EnrolToken",
     "Job",
     "LoginSession",
@@ -42,6 +43,7 @@ __all__ = [
     "ModelVersion",
     "OpenIdPerson",
     "Outbox",
+    "Preauthorised",
     "ReportedSlot",
     "Retained",
     "Rollout",
@@ -116,7 +118,7 @@ class OpenIdPerson(Base):
     user: Mapped[str] = mapped_column(
         ForeignKey("user_account.name", ondelete="CASCADE"), unique=True
     )
-    claimed: Mapped[list[Any]]  # values of the roles claim at the last login, those that gave the role
+    claimed: Mapped[list[Any]]  # values of the roles claim that gave the role
     last_login_at: Mapped[datetime]
 
 
@@ -271,10 +273,35 @@ class EnrolToken(Base):
     __tablename__ = "enrol_token"
     id: Mapped[str] = mapped_column(String(16), primary_key=True)
     key: Mapped[str] = mapped_column(String(64))
+    group: Mapped[str] = mapped_column(String(64), default="")  # of the devices that use it
     uses_left: Mapped[int]
     expires_at: Mapped[datetime]
     created_at: Mapped[datetime]
     created_by: Mapped[str] = mapped_column(String(128))
+
+
+class Preauthorised(Base):
+    """A key that may enrol under a name, once; also what an operator has approved."""
+
+    __tablename__ = "preauthorised"
+    device: Mapped[str] = mapped_column(String(64), primary_key=True)
+    public_key_sha256: Mapped[str] = mapped_column(String(64))
+    group: Mapped[str] = mapped_column(String(64))
+    approved: Mapped[bool]  # it had asked, and is expected to ask again at once
+    created_at: Mapped[datetime]
+    created_by: Mapped[str] = mapped_column(String(128))
+
+
+class EnrolRequestRow(Base):
+    """A device that asks to be let in, by name and key: anybody can claim a name."""
+
+    __tablename__ = "enrol_request"
+    device: Mapped[str] = mapped_column(String(64), primary_key=True)
+    public_key_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    source: Mapped[str] = mapped_column(String(64))  # address, or network of it
+    rejected_by: Mapped[str] = mapped_column(String(128))  # empty: it waits
+    first_at: Mapped[datetime]
+    last_at: Mapped[datetime]
 
 
 class Device(Base):
@@ -282,15 +309,19 @@ class Device(Base):
 
     __tablename__ = "device"
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
-    state: Mapped[str] = mapped_column(String(16))  # enrolled, decommissioned
+    state: Mapped[str] = mapped_column(String(16))  # enrolled, revoked, decommissioned
+    group: Mapped[str] = mapped_column(String(64), default="", index=True)  # the server says it
     public_key_sha256: Mapped[str] = mapped_column(String(64))
     certificate_serial: Mapped[str] = mapped_column(String(64))  # newest, hexadecimal
     certificate_expires_at: Mapped[datetime]
     certificate_pem: Mapped[str] = mapped_column(Text)  # a repeated enrolment is answered with it
-    earlier_serials: Mapped[list[Any]]  # of older certificates, revoked with the newest
+    # [serial, end] of older certificates that have not expired, revoked with the newest
+    earlier_serials: Mapped[list[Any]]
     enrol_token: Mapped[str] = mapped_column(String(16))  # the token that was last used
     enrolled_at: Mapped[datetime]
+    enrolled_by: Mapped[str] = mapped_column(String(160), default="")  # how, and whose doing
     decommissioned_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
     online: Mapped[bool]
     last_seen_at: Mapped[datetime | None]
     boot: Mapped[int]  # newest (boot, seq) of `reported`

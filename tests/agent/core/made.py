@@ -149,6 +149,7 @@ def make_order(
     return Order(
         device=device,
         counter=counter,
+        nonce=f"{counter:032x}",
         issued_at=at,
         expires_at=at + valid,
         slots=slots,

@@ -43,7 +43,7 @@ from edgectl_protocol.manifest import (
     decode_manifest,
     layer_by_file,
 )
-from edgectl_protocol.messages import Order, Reason, TrialReport
+from edgectl_protocol.messages import Order, Reason, TrialReport, encode
 from edgectl_protocol.update import ENDED, UpdateEvent, UpdateState
 
 TURNS_MAX = 3000
@@ -175,6 +175,7 @@ class World:
                 "pi-1",
                 store,
                 FakeTransport(self.broker, self),
+                seal=encode,
                 elapsed=lambda: self.elapsed_s,
                 limits=self.limits,
                 checkpoint_chunks=2,
@@ -311,7 +312,7 @@ class World:
     def accept(self) -> None:
         self.refusal = None
 
-    def refuse(self, reason: Reason, counter: int | None) -> None:
+    def refuse(self, reason: Reason, counter: int | None, moment: Moment) -> None:  # noqa: ARG002
         self.refusal = (reason.code, counter)
         self.refused.append(reason)
 
