@@ -310,7 +310,8 @@ def test_the_inference_process_is_started_again_when_it_dies(
     offered(plane, activity_bundle(tmp_path))
     device = started(make_device)
     plane.wait_state("pi-1", "activity", "committed")
-    (child,) = psutil.Process(device.pid).children()
+    children = psutil.Process(device.pid).children()
+    (child,) = (one for one in children if "edgectl_agent.inference" in one.cmdline())
     child.kill()
     device.wait("inference-died")
 
