@@ -50,6 +50,7 @@ class Broker:
         self._authorize = authorize
         self._is_revoked = is_revoked
         self._server: asyncio.Server | None = None
+        self._tls: ssl.SSLContext | None = None
         self._state: StateStore | None = None
         self._connections: set[Connection] = set()
         self._by_name: defaultdict[str, set[Connection]] = defaultdict(set)
@@ -79,7 +80,7 @@ class Broker:
             StateUnusable: the state on disk cannot be used.
             CannotListen: the address or the certificate files cannot be used.
         """
-        context = self._context()
+        context = self._tls = self._context()
         self._state = StateStore(self._settings.state)
         try:
             self.exchange = Exchange(self._settings, self._authorize, self._state, clock.now)
@@ -126,6 +127,18 @@ class Broker:
                 DisconnectReasonCode.ADMINISTRATIVE_ACTION, "the connection was ended by the server"
             )
         return len(connections)
+
+    def reload_certificate(self) -> None:
+        """Show the certificate that is in the files now to whoever connects from now on.
+
+        Raises:
+            CannotListen: the files cannot be used; the old certificate stays.
+        """
+        files = self._settings.tls
+        if files is None or self._tls is None:
+            return
+        server_context(files)  # to see whether they can be used, before anything is changed
+        self._tls.load_cert_chain(files.certificate, files.key)
 
     # --- for connections -------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from edgectl_broker.settings import BrokerSettings
 
 __all__ = ["BrokerThread"]
 
-_KICK_TIMEOUT_S = 10
+_ANSWER_TIMEOUT_S = 10
 
 
 class BrokerThread:
@@ -74,8 +74,23 @@ class BrokerThread:
         if self._loop is None or self._broker is None:
             return 0
         return asyncio.run_coroutine_threadsafe(self._kick(name), self._loop).result(
-            _KICK_TIMEOUT_S
+            _ANSWER_TIMEOUT_S
         )
+
+    def reload_certificate(self) -> None:
+        """Show the certificate that is in the files now to whoever connects from now on.
+
+        Raises:
+            CannotListen: the files cannot be used; the old certificate stays.
+        """
+        if self._loop is not None and self._broker is not None and self._thread.is_alive():
+            asyncio.run_coroutine_threadsafe(self._reload_certificate(), self._loop).result(
+                _ANSWER_TIMEOUT_S
+            )
+
+    async def _reload_certificate(self) -> None:
+        assert self._broker is not None
+        self._broker.reload_certificate()
 
     async def _kick(self, name: str) -> int:
         assert self._broker is not None

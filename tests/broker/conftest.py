@@ -16,6 +16,7 @@ from cryptography.x509.oid import NameOID
 from broker.clients import Files, Peer
 from edgectl_broker import BrokerSettings, BrokerThread
 from edgectl_server.distribution.brokers import open_broker
+from edgectl_server.distribution.canary import Canary
 from edgectl_server.distribution.mosquitto import find_mosquitto
 
 START = datetime.now(UTC)  # noqa: TID251 - certificates are checked against the real clock
@@ -101,6 +102,11 @@ class TestAuthority:
             builder = builder.add_revoked_certificate(entry.build())
         return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
+    def make_canary(self) -> Canary:
+        files = self.issue(f"canary-{len(self._issued)}")
+        self.revoked.add(files.serial)
+        return Canary(files.certificate.read_bytes(), files.key.read_bytes(), self.path)
+
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory):
@@ -112,7 +118,7 @@ def foreign_authority(tmp_path_factory):
     return TestAuthority(tmp_path_factory.mktemp("pki") / "theirs")
 
 
-def start_broker(spec, authority, state, port=0):
+def start_broker(spec, authority, state, port=0, **options):
     if spec == "mosquitto" and find_mosquitto() is None:
         pytest.skip("mosquitto is not installed")
     return open_broker(
@@ -123,6 +129,8 @@ def start_broker(spec, authority, state, port=0):
         state=state,
         is_revoked=authority.revoked.__contains__,
         crl_pem=authority.crl_pem,
+        make_canary=authority.make_canary,
+        **options,
     )
 
 

@@ -147,6 +147,7 @@ def test_a_setting_that_names_no_broker(spec, authority, tmp_path):
             state=tmp_path,
             is_revoked=lambda _: False,
             crl_pem=bytes,
+            make_canary=authority.make_canary,
         )
     assert caught.value.code == "broker.setting"
 
@@ -160,6 +161,7 @@ def test_an_existing_broker_is_only_named(authority, tmp_path):
         state=tmp_path,
         is_revoked=lambda _: False,
         crl_pem=bytes,
+        make_canary=authority.make_canary,
     )
     assert (running.host, running.port) == ("broker.example", 8884)
     assert not running.kick("alpha")
@@ -184,4 +186,5 @@ def test_files_that_do_not_exist_are_said(broker_kind, broker, authority, tmp_pa
             state=tmp_path / "state",
             is_revoked=lambda _: False,
             crl_pem=authority.crl_pem,
+            make_canary=authority.make_canary,
         )

@@ -8,46 +8,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from edgectl_server.distribution.bounds import BrokerBounds
+from edgectl_server.distribution.canary import MakeCanary
+from edgectl_server.distribution.existing import ExistingBroker, OperatorDoor
 from edgectl_server.distribution.interface import IdentityFiles, RunningBroker
 from edgectl_server.errors import Unavailable
 
 __all__ = ["ExistingBroker", "open_broker"]
 
-_logger = logging.getLogger(__name__)
-
 _DEFAULT_PORT = 8883
-
-
-class ExistingBroker:
-    """A broker that somebody else runs."""
-
-    alive = True
-
-    def __init__(self, host: str, port: int) -> None:
-        self.host = host
-        self.port = port
-
-    def stop(self) -> None:
-        """Nothing was started."""
-
-    def kick(self, name: str) -> bool:
-        """Not possible: the open connection lasts until that broker ends it."""
-        _logger.warning(
-            "%s stays connected to %s until that broker ends the connection: end it there",
-            name,
-            self.host,
-        )
-        return False
-
-    def reload_revocations(self) -> bool:
-        """Not possible: that broker reads its own revocation list."""
-        _logger.warning("give %s the new revocation list: it is not ours to reload", self.host)
-        return False
 
 
 def open_broker(
@@ -59,6 +32,9 @@ def open_broker(
     state: Path,
     is_revoked: Callable[[int], bool],
     crl_pem: Callable[[], bytes],
+    make_canary: MakeCanary,
+    bounds: BrokerBounds | None = None,
+    door: OperatorDoor | None = None,
 ) -> RunningBroker:
     """Start, or name, the broker that `spec` asks for.
 
@@ -70,27 +46,43 @@ def open_broker(
         state: folder for what the broker keeps on disk.
         is_revoked: asked with a certificate's serial number; any thread.
         crl_pem: returns the current revocation list; must not expire soon, see `mosquitto`.
+        make_canary: makes a revoked certificate, with which lists are tried.
+        bounds: what the broker takes from its clients at most; default: that of `BrokerBounds`.
+        door: where connections are ended at a broker that somebody else runs, if there is one.
 
     Raises:
         Unavailable: ``broker.setting``, ``broker.listen``, ``broker.state`` or
             ``broker.mosquitto``: the operator must help.
     """
+    bounds = bounds or BrokerBounds()
     if spec == "embedded":
         from edgectl_server.distribution.embedded import EmbeddedBroker
 
         return EmbeddedBroker.start(
-            host=host, port=port, identity=identity, state=state, is_revoked=is_revoked
+            host=host,
+            port=port,
+            identity=identity,
+            state=state,
+            is_revoked=is_revoked,
+            bounds=bounds,
         )
     if spec == "mosquitto":
         from edgectl_server.distribution.mosquitto import MosquittoBroker
 
         return MosquittoBroker.start(
-            host=host, port=port, identity=identity, state=state, crl_pem=crl_pem
+            host=host,
+            port=port,
+            identity=identity,
+            state=state,
+            crl_pem=crl_pem,
+            make_canary=make_canary,
+            bounds=bounds,
         )
-    return _existing(spec)
+    named, at = _address(spec)
+    return ExistingBroker(named, at, make_canary=make_canary, door=door)
 
 
-def _existing(spec: str) -> ExistingBroker:
+def _address(spec: str) -> tuple[str, int]:
     try:
         parts = urlsplit(spec)
         host, port = parts.hostname, parts.port
@@ -105,4 +97,4 @@ def _existing(spec: str) -> ExistingBroker:
             f"{spec[:200]!r} names no broker",
             hint="set broker to embedded, mosquitto, or mqtts://host:port",
         )
-    return ExistingBroker(host, _DEFAULT_PORT if port is None else port)
+    return host, _DEFAULT_PORT if port is None else port

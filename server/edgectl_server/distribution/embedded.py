@@ -11,6 +11,7 @@ from edgectl_protocol import topics
 from edgectl_protocol.errors import InvalidName
 from edgectl_protocol.names import check_device_id
 from edgectl_server.distribution.addresses import local_address
+from edgectl_server.distribution.bounds import BrokerBounds
 from edgectl_server.distribution.interface import IdentityFiles
 from edgectl_server.errors import Unavailable
 
@@ -44,10 +45,13 @@ class EmbeddedBroker:
         identity: IdentityFiles,
         state: Path,
         is_revoked: Callable[[int], bool],
+        bounds: BrokerBounds,
     ) -> EmbeddedBroker:
         """Start it; arguments and errors as of `open_broker`."""
         files = TlsFiles(identity.certificate, identity.key, identity.authority)
-        settings = BrokerSettings(state=state, tls=files, host=host, port=port)
+        settings = BrokerSettings(
+            state=state, tls=files, host=host, port=port, **bounds.broker_settings()
+        )
         thread = BrokerThread(settings, authorize, is_revoked)
         try:
             thread.start()
@@ -69,6 +73,29 @@ class EmbeddedBroker:
         self._thread.kick(name)
         return True
 
+    @property
+    def revocation_problem(self) -> str:
+        """None: every connect asks."""
+        return ""
+
     def reload_revocations(self) -> bool:
         """Nothing to reload: every connect asks."""
         return True
+
+    def check_revocations(self) -> None:
+        """Nothing to check."""
+
+    def reload_certificate(self) -> None:
+        """Show the certificate that is in the files now to whoever connects from now on.
+
+        Raises:
+            Unavailable: ``broker.certificate``.
+        """
+        try:
+            self._thread.reload_certificate()
+        except BrokerError as error:
+            raise Unavailable(
+                "broker.certificate",
+                f"the broker keeps its old certificate: {error}",
+                hint="restart the server",
+            ) from error

@@ -1,7 +1,8 @@
 """What every broker offers the server, whoever runs it, and what it is given.
 
 A revoked device is shut out by two calls in this order: `RunningBroker.reload_revocations`, then
-`RunningBroker.kick`; in the other order it could come back between the two.
+`RunningBroker.kick`, also when the first has failed; in the other order it could come back between
+the two. `RunningBroker.check_revocations`, called every few seconds, sees to the rest.
 """
 
 from __future__ import annotations
@@ -58,5 +59,33 @@ class RunningBroker(Protocol):
         ...
 
     def reload_revocations(self) -> bool:
-        """Refuse newly revoked certificates from now on; False when that is not possible."""
+        """Refuse newly revoked certificates from now on.
+
+        Returns:
+            False when that takes a while yet; `check_revocations` sees to it.
+
+        Raises:
+            Unavailable: ``broker.revocations``: they may be let in.
+        """
+        ...
+
+    def check_revocations(self) -> None:
+        """See that revoked certificates are refused, and put right what can be. For a duty.
+
+        Raises:
+            Unavailable: ``broker.revocations``: they may be let in.
+        """
+        ...
+
+    @property
+    def revocation_problem(self) -> str:
+        """Why revoked certificates may be let in; empty when they are not, as far as we know."""
+        ...
+
+    def reload_certificate(self) -> None:
+        """Show the certificate that is in the files now to whoever connects from now on.
+
+        Raises:
+            Unavailable: ``broker.certificate``: the files cannot be used; the old one stays.
+        """
         ...

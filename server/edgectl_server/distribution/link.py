@@ -6,7 +6,8 @@ Rules, each for something that was seen to go wrong:
    every callback here catches and logs, and a watch starts a dead thread again.
 2. ``wait_for_publish`` lies for what was published offline: we keep our own outbox, and a message
    is done when the broker has acknowledged it.
-3. Everything is bounded: at most `WINDOW` messages are with the broker unacknowledged, the outbox
+3. Everything is bounded: at most `WINDOW` messages are with the broker unacknowledged (or fewer,
+   if it says so: paho does not look), the outbox
    holds `OUTBOX_BYTES_MAX`, and callers wait or are refused. Chunks (``bulk``) get a small part of
    it, so that acknowledgements and orders never stand behind megabytes.
 4. What comes in is acknowledged to the broker only when it has been dealt with (`Incoming.done`).
@@ -16,6 +17,7 @@ Rules, each for something that was seen to go wrong:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import ssl
@@ -96,7 +98,9 @@ class BrokerLink:
         self._host, self._port = host, port
         self._on_message, self._on_connected = on_message, on_connected
         self._client_id = client_id
-        self._client = _client(client_id, identity)
+        self._identity = identity
+        self._context = _context(identity)
+        self._client = _client(client_id, self._context)
         self._client.on_connect = self._connected
         self._client.on_disconnect = self._disconnected
         self._client.on_message = self._received
@@ -110,6 +114,7 @@ class BrokerLink:
         self._early: set[int] = set()
         self._sending = False
         self._up = False
+        self._window = WINDOW
         self._epoch = 0
         self._closing = False
         self._refused = 0
@@ -191,6 +196,28 @@ class BrokerLink:
                 lambda: not (self._outbox or self._sending or self._flying), timeout_s
             )
 
+    def reload_certificate(self) -> None:
+        """Connect again with the certificate that is in the files now. Nothing is lost by it.
+
+        Raises:
+            Unavailable: ``broker.certificate``: the files cannot be used; the old one stays.
+        """
+        try:
+            _context(self._identity)  # to see whether they can be used, before anything is changed
+            self._context.load_cert_chain(self._identity.certificate, self._identity.key)
+        except (OSError, ssl.SSLError) as error:
+            raise Unavailable(
+                "broker.certificate",
+                "the server's new certificate for the broker cannot be used",
+                hint="restart the server",
+            ) from error
+        opened = self._client.socket()
+        if isinstance(opened, socket.socket):
+            with contextlib.suppress(OSError):
+                # paho connects again, and resumes the session. (Not the method of SSLSocket: paho's
+                # thread could send a packet unencrypted after the first thing that it does.)
+                socket.socket.shutdown(opened, socket.SHUT_RDWR)
+
     def close(self, timeout_s: float = 2.0) -> None:
         """Send what is queued, as far as that is quick, and disconnect. Idempotent."""
         if self._closing:
@@ -220,7 +247,10 @@ class BrokerLink:
         """Hand messages to paho while there is room in the window; wait for a while otherwise."""
         with self._condition:
             ready = self._condition.wait_for(
-                lambda: self._closing or (self._up and self._outbox and len(self._flying) < WINDOW),
+                lambda: (
+                    self._closing
+                    or (self._up and self._outbox and len(self._flying) < self._window)
+                ),
                 _WATCH_S,
             )
             if not ready or self._closing:
@@ -258,7 +288,7 @@ class BrokerLink:
     # ------------------------------------------------------------ paho's network thread
 
     def _connected(
-        self, _client: Client, _data: Any, flags: Any, reason: Any, _properties: Any
+        self, _client: Client, _data: Any, flags: Any, reason: Any, properties: Any
     ) -> None:
         try:
             if reason.is_failure:
@@ -268,6 +298,7 @@ class BrokerLink:
             options = SubscribeOptions(qos=1)
             self._client.subscribe([(pattern, options) for pattern in SERVER_SUBSCRIPTIONS])
             with self._condition:
+                self._window = min(WINDOW, getattr(properties, "ReceiveMaximum", WINDOW))
                 self._up = True
                 self._failure = ""
                 self._epoch += 1
@@ -323,10 +354,14 @@ class BrokerLink:
             self._condition.notify_all()
 
 
-def _client(client_id: str, identity: IdentityFiles) -> Client:
+def _context(identity: IdentityFiles) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=str(identity.authority))
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(identity.certificate, identity.key)
+    return context
+
+
+def _client(client_id: str, context: ssl.SSLContext) -> Client:
     client = Client(
         CallbackAPIVersion.VERSION2,
         client_id=client_id,

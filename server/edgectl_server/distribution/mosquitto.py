@@ -4,15 +4,17 @@ One thread starts the process and waits for it; when it ends by itself it is sta
 a growing pause. It dies with us: the kernel sends it SIGTERM when that thread ends (setpriv
 --pdeathsig, where util-linux is installed), so that it still saves its state.
 
-Ending one connection: Mosquitto has no command for it, and on the devices' listener nobody can take
-another's client id over. So there is a second listener on a Unix socket in a folder that only this
-user can enter; it takes a client id over and thereby ends the connection and its session.
+SIGHUP makes it read the revocation list and its certificate again. It goes on without a word when
+it cannot, so a list counts as read when the newest canary is refused, and is looked after from then
+on. The listener for ending connections is a Unix socket in a folder that only this user can enter.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import resource
 import shutil
 import signal
 import socket
@@ -23,17 +25,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
-
 from edgectl_server.clock import now
 from edgectl_server.distribution.addresses import local_address
+from edgectl_server.distribution.bounds import BrokerBounds
+from edgectl_server.distribution.canary import Canary, MakeCanary
 from edgectl_server.distribution.interface import IdentityFiles
 from edgectl_server.distribution.mosquitto_files import (
+    NO_ACCESS,
+    MosquittoLayout,
+    access_rules,
     check_revocation_list,
     configuration,
-    write_files,
 )
+from edgectl_server.distribution.takeover import take_over
 from edgectl_server.errors import Unavailable
 from edgectl_server.storage.files import make_private_directory, write_durably
 
@@ -43,11 +47,12 @@ _logger = logging.getLogger(__name__)
 
 _START_TIMEOUT_S = 15.0
 _STOP_TIMEOUT_S = 20.0
-_ANSWER_TIMEOUT_S = 5.0
 _RESTART_PAUSE_S = (0.5, 1.0, 2.0, 5.0, 15.0, 30.0)
 _STABLE_S = 60.0
 _LOG_BYTES_MAX = 16 * 1024 * 1024
 _SOCKET_PATH_BYTES_MAX = 100  # the kernel takes 107
+_CHECK_S = 600.0
+_SPARE_FILES = 256
 
 
 def find_mosquitto() -> str | None:
@@ -59,6 +64,21 @@ def _free_port(host: str) -> int:
     with contextlib.closing(socket.create_server((host, 0))) as listener:
         port: int = listener.getsockname()[1]
         return port
+
+
+def _launcher(bounds: BrokerBounds) -> list[str]:
+    """Return what runs before it: it is to die with us, and to have a file for each connection."""
+    command: list[str] = []
+    if setpriv := shutil.which("setpriv"):
+        command += [setpriv, "--pdeathsig", "TERM", "--"]
+    wanted = bounds.connections_max + _SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        _logger.warning("only %d files may be open: too few for %d connections", hard, wanted)
+        wanted = hard
+    if soft != resource.RLIM_INFINITY and wanted > soft and (prlimit := shutil.which("prlimit")):
+        command += [prlimit, f"--nofile={wanted}:{wanted}", "--"]
+    return command
 
 
 class MosquittoBroker:
@@ -74,6 +94,8 @@ class MosquittoBroker:
         kick_socket: Path,
         authority: Path,
         crl_pem: Callable[[], bytes],
+        make_canary: MakeCanary,
+        canary: Canary,
     ) -> None:
         self.host = local_address(host)
         self.port = port
@@ -82,6 +104,11 @@ class MosquittoBroker:
         self._kick_socket = kick_socket
         self._authority = authority
         self._crl_pem = crl_pem
+        self._make_canary = make_canary
+        self._canary = canary
+        self._check_due = 0.0
+        self._revoking = threading.Lock()
+        self._problem = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._started = threading.Event()
         self._stopping = threading.Event()
@@ -96,6 +123,8 @@ class MosquittoBroker:
         identity: IdentityFiles,
         state: Path,
         crl_pem: Callable[[], bytes],
+        make_canary: MakeCanary,
+        bounds: BrokerBounds,
     ) -> MosquittoBroker:
         """Start it and wait until it listens; arguments and errors as of `open_broker`."""
         binary = find_mosquitto()
@@ -110,21 +139,35 @@ class MosquittoBroker:
         if len(bytes(kick_socket)) > _SOCKET_PATH_BYTES_MAX or " " in str(kick_socket):
             kick_socket = Path(tempfile.mkdtemp(prefix="edgectl-broker-")) / "kick.sock"
         chosen = port or _free_port(host)
-        text = configuration(
-            host=host, port=chosen, identity=identity, state=state, kick_socket=kick_socket
+        layout = MosquittoLayout(
+            host=host,
+            port=chosen,
+            directory=state,
+            certificate=identity.certificate,
+            key=identity.key,
+            authority=identity.authority,
+            state=state,
+            log=f"file {state}/mosquitto.log",
+            user="root" if os.geteuid() == 0 else "",
+            ending=(f"listener 0 {kick_socket}", "allow_anonymous true"),
         )
+        text = configuration(layout, bounds)
+        canary = make_canary()
         revocations = check_revocation_list(crl_pem(), identity.authority.read_bytes(), now())
-        write_files(state, configuration=text, revocations=revocations)
-        setpriv = shutil.which("setpriv")
-        dying = [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
+        write_durably(state / "mosquitto.conf", text.encode())
+        write_durably(state / "access", access_rules().encode())
+        write_durably(state / "nothing", NO_ACCESS.encode())
+        write_durably(state / "revoked.pem", revocations)
         broker = cls(
-            [*dying, binary, "-c", str(state / "mosquitto.conf")],
+            [*_launcher(bounds), binary, "-c", str(state / "mosquitto.conf")],
             host=host,
             port=chosen,
             state=state,
             kick_socket=kick_socket,
             authority=identity.authority,
             crl_pem=crl_pem,
+            make_canary=make_canary,
+            canary=canary,
         )
         broker._watcher.start()
         try:
@@ -160,48 +203,74 @@ class MosquittoBroker:
 
     def kick(self, name: str) -> bool:
         """End the connection of `name` and its session, with the messages that wait for it."""
-        return self._visit(name)
+        return take_over(name, self._kick_socket)
+
+    @property
+    def revocation_problem(self) -> str:
+        """Why revoked certificates may be let in; empty when they are not, as far as we know."""
+        return self._problem
 
     def reload_revocations(self) -> bool:
-        """Write the current revocation list and have it read.
+        """Write the current revocation list, have it read, and see that it was.
 
         Raises:
-            Unavailable: ``broker.revocations``: the list must not be given to Mosquitto.
+            Unavailable: ``broker.revocations``: the list must not be given to Mosquitto, or it does
+                not follow it.
         """
+        with self._revoking:  # else an older list could be written over a newer one
+            try:
+                followed = self._follow_new_list()
+            except Unavailable as error:
+                self._problem = error.detail
+                raise
+            self._problem = ""
+            return followed
+
+    def _follow_new_list(self) -> bool:
+        canary = self._make_canary()
         authority = self._authority.read_bytes()
         content = check_revocation_list(self._crl_pem(), authority, now())
         write_durably(self._state / "revoked.pem", content)
+        self._canary = canary
+        if not self._reload():
+            return False  # it is away; when it comes back it reads the list by itself
+        if canary.ask(self.host, self.port) != "refused":
+            raise Unavailable(
+                "broker.revocations",
+                "mosquitto was given the new revocation list, and does not follow it",
+                hint=f"see {self._state / 'mosquitto.log'}; restarting the server starts it anew",
+            )
+        return True
+
+    def check_revocations(self) -> None:
+        """See every ten minutes, or as long as something is wrong, that the list is followed.
+
+        Raises:
+            Unavailable: ``broker.revocations``.
+        """
+        if not self.alive or (time.monotonic() < self._check_due and not self._problem):
+            return
+        verdict = self._canary.ask(self.host, self.port)
+        if verdict == "refused":
+            self._problem = ""
+        elif verdict == "accepted" or self._problem:
+            self.reload_revocations()
+        if verdict != "unknown":
+            self._check_due = time.monotonic() + _CHECK_S
+
+    def reload_certificate(self) -> None:
+        """Have the certificate read again; open connections stay."""
+        self._reload()
+
+    def _reload(self) -> bool:
         self._signal(signal.SIGHUP)
         # The signal is handled once per turn of its loop; a visit takes several turns.
-        return self._visit("operator")
+        return take_over("operator", self._kick_socket)
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
-
-    def _visit(self, client_id: str) -> bool:
-        """Connect to the private listener as `client_id`, make one exchange, and leave."""
-        client = paho.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=client_id,
-            protocol=MQTTProtocolVersion.MQTTv5,
-            transport="unix",
-        )
-        answered = threading.Event()
-        client.on_connect = lambda one, *_: one.subscribe("edgectl/v1/meta/head", qos=1)
-        client.on_subscribe = lambda *_: answered.set()
-        try:
-            client.connect(str(self._kick_socket), clean_start=True)
-            client.loop_start()
-            if answered.wait(_ANSWER_TIMEOUT_S):
-                return True
-        except OSError:
-            _logger.exception("mosquitto cannot be reached to end the connection of %s", client_id)
-        finally:
-            client.disconnect()
-            client.loop_stop()
-        return False
 
     # --- the watching thread ---------------------------------------------------------------------
 

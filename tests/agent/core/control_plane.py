@@ -28,6 +28,7 @@ from edgectl_protocol.enrolment import (
 )
 from edgectl_protocol.messages import Ack, MetadataHead, Order, encode
 from edgectl_server.distribution.brokers import open_broker
+from edgectl_server.distribution.canary import make_canary
 from edgectl_server.distribution.interface import RunningBroker
 from edgectl_server.distribution.link import BrokerLink, Incoming
 from edgectl_server.errors import Unavailable
@@ -87,6 +88,9 @@ class ControlPlane:
             state=self._directory / "broker",
             is_revoked=self.authority.is_revoked,
             crl_pem=lambda: self.authority.crl_pem(self.now),
+            make_canary=lambda: make_canary(
+                self.authority, self._directory / "pki" / "authority.pem", self.now
+            ),
         )
 
     def start_broker_again(self) -> None:

@@ -11,6 +11,7 @@ from edgectl_protocol import topics
 from edgectl_server.clock import now
 from edgectl_server.distribution import link as link_module
 from edgectl_server.distribution.brokers import open_broker
+from edgectl_server.distribution.canary import make_canary
 from edgectl_server.distribution.interface import RunningBroker
 from edgectl_server.distribution.link import BrokerLink, Incoming
 from edgectl_server.errors import Unavailable
@@ -40,6 +41,9 @@ class Wires:
             state=self.folder / "broker",
             is_revoked=self.authority.is_revoked,
             crl_pem=lambda: self.authority.crl_pem(now()),
+            make_canary=lambda: make_canary(
+                self.authority, self.folder / "pki" / "authority.pem", now()
+            ),
         )
         self.port = self.broker.port
 
