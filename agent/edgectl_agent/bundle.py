@@ -1,7 +1,8 @@
 """A verified bundle on this device's disk: the paths and the decoded description.
 
 Whoever makes a `Bundle` has already checked its files against the signed manifest. The inference
-process and the trial process get it as JSON and read the files themselves.
+process and the trial process get it as JSON, over a pipe, and read the files themselves. The files
+of an encrypted one are ciphertext; its key is in memory only, and is shown nowhere.
 """
 
 from __future__ import annotations
@@ -26,3 +27,13 @@ class Bundle(Struct, frozen=True, kw_only=True):
     golden: str
     """Path of ``golden.npz``."""
     config: BundleConfig
+    key: bytearray | None = None
+    """Content key of an encrypted bundle; None for a plain one."""
+
+    def forget_key(self) -> None:
+        """Overwrite the content key, once nobody needs it any more."""
+        if self.key is not None:
+            self.key[:] = bytes(len(self.key))
+
+    def __repr__(self) -> str:
+        return f"Bundle({self.slot} {self.version} {self.variant} {self.manifest})"

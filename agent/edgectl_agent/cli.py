@@ -219,6 +219,7 @@ def _say_as(options: argparse.Namespace) -> Any:
 def _identity(settings: Settings, disk: RealDisk, say: Any) -> Any:
     """Return the identity, enrolling if there is none yet."""
     from edgectl_agent.enrol import enrol, load_identity
+    from edgectl_agent.keyring import Keyring
 
     identity = load_identity(disk)
     if identity is not None:
@@ -250,6 +251,7 @@ def _identity(settings: Settings, disk: RealDisk, say: Any) -> Any:
         device=device,
         token=token,
         authority=settings.authority,
+        encryption_key=Keyring(settings.key_path, device).public_key(),
         waiting=lambda fingerprint: say(
             {"event": "waiting", "device": device, "fingerprint": fingerprint}
         ),

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from edgectl_agent.durable import PRIVATE, Disk
 from edgectl_agent.errors import Refused
+from edgectl_protocol.encryption import ENCRYPTION_KEY_OID
 from edgectl_protocol.enrolment import fingerprint_of
 
 __all__ = ["KEY_PATH", "DeviceKey", "FileKey", "load_key", "load_or_make_key"]
@@ -29,8 +30,8 @@ class DeviceKey(Protocol):
     def sign(self, content: bytes) -> bytes:
         """Return an ECDSA signature (P-256, SHA-256) in DER."""
 
-    def signing_request(self, device: str) -> str:
-        """Return a certificate signing request (PKCS #10, PEM)."""
+    def signing_request(self, device: str, encryption_key: bytes = b"") -> str:
+        """Return a certificate signing request (PKCS #10, PEM) that names an encryption key."""
 
     def certifies(self, certificate: Any) -> bool:
         """Say whether a certificate (`cryptography.x509.Certificate`) is of this key."""
@@ -87,7 +88,7 @@ class FileKey:
 
         return self._key.sign(content, ECDSA(SHA256()))
 
-    def signing_request(self, device: str) -> str:
+    def signing_request(self, device: str, encryption_key: bytes = b"") -> str:
         """Return a certificate signing request in PEM."""
         from cryptography import x509
         from cryptography.hazmat.primitives.hashes import SHA256
@@ -96,6 +97,10 @@ class FileKey:
 
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, device)])
         builder = x509.CertificateSigningRequestBuilder().subject_name(name)
+        if encryption_key:
+            identifier = x509.ObjectIdentifier(ENCRYPTION_KEY_OID)
+            extension = x509.UnrecognizedExtension(identifier, encryption_key)
+            builder = builder.add_extension(extension, critical=False)
         return builder.sign(self._key, SHA256()).public_bytes(Encoding.PEM).decode()
 
     def certifies(self, certificate: Any) -> bool:

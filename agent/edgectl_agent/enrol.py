@@ -100,6 +100,7 @@ def enrol(
     device: str,
     token: str = "",
     authority: str = "",
+    encryption_key: bytes = b"",
     waiting: Callable[[str], None] = lambda _fingerprint: None,
     pause: Callable[[float], None] = time.sleep,
 ) -> Identity:
@@ -113,6 +114,8 @@ def enrol(
             be approved by a person.
         authority: fingerprint of the authority that must have answered; needed without a token,
             checked with one as well.
+        encryption_key: public half of the key that encrypted bundles are opened with; empty for
+            none. The signing request vouches for it, and the proof for the request.
         waiting: called once, with the fingerprint of the device's key, when a person must approve.
         pause: waits so many seconds between two questions.
 
@@ -128,6 +131,7 @@ def enrol(
         key=load_or_make_key(disk),
         token=_parsed_token(token) if token else None,
         authority=_parsed_authority(authority),
+        encryption_key=encryption_key,
     )
     answer: Answer | None = attempt.ask(url)
     failures = 0
@@ -160,7 +164,13 @@ class _Attempt:
     """Asks, and judges the answer to what was asked last."""
 
     def __init__(
-        self, *, device: str, key: DeviceKey, token: Token | None, authority: str | None
+        self,
+        *,
+        device: str,
+        key: DeviceKey,
+        token: Token | None,
+        authority: str | None,
+        encryption_key: bytes,
     ) -> None:
         if token is None and authority is None:
             raise UsageError(
@@ -173,7 +183,7 @@ class _Attempt:
         self._token = token
         self._secret = b"" if token is None else key_of(token.secret)
         self._authority = authority
-        self._csr_pem = key.signing_request(device)
+        self._csr_pem = key.signing_request(device, encryption_key)
         self._nonce = ""
 
     def ask(self, url: str) -> Answer:

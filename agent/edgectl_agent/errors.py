@@ -8,6 +8,7 @@
     ├── Unreachable       the network, the server or the broker: try again later (exit code 3)
     └── StepError         a step of an update did not succeed
         ├── StepFailed    the world's fault: the update will be tried again
+        │   └── KeyUnavailable  an encrypted bundle cannot be opened with what is here
         ├── StepRejected  the model's fault: this digest will not be tried again
         └── StepCancelled a newer order or a stop overtook the step
 
@@ -20,6 +21,7 @@ from edgectl_protocol.messages import Reason
 
 __all__ = [
     "AgentError",
+    "KeyUnavailable",
     "Refused",
     "StepCancelled",
     "StepError",
@@ -76,6 +78,10 @@ class StepError(AgentError):
 
 class StepFailed(StepError):
     """The step could not be done now and may be tried again."""
+
+
+class KeyUnavailable(StepFailed):
+    """An encrypted bundle cannot be opened with the keys that are here; its files are good."""
 
 
 class StepRejected(StepError):

@@ -8,6 +8,7 @@ axis, as a batch of one. A case passes when every output that has a tolerance is
 from __future__ import annotations
 
 import errno
+import io
 import sys
 import time
 import zipfile
@@ -18,8 +19,10 @@ from typing import IO
 import numpy as np
 from msgspec import Struct
 
+from edgectl_agent.bundle import Bundle
+from edgectl_agent.decryption import read_layer
 from edgectl_agent.runtime import DTYPES, Model, Tensor, shape_fits
-from edgectl_protocol.manifest import BundleConfig, TensorSpec, Tolerance
+from edgectl_protocol.manifest import GOLDEN_FILE, TensorSpec, Tolerance
 
 __all__ = ["Cases", "GoldenMalformed", "Replay", "read_golden", "replay"]
 
@@ -65,18 +68,22 @@ class Replay(Struct, frozen=True, kw_only=True):
     first_failure: str
 
 
-def read_golden(path: Path, config: BundleConfig) -> Cases:
-    """Read ``golden.npz`` and check it against the contract.
+def read_golden(bundle: Bundle) -> Cases:
+    """Read the bundle's ``golden.npz`` and check it against the contract.
 
     Raises:
+        Undecipherable: it is encrypted and does not open with the bundle's key.
         GoldenMalformed: too large, a pickle, an array missing, or of another datatype or shape.
         OSError: the file cannot be read.
     """
+    config = bundle.config
     golden = config.golden
     if not golden.tolerances:
         raise GoldenMalformed("the bundle names no tolerance, so that nothing would be compared")
-    arrays = _read_arrays(path, [f"input.{spec.name}" for spec in config.inputs]
-                          + [f"output.{name}" for name in golden.tolerances])  # fmt: skip
+    names = [f"input.{spec.name}" for spec in config.inputs]
+    names += [f"output.{name}" for name in golden.tolerances]
+    with _open(bundle) as file:
+        arrays = _read_arrays(file, names)
     for name, values in arrays.items():
         if values.ndim == 0 or len(values) != golden.cases:
             raise GoldenMalformed(
@@ -134,19 +141,24 @@ def replay(model: Model, cases: Cases, *, seconds_max: float) -> Replay:
     )
 
 
-def _read_arrays(path: Path, names: list[str]) -> dict[str, Tensor]:
+def _open(bundle: Bundle) -> IO[bytes]:
+    if bundle.key is None:
+        return Path(bundle.golden).open("rb")
+    return io.BytesIO(read_layer(bundle, bundle.golden, GOLDEN_FILE))
+
+
+def _read_arrays(file: IO[bytes], names: list[str]) -> dict[str, Tensor]:
     """Read the named arrays; the sizes in the archive's directory are checked before any is."""
-    with path.open("rb") as file:
-        try:
-            return _parse_arrays(file, names)
-        except (GoldenMalformed, MemoryError):
-            raise
-        except Exception as error:
-            # Damaged archives and headers come out of NumPy and zipfile as a dozen types, from
-            # BadZipFile to TokenError, and as OSError for a seek to nowhere.
-            if isinstance(error, OSError) and error.errno == errno.EIO:
-                raise  # the disk, not the data
-            raise GoldenMalformed(f"golden.npz cannot be read: {str(error)[:200]}") from error
+    try:
+        return _parse_arrays(file, names)
+    except (GoldenMalformed, MemoryError):
+        raise
+    except Exception as error:
+        # Damaged archives and headers come out of NumPy and zipfile as a dozen types, from
+        # BadZipFile to TokenError, and as OSError for a seek to nowhere.
+        if isinstance(error, OSError) and error.errno == errno.EIO:
+            raise  # the disk, not the data
+        raise GoldenMalformed(f"golden.npz cannot be read: {str(error)[:200]}") from error
 
 
 def _parse_arrays(file: IO[bytes], names: list[str]) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from edgectl_agent.core import steps
 from edgectl_agent.core.machine import Machine
+from edgectl_agent.core.record import SlotPointer
 from edgectl_agent.core.timing import delay_s
 from edgectl_agent.errors import make_reason
 from edgectl_agent.inference.errors import InferenceDown
@@ -174,3 +175,7 @@ class Keeper:
         self._restore_s = elapsed_s + RESTORE_AGAIN_S
         for change in self._serving.restore(fresh=fresh, leave=self._machine.unsettled):
             self._changed(change)
+        for slot, reason in self._serving.silent.items():
+            running = self._machine.pointers.get(slot, SlotPointer()).running
+            if running is not None:
+                self._reporter.fault(slot, running.manifest, reason)

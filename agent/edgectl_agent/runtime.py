@@ -8,6 +8,8 @@ Rules:
 * A model is refused at loading unless its inputs and outputs are those of the signed contract.
 * One thread for small models; for larger ones all cores, without spinning, because a device has
   other work to do between two requests.
+* An encrypted model is opened in memory and handed to the runtime there; the runtime keeps what it
+  makes of it, and our copy is let go.
 * No memory arena: what a run has used goes back to the allocator (measured: no slower).
 """
 
@@ -24,7 +26,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edgectl_agent.bundle import Bundle
-from edgectl_protocol.manifest import BundleConfig, TensorSpec
+from edgectl_agent.decryption import Undecipherable, read_layer
+from edgectl_protocol.manifest import MODEL_FILE, BundleConfig, TensorSpec
 
 __all__ = [
     "DTYPES",
@@ -81,7 +84,8 @@ class ModelRefused(Exception):
     """The model cannot be loaded, or is not what its contract says.
 
     Attributes:
-        code: ``load.unreadable`` (the file), ``load.invalid`` or ``load.contract`` (the model).
+        code: ``load.unreadable`` (the file), ``load.undecipherable`` (file or key),
+            ``load.invalid`` or ``load.contract`` (the model).
         detail: a sentence for a person.
     """
 
@@ -133,16 +137,15 @@ class Model:
             threads: threads within one operator; None decides by the size of the file.
 
         Raises:
-            ModelRefused: unreadable, not a model for this runtime, or outside its contract.
+            ModelRefused: unreadable, not to be opened with the bundle's key, not a model for this
+                runtime, or outside its contract.
+            MemoryError: there was not enough memory for it.
         """
         self.bundle = bundle
         self.config: BundleConfig = bundle.config
-        try:
-            size = Path(bundle.model).stat().st_size
-        except OSError as error:
-            raise ModelRefused("load.unreadable", f"cannot read the model file: {error}") from error
         started = time.perf_counter()
-        self._session = _open_session(bundle.model, threads or threads_for(size))
+        source, size = _source(bundle)
+        self._session = _open_session(source, threads or threads_for(size))
         self.load_ms = (time.perf_counter() - started) * 1000
         _check_contract("input", self.config.inputs, self._session.get_inputs())
         _check_contract("output", self.config.outputs, self._session.get_outputs())
@@ -184,7 +187,20 @@ def shape_fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:
     )
 
 
-def _open_session(path: str, threads: int) -> Any:
+def _source(bundle: Bundle) -> tuple[str | bytes, int]:
+    """Return the path of a plain model, or the content of an encrypted one, and its size."""
+    try:
+        if bundle.key is None:
+            return bundle.model, Path(bundle.model).stat().st_size
+        content = read_layer(bundle, bundle.model, MODEL_FILE)
+    except OSError as error:
+        raise ModelRefused("load.unreadable", f"cannot read the model file: {error}") from error
+    except Undecipherable as error:
+        raise ModelRefused("load.undecipherable", str(error)) from error
+    return content, len(content)
+
+
+def _open_session(source: str | bytes, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -192,13 +208,17 @@ def _open_session(path: str, threads: int) -> Any:
     options.log_severity_level = _LOG_ERRORS
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         _raise_if_memory(error)
         raise ModelRefused(
             "load.invalid",
             f"onnxruntime {onnxruntime.__version__} cannot load it: {_first_line(error)}",
         ) from error
+    if isinstance(source, bytes) and hasattr(session, "_model_bytes"):
+        # Kept only to open the session again with other providers, of which there are none.
+        session._model_bytes = b""  # noqa: SLF001
+    return session
 
 
 def _check_contract(side: str, specs: tuple[TensorSpec, ...], nodes: list[_Node]) -> None:

@@ -6,6 +6,9 @@ Rules:
 2. Nothing is loaded whose files were not hashed just before.
 3. A slot whose files are found damaged falls back to its previous model where that is sound, and
    is empty otherwise; the update machine is told, and has the damaged files fetched again.
+4. A slot whose key is not to be had (an encrypted bundle, the medium with the device's key not
+   mounted) waits for it and changes nothing.
+5. A content key is forgotten as soon as the inference process has been given it.
 """
 
 from __future__ import annotations
@@ -18,10 +21,10 @@ from typing import Protocol
 from edgectl_agent.bundle import Bundle
 from edgectl_agent.core.record import SlotPointer
 from edgectl_agent.core.steps import HealthSeen, PointerChanged
-from edgectl_agent.errors import StepFailed, StepRejected
+from edgectl_agent.errors import KeyUnavailable, StepFailed, StepRejected, make_reason
 from edgectl_agent.inference.errors import InferenceDown, InferenceError, LoadFailed
 from edgectl_agent.store import Store
-from edgectl_protocol.messages import InferenceWindow, Installed
+from edgectl_protocol.messages import InferenceWindow, Installed, Reason
 
 __all__ = ["Inference", "Serving", "SlotCounts"]
 
@@ -73,8 +76,8 @@ class Serving:
         self._store = store
         self._inference = inference
         self._loaded: dict[str, str] = {}
-        self.silent: set[str] = set()
-        """Slots that should serve and do not; `restore` tries them again."""
+        self.silent: dict[str, Reason] = {}
+        """Slots that should serve and do not, and why; `restore` tries them again."""
         self.lock = threading.RLock()
         """Held while the inference process changes; a poll that finds it held comes again."""
 
@@ -126,7 +129,11 @@ class Serving:
                     now = self._serve(slot, pointer)
                 except (StepFailed, OSError) as error:
                     _log.error("slot %s does not serve: %s", slot, error)
-                    self.silent.add(slot)
+                    self.silent[slot] = (
+                        make_reason("disk.error", f"cannot be read: {error}")
+                        if isinstance(error, OSError)
+                        else error.reason
+                    )
                     continue
                 if now != pointer:
                     reason = StepFailed("store.damaged", f"files of slot {slot} were damaged")
@@ -175,6 +182,8 @@ class Serving:
         while pointer.running is not None:
             try:
                 bundle = self._bundle(slot, pointer.running)
+            except KeyUnavailable:
+                raise
             except (StepFailed, StepRejected) as error:
                 _log.error("slot %s: %s", slot, error)
                 pointer = SlotPointer(running=pointer.previous)
@@ -194,13 +203,15 @@ class Serving:
         return pointer
 
     def _load(self, bundle: Bundle) -> None:
-        if self._loaded.get(bundle.slot) == bundle.manifest:
-            return
         try:
+            if self._loaded.get(bundle.slot) == bundle.manifest:
+                return
             self._inference.load(bundle)
         except InferenceDown as error:
             raise StepFailed(error.code, error.detail) from error
         except LoadFailed as error:
             kind = StepRejected if error.code in _BLAMED else StepFailed
             raise kind(error.code, error.detail) from error
+        finally:
+            bundle.forget_key()
         self._loaded[bundle.slot] = bundle.manifest

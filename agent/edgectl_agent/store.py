@@ -5,6 +5,8 @@
     blobs/sha256/<hex>     whole files by content: manifests and layers
     partial/<hex>          a blob that is coming, at its full length
     partial/<hex>.bitmap   which of its chunks have come
+    sealed/<hex>           content key of an encrypted bundle, by its manifest, as an order brought
+                           it: sealed to this device's key, which is not in the store
     slots/<slot>           what runs and what it would roll back to (`SlotPointer`, JSON)
 
 Rules:
@@ -21,33 +23,39 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from edgectl_agent.bundle import Bundle
 from edgectl_agent.core.record import SlotPointer, decode_pointer
-from edgectl_agent.durable import TEMPORARY_SUFFIX, Disk
-from edgectl_agent.errors import StepFailed, StepRejected
+from edgectl_agent.durable import PRIVATE, TEMPORARY_SUFFIX, Disk
+from edgectl_agent.errors import KeyUnavailable, StepFailed, StepRejected
+from edgectl_agent.keyring import Keyring
 from edgectl_protocol.chunks import CHUNK_BYTES, Bitmap, chunk_count
+from edgectl_protocol.encryption import SEALED_KEY_BYTES
 from edgectl_protocol.errors import InvalidName, ProtocolError
 from edgectl_protocol.manifest import (
     CONFIG_FILE,
     GOLDEN_FILE,
     MANIFEST_BYTES_MAX,
     MODEL_FILE,
+    BundleConfig,
     Manifest,
     decode_config,
     decode_manifest,
     device_layers,
+    is_encrypted,
     layer_by_file,
 )
+from edgectl_protocol.metadata import target_path
 from edgectl_protocol.names import check_model_name, digest_of, hex_of
 
 __all__ = ["Partial", "Store"]
 
 _BLOBS = "blobs/sha256"
 _PARTIAL = "partial"
+_SEALED = "sealed"
 _SLOTS = "slots"
 _BITMAP_SUFFIX = ".bitmap"
 _POINTER_BYTES_MAX = 64 * 1024
@@ -62,16 +70,20 @@ class Store:
     threads may read while one fetches. Slots are changed under the lock of `Serving` only.
     """
 
-    def __init__(self, disk: Disk, *, reserve_bytes: int = 0) -> None:
+    def __init__(
+        self, disk: Disk, *, keyring: Keyring | None = None, reserve_bytes: int = 0
+    ) -> None:
         """Open the store.
 
         Args:
             disk: the state directory.
+            keyring: opens the content keys; None where no bundle is encrypted.
             reserve_bytes: what a download must leave free.
         """
         self._disk = disk
+        self._keyring = keyring
         self._reserve_bytes = reserve_bytes
-        for folder in (_BLOBS, _PARTIAL, _SLOTS):
+        for folder in (_BLOBS, _PARTIAL, _SEALED, _SLOTS):
             disk.make_directory(folder)
 
     # ------------------------------------------------------------ slots
@@ -129,6 +141,21 @@ class Store:
                 hint="free space in the state directory's file system",
             )
 
+    def keep_key(self, manifest: str, sealed: bytes) -> None:
+        """Keep the sealed content key of a bundle, in place of an older one."""
+        path = _sealed(manifest)
+        if self._disk.size(path) is None or self._disk.read(path, SEALED_KEY_BYTES) != sealed:
+            self._disk.write_atomic(path, sealed, PRIVATE)
+
+    def renew_keys(self, keys: Mapping[str, bytes]) -> None:
+        """Replace the sealed content keys that are kept here by those of a newer order.
+
+        They differ only where the server knows a newer key of this device.
+        """
+        for manifest, sealed in keys.items():
+            if self._disk.size(_sealed(manifest)) is not None:
+                self.keep_key(manifest, sealed)
+
     def manifest(self, digest: str) -> Manifest:
         """Return a stored manifest.
 
@@ -143,9 +170,11 @@ class Store:
             raise StepRejected("bundle.malformed", str(error)) from error
 
     def bundle(self, slot: str, *, manifest: str, version: str, variant: str) -> Bundle:
-        """Hash every file of a bundle and return it ready to be loaded.
+        """Hash every file of a bundle and return it ready to be loaded, with its content key.
 
         Raises:
+            KeyUnavailable: ``key.missing``, ``key.device`` or ``key.sealed``: it is encrypted, and
+                cannot be opened now.
             StepFailed: ``store.missing``, or ``store.damaged`` after removing the damaged file.
             StepRejected: ``bundle.malformed``, or ``bundle.mismatch`` where the description is not
                 of what was ordered.
@@ -174,7 +203,23 @@ class Store:
             model=self._disk.locate(_blob(model.digest)),
             golden=self._disk.locate(_blob(golden.digest)),
             config=config,
+            key=self._key(manifest, config) if is_encrypted(decoded) else None,
         )
+
+    def _key(self, manifest: str, config: BundleConfig) -> bytearray:
+        """Return the content key of an encrypted bundle."""
+        try:
+            sealed = self._disk.read(_sealed(manifest), SEALED_KEY_BYTES + 1)
+        except FileNotFoundError:
+            sealed = b""
+        if self._keyring is None or not sealed:
+            raise KeyUnavailable(
+                "key.missing",
+                f"{manifest} is encrypted, and no order has brought its key",
+                hint="enrol the device again, so that the server knows its encryption key",
+            )
+        target = target_path(config.model, config.version, config.variant)
+        return self._keyring.open(sealed, target=target, manifest=manifest)
 
     def collect(self, keep: Iterable[str]) -> int:
         """Remove what the manifests `keep` do not need; return the number of files removed."""
@@ -187,7 +232,7 @@ class Store:
                 layers = ()  # damaged: its layers are found again when it is fetched again
             needed.update(hex_of(layer.digest) for layer in layers)
         removed = 0
-        for folder in (_BLOBS, _PARTIAL, _SLOTS):
+        for folder in (_BLOBS, _PARTIAL, _SEALED, _SLOTS):
             for name in self._disk.list(folder):
                 leftover = name.endswith(TEMPORARY_SUFFIX)
                 stem = name.removesuffix(_BITMAP_SUFFIX)
@@ -296,3 +341,7 @@ def _blob(digest: str) -> str:
 
 def _partial(digest: str) -> str:
     return f"{_PARTIAL}/{hex_of(digest)}"
+
+
+def _sealed(manifest: str) -> str:
+    return f"{_SEALED}/{hex_of(manifest)}"

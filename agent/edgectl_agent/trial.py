@@ -14,6 +14,7 @@ beyond the memory limit        REJECTED  ``trial.memory``
 not done in time               REJECTED  ``trial.timeout``
 killed by a signal             REJECTED  ``trial.crashed`` with the signal's name
 files unreadable               FAILED    ``trial.unreadable``
+encrypted with another key     FAILED    ``trial.undecipherable``
 no process, runtime or memory  FAILED    ``trial.start``, ``trial.runtime``, ``trial.memory_low``
 somebody ended it              FAILED    ``trial.stopped``
 =============================  ========  =====================================================

@@ -3,7 +3,7 @@
 ``python -m edgectl_agent.trial_child <descriptor>``, started by `edgectl_agent.trial` only. The
 task comes on standard input, which then stays open: its end means that the supervisor has died.
 
-Limits are set before the candidate is touched: processor time, memory, no core file. Memory means
+Limits are set before the candidate is touched: processor time, memory, no core. Memory means
 resident memory of the whole process; the kernel limits only what is reserved, so that what is
 reserved but not used at this point is added.
 """
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from edgectl_agent.decryption import Undecipherable, refuse_dumps
 from edgectl_agent.errors import make_reason
 from edgectl_agent.trial import Progress, Task, TrialResult, Verdict
 from edgectl_protocol.manifest import Budget
@@ -33,10 +34,13 @@ __all__ = ["main"]
 _ADDRESS_SLACK_BYTES = 512 * 1024 * 1024
 """Address space that libraries reserve and never use: thread arenas, stacks."""
 _REPLAY_S_MAX = 2.0
+_NOT_THE_MODEL = frozenset({"load.unreadable", "load.undecipherable"})
+"""Of the disk, or of a key that is not this bundle's."""
 
 
 def main(arguments: list[str]) -> int:
     """Carry out the task; the result goes to the inherited descriptor."""
+    refuse_dumps()
     output = int(arguments[0])
     task = msgspec.json.decode(sys.stdin.buffer.readline(), type=Task)
     threading.Thread(target=_end_with_supervisor, daemon=True).start()
@@ -65,14 +69,16 @@ def _prove(task: Task) -> TrialResult:
     bundle = task.bundle
     verdict = Verdict.REJECTED
     try:
-        cases = read_golden(Path(bundle.golden), bundle.config)
+        cases = read_golden(bundle)
         model = Model(bundle)
         seen = replay(model, cases, seconds_max=min(_REPLAY_S_MAX, task.timeout_s / 4))
         return _judge(task, model.load_ms, seen)
     except ModelRefused as error:
         code, detail = "trial.load", error.detail
-        if error.code == "load.unreadable":
-            verdict, code = Verdict.FAILED, "trial.unreadable"
+        if error.code in _NOT_THE_MODEL:
+            verdict, code = Verdict.FAILED, error.code.replace("load.", "trial.")
+    except Undecipherable as error:
+        verdict, code, detail = Verdict.FAILED, "trial.undecipherable", str(error)
     except GoldenMalformed as error:
         code, detail = "trial.golden_malformed", str(error)
     except RunFailed as error:
@@ -81,6 +87,8 @@ def _prove(task: Task) -> TrialResult:
         code, detail = "trial.memory", f"more than {task.memory_bytes_max} bytes of memory"
     except OSError as error:
         verdict, code, detail = Verdict.FAILED, "trial.unreadable", f"cannot read a file: {error}"
+    finally:
+        bundle.forget_key()
     return _result(verdict, code, detail)
 
 
@@ -128,7 +136,6 @@ def _over_budget(report: TrialReport, budget: Budget) -> str:
 def _limit_processor(timeout_s: float) -> None:
     seconds = math.ceil(timeout_s * (os.cpu_count() or 1)) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _limit_memory(bytes_max: int) -> bool:

@@ -11,6 +11,10 @@ Layers are ``.raw``, so that a layer's digest is the file's digest and the blob 
              ├─ edgectl.json    …weight.config.v1.raw   `BundleConfig`
              ├─ golden.npz      …dataset.v1.raw         golden inputs and outputs
              └─ report.json     …doc.v1.raw             what was tried (not fetched by devices)
+
+In an encrypted bundle the model and the golden data are sealed (`edgectl_protocol.encryption`):
+their media types end in ``+encrypted``, an annotation says how, and size, digest and chunk index
+are those of the ciphertext, so that nothing which only moves or checks bytes needs to know.
 """
 
 from __future__ import annotations
@@ -21,6 +25,12 @@ import msgspec
 from msgspec import Meta, Struct
 
 from edgectl_protocol.chunks import BLOB_BYTES_MAX, INDEX_ANNOTATION, chunk_count
+from edgectl_protocol.encryption import (
+    ENCRYPTED_SUFFIX,
+    ENCRYPTION_ANNOTATION,
+    SCHEME,
+    plain_size,
+)
 from edgectl_protocol.errors import LimitExceeded, MalformedMessage
 from edgectl_protocol.names import Digest, ModelName, Variant, Version
 
@@ -52,6 +62,7 @@ __all__ = [
     "decode_config",
     "decode_manifest",
     "device_layers",
+    "is_encrypted",
     "layer_by_file",
 ]
 
@@ -69,6 +80,8 @@ MODEL_FILE = "model.onnx"
 CONFIG_FILE = "edgectl.json"
 GOLDEN_FILE = "golden.npz"
 REPORT_FILE = "report.json"
+_SECRET_FILES = (MODEL_FILE, GOLDEN_FILE)
+"""Encrypted in an encrypted bundle, both."""
 
 MANIFEST_BYTES_MAX = 64 * 1024
 """A manifest is one chunk."""
@@ -100,6 +113,11 @@ class Descriptor(Struct, frozen=True, kw_only=True, rename="camel", omit_default
     def chunk_index(self) -> str | None:
         """Signed digest of the chunk index; None for a blob of one chunk, which needs none."""
         return self.annotations.get(INDEX_ANNOTATION)
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the layer is ciphertext."""
+        return self.media_type.endswith(ENCRYPTED_SUFFIX)
 
 
 class Manifest(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -215,7 +233,8 @@ def decode_manifest(content: bytes) -> Manifest:
 
     Raises:
         LimitExceeded: longer than `MANIFEST_BYTES_MAX`.
-        MalformedMessage: not such a manifest, a file twice, or a long layer without chunk index.
+        MalformedMessage: not such a manifest, a file twice, a long layer without chunk index, or
+            an encryption that this contract does not know.
     """
     if len(content) > MANIFEST_BYTES_MAX:
         raise LimitExceeded(f"a manifest of {len(content)} bytes, at most {MANIFEST_BYTES_MAX}")
@@ -229,7 +248,24 @@ def decode_manifest(content: bytes) -> Manifest:
     for layer in manifest.layers:
         if chunk_count(layer.size) > 1 and layer.chunk_index is None:
             raise MalformedMessage(f"layer {layer.file} has no {INDEX_ANNOTATION} annotation")
+    _check_encryption(manifest)
     return manifest
+
+
+def _check_encryption(manifest: Manifest) -> None:
+    """Check that what is secret is sealed as a whole, in a way that is known; the rest is plain."""
+    sealed = {layer.file for layer in manifest.layers if layer.encrypted}
+    if sealed and sealed != set(_SECRET_FILES):
+        raise MalformedMessage(f"encrypted are {sorted(sealed)}, expected {sorted(_SECRET_FILES)}")
+    for layer in manifest.layers:
+        scheme = layer.annotations.get(ENCRYPTION_ANNOTATION)
+        if scheme != (SCHEME if layer.encrypted else None):
+            raise MalformedMessage(
+                f"layer {layer.file} is {layer.media_type} with encryption {scheme!r}, known is "
+                f"{SCHEME!r} for media types that end in {ENCRYPTED_SUFFIX!r}"
+            )
+        if layer.encrypted:
+            plain_size(layer.size)
 
 
 def decode_config(content: bytes) -> BundleConfig:
@@ -248,6 +284,11 @@ def layer_by_file(manifest: Manifest, file: str) -> Descriptor:
         if layer.file == file:
             return layer
     raise MalformedMessage(f"the manifest has no layer {file}")
+
+
+def is_encrypted(manifest: Manifest) -> bool:
+    """Say whether a content key is needed to use the bundle."""
+    return any(layer.encrypted for layer in manifest.layers)
 
 
 def device_layers(manifest: Manifest) -> tuple[Descriptor, ...]:

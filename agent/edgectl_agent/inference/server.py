@@ -26,6 +26,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Raw, Struct
 
+from edgectl_agent.decryption import refuse_dumps
 from edgectl_agent.inference.control import (
     LINE_BYTES_MAX,
     Command,
@@ -135,6 +136,7 @@ def main(arguments: list[str]) -> int:
     Args:
         arguments: the numbers of the channel and of the pulse's page, and perhaps the parent.
     """
+    refuse_dumps()
     logging.basicConfig(
         level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(message)s"
     )

@@ -13,11 +13,11 @@ import asyncio
 import ctypes
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
 from edgectl_agent.bundle import Bundle
+from edgectl_agent.decryption import Undecipherable
 from edgectl_agent.golden import GoldenMalformed, read_golden
 from edgectl_agent.inference.control import Tally
 from edgectl_agent.inference.counts import Counts
@@ -144,12 +144,15 @@ def _too_slow() -> LoadFailed:
 def prepare(bundle: Bundle, stop: Stop) -> tuple[Model, float]:
     """Load and warm up a model; return it with the seconds that one run takes.
 
+    The bundle's content key is forgotten, whatever comes of it.
+
     Args:
         bundle: verified files.
         stop: ends the warming up.
 
     Raises:
-        LoadFailed: unreadable, refused by the runtime or the contract, or it fails its first run.
+        LoadFailed: unreadable, not to be opened, refused by the runtime or the contract, or it
+            fails its first run.
     """
     try:
         model = Model(bundle)
@@ -167,14 +170,16 @@ def prepare(bundle: Bundle, stop: Stop) -> tuple[Model, float]:
         raise LoadFailed("load.warm_up", f"the model fails on a golden input: {error}") from error
     except MemoryError as error:
         raise LoadFailed("load.memory", "not enough memory to load the model") from error
+    finally:
+        bundle.forget_key()
     return model, seconds
 
 
 def _warm_up_inputs(bundle: Bundle) -> dict[str, Tensor]:
     """Return the first golden input, or zeros where the golden file cannot be read."""
     try:
-        return read_golden(Path(bundle.golden), bundle.config).inputs(0)
-    except (GoldenMalformed, OSError):
+        return read_golden(bundle).inputs(0)
+    except (GoldenMalformed, Undecipherable, OSError):
         # The trial is what judges golden data; here any input of the right shape will do.
         return {
             spec.name: np.full(
