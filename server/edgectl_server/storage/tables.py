@@ -190,6 +190,7 @@ class Blob(Base):
     digest: Mapped[str] = mapped_column(String(71), primary_key=True)
     size: Mapped[int]
     created_at: Mapped[datetime]
+    published: Mapped[bool] = mapped_column(default=False)  # part of a bundle, for ever
 
 
 class Model(Base):
@@ -240,6 +241,9 @@ class BundleVariant(Base):
     model_bytes: Mapped[int]
     rank: Mapped[int]  # 0 is tried first
     trial: Mapped[Document]  # the pipeline's row for it: accuracy, latency, recipe
+    content_key: Mapped[str | None] = mapped_column(
+        String(128)
+    )  # of an encrypted bundle, sealed to the server's key
 
 
 class Job(Base):
@@ -314,6 +318,7 @@ class Device(Base):
     public_key_sha256: Mapped[str] = mapped_column(String(64))
     certificate_serial: Mapped[str] = mapped_column(String(64))  # newest, hexadecimal
     certificate_expires_at: Mapped[datetime]
+    encryption_key: Mapped[str | None] = mapped_column(String(64))  # X25519, hexadecimal
     certificate_pem: Mapped[str] = mapped_column(Text)  # a repeated enrolment is answered with it
     # [serial, end] of older certificates that have not expired, revoked with the newest
     earlier_serials: Mapped[list[Any]]
