@@ -205,6 +205,15 @@ class Client:
         path = f"/devices/{_segment(device)}/events"
         return self._pages(path, types.DeviceEventInfo, (), limit)
 
+    def security_events(
+        self, device: str | None = None, limit: int = 25
+    ) -> types.Page[types.SecurityEventInfo]:
+        """List what attackers may have done to a device, or to any, newest first."""
+        path = "/security-events"
+        if device is not None:
+            path = f"/devices/{_segment(device)}{path}"
+        return self._pages(path, types.SecurityEventInfo, (), limit)
+
     def create_enrol_token(self, *, uses: int, expires_in_s: int) -> types.EnrolTokenCreated:
         """Create a token with which devices may enrol."""
         body = {"uses": uses, "expires_in_s": expires_in_s}

@@ -223,6 +223,23 @@ def events_table(events: Sequence[types.DeviceEventInfo]) -> Table:
     return table(columns, rows)
 
 
+def security_table(events: Sequence[types.SecurityEventInfo]) -> Table:
+    """Return one row a security event."""
+    columns = ["CAME (UTC)", "DEVICE", "SEEN BY", "CODE", ">TIMES", "NEWEST"]
+    rows = [
+        (
+            f"{event.received_at:%m-%d %H:%M:%S}",
+            plain(event.device),
+            plain(event.source),
+            plain(event.code),
+            str(event.count),
+            plain(event.detail),
+        )
+        for event in events
+    ]
+    return table(columns, rows)
+
+
 # ---------------------------------------------------------------- rollouts
 
 

@@ -37,6 +37,7 @@ __all__ = [
     "RolloutInfo",
     "RolloutPolicy",
     "RolloutRequest",
+    "SecurityEventInfo",
     "Selector",
     "SlotInfo",
     "TelemetrySummary",
@@ -361,6 +362,20 @@ class DeviceEventInfo(Struct, frozen=True):
     trial: dict[str, Any] | None
 
 
+class SecurityEventInfo(Struct, frozen=True):
+    """What an attacker may have done, as the device or the server saw it."""
+
+    device: str
+    source: str
+    at: datetime
+    until: datetime
+    received_at: datetime
+    code: str
+    detail: str
+    count: int
+    order: int | None
+
+
 class VersionShare(Struct, frozen=True):
     """How many devices run a version."""
 
@@ -378,6 +393,7 @@ class FleetSummary(Struct, frozen=True):
     updating: int
     failing: int
     versions: list[VersionShare]
+    security: int = 0
 
 
 class Selector(Struct, frozen=True):

@@ -17,7 +17,7 @@ What a device says is believed about itself only, and in order:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -27,6 +27,12 @@ from sqlalchemy.orm import Session
 
 from edgectl_protocol.messages import DeviceEvent, Reason, ReportedState
 from edgectl_protocol.update import ENDED, UpdateState
+from edgectl_server.device_views import (
+    desired_slots,
+    device_detail,
+    device_event,
+    device_summary,
+)
 from edgectl_server.errors import NotFound
 from edgectl_server.ordering import Ordering, knows_order, reported_of
 from edgectl_server.schemas import (
@@ -34,11 +40,7 @@ from edgectl_server.schemas import (
     DeviceEventInfo,
     DeviceSummary,
     FleetSummary,
-    InstalledInfo,
     Page,
-    ReasonInfo,
-    SlotInfo,
-    UpdateInfo,
     VersionShare,
 )
 from edgectl_server.signing.authority import Authority
@@ -46,18 +48,18 @@ from edgectl_server.storage.database import Database
 from edgectl_server.storage.inserts import insert_new
 from edgectl_server.storage.paging import PageQuery, fetch_page, match, order
 from edgectl_server.storage.tables import (
-    DesiredSlot,
     Device,
     DeviceEventRow,
-    ModelVersion,
     ReportedSlot,
-    SystemSampleRow,
+    SecurityEventRow,
 )
 
 __all__ = ["Fleet", "Kicks", "find_device"]
 
 logger = logging.getLogger(__name__)
 
+RECENT = timedelta(days=1)
+"""Security events that came so long ago still mark their device."""
 RESENT_WITHIN = timedelta(minutes=10)
 """An older state that was sent so long before the newest is a replay."""
 _FAILING = (UpdateState.FAILED, UpdateState.REJECTED, UpdateState.ROLLED_BACK)
@@ -189,8 +191,29 @@ class Fleet:
                 offline=devices - online,
                 updating=session.scalar(having(_UPDATING)) or 0,
                 failing=session.scalar(having(_FAILING)) or 0,
+                security=self._count_alarmed(session),
                 versions=_shares(session),
             )
+
+    def _count_alarmed(self, session: Session) -> int:
+        recent = (
+            select(func.count(func.distinct(SecurityEventRow.device)))
+            .join(Device, Device.id == SecurityEventRow.device)
+            .where(Device.state == "enrolled", SecurityEventRow.received_at > self._now() - RECENT)
+        )
+        return session.scalar(recent) or 0
+
+    def _alarms(self, session: Session, names: Iterable[str]) -> dict[str, int]:
+        """Return how many security events each device has had of late."""
+        found = session.execute(
+            select(SecurityEventRow.device, func.count())
+            .where(
+                SecurityEventRow.device.in_(names),
+                SecurityEventRow.received_at > self._now() - RECENT,
+            )
+            .group_by(SecurityEventRow.device)
+        )
+        return dict(iter(found.tuples()))
 
     def shares(self) -> list[VersionShare]:
         """Return how many devices run which version."""
@@ -207,6 +230,7 @@ class Fleet:
         version: str | None = None,
         updating: bool | None = None,
         failing: bool | None = None,
+        security: bool | None = None,
     ) -> Page[DeviceSummary]:
         """Return one page of the devices that match all that is given, counted as in `summary`."""
         columns = order(paging.sort, _SORT, default="id", last=Device.id)
@@ -227,22 +251,35 @@ class Fleet:
             if asked is not None:
                 found = slot.where(ReportedSlot.update_state.in_(states))
                 wanted = wanted.where(found if asked else ~found)
+        if security is not None:
+            alarmed = exists().where(
+                SecurityEventRow.device == Device.id,
+                SecurityEventRow.received_at > self._now() - RECENT,
+            )
+            wanted = wanted.where(alarmed if security else ~alarmed)
         with self._database.read() as session:
             rows, total = fetch_page(session, wanted, paging)
-            desired = _desired(session, [row.id for row in rows])
-            items = [DeviceSummary(**_summary(row, desired.get(row.id, {}))) for row in rows]
+            names = [row.id for row in rows]
+            desired, alarms = desired_slots(session, names), self._alarms(session, names)
+            items = [
+                DeviceSummary(**device_summary(row, desired.get(row.id, {}), alarms.get(row.id, 0)))
+                for row in rows
+            ]
             return Page(items=items, total=total)
 
     def device(self, name: str) -> DeviceDetail:
         """Return a device; raise `NotFound` ``device.unknown``."""
         with self._database.read() as session:
-            return _detail(session, find_device(session, name))
+            return self._detail(session, find_device(session, name))
 
     def snapshot(self, name: str) -> DeviceDetail | None:
         """Return a device, or None; for live listeners."""
         with self._database.read() as session:
             device = session.get(Device, name)
-            return None if device is None else _detail(session, device)
+            return None if device is None else self._detail(session, device)
+
+    def _detail(self, session: Session, device: Device) -> DeviceDetail:
+        return device_detail(session, device, self._alarms(session, [device.id]).get(device.id, 0))
 
     def events(self, name: str, paging: PageQuery) -> Page[DeviceEventInfo]:
         """Return one page of a device's events, newest first."""
@@ -257,7 +294,7 @@ class Fleet:
         with self._database.read() as session:
             find_device(session, name)
             rows, total = fetch_page(session, wanted, paging)
-            return Page(items=[_event(row) for row in rows], total=total)
+            return Page(items=[device_event(row) for row in rows], total=total)
 
     # ------------------------------------------------------------ leaving
 
@@ -340,125 +377,3 @@ def _shares(session: Session) -> list[VersionShare]:
         for slot, version, count in rows
         if version is not None
     ]
-
-
-_Desired = Mapping[str, tuple[str, str | None]]
-"""Slot to the desired version and the rollout that wants it."""
-
-
-def _desired(session: Session, names: Iterable[str]) -> dict[str, _Desired]:
-    rows = session.execute(
-        select(DesiredSlot, ModelVersion.version)
-        .join(ModelVersion, ModelVersion.id == DesiredSlot.version_id)
-        .where(DesiredSlot.device.in_(names))
-    )
-    found: dict[str, _Desired] = {}
-    for desired, version in rows:
-        others = found.get(desired.device, {})
-        found[desired.device] = {**others, desired.slot: (version, desired.rollout)}
-    return found
-
-
-def _summary(row: Device, desired: _Desired) -> dict[str, Any]:
-    reported = reported_of(row)
-    capabilities = None if reported is None else reported.capabilities
-    return {
-        "id": row.id,
-        "online": row.online,
-        "last_seen_at": row.last_seen_at,
-        "enrolled_at": row.enrolled_at,
-        "state": row.state,
-        "agent_version": row.agent_version,
-        "machine": "" if capabilities is None else capabilities.machine,
-        "cpu_model": "" if capabilities is None else capabilities.cpu_model,
-        "labels": {} if capabilities is None else capabilities.labels,
-        "slots": _slots(reported, desired),
-    }
-
-
-def _slots(reported: ReportedState | None, desired: _Desired) -> list[SlotInfo]:
-    reports = {} if reported is None else reported.slots
-    slots = []
-    for slot in sorted({*reports, *desired}):
-        document = msgspec.to_builtins(reports[slot]) if slot in reports else {}
-        version, rollout = desired.get(slot, (None, None))
-        slots.append(
-            SlotInfo(
-                slot=slot,
-                desired_version=version,
-                desired_rollout=rollout,
-                running=_installed(document.get("running")),
-                previous=_installed(document.get("previous")),
-                update=_update(document.get("update")),
-                fault=_reason(document.get("fault")),
-            )
-        )
-    return slots
-
-
-def _installed(document: Mapping[str, Any] | None) -> InstalledInfo | None:
-    return None if document is None else InstalledInfo.model_validate(document)
-
-
-def _update(document: Mapping[str, Any] | None) -> UpdateInfo | None:
-    if document is None:
-        return None
-    return UpdateInfo(
-        order=document["order"],
-        version=document["version"],
-        variant=document["variant"],
-        state=document["state"],
-        attempt=document.get("attempt", 0),
-        bytes_done=document.get("bytes_done", 0),
-        bytes_total=document.get("bytes_total", 0),
-        rollout=document.get("rollout"),
-        reason=_reason(document.get("reason")),
-        trial=document.get("trial"),
-    )
-
-
-def _reason(document: Mapping[str, Any] | None) -> ReasonInfo | None:
-    return None if document is None else ReasonInfo.model_validate(document)
-
-
-def _detail(session: Session, row: Device) -> DeviceDetail:
-    reported = reported_of(row)
-    sample = session.scalars(
-        select(SystemSampleRow)
-        .where(SystemSampleRow.device == row.id)
-        .order_by(SystemSampleRow.boot.desc(), SystemSampleRow.seq.desc())
-        .limit(1)
-    ).one_or_none()
-    capabilities = None if reported is None else reported.capabilities
-    return DeviceDetail(
-        **_summary(row, _desired(session, [row.id]).get(row.id, {})),
-        boot=row.boot,
-        certificate_expires_at=row.certificate_expires_at,
-        order_counter=row.order_counter,
-        accepted_order_counter=0 if reported is None else reported.order_counter,
-        refusal=_reason((row.reported or {}).get("refusal")),
-        refused_order_counter=None if reported is None else reported.refused_counter,
-        endpoint="" if reported is None else reported.endpoint,
-        capabilities=None if capabilities is None else msgspec.to_builtins(capabilities),
-        rejected=[] if reported is None else list(reported.rejected),
-        system=None if sample is None else sample.sample,
-    )
-
-
-def _event(row: DeviceEventRow) -> DeviceEventInfo:
-    event = row.event
-    return DeviceEventInfo(
-        device=row.device,
-        at=row.at,
-        received_at=row.received_at,
-        slot=row.slot,
-        order=event["order"],
-        version=event["version"],
-        variant=event["variant"],
-        before=event["before"],
-        event=event["event"],
-        after=event["after"],
-        rollout=row.rollout,
-        reason=_reason(event.get("reason")),
-        trial=event.get("trial"),
-    )

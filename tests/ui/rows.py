@@ -290,6 +290,7 @@ def _device(number: int, now: datetime) -> list[Base]:
         sent_at=now,
         agent_version="0.1.0",
         order_counter=7,
+        order_nonce="7" * 32,
         capabilities=Capabilities(
             machine="aarch64",
             cpu_model="Cortex-A72",
@@ -368,6 +369,7 @@ def _events(name: str, end: UpdateState, now: datetime, boot: int = 4) -> list[B
             at=at,
             slot="har",
             order=7,
+            nonce="7" * 32,
             version="3",
             variant=VARIANT,
             manifest=MANIFEST,

@@ -7,7 +7,7 @@ import click
 from edgectl.errors import doing
 from edgectl.output import age, consoles, plain, print_json
 from edgectl.session import DEVICE, Session, examples, json_option, limit_option, pass_session
-from edgectl.tables import device_table, devices_table, events_table
+from edgectl.tables import device_table, devices_table, events_table, security_table
 from edgectl.transport import is_loopback
 
 __all__ = ["devices"]
@@ -107,6 +107,34 @@ def device_events(session: Session, device: str, limit: int, *, as_json: bool) -
         print_json(page.items)
     else:
         consoles()[0].print(events_table(page.items))
+
+
+@devices.command(
+    "security",
+    epilog=examples("edgectl devices security", "edgectl devices security pi-1 --limit 100"),
+)
+@click.argument("device", type=DEVICE, required=False)
+@limit_option
+@json_option
+@pass_session
+def security_events(session: Session, device: str | None, limit: int, *, as_json: bool) -> None:
+    """List what attackers may have done, on all devices or on one, newest first.
+
+    A device tells what it refused: orders, metadata, chunks, a clock that is wrong. The server
+    tells what it did not believe: what was not signed by the device, or repeated.
+    """
+    with session.connect() as client:
+        page = client.security_events(device, limit)
+    if as_json:
+        print_json(page.items)
+        return
+    output, errors = consoles()
+    if not page.items:
+        errors.print("no security event has been reported")
+        return
+    output.print(security_table(page.items))
+    if page.total > len(page.items):
+        errors.print(f"{len(page.items)} of {page.total}: see more with --limit {page.total}")
 
 
 @devices.group("token", epilog=examples("edgectl devices token create --uses 10"))

@@ -1,6 +1,6 @@
 """The web application: routes, errors, limits, headers and the web UI's files.
 
-Order, outermost first: headers, request id and bugs, size of bodies, then FastAPI. Everything that
+Order, outermost first: headers, request id and bugs, audit log, size of bodies, then FastAPI. Everything that
 goes wrong inside is answered as problem details. What is not under ``/api`` belongs to the web UI.
 """
 
@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 
 import edgectl_protocol
 from edgectl_server.api import (
+    audit,
     devices,
     enrol,
     events,
@@ -27,12 +28,16 @@ from edgectl_server.api import (
     models,
     openid,
     problems,
+    revocations,
     rollouts,
+    security,
     session,
     system,
     telemetry,
     uploads,
 )
+from edgectl_server.api.access import RoleCheck, scope_of
+from edgectl_server.api.auditing import Auditing, name_act
 from edgectl_server.api.limits import BodyLimit, PageHeaders
 from edgectl_server.schemas import Problem
 from edgectl_server.services import Services
@@ -48,11 +53,13 @@ _ROUTERS = (
     models.router,
     jobs.router,
     devices.router,
+    security.router,
     enrol.router,
     rollouts.router,
     telemetry.router,
     events.router,
     system.router,
+    revocations.router,
 )
 
 
@@ -69,7 +76,7 @@ def create_app(services: Services | None, *, web: Path = WEB_DIRECTORY) -> FastA
         docs_url=None,
         redoc_url=None,
         openapi_url=f"{API_PREFIX}/openapi.json",
-        dependencies=[Depends(refuse_unknown_parameters)],
+        dependencies=[Depends(name_act), Depends(refuse_unknown_parameters)],
     )
     app.state.services = services
     app.state.has_ui = (web / "index.html").is_file()
@@ -82,6 +89,7 @@ def create_app(services: Services | None, *, web: Path = WEB_DIRECTORY) -> FastA
     if app.state.has_ui:  # FastAPI refuses to start without the file
         app.frontend("/", directory=web, fallback="index.html")
     app.add_middleware(BodyLimit)
+    app.add_middleware(Auditing, services=services)
     app.add_middleware(problems.RequestIds)
     app.add_middleware(PageHeaders)
     app.openapi = lambda: make_openapi(app)  # type: ignore[method-assign]
@@ -153,11 +161,25 @@ def make_openapi(app: FastAPI) -> dict[str, Any]:
         )
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
+        roles = {operation: role for operation, role in _roles(app)}
         for path in document["paths"].values():
-            for operation in path.values():
+            for method, operation in path.items():
+                role = roles.get(operation["operationId"])
+                operation["x-edgectl-role"] = role or "open"
+                if role:
+                    operation["x-edgectl-scope"] = scope_of(operation["tags"], method.upper())
                 found = {str(code): content for code, content in operation["responses"].items()}
                 if "422" in found:  # FastAPI describes its own form
                     found["422"] = problems.responses(422)[422]
                 operation["responses"] = dict(sorted(found.items()))
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _roles(app: FastAPI) -> Iterable[tuple[str, str]]:
+    """Yield each guarded operation with its least role."""
+    for route in iter_route_contexts(app.routes):
+        operation = getattr(route, "operation_id", None)
+        for dependency in route.dependant.dependencies if operation else ():
+            if isinstance(dependency.call, RoleCheck):
+                yield operation, dependency.call.role

@@ -56,6 +56,9 @@ def list_devices(
     version: Annotated[VersionStr | None, Query(description="Runs this version.")] = None,
     updating: Annotated[bool | None, Query(description="An update is under way.")] = None,
     failing: Annotated[bool | None, Query(description="Its newest update ended badly.")] = None,
+    security: Annotated[
+        bool | None, Query(description="It has had a security event in the last day.")
+    ] = None,
 ) -> Page[DeviceSummary]:
     """List the devices that match everything that is given; the enrolled ones unless asked."""
     return get_services(request).fleet.devices(
@@ -66,6 +69,7 @@ def list_devices(
         version=version,
         updating=updating,
         failing=failing,
+        security=security,
     )
 
 

@@ -1,11 +1,9 @@
-"""Devices, enrolment, and the fleet as a whole."""
+"""Devices, and the fleet as a whole."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any, Literal
-
-from pydantic import Field
 
 from edgectl_server.schemas.base import Schema
 
@@ -13,8 +11,6 @@ __all__ = [
     "DeviceDetail",
     "DeviceEventInfo",
     "DeviceSummary",
-    "EnrolTokenCreated",
-    "EnrolTokenRequest",
     "FleetSummary",
     "InstalledInfo",
     "ReasonInfo",
@@ -23,22 +19,6 @@ __all__ = [
     "UpdateInfo",
     "VersionShare",
 ]
-
-
-class EnrolTokenRequest(Schema):
-    """``POST /devices/tokens``."""
-
-    uses: int = Field(default=1, ge=1, le=10000)
-    expires_in_s: int = Field(default=3600, ge=60, le=30 * 86400)
-
-
-class EnrolTokenCreated(Schema):
-    """The only time that the token is shown."""
-
-    token: str
-    id: str
-    uses: int
-    expires_at: datetime
 
 
 class SecurityEventInfo(Schema):
@@ -111,12 +91,16 @@ class DeviceSummary(Schema):
     online: bool
     last_seen_at: datetime | None
     enrolled_at: datetime
-    state: Literal["enrolled", "decommissioned"]
+    state: Literal["enrolled", "revoked", "decommissioned"]
+    group: str = ""
+    """Given by the server when it enrolled; empty: none."""
     agent_version: str
     machine: str
     cpu_model: str
     labels: dict[str, str]
     slots: list[SlotInfo]
+    security_events: int = 0
+    """Of the last day."""
 
 
 class DeviceDetail(DeviceSummary):
@@ -124,6 +108,10 @@ class DeviceDetail(DeviceSummary):
 
     boot: int
     certificate_expires_at: datetime
+    fingerprint: str
+    """Of the device's key, as the device shows it."""
+    enrolled_by: str
+    """How it came in, and who let it."""
     order_counter: int
     accepted_order_counter: int
     refusal: ReasonInfo | None = None
@@ -172,4 +160,6 @@ class FleetSummary(Schema):
     updating: int
     failing: int
     """Newest update failed, rejected or rolled back."""
+    security: int = 0
+    """Devices with a security event of the last day."""
     versions: list[VersionShare]

@@ -312,7 +312,7 @@ class World:
     def accept(self) -> None:
         self.refusal = None
 
-    def refuse(self, reason: Reason, counter: int | None, moment: Moment) -> None:  # noqa: ARG002
+    def refuse(self, reason: Reason, counter: int | None, moment: Moment) -> None:
         self.refusal = (reason.code, counter)
         self.refused.append(reason)
 

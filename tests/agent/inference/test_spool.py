@@ -31,6 +31,7 @@ def event(boot: int = 1) -> Callable[[int], DeviceEvent]:
         at=AT,
         slot="activity",
         order=1,
+        nonce="0" * 32,
         version="1",
         variant="fp32",
         manifest=DIGEST,

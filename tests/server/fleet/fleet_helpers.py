@@ -48,11 +48,11 @@ from edgectl_protocol.messages import (
     Capabilities,
     Installed,
     Order,
+    Report,
     ReportedState,
     SlotReport,
     UpdateReport,
     decode,
-    encode,
 )
 from edgectl_protocol.metadata import ORDER_KEYS_FIELD, target_path
 from edgectl_protocol.names import digest_of
@@ -62,6 +62,7 @@ from edgectl_server.signing.repository import Target
 from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.tables import BundleVariant, Device, Model, ModelVersion
+from signed import seal
 from waiting import wait_for
 
 CAPABILITIES = Capabilities(machine="aarch64", runtimes={"onnxruntime": "1.32.0"})
@@ -213,7 +214,7 @@ class Pi:
         self.name = name
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = self.key = ec.generate_private_key(ec.SECP256R1())
         request = make_request(token, name, key)
         self.enrolment = read_reply(enrol(request), token, request)
         (folder / "certificate").write_text(self.enrolment.certificate_pem)
@@ -225,7 +226,7 @@ class Pi:
         self.got: dict[str, list[bytes]] = {}
         self.connected = threading.Event()
         self.failure = ""
-        self.accepted = 0
+        self.accepted: tuple[int, str | None] = (0, None)
         self.slots: dict[str, SlotReport] = {}
         self.client: Client | None = None
 
@@ -241,7 +242,7 @@ class Pi:
         client.on_message = self._on_message
         client.reconnect_delay_set(1, 1)
         will = ReportedState(device=self.name, boot=self.boot, seq=0, online=False)
-        client.will_set(topics.state(self.name), encode(will), qos=1, retain=True)
+        client.will_set(topics.state(self.name), seal(self.key, will), qos=1, retain=True)
         self.client = client
         broker = self.enrolment.broker
         client.connect_async(broker.host, broker.port, 10)
@@ -265,7 +266,9 @@ class Pi:
     def subscribe(self, *names: str) -> None:
         self.client.subscribe([(name, 1) for name in names])
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+    def publish(self, topic: str, message: bytes | Report, *, retain: bool = False) -> None:
+        """Sign a message and send it; send bytes as they are."""
+        payload = message if isinstance(message, bytes) else seal(self.key, message)
         self.client.publish(topic, payload, qos=1, retain=retain)
 
     def report(self, *, online: bool = True) -> ReportedState:
@@ -277,11 +280,12 @@ class Pi:
             online=online,
             sent_at=clock_now(),
             agent_version="0.1.0",
-            order_counter=self.accepted,
+            order_counter=self.accepted[0],
+            order_nonce=self.accepted[1],
             capabilities=CAPABILITIES,
             slots=self.slots,
         )
-        self.publish(topics.state(self.name), encode(state), retain=True)
+        self.publish(topics.state(self.name), state, retain=True)
         return state
 
     def kill(self) -> None:
@@ -334,7 +338,7 @@ class Pi:
         self, order: Order, slot: str = "har", state: UpdateState = UpdateState.COMMITTED
     ) -> None:
         """Report that the order was obeyed, or how it ended."""
-        self.accepted = order.counter
+        self.accepted = (order.counter, order.nonce)
         wanted = order.slots[slot]
         chosen = wanted.candidates[0]
         update = UpdateReport(

@@ -83,7 +83,9 @@ class Fleet:
         envelope.verify([self.keys.signer("orders").public_key], 1)
         return decode(Order, envelope.payload)
 
-    def report(self, name: str, state: UpdateState, *, attempt: int = 1) -> None:
+    def report(
+        self, name: str, state: UpdateState, *, attempt: int = 1, nonce: str | None = None
+    ) -> None:
         """The device has obeyed its order so far."""
         order = self.order(name)
         wanted = order.slots["har"]
@@ -115,6 +117,7 @@ class Fleet:
                 online=True,
                 capabilities=CAPABILITIES,
                 order_counter=order.counter,
+                order_nonce=order.nonce if nonce is None else nonce,
                 slots={"har": slot},
             )
             device.reported = msgspec.to_builtins(reported)

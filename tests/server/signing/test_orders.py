@@ -24,6 +24,7 @@ NOW = datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC)
 ORDER = Order(
     device="pi-1",
     counter=7,
+    nonce="0" * 32,
     issued_at=NOW,
     expires_at=NOW + timedelta(days=30),
     slots={

@@ -1,0 +1,157 @@
+"""What is shown of a device: from its row and its last report to the API's schemas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from edgectl_protocol.messages import ReportedState
+from edgectl_server.ordering import reported_of
+from edgectl_server.schemas import (
+    DeviceDetail,
+    DeviceEventInfo,
+    InstalledInfo,
+    ReasonInfo,
+    SlotInfo,
+    UpdateInfo,
+)
+from edgectl_server.storage.tables import (
+    DesiredSlot,
+    Device,
+    DeviceEventRow,
+    ModelVersion,
+    SystemSampleRow,
+)
+
+__all__ = ["desired_slots", "device_detail", "device_event", "device_summary"]
+
+
+_Desired = Mapping[str, tuple[str, str | None]]
+"""Slot to the desired version and the rollout that wants it."""
+
+
+def desired_slots(session: Session, names: Iterable[str]) -> dict[str, _Desired]:
+    """Return what the slots of each device shall run."""
+    rows = session.execute(
+        select(DesiredSlot, ModelVersion.version)
+        .join(ModelVersion, ModelVersion.id == DesiredSlot.version_id)
+        .where(DesiredSlot.device.in_(names))
+    )
+    found: dict[str, _Desired] = {}
+    for desired, version in rows:
+        others = found.get(desired.device, {})
+        found[desired.device] = {**others, desired.slot: (version, desired.rollout)}
+    return found
+
+
+def device_summary(row: Device, desired: _Desired, alarms: int) -> dict[str, Any]:
+    """Return the fields of a `DeviceSummary`; `alarms` is the number of security events of late."""
+    reported = reported_of(row)
+    capabilities = None if reported is None else reported.capabilities
+    return {
+        "id": row.id,
+        "online": row.online,
+        "last_seen_at": row.last_seen_at,
+        "enrolled_at": row.enrolled_at,
+        "state": row.state,
+        "agent_version": row.agent_version,
+        "machine": "" if capabilities is None else capabilities.machine,
+        "cpu_model": "" if capabilities is None else capabilities.cpu_model,
+        "labels": {} if capabilities is None else capabilities.labels,
+        "slots": _slots(reported, desired),
+        "security_events": alarms,
+    }
+
+
+def _slots(reported: ReportedState | None, desired: _Desired) -> list[SlotInfo]:
+    reports = {} if reported is None else reported.slots
+    slots = []
+    for slot in sorted({*reports, *desired}):
+        document = msgspec.to_builtins(reports[slot]) if slot in reports else {}
+        version, rollout = desired.get(slot, (None, None))
+        slots.append(
+            SlotInfo(
+                slot=slot,
+                desired_version=version,
+                desired_rollout=rollout,
+                running=_installed(document.get("running")),
+                previous=_installed(document.get("previous")),
+                update=_update(document.get("update")),
+                fault=_reason(document.get("fault")),
+            )
+        )
+    return slots
+
+
+def _installed(document: Mapping[str, Any] | None) -> InstalledInfo | None:
+    return None if document is None else InstalledInfo.model_validate(document)
+
+
+def _update(document: Mapping[str, Any] | None) -> UpdateInfo | None:
+    if document is None:
+        return None
+    return UpdateInfo(
+        order=document["order"],
+        version=document["version"],
+        variant=document["variant"],
+        state=document["state"],
+        attempt=document.get("attempt", 0),
+        bytes_done=document.get("bytes_done", 0),
+        bytes_total=document.get("bytes_total", 0),
+        rollout=document.get("rollout"),
+        reason=_reason(document.get("reason")),
+        trial=document.get("trial"),
+    )
+
+
+def _reason(document: Mapping[str, Any] | None) -> ReasonInfo | None:
+    return None if document is None else ReasonInfo.model_validate(document)
+
+
+def device_detail(session: Session, row: Device, alarms: int) -> DeviceDetail:
+    """Return everything about a device."""
+    reported = reported_of(row)
+    sample = session.scalars(
+        select(SystemSampleRow)
+        .where(SystemSampleRow.device == row.id)
+        .order_by(SystemSampleRow.boot.desc(), SystemSampleRow.seq.desc())
+        .limit(1)
+    ).one_or_none()
+    capabilities = None if reported is None else reported.capabilities
+    return DeviceDetail(
+        **device_summary(row, desired_slots(session, [row.id]).get(row.id, {}), alarms),
+        boot=row.boot,
+        certificate_expires_at=row.certificate_expires_at,
+        order_counter=row.order_counter,
+        accepted_order_counter=0 if reported is None else reported.order_counter,
+        refusal=_reason((row.reported or {}).get("refusal")),
+        refused_order_counter=None if reported is None else reported.refused_counter,
+        endpoint="" if reported is None else reported.endpoint,
+        capabilities=None if capabilities is None else msgspec.to_builtins(capabilities),
+        rejected=[] if reported is None else list(reported.rejected),
+        system=None if sample is None else sample.sample,
+    )
+
+
+def device_event(row: DeviceEventRow) -> DeviceEventInfo:
+    """Return a transition as it is shown."""
+    event = row.event
+    return DeviceEventInfo(
+        device=row.device,
+        at=row.at,
+        received_at=row.received_at,
+        slot=row.slot,
+        order=event["order"],
+        version=event["version"],
+        variant=event["variant"],
+        before=event["before"],
+        event=event["event"],
+        after=event["after"],
+        rollout=row.rollout,
+        reason=_reason(event.get("reason")),
+        trial=event.get("trial"),
+    )
