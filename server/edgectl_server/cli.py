@@ -7,6 +7,7 @@ up. Errors read ``error[code]: …`` and ``try: …``. Exit codes: 0 done, 1 ref
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -26,6 +27,8 @@ from edgectl_server.settings import Settings, load_settings
 __all__ = ["main"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_PORT = click.IntRange(1, 65535)
 _SHORT = {"listen_host": "--host", "listen_port": "--port"}
 
 
@@ -48,6 +51,26 @@ def _setting_options(command: _Command) -> _Command:
         type=click.Path(path_type=Path, dir_okay=False),
         help="A TOML file; docs/server.toml shows every key.",
     )(command)
+
+
+def _data_options(command: _Command) -> _Command:
+    """Give a command what it takes to find and open the data folder."""
+    for option in (
+        click.option("--key-passphrase-file", help="File whose first line decrypts the keys."),
+        click.option("--data", help="The data folder. Default: edgectl-data."),
+        click.option("--config", type=_FILE, help="A TOML file; docs/server.toml shows every key."),
+    ):
+        command = option(command)
+    return command
+
+
+def _check_data(settings: Settings) -> None:
+    if not settings.data_path.is_dir():
+        raise NotFound(
+            "server.data",
+            f"there is no server in {settings.data_path}",
+            hint="name its folder with --data, or start it once",
+        )
 
 
 def _examples(*lines: str) -> str:
@@ -129,12 +152,8 @@ def user(
     """
     with _errors(as_json=False):
         settings = load_settings(flags, os.environ, config)
-        if not settings.database_url and not settings.data_path.is_dir():
-            raise NotFound(
-                "server.data",
-                f"there is no server in {settings.data_path}",
-                hint="name its folder with --data, or start it once",
-            )
+        if not settings.database_url:
+            _check_data(settings)
         from edgectl_server.auth import Auth
         from edgectl_server.clock import now
         from edgectl_server.storage.database import Database
@@ -151,6 +170,119 @@ def user(
             auth.set_user(name, password, role)
             if not password_stdin:
                 click.echo(password)
+
+
+@main.command(
+    "broker-config",
+    epilog=_examples(
+        "edgectl server broker-config --output broker --host mqtt.example.org",
+        "edgectl server broker-config --output broker --host 192.0.2.20 --port 8883 \\\n"
+        "      --kick-port 8884 --directory /etc/mosquitto/edgectl --server https://192.0.2.10:8443",
+    ),
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Folder to write; made if it is not there.",
+)
+@click.option("--host", required=True, help="Name or address by which it will be reached.")
+@click.option("--port", type=_PORT, default=8883, show_default=True, help="Of the devices.")
+@click.option(
+    "--kick-port",
+    type=click.IntRange(0, 65535),
+    default=8884,
+    show_default=True,
+    help="On which this server ends connections of revoked devices; 0: none.",
+)
+@click.option("--listen", default="0.0.0.0", show_default=True, help="Address to listen on.")  # noqa: S104 - a broker is for others
+@click.option(
+    "--directory",
+    default="/etc/mosquitto/edgectl",
+    show_default=True,
+    help="Where the files will lie on the broker's machine.",
+)
+@click.option("--state", default="/var/lib/mosquitto", show_default=True, help="Its own state.")
+@click.option("--user", default="mosquitto", show_default=True, help="Whom it runs as.")
+@click.option(
+    "--connections",
+    type=click.IntRange(10, 100_000),
+    default=1000,
+    show_default=True,
+    help="How many at once.",
+)
+@click.option("--server", "server_url", default="", help="Address of this server, from there.")
+@click.option("--force", is_flag=True, help="Replace files that are there; makes a new key.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_data_options
+def broker_config(
+    *,
+    output: Path,
+    force: bool,
+    as_json: bool,
+    config: Path | None,
+    data: str | None,
+    key_passphrase_file: str | None,
+    **plan: Any,
+) -> None:
+    """Write all that a Mosquitto of your own needs: settings, access rules, certificate, README.
+
+    Works on the data folder, whether the server runs or not.
+    """
+    with _errors(as_json=as_json):
+        flags = {"data": data, "key_passphrase_file": key_passphrase_file}
+        settings = load_settings(flags, os.environ, config)
+        _check_data(settings)
+        from edgectl_server.clock import now
+        from edgectl_server.distribution.broker_config import BrokerPlan, write_broker_config
+        from edgectl_server.signing.authority import Authority
+        from edgectl_server.signing.keys import read_passphrase
+
+        pki = settings.data_path / "pki"
+        passphrase = read_passphrase(settings.key_passphrase_file)
+        authority = Authority.open(pki, now(), passphrase=passphrase)
+        names = write_broker_config(output, BrokerPlan(**plan), authority, pki, now(), force=force)
+        if as_json:
+            click.echo(json.dumps({"output": str(output), "files": names}))
+            return
+        click.echo(f"{output}: {', '.join(names)}")
+        click.echo(f"Next: read {output / 'README.md'}; broker.key is secret.", err=True)
+
+
+@main.command(
+    epilog=_examples(
+        "edgectl server revocations --server https://192.0.2.10:8443 --ca server.pem \\\n"
+        "      --authority /etc/mosquitto/edgectl/authority.pem \\\n"
+        "      --output /etc/mosquitto/edgectl/revoked.pem \\\n"
+        "      --reload 'systemctl kill --signal=HUP mosquitto'",
+    ),
+)
+@click.option("--server", "url", default="http://127.0.0.1:8080", show_default=True)
+@click.option("--ca", type=_FILE, help="PEM of the authority of the server's https certificate.")
+@click.option("--authority", type=_FILE, required=True, help="PEM of the devices' authority.")
+@click.option("--output", type=_FILE, required=True, help="The file that the broker reads.")
+@click.option("--reload", "command", default="", help="Run when the broker has to read it again.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def revocations(
+    *, url: str, ca: Path | None, authority: Path, output: Path, command: str, as_json: bool
+) -> None:
+    """Fetch the list of revoked certificates, on the machine of a broker of your own.
+
+    For a timer, every 20 seconds. A list that is damaged, foreign, older or about to expire is
+    refused, and the one that is there stays.
+    """
+    with _errors(as_json=as_json):
+        from edgectl_server.clock import now
+        from edgectl_server.distribution.list_refresh import refresh_list
+
+        done = refresh_list(
+            url, authority=authority, output=output, reload=command, ca=ca, now=now()
+        )
+        if as_json:
+            click.echo(json.dumps(dataclasses.asdict(done)))
+        elif done.changed or done.reloaded:
+            told = ", the broker was told" if done.reloaded else ""
+            click.echo(f"{output}: {done.revoked} revoked{told}")
 
 
 @main.command(epilog=_examples("edgectl server openapi > openapi.json"))

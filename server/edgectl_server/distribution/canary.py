@@ -42,9 +42,13 @@ class Canary:
         certificate_pem: revoked already.
         key_pem: not encrypted.
         authority: file with the authority that the broker's certificate is of.
+
+    Attributes:
+        expires_at: from then on a refusal says nothing about the list.
     """
 
     def __init__(self, certificate_pem: bytes, key_pem: bytes, authority: Path) -> None:
+        self.expires_at = x509.load_pem_x509_certificate(certificate_pem).not_valid_after_utc
         self._context = ssl.create_default_context(cafile=str(authority))
         with tempfile.NamedTemporaryFile(suffix=".pem") as file:  # mode 0600; ssl reads only files
             file.write(certificate_pem + key_pem)
@@ -84,6 +88,6 @@ def make_canary(authority: Authority, authority_file: Path, now: datetime) -> Ca
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
     request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, SHA256())
     issued = authority.issue_device(request.public_bytes(Encoding.PEM).decode(), NAME, now)
-    authority.revoke(issued.serial, now)
+    authority.revoke(issued.serial, now, expires_at=issued.expires_at)
     key_pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return Canary(issued.certificate_pem.encode(), key_pem, authority_file)

@@ -14,6 +14,7 @@ import threading
 import time
 from dataclasses import dataclass
 
+from edgectl_server.clock import now
 from edgectl_server.distribution.canary import Canary, MakeCanary
 from edgectl_server.distribution.door import DoorIdentity
 from edgectl_server.distribution.takeover import take_over
@@ -91,7 +92,7 @@ class ExistingBroker:
         Raises:
             Unavailable: ``broker.revocations``: it has not followed it for a minute.
         """
-        if self._canary is None:
+        if self._canary is None or self._canary.expires_at <= now():
             self.reload_revocations()
         with self._lock:
             canary, since, names = self._canary, self._asked_since, sorted(self._shut_out)

@@ -250,6 +250,8 @@ class MosquittoBroker:
         """
         if not self.alive or (time.monotonic() < self._check_due and not self._problem):
             return
+        if self._canary.expires_at <= now():
+            self.reload_revocations()
         verdict = self._canary.ask(self.host, self.port)
         if verdict == "refused":
             self._problem = ""
