@@ -3,13 +3,14 @@
 # make test   the whole suite, in that environment
 # make demo   a server, three devices, a real model: from push to prediction (ARGS="--exit --json")
 # make bench  the figures of the README, measured here
+# make conformance CHECKOUT=/path/to/tuf-conformance  the TUF suite against the device's verifier
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: dev check format test demo bench docs clean
+.PHONY: dev check format test demo bench conformance docs clean
 
 dev: $(VENV)/.dev
 
@@ -48,6 +49,10 @@ $(VENV)/.demo: pyproject.toml hatch_build.py $(VENV)/bin/python $(shell find ser
 
 bench: dev
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# Fetches nothing but what pip needs to install the suite's requirements; ARGS go to its pytest.
+conformance: dev
+	$(BIN)/python tests/conformance/run.py "$(CHECKOUT)" $(ARGS)
 
 clean:
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis server/edgectl_server/web server/ui/node_modules
