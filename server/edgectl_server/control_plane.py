@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from edgectl_protocol.enrolment import BrokerAddress
+from edgectl_server.admission import Admission
 from edgectl_server.distribution.addresses import is_any_address
 from edgectl_server.distribution.bounds import BrokerBounds
 from edgectl_server.distribution.brokers import ExistingBroker, open_broker
@@ -25,6 +26,7 @@ from edgectl_server.distribution.existing import OperatorDoor
 from edgectl_server.distribution.interface import RunningBroker
 from edgectl_server.distribution.link import BrokerLink
 from edgectl_server.distribution.publisher import Publisher
+from edgectl_server.distribution.revocation_list import RevocationList
 from edgectl_server.enrolment import Enroller
 from edgectl_server.fleet import Fleet
 from edgectl_server.intake import Intake
@@ -34,6 +36,7 @@ from edgectl_server.rollouts import Rollouts
 from edgectl_server.security import SecurityEvents
 from edgectl_server.settings import Settings
 from edgectl_server.signing.authority import Authority
+from edgectl_server.signing.content_keys import ContentKeys
 from edgectl_server.signing.keys import Keys, read_passphrase
 from edgectl_server.signing.orders import OrderSigner
 from edgectl_server.signing.repository import Repository
@@ -60,11 +63,14 @@ class ControlPlane:
     """Everything that deals with devices; `close` stops it."""
 
     repository: Repository
+    content_keys: ContentKeys
     authority: Authority
+    revocations: RevocationList
     broker: RunningBroker
     link: BrokerLink
     publisher: Publisher
     ordering: Ordering
+    admission: Admission
     enrolment: Enroller
     fleet: Fleet
     rollouts: Rollouts
@@ -80,11 +86,23 @@ class ControlPlane:
 
 
 def open_control_plane(
-    settings: Settings, *, database: Database, blobs: BlobStore, now: Callable[[], datetime]
+    settings: Settings,
+    *,
+    database: Database,
+    blobs: BlobStore,
+    now: Callable[[], datetime],
+    more_duties: Sequence[Duty] = (),
 ) -> ControlPlane:
     """Start everything that deals with devices.
 
     It does not wait for a broker that is away: what must be published waits for it.
+
+    Args:
+        settings: of the server.
+        database: brought up to date.
+        blobs: where bundles lie.
+        now: the clock.
+        more_duties: what else is to be done regularly.
 
     Raises:
         Unavailable: keys, metadata or certificates are damaged, or the broker does not start.
@@ -94,12 +112,22 @@ def open_control_plane(
     keys = Keys.open(data / "keys", passphrase=passphrase)
     repository = Repository.open(data / "tuf", keys, now())
     repository.refresh(now())
-    authority = Authority.open(data / "pki", now(), passphrase=passphrase)
+    content_keys = ContentKeys.open(data / "keys", passphrase=passphrase)
+    authority = Authority.open(
+        data / "pki",
+        now(),
+        passphrase=passphrase,
+        device_lifetime=timedelta(days=settings.device_certificate_days),
+    )
+    admission = Admission(database=database, now=now, requests_max=settings.enrol_requests_max)
 
     with ExitStack() as stack:
-        broker, address = _open_broker(settings, authority, now)
+        revocations = RevocationList(authority, now)
+        broker, address = _open_broker(settings, authority, revocations, now)
         stack.callback(broker.stop)
-        ordering = Ordering(database=database, signer=OrderSigner(keys), now=now)
+        ordering = Ordering(
+            database=database, signer=OrderSigner(keys), content_keys=content_keys, now=now
+        )
         fleet = Fleet(
             database=database, ordering=ordering, authority=authority, broker=broker, now=now
         )
@@ -128,19 +156,24 @@ def open_control_plane(
         )
         plane = ControlPlane(
             repository=repository,
+            content_keys=content_keys,
             authority=authority,
+            revocations=revocations,
             broker=broker,
             link=link,
             publisher=Publisher(
                 database=database, blobs=blobs, repository=repository, link=link, now=now
             ),
             ordering=ordering,
+            admission=admission,
             enrolment=Enroller(
                 database=database,
                 authority=authority,
                 repository=repository,
+                admission=admission,
                 broker=lambda: address,
                 now=now,
+                grace=timedelta(days=settings.renewal_grace_days),
             ),
             fleet=fleet,
             rollouts=rollouts,
@@ -159,13 +192,16 @@ def open_control_plane(
         )
         duties = _duties(settings, plane, database, connections, now)
         duties.append(Duty("the certificates", _CERTIFICATES_S, certificates.renew))
-        _start(plane, duties)
+        _start(plane, [*duties, *more_duties])
         plane.stack = stack.pop_all()
         return plane
 
 
 def _open_broker(
-    settings: Settings, authority: Authority, now: Callable[[], datetime]
+    settings: Settings,
+    authority: Authority,
+    revocations: RevocationList,
+    now: Callable[[], datetime],
 ) -> tuple[RunningBroker, BrokerAddress]:
     """Return the broker, and the address by which devices reach it."""
     hosts = _broker_hosts(settings)
@@ -181,7 +217,7 @@ def _open_broker(
         identity=identity,
         state=settings.data_path / "broker",
         is_revoked=authority.is_revoked,
-        crl_pem=lambda: authority.crl_pem(now()),
+        crl_pem=revocations.pem,
         make_canary=lambda: make_canary(authority, identity.authority, now()),
         bounds=BrokerBounds.for_connections(settings.broker_connections_max),
         door=door,
@@ -271,7 +307,7 @@ def _duties(
         Duty("the publisher", settings.tick_s, publisher.reconcile),
         Duty("the outbox", settings.tick_s, drain),
         Duty("the signed metadata", _METADATA_S, refresh),
-        Duty("the orders", _RENEWAL_S, ordering.renew),
+        Duty("the orders", _METADATA_S, ordering.renew),
         Duty("the revocations", _REVOCATIONS_S, plane.broker.check_revocations),
         Duty("the retention", _RETENTION_S, plane.telemetry.delete_old),
         Duty("the events", _RETENTION_S, forget_events),

@@ -9,6 +9,7 @@ import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from edgectl_protocol.enrolment import format_fingerprint
 from edgectl_protocol.messages import ReportedState
 from edgectl_server.ordering import reported_of
 from edgectl_server.schemas import (
@@ -61,10 +62,16 @@ def device_summary(row: Device, desired: _Desired, alarms: int) -> dict[str, Any
         "agent_version": row.agent_version,
         "machine": "" if capabilities is None else capabilities.machine,
         "cpu_model": "" if capabilities is None else capabilities.cpu_model,
-        "labels": {} if capabilities is None else capabilities.labels,
+        "group": row.group,
+        "labels": {} if capabilities is None else _labels(capabilities.labels),
         "slots": _slots(reported, desired),
         "security_events": alarms,
     }
+
+
+def _labels(claimed: Mapping[str, str]) -> dict[str, str]:
+    """Return what a device says of itself; which group it is in is not for it to say."""
+    return {name: value for name, value in claimed.items() if name.lower() != "group"}
 
 
 def _slots(reported: ReportedState | None, desired: _Desired) -> list[SlotInfo]:
@@ -126,6 +133,8 @@ def device_detail(session: Session, row: Device, alarms: int) -> DeviceDetail:
         **device_summary(row, desired_slots(session, [row.id]).get(row.id, {}), alarms),
         boot=row.boot,
         certificate_expires_at=row.certificate_expires_at,
+        fingerprint=format_fingerprint(row.public_key_sha256),
+        enrolled_by=row.enrolled_by,
         order_counter=row.order_counter,
         accepted_order_counter=0 if reported is None else reported.order_counter,
         refusal=_reason((row.reported or {}).get("refusal")),

@@ -33,7 +33,7 @@ from edgectl_server.device_views import (
     device_event,
     device_summary,
 )
-from edgectl_server.errors import NotFound
+from edgectl_server.errors import Conflict, NotFound
 from edgectl_server.ordering import Ordering, knows_order, reported_of
 from edgectl_server.schemas import (
     DeviceDetail,
@@ -230,13 +230,16 @@ class Fleet:
         version: str | None = None,
         updating: bool | None = None,
         failing: bool | None = None,
+        group: str | None = None,
         security: bool | None = None,
     ) -> Page[DeviceSummary]:
         """Return one page of the devices that match all that is given, counted as in `summary`."""
         columns = order(paging.sort, _SORT, default="id", last=Device.id)
         wanted = select(Device).where(Device.state == state).order_by(*columns)
         if paging.q:
-            wanted = wanted.where(match(paging.q, (Device.id,)))
+            wanted = wanted.where(match(paging.q, (Device.id, Device.group)))
+        if group is not None:
+            wanted = wanted.where(Device.group == group)
         if online is not None:
             wanted = wanted.where(Device.online == online)
         slot = exists().where(ReportedSlot.device == Device.id)
@@ -299,33 +302,68 @@ class Fleet:
     # ------------------------------------------------------------ leaving
 
     def decommission(self, name: str) -> DeviceDetail:
-        """Shut a device out for good. May be repeated, after a failure half-way too.
+        """Shut a device out for good: what it was to run is forgotten.
 
-        The certificates are revoked first: what comes after may fail and be done again, but the
-        device is out.
+        May be repeated, after a failure half-way too.
 
         Raises:
             NotFound: ``device.unknown``.
         """
+        return self._shut_out(name, "decommissioned")
+
+    def revoke(self, name: str) -> DeviceDetail:
+        """Shut a lost device out: its certificates are worthless, and it cannot renew them.
+
+        What it is to run stays, for the time when it has enrolled again; that needs a token, a list
+        entry or an approval made after this. May be repeated.
+
+        Raises:
+            NotFound: ``device.unknown``.
+            Conflict: ``device.decommissioned``.
+        """
+        return self._shut_out(name, "revoked")
+
+    def _shut_out(self, name: str, state: str) -> DeviceDetail:
+        """Revoke first: what comes after may fail and be done again, but the device is out."""
         with self._database.read() as session:
             device = find_device(session, name)
-            serials = [*device.earlier_serials, device.certificate_serial]
-        for serial in serials:
-            self._authority.revoke(serial, self._now())
+            if state == "revoked" and device.state == "decommissioned":
+                raise Conflict(
+                    "device.decommissioned",
+                    f"{name} was decommissioned: its certificates are revoked already",
+                )
+            certificates = certificates_of(device)
+        self._revoke(certificates)
         with self._database.write() as session:
             found = session.get(Device, name, with_for_update=True)
             assert found is not None
-            if found.state != "decommissioned":
-                found.state = "decommissioned"
-                found.decommissioned_at = self._now()
+            now = self._now()
+            if state == "decommissioned":
+                if found.state != state:
+                    found.decommissioned_at = now
+                self._ordering.withdraw(session, found)
+            elif found.state != state:
+                found.revoked_at = now
+            found.state = state
             found.online = False
-            self._ordering.withdraw(session, found)
+            certificates = certificates_of(found)
+        self._revoke(certificates)  # one may have been issued between the two; none comes now
         try:
             self._broker.reload_revocations()
         finally:
             self._broker.kick(name)
-        logger.info("device %s was decommissioned", name)
+        logger.info("device %s was %s", name, state)
         return self.device(name)
+
+    def _revoke(self, certificates: Iterable[tuple[str, datetime]]) -> None:
+        for serial, expires_at in certificates:
+            self._authority.revoke(serial, self._now(), expires_at=expires_at)
+
+
+def certificates_of(device: Device) -> list[tuple[str, datetime]]:
+    """Return serial and end of all certificates that a device may use."""
+    earlier = [(serial, datetime.fromisoformat(end)) for serial, end in device.earlier_serials]
+    return [*earlier, (device.certificate_serial, device.certificate_expires_at)]
 
 
 def _connection_of(device: Device) -> int:

@@ -58,19 +58,23 @@ def select_devices(session: Session, selector: Selector) -> Sequence[str]:
         Refused: ``rollout.selector``.
         Conflict: ``rollout.no_devices``.
     """
-    if selector.all == bool(selector.devices):
+    if [selector.all, bool(selector.group), bool(selector.devices)].count(True) != 1:
         raise Refused(
             "rollout.selector",
-            "a rollout is for all devices, or for those that are named",
-            hint="give either all or devices",
+            "a rollout is for all devices, for those of a group, or for those that are named",
+            hint="give one of all, group and devices",
         )
     enrolled = select(Device.id).where(Device.state == "enrolled").order_by(Device.id)
-    if selector.all:
+    if selector.group:
+        enrolled = enrolled.where(Device.group == selector.group)
+    if selector.all or selector.group:
         names = session.scalars(enrolled.limit(DEVICES_MAX + 1)).all()
         if not names:
             raise Conflict(
                 "rollout.no_devices",
-                "no device has enrolled",
+                f"no device of {selector.group} has enrolled"
+                if selector.group
+                else "no device has enrolled",
                 hint="let one enrol with `edgectl devices token create`",
             )
     else:

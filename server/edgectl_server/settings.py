@@ -53,6 +53,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Connections that the embedded or the private broker takes at once."""
     key_passphrase_file: str = ""
     """File whose first line encrypts the signing keys; empty: they are protected by mode 0600."""
+    device_certificate_days: Annotated[float, Meta(ge=0.0001, le=3650)] = 365.0
+    """Life of a device's certificate; devices renew it in the last third of that."""
+    renewal_grace_days: Annotated[float, Meta(ge=0, le=3650)] = 365.0
+    """How long after its end a certificate may still be renewed."""
+    enrol_requests_max: Annotated[int, Meta(ge=0, le=10_000)] = 100
+    """How many devices may wait for approval; 0: none may ask."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """What is written to standard error."""
     trusted_proxies: str = ""

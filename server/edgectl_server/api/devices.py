@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request
 
-from edgectl_server.api.access import Operator, admin, get_services, viewer
+from edgectl_server.api.access import admin, get_services, operator, viewer
 from edgectl_server.api.paging import Paging
 from edgectl_server.api.problems import responses
 from edgectl_server.schemas import (
@@ -14,9 +14,8 @@ from edgectl_server.schemas import (
     DeviceEventInfo,
     DeviceIdStr,
     DeviceSummary,
-    EnrolTokenCreated,
-    EnrolTokenRequest,
     FleetSummary,
+    GroupStr,
     ModelNameStr,
     Page,
     TelemetrySummary,
@@ -48,14 +47,15 @@ def list_devices(
     paging: Paging,
     *,
     state: Annotated[
-        Literal["enrolled", "decommissioned"],
-        Query(description="Those that belong to the fleet, or those that were shut out."),
+        Literal["enrolled", "revoked", "decommissioned"],
+        Query(description="Those that belong to the fleet, are lost, or were shut out for good."),
     ] = "enrolled",
     online: Annotated[bool | None, Query(description="Connected now, or not.")] = None,
     model: Annotated[ModelNameStr | None, Query(description="Runs this model.")] = None,
     version: Annotated[VersionStr | None, Query(description="Runs this version.")] = None,
     updating: Annotated[bool | None, Query(description="An update is under way.")] = None,
     failing: Annotated[bool | None, Query(description="Its newest update ended badly.")] = None,
+    group: Annotated[GroupStr | None, Query(description="Is in this group.")] = None,
     security: Annotated[
         bool | None, Query(description="It has had a security event in the last day.")
     ] = None,
@@ -69,22 +69,8 @@ def list_devices(
         version=version,
         updating=updating,
         failing=failing,
+        group=group,
         security=security,
-    )
-
-
-@router.post(
-    "/devices/tokens",
-    operation_id="create_enrol_token",
-    status_code=201,
-    responses=responses(401, 403, 422),
-)
-def create_enrol_token(
-    request: Request, principal: Operator, body: EnrolTokenRequest
-) -> EnrolTokenCreated:
-    """Make a token with which devices enrol."""
-    return get_services(request).enrolment.create_token(
-        uses=body.uses, expires_in_s=body.expires_in_s, user=principal.user
     )
 
 
@@ -132,3 +118,14 @@ def device_telemetry(
 def decommission_device(request: Request, device: DevicePath) -> DeviceDetail:
     """Revoke a device's certificate and end its connection; it cannot come back with it."""
     return get_services(request).fleet.decommission(device)
+
+
+@router.post(
+    "/devices/{device}/actions/revoke",
+    operation_id="revoke_device",
+    dependencies=[operator],
+    responses=responses(401, 403, 404, 409, 422),
+)
+def revoke_device(request: Request, device: DevicePath) -> DeviceDetail:
+    """Shut a lost device out, until somebody lets it enrol again."""
+    return get_services(request).fleet.revoke(device)

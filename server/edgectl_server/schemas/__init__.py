@@ -6,14 +6,17 @@ none is renamed or changes its meaning. Errors are `Problem` (RFC 9457) with a s
 
 from __future__ import annotations
 
+from edgectl_server.schemas.audit import AuditEntryInfo, AuditState
 from edgectl_server.schemas.base import (
     DeviceIdStr,
     DigestStr,
+    GroupStr,
     ModelNameStr,
     Page,
     Problem,
     Role,
     Schema,
+    Scope,
     Sha256,
     VersionStr,
 )
@@ -21,8 +24,6 @@ from edgectl_server.schemas.devices import (
     DeviceDetail,
     DeviceEventInfo,
     DeviceSummary,
-    EnrolTokenCreated,
-    EnrolTokenRequest,
     FleetSummary,
     InstalledInfo,
     ReasonInfo,
@@ -30,6 +31,19 @@ from edgectl_server.schemas.devices import (
     SlotInfo,
     UpdateInfo,
     VersionShare,
+)
+from edgectl_server.schemas.enrolment import (
+    ApproveRequest,
+    AuthorityInfo,
+    EnrolRequestInfo,
+    EnrolTokenCreated,
+    EnrolTokenInfo,
+    EnrolTokenRequest,
+    PreauthorisedEntry,
+    PreauthorisedInfo,
+    PreauthoriseRequest,
+    PreauthoriseResult,
+    RejectRequest,
 )
 from edgectl_server.schemas.jobs import JobInfo, JobProgress
 from edgectl_server.schemas.models import (
@@ -70,14 +84,21 @@ from edgectl_server.schemas.telemetry import TelemetrySummary
 
 __all__ = [
     "ActionRequest",
+    "AuditEntryInfo",
+    "AuditState",
+    "ApproveRequest",
+    "AuthorityInfo",
     "DeviceDetail",
     "DeviceEventInfo",
     "DeviceIdStr",
     "DeviceSummary",
     "DigestStr",
+    "EnrolRequestInfo",
     "EnrolTokenCreated",
+    "EnrolTokenInfo",
     "EnrolTokenRequest",
     "FleetSummary",
+    "GroupStr",
     "HandoverCode",
     "HandoverLogin",
     "HandoverRequest",
@@ -89,12 +110,17 @@ __all__ = [
     "ModelNameStr",
     "ModelSummary",
     "Page",
+    "PreauthoriseRequest",
+    "PreauthoriseResult",
+    "PreauthorisedEntry",
+    "PreauthorisedInfo",
     "Problem",
     "PushAccepted",
     "PushOptions",
     "PushRequest",
     "ReadyInfo",
     "ReasonInfo",
+    "RejectRequest",
     "Report",
     "Role",
     "RolloutCounts",
@@ -104,6 +130,7 @@ __all__ = [
     "RolloutPolicy",
     "RolloutRequest",
     "Schema",
+    "Scope",
     "SecurityEventInfo",
     "Selector",
     "Sha256",

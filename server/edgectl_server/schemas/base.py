@@ -9,20 +9,28 @@ from pydantic import BaseModel, ConfigDict, Field
 __all__ = [
     "DeviceIdStr",
     "DigestStr",
+    "GroupStr",
     "ModelNameStr",
     "Page",
     "Problem",
     "Role",
     "Schema",
+    "Scope",
     "Sha256",
     "VersionStr",
 ]
 
 Role = Literal["viewer", "operator", "admin"]
+Scope = Literal[
+    "read", "tokens", "models:write", "rollouts:write", "devices:write", "trust:write", "admin"
+]
+"""What a token is for; it never may more than the role of its user."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 DigestStr = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 ModelNameStr = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 VersionStr = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
+GroupStr = Annotated[str, Field(pattern=r"^([a-z0-9][a-z0-9._-]{0,63})?$")]
+"""Name of a group; empty: none."""
 DeviceIdStr = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from edgectl_server.schemas.base import DeviceIdStr, ModelNameStr, Schema, VersionStr
+from edgectl_server.schemas.base import DeviceIdStr, GroupStr, ModelNameStr, Schema, VersionStr
 from edgectl_server.schemas.devices import ReasonInfo
 
 __all__ = [
@@ -23,9 +23,10 @@ __all__ = [
 
 
 class Selector(Schema):
-    """Which devices: all that are enrolled when it starts, or these."""
+    """Which devices: all that are enrolled when it starts, those of a group, or these."""
 
     all: bool = False
+    group: GroupStr = ""
     devices: list[DeviceIdStr] = Field(default=[])
 
 

@@ -8,7 +8,11 @@ Rules:
 - A device's certificate is for clients only and the broker's for servers only, so that no device
   can pose as the broker.
 - Revocation is the file ``revoked.json``; the revocation list made of it lives long, because an
-  expired list locks every device out at Mosquitto.
+  expired list locks every device out at Mosquitto. A certificate leaves it `_KEEP_EXPIRED` after it
+  has expired: then it is refused without it, also where clocks differ.
+- The authority's key signs certificates, revocation lists, and answers to devices
+  (`edgectl_protocol.enrolment`). The latter begin with their purpose in letters, the others with a
+  DER tag: neither can be taken for the other.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,12 +28,17 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256, Hash
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edgectl_protocol.names import check_device_id
-from edgectl_server.errors import Refused, Unavailable
+from edgectl_server.errors import Unavailable
+from edgectl_server.signing.key_proofs import CURVE, key_sha256, public_key_sha256, requested_key
 from edgectl_server.signing.keys import load_or_make_private_key
 from edgectl_server.storage.files import make_private_directory, write_durably
 
@@ -40,9 +49,10 @@ _OWN_LIFETIME = timedelta(days=365)
 DEVICE_LIFETIME = timedelta(days=365)
 _LIST_LIFETIME = timedelta(days=3650)
 _CLOCK_SKEW = timedelta(hours=1)
+_CLOCK_SKEW_SHARE = 10
+"""Of a short life, such as of seconds in a test, the skew is at most this part."""
+_KEEP_EXPIRED = timedelta(days=7)
 _OWN_RENEWAL = timedelta(days=30)
-_CSR_CHARACTERS_MAX = 8192
-_CURVE = ec.SECP256R1
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,17 @@ class Identity:
     certificate: Path
     key: Path
     authority: Path
+
+
+@dataclass(frozen=True)
+class _Revoked:
+    at: datetime
+    expires_at: datetime | None
+    """Of the certificate; None: not known, never forgotten."""
+
+    def counts_at(self, now: datetime) -> bool:
+        """Say whether the certificate would be good but for this."""
+        return self.expires_at is None or self.expires_at + _KEEP_EXPIRED > now
 
 
 @dataclass(frozen=True)
@@ -74,17 +95,32 @@ class Authority:
         directory: Path,
         key: ec.EllipticCurvePrivateKey,
         certificate: x509.Certificate,
-        revoked: dict[int, datetime],
+        revoked: dict[int, _Revoked],
+        device_lifetime: timedelta,
     ) -> None:
         self._directory = directory
+        self._device_lifetime = device_lifetime
         self._key = key
         self._certificate = certificate
         self._revoked = revoked
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, directory: Path, now: datetime, *, passphrase: bytes | None = None) -> Authority:
+    def open(
+        cls,
+        directory: Path,
+        now: datetime,
+        *,
+        passphrase: bytes | None = None,
+        device_lifetime: timedelta = DEVICE_LIFETIME,
+    ) -> Authority:
         """Load the authority in `directory`, or make it.
+
+        Args:
+            directory: made with mode 0700.
+            now: for the authority's own certificate.
+            passphrase: of its key; None where it is protected by its mode alone.
+            device_lifetime: of the certificates that it issues to devices.
 
         Raises:
             Unavailable: ``keys.…`` as of `edgectl_server.signing.keys`, or ``pki.damaged``.
@@ -109,12 +145,26 @@ class Authority:
                 f"{path} is not the certificate of authority.key",
                 hint="restore the folder from a backup",
             )
-        return cls(directory, key, certificate, revoked)
+        return cls(directory, key, certificate, revoked, device_lifetime)
 
     @property
     def certificate_pem(self) -> str:
         """The authority's own certificate, which devices and the broker trust."""
         return _pem(self._certificate).decode()
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the authority's key: 64 hexadecimal digits, by which a new device knows us."""
+        return key_sha256(self._key.public_key())
+
+    def sign(self, text: bytes) -> str:
+        """Return a signature of the authority's key (ECDSA, SHA-256, DER) in hexadecimal.
+
+        Args:
+            text: as of `edgectl_protocol.enrolment`, which begins with what it is for.
+        """
+        assert text.startswith(b"edgectl-"), "what is signed says what it is for"
+        return self._key.sign(text, ec.ECDSA(SHA256())).hex()
 
     def server_identity(self, now: datetime) -> Identity:
         """The client certificate with which the server connects to the broker, CN ``server``."""
@@ -130,6 +180,23 @@ class Authority:
         names = tuple(dict.fromkeys(("localhost", "127.0.0.1", "::1", *filter(None, hosts))))
         return self._own("broker", ExtendedKeyUsageOID.SERVER_AUTH, names, now)
 
+    def issue_broker(self, hosts: Iterable[str], now: datetime) -> tuple[bytes, bytes]:
+        """Make certificate and key, both PEM, of a broker on another machine, reached by `hosts`.
+
+        Neither is kept: a thief of that machine gets nothing that this one uses.
+        """
+        key = ec.generate_private_key(CURVE())
+        certificate = self._issue(
+            "broker",
+            key.public_key(),
+            ExtendedKeyUsageOID.SERVER_AUTH,
+            tuple(hosts),
+            now=now,
+            ends=now + _OWN_LIFETIME,
+        )
+        content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        return _pem(certificate), content
+
     def issue_device(self, csr_pem: str, device: str, now: datetime) -> Issued:
         """Certify the key of a signing request for `device`.
 
@@ -138,8 +205,19 @@ class Authority:
             InvalidName: `device` cannot be a device's name.
         """
         check_device_id(device)
-        public_key = _requested_key(csr_pem)
-        ends = now + DEVICE_LIFETIME
+        return self._issue_device(requested_key(csr_pem), device, now)
+
+    def renew_device(self, certificate_pem: str, device: str, now: datetime) -> Issued:
+        """Certify the key of a device's present certificate, expired or not, anew."""
+        certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
+        public_key = certificate.public_key()
+        assert isinstance(public_key, ec.EllipticCurvePublicKey), device
+        return self._issue_device(public_key, device, now)
+
+    def _issue_device(
+        self, public_key: ec.EllipticCurvePublicKey, device: str, now: datetime
+    ) -> Issued:
+        ends = now + self._device_lifetime
         certificate = self._issue(
             device, public_key, ExtendedKeyUsageOID.CLIENT_AUTH, (), now=now, ends=ends
         )
@@ -147,17 +225,26 @@ class Authority:
             certificate_pem=_pem(certificate).decode(),
             serial=f"{certificate.serial_number:x}",
             expires_at=certificate.not_valid_after_utc,
-            public_key_sha256=_key_sha256(public_key),
+            public_key_sha256=key_sha256(public_key),
         )
 
-    def revoke(self, serial: str | int, now: datetime) -> None:
-        """Revoke the certificate with this serial number (hexadecimal text, or the number)."""
+    def revoke(
+        self, serial: str | int, now: datetime, *, expires_at: datetime | None = None
+    ) -> None:
+        """Revoke a certificate. May be repeated.
+
+        Args:
+            serial: hexadecimal text, or the number.
+            now: the moment of the revocation.
+            expires_at: of the certificate; some time after it the entry is forgotten.
+        """
         number = int(serial, 16) if isinstance(serial, str) else serial
         with self._lock:
             if number in self._revoked:
                 return
-            revoked = {**self._revoked, number: now.astimezone(UTC)}
-            document = {"revoked": {f"{one:x}": at.isoformat() for one, at in revoked.items()}}
+            kept = {one: it for one, it in self._revoked.items() if it.counts_at(now)}
+            revoked = {**kept, number: _Revoked(now.astimezone(UTC), expires_at)}
+            document = {"revoked": {f"{one:x}": _entry(it) for one, it in revoked.items()}}
             content = json.dumps(document, indent=1).encode()
             write_durably(self._directory / "revoked.json", content, mode=0o600)
             self._revoked = revoked
@@ -166,19 +253,31 @@ class Authority:
         """Say whether a certificate is revoked, by its serial number."""
         return serial in self._revoked
 
+    @property
+    def revocations(self) -> Collection[int]:
+        """Serial numbers of what is revoked; another object after each change."""
+        return self._revoked
+
     def crl_pem(self, now: datetime) -> bytes:
-        """Return the signed revocation list (RFC 5280 §5)."""
+        """Return the signed revocation list (RFC 5280 §5).
+
+        Its number is the time of the newest revocation, so that whoever makes a list of the same
+        state gives it the same number.
+        """
+        newest = max((entry.at.timestamp() for entry in self._revoked.values()), default=0)
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self._certificate.subject)
             .last_update(now - _CLOCK_SKEW)
             .next_update(now + _LIST_LIFETIME)
             .add_extension(_authority_key_identifier(self._certificate), critical=False)
-            .add_extension(x509.CRLNumber(int(now.timestamp() * 1000)), critical=False)
+            .add_extension(x509.CRLNumber(int(newest * 1000)), critical=False)
         )
-        for serial, at in self._revoked.items():
-            one = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(at).build()
-            builder = builder.add_revoked_certificate(one)
+        for serial, entry in self._revoked.items():
+            if not entry.counts_at(now):
+                continue
+            one = x509.RevokedCertificateBuilder().serial_number(serial)
+            builder = builder.add_revoked_certificate(one.revocation_date(entry.at).build())
         return builder.sign(self._key, SHA256()).public_bytes(Encoding.PEM)
 
     # ------------------------------------------------------------ certificates
@@ -234,7 +333,7 @@ class Authority:
             .issuer_name(self._certificate.subject)
             .public_key(public_key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - _CLOCK_SKEW)
+            .not_valid_before(now - min(_CLOCK_SKEW, (ends - now) / _CLOCK_SKEW_SHARE))
             .not_valid_after(min(ends, self._certificate.not_valid_after_utc))
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)
@@ -248,48 +347,9 @@ class Authority:
         return builder.sign(self._key, SHA256())
 
 
-def public_key_sha256(csr_pem: str) -> str:
-    """Return the digest by which a signing request's key is known, in hexadecimal.
-
-    Raises:
-        Refused: ``enrol.csr``.
-    """
-    return _key_sha256(_requested_key(csr_pem))
-
-
-def _requested_key(csr_pem: str) -> ec.EllipticCurvePublicKey:
-    try:
-        request = x509.load_pem_x509_csr(csr_pem[:_CSR_CHARACTERS_MAX].encode())
-        public_key = request.public_key()
-        signed = request.is_signature_valid
-    except Exception as error:  # the parser's own errors are many, and all mean the same here
-        raise Refused(
-            "enrol.csr",
-            "the certificate signing request cannot be read",
-            hint="send a PKCS #10 request in PEM with an ECDSA P-256 key",
-        ) from error
-    if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(
-        public_key.curve, _CURVE
-    ):
-        raise Refused(
-            "enrol.csr", "the key of the signing request is not ECDSA P-256", hint="make such a key"
-        )
-    if not signed:
-        raise Refused(
-            "enrol.csr", "the signing request is not signed by its own key", hint="make a new one"
-        )
-    return public_key
-
-
-def _key_sha256(public_key: ec.EllipticCurvePublicKey) -> str:
-    digest = Hash(SHA256())
-    digest.update(public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
-    return digest.finalize().hex()
-
-
 def _private_key(path: Path, passphrase: bytes | None) -> ec.EllipticCurvePrivateKey:
     key = load_or_make_private_key(
-        path, lambda: ec.generate_private_key(_CURVE()), passphrase=passphrase
+        path, lambda: ec.generate_private_key(CURVE()), passphrase=passphrase
     )
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise Unavailable("pki.damaged", f"{path} is no ECDSA key", hint="restore it from a backup")
@@ -343,12 +403,21 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
-def _read_revoked(path: Path) -> dict[int, datetime]:
+def _entry(revoked: _Revoked) -> dict[str, str | None]:
+    end = revoked.expires_at
+    return {"at": revoked.at.isoformat(), "expires_at": None if end is None else end.isoformat()}
+
+
+def _read_revoked(path: Path) -> dict[int, _Revoked]:
     if not path.exists():
         return {}
     document = json.loads(path.read_bytes())
     return {
-        int(serial, 16): datetime.fromisoformat(at) for serial, at in document["revoked"].items()
+        int(serial, 16): _Revoked(
+            datetime.fromisoformat(entry["at"]),
+            None if entry["expires_at"] is None else datetime.fromisoformat(entry["expires_at"]),
+        )
+        for serial, entry in document["revoked"].items()
     }
 
 
