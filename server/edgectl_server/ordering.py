@@ -5,7 +5,8 @@ Rules: an order is made, signed and stored in the transaction that changes a `De
 broker has it. Every order gets a random nonce; those of the newest are kept, because what a device
 says about an order is believed only with its nonce. The signed envelope stays with the device's
 row, so that it can be published again, unchanged, to a broker that has forgotten it: the counter
-grows only when something has changed, or when the order nears its end.
+grows only when something has changed, or when the order nears its end. It carries the content keys
+of its encrypted candidates, sealed to its device: only who is ordered to run a model can read it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from edgectl_protocol import topics
 from edgectl_protocol.messages import (
     SLOTS_MAX,
     Candidate,
-    Capabilities,
     Order,
     Reason,
     ReportedState,
@@ -31,6 +31,7 @@ from edgectl_protocol.messages import (
     UpdatePolicy,
 )
 from edgectl_server.domain.variants import VariantFacts, rank_variants
+from edgectl_server.signing.content_keys import ContentKeys
 from edgectl_server.signing.orders import OrderSigner
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.tables import (
@@ -46,6 +47,7 @@ __all__ = [
     "LIFETIME",
     "Ordering",
     "Publishes",
+    "candidates_for",
     "knows_order",
     "refusal_of",
     "reported_of",
@@ -75,10 +77,16 @@ class Ordering:
     """Makes and publishes orders. Its methods may be called from any thread."""
 
     def __init__(
-        self, *, database: Database, signer: OrderSigner, now: Callable[[], datetime]
+        self,
+        *,
+        database: Database,
+        signer: OrderSigner,
+        content_keys: ContentKeys,
+        now: Callable[[], datetime],
     ) -> None:
         self._database = database
         self._signer = signer
+        self._content_keys = content_keys
         self._now = now
 
     # ------------------------------------------------------------ in somebody's transaction
@@ -123,8 +131,7 @@ class Ordering:
         now = self._now()
         device.order_counter += 1
         device.order_expires_at = now + LIFETIME
-        reported = reported_of(device)
-        slots, policy = _slots(session, name, None if reported is None else reported.capabilities)
+        slots, policy = _slots(session, device)
         withdrawn = session.scalars(
             select(DesiredSlot.slot)
             .where(DesiredSlot.device == name, DesiredSlot.version_id.is_(None))
@@ -140,10 +147,34 @@ class Ordering:
             slots=slots,
             policy=policy,
             withdrawn=tuple(withdrawn),
+            keys=self._sealed_keys(session, device, slots.values()),
         )
         device.order = self._signer.envelope(order)
         self.enqueue(session, name)
         return device.order_counter
+
+    def _sealed_keys(
+        self, session: Session, device: Device, slots: Iterable[SlotOrder]
+    ) -> dict[str, bytes]:
+        """Return the content keys of what is ordered, by manifest, sealed to the device."""
+        manifests = [one.manifest for slot in slots for one in slot.candidates]
+        rows = session.execute(
+            select(BundleVariant.manifest, BundleVariant.target, BundleVariant.content_key).where(
+                BundleVariant.manifest.in_(manifests), BundleVariant.content_key.is_not(None)
+            )
+        ).all()
+        keys = {}
+        for manifest, target, kept in rows:
+            assert kept is not None, manifest
+            assert device.encryption_key is not None, device.id  # else it is no candidate
+            keys[manifest] = self._content_keys.seal(
+                kept,
+                manifest=manifest,
+                target=target,
+                device=device.id,
+                recipient=device.encryption_key,
+            )
+        return keys
 
     def withdraw(self, session: Session, device: Device) -> None:
         """Take the device's order back from the broker; for a device that leaves."""
@@ -272,30 +303,39 @@ def variants_of(session: Session, version_id: int) -> tuple[VariantFacts, ...]:
             model_bytes=row.model_bytes,
             latency_p50_us=_number(row.trial.get("latency_p50_us")),
             rank=row.rank,
+            encrypted=row.content_key is not None,
         )
         for row in rows
     )
 
 
-def _slots(
-    session: Session, device: str, capabilities: Capabilities | None
-) -> tuple[dict[str, SlotOrder], UpdatePolicy]:
+def candidates_for(
+    device: Device, reported: ReportedState | None, variants: Iterable[VariantFacts]
+) -> tuple[VariantFacts, ...] | None:
+    """Return the variants that a device may run, best first; None before it said what it is."""
+    if reported is None or reported.capabilities is None:
+        return None
+    return rank_variants(
+        reported.capabilities, variants, decrypts=device.encryption_key is not None
+    )
+
+
+def _slots(session: Session, device: Device) -> tuple[dict[str, SlotOrder], UpdatePolicy]:
     """Return what the device shall run; a slot for which it can run nothing is left out."""
     rows = session.execute(
         select(DesiredSlot, ModelVersion, Rollout.policy)
         .join(ModelVersion, ModelVersion.id == DesiredSlot.version_id)
         .outerjoin(Rollout, Rollout.id == DesiredSlot.rollout)
-        .where(DesiredSlot.device == device)
+        .where(DesiredSlot.device == device.id)
         .order_by(DesiredSlot.updated_at)
     ).all()
     slots = {}
     policy = UpdatePolicy()
+    reported = reported_of(device)
     for desired, version, rollout_policy in rows:
         if rollout_policy is not None:  # the newest is the last
             policy = UpdatePolicy(observe_s=float(rollout_policy["observe_s"]))
-        if capabilities is None:
-            continue
-        ranked = rank_variants(capabilities, variants_of(session, version.id))
+        ranked = candidates_for(device, reported, variants_of(session, version.id))
         if ranked:
             slots[desired.slot] = SlotOrder(
                 model=version.model,

@@ -8,7 +8,10 @@
 A crash between any two steps is harmless. Before transaction 1 nothing is known outside: the
 pipeline runs again. After it the manifests are fixed by their digests, and signing, publishing and
 ending can each be done twice. So what is signed for a version is one content, for ever, though the
-pipeline would not make the same bytes twice (it measures latencies).
+pipeline would not make the same bytes twice (it measures latencies, and encrypts by a fresh key).
+
+Of a push that is encrypted in all its variants the uploaded files are removed when the job ends, so
+that the blob store holds nothing of it in the clear.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.files import make_private_directory
 from edgectl_server.storage.tables import Blob, BundleVariant, Job, ModelVersion
+from edgectl_server.uploads import discard_uploads
 
 if TYPE_CHECKING:
     from edgectl_server.pipeline.pack import PackedVariant
@@ -56,6 +60,13 @@ class Signs(Protocol):
 
     def add_targets(self, targets: Sequence[Target], now: datetime) -> bool:
         """Sign for manifests."""
+
+
+class KeepsKeys(Protocol):
+    """What is needed of the content keys."""
+
+    def keep(self, content_key: bytes, manifest: str) -> str:
+        """Return a content key as it is kept in the database."""
 
 
 class Publishes(Protocol):
@@ -83,6 +94,7 @@ class PushHandler:
         database: Database,
         blobs: BlobStore,
         repository: Signs,
+        content_keys: KeepsKeys,
         publisher: Publishes,
         now: Callable[[], datetime],
     ) -> None:
@@ -94,6 +106,7 @@ class PushHandler:
         self._database = database
         self._blobs = blobs
         self._repository = repository
+        self._content_keys = content_keys
         self._publisher = publisher
         self._now = now
 
@@ -114,6 +127,7 @@ class PushHandler:
             row = session.get(ModelVersion, version.id, with_for_update=True)
             assert row is not None
             row.state = "ready"
+            discard_uploads(session, self._blobs, row)
 
     def ended(self, session: Session, job: Job, error: ServerError) -> None:
         """Mark the version, in the transaction in which the job ends without a result."""
@@ -123,6 +137,7 @@ class PushHandler:
         row.state = "refused" if isinstance(error, PushRefused) else "failed"
         if "report" in error.data:
             row.report = error.data["report"]
+        discard_uploads(session, self._blobs, row)
 
     # ------------------------------------------------------------ steps
 
@@ -139,9 +154,10 @@ class PushHandler:
             row = session.get(ModelVersion, version.id, with_for_update=True)
             assert row is not None
             row.report = packed.report
-            session.add_all(_row(version, one) for one in packed.variants)
+            session.add_all(_row(version, one, self._content_keys) for one in packed.variants)
             for digest, size in _blobs_of(packed.variants).items():
-                session.merge(Blob(digest=digest, size=size, created_at=self._now()))
+                blob = Blob(digest=digest, size=size, created_at=self._now(), published=True)
+                session.merge(blob)
 
     def _packed(self, context: JobContext, version: ModelVersion, directory: Path) -> _Packed:
         """Run the pipeline, and put what it has made into the blob store."""
@@ -164,6 +180,7 @@ class PushHandler:
             version=version.version,
             labels=spec.labels,
             lineage=Lineage(**context.payload["lineage"]),
+            encrypt=PushOptions.model_validate(version.options).encrypt,
         )
         return _Packed(variants, to_document(result.report))
 
@@ -233,7 +250,8 @@ def _targets(variants: Sequence[BundleVariant]) -> list[Target]:
     ]
 
 
-def _row(version: ModelVersion, packed: PackedVariant) -> BundleVariant:
+def _row(version: ModelVersion, packed: PackedVariant, keys: KeepsKeys) -> BundleVariant:
+    key = packed.content_key
     return BundleVariant(
         version_id=version.id,
         variant=packed.variant,
@@ -245,6 +263,7 @@ def _row(version: ModelVersion, packed: PackedVariant) -> BundleVariant:
         model_bytes=packed.model_bytes,
         rank=packed.rank,
         trial=packed.trial,
+        content_key=None if key is None else keys.keep(key, packed.digest),
     )
 
 

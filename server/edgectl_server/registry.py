@@ -50,6 +50,7 @@ from edgectl_server.storage.tables import (
     Model,
     ModelVersion,
 )
+from edgectl_server.uploads import discard_uploads
 
 __all__ = ["PUSH", "Registry", "content_of"]
 
@@ -70,6 +71,7 @@ def content_of(request: PushRequest) -> str:
     """Return the identity of a push: the digest over what decides its result."""
     options = request.options.model_dump(mode="json")
     options["precisions"] = sorted(set(options["precisions"]))
+    options["encrypt"] = sorted(set(options["encrypt"]))
     text = json.dumps(
         {
             "source": request.model,
@@ -144,6 +146,8 @@ class Registry:
                     data={"model": name, "version": row.version, "state": row.state},
                 )
             if row is not None and row.state not in _AGAIN:
+                if row.state == "ready":  # they were sent again for this answer
+                    discard_uploads(session, self._blobs, row)
                 return PushAccepted(model=name, version=row.version, job=row.job, created=False)
             if row is None:
                 row = self._add(session, name, request, user, content)
@@ -279,6 +283,12 @@ class Registry:
 def _check_options(options: PushOptions) -> None:
     if not options.precisions:
         raise Refused("version.options", "no precision was asked for", hint="fp32, int8, or both")
+    if not set(options.encrypt) <= set(options.precisions):
+        raise Refused(
+            "version.options",
+            "what is not made cannot be encrypted",
+            hint=f"encrypt what is made: {', '.join(sorted(set(options.precisions)))}",
+        )
     if len(options.labels) > LABELS_MAX or any(
         len(label) > LABEL_CHARACTERS_MAX for label in options.labels
     ):
@@ -379,6 +389,7 @@ def _variants(session: Session, row: ModelVersion) -> list[VariantInfo]:
             target=one.target,
             model_bytes=one.model_bytes,
             bundle_bytes=one.bundle_bytes,
+            encrypted=one.content_key is not None,
             rank=one.rank,
             trial=Trial.model_validate(one.trial),
         )

@@ -23,9 +23,16 @@ from sqlalchemy.orm import Session
 
 from edgectl_server.domain import rollouts as domain
 from edgectl_server.domain.rollouts import BAD, DeviceState, Plan, RolloutState
-from edgectl_server.domain.variants import VariantFacts, rank_variants
+from edgectl_server.domain.variants import VariantFacts
 from edgectl_server.errors import Conflict
-from edgectl_server.ordering import Ordering, knows_order, refusal_of, reported_of, variants_of
+from edgectl_server.ordering import (
+    Ordering,
+    candidates_for,
+    knows_order,
+    refusal_of,
+    reported_of,
+    variants_of,
+)
 from edgectl_server.rollout_selection import (
     check_free,
     desired_versions,
@@ -320,7 +327,7 @@ def _observe_device(
             device=row.device, state=state, enrolled=enrolled, desired_here=desired_here
         )
     reported = reported_of(device)
-    capabilities = None if reported is None else reported.capabilities
+    candidates = candidates_for(device, reported, variants)
     accepted = 0
     if reported is not None and knows_order(device, reported.order_counter, reported.order_nonce):
         accepted = reported.order_counter
@@ -329,9 +336,7 @@ def _observe_device(
         state=state,
         enrolled=enrolled,
         online=device.online,
-        candidates=None
-        if capabilities is None
-        else tuple(one.manifest for one in rank_variants(capabilities, variants)),
+        candidates=None if candidates is None else tuple(one.manifest for one in candidates),
         order_counter=row.order_counter,
         accepted_counter=accepted,
         report=None if reported is None else reported.slots.get(slot),

@@ -3,7 +3,8 @@
 Rules: the SHA-256 that a client announces names the upload, before and after it is complete. What
 has arrived is the length of ``<sha256>.part`` and nothing else, so that a killed server knows what
 it has. An answer means that the bytes are durable. One request at a time writes to an upload. Only
-a file whose content is what was announced reaches the blob store.
+a file whose content is what was announced reaches the blob store. What it holds stays there, but
+for what an encrypted version was made of (`discard_uploads`).
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
 from edgectl_server.errors import Conflict, Refused, TooLarge, Unavailable
 from edgectl_server.settings import Settings
 from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.files import make_private_directory
-from edgectl_server.storage.tables import Blob
+from edgectl_server.storage.tables import Blob, ModelVersion
 
-__all__ = ["UploadStatus", "UploadWriter", "Uploads"]
+__all__ = ["UploadStatus", "UploadWriter", "Uploads", "discard_uploads"]
 
 logger = logging.getLogger(__name__)
 
@@ -196,3 +200,36 @@ class Uploads:
             if part.stat().st_mtime < oldest.timestamp():
                 logger.info("an unfinished upload is too old and deleted: %s", part.name)
                 part.unlink()
+
+
+def discard_uploads(session: Session, blobs: BlobStore, version: ModelVersion) -> None:
+    """Remove the files of a version that is encrypted in all its variants; others stay.
+
+    What is part of a bundle stays too, and what another version may still be made of.
+    """
+    if not _is_secret(version):
+        return
+    for digest in {version.source, version.calibration, version.evaluation}:
+        if digest is None:
+            continue
+        row = session.get(Blob, digest)
+        if (row is not None and row.published) or _is_needed(session, digest, version):
+            continue
+        if row is not None:
+            session.delete(row)
+        blobs.delete(digest)
+
+
+def _is_secret(version: ModelVersion) -> bool:
+    options = version.options
+    return set(options["precisions"]) <= set(options.get("encrypt", ()))
+
+
+def _is_needed(session: Session, digest: str, version: ModelVersion) -> bool:
+    column = (ModelVersion.source, ModelVersion.calibration, ModelVersion.evaluation)
+    others = session.scalars(
+        select(ModelVersion).where(
+            ModelVersion.id != version.id, or_(*(one == digest for one in column))
+        )
+    )
+    return any(other.state == "processing" or not _is_secret(other) for other in others)

@@ -223,7 +223,8 @@ def _verdict(policy: RolloutPolicy, device: ObservedDevice) -> Mark | None:
         reason = Reason(code="device.decommissioned", detail="the device was decommissioned")
         return Mark(device.device, DeviceState.CANCELLED, reason)
     if device.state is DeviceState.PENDING and device.candidates == ():
-        reason = Reason(code="rollout.no_variant", detail="no variant of it can run on the device")
+        detail = "no variant of it can run on the device, or be opened there"
+        reason = Reason(code="rollout.no_variant", detail=detail)
         return Mark(device.device, DeviceState.FAILED, reason)
     if device.order_counter is None or device.accepted_counter < device.order_counter:
         return None  # what it reports is not an answer to our order

@@ -3,13 +3,14 @@
 Rules, each a filter or a key of the sort:
 
 1. Only variants whose runtime the device reports.
-2. Only variants that can fit: the model file is at most half of the device's memory, where the
+2. Encrypted variants only where the device has sent a key to seal theirs to.
+3. Only variants that can fit: the model file is at most half of the device's memory, where the
    device says how much it has.
-3. First those that are not slower than the reference (fp32) by the pipeline's measurement, the
+4. First those that are not slower than the reference (fp32) by the pipeline's measurement, the
    smallest file first: less to fetch, less memory, and on the device at least as fast by all that
    is known. `NOISE` is granted, because two runs of one model differ by as much. What was not
    measured counts as not slower.
-4. Then those that are slower, the fastest first: a slow int8 model (dynamic quantization of
+5. Then those that are slower, the fastest first: a slow int8 model (dynamic quantization of
    convolutions was seen 3 to 10 times slower than fp32) is the last resort, not the first.
 
 The pipeline measures on its own machine; the device's trial has the last word, and the next
@@ -45,13 +46,22 @@ class VariantFacts:
     rank: int = 0
     """The pipeline's own preference, 0 first; decides between equals."""
     runtime: str = "onnxruntime"
+    encrypted: bool = False
 
 
 def rank_variants(
-    capabilities: Capabilities, variants: Iterable[VariantFacts]
+    capabilities: Capabilities, variants: Iterable[VariantFacts], *, decrypts: bool = True
 ) -> tuple[VariantFacts, ...]:
-    """Return the variants that the device may run, best first, at most `CANDIDATES_MAX`."""
-    usable = [one for one in variants if _fits(one, capabilities)]
+    """Return the variants that the device may run, best first, at most `CANDIDATES_MAX`.
+
+    Args:
+        capabilities: as the device reports them.
+        variants: of one version.
+        decrypts: whether content keys can be sealed to the device.
+    """
+    usable = [
+        one for one in variants if _fits(one, capabilities) and (decrypts or not one.encrypted)
+    ]
     reference = min(
         (
             one.latency_p50_us

@@ -2,16 +2,18 @@
 
 A bundle is an OCI image manifest as `edgectl_protocol.manifest` describes it. It is deterministic:
 JSON with sorted keys, no times, no names of machines but those in the report; packing the same
-result twice gives the same digests. Chunk indexes of layers of more than one chunk are blobs of
-their own, named by the annotation `INDEX_ANNOTATION`, since devices fetch them.
+result twice gives the same digests, unless it is encrypted: then the key is another, and with it
+every byte. Chunk indexes of layers of more than one chunk are blobs of their own, named by the
+annotation `INDEX_ANNOTATION`, since devices fetch them. Nothing secret of an encrypted bundle goes
+into the store; its content key is returned, for the caller to keep.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +21,12 @@ import msgspec
 from msgspec import Struct
 
 from edgectl_protocol.chunks import CHUNK_BYTES, INDEX_ANNOTATION, chunk_count, make_index
+from edgectl_protocol.encryption import (
+    ENCRYPTED_SUFFIX,
+    ENCRYPTION_ANNOTATION,
+    SCHEME,
+    plain_size,
+)
 from edgectl_protocol.manifest import (
     ARTIFACT_TYPE,
     CONFIG_FILE,
@@ -42,6 +50,7 @@ from edgectl_protocol.manifest import (
     device_layers,
 )
 from edgectl_protocol.metadata import target_path
+from edgectl_server.pipeline.encryption import encrypt_layer, make_content_key
 from edgectl_server.pipeline.errors import PipelineFailed
 from edgectl_server.pipeline.spec import Candidate, PipelineResult, encode, to_document
 
@@ -71,9 +80,10 @@ class PackedVariant:
         digest: of the manifest.
         target: its path in the TUF targets.
         bundle_bytes: what a device fetches: manifest, layers but documents, and their indexes.
-        model_bytes: length of ``model.onnx``.
+        model_bytes: length of ``model.onnx``, in the clear.
         rank: 0 is tried first.
         trial: the row of the report, as JSON's plain types.
+        content_key: of an encrypted bundle; None for a plain one.
     """
 
     variant: str
@@ -85,6 +95,7 @@ class PackedVariant:
     model_bytes: int
     rank: int
     trial: dict[str, Any]
+    content_key: bytes | None = field(default=None, repr=False)
 
 
 class _ModelPack(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -104,6 +115,7 @@ def pack(
     version: str,
     labels: tuple[str, ...],
     lineage: Lineage,
+    encrypt: Collection[str] = (),
 ) -> list[PackedVariant]:
     """Put the bundles of a result into the blob store, best rank first.
 
@@ -115,6 +127,7 @@ def pack(
         version: the model's version.
         labels: name of each class, or none.
         lineage: where the model comes from; `source` has to be the result's.
+        encrypt: names of the variants whose model and golden data are to be encrypted.
 
     Raises:
         PipelineFailed: ``pipeline.crashed``: a file of the result is not there.
@@ -142,13 +155,18 @@ def pack(
         )
         content = encode(config)
         assert decode_config(content) == config, "a device reads what was meant"
+        key = make_content_key() if candidate.variant in encrypt else None
         layers = (
-            _file_layer(blobs, folder / MODEL_FILE, MODEL_FILE, LAYER_WEIGHT),
+            _file_layer(blobs, folder / MODEL_FILE, MODEL_FILE, LAYER_WEIGHT, key),
             _bytes_layer(blobs, content, CONFIG_FILE, LAYER_CONFIG),
-            _file_layer(blobs, folder / GOLDEN_FILE, GOLDEN_FILE, LAYER_DATASET),
+            _file_layer(blobs, folder / GOLDEN_FILE, GOLDEN_FILE, LAYER_DATASET, key),
             _bytes_layer(blobs, report, REPORT_FILE, LAYER_DOC),
         )
-        packed.append(_pack_variant(blobs, config, candidate, layers, result.report.parameters))
+        packed.append(
+            _pack_variant(
+                blobs, config, candidate, layers, parameters=result.report.parameters, key=key
+            )
+        )
     return packed
 
 
@@ -157,7 +175,9 @@ def _pack_variant(
     config: BundleConfig,
     candidate: Candidate,
     layers: tuple[Descriptor, ...],
+    *,
     parameters: int,
+    key: bytes | None,
 ) -> PackedVariant:
     model_pack = encode(
         _ModelPack(
@@ -189,9 +209,10 @@ def _pack_variant(
         digest=blobs.add_bytes(content),
         target=target_path(config.model, config.version, config.variant),
         bundle_bytes=len(content) + sum(map(_wire_bytes, device_layers(manifest))),
-        model_bytes=layers[0].size,
+        model_bytes=layers[0].size if key is None else plain_size(layers[0].size),
         rank=candidate.rank,
         trial=to_document(candidate.trial),
+        content_key=key,
     )
 
 
@@ -208,7 +229,9 @@ def _bytes_layer(blobs: Blobs, content: bytes, file: str, media_type: str) -> De
     return _described(blobs, layer, file, chunks)
 
 
-def _file_layer(blobs: Blobs, path: Path, file: str, media_type: str) -> Descriptor:
+def _file_layer(
+    blobs: Blobs, path: Path, file: str, media_type: str, key: bytes | None
+) -> Descriptor:
     """Add a file that the child has left; it is believed to be there and regular only when seen."""
     try:
         status = os.lstat(path)
@@ -216,9 +239,19 @@ def _file_layer(blobs: Blobs, path: Path, file: str, media_type: str) -> Descrip
         raise _missing(path) from error
     if not stat.S_ISREG(status.st_mode) or path.parent.is_symlink():
         raise _missing(path)
-    digest = blobs.add_file(path)
-    layer = Descriptor(media_type=media_type, digest=digest, size=status.st_size)
-    return _described(blobs, layer, file, _chunks_of(path))
+    if key is None:
+        digest = blobs.add_file(path)
+        layer = Descriptor(media_type=media_type, digest=digest, size=status.st_size)
+        return _described(blobs, layer, file, _chunks_of(path))
+    sealed = path.with_name(path.name + ENCRYPTED_SUFFIX)
+    encrypt_layer(path, sealed, content_key=key, file=file)
+    layer = Descriptor(
+        media_type=media_type + ENCRYPTED_SUFFIX,
+        digest=blobs.add_file(sealed),
+        size=sealed.stat().st_size,
+        annotations={ENCRYPTION_ANNOTATION: SCHEME},
+    )
+    return _described(blobs, layer, file, _chunks_of(sealed))
 
 
 def _chunks_of(path: Path) -> Iterator[bytes]:
@@ -229,7 +262,7 @@ def _chunks_of(path: Path) -> Iterator[bytes]:
 
 def _described(blobs: Blobs, layer: Descriptor, file: str, chunks: Iterator[bytes]) -> Descriptor:
     """Return the layer with its file name and, if it has more than one chunk, its index."""
-    annotations = {TITLE_ANNOTATION: file, FILEPATH_ANNOTATION: file}
+    annotations = layer.annotations | {TITLE_ANNOTATION: file, FILEPATH_ANNOTATION: file}
     if chunk_count(layer.size) > 1:
         annotations[INDEX_ANNOTATION] = blobs.add_bytes(make_index(chunks))
     described: Descriptor = msgspec.structs.replace(layer, annotations=annotations)

@@ -31,6 +31,9 @@ class PushOptions(Schema):
     precisions: list[Literal["fp32", "int8"]] = Field(default=["fp32", "int8"])
     """int8: at least one int8 variant must pass, or the push is refused."""
     labels: list[str] = Field(default=[])
+    encrypt: list[Literal["fp32", "int8"]] = Field(default=[])
+    """Variants whose model and golden data only the devices that are ordered to run them can read.
+    If it is all of them, the uploaded files are removed when the push has ended."""
 
 
 class PushRequest(Schema):
@@ -112,6 +115,7 @@ class VariantInfo(Schema):
     target: str
     model_bytes: int
     bundle_bytes: int
+    encrypted: bool = False
     rank: int
     trial: Trial
 

@@ -161,6 +161,15 @@ class BlobStore:
                 hint="delete it from the blob store and upload it again",
             )
 
+    def delete(self, digest: str) -> None:
+        """Remove a blob that nothing refers to any more; one that is not there is no error."""
+        try:
+            obstore.delete(self._store, _key(digest))
+        except FileNotFoundError:
+            return
+        except BaseError as error:
+            raise _unavailable("delete", digest) from error
+
     def probe(self) -> None:
         """Raise `Unavailable` when the store cannot be read."""
         self._stored_size("sha256:" + "0" * 64)

@@ -43,6 +43,7 @@ from edgectl_server.ordering import Ordering
 from edgectl_server.rollouts import Rollouts
 from edgectl_server.security import SecurityEvents
 from edgectl_server.signing.authority import Authority
+from edgectl_server.signing.content_keys import ContentKeys
 from edgectl_server.signing.keys import Keys
 from edgectl_server.signing.orders import OrderSigner
 from edgectl_server.storage.database import Database
@@ -92,7 +93,8 @@ def clock() -> Clock:
 @pytest.fixture
 def parts(tmp_path: Path, database: Database, clock: Clock) -> SimpleNamespace:
     signer = OrderSigner(Keys.open(tmp_path / "keys"))
-    ordering = Ordering(database=database, signer=signer, now=clock)
+    content_keys = ContentKeys.open(tmp_path / "keys")
+    ordering = Ordering(database=database, signer=signer, content_keys=content_keys, now=clock)
     authority = Authority.open(tmp_path / "pki", clock())
     fleet = Fleet(database=database, ordering=ordering, authority=authority, broker=None, now=clock)
     telemetry = Telemetry(database=database, retention_days=30, now=clock)

@@ -25,6 +25,7 @@ from edgectl_server.errors import Conflict, NotFound, Refused
 from edgectl_server.ordering import LIFETIME, Ordering
 from edgectl_server.rollouts import Rollouts
 from edgectl_server.schemas import RolloutInfo, RolloutPolicy, RolloutRequest, Selector
+from edgectl_server.signing.content_keys import ContentKeys
 from edgectl_server.signing.keys import Keys
 from edgectl_server.signing.orders import OrderSigner
 from edgectl_server.signing.repository import Repository
@@ -48,7 +49,10 @@ class Fleet:
         self.repository = Repository.open(folder / "tuf", self.keys, self.clock())
         self.blobs = BlobStore(str(folder / "blobs"))
         signer = OrderSigner(self.keys)
-        self.ordering = Ordering(database=database, signer=signer, now=self.clock)
+        self.content_keys = ContentKeys.open(folder / "keys")
+        self.ordering = Ordering(
+            database=database, signer=signer, content_keys=self.content_keys, now=self.clock
+        )
         self.rollouts = Rollouts(database=database, ordering=self.ordering, now=self.clock)
         self.manifests: dict[str, dict[str, str]] = {}
 
