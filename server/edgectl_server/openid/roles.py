@@ -7,6 +7,7 @@ several gets the highest role; who matches none gets the default role, or no ent
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast, get_args
 
@@ -17,6 +18,7 @@ from edgectl_server.schemas import Role
 __all__ = ["claim_values", "parse_roles", "role_of"]
 
 _VALUES_MAX = 2000
+_COMMA = re.compile(rf"=\s*({'|'.join(ROLES)})\s*,")
 
 
 def parse_roles(text: str) -> dict[str, Role]:
@@ -30,7 +32,8 @@ def parse_roles(text: str) -> dict[str, Role]:
         if not entry:
             continue
         value, _, role = (part.strip() for part in entry.rpartition("="))
-        if not value or role not in get_args(Role) or value in mapping:
+        comma = _COMMA.search(value)  # surely meant as the end of an entry
+        if not value or role not in get_args(Role) or value in mapping or comma:
             raise Refused(
                 "settings.invalid",
                 f"oidc_roles: {entry!r} is not `value=role` with a role of {', '.join(ROLES)}, "
