@@ -26,7 +26,6 @@ import msgspec
 from edgectl_protocol.errors import LimitExceeded, MalformedMessage
 
 __all__ = [
-    "EXPORT_FORMAT",
     "GENESIS",
     "LINE_BYTES_MAX",
     "AuditEntry",
@@ -40,7 +39,6 @@ __all__ = [
     "head_message",
 ]
 
-EXPORT_FORMAT = "edgectl-audit-1"
 GENESIS = "0" * 64
 LINE_BYTES_MAX = 64 * 1024
 """Of an export; a row has about 500."""

@@ -2,22 +2,19 @@
 
 Rules: passwords are kept as argon2id and nothing else; of tokens and session cookies only the
 SHA-256 of the secret part is kept (they are 256 random bits, a slow hash would add nothing). A
-token never does more than its owner may now, and a token made with it lives no longer than it does.
-Wrong name, wrong password and deleted user look the same from outside, and take as long. Attempts
-to log in are counted in memory, within bounds.
+token never does more than its owner may now, and no more than its scopes name. A token made with
+it has no scope that it has not, lives no longer than it does, and is deleted with it. Wrong name,
+wrong password and deleted user look the same from outside, and take as long.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import re
 import secrets
 import threading
-import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -27,23 +24,34 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from edgectl_server.errors import Forbidden, NotFound, Refused, TooMany, Unauthorized
-from edgectl_server.schemas import Role
+from edgectl_server.attempts import Attempts, source_of
+from edgectl_server.audit import describe
+from edgectl_server.errors import Forbidden, NotFound, Refused, Unauthorized
+from edgectl_server.schemas import Role, Scope
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.files import write_durably
 from edgectl_server.storage.paging import PageQuery, fetch_page, match, order
 from edgectl_server.storage.tables import ApiToken, LoginSession, User
 
-__all__ = ["ROLES", "Auth", "Principal", "SessionStarted", "TokenIssued"]
+__all__ = ["ROLES", "SCOPES", "Auth", "Principal", "SessionStarted", "TokenIssued"]
 
 ROLES: tuple[Role, ...] = ("viewer", "operator", "admin")
 """Ascending: each may do what those before it may."""
 
-ATTEMPTS_PER_MINUTE = 10
-"""Of one name from one address."""
-ATTEMPTS_PER_MINUTE_PER_ADDRESS = 60
-_ATTEMPT_KEYS_MAX = 4096
-_MINUTE_S = 60.0
+_VIEWER_SCOPES: tuple[Scope, ...] = ("read", "tokens")
+_OPERATOR_SCOPES: tuple[Scope, ...] = (
+    *_VIEWER_SCOPES,
+    "models:write",
+    "rollouts:write",
+    "devices:write",
+    "trust:write",
+)
+SCOPES: dict[Role, tuple[Scope, ...]] = {
+    "viewer": _VIEWER_SCOPES,
+    "operator": _OPERATOR_SCOPES,
+    "admin": (*_OPERATOR_SCOPES, "admin"),
+}
+"""What each role may, in scopes."""
 _USED_EVERY = timedelta(seconds=60)  # `last_used_at` is no finer than this
 _PASSWORD_CHARACTERS_MAX = 1024
 _TOKEN_S_MAX = 10 * 366 * 86400
@@ -67,6 +75,12 @@ class Principal(NamedTuple):
     """Of a session; None with a token."""
     expires_at: datetime | None = None
     """Of a token that ends; None with a session, which a person has opened with the password."""
+    token: str | None = None
+    """Id of the token; None with a session."""
+    scopes: frozenset[Scope] | None = None
+    """Of a token; None with a session: whatever the role may."""
+    via: str = ""
+    """How the audit log names the session or the token."""
 
 
 class SessionStarted(NamedTuple):
@@ -100,7 +114,7 @@ class Auth:
         self._hasher = hasher or PasswordHasher()
         self._hashing = threading.BoundedSemaphore(2)  # 64 MiB each
         self._nobody = self._hasher.hash(secrets.token_hex(16))
-        self._attempts = _Attempts()
+        self._attempts = Attempts()
 
     # ------------------------------------------------------------ users
 
@@ -167,7 +181,7 @@ class Auth:
             TooMany: ``auth.attempts``.
             Unauthorized: ``auth.login``.
         """
-        source = _source(address)
+        source = source_of(address)
         self._attempts.count(name[:64], source)
         with self._database.read() as session:
             user = session.get(User, name) if _USER.fullmatch(name) else None
@@ -176,6 +190,8 @@ class Auth:
             with self._hashing:
                 right = self._verify(user.password_hash if user else self._nobody, password)
         if user is None or not right:
+            # Only a name that exists: what people type into the wrong field is their password.
+            describe(object=user.name if user else "")
             raise Unauthorized(
                 "auth.login",
                 "wrong user name or password",
@@ -195,6 +211,8 @@ class Auth:
     def start_session(self, user: str) -> SessionStarted:
         """Begin a browser's session for `user`, whose password has been checked."""
         cookie, csrf, at = secrets.token_urlsafe(32), secrets.token_urlsafe(24), self._now()
+        via = _via_session(_sha256(cookie))
+        describe(actor=user, via=via, changes=True)
         with self._database.write() as session:
             session.execute(delete(LoginSession).where(LoginSession.expires_at <= at))
             role = _role(session, user)
@@ -207,7 +225,7 @@ class Auth:
                     expires_at=at + self._session,
                 )
             )
-        return SessionStarted(cookie, Principal(user, role, csrf))
+        return SessionStarted(cookie, Principal(user, role, csrf, via=via))
 
     def end_session(self, cookie: str) -> None:
         """End a session; does nothing when there is none."""
@@ -235,31 +253,47 @@ class Auth:
         if found is None or found[0].expires_at <= self._now():
             return None
         row, role = found
+        via = _via_session(row.secret_sha256)
         if csrf is not None and not hmac.compare_digest(csrf.encode(), row.csrf.encode()):
+            describe(actor=row.user, via=via)
             raise Forbidden(
                 "auth.csrf",
                 "a change with the session cookie needs the header X-CSRF-Token",
                 hint="send the value of `csrf` that GET /api/v1/me gives, or use a token",
             )
-        return Principal(row.user, cast("Role", role), row.csrf)
+        return Principal(row.user, cast("Role", role), row.csrf, via=via)
 
     # ------------------------------------------------------------ tokens
 
     def create_token(
-        self, principal: Principal, name: str, role: Role, expires_in_s: int | None
+        self,
+        principal: Principal,
+        name: str,
+        role: Role | None,
+        expires_in_s: int | None,
+        scopes: Collection[Scope] | None = None,
     ) -> TokenIssued:
-        """Make a token for the principal's own user, with at most the principal's role.
+        """Make a token for the principal's own user.
 
         A token that is made with a token ends with that one, or before.
 
+        Args:
+            principal: who makes it.
+            name: for people.
+            role: at most the principal's; None: the least that `scopes` need.
+            expires_in_s: None: when it is deleted.
+            scopes: at most the principal's; None: all that the role may and the principal has.
+
         Raises:
-            Forbidden: ``auth.role``.
-            Refused: ``auth.expiry``.
+            Forbidden: ``auth.role`` or ``auth.scope``: more than the principal may.
+            Refused: ``auth.expiry``, or ``auth.scope``: the role may not do that.
         """
+        role = role or _least_role(scopes or ())
         if ROLES.index(role) > ROLES.index(principal.role):
             raise Forbidden(
                 "auth.role", f"{principal.user} has the role {principal.role}, not {role}"
             )
+        granted = _granted(role, scopes, principal.scopes)
         if expires_in_s is not None and expires_in_s > _TOKEN_S_MAX:
             raise Refused(
                 "auth.expiry",
@@ -275,10 +309,22 @@ class Auth:
             user=principal.user,
             name=name,
             role=role,
+            scopes=granted,
+            made_by=principal.token,
             secret_sha256=_sha256(secret),
             created_at=at,
             expires_at=ends,
             last_used_at=None,
+        )
+        describe(
+            actor=principal.user,
+            via=principal.via or "login",
+            object=identity,
+            changes=True,
+            name=name,
+            role=role,
+            scopes=granted,
+            expires_at=ends,
         )
         with self._database.write() as session:
             session.add(row)
@@ -304,7 +350,14 @@ class Auth:
         if row.last_used_at is None or at - row.last_used_at >= _USED_EVERY:
             self._note_use(row.id, at)
         least = ROLES[min(ROLES.index(row.role), ROLES.index(role))]
-        return Principal(row.user, least, expires_at=row.expires_at)
+        return Principal(
+            row.user,
+            least,
+            expires_at=row.expires_at,
+            token=row.id,
+            scopes=frozenset(row.scopes),
+            via=f"token/{row.id}",
+        )
 
     def _note_use(self, identity: str, at: datetime) -> None:
         with self._database.write() as session:
@@ -330,57 +383,8 @@ class Auth:
             row = session.get(ApiToken, identity)
             if row is None or (row.user != principal.user and principal.role != "admin"):
                 raise NotFound("auth.token", f"there is no token {identity[:32]!r}")
-            session.delete(row)
-
-
-class _Attempts:
-    """Counts attempts by (name, address) and by address over the last minute."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._times: OrderedDict[tuple[str, str], deque[float]] = OrderedDict()
-
-    def count(self, name: str, address: str) -> None:
-        """Count one attempt; raise `TooMany` when there were too many."""
-        with self._lock:
-            self._count(("", address), ATTEMPTS_PER_MINUTE_PER_ADDRESS)
-            self._count((name, address), ATTEMPTS_PER_MINUTE)
-
-    def forget(self, name: str, address: str) -> None:
-        """A right password ends the count for its name."""
-        with self._lock:
-            self._times.pop((name, address), None)
-
-    def _count(self, key: tuple[str, str], most: int) -> None:
-        at = time.monotonic()
-        times = self._times.setdefault(key, deque())
-        self._times.move_to_end(key)
-        while times and times[0] <= at - _MINUTE_S:
-            times.popleft()
-        if len(times) >= most:
-            wait_s = int(times[0] + _MINUTE_S - at) + 1
-            raise TooMany(
-                "auth.attempts",
-                "too many attempts to log in",
-                hint=f"wait {wait_s} seconds",
-                data={"retry_after_s": wait_s},
-            )
-        times.append(at)
-        while len(self._times) > _ATTEMPT_KEYS_MAX:
-            self._times.popitem(last=False)
-
-
-def _source(address: str) -> str:
-    """Return whose attempts are counted together: an IPv6 client has a whole /64 to itself."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if parsed.version == 4:  # noqa: PLR2004 - the version of IP
-        return address
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.ip_network((parsed, 64), strict=False))
+            describe(user=row.user, name=row.name)
+            session.delete(row)  # and with it what was made with it
 
 
 def _role(session: Session, user: str) -> Role:
@@ -388,6 +392,37 @@ def _role(session: Session, user: str) -> Role:
     if row is None:
         raise Unauthorized("auth.login", "wrong user name or password")
     return cast("Role", row.role)
+
+
+def _least_role(scopes: Collection[Scope]) -> Role:
+    return next(role for role in ROLES if set(scopes) <= set(SCOPES[role]))
+
+
+def _granted(
+    role: Role, scopes: Collection[Scope] | None, owned: frozenset[Scope] | None
+) -> list[Scope]:
+    may = SCOPES[role]
+    if scopes is None:
+        return [scope for scope in may if owned is None or scope in owned]
+    wanted = {*scopes, *(("read",) if any(scope != "tokens" for scope in scopes) else ())}
+    beyond = sorted(wanted - set(may))
+    if beyond:
+        raise Refused(
+            "auth.scope",
+            f"the role {role} may not {', '.join(beyond)}; it may: {', '.join(may)}",
+            hint="give the token a higher role, or fewer scopes",
+        )
+    if owned is not None and not wanted <= owned:
+        raise Forbidden(
+            "auth.scope",
+            f"this token may not {', '.join(sorted(wanted - owned))}, nor may what it makes",
+            hint="log in, and make the token as yourself",
+        )
+    return [scope for scope in may if scope in wanted]
+
+
+def _via_session(secret_sha256: str) -> str:
+    return f"session/{secret_sha256[:16]}"
 
 
 def _sha256(text: str) -> str:

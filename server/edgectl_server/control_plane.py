@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 _CONNECT_S = 10.0
 _METADATA_S = 60.0
 _RETENTION_S = 600.0
-_RENEWAL_S = 3600.0
+_ORDERS_S = 60.0
 _CERTIFICATES_S = 86400.0
 _REVOCATIONS_S = 5.0
 _SECURITY_S = 2.0
@@ -307,7 +307,7 @@ def _duties(
         Duty("the publisher", settings.tick_s, publisher.reconcile),
         Duty("the outbox", settings.tick_s, drain),
         Duty("the signed metadata", _METADATA_S, refresh),
-        Duty("the orders", _METADATA_S, ordering.renew),
+        Duty("the orders", _ORDERS_S, ordering.renew),
         Duty("the revocations", _REVOCATIONS_S, plane.broker.check_revocations),
         Duty("the retention", _RETENTION_S, plane.telemetry.delete_old),
         Duty("the events", _RETENTION_S, forget_events),

@@ -10,12 +10,16 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+from edgectl_server.admission import Admission
+from edgectl_server.audit import AuditLog
+from edgectl_server.audit_heads import AuditHeads
 from edgectl_server.auth import Auth
 from edgectl_server.clock import now
 from edgectl_server.control_plane import open_control_plane
 from edgectl_server.distribution.interface import RunningBroker
 from edgectl_server.distribution.link import BrokerLink
 from edgectl_server.distribution.publisher import Publisher
+from edgectl_server.distribution.revocation_list import RevocationList
 from edgectl_server.enrolment import Enroller
 from edgectl_server.fleet import Fleet
 from edgectl_server.hub import Hub
@@ -28,13 +32,18 @@ from edgectl_server.rollouts import Rollouts
 from edgectl_server.security import SecurityEvents
 from edgectl_server.settings import Settings
 from edgectl_server.signing.authority import Authority
+from edgectl_server.signing.key_files import read_passphrase
 from edgectl_server.signing.repository import Repository
 from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
 from edgectl_server.telemetry import Telemetry
+from edgectl_server.ticker import Duty
 from edgectl_server.uploads import Uploads
 
 __all__ = ["Services", "open_services"]
+
+_ANCHOR_S = 30.0
+"""For so long may a row of the audit log be without a signed head that vouches for it."""
 
 
 @dataclass(kw_only=True)
@@ -45,6 +54,8 @@ class Services:
     database: Database
     blobs: BlobStore
     hub: Hub
+    audit: AuditLog
+    audit_heads: AuditHeads
     auth: Auth
     sign_on: SignOn | None
     """None: single sign-on is not set up."""
@@ -53,10 +64,12 @@ class Services:
     uploads: Uploads
     registry: Registry
     authority: Authority
+    revocations: RevocationList
     repository: Repository
     broker: RunningBroker
     link: BrokerLink
     publisher: Publisher
+    admission: Admission
     enrolment: Enroller
     fleet: Fleet
     rollouts: Rollouts
@@ -92,12 +105,23 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
     opened.callback(database.close)
     database.migrate()
     blobs = BlobStore(settings.blobs_address)
+    audit = AuditLog(database, now)
     auth = Auth(database, now, session_s=settings.session_s)
     sign_on = open_sign_on(settings, database, now)
     if sign_on is not None:
         opened.callback(sign_on.close)
     first_password = auth.ensure_admin(data / "admin-password")
-    plane = open_control_plane(settings, database=database, blobs=blobs, now=now)
+    audit_heads = AuditHeads.open(
+        data / "audit", audit, now, passphrase=read_passphrase(settings.key_passphrase_file)
+    )
+    opened.callback(audit_heads.anchor)
+    plane = open_control_plane(
+        settings,
+        database=database,
+        blobs=blobs,
+        now=now,
+        more_duties=[Duty("the audit log's heads", _ANCHOR_S, audit_heads.anchor)],
+    )
     opened.callback(plane.close)
 
     jobs = Jobs(database, now, lease_s=settings.job_lease_s, attempts_max=settings.job_attempts_max)
@@ -107,6 +131,7 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         database=database,
         blobs=blobs,
         repository=plane.repository,
+        content_keys=plane.content_keys,
         publisher=plane.publisher,
         now=now,
     )
@@ -127,6 +152,8 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         database=database,
         blobs=blobs,
         hub=hub,
+        audit=audit,
+        audit_heads=audit_heads,
         auth=auth,
         sign_on=sign_on,
         handover=Handover(database, now),
@@ -134,10 +161,12 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         uploads=uploads,
         registry=registry,
         authority=plane.authority,
+        revocations=plane.revocations,
         repository=plane.repository,
         broker=plane.broker,
         link=plane.link,
         publisher=plane.publisher,
+        admission=plane.admission,
         enrolment=plane.enrolment,
         fleet=plane.fleet,
         rollouts=plane.rollouts,

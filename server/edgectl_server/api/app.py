@@ -1,7 +1,8 @@
 """The web application: routes, errors, limits, headers and the web UI's files.
 
-Order, outermost first: headers, request id and bugs, audit log, size of bodies, then FastAPI. Everything that
-goes wrong inside is answered as problem details. What is not under ``/api`` belongs to the web UI.
+Order, outermost first: headers, request id and bugs, audit log, size of bodies, then FastAPI.
+Everything that goes wrong inside is answered as problem details. What is not under ``/api``
+belongs to the web UI.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from edgectl_server.api import (
     audit,
     devices,
     enrol,
+    enrolment,
     events,
     jobs,
     models,
@@ -55,9 +57,11 @@ _ROUTERS = (
     devices.router,
     security.router,
     enrol.router,
+    enrolment.router,
     rollouts.router,
     telemetry.router,
     events.router,
+    audit.router,
     system.router,
     revocations.router,
 )
@@ -161,7 +165,7 @@ def make_openapi(app: FastAPI) -> dict[str, Any]:
         )
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
-        roles = {operation: role for operation, role in _roles(app)}
+        roles = dict(_roles(app))
         for path in document["paths"].values():
             for method, operation in path.items():
                 role = roles.get(operation["operationId"])
@@ -180,6 +184,8 @@ def _roles(app: FastAPI) -> Iterable[tuple[str, str]]:
     """Yield each guarded operation with its least role."""
     for route in iter_route_contexts(app.routes):
         operation = getattr(route, "operation_id", None)
-        for dependency in route.dependant.dependencies if operation else ():
+        if operation is None:
+            continue
+        for dependency in route.dependant.dependencies:
             if isinstance(dependency.call, RoleCheck):
                 yield operation, dependency.call.role

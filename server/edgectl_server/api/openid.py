@@ -10,10 +10,16 @@ from __future__ import annotations
 import logging
 from typing import Annotated
 
-from fastapi import APIRouter, Cookie, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
-from edgectl_server.api.access import SESSION_COOKIE, Viewer, get_services
+from edgectl_server.api.access import (
+    Viewer,
+    get_services,
+    give_session_cookie,
+    is_secure,
+    session_cookie,
+)
 from edgectl_server.api.problems import responses
 from edgectl_server.errors import NotFound, Refused, ServerError
 from edgectl_server.openid.handover import CODE_S
@@ -66,13 +72,9 @@ def _public_url(request: Request) -> str:
     )
 
 
-def _is_secure(request: Request) -> bool:
-    return request.url.scheme == "https" or _public_url(request).startswith("https:")
-
-
 def _cookie_name(request: Request) -> str:
     # With the prefix, no neighbour under the same domain can set it (RFC 6265bis, 4.1.3.2).
-    return f"__Host-{LOGIN_COOKIE}" if _is_secure(request) else LOGIN_COOKIE
+    return f"__Host-{LOGIN_COOKIE}" if is_secure(request) else LOGIN_COOKIE
 
 
 @router.get("/openid", operation_id="sign_on_info")
@@ -109,7 +111,7 @@ def begin_sign_on(
         path="/",
         httponly=True,
         samesite="lax",  # the provider's redirect is a navigation from another site
-        secure=_is_secure(request),
+        secure=is_secure(request),
     )
     return response
 
@@ -120,12 +122,7 @@ def begin_sign_on(
     status_code=303,
     responses=responses(404),
 )
-def finish_sign_on(
-    request: Request,
-    session_cookie: Annotated[
-        str | None, Cookie(alias=SESSION_COOKIE, include_in_schema=False)
-    ] = None,
-) -> Response:
+def finish_sign_on(request: Request) -> Response:
     """Take the browser back from the provider and start its session."""
     sign_on = _sign_on(request)
     auth = get_services(request).auth
@@ -138,18 +135,12 @@ def finish_sign_on(
     except ServerError as error:
         response: Response = _back(error)
     else:
-        if session_cookie is not None:
-            auth.end_session(session_cookie)
+        former = session_cookie(request)
+        if former is not None:
+            auth.end_session(former)
         response = RedirectResponse(finished.return_to, status_code=303)
-        response.set_cookie(
-            SESSION_COOKIE,
-            started.cookie,
-            max_age=get_services(request).settings.session_s,
-            httponly=True,
-            samesite="lax",
-            secure=_is_secure(request),
-        )
-    response.delete_cookie(_cookie_name(request), path="/", secure=_is_secure(request))
+        give_session_cookie(request, response, started.cookie)
+    response.delete_cookie(_cookie_name(request), path="/", secure=is_secure(request))
     return response
 
 

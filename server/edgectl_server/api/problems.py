@@ -120,6 +120,7 @@ def _handler(
     async def handle(request: Request, error: Exception) -> Response:
         problem, headers = make(request, error)
         problem.request_id = getattr(request.state, "request_id", "")
+        request.state.problem = problem.code
         return _response(problem, headers)
 
     return handle

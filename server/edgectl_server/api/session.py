@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Cookie, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
-from edgectl_server.api.access import SESSION_COOKIE, Viewer, get_services, viewer
+from edgectl_server.api.access import (
+    Viewer,
+    drop_session_cookie,
+    get_services,
+    give_session_cookie,
+    session_cookie,
+    viewer,
+)
 from edgectl_server.api.paging import Paging
 from edgectl_server.api.problems import responses
-from edgectl_server.auth import Principal
+from edgectl_server.auth import SCOPES, Principal
 from edgectl_server.schemas import (
     LoginRequest,
     Me,
@@ -30,7 +37,9 @@ def _address(request: Request) -> str:
 
 
 def _me(principal: Principal) -> Me:
-    return Me(user=principal.user, role=principal.role, csrf=principal.csrf)
+    may = SCOPES[principal.role]
+    scopes = [one for one in may if principal.scopes is None or one in principal.scopes]
+    return Me(user=principal.user, role=principal.role, scopes=scopes, csrf=principal.csrf)
 
 
 def _info(row: ApiToken) -> TokenInfo:
@@ -43,14 +52,7 @@ def login(request: Request, response: Response, body: LoginRequest) -> Me:
     services = get_services(request)
     principal = services.auth.check_password(body.username, body.password, _address(request))
     started = services.auth.start_session(principal.user)
-    response.set_cookie(
-        SESSION_COOKIE,
-        started.cookie,
-        max_age=services.settings.session_s,
-        httponly=True,
-        samesite="lax",
-        secure=request.url.scheme == "https",
-    )
+    give_session_cookie(request, response, started.cookie)
     return _me(started.principal)
 
 
@@ -61,15 +63,12 @@ def login(request: Request, response: Response, body: LoginRequest) -> Me:
     dependencies=[viewer],
     responses=responses(401, 403),
 )
-def logout(
-    request: Request,
-    response: Response,
-    cookie: Annotated[str | None, Cookie(alias=SESSION_COOKIE, include_in_schema=False)] = None,
-) -> None:
+def logout(request: Request, response: Response) -> None:
     """End the session of the cookie that was sent."""
+    cookie = session_cookie(request)
     if cookie is not None:
         get_services(request).auth.end_session(cookie)
-    response.delete_cookie(SESSION_COOKIE)
+    drop_session_cookie(request, response)
 
 
 @router.get("/me", operation_id="me", responses=responses(401))
@@ -96,9 +95,9 @@ def login_token(
     "/tokens", operation_id="create_token", status_code=201, responses=responses(401, 403, 422)
 )
 def create_token(request: Request, principal: Viewer, body: TokenRequest) -> TokenCreated:
-    """Make a token with at most the own role."""
+    """Make a token with at most the own role and scopes."""
     issued = get_services(request).auth.create_token(
-        principal, body.name, body.role, body.expires_in_s
+        principal, body.name, body.role, body.expires_in_s, body.scopes
     )
     return TokenCreated(token=issued.text, info=_info(issued.row))
 
@@ -117,5 +116,5 @@ def list_tokens(request: Request, principal: Viewer, paging: Paging) -> Page[Tok
     responses=responses(401, 403, 404),
 )
 def delete_token(request: Request, principal: Viewer, token_id: str) -> None:
-    """Delete an own token; an admin deletes any."""
+    """Delete an own token, and what was made with it; an admin deletes any."""
     get_services(request).auth.delete_token(principal, token_id)

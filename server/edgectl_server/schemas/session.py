@@ -6,7 +6,7 @@ from datetime import datetime
 
 from pydantic import Field
 
-from edgectl_server.schemas.base import Role, Schema
+from edgectl_server.schemas.base import Role, Schema, Scope
 
 __all__ = [
     "HandoverCode",
@@ -33,6 +33,7 @@ class Me(Schema):
 
     user: str
     role: Role
+    scopes: list[Scope]
     csrf: str | None = None
 
 
@@ -75,7 +76,10 @@ class TokenRequest(Schema):
     """``POST /tokens``."""
 
     name: str = Field(min_length=1, max_length=128)
-    role: Role = "operator"
+    role: Role | None = None
+    """At most the own; left out, the least that `scopes` need."""
+    scopes: list[Scope] | None = Field(default=None, min_length=1, max_length=16)
+    """Left out: everything that the role may. A scope that writes brings ``read`` with it."""
     expires_in_s: int | None = Field(default=None, ge=60)
 
 
@@ -86,6 +90,9 @@ class TokenInfo(Schema):
     name: str
     user: str
     role: Role
+    scopes: list[Scope]
+    made_by: str | None
+    """The token with which it was made, and with which it is deleted."""
     created_at: datetime
     expires_at: datetime | None
     last_used_at: datetime | None

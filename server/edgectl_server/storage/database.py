@@ -9,7 +9,7 @@ change it says ``with_for_update()``; SQLite ignores that. Objects stay readable
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,8 @@ class Database:
                 hint="use sqlite:///… or postgresql+psycopg://…",
             )
         self._writer = self._engine.execution_options(**{_WRITES: True})
+        self.before_commit: Callable[[Session], Callable[[], None] | None] | None = None
+        """Called at the end of each `write`, still inside; what it returns, after the commit."""
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -65,8 +67,13 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Session]:
         """Give a session whose changes are committed at the end, or rolled back on any error."""
+        committed = None
         with Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
+            if self.before_commit is not None:
+                committed = self.before_commit(session)
+        if committed is not None:
+            committed()
 
     def migrate(self) -> None:
         """Bring the tables up to date; safe when several servers start at once.

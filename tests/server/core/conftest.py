@@ -1,6 +1,8 @@
 """The services of the API on SQLite, with what other parts do left out."""
 
+import dataclasses
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +13,8 @@ from argon2 import PasswordHasher
 from starlette.testclient import TestClient
 
 from edgectl_server.api.app import create_app
+from edgectl_server.audit import AuditLog
+from edgectl_server.audit_heads import AuditHeads
 from edgectl_server.auth import Auth
 from edgectl_server.clock import now
 from edgectl_server.hub import Hub
@@ -67,31 +71,26 @@ def services(tmp_path: Path, clock: Clock) -> Iterator[Services]:
     jobs = Jobs(database, clock)
     jobs.register(PUSH, Waiting())
     hub = Hub(interval_s=0.05)
-    yield Services(
-        settings=settings,
-        database=database,
-        blobs=blobs,
-        hub=hub,
-        auth=Auth(database, clock, session_s=settings.session_s, hasher=QUICK),
-        sign_on=None,
-        handover=Handover(database, clock),
-        jobs=jobs,
-        uploads=Uploads(settings.data_path / "uploads", settings, blobs, database, clock),
-        registry=Registry(database, blobs, jobs, clock, list),
-        link=SimpleNamespace(connected=False),
-        repository=SimpleNamespace(metadata=list),
-        **dict.fromkeys(
-            (
-                "authority",
-                "broker",
-                "publisher",
-                "enrolment",
-                "fleet",
-                "rollouts",
-                "telemetry",
-            )
-        ),
-    )
+    audit = AuditLog(database, clock)
+    parts = dict.fromkeys(field.name for field in dataclasses.fields(Services))
+    parts |= {
+        "settings": settings,
+        "database": database,
+        "blobs": blobs,
+        "hub": hub,
+        "audit": audit,
+        "audit_heads": AuditHeads.open(settings.data_path / "audit", audit, clock),
+        "auth": Auth(database, clock, session_s=settings.session_s, hasher=QUICK),
+        "sign_on": None,
+        "handover": Handover(database, clock),
+        "jobs": jobs,
+        "uploads": Uploads(settings.data_path / "uploads", settings, blobs, database, clock),
+        "registry": Registry(database, blobs, jobs, clock, list),
+        "link": SimpleNamespace(connected=False),
+        "repository": SimpleNamespace(metadata=list),
+        "closing": ExitStack(),
+    }
+    yield Services(**parts)
     hub.close()
     hub.join()
     database.close()

@@ -6,11 +6,12 @@ from typing import NamedTuple
 import pytest
 from fastapi.routing import iter_route_contexts
 
-from edgectl_server.api.access import RoleCheck
 from edgectl_server.api.app import create_app
+from edgectl_server.auth import SCOPES as SCOPES_OF_ROLE
 from edgectl_server.errors import ServerError
 
 PASSWORD = "correct horse battery"
+ALL_SCOPES = SCOPES_OF_ROLE["admin"]
 OPEN = "open"
 ROLES = {
     "login": OPEN,
@@ -51,11 +52,35 @@ ROLES = {
     "rollout_action": "operator",
     "telemetry_summary": "viewer",
     "events": "viewer",
+    "list_audit": "admin",
+    "audit_state": "admin",
+    "export_audit": "admin",
     "version": OPEN,
     "live": OPEN,
     "ready": OPEN,
+    "revocations": OPEN,
 }
 """The least role of every route, by its operation."""
+SCOPES = {
+    "logout": "tokens",
+    "create_token": "tokens",
+    "delete_token": "tokens",
+    "offer_handover": "tokens",
+    "upload_status": "models:write",
+    "upload": "models:write",
+    "push_version": "models:write",
+    "cancel_job": "models:write",
+    "decommission_device": "devices:write",
+    "create_enrol_token": "devices:write",
+    "start_rollout": "rollouts:write",
+    "rollout_action": "rollouts:write",
+    "list_audit": "admin",
+    "audit_state": "admin",
+    "export_audit": "admin",
+}
+"""What a token needs, where it is not ``read``."""
+OPEN_CHANGES = {"login", "login_token", "take_handover", "enrol"}
+"""What strangers may send; each proves in another way who it is from."""
 PATHS = {
     "sha256": "0" * 64,
     "job_id": "0" * 16,
@@ -71,23 +96,22 @@ class Route(NamedTuple):
     method: str
     path: str
     role: str
+    scope: str
 
 
-def api_routes():
-    """Yield operation, method, path and role of every route that the application has."""
-    for route in iter_route_contexts(create_app(None).routes):
-        operation = getattr(route, "operation_id", None)
-        if operation is None:
-            assert route.path in {"/api/v1/openapi.json", "/api/{rest:path}", "/{path:path}", None}
-            continue
-        checks = [one.call for one in route.dependant.dependencies]
-        roles = [check.role for check in checks if isinstance(check, RoleCheck)]
-        assert len(roles) <= 1, operation
-        for method in route.methods:
-            yield Route(operation, method, route.path, roles[0] if roles else OPEN)
+DOCUMENT = create_app(None).openapi()
 
 
-ROUTES = sorted(api_routes())
+def documented_routes():
+    """Yield every operation of the OpenAPI document."""
+    for path, methods in DOCUMENT["paths"].items():
+        for method, operation in methods.items():
+            role, scope = operation["x-edgectl-role"], operation.get("x-edgectl-scope", "")
+            assert bool(operation.get("security")) == (role != OPEN) == bool(scope), operation
+            yield Route(operation["operationId"], method.upper(), path, role, scope)
+
+
+ROUTES = sorted(documented_routes())
 
 
 def fill(path: str) -> str:
@@ -100,6 +124,29 @@ def fill(path: str) -> str:
 
 def test_every_route_has_the_role_that_was_decided():
     assert {route.operation: route.role for route in ROUTES} == ROLES
+
+
+def test_every_route_has_the_scope_that_was_decided():
+    """Whatever is not named here only reads, and a change is never only reading."""
+    assert {route.operation: route.scope for route in ROUTES if route.role != OPEN} == {
+        operation: SCOPES.get(operation, "read")
+        for operation, role in ROLES.items()
+        if role != OPEN
+    }
+    reads = {"GET", "HEAD"}
+    assert all(route.method in reads for route in ROUTES if route.scope == "read")
+    writers = [route for route in ROUTES if route.role == OPEN and route.method not in reads]
+    assert {route.operation for route in writers} == OPEN_CHANGES
+
+
+def test_no_route_is_missing_in_the_document():
+    """Else `include_in_schema=False` would be a way around these tests."""
+    known = {(route.method, route.path) for route in ROUTES}
+    for route in iter_route_contexts(create_app(None).routes):
+        if route.path in {"/api/v1/openapi.json", "/api/{rest:path}", "/{path:path}", None}:
+            continue
+        for method in route.methods:
+            assert (method, route.path) in known, route.path
 
 
 GUARDED = [pytest.param(route, id=route.operation) for route in ROUTES if route.role != OPEN]
@@ -149,6 +196,22 @@ def test_a_lower_role_is_not_enough(client, people, route):
             assert route.role in answer.json()["detail"]
 
 
+@pytest.mark.parametrize("route", GUARDED)
+def test_a_token_without_the_scope_is_not_enough(client, services, people, route):
+    """Every other scope together does not replace the one that is needed."""
+    owner = services.auth.check_password("admin", PASSWORD, "t")
+    others = set(ALL_SCOPES) - {route.scope}
+    token = services.auth.create_token(owner, "t", "admin", None, others - {"read"})
+    if route.scope == "read":  # a scope that writes brings it with it: only this one does not
+        token = services.auth.create_token(owner, "t", "admin", None, ["tokens"])
+    headers = {"Authorization": f"Bearer {token.text}"}
+    answer = client.request(route.method, fill(route.path), headers=headers)
+    assert answer.status_code == 403, answer.text
+    if route.method != "HEAD":
+        assert answer.json()["code"] == "auth.scope"
+        assert route.scope in answer.json()["detail"]
+
+
 @pytest.mark.parametrize(
     "route", [one for one in GUARDED if one.values[0].method not in {"GET", "HEAD"}]
 )
@@ -177,7 +240,7 @@ def test_a_browser_logs_in_and_out(client, people):
     assert answer.status_code == 200
     set_cookie = answer.headers["set-cookie"]
     assert "HttpOnly" in set_cookie
-    assert "SameSite=lax" in set_cookie
+    assert "SameSite=strict" in set_cookie
     me = client.get("/api/v1/me").json()
     assert me == answer.json()
     assert me["role"] == "admin"
@@ -189,9 +252,21 @@ def test_a_browser_logs_in_and_out(client, people):
     assert client.get("/api/v1/me", headers=cookie).status_code == 401  # not only forgotten
 
 
-def test_over_https_the_cookie_is_secure(services, people, client):
+def test_over_https_the_cookie_is_secure_and_of_this_host_only(services, people, client):
     client.base_url = "https://testserver"
-    assert "Secure" in login(client).headers["set-cookie"]
+    set_cookie = login(client).headers["set-cookie"]
+    assert set_cookie.startswith("__Host-edgectl_session=")
+    attributes = {one.strip() for one in set_cookie.split(";")[1:]}
+    assert attributes == {"HttpOnly", "Max-Age=43200", "Path=/", "SameSite=strict", "Secure"}
+    secret = client.cookies["__Host-edgectl_session"]
+    client.cookies.clear()
+    named = {"Cookie": f"__Host-edgectl_session={secret}"}
+    assert client.get("/api/v1/me", headers=named).status_code == 200
+    # A neighbour under the same domain, or a page by plain HTTP, can set this name: it is not read.
+    planted = {"Cookie": f"edgectl_session={secret}"}
+    assert client.get("/api/v1/me", headers=planted).status_code == 401
+    client.base_url = "http://testserver"
+    assert client.get("/api/v1/me", headers=named).status_code == 401
 
 
 def test_a_role_that_is_taken_away_is_gone_at_once(client, services, people):
@@ -253,6 +328,14 @@ def test_tokens(client, people):
     assert client.get("/api/v1/me", headers=token).json() == {
         "user": "operator",
         "role": "operator",
+        "scopes": [
+            "read",
+            "tokens",
+            "models:write",
+            "rollouts:write",
+            "devices:write",
+            "trust:write",
+        ],
         "csrf": None,
     }
     narrow = client.post("/api/v1/tokens", headers=token, json={"name": "ci", "role": "viewer"})
@@ -296,6 +379,49 @@ def test_a_token_that_ends_makes_none_that_outlives_it(client, services, people,
     assert [client.get("/api/v1/me", headers=one).status_code for one in made] == [200, 401, 200]
     clock.pass_s(2)
     assert [client.get("/api/v1/me", headers=one).status_code for one in made] == [401, 401, 401]
+
+
+def made(client, headers, **body):
+    answer = client.post("/api/v1/tokens", headers=headers, json={"name": "x", **body})
+    assert answer.status_code == 201, answer.text
+    return answer.json()["info"], {"Authorization": f"Bearer {answer.json()['token']}"}
+
+
+def test_scopes_of_a_token(client, people):
+    info, _ = made(client, people.admin, scopes=["models:write"])
+    assert (info["role"], info["scopes"]) == ("operator", ["read", "models:write"])
+    info, headers = made(client, people.admin, scopes=["tokens", "devices:write"], role="admin")
+    assert (info["role"], info["scopes"]) == ("admin", ["read", "tokens", "devices:write"])
+    assert client.get("/api/v1/me", headers=headers).json()["scopes"] == info["scopes"]
+    for body, status in (
+        ({"scopes": ["models:write"]}, 403),  # what it has not, it cannot give
+        ({"scopes": ["admin"]}, 403),
+        ({"scopes": ["admin"], "role": "viewer"}, 422),  # nor may the role
+        ({"scopes": []}, 422),
+        ({"scopes": ["everything"]}, 422),
+        ({"scopes": ["read", "devices:write"]}, 201),
+    ):
+        answer = client.post("/api/v1/tokens", headers=headers, json={"name": "x", **body})
+        assert answer.status_code == status, (body, answer.text)
+    info, _ = made(client, headers)  # all that the maker has, and the role may
+    assert (info["role"], info["scopes"]) == ("viewer", ["read", "tokens"])
+    info, _ = made(client, headers, role="admin")
+    assert info["scopes"] == ["read", "tokens", "devices:write"]
+
+
+def test_what_a_token_has_made_goes_with_it(client, people):
+    """A thief who makes tokens with a stolen one loses them all at once."""
+    stolen_info, stolen = made(client, people.operator)
+    child_info, child = made(client, stolen)
+    assert child_info["made_by"] == stolen_info["id"]
+    _, grandchild = made(client, child)
+    _, other = made(client, people.operator)
+    listed = client.get("/api/v1/tokens", headers=other).json()["total"]
+    path = f"/api/v1/tokens/{stolen_info['id']}"
+    assert client.delete(path, headers=other).status_code == 204
+    for gone in (stolen, child, grandchild):
+        assert client.get("/api/v1/me", headers=gone).status_code == 401
+    assert client.get("/api/v1/tokens", headers=other).json()["total"] == listed - 3
 
 
 def test_a_page_cannot_log_a_browser_in_by_a_form(client, people):
