@@ -84,9 +84,9 @@ from edgectl_server.schemas.telemetry import TelemetrySummary
 
 __all__ = [
     "ActionRequest",
+    "ApproveRequest",
     "AuditEntryInfo",
     "AuditState",
-    "ApproveRequest",
     "AuthorityInfo",
     "DeviceDetail",
     "DeviceEventInfo",
