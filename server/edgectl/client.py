@@ -214,18 +214,78 @@ class Client:
             path = f"/devices/{_segment(device)}{path}"
         return self._pages(path, types.SecurityEventInfo, (), limit)
 
-    def create_enrol_token(self, *, uses: int, expires_in_s: int) -> types.EnrolTokenCreated:
-        """Create a token with which devices may enrol."""
-        body = {"uses": uses, "expires_in_s": expires_in_s}
-        return self._connection.request(
-            "POST", "/devices/tokens", types.EnrolTokenCreated, body=body
-        )
-
     def decommission(self, device: str) -> types.DeviceDetail:
         """Revoke a device's certificate."""
         return self._connection.request(
             "POST", f"/devices/{_segment(device)}/actions/decommission", types.DeviceDetail
         )
+
+    def revoke_device(self, device: str) -> types.DeviceDetail:
+        """Shut a lost device out, until somebody lets it enrol again."""
+        return self._connection.request(
+            "POST", f"/devices/{_segment(device)}/actions/revoke", types.DeviceDetail
+        )
+
+    # ------------------------------------------------------------ enrolment
+
+    def authority(self) -> types.AuthorityInfo:
+        """Return by what a device without a token knows the server."""
+        return self._get("/enrolment/authority", types.AuthorityInfo)
+
+    def create_enrol_token(
+        self, *, uses: int, expires_in_s: int, group: str = ""
+    ) -> types.EnrolTokenCreated:
+        """Create a token with which devices may enrol, into a group."""
+        body = {"uses": uses, "expires_in_s": expires_in_s, "group": group}
+        return self._connection.request(
+            "POST", "/enrolment/tokens", types.EnrolTokenCreated, body=body
+        )
+
+    def enrol_tokens(self, limit: int = 100) -> types.Page[types.EnrolTokenInfo]:
+        """List the tokens that are good for something, without their secrets."""
+        return self._pages("/enrolment/tokens", types.EnrolTokenInfo, (), limit)
+
+    def revoke_enrol_token(self, token_id: str) -> None:
+        """Make a token worthless."""
+        self._connection.request("DELETE", f"/enrolment/tokens/{_segment(token_id)}", NoneType)
+
+    def preauthorise(self, entries: Sequence[types.PreauthorisedEntry]) -> types.PreauthoriseResult:
+        """Put keys on the list of those that may enrol, at most 1000 at once."""
+        return self._connection.request(
+            "POST",
+            "/enrolment/preauthorised",
+            types.PreauthoriseResult,
+            body={"entries": list(entries)},
+        )
+
+    def preauthorised(
+        self, query: Query = (), limit: int = 100
+    ) -> types.Page[types.PreauthorisedInfo]:
+        """List the keys that may enrol and have not yet."""
+        return self._pages("/enrolment/preauthorised", types.PreauthorisedInfo, query, limit)
+
+    def forget_preauthorised(self, device: str) -> None:
+        """Take a key off the list."""
+        path = f"/enrolment/preauthorised/{_segment(device)}"
+        self._connection.request("DELETE", path, NoneType)
+
+    def enrol_requests(self, limit: int = 100) -> types.Page[types.EnrolRequestInfo]:
+        """List the devices that ask to be let in."""
+        return self._pages("/enrolment/requests", types.EnrolRequestInfo, (), limit)
+
+    def approve_device(
+        self, device: str, fingerprint: str, group: str = ""
+    ) -> types.PreauthorisedEntry:
+        """Let a device in that asks."""
+        path = f"/enrolment/requests/{_segment(device)}/actions/approve"
+        body = {"fingerprint": fingerprint, "group": group}
+        return self._connection.request("POST", path, types.PreauthorisedEntry, body=body)
+
+    def reject_device(self, device: str, fingerprint: str) -> types.EnrolRequestInfo:
+        """Turn a device down that asks."""
+        path = f"/enrolment/requests/{_segment(device)}/actions/reject"
+        body = {"fingerprint": fingerprint}
+        return self._connection.request("POST", path, types.EnrolRequestInfo, body=body)
 
     # ------------------------------------------------------------ rollouts
 

@@ -12,11 +12,24 @@ from typing import Any, Generic, TypeVar
 
 from msgspec import Struct, field
 
+from edgectl.enrolment import (
+    AuthorityInfo,
+    EnrolRequestInfo,
+    EnrolTokenCreated,
+    EnrolTokenInfo,
+    PreauthorisedEntry,
+    PreauthorisedInfo,
+    PreauthoriseResult,
+)
+
 __all__ = [
+    "AuthorityInfo",
     "DeviceDetail",
     "DeviceEventInfo",
     "DeviceSummary",
+    "EnrolRequestInfo",
     "EnrolTokenCreated",
+    "EnrolTokenInfo",
     "FleetSummary",
     "InstalledInfo",
     "JobInfo",
@@ -24,6 +37,9 @@ __all__ = [
     "Me",
     "ModelSummary",
     "Page",
+    "PreauthoriseResult",
+    "PreauthorisedEntry",
+    "PreauthorisedInfo",
     "Problem",
     "PushAccepted",
     "PushOptions",
@@ -110,6 +126,7 @@ class PushOptions(Struct, frozen=True):
     max_drop_points: float = 1.0
     precisions: list[str] = field(default_factory=lambda: ["fp32", "int8"])
     labels: list[str] = field(default_factory=list)
+    encrypt: list[str] = field(default_factory=list)
 
 
 class PushRequest(Struct, frozen=True, kw_only=True):
@@ -188,6 +205,7 @@ class VariantInfo(Struct, frozen=True):
     bundle_bytes: int
     rank: int
     trial: Trial
+    encrypted: bool = False
 
 
 class VersionSummary(Struct, frozen=True, kw_only=True):
@@ -262,15 +280,6 @@ class JobInfo(Struct, frozen=True):
         return self.state in {"succeeded", "failed", "cancelled"}
 
 
-class EnrolTokenCreated(Struct, frozen=True):
-    """The only time that the token is shown."""
-
-    token: str
-    id: str
-    uses: int
-    expires_at: datetime
-
-
 class InstalledInfo(Struct, frozen=True):
     """What a slot runs."""
 
@@ -327,6 +336,7 @@ class DeviceSummary(Struct, frozen=True, kw_only=True):
     cpu_model: str
     labels: dict[str, str]
     slots: list[SlotInfo]
+    group: str = ""
 
 
 class DeviceDetail(DeviceSummary, frozen=True, kw_only=True):
@@ -334,6 +344,8 @@ class DeviceDetail(DeviceSummary, frozen=True, kw_only=True):
 
     boot: int
     certificate_expires_at: datetime
+    fingerprint: str = ""
+    enrolled_by: str = ""
     order_counter: int
     accepted_order_counter: int
     endpoint: str
@@ -397,10 +409,11 @@ class FleetSummary(Struct, frozen=True):
 
 
 class Selector(Struct, frozen=True):
-    """Which devices: all that are enrolled when it starts, or these."""
+    """Which devices: all that are enrolled when it starts, those of a group, or these."""
 
     all: bool = False
     devices: list[str] = field(default_factory=list)
+    group: str = ""
 
 
 class RolloutPolicy(Struct, frozen=True):
