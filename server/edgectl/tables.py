@@ -100,6 +100,8 @@ def version_table(version: types.VersionDetail) -> Table:
             rows.append(("try", plain(version.error.hint)))
     for variant in version.variants:
         sizes = f"{bytes_text(variant.model_bytes)}, bundle {bytes_text(variant.bundle_bytes)}"
+        if variant.encrypted:
+            sizes += ", encrypted"
         rows.append((f"variant {variant.rank}", f"{plain(variant.variant)}, {sizes}"))
     return pairs(rows, f"{plain(version.model)}@{plain(version.version)}")
 
@@ -133,6 +135,11 @@ def report_table(version: types.VersionDetail, report: types.Report) -> Group:
     name = f"{plain(version.model)}@{plain(version.version)}"
     reasons = [f"{plain(one.recipe)}: {plain(one.reason)}" for one in report.trials if one.reason]
     notes = [f"measured on {plain(report.measured_on)}", *map(plain, report.warnings)]
+    encrypted = [plain(one.variant) for one in version.variants if one.encrypted]
+    if encrypted:
+        notes.append(
+            f"encrypted: {', '.join(encrypted)}; only devices ordered to run it can read it"
+        )
     lines = [*reasons, *notes]
     return Group(
         Text(f"{name}: {measured}", style="bold"),

@@ -30,6 +30,8 @@ _PRECISIONS = ("fp32", "int8")
         "edgectl push har.onnx --calibration cal.npz --evaluation eval.npz",
         "edgectl push har_v2.onnx --name har --version 2 --max-drop 0.5 --labels labels.txt",
         "edgectl push detector.onnx --precision fp32 --detach --json",
+        "edgectl push secret.onnx --calibration cal.npz --encrypt",
+        "edgectl push secret.onnx --calibration cal.npz --encrypt=int8",
     )
 )
 @click.argument("model", type=_FILE)
@@ -50,6 +52,13 @@ _PRECISIONS = ("fp32", "int8")
     show_default=True,
     help="What may be made; with int8, at least one int8 variant must pass.",
 )
+@click.option(
+    "--encrypt",
+    is_flag=False,
+    flag_value="all",
+    metavar="[=VARIANTS]",
+    help="Only devices that are ordered to run it can read the model; all variants, or fp32,int8.",
+)
 @click.option("--labels", help="Names of the classes: a text file, one a line, or a,b,c.")
 @click.option("--parent", type=VERSION, help="The version that this one was trained from.")
 @click.option("--detach", is_flag=True, help="Do not wait for the pipeline.")
@@ -65,6 +74,7 @@ def push(
     evaluation: Path | None,
     max_drop: float,
     precision: str,
+    encrypt: str | None,
     labels: str | None,
     parent: str | None,
     detach: bool,
@@ -75,9 +85,15 @@ def push(
     Uploads are resumed where they broke off; the same content is never pushed twice. The exit code
     is 1 when every int8 variant loses more than --max-drop, with the table of what was tried.
     Ctrl-C leaves the push running on the server.
+
+    With --encrypt, broker, blob store and mirrors hold ciphertext; the key goes to each device in
+    its signed order. If all variants are encrypted, the server deletes the uploaded files.
     """
     name = name or _name_of(model)
-    options = PushOptions(max_drop, _precisions(precision), parse_labels(labels))
+    precisions = _choose("--precision", precision)
+    options = PushOptions(
+        max_drop, precisions, parse_labels(labels), _encrypted(encrypt, precisions)
+    )
     _, errors = consoles()
     with session.connect() as client, PushProgress(errors) as progress:
         with doing(f"pushing {model.name} as {name}"):
@@ -133,14 +149,29 @@ def _name_of(model: Path) -> str:
         ) from error
 
 
-def _precisions(text: str) -> list[str]:
+def _encrypted(text: str | None, precisions: list[str]) -> list[str]:
+    """Return which variants are to be encrypted."""
+    if text is None:
+        return []
+    if text == "all":
+        return precisions
+    chosen = _choose("--encrypt", text)
+    missing = sorted(set(chosen) - set(precisions))
+    if missing:
+        raise click.BadParameter(
+            f"{', '.join(missing)} is not made; --precision says what is", param_hint="--encrypt"
+        )
+    return chosen
+
+
+def _choose(option: str, text: str) -> list[str]:
     chosen = [part.strip() for part in text.split(",") if part.strip()]
     unknown = sorted(set(chosen) - set(_PRECISIONS))
     if unknown or not chosen:
         expected = " or ".join(_PRECISIONS)
         raise click.BadParameter(
             f"expected {expected}, or both with a comma between, got {text!r}",
-            param_hint="--precision",
+            param_hint=option,
         )
     return [precision for precision in _PRECISIONS if precision in chosen]
 

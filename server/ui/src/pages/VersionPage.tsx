@@ -234,7 +234,15 @@ function Bundles({ version }: { version: Version }) {
               .sort((left, right) => left.rank - right.rank)
               .map((variant) => (
                 <tr key={variant.variant}>
-                  <td className="mono nowrap">{variant.variant}</td>
+                  <td className="nowrap">
+                    <span className="mono">{variant.variant}</span>
+                    {variant.encrypted && (
+                      <span className="soft small" title="Only devices that are ordered to run it can read the model">
+                        {" "}
+                        encrypted
+                      </span>
+                    )}
+                  </td>
                   <td className="recipe">{variant.trial.recipe}</td>
                   <td data-align="right" className="number nowrap">
                     {bytes(variant.model_bytes)}
