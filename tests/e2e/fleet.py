@@ -220,8 +220,8 @@ class Agent(Process):
             *(sys.executable, "-m", "edgectl_agent", "run", "--json"),
             *("--server", self.server.url, "--device", self.device, "--state", str(self.state)),
             *("--port", "0"),
-            *(("--token", self.token) if self.token else ()),
         ]
+        self._environment["EDGECTL_AGENT_TOKEN"] = self.token
         since = self.log.stat().st_size if self.log.exists() else 0
         super().start()
         self.endpoint = self.wait_line("the agent", "event", "ready", since)["endpoint"]

@@ -117,8 +117,9 @@ def test_an_unknown_or_wrong_token(start, token, tmp_path):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "edgectl_agent", "run", "--server", server.url),
-            *("--device", "pi-1", "--state", str(tmp_path / "pi-1"), "--token", token),
+            *("--device", "pi-1", "--state", str(tmp_path / "pi-1")),
         ],
+        env={**os.environ, "EDGECTL_AGENT_TOKEN": token},
         capture_output=True,
         text=True,
         timeout=60,

@@ -20,9 +20,10 @@ class Device:
         self.name = name
         self.lines: list[dict[str, Any]] = []
         self._arguments = [
-            *("--server", plane_url, "--token", token, "--device", name),
+            *("--server", plane_url, "--device", name),
             *("--state", str(state), "--port", "0", "--json", "--telemetry-s", "1"),
         ]
+        self._token = token
         self._changed = threading.Condition()
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
@@ -35,6 +36,7 @@ class Device:
 
     def start(self) -> None:
         environment = {key: value for key, value in os.environ.items() if "EDGECTL" not in key}
+        environment["EDGECTL_AGENT_TOKEN"] = self._token
         self.lines = []
         with self._errors.open("a") as errors:
             self._process = subprocess.Popen(

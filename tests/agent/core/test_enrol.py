@@ -30,7 +30,14 @@ from edgectl_server.signing.authority import Authority
 
 SECRET = "s" * 43
 TOKEN = "ee_0123456789abcdef_" + SECRET
+GIVEN = ["--token-file", "token"]
 Answer = tuple[int, bytes]
+
+
+def token_file(folder: Path, content: str = TOKEN) -> str:
+    path = folder / content[:8]
+    path.write_text(content + "\n")
+    return str(path)
 
 
 class Server:
@@ -99,7 +106,14 @@ def problem(status: int, code: str) -> Callable[[EnrolRequest], Answer]:
 
 def test_a_device_enrols_once(tmp_path: Path, server: Server) -> None:
     state = tmp_path / "state"
-    arguments = ["--server", server.url, "--token", TOKEN, "--state", str(state)]
+    arguments = [
+        "--server",
+        server.url,
+        "--token-file",
+        token_file(tmp_path),
+        "--state",
+        str(state),
+    ]
     assert main(["enrol", *arguments, "--device", "pi-1"]) == 0
     identity = load_identity(RealDisk(state))
     assert identity is not None
@@ -144,7 +158,7 @@ def test_a_refusal_says_what_to_do(
 ) -> None:
     server.answer = answer
     code, exit_code = expected
-    arguments = ["--server", server.url, "--token", TOKEN, "--device", "pi-1"]
+    arguments = ["--server", server.url, "--token-file", token_file(tmp_path), "--device", "pi-1"]
     state = tmp_path / "state"
     assert main(["enrol", *arguments, "--state", str(state)]) == exit_code
     printed = capsys.readouterr().err
@@ -182,11 +196,13 @@ def test_a_wrong_identity_is_not_taken(tmp_path: Path, server: Server, change: s
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "code"),
     [
-        (["--server", "http://127.0.0.1:1", "--token", TOKEN], 3, "server.unreachable"),
-        (["--server", "ftp://there", "--token", TOKEN], 2, "settings.value"),
-        (["--server", "http://127.0.0.1:1", "--token", "nonsense"], 1, "enrol.token"),
+        (["--server", "http://127.0.0.1:1", *GIVEN], 3, "server.unreachable"),
+        (["--server", "ftp://there", *GIVEN], 2, "settings.value"),
+        (["--server", "http://127.0.0.1:1", "--token-file", "nonsense"], 1, "enrol.token"),
+        (["--server", "http://127.0.0.1:1", "--token-file", "missing"], 2, "settings.file"),
         (["--server", "http://127.0.0.1:1"], 2, "enrol.missing"),
-        (["--token", TOKEN], 2, "enrol.missing"),
+        (["--server", "http://127.0.0.1:1", "--authority", "sha256:0"], 2, "settings.value"),
+        (GIVEN, 2, "enrol.missing"),
     ],
 )
 def test_exit_codes(
@@ -197,7 +213,9 @@ def test_exit_codes(
     code: str,
 ) -> None:
     state = str(tmp_path / "state")
-    assert main(["enrol", *arguments, "--device", "pi-1", "--state", state]) == exit_code
+    files = {"token": token_file(tmp_path), "nonsense": token_file(tmp_path, "nonsense")}
+    given = [files.get(word, word) for word in arguments]
+    assert main(["enrol", *given, "--device", "pi-1", "--state", state]) == exit_code
     printed = capsys.readouterr().err
     assert f"error[{code}]: " in printed
     assert "\ntry: " in printed

@@ -26,7 +26,7 @@ class Site:
     pis: list[Pi] = field(default_factory=list)
 
     def pi(self, name: str, *, connect: bool = True) -> Pi:
-        token = self.plane.enrolment.create_token(uses=1, expires_in_s=60, user="test").token
+        token = self.plane.admission.create_token(uses=1, expires_in_s=60, user="test").token
         folder = self.settings.data_path.parent / name
         pi = Pi(name, folder, self.plane.enrolment.enrol, token)
         self.pis.append(pi)

@@ -66,7 +66,7 @@ def api(tmp_path: Path) -> Iterator[Api]:
 
 @pytest.fixture
 def pis(api: Api, tmp_path: Path) -> Iterator[list[Pi]]:
-    answer = api.call("POST", "/devices/tokens", role="operator", json={"uses": 2})
+    answer = api.call("POST", "/enrolment/tokens", role="operator", json={"uses": 2})
     assert answer.status_code == 201
     pis = [Pi(f"pi-{n}", tmp_path / f"pi-{n}", api.enrol, answer.json()["token"]) for n in (1, 2)]
     for pi in pis:
@@ -187,8 +187,8 @@ REFUSED = [
     ("GET", "/telemetry?since_s=0", None, 422, "request.invalid"),
     ("GET", "/telemetry?since_s=99999999", None, 422, "request.invalid"),
     ("POST", "/devices/nobody/actions/decommission", None, 404, "device.unknown"),
-    ("POST", "/devices/tokens", {"uses": 0}, 422, "request.invalid"),
-    ("POST", "/devices/tokens", {"expires_in_s": 10**9}, 422, "request.invalid"),
+    ("POST", "/enrolment/tokens", {"uses": 0}, 422, "request.invalid"),
+    ("POST", "/enrolment/tokens", {"expires_in_s": 10**9}, 422, "request.invalid"),
     ("GET", "/rollouts/0000000000000000", None, 404, "rollout.unknown"),
     ("GET", "/rollouts/0000000000000000/devices", None, 404, "rollout.unknown"),
     ("GET", "/rollouts/0000000000000000/events", None, 404, "rollout.unknown"),
@@ -237,7 +237,7 @@ def test_enrolment_needs_no_login_and_a_good_token(api: Api) -> None:
     for body in bad:
         answer = api.call("POST", "/enrol", role="", json=body)
         assert (answer.status_code, answer.json()["code"]) == (422, "request.invalid")
-    token = api.call("POST", "/devices/tokens", json={}).json()["token"]
+    token = api.call("POST", "/enrolment/tokens", json={}).json()["token"]
     good = {**msgspec.to_builtins(make_request(token, "pi-1")), "of_a_newer_agent": True}
     assert api.call("POST", "/enrol", role="", json=good).status_code == 200
 
