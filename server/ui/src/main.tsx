@@ -10,6 +10,7 @@ import { createBrowserRouter, Navigate, RouterProvider } from "react-router";
 import { connectLive } from "./api/live";
 import { DevicePage } from "./pages/DevicePage";
 import { FleetPage } from "./pages/FleetPage";
+import { HandoverPage } from "./pages/HandoverPage";
 import { ModelPage } from "./pages/ModelPage";
 import { ModelsPage } from "./pages/ModelsPage";
 import { NotFoundPage, PageError } from "./pages/NotFoundPage";
@@ -39,6 +40,7 @@ const router = createBrowserRouter([
       { path: "rollouts", element: <RolloutsPage /> },
       { path: "rollouts/new", element: <StartRolloutPage /> },
       { path: "rollouts/:id", element: <RolloutPage /> },
+      { path: "handover", element: <HandoverPage /> },
       { path: "settings", element: <SettingsPage /> },
       { path: "*", element: <NotFoundPage /> },
     ],

@@ -51,8 +51,18 @@ export async function logIn(username: string, password: string): Promise<void> {
   queryClient.setQueryData(ME, data ?? null);
 }
 
+/** Names of people who came by single sign-on end with this, and no others do. */
+const BY_SIGN_ON = "@sso";
+
 export async function logOut(): Promise<void> {
+  const user = queryClient.getQueryData<Me | null>(ME)?.user ?? "";
+  const asked = user.endsWith(BY_SIGN_ON) ? fetchClient.GET("/api/v1/openid").catch(() => null) : null;
+  const signOn = (await asked)?.data;
   await fetchClient.DELETE("/api/v1/session");
+  if (signOn?.logout_url) {
+    window.location.assign(signOn.logout_url); // else the next click would log them in again, unasked
+    return;
+  }
   queryClient.setQueryData(ME, null);
   queryClient.removeQueries({ predicate: (query) => query.queryKey[0] !== ME[0] });
 }
