@@ -16,6 +16,7 @@ come in any order.
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -45,6 +46,8 @@ SECURITY_MAX = 256
 _ROW_BYTES = 64
 """What a row costs beside its payload; part of the budget."""
 _PAGE_BYTES = 4096
+_GROWTH_PAGES = 8
+"""More than an insert of a small message adds; a larger one may fail, and is not kept then."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS message (
     position INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -166,6 +169,7 @@ class Spool:
             self._database.close()
 
     def _insert(self, kind: Kind, seq: int, payload: bytes) -> None:
+        self._reserve()
         # In WAL mode FULL waits for the disk at each commit, NORMAL only at checkpoints.
         self._database.execute(
             f"PRAGMA synchronous = {'NORMAL' if kind == 'telemetry' else 'FULL'}"
@@ -182,6 +186,25 @@ class Spool:
                 "ON CONFLICT (boot) DO UPDATE SET seq = ?2",
                 (self._boot, seq),
             )
+
+    def _reserve(self) -> None:
+        """Have the disk promise the pages that the next insert may add.
+
+        A page that was committed to the journal and then has no place in the file could never
+        leave the journal again: nothing more would be kept, however much is dropped.
+        """
+        (pages,) = self._database.execute("PRAGMA page_count").fetchone()
+        wanted = (pages + max(0, _GROWTH_PAGES - self._free_pages())) * _PAGE_BYTES
+        try:
+            with self._path.open("r+b") as file:
+                if file.seek(0, os.SEEK_END) < wanted:
+                    os.posix_fallocate(file.fileno(), 0, wanted)
+        except OSError as error:
+            raise sqlite3.OperationalError(str(error)) from error
+
+    def _free_pages(self) -> int:
+        count: int = self._database.execute("PRAGMA freelist_count").fetchone()[0]
+        return count
 
     def _make_room(self, size: int) -> None:
         while self._bytes + size > self._bytes_max and (
@@ -204,8 +227,7 @@ class Spool:
         try:
             # Begins the journal anew in the room that its file already has.
             self._database.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
-            room = self._bytes - len(payload) - _PAGE_BYTES
-            while self._bytes > room and self._drop_oldest("telemetry"):
+            while self._free_pages() < _GROWTH_PAGES and self._drop_oldest("telemetry"):
                 pass
             self._insert(kind, seq, payload)
         except sqlite3.OperationalError:

@@ -213,7 +213,7 @@ class Fleet:
             )
             .group_by(SecurityEventRow.device)
         )
-        return dict(iter(found.tuples()))
+        return {row[0]: row[1] for row in found}
 
     def shares(self) -> list[VersionShare]:
         """Return how many devices run which version."""

@@ -232,7 +232,7 @@ def test_on_a_full_disk_an_event_takes_the_room_of_telemetry(tmp_path: Path) -> 
                 rounds += 1
                 assert rounds < 50
             kept = fill(spool, "event", 5000)
-        assert kept > 50
+        assert kept > 500  # nearly all of what telemetry had
         assert len([m for m in spool.pending(10**6) if m.kind == "event"]) == kept
         assert spool.dropped > 0
 

@@ -241,7 +241,7 @@ def test_which_state_counts(parts, line) -> None:
 
 def test_what_is_shown_is_what_was_reported(parts, line) -> None:
     update = UpdateReport(
-        order=4,
+        order=1,
         version="2",
         variant="int8",
         manifest=digest_of(b"m"),
@@ -252,13 +252,14 @@ def test_what_is_shown_is_what_was_reported(parts, line) -> None:
     line.state(
         agent_version="0.1.0",
         capabilities=CAPABILITIES,
-        order_counter=4,
+        order_counter=1,
+        order_nonce=NONCE,
         endpoint="http://127.0.0.1:8500",
         slots={"har": SlotReport(update=update)},
         rejected=(digest_of(b"bad"),),
     )
     device = parts.fleet.device("pi-1")
-    assert (device.machine, device.accepted_order_counter) == ("aarch64", 4)
+    assert (device.machine, device.accepted_order_counter) == ("aarch64", 1)
     assert device.rejected == [digest_of(b"bad")]
     (slot,) = device.slots
     assert slot.running is None
