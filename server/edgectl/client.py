@@ -102,6 +102,13 @@ class Client:
             "POST", "/tokens:login", types.TokenCreated, params=query, body=body
         )
 
+    def take_login(
+        self, code: str, verifier: str, *, name: str, expires_in_s: int | None = None
+    ) -> types.TokenCreated:
+        """Exchange the code that a browser shows for a token (no login)."""
+        body = {"code": code, "verifier": verifier, "name": name, "expires_in_s": expires_in_s}
+        return self._connection.request("POST", "/tokens:handover", types.TokenCreated, body=body)
+
     def me(self) -> types.Me:
         """Return whose token this is."""
         return self._get("/me", types.Me)

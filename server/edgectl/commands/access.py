@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import os
 import platform
+import secrets
 import sys
+import webbrowser
 
 import click
 
@@ -24,11 +29,13 @@ _SECRET_CHARACTERS_MAX = 4096
         "edgectl login http://127.0.0.1:8080",
         "edgectl login https://edge.example.org --username ana",
         "edgectl login --username admin --password-stdin < edgectl-data/admin-password",
+        "edgectl login https://edge.example.org --sso",
         "edgectl login https://edge.example.org --token-stdin < token.txt",
     )
 )
 @click.argument("url", required=False)
 @click.option("--username", help="Asked for when not given.")
+@click.option("--sso", is_flag=True, help="Log in with a browser, on this machine or another.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from stdin.")
 @click.option("--token-stdin", is_flag=True, help="Read an API token from stdin instead.")
 @click.option(
@@ -45,6 +52,7 @@ def login(
     url: str | None,
     username: str | None,
     *,
+    sso: bool,
     password_stdin: bool,
     token_stdin: bool,
     days: int,
@@ -55,9 +63,14 @@ def login(
     The password is exchanged for a token, which is stored in
     $XDG_CONFIG_HOME/edgectl/config.json, readable by you only. EDGECTL_URL and EDGECTL_TOKEN take
     precedence over what is stored.
+
+    With --sso you log in on the server's page, in whatever way it offers, and bring the code that
+    it shows back here. The code is of use to this command alone.
     """
     if password_stdin and token_stdin:
         raise click.UsageError("--password-stdin and --token-stdin exclude one another")
+    if sso and (password_stdin or token_stdin or username):
+        raise click.UsageError("--sso asks for none of the other secrets, and for no name")
     if token_stdin and username:
         raise click.UsageError("a token has its user: leave out --username")
     address = server_url(url) if url else session.address()
@@ -66,6 +79,8 @@ def login(
     with doing(f"logging in to {address}"):
         if token_stdin:
             found = _login_by_token(address)
+        elif sso:
+            found = _login_by_browser(address, days)
         else:
             found = _login_by_password(address, username, days, from_stdin=password_stdin)
     session.store(session.config().logged_in(address, found))
@@ -110,10 +125,37 @@ def _login_by_password(address: str, username: str | None, days: int, *, from_st
     else:
         username = username or click.prompt("user", default="admin", err=True)
         password = click.prompt("password", hide_input=True, err=True)
-    name = f"edgectl on {platform.node() or 'unknown'}"[:128]
     with Client(address) as client:
-        created = client.login(username, password, name=name, expires_in_s=days * 86400)
+        created = client.login(username, password, name=_token_name(), expires_in_s=days * 86400)
     return Login(created.token, created.info.user, created.info.role)
+
+
+def _login_by_browser(address: str, days: int) -> Login:
+    verifier = secrets.token_urlsafe(48)  # RFC 7636: without it, the code is worth nothing
+    digest = hashlib.sha256(verifier.encode()).digest()
+    challenge = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+    page = f"{address}/handover?challenge={challenge}"
+    with Client(address) as client:
+        client.version()  # rather a word now than a page that does not open
+        click.echo(f"open this page, and log in there:\n\n  {page}\n", err=True)
+        if _has_browser():
+            webbrowser.open(page)
+        code = click.prompt("code", err=True).strip()[:_SECRET_CHARACTERS_MAX]
+        created = client.take_login(code, verifier, name=_token_name(), expires_in_s=days * 86400)
+    return Login(created.token, created.info.user, created.info.role)
+
+
+def _has_browser() -> bool:
+    """Say whether a browser would open beside this terminal, rather than in it or nowhere."""
+    if not sys.stdin.isatty():
+        return False
+    if sys.platform in {"darwin", "win32"}:
+        return "SSH_CONNECTION" not in os.environ
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _token_name() -> str:
+    return f"edgectl on {platform.node() or 'unknown'}"[:128]
 
 
 def _login_by_token(address: str) -> Login:
