@@ -42,8 +42,19 @@ ROLES = {
     "device_events": "viewer",
     "device_telemetry": "viewer",
     "decommission_device": "admin",
+    "revoke_device": "operator",
+    "authority": "viewer",
     "create_enrol_token": "operator",
+    "list_enrol_tokens": "viewer",
+    "revoke_enrol_token": "operator",
+    "preauthorise": "operator",
+    "list_preauthorised": "viewer",
+    "forget_preauthorised": "operator",
+    "list_enrol_requests": "viewer",
+    "approve_device": "operator",
+    "reject_device": "operator",
     "enrol": OPEN,
+    "renew": OPEN,
     "list_rollouts": "viewer",
     "start_rollout": "operator",
     "get_rollout": "viewer",
@@ -71,7 +82,13 @@ SCOPES = {
     "push_version": "models:write",
     "cancel_job": "models:write",
     "decommission_device": "devices:write",
+    "revoke_device": "devices:write",
     "create_enrol_token": "devices:write",
+    "revoke_enrol_token": "devices:write",
+    "preauthorise": "devices:write",
+    "forget_preauthorised": "devices:write",
+    "approve_device": "devices:write",
+    "reject_device": "devices:write",
     "start_rollout": "rollouts:write",
     "rollout_action": "rollouts:write",
     "list_audit": "admin",
@@ -79,7 +96,7 @@ SCOPES = {
     "export_audit": "admin",
 }
 """What a token needs, where it is not ``read``."""
-OPEN_CHANGES = {"login", "login_token", "take_handover", "enrol"}
+OPEN_CHANGES = {"login", "login_token", "take_handover", "enrol", "renew"}
 """What strangers may send; each proves in another way who it is from."""
 PATHS = {
     "sha256": "0" * 64,
