@@ -48,6 +48,7 @@ from edgectl_protocol.enrolment import (
 )
 from edgectl_protocol.names import check_device_id
 from edgectl_server.admission import Admission, shut_out_at
+from edgectl_server.audit import describe
 from edgectl_server.errors import Conflict, Unauthorized
 from edgectl_server.signing.authority import Authority, Issued
 from edgectl_server.signing.key_proofs import (
@@ -308,6 +309,15 @@ class Enroller:
         device.decommissioned_at = device.revoked_at = None
         device.group, device.enrolled_by, device.enrol_token = group, enrolled_by, token_id
         _take_encryption_key(device, request, now)
+        describe(
+            actor=f"device/{device.id}",
+            via="enrolment",
+            object=device.id,
+            by=enrolled_by,
+            group=group,
+            key=issued.public_key_sha256,
+            certificate=issued.serial,
+        )
         return issued.certificate_pem
 
     # ------------------------------------------------------------ renewal
@@ -330,6 +340,12 @@ class Enroller:
                 issued = self._authority.renew_device(found.certificate_pem, found.id, now)
                 _remember(found, now)
                 _take(found, issued)
+                describe(
+                    actor=f"device/{found.id}",
+                    via="enrolment",
+                    object=found.id,
+                    certificate=issued.serial,
+                )
             return found.certificate_pem
 
 

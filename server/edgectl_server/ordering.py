@@ -30,6 +30,7 @@ from edgectl_protocol.messages import (
     SlotOrder,
     UpdatePolicy,
 )
+from edgectl_server.audit import note
 from edgectl_server.domain.variants import VariantFacts, rank_variants
 from edgectl_server.signing.content_keys import ContentKeys
 from edgectl_server.signing.orders import OrderSigner
@@ -238,6 +239,8 @@ class Ordering:
             ).all()
             for name in names:
                 self.issue(session, name)
+            if names:
+                note(session, "renew_orders", "", {"orders": len(names)})
         return len(names)
 
     def _publish(self, session: Session, link: Publishes, names: Iterable[str]) -> None:

@@ -21,6 +21,7 @@ import msgspec
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from edgectl_server.audit import describe, note
 from edgectl_server.domain import rollouts as domain
 from edgectl_server.domain.rollouts import BAD, DeviceState, Plan, RolloutState
 from edgectl_server.domain.variants import VariantFacts
@@ -111,6 +112,7 @@ class Rollouts(RolloutViews):
                 finished_at=None,
             )
             session.add(rollout)
+            describe(object=rollout.id, devices=len(names))
             session.flush()
             before = desired_versions(session, request.model, names)
             session.add_all(
@@ -263,6 +265,9 @@ class Rollouts(RolloutViews):
             )
             data = {"device": name, "order": counter}
             self._log(session, rollout, "server", "device_restored", data)
+        if made.orders or made.restores:
+            summary = {"orders": len(made.orders), "restores": len(made.restores)}
+            note(session, "issue_orders", rollout.id, {"model": rollout.model, **summary})
         if made.note is not None and made.note != rollout.note:
             rollout.note = made.note
         if made.state.value != rollout.state:
