@@ -12,11 +12,19 @@ from edgectl.client import Client
 from edgectl.config import DEFAULT_URL, Config, config_path, read_config, write_config
 from edgectl.errors import LocalError
 from edgectl.transport import server_url
-from edgectl_protocol.errors import InvalidName
-from edgectl_protocol.names import check_device_id, check_model_name, check_version
+from edgectl_protocol.enrolment import parse_fingerprint
+from edgectl_protocol.errors import InvalidName, ProtocolError
+from edgectl_protocol.names import (
+    check_device_id,
+    check_group_name,
+    check_model_name,
+    check_version,
+)
 
 __all__ = [
     "DEVICE",
+    "FINGERPRINT",
+    "GROUP",
     "MODEL",
     "MODEL_VERSION",
     "NAME",
@@ -124,7 +132,7 @@ class _Named(click.ParamType[str]):
         """Return the name, or fail as a usage error."""
         try:
             return self._check(str(value))
-        except InvalidName as error:
+        except ProtocolError as error:
             self.fail(str(error), param, ctx)
 
 
@@ -136,6 +144,10 @@ def _check_reference(value: str) -> str:
     return value
 
 
+def _check_group(value: str) -> str:
+    return check_group_name(value) if value else value  # the default: none
+
+
 def _check_whole_reference(value: str) -> str:
     if "@" not in value:
         raise InvalidName(f"{value!r} has no version: write it like {value}@1")
@@ -143,6 +155,8 @@ def _check_whole_reference(value: str) -> str:
 
 
 DEVICE = _Named("device", check_device_id)
+FINGERPRINT = _Named("fingerprint", parse_fingerprint)
+GROUP = _Named("group", _check_group)
 NAME = _Named("name", check_model_name)
 VERSION = _Named("version", check_version)
 MODEL = _Named("model[@version]", _check_reference)

@@ -160,7 +160,7 @@ def _slot_text(slot: types.SlotInfo) -> str:
 
 def devices_table(devices: Sequence[types.DeviceSummary]) -> Table:
     """Return one row a device."""
-    columns = ["DEVICE", "STATE", "SEEN", "RUNS", "MACHINE", "AGENT", "LABELS"]
+    columns = ["DEVICE", "STATE", "SEEN", "RUNS", "MACHINE", "AGENT", "GROUP", "LABELS"]
     rows = [
         (
             plain(device.id),
@@ -169,6 +169,7 @@ def devices_table(devices: Sequence[types.DeviceSummary]) -> Table:
             ", ".join(map(_slot_text, device.slots)) or "-",
             plain(device.machine),
             plain(device.agent_version),
+            plain(device.group),
             plain(" ".join(f"{name}={value}" for name, value in sorted(device.labels.items()))),
         )
         for device in devices
@@ -177,7 +178,7 @@ def devices_table(devices: Sequence[types.DeviceSummary]) -> Table:
 
 
 def _device_state(device: types.DeviceSummary) -> Text:
-    if device.state == "decommissioned":
+    if device.state != "enrolled":
         return state_text(device.state)
     return state_text("online" if device.online else "offline")
 
@@ -187,7 +188,9 @@ def device_table(device: types.DeviceDetail) -> Table:
     rows: list[tuple[str, Text | str]] = [
         ("state", _device_state(device)),
         ("seen", age(device.last_seen_at)),
-        ("enrolled", age(device.enrolled_at)),
+        ("enrolled", f"{age(device.enrolled_at)}, by {plain(device.enrolled_by)}"),
+        ("group", plain(device.group)),
+        ("key", plain(device.fingerprint)),
         ("certificate", f"expires {age(device.certificate_expires_at)}"),
         ("machine", f"{plain(device.machine)}, {plain(device.cpu_model)}"),
         ("agent", f"{plain(device.agent_version)}, boot {device.boot}"),

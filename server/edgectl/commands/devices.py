@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import click
 
+from edgectl.commands.enrolment import COMMANDS
 from edgectl.errors import doing
-from edgectl.output import age, consoles, plain, print_json
-from edgectl.session import DEVICE, Session, examples, json_option, limit_option, pass_session
+from edgectl.output import consoles, plain, print_json
+from edgectl.session import (
+    DEVICE,
+    GROUP,
+    Session,
+    examples,
+    json_option,
+    limit_option,
+    pass_session,
+)
 from edgectl.tables import device_table, devices_table, events_table, security_table
-from edgectl.transport import is_loopback
 
 __all__ = ["devices"]
 
@@ -24,6 +32,10 @@ def devices() -> None:
     """Show devices, let new ones enrol, take old ones out."""
 
 
+for command in COMMANDS:
+    devices.add_command(command)
+
+
 @devices.command(
     "list", epilog=examples("edgectl devices list", "edgectl devices list --online --model har")
 )
@@ -33,6 +45,8 @@ def devices() -> None:
 @click.option("--version", default="", help="Only those that run this version of --model.")
 @click.option("--failing", is_flag=True, help="Only those whose newest update went wrong.")
 @click.option("--updating", is_flag=True, help="Only those with an update under way.")
+@click.option("--group", type=GROUP, default="", help="Only those of this group.")
+@click.option("--revoked", is_flag=True, help="Those that were lost, instead.")
 @click.option("--decommissioned", is_flag=True, help="Those that were taken out, instead.")
 @limit_option
 @json_option
@@ -42,17 +56,21 @@ def list_devices(
     search: str,
     model: str,
     version: str,
-    limit: int,
     *,
+    group: str,
+    limit: int,
     online: bool | None,
     failing: bool,
     updating: bool,
+    revoked: bool,
     decommissioned: bool,
     as_json: bool,
 ) -> None:
     """List devices and what they run."""
     if version and not model:
         raise click.UsageError("--version needs --model")
+    if revoked and decommissioned:
+        raise click.UsageError("--revoked and --decommissioned exclude one another")
     query = [
         (key, value)
         for key, value in (
@@ -62,7 +80,8 @@ def list_devices(
             ("online", "" if online is None else str(online).lower()),
             ("failing", "true" if failing else ""),
             ("updating", "true" if updating else ""),
-            ("state", "decommissioned" if decommissioned else ""),
+            ("group", group),
+            ("state", "decommissioned" if decommissioned else "revoked" if revoked else ""),
         )
         if value
     ]
@@ -137,53 +156,6 @@ def security_events(session: Session, device: str | None, limit: int, *, as_json
         errors.print(f"{len(page.items)} of {page.total}: see more with --limit {page.total}")
 
 
-@devices.group("token", epilog=examples("edgectl devices token create --uses 10"))
-def token() -> None:
-    """Tokens with which devices enrol."""
-
-
-@token.command(
-    "create",
-    epilog=examples(
-        "edgectl devices token create", "edgectl devices token create --uses 100 --hours 24"
-    ),
-)
-@click.option(
-    "--uses",
-    type=click.IntRange(1, 10_000),
-    default=1,
-    show_default=True,
-    help="How many devices may enrol with it.",
-)
-@click.option(
-    "--hours",
-    type=click.FloatRange(1 / 60, 720),
-    default=1.0,
-    show_default=True,
-    help="How long it is valid.",
-)
-@json_option
-@pass_session
-def create_token(session: Session, uses: int, hours: float, *, as_json: bool) -> None:
-    """Create a token and show it, this once."""
-    with session.connect() as client:
-        created = client.create_enrol_token(uses=uses, expires_in_s=round(hours * 3600))
-        address = client.url
-    if as_json:
-        print_json(created)
-        return
-    output, errors = consoles()
-    output.print(plain(created.token))
-    who = "one device" if created.uses == 1 else f"{created.uses} devices"
-    errors.print(
-        f"for {who}, expires {age(created.expires_at)}; on the device:\n"
-        f"  edgectl-agent run --server {address} --device NAME --token {plain(created.token)}",
-        soft_wrap=True,
-    )
-    if is_loopback(address):
-        errors.print("elsewhere than on this machine: with its address in the network instead")
-
-
 @devices.command("decommission", epilog=examples("edgectl devices decommission pi-1 --yes"))
 @click.argument("device", type=DEVICE)
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -195,6 +167,26 @@ def decommission(session: Session, device: str, *, yes: bool, as_json: bool) -> 
         click.confirm(f"Cut off {device}? It must enrol anew.", abort=True, err=True)
     with session.connect() as client, doing(f"decommissioning {device}"):
         detail = client.decommission(device)
+    if as_json:
+        print_json(detail)
+    else:
+        click.echo(f"{plain(detail.id)} is {plain(detail.state)}")
+
+
+@devices.command("revoke", epilog=examples("edgectl devices revoke pi-1 --yes"))
+@click.argument("device", type=DEVICE)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@pass_session
+def revoke(session: Session, device: str, *, yes: bool, as_json: bool) -> None:
+    """Shut out a device that is lost; what it is to run stays, until it enrols again.
+
+    It can come back with a token, a list entry or an approval that is made after this.
+    """
+    if not yes:
+        click.confirm(f"Cut off {device} until it enrols again?", abort=True, err=True)
+    with session.connect() as client, doing(f"revoking the certificates of {device}"):
+        detail = client.revoke_device(device)
     if as_json:
         print_json(detail)
     else:

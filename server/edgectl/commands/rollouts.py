@@ -10,6 +10,7 @@ from edgectl.errors import EdgectlError, LocalError, doing
 from edgectl.output import consoles, plain, print_json
 from edgectl.session import (
     DEVICE,
+    GROUP,
     MODEL,
     Session,
     examples,
@@ -43,12 +44,14 @@ def rollout() -> None:
 @rollout.command(
     epilog=examples(
         "edgectl rollout start har@1 --all",
+        "edgectl rollout start har --group site-a",
         "edgectl rollout start har --device pi-1 --device pi-2 --observe 60",
         "edgectl rollout start har@2 --all --max-in-progress 10 --failures-max 3 --no-watch",
     )
 )
 @click.argument("model", type=MODEL)
 @click.option("--all", "all_devices", is_flag=True, help="Every enrolled device.")
+@click.option("--group", type=GROUP, default="", help="Every device of this group.")
 @click.option("--device", "device", type=DEVICE, multiple=True, help="This device; repeatable.")
 @click.option(
     "--max-in-progress",
@@ -78,6 +81,7 @@ def start(
     session: Session,
     model: str,
     *,
+    group: str,
     device: tuple[str, ...],
     max_in_progress: int,
     failures_max: int,
@@ -91,10 +95,10 @@ def start(
     With --watch the exit code is 1 when the rollout does not complete on every device. Ctrl-C stops
     watching only.
     """
-    if all_devices == bool(device):
-        raise click.UsageError("say which devices: either --all or --device NAME")
+    if [all_devices, bool(group), bool(device)].count(True) != 1:
+        raise click.UsageError("say which devices: --all, --group NAME or --device NAME")
     name, _, version = model.partition("@")
-    selector = Selector(all=all_devices, devices=list(device))
+    selector = Selector(all=all_devices, devices=list(device), group=group)
     policy = RolloutPolicy(max_in_progress, failures_max, observe)
     with session.connect() as client:
         with doing(f"starting the rollout of {model}"):
