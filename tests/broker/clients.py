@@ -122,14 +122,23 @@ class Peer:
 
 
 class Raw:
-    """A client that sends and sees single packets, over TCP without TLS."""
+    """A client that sends and sees single packets, over TCP, or TLS when it has `files`."""
 
-    def __init__(self, broker, *, receive_buffer=0):
+    def __init__(self, broker, *, receive_buffer=0, files=None):
         self.socket = socket.socket()
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(WAIT_S)
         self.socket.connect((broker.host, broker.port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if files is not None:
+            plain = self.socket
+            try:
+                context = client_context(files)
+                self.socket = context.wrap_socket(plain, server_hostname=broker.host)
+            except BaseException:
+                plain.close()
+                raise
         self._buffer = b""
         self._early = []
         self._packet_id = 0
@@ -155,7 +164,7 @@ class Raw:
                 return packet
             try:
                 content = self.socket.recv(65536)
-            except ConnectionError:
+            except (ConnectionError, ssl.SSLError):
                 return None
             if not content:
                 return None

@@ -6,12 +6,13 @@ import ipaddress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from broker.clients import Files, Peer
 from edgectl_broker import BrokerSettings, BrokerThread
@@ -21,6 +22,7 @@ from edgectl_server.distribution.mosquitto import find_mosquitto
 
 START = datetime.now(UTC)  # noqa: TID251 - certificates are checked against the real clock
 DAY = timedelta(days=1)
+CLIENT, SERVER = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
 
 
 class TestAuthority:
@@ -39,15 +41,17 @@ class TestAuthority:
         self.path.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
         self._issued: dict[str, Files] = {}
 
-    def _sign(self, subject, public_key, *, authority=False, days=30):
+    def _sign(self, subject, public_key, *, authority=False, days=30, begins=-1, usage=CLIENT):
         names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        builder = x509.CertificateBuilder()
+        if not authority:
+            builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
+            builder.subject_name(subject)
             .issuer_name(self._name)
             .public_key(public_key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(START - DAY)
+            .not_valid_before(START + begins * DAY)
             .not_valid_after(START + days * DAY)
             .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
@@ -69,14 +73,16 @@ class TestAuthority:
             .sign(self._key, hashes.SHA256())
         )  # fmt: skip
 
-    def issue(self, name: str, *, days: int = 30) -> Files:
-        """Return the files of `name`; the same ones each time."""
+    def issue(self, name: str, **options: Any) -> Files:
+        """Return the files of `name`; the same ones each time. Options as of `_sign`."""
         if name in self._issued:
             return self._issued[name]
+        if name == "broker":
+            options = {"usage": SERVER} | options
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        certificate = self._sign(subject, key.public_key(), days=days)
-        safe = name.encode().hex()
+        certificate = self._sign(subject, key.public_key(), **options)
+        safe = name.encode().hex() or "empty"
         certificate_path, key_path = self.folder / f"{safe}.pem", self.folder / f"{safe}.key"
         certificate_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         key_path.write_bytes(
@@ -89,6 +95,18 @@ class TestAuthority:
         files = Files(certificate_path, key_path, self.path, certificate.serial_number)
         self._issued[name] = files
         return files
+
+    def write_key(self) -> Path:
+        """Write the authority's own key, which a thief might have."""
+        path = self.folder / "authority.key"
+        path.write_bytes(
+            self._key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        return path
 
     def crl_pem(self, *, next_update: timedelta = 300 * DAY) -> bytes:
         builder = (

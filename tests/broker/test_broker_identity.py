@@ -9,7 +9,7 @@ import mqtt5
 import pytest
 
 from broker.clients import Files, Peer, client_context
-from broker.conftest import DAY, TestAuthority, start_broker
+from broker.conftest import DAY, SERVER, TestAuthority, start_broker
 from edgectl_server.distribution.brokers import open_broker
 from edgectl_server.errors import Unavailable
 from waiting import wait_for
@@ -54,11 +54,32 @@ def test_an_expired_certificate_is_refused(broker, authority):
     assert not accepted(broker, authority.issue("expired", days=0))
 
 
-def test_old_tls_is_refused(broker, authority):
-    context = client_context(authority.issue("alpha"))
-    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
-        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+def test_a_certificate_of_tomorrow_is_refused(broker, authority):
+    assert not accepted(broker, authority.issue("tomorrow", begins=1))
+
+
+@pytest.mark.parametrize("name", ["broker", "alpha-as-server"])
+def test_a_certificate_for_servers_only_is_refused(broker, authority, name):
+    assert not accepted(broker, authority.issue(name, usage=SERVER))
+
+
+def test_a_certificate_that_signed_itself_is_refused(broker, authority, tmp_path):
+    """Even with the authority's own name on it, as `foreign_authority` has it too."""
+    impostor = TestAuthority(tmp_path / "impostor")
+    context = ssl.create_default_context(cafile=str(authority.path))
+    context.load_cert_chain(impostor.path, impostor.write_key())
     assert answer(broker, context) is None
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
+def test_old_tls_is_refused(broker, authority, version):
+    context = client_context(authority.issue("alpha"))
+    context.set_ciphers("ALL:@SECLEVEL=0")  # else this side would not even offer it
+    context.minimum_version = context.maximum_version = version
+    assert answer(broker, context) is None
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    assert answer(broker, context).reason_code == 0
 
 
 def test_plain_text_is_refused(broker):
