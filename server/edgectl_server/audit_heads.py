@@ -4,8 +4,9 @@ Rules: one line of JSON a head (`edgectl_protocol.audit.AuditHead`), only ever a
 month, ``<data>/audit/heads/<year>-<month>.jsonl``; the key is ``<data>/audit/key.pem``, Ed25519,
 and of no other use. Whoever can write the database but not this folder cannot rewrite or cut off
 what a head has vouched for without `edgectl audit verify` saying so. Before each new head the one
-before is compared with the database: what does not fit is said at once, in the log of the server.
-Copy the lines elsewhere, or close the files with ``chattr +a``, against who can write here too.
+before is compared with the database: what does not fit is said at once, in the log of the server,
+and nothing more is signed, or else later heads would vouch for the rewritten rows. Copy the lines
+elsewhere, or close the files with ``chattr +a``, against who can write here too.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ class AuditHeads:
     def anchor(self) -> bool:
         """Sign the newest row if it has not been; return whether there is a new head."""
         with self._lock:
-            self._compare()
+            if not self._fits():
+                return False
             number, digest = self._log.head()
             newest = self._newest
             if number == 0 or (
@@ -138,18 +140,19 @@ class AuditHeads:
                             hint="somebody has written there: keep the file, and look who did",
                         ) from error
 
-    def _compare(self) -> None:
+    def _fits(self) -> bool:
         newest = self._newest
         if newest is None:
-            return
+            return True
         found = self._log.hash_of(newest.number)
         if found == newest.hash:
-            return
+            return True
         what = "is missing in" if found is None else "is another one in"
         alarm = f"row {newest.number} of the audit log, signed at {newest.at}, {what} the database"
         if alarm != self.alarm:
             logger.error("%s: somebody has changed it; `edgectl audit verify` says where", alarm)
         self.alarm = alarm
+        return False
 
     def _mend(self) -> None:
         """Take away the beginning of a line that a power loss has left."""
