@@ -37,6 +37,7 @@ _VERSION = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$"
 _VARIANT = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 _GROUP = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 _DIGEST = r"^sha256:[0-9a-f]{64}$"
+_METADATA_ROLE = r"^[a-z][a-z0-9-]{0,31}$"
 
 DeviceId = Annotated[str, msgspec.Meta(pattern=_DEVICE)]
 ModelName = Annotated[str, msgspec.Meta(pattern=_MODEL)]
@@ -96,6 +97,14 @@ def check_digest(value: str) -> str:
 def digest_of(content: bytes | bytearray | memoryview) -> str:
     """Return the content address of `content`."""
     return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+def check_metadata_role(value: str) -> str:
+    """Return `value` if it can be the name of signed metadata; raise `InvalidName` otherwise.
+
+    It becomes a topic level and a file name. Which names there are, the signed metadata says.
+    """
+    return _check("metadata role", _METADATA_ROLE, value)
 
 
 def hex_of(digest: str) -> str:

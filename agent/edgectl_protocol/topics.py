@@ -6,7 +6,7 @@ table::
 
     edgectl/v1/meta/head                  retained   newest root version, an unsigned hint
     edgectl/v1/meta/timestamp             retained   TUF timestamp
-    edgectl/v1/meta/<role>/<version>      retained   TUF root, snapshot, targets, bins
+    edgectl/v1/meta/<role>/<version>      retained   TUF root, snapshot, targets, delegated roles
     edgectl/v1/blob/<sha256>/<n>          retained   one chunk, raw bytes
     edgectl/v1/blob/<sha256>/index        retained   32-byte digest of each chunk
     edgectl/v1/d/<device>/down/order      retained   signed order (DSSE)
@@ -24,7 +24,7 @@ from typing import Literal, NamedTuple, get_args
 
 from edgectl_protocol import PROTOCOL
 from edgectl_protocol.errors import MalformedMessage
-from edgectl_protocol.names import check_device_id, hex_of
+from edgectl_protocol.names import check_device_id, check_metadata_role, hex_of
 
 __all__ = [
     "ACCESS",
@@ -58,12 +58,15 @@ def metadata(role: str, version: int | None) -> str:
     """Topic of a TUF metadata file.
 
     Args:
-        role: ``root``, ``timestamp``, ``snapshot``, ``targets`` or a bin (``bin-0`` to ``bin-f``).
+        role: ``root``, ``timestamp``, ``snapshot``, ``targets``, ``models``, a bin (``bin-00`` to
+            ``bin-3f``) or a model family.
         version: the file's version; None for ``timestamp``, which has only a newest one.
     """
-    if not re.fullmatch(r"root|timestamp|snapshot|targets|bin-[0-9a-f]{1,8}", role):
-        raise MalformedMessage(f"{role[:80]!r} is not a metadata role")
-    return f"{PROTOCOL}/meta/{role}" + ("" if version is None else f"/{version}")
+    if (version is None) != (role == "timestamp"):
+        raise MalformedMessage(f"{role[:80]!r} with version {version} is not signed metadata")
+    return f"{PROTOCOL}/meta/{check_metadata_role(role)}" + (
+        "" if version is None else f"/{version}"
+    )
 
 
 def chunk(digest: str, number: int) -> str:

@@ -50,7 +50,8 @@ __all__ = ["ControlPlane", "open_control_plane"]
 logger = logging.getLogger(__name__)
 
 _CONNECT_S = 10.0
-_METADATA_S = 60.0
+_METADATA_S = 3.0
+"""Also how soon a change by `edgectl keys`, on this machine, is noticed."""
 _RETENTION_S = 600.0
 _ORDERS_S = 60.0
 _CERTIFICATES_S = 86400.0
@@ -126,7 +127,10 @@ def open_control_plane(
         broker, address = _open_broker(settings, authority, revocations, now)
         stack.callback(broker.stop)
         ordering = Ordering(
-            database=database, signer=OrderSigner(keys), content_keys=content_keys, now=now
+            database=database,
+            signer=OrderSigner(keys, lambda: repository.order_keyids),
+            content_keys=content_keys,
+            now=now,
         )
         fleet = Fleet(
             database=database, ordering=ordering, authority=authority, broker=broker, now=now
@@ -290,9 +294,16 @@ def _duties(
             publisher.publish_metadata()
             ordering.publish_all(link)
 
+    signing_orders: set[frozenset[str]] = set()
+
     def refresh() -> None:
         if plane.repository.refresh(now()):
             publisher.publish_metadata()
+        keyids = plane.repository.order_keyids
+        if keyids not in signing_orders:  # at the first turn too: it may have changed before
+            ordering.sign_anew(keyids)
+            signing_orders.clear()
+            signing_orders.add(keyids)
 
     def forget_events() -> None:
         delete_old_events(database, days=settings.telemetry_retention_days, now=now)

@@ -12,7 +12,7 @@ of its encrypted candidates, sealed to its device: only who is ordered to run a 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -243,12 +243,41 @@ class Ordering:
                 note(session, "renew_orders", "", {"orders": len(names)})
         return len(names)
 
+    def sign_anew(self, keyids: Collection[str]) -> int:
+        """Make anew orders that none of these keys has signed; return how many.
+
+        After a change of the keys that the root lists: devices refuse what another has signed.
+        """
+        after, count = "", 0
+        while True:
+            with self._database.write() as session:
+                devices = session.scalars(
+                    select(Device)
+                    .where(Device.id > after, Device.state == "enrolled", Device.order.is_not(None))
+                    .order_by(Device.id)
+                    .limit(_BATCH)
+                ).all()
+                other = [one for one in devices if not _is_signed_by(one.order, keyids)]
+                for device in other:
+                    self.issue(session, device.id)
+                if other:
+                    note(session, "sign_orders_anew", "", {"orders": len(other)})
+            count += len(other)
+            if not devices:
+                return count
+            after = devices[-1].id
+
     def _publish(self, session: Session, link: Publishes, names: Iterable[str]) -> None:
         for name in names:
             device = session.get(Device, name)
             order = None if device is None else device.order
             payload = b"" if order is None else msgspec.json.encode(order)
             link.publish(topics.order(name), payload, retain=True)
+
+
+def _is_signed_by(order: dict[str, Any] | None, keyids: Collection[str]) -> bool:
+    """Say whether one of the keys has signed an envelope; no envelope needs no signature."""
+    return order is None or any(one["keyid"] in keyids for one in order["signatures"])
 
 
 def _next_nonce(device: Device) -> str:

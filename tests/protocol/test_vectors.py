@@ -88,7 +88,7 @@ def test_topics():
         "head": topics.head(),
         "timestamp": topics.metadata("timestamp", None),
         "root": topics.metadata("root", 1),
-        "bin": topics.metadata("bin-f", 12),
+        "bin": topics.metadata("bin-3f", 12),
         "chunk": topics.chunk(digest, 3),
         "index": topics.chunk_index(digest),
         "order": topics.order("pi-1"),

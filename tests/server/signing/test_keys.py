@@ -15,7 +15,8 @@ def test_keys_are_made_once_and_private(tmp_path: Path) -> None:
     folder = tmp_path / "keys"
     first = Keys.open(folder)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert {path.name for path in folder.iterdir()} == {f"{role}.pem" for role in ROLES}
+    names = {"signers.json", *(f"{role}.pem" for role in ROLES)}
+    assert {path.name for path in folder.iterdir()} == names
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
 
     again = Keys.open(folder)
@@ -41,7 +42,7 @@ def test_a_key_that_others_can_read_is_refused_with_the_next_step(
 
 def test_a_passphrase_encrypts_and_is_needed_from_then_on(tmp_path: Path) -> None:
     first = Keys.open(tmp_path, passphrase=b"correct horse")
-    assert all(b"ENCRYPTED" in path.read_bytes() for path in tmp_path.iterdir())
+    assert all(b"ENCRYPTED" in path.read_bytes() for path in tmp_path.glob("*.pem"))
 
     again = Keys.open(tmp_path, passphrase=b"correct horse")
     assert again.signer("root").public_key == first.signer("root").public_key
@@ -54,7 +55,7 @@ def test_a_passphrase_encrypts_and_is_needed_from_then_on(tmp_path: Path) -> Non
 def test_a_passphrase_given_later_encrypts_what_was_plain(tmp_path: Path) -> None:
     first = Keys.open(tmp_path)
     Keys.open(tmp_path, passphrase=b"later")
-    assert all(b"ENCRYPTED" in path.read_bytes() for path in tmp_path.iterdir())
+    assert all(b"ENCRYPTED" in path.read_bytes() for path in tmp_path.glob("*.pem"))
     again = Keys.open(tmp_path, passphrase=b"later")
     assert again.signer("orders").public_key == first.signer("orders").public_key
 

@@ -49,7 +49,7 @@ def test_an_order_comes_back_as_it_was_signed(tmp_path: Path) -> None:
     assert decode(Order, envelope.payload) == ORDER
 
 
-@pytest.mark.parametrize("role", ["timestamp", "bins", "root"])
+@pytest.mark.parametrize("role", ["timestamp", "models", "root"])
 def test_no_other_key_signs_orders(tmp_path: Path, role: str) -> None:
     keys = Keys.open(tmp_path)
     envelope = Envelope.from_dict(json.loads(OrderSigner(keys).sign(ORDER)))
