@@ -21,6 +21,7 @@ from edgectl_server.api.access import (
     session_cookie,
 )
 from edgectl_server.api.problems import responses
+from edgectl_server.audit import current_act
 from edgectl_server.errors import NotFound, Refused, ServerError
 from edgectl_server.openid.handover import CODE_S
 from edgectl_server.openid.provider import is_safe_address
@@ -133,6 +134,9 @@ def finish_sign_on(request: Request) -> Response:
         finished = sign_on.finish(answer, request.cookies.get(_cookie_name(request), ""))
         started = auth.start_session(finished.user)
     except ServerError as error:
+        act = current_act()
+        if act is not None:  # the answer is a redirect, which does not show that it is a refusal
+            get_services(request).audit.end(act, "refused", code=error.code)
         response: Response = _back(error)
     else:
         former = session_cookie(request)

@@ -17,6 +17,7 @@ from datetime import datetime
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from edgectl_server.audit import note
 from edgectl_server.openid.roles import role_of
 from edgectl_server.schemas import Role
 from edgectl_server.storage.database import Database
@@ -59,6 +60,8 @@ class People:
                 user = User(name=name, password_hash=NO_PASSWORD, role=role, created_at=at)
                 session.add(user)
                 session.flush()
+                made = {"issuer": issuer, "subject": subject, "role": role}
+                note(session, "sign_on_user", name, made)
                 session.add(
                     OpenIdPerson(
                         issuer=issuer,
@@ -69,10 +72,9 @@ class People:
                     )
                 )
                 return name
-            user = session.get_one(User, person.user)
-            user.role = role
+            _set_role(session, person.user, role)
             person.claimed, person.last_login_at = list(values), at
-            return user.name
+            return person.user
 
     def shut_out(self, issuer: str, subject: str) -> None:
         """End the sessions and tokens of a person whom no role is meant for any more."""
@@ -98,7 +100,7 @@ class People:
                 if role is None:
                     ended += _end_access(session, person.user)
                 else:
-                    session.get_one(User, person.user).role = role
+                    _set_role(session, person.user, role)
         return ended
 
 
@@ -110,7 +112,16 @@ def _end_access(session: Session, user: str) -> bool:
         for table in (LoginSession, ApiToken)
     ]
     session.get_one(User, user).role = "viewer"
+    if any(ended):
+        note(session, "sign_on_shut_out", user, {})
     return any(ended)
+
+
+def _set_role(session: Session, name: str, role: Role) -> None:
+    user = session.get_one(User, name)
+    if user.role != role:
+        note(session, "sign_on_role", name, {"role": role, "before": user.role})
+        user.role = role
 
 
 def _free_name(session: Session, called: str) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
+from edgectl_server.audit import describe
 from edgectl_server.errors import Forbidden, Refused, Unauthorized, Unavailable
 from edgectl_server.openid.id_tokens import UnknownKey, check_id_token
 from edgectl_server.openid.pending import Pending
@@ -214,6 +215,7 @@ class SignOn:
         values = [v for v in claim_values(claims, self._roles_claim) if v in self._mapping]
         role = role_of(values, self._mapping, self._default)
         issuer, subject = self._provider.issuer, str(claims["sub"])
+        describe(issuer=issuer, subject=subject)
         if role is None:
             self._people.shut_out(issuer, subject)
             raise Forbidden(

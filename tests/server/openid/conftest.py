@@ -9,6 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from edgectl_server.api.app import create_app
+from edgectl_server.audit import AuditLog
 from edgectl_server.auth import Auth
 from edgectl_server.openid.handover import Handover
 from edgectl_server.openid.sign_on import open_sign_on
@@ -39,6 +40,7 @@ class Application:
         }
         self.settings = Settings(data=str(folder), **given)
         self.database = Database(f"sqlite:///{folder / 'people.sqlite'}")
+        self.audit = AuditLog(self.database, clock)
         self.auth = Auth(self.database, clock, hasher=QUICK)
         self.sign_on = open_sign_on(self.settings, self.database, clock)
         self.handover = Handover(self.database, clock)
