@@ -11,7 +11,8 @@ Rules:
 3. No file is longer than `METADATA_BYTES_MAX`, no version higher than `VERSION_MAX`.
 4. Targets are never downloaded by python-tuf: a bundle is fetched by its manifest's digest.
 5. An order is a DSSE envelope, signed by a key that the newest trusted root lists for orders. The
-   keys are learned anew by each verifier, and again whenever a signature is not good.
+   roots are walked before each order, so that a key that was taken out is of no use any more.
+   Expired metadata does not hold up an order: that nothing is installed is then its answer.
 """
 
 from __future__ import annotations
@@ -105,8 +106,6 @@ class Verifier:
         """
         self._load()
         seen = self._versions()
-        if max(seen.root, seen.timestamp, seen.snapshot) > VERSION_MAX:
-            raise StepFailed("trust.refused", f"metadata {seen} is beyond {VERSION_MAX}")
         binding = self._binding(floor, seen)
         if seen.raised_to(binding) != seen:
             raise StepFailed(
@@ -132,21 +131,21 @@ class Verifier:
             StepFailed: the keys could not be fetched now.
         """
         envelope = parse_envelope(payload)
-        if not _verified(envelope, self._order_keys):  # the first, or with a newer key, perhaps
-            try:
-                self._load()
-            except StepFailed as error:
-                if not self._order_keys or error.code == "trust.unreachable":
-                    raise
-                _log.warning("metadata is not believed now: %s", error)
-            if not _verified(envelope, self._order_keys):
-                raise Refused("order.signature", "not signed by a key that the trusted root lists")
+        try:
+            self._load()
+        except StepFailed as error:
+            if not self._order_keys or error.code == "trust.unreachable":
+                raise
+            _log.warning("metadata is not believed now: %s", error)
+        if not _verified(envelope, self._order_keys):
+            raise Refused("order.signature", "not signed by a key that the trusted root lists")
         content: bytes = envelope.payload
         return content
 
     def _load(self) -> None:
         """Walk the roots and load the top-level metadata."""
         self._updater = None
+        self._order_keys = []
         updater = _tuf_call(
             lambda: Updater(
                 str(self._directory),
@@ -166,10 +165,16 @@ class Verifier:
     def _versions(self) -> Floor:
         """Return the versions in the cache, which `_load` has just checked."""
         return Floor(
-            root=self._signed("root")["version"],
-            timestamp=self._signed("timestamp")["version"],
-            snapshot=self._signed("snapshot")["version"],
+            root=self._version("root"),
+            timestamp=self._version("timestamp"),
+            snapshot=self._version("snapshot"),
         )
+
+    def _version(self, role: str) -> int:
+        version = self._signed(role)["version"]
+        if type(version) is not int or version > VERSION_MAX:  # True is an int to python-tuf
+            raise StepFailed("trust.refused", f"{role} has version {version!r:.40}")
+        return version
 
     def _binding(self, floor: Floor, seen: Floor) -> Floor:
         """Return the part of `floor` that still counts under the newest root."""

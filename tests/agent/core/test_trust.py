@@ -228,7 +228,7 @@ def test_an_order_is_believed_by_its_signature(
     assert trust.check_order(signer.sign(order), lambda: False) == order
     transport.bytes = 0
     assert trust.check_order(signer.sign(order), lambda: False) == order
-    assert transport.bytes == 0  # the key is known now
+    assert transport.bytes == 0  # the same bytes, as after each connection
     stranger = OrderSigner(Keys.open(tmp_path / "stranger"))
     with pytest.raises(Refused, match=r"order\.signature"):
         trust.check_order(stranger.sign(order), lambda: False)
