@@ -19,6 +19,7 @@ from edgectl_server.push import PushHandler
 from edgectl_server.registry import PUSH, Registry
 from edgectl_server.schemas import PushRequest, Report
 from edgectl_server.settings import Settings
+from edgectl_server.signing.content_keys import ContentKeys
 from edgectl_server.signing.keys import Keys
 from edgectl_server.signing.repository import Repository
 from edgectl_server.storage.blobs import BlobStore
@@ -74,6 +75,7 @@ class World:
             database=self.database,
             blobs=self.blobs,
             repository=self.repository,
+            content_keys=ContentKeys.open(self.directory / "keys"),
             publisher=self.publisher,
             now=now,
         )

@@ -194,4 +194,4 @@ def test_the_identity_of_a_push_is_stable():
     assert content_of(request) == IDENTITY
 
 
-IDENTITY = "sha256:62f46906e0569e4cf70662f9e393a868e1ead398aac13e78b9025e6de41c2329"
+IDENTITY = "sha256:fd01d652aef68453ee7fd4df8b08c1f3fb31bdfd9bfa37dd4bbad3b660192868"
