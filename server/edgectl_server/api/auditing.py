@@ -25,10 +25,13 @@ from edgectl_server.services import Services
 __all__ = ["KEPT", "Auditing", "name_act"]
 
 KEPT: Mapping[str, tuple[str, ...]] = {
-    "approve_device": ("fingerprint", "group", "note"),
-    "create_enrol_token": ("uses", "expires_in_s", "group", "groups", "device", "mode"),
+    "approve_device": ("fingerprint", "group"),
+    "create_enrol_token": ("uses", "expires_in_s", "group"),
     "enrol": ("device",),
-    "push_version": ("version", "filename", "model", "calibration", "evaluation", "parent"),
+    "preauthorise": ("entries",),
+    "push_version": ("model", "filename", "calibration", "evaluation", "options", "parent"),
+    "reject_device": ("fingerprint",),
+    "renew": ("device",),
     "rollout_action": ("reason",),
     "start_rollout": ("model", "version", "selector", "policy"),
 }
@@ -71,7 +74,11 @@ class Auditing:
             await send(message)
 
         with acting(act):
-            await self._app(scope, receive_and_keep, record_and_send)
+            try:
+                await self._app(scope, receive_and_keep, record_and_send)
+            except Exception:  # it is answered further out
+                await self._record(act, scope, HTTPStatus.INTERNAL_SERVER_ERROR)
+                raise
 
     async def _record(self, act: Act, scope: MutableMapping[str, Any], status: int) -> None:
         assert self._services is not None
@@ -86,7 +93,7 @@ class Auditing:
         stranger_without_login = not act.actor and scope.get("state", {}).get("guarded", False)
         if (not act.changes and not known_reader) or stranger_without_login:
             return
-        details = {"status": status, "code": scope.get("state", {}).get("problem", "")}
+        details = {"status": int(status), "code": scope.get("state", {}).get("problem", "")}
         outcome: Literal["refused", "failed"] = "refused"
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             outcome = "failed"

@@ -22,6 +22,7 @@ class AuditEntryInfo(Schema):
     object: str
     outcome: Literal["done", "refused", "failed"]
     details: dict[str, Any]
+    previous: str
     hash: str
 
 

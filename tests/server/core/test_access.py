@@ -1,7 +1,6 @@
 """Who may do what: every route, and every way of not being allowed."""
 
 import json
-from typing import NamedTuple
 
 import pytest
 from fastapi.routing import iter_route_contexts
@@ -9,10 +8,9 @@ from fastapi.routing import iter_route_contexts
 from edgectl_server.api.app import create_app
 from edgectl_server.auth import SCOPES as SCOPES_OF_ROLE
 from edgectl_server.errors import ServerError
+from server.core.api_routes import OPEN, PASSWORD, ROUTES, fill, login
 
-PASSWORD = "correct horse battery"
 ALL_SCOPES = SCOPES_OF_ROLE["admin"]
-OPEN = "open"
 ROLES = {
     "login": OPEN,
     "logout": "viewer",
@@ -63,6 +61,8 @@ ROLES = {
     "rollout_action": "operator",
     "telemetry_summary": "viewer",
     "events": "viewer",
+    "security_events": "viewer",
+    "device_security_events": "viewer",
     "list_audit": "admin",
     "audit_state": "admin",
     "export_audit": "admin",
@@ -98,45 +98,6 @@ SCOPES = {
 """What a token needs, where it is not ``read``."""
 OPEN_CHANGES = {"login", "login_token", "take_handover", "enrol", "renew"}
 """What strangers may send; each proves in another way who it is from."""
-PATHS = {
-    "sha256": "0" * 64,
-    "job_id": "0" * 16,
-    "name": "har",
-    "version": "1",
-    "token_id": "0" * 16,
-    "action": "pause",
-}
-
-
-class Route(NamedTuple):
-    operation: str
-    method: str
-    path: str
-    role: str
-    scope: str
-
-
-DOCUMENT = create_app(None).openapi()
-
-
-def documented_routes():
-    """Yield every operation of the OpenAPI document."""
-    for path, methods in DOCUMENT["paths"].items():
-        for method, operation in methods.items():
-            role, scope = operation["x-edgectl-role"], operation.get("x-edgectl-scope", "")
-            assert bool(operation.get("security")) == (role != OPEN) == bool(scope), operation
-            yield Route(operation["operationId"], method.upper(), path, role, scope)
-
-
-ROUTES = sorted(documented_routes())
-
-
-def fill(path: str) -> str:
-    filled = path
-    while "{" in filled:
-        name = filled.split("{", 1)[1].split("}", 1)[0]
-        filled = filled.replace("{" + name + "}", PATHS.get(name, "x1"))
-    return filled
 
 
 def test_every_route_has_the_role_that_was_decided():
@@ -243,13 +204,6 @@ def test_a_change_by_cookie_needs_the_csrf_token(client, services, people, route
         answer = client.request(route.method, fill(route.path), headers=headers)
         assert answer.status_code == 403, (extra, answer.text)
         assert answer.json()["code"] == "auth.csrf"
-
-
-def login(client, name="admin", password=PASSWORD):
-    body = json.dumps({"username": name, "password": password})  # in ASCII, also half a character
-    return client.post(
-        "/api/v1/session", content=body, headers={"Content-Type": "application/json"}
-    )
 
 
 def test_a_browser_logs_in_and_out(client, people):

@@ -188,8 +188,8 @@ def test_our_own_code_cannot_change_rows(database, log):
                 f"UPDATE {TABLE} SET number = number + 100 WHERE number > 2",
                 f"UPDATE {TABLE} SET number = number - 99 WHERE number > 100",
                 (
-                    f"INSERT INTO {TABLE} SELECT 3, at, 'eve', via, address, action, object, outcome,"
-                    f" details, previous, hash FROM {TABLE} WHERE number = 2"
+                    f"INSERT INTO {TABLE} SELECT 3, at, 'eve', via, address, action, object,"
+                    f" outcome, details, previous, hash FROM {TABLE} WHERE number = 2"
                 ),
             ],
             "changed",
