@@ -5,16 +5,30 @@ What follows a ``#`` is a remark, empty lines are nothing. A file is right as a 
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 from edgectl.errors import LocalError
 from edgectl.types import PreauthorisedEntry
 from edgectl_protocol.enrolment import format_fingerprint, parse_fingerprint
 from edgectl_protocol.errors import ProtocolError
 from edgectl_protocol.names import check_device_id, check_group_name
 
-__all__ = ["LINES_MAX", "parse_device_list"]
+__all__ = ["parse_device_list", "read_device_list"]
 
 LINES_MAX = 100_000
 _FIELDS = (2, 3)
+_BYTES_MAX = 32 * 1024**2
+
+
+def read_device_list(file: Path, group: str = "") -> list[PreauthorisedEntry]:
+    """Return the entries of a file, ``-`` for standard input; errors as of `parse_device_list`."""
+    try:
+        with sys.stdin.buffer if str(file) == "-" else file.open("rb") as stream:
+            text = stream.read(_BYTES_MAX + 1).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LocalError("devices.list", f"cannot read {file}: {error}") from error
+    return parse_device_list(text, group)
 
 
 def parse_device_list(text: str, group: str = "") -> list[PreauthorisedEntry]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TextIO
+from pathlib import Path
 
 import click
 
-from edgectl.device_list import LINES_MAX, parse_device_list
+from edgectl.device_list import read_device_list
 from edgectl.durations import Duration
 from edgectl.errors import doing
 from edgectl.output import age, consoles, plain, print_json, state_text, table
@@ -22,10 +22,12 @@ from edgectl.session import (
 )
 from edgectl.transport import is_loopback
 from edgectl.types import PreauthorisedEntry, PreauthoriseResult
+from edgectl_protocol.enrolment import format_fingerprint
 
 __all__ = ["COMMANDS"]
 
 _AT_ONCE = 1000  # entries that the server takes in one request
+_EXAMPLE = format_fingerprint("8f2a07c1e4" + "5b" * 25 + "90cc")
 
 group_option = click.option(
     "--group", type=GROUP, default="", help="Into this group, such as site-a."
@@ -141,10 +143,10 @@ def revoke_token(session: Session, token_id: str, *, as_json: bool) -> None:
 @click.command(
     epilog=examples(
         "edgectl devices preauthorise devices.csv",
-        "edgectl devices preauthorise --device pi-1 --fingerprint 8f2a-…-90cc --group site-a",
+        f"edgectl devices preauthorise --device pi-1 --fingerprint {_EXAMPLE} --group site-a",
     )
 )
-@click.argument("file", type=click.File("r", encoding="utf-8"), required=False)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
 @click.option("--device", type=DEVICE, help="A single device instead of a file.")
 @click.option("--fingerprint", type=FINGERPRINT, help="Of its key.")
 @group_option
@@ -152,7 +154,7 @@ def revoke_token(session: Session, token_id: str, *, as_json: bool) -> None:
 @pass_session
 def preauthorise(
     session: Session,
-    file: TextIO | None,
+    file: Path | None,
     device: str | None,
     fingerprint: str | None,
     group: str,
@@ -161,13 +163,14 @@ def preauthorise(
 ) -> None:
     """Let keys enrol without a token, each under one name, once.
 
-    FILE has a line for each: device,fingerprint[,group]; what follows a # is a remark. On the
-    device, `edgectl-agent fingerprint` prints that line. Lines without a group get --group.
+    FILE (- is standard input) has a line for each: device,fingerprint[,group]; what follows a # is
+    a remark. On the device, `edgectl-agent fingerprint` prints that line. Lines without a group
+    get --group.
     """
     if (file is None) == (device is None) or (device is None) != (fingerprint is None):
         raise click.UsageError("give either FILE, or --device with --fingerprint")
     if file is not None:
-        entries = parse_device_list(file.read(LINES_MAX * 200), group)
+        entries = read_device_list(file, group)
     else:
         assert device is not None
         assert fingerprint is not None
@@ -266,7 +269,7 @@ def requests(session: Session, limit: int, *, as_json: bool) -> None:
 
 
 @click.command(
-    epilog=examples("edgectl devices approve pi-1 --fingerprint 8f2a-…-90cc --group site-a")
+    epilog=examples(f"edgectl devices approve pi-1 --fingerprint {_EXAMPLE} --group site-a")
 )
 @click.argument("device", type=DEVICE)
 @fingerprint_option
@@ -283,7 +286,7 @@ def approve(session: Session, device: str, fingerprint: str, group: str, *, as_j
         click.echo(f"{plain(entry.device)} may enrol with {plain(entry.fingerprint)}")
 
 
-@click.command(epilog=examples("edgectl devices reject pi-1 --fingerprint 8f2a-…-90cc"))
+@click.command(epilog=examples(f"edgectl devices reject pi-1 --fingerprint {_EXAMPLE}"))
 @click.argument("device", type=DEVICE)
 @fingerprint_option
 @json_option
