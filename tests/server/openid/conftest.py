@@ -44,16 +44,15 @@ class Application:
         self.auth = Auth(self.database, clock, hasher=QUICK)
         self.sign_on = open_sign_on(self.settings, self.database, clock)
         self.handover = Handover(self.database, clock)
-        self._folder = folder
+        parts = {field: None for field in Services.__dataclass_fields__ if field != "closing"}
+        mine = {name: value for name, value in vars(self).items() if name in parts}
+        self._app = create_app(Services(**{**parts, **mine}), web=folder / "no-web")
         self.browser = self.another_browser()
 
     def another_browser(self) -> TestClient:
         """A browser with cookies of its own."""
-        parts = {field: None for field in Services.__dataclass_fields__ if field != "closing"}
-        mine = {name: value for name, value in vars(self).items() if name in parts}
-        services = Services(**{**parts, **mine})
         return TestClient(
-            create_app(services, web=self._folder / "no-web"),
+            self._app,
             base_url=OURS,
             follow_redirects=False,
             raise_server_exceptions=False,
