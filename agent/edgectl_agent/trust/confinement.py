@@ -106,14 +106,15 @@ def _readable(cache: Path) -> Iterator[Path]:
     own = (sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, *sys.path)
     for text in dict.fromkeys((*_LIBRARIES, *own)):
         path = Path(text)
-        if not path.is_absolute() or not path.exists():
-            continue
-        if path.resolve() not in (cache, *cache.parents):
+        if path.is_absolute() and path.resolve() not in (cache, *cache.parents):
             yield path.resolve()
 
 
 def _grant(ruleset: int, path: Path, rights: int) -> None:
-    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return  # what is not there, or not ours, need not be granted
     try:
         if not path.is_dir():
             rights &= _READ_FILE

@@ -56,6 +56,7 @@ from edgectl_protocol.names import digest_of
 
 __all__ = ["Trust"]
 
+PROGRAM = "edgectl_agent.trust"
 IDLE_S = 10.0
 LIFE_S = 60.0
 START_S_MAX = 60.0
@@ -193,7 +194,7 @@ class _Process:
         try:
             with theirs:
                 self._child = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "edgectl_agent.trust", str(theirs.fileno())],
+                    [sys.executable, "-P", "-m", PROGRAM, str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),
@@ -238,10 +239,10 @@ class _Process:
 
     def end(self, error: Exception | None = None) -> str:
         """End it, and return what became of it when `error` came up."""
-        self._channel.close()
-        if error is not None and not isinstance(error, TimeoutError):
+        if isinstance(error, ConnectionError):
             with suppress(subprocess.TimeoutExpired):
                 self._child.wait(_DEATH_S_MAX)  # it is dying by itself, and how says more
+        self._channel.close()
         status = self._child.poll()
         if status is None:
             os.killpg(self._child.pid, signal.SIGKILL)
@@ -277,6 +278,8 @@ class _Fetch:
     def __call__(self, want: Want) -> Given:
         """Return the retained message of a topic; nothing where none comes."""
         topic = topics.head() if want.role is None else topics.metadata(want.role, want.version)
+        if self._spent_s > FETCH_S_MAX:
+            raise StepFailed("trust.unreachable", f"metadata takes longer than {FETCH_S_MAX:g} s")
         transport = self._transport
         transport.subscribe([topic])
         waited_s = 0.0
@@ -292,10 +295,6 @@ class _Fetch:
                 if message is not None and message[0] == topic and message[1]:
                     # One byte too many is enough for the verifier to see that it is too long.
                     return Given(message[1][: METADATA_BYTES_MAX + 1])
-                if self._spent_s > FETCH_S_MAX:
-                    raise StepFailed(
-                        "trust.unreachable", f"metadata takes longer than {FETCH_S_MAX:g} s"
-                    )
         finally:
             transport.unsubscribe([topic])
         return Given()

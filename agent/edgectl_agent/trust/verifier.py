@@ -20,19 +20,19 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
-from securesystemslib.dsse import Envelope
-from securesystemslib.exceptions import FormatError, VerificationError
-from securesystemslib.signer import Key
+from securesystemslib.exceptions import UnverifiedSignatureError
+from securesystemslib.signer import Key, Signature
 from tuf.api import exceptions as tuf_exceptions
 from tuf.api.metadata import TargetFile
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from edgectl_agent.core.record import Floor
 from edgectl_agent.errors import Refused, StepFailed, StepRejected
+from edgectl_protocol.envelopes import Envelope, decode_envelope, signed_bytes
 from edgectl_protocol.errors import ProtocolError
 from edgectl_protocol.manifest import MANIFEST_BYTES_MAX
 from edgectl_protocol.messages import MESSAGE_BYTES_MAX, ORDER_PAYLOAD_TYPE
@@ -44,7 +44,6 @@ __all__ = ["VERSION_MAX", "Verifier", "parse_envelope"]
 VERSION_MAX = 2**63 - 1
 """What the journal can hold; a higher version can only be an attempt to break something."""
 _ORDER_KEYS_MAX = 16
-_SIGNATURES_MAX = 16
 _CONFIG = UpdaterConfig(
     root_max_length=METADATA_BYTES_MAX,
     timestamp_max_length=METADATA_BYTES_MAX,
@@ -137,10 +136,9 @@ class Verifier:
             if not self._order_keys or error.code == "trust.unreachable":
                 raise
             _log.warning("metadata is not believed now: %s", error)
-        if not _verified(envelope, self._order_keys):
+        if not _is_signed(envelope, self._order_keys):
             raise Refused("order.signature", "not signed by a key that the trusted root lists")
-        content: bytes = envelope.payload
-        return content
+        return envelope.payload
 
     def _load(self) -> None:
         """Walk the roots and load the top-level metadata."""
@@ -199,34 +197,27 @@ class Verifier:
 
 
 def parse_envelope(payload: bytes) -> Envelope:
-    """Take a DSSE envelope apart; raise `Refused` ``order.malformed`` for anything else."""
-    if len(payload) > MESSAGE_BYTES_MAX:
-        raise Refused("order.malformed", f"an order of {len(payload)} bytes")
+    """Take an order's envelope apart; raise `Refused` ``order.malformed`` for anything else."""
     try:
-        content = msgspec.json.decode(payload)
-        if len(content["signatures"]) > _SIGNATURES_MAX:
-            raise Refused("order.malformed", "too many signatures")
-        envelope = Envelope.from_dict(content)
-    except (
-        msgspec.MsgspecError,
-        FormatError,
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        RecursionError,
-    ) as error:
-        raise Refused("order.malformed", "not a signed envelope") from error
+        envelope = decode_envelope(payload, bytes_max=MESSAGE_BYTES_MAX)
+    except ProtocolError as error:
+        raise Refused("order.malformed", str(error)) from error
     if envelope.payload_type != ORDER_PAYLOAD_TYPE:
         raise Refused("order.malformed", f"an envelope of {envelope.payload_type!r:.80}")
     return envelope
 
 
-def _verified(envelope: Envelope, keys: list[Key]) -> bool:
-    try:
-        return bool(keys) and bool(envelope.verify(keys, 1))
-    except VerificationError:
-        return False
+def _is_signed(envelope: Envelope, keys: list[Key]) -> bool:
+    """Say whether one of `keys` has signed it."""
+    signed = signed_bytes(envelope.payload_type, envelope.payload)
+    by_id = {key.keyid: key for key in keys}
+    for signature in envelope.signatures:
+        key = by_id.get(signature.keyid)
+        if key is not None:
+            with suppress(UnverifiedSignatureError):
+                key.verify_signature(Signature(signature.keyid, signature.sig.hex()), signed)
+                return True
+    return False
 
 
 def _order_keys(root: dict[str, Any]) -> list[Key]:
