@@ -183,6 +183,11 @@ class Server(Process):
         request = RolloutRequest(model, version, selector, RolloutPolicy(**policy))
         return self.client.start_rollout(request).id
 
+    def roll_out_group(self, model: str, version: str, group: str, **policy: Any) -> str:
+        """Start a rollout on a group; return its id."""
+        request = RolloutRequest(model, version, Selector(group=group), RolloutPolicy(**policy))
+        return self.client.start_rollout(request).id
+
     def wait_rollout(self, rollout: str, state: str = "completed", bound_s: float = 90) -> Any:
         """Wait until a rollout is in `state`."""
 
@@ -214,16 +219,20 @@ class Agent(Process):
         environment.setdefault("EDGECTL_AGENT_TELEMETRY_S", "1")
         super().__init__([], state.with_name(state.name + ".log"), environment)
 
-    def start(self) -> None:
-        """Start and wait until the inference endpoint answers."""
+    def begin(self) -> None:
+        """Start without waiting."""
         self.command = [
             *(sys.executable, "-m", "edgectl_agent", "run", "--json"),
             *("--server", self.server.url, "--device", self.device, "--state", str(self.state)),
             *("--port", "0"),
         ]
         self._environment["EDGECTL_AGENT_TOKEN"] = self.token
-        since = self.log.stat().st_size if self.log.exists() else 0
         super().start()
+
+    def start(self) -> None:
+        """Start and wait until the inference endpoint answers."""
+        since = self.log.stat().st_size if self.log.exists() else 0
+        self.begin()
         self.endpoint = self.wait_line("the agent", "event", "ready", since)["endpoint"]
 
     def served(self, model: str) -> str | None:
