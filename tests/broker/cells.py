@@ -1,4 +1,4 @@
-"""The cells of the access matrix, made from the protocol's table and what a hostile mind adds to it.
+"""The cells of the access matrix, made from the protocol's table and what a hostile mind adds.
 
 For every rule: the topics that it allows, and for each of those the near misses: another device's,
 a level more, a level less, an empty level, other capitals, wildcards in each place, `$`-topics,

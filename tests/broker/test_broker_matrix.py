@@ -1,4 +1,4 @@
-"""Who × topic × publish, subscribe, will; live and retained: the same on both brokers.
+"""Who by topic by publish, subscribe, will; live and retained: the same on both brokers.
 
 What is looked at is what reaches whom, not only what the broker answers. A device's connection does
 all cells of its row, so that a row of some hundred cells takes a second.
@@ -12,7 +12,7 @@ import mqtt5
 import pytest
 
 from broker.cells import exact_topics, publish_topics, subscribe_filters
-from broker.clients import Peer, Raw
+from broker.clients import Raw
 from edgectl_protocol.topics import allowed, matches
 
 END = "edgectl/v1/meta/end"
