@@ -1,7 +1,8 @@
 """One server process: from the lock on its data folder to the last closed connection.
 
 Order: lock, socket, services, web server, ready line; backwards at the end. SIGTERM and SIGINT end
-it in order, with exit code 0. The ready line is printed when requests are answered, and not before.
+it in order, with exit code 0; SIGHUP has the TLS certificate looked at. The ready line is printed
+when requests are answered, and not before.
 """
 
 from __future__ import annotations
@@ -16,21 +17,25 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any, cast
 
 import uvicorn
 
+from edgectl_protocol.enrolment import format_fingerprint
 from edgectl_server.api.app import create_app
 from edgectl_server.errors import Unavailable
-from edgectl_server.http_connection import HEAD_BYTES_MAX, connection_type
+from edgectl_server.http_connection import HEAD_BYTES_MAX, connection_factory
 from edgectl_server.services import Services, open_services
 from edgectl_server.settings import Settings
 from edgectl_server.storage.files import make_private_directory
+from edgectl_server.tls import ServerTls, check_listening
 
 __all__ = ["run_server"]
 
 _GRACE_S = 2
 _CONNECTIONS_MAX = 1000
 _BACKLOG = 256
+_TLS_TICKS = 50
 
 
 def run_server(settings: Settings, *, as_json: bool) -> None:
@@ -44,6 +49,7 @@ def run_server(settings: Settings, *, as_json: bool) -> None:
         ServerError: it cannot start; the message says what to do.
     """
     os.umask(0o077)
+    check_listening(settings)
     data = make_private_directory(settings.data_path)
     with _locked(data), contextlib.closing(_listen(settings)) as listener, _signals() as stopping:
         services = open_services(settings)
@@ -53,7 +59,8 @@ def run_server(settings: Settings, *, as_json: bool) -> None:
             stopping.append(server.stop)
             if len(stopping) > 1:  # a signal has come while the services were opened
                 server.stop()
-            server.run(sockets=[listener])
+            with _hangup(server.reload_soon if services.tls is not None else None):
+                server.run(sockets=[listener])
         finally:
             services.close()
 
@@ -62,9 +69,12 @@ class _WebServer(uvicorn.Server):
     """uvicorn with our signals: event streams end at once, and the exit code is ours."""
 
     def __init__(self, services: Services, say_ready: Callable[[], None]) -> None:
+        tls: ServerTls | None = services.tls
+        proxies = _addresses(services.settings.trusted_proxies)
         config = uvicorn.Config(
             create_app(services),
-            http=connection_type(_addresses(services.settings.trusted_proxies)),
+            # uvicorn's types want a class; it only ever calls it.
+            http=cast("Any", connection_factory(proxies, None if tls is None else tls.context)),
             h11_max_incomplete_event_size=HEAD_BYTES_MAX,
             log_config=None,
             access_log=False,
@@ -79,6 +89,19 @@ class _WebServer(uvicorn.Server):
         super().__init__(config)
         self._services = services
         self._say_ready = say_ready
+        self._tls = tls
+        self._reload = False
+
+    def reload_soon(self) -> None:
+        """Look at the TLS certificate; from a signal handler."""
+        self._reload = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look at the TLS certificate now and then; ten ticks are a second."""
+        if self._tls is not None and (self._reload or counter % _TLS_TICKS == 0):
+            at_once, self._reload = self._reload, False
+            self._tls.reload(at_once=at_once)
+        return await super().on_tick(counter)
 
     def stop(self) -> None:
         """End in order; from a signal handler."""
@@ -117,6 +140,19 @@ def _signals() -> Iterator[list[Callable[[], None]]]:
     finally:
         for one, handler in former.items():
             signal.signal(one, handler)
+
+
+@contextlib.contextmanager
+def _hangup(handle: Callable[[], None] | None) -> Iterator[None]:
+    """Call `handle` at SIGHUP; without one, the signal does what it did."""
+    if handle is None:
+        yield
+        return
+    former = signal.signal(signal.SIGHUP, lambda _signal, _frame: handle())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, former)
 
 
 @contextlib.contextmanager
@@ -166,13 +202,17 @@ def _say_password(services: Services, *, as_json: bool) -> None:
 
 def _say_ready(services: Services, listener: socket.socket, *, as_json: bool) -> None:
     host, port = listener.getsockname()[:2]
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "http" if services.tls is None else "https"
+    url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+    authority = services.authority.fingerprint if services.settings.tls == "own" else ""
     broker = f"mqtts://{services.broker.host}:{services.broker.port}"
     if as_json:
-        line = json.dumps(
-            {"ready": True, "url": url, "broker": broker, "data": str(services.settings.data_path)}
-        )
+        data = str(services.settings.data_path)
+        document = {"ready": True, "url": url, "broker": broker, "data": data}
+        line = json.dumps({**document, "authority": authority} if authority else document)
     else:
         line = f"edgectl server ready: {url} broker {broker}"
+        if authority:
+            line = f"authority: {format_fingerprint(authority)}\n{line}"
     sys.stdout.write(line + "\n")
     sys.stdout.flush()

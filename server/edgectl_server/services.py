@@ -38,6 +38,7 @@ from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
 from edgectl_server.telemetry import Telemetry
 from edgectl_server.ticker import Duty
+from edgectl_server.tls import ServerTls, open_tls
 from edgectl_server.uploads import Uploads
 
 __all__ = ["Services", "open_services"]
@@ -64,6 +65,8 @@ class Services:
     uploads: Uploads
     registry: Registry
     authority: Authority
+    tls: ServerTls | None
+    """None: plain HTTP, on loopback or behind a proxy."""
     revocations: RevocationList
     repository: Repository
     broker: RunningBroker
@@ -111,9 +114,8 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
     if sign_on is not None:
         opened.callback(sign_on.close)
     first_password = auth.ensure_admin(data / "admin-password")
-    audit_heads = AuditHeads.open(
-        data / "audit", audit, now, passphrase=read_passphrase(settings.key_passphrase_file)
-    )
+    passphrase = read_passphrase(settings.key_passphrase_file)
+    audit_heads = AuditHeads.open(data / "audit", audit, now, passphrase=passphrase)
     opened.callback(audit_heads.anchor)
     plane = open_control_plane(
         settings,
@@ -123,6 +125,7 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         more_duties=[Duty("the audit log's heads", _ANCHOR_S, audit_heads.anchor)],
     )
     opened.callback(plane.close)
+    tls = open_tls(settings, plane.authority, now, passphrase=passphrase)
 
     jobs = Jobs(database, now, lease_s=settings.job_lease_s, attempts_max=settings.job_attempts_max)
     push = PushHandler(
@@ -161,6 +164,7 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         uploads=uploads,
         registry=registry,
         authority=plane.authority,
+        tls=tls,
         revocations=plane.revocations,
         repository=plane.repository,
         broker=plane.broker,

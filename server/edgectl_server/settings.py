@@ -61,6 +61,16 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How many devices may wait for approval; 0: none may ask."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """What is written to standard error."""
+    tls: Literal["off", "own", "files"] = "off"
+    """``own``: a certificate of our own authority; ``files``: `tls_certificate` and `tls_key`."""
+    tls_certificate: str = ""
+    """PEM file: the certificate, then what is between it and its authority."""
+    tls_key: str = ""
+    """PEM file of its key; `key_passphrase_file` opens it, if it is encrypted."""
+    tls_names: str = ""
+    """More names and addresses, comma-separated, that the own certificate is for."""
+    insecure_http: bool = False
+    """Serve plain HTTP to the network, for all to read along."""
     trusted_proxies: str = ""
     """Addresses, comma-separated, whose ``X-Forwarded-For`` and ``-Proto`` are believed."""
     session_s: _Positive = 12 * 3600

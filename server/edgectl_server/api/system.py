@@ -33,6 +33,26 @@ async def live() -> dict[str, bool]:
 
 
 @router.get(
+    "/authority.pem",
+    operation_id="authority_pem",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "The certificate of the installation's own authority, in PEM",
+            "content": {"application/x-pem-file": {"schema": {"type": "string"}}},
+        }
+    },
+)
+def authority_pem(request: Request) -> Response:
+    """Return the certificate that vouches for this server where ``tls`` is ``own``.
+
+    It proves nothing by itself: compare its fingerprint with the one that the server has printed.
+    """
+    content = get_services(request).authority.certificate_pem
+    return Response(content, media_type="application/x-pem-file")
+
+
+@router.get(
     "/health/ready",
     operation_id="ready",
     responses={503: {"model": ReadyInfo, "description": "Not ready"}},

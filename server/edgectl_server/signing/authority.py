@@ -180,6 +180,11 @@ class Authority:
         names = tuple(dict.fromkeys(("localhost", "127.0.0.1", "::1", *filter(None, hosts))))
         return self._own("broker", ExtendedKeyUsageOID.SERVER_AUTH, names, now)
 
+    def web_identity(self, hosts: Iterable[str], now: datetime) -> Identity:
+        """The web server's certificate, for `hosts` and for this machine; as `broker_identity`."""
+        names = tuple(dict.fromkeys(("localhost", "127.0.0.1", "::1", *filter(None, hosts))))
+        return self._own("web", ExtendedKeyUsageOID.SERVER_AUTH, names, now)
+
     def issue_broker(self, hosts: Iterable[str], now: datetime) -> tuple[bytes, bytes]:
         """Make certificate and key, both PEM, of a broker on another machine, reached by `hosts`.
 
