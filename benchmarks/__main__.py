@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import footprint, inference, push
+from benchmarks import encryption, footprint, inference, push
 
 
 def main() -> int:
@@ -13,6 +13,7 @@ def main() -> int:
         ("push", lambda: push.main(sys.argv[1:])),
         ("footprint", footprint.main),
         ("inference", inference.main),
+        ("encryption", lambda: encryption.main(sys.argv[1:])),
     ):
         print(f"== {name}", flush=True)
         code = run()
