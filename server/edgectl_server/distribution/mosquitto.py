@@ -18,6 +18,7 @@ import resource
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import threading
@@ -92,7 +93,7 @@ class MosquittoBroker:
         port: int,
         state: Path,
         kick_socket: Path,
-        authority: Path,
+        identity: IdentityFiles,
         crl_pem: Callable[[], bytes],
         make_canary: MakeCanary,
         canary: Canary,
@@ -102,7 +103,7 @@ class MosquittoBroker:
         self._command = command
         self._state = state
         self._kick_socket = kick_socket
-        self._authority = authority
+        self._identity = identity
         self._crl_pem = crl_pem
         self._make_canary = make_canary
         self._canary = canary
@@ -164,7 +165,7 @@ class MosquittoBroker:
             port=chosen,
             state=state,
             kick_socket=kick_socket,
-            authority=identity.authority,
+            identity=identity,
             crl_pem=crl_pem,
             make_canary=make_canary,
             canary=canary,
@@ -228,7 +229,7 @@ class MosquittoBroker:
 
     def _follow_new_list(self) -> bool:
         canary = self._make_canary()
-        authority = self._authority.read_bytes()
+        authority = self._identity.authority.read_bytes()
         content = check_revocation_list(self._crl_pem(), authority, now())
         write_durably(self._state / "revoked.pem", content)
         self._canary = canary
@@ -261,7 +262,20 @@ class MosquittoBroker:
             self._check_due = time.monotonic() + _CHECK_S
 
     def reload_certificate(self) -> None:
-        """Have the certificate read again; open connections stay."""
+        """Have the certificate read again; open connections stay.
+
+        Raises:
+            Unavailable: ``broker.certificate``: Mosquitto would go on with none at all.
+        """
+        try:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self._identity.certificate, self._identity.key)
+        except (OSError, ssl.SSLError) as error:
+            raise Unavailable(
+                "broker.certificate",
+                "the broker keeps its old certificate: the new one cannot be used",
+                hint="restart the server",
+            ) from error
         self._reload()
 
     def _reload(self) -> bool:
