@@ -49,7 +49,7 @@ def import_keys(document: Mapping[str, Any]) -> KeySet:
         raise ValueError(f"`keys` is no list of at most {_KEYS_MAX}")
     keys: list[Key] = []
     for entry in listed:
-        if not isinstance(entry, dict) or entry.get("kty") not in {"RSA", "EC"}:
+        if not isinstance(entry, dict) or entry.get("kty") not in ("RSA", "EC"):
             continue
         if entry.get("use", "sig") != "sig":
             continue

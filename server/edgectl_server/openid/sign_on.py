@@ -39,6 +39,7 @@ LOGIN_S = 600
 _PARAMETER_CHARACTERS_MAX = 4096
 _ERROR = re.compile(r"[a-z_]{1,64}")  # RFC 6749, 4.1.2.1: only known words are shown
 _SECRET_BYTES_MAX = 4096
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class Begun(NamedTuple):
@@ -272,6 +273,8 @@ def _check_settings(settings: Settings, *, has_mapping: bool) -> None:
         wrong = "oidc_scopes does not hold `openid`"
     elif not has_mapping and not settings.oidc_default_role:
         wrong = "nobody could log in: neither oidc_roles nor oidc_default_role is set"
+    elif not settings.public_url and settings.listen_host not in _LOOPBACK:
+        wrong = "single sign-on needs public_url, the address by which browsers reach the server"
     elif settings.public_url and not is_safe_address(settings.public_url, loopback=True):
         wrong = "public_url is not an https address"
     if wrong:

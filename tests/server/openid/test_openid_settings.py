@@ -66,6 +66,7 @@ def test_the_highest_role_counts_and_the_default_only_without_one():
         {"oidc_roles": "", "oidc_default_role": ""},
         {"oidc_roles": "a=root"},
         {"public_url": "http://edge.example.org"},
+        {"listen_host": "0.0.0.0"},
         {"oidc_client_secret_file": "/nowhere/secret"},
     ],
 )
