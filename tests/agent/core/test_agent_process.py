@@ -221,7 +221,27 @@ def test_orders_that_are_not_ours_are_refused(
     plane.wait_state("pi-1", "activity", "committed")
     plane.publish(topic, plane.orders.sign(make_order(4, [bundle], at=plane.now)))
     device.wait("refused", code="order.replayed")
+    # Each kind is told at once; what comes again within minutes is counted, and told at the end.
+    once = {"order.device", "order.expired", "order.replayed"}
+    for code in (*once, "order.malformed", "order.signature"):
+        plane.wait("security", lambda one, code=code: one["reason"]["code"] == code)
+    assert told_times(plane) == dict.fromkeys({*once, "order.malformed", "order.signature"}, 1)
     assert device.stop() == 0
+    device.start()
+    wait_for(
+        lambda: told_times(plane)["order.malformed"] == told_times(plane)["order.signature"] == 2
+    )
+    assert device.stop() == 0
+
+
+def told_times(plane: ControlPlane) -> dict[str, int]:
+    """How often each code has happened during the first start of the agent, as far as is told."""
+    times: dict[str, int] = {}
+    for one in {(one["boot"], one["seq"]): one for one in plane.of("security")}.values():
+        if one["boot"] == 1:
+            code = one["reason"]["code"]
+            times[code] = times.get(code, 0) + one.get("count", 1)
+    return times
 
 
 class ControlPlaneKeys:

@@ -87,9 +87,7 @@ class Fleet:
         envelope.verify([self.keys.signer("orders").public_key], 1)
         return decode(Order, envelope.payload)
 
-    def report(
-        self, name: str, state: UpdateState, *, attempt: int = 1, nonce: str | None = None
-    ) -> None:
+    def report(self, name: str, state: UpdateState, *, attempt: int = 1, nonce: str = "") -> None:
         """The device has obeyed its order so far."""
         order = self.order(name)
         wanted = order.slots["har"]
@@ -121,7 +119,7 @@ class Fleet:
                 online=True,
                 capabilities=CAPABILITIES,
                 order_counter=order.counter,
-                order_nonce=order.nonce if nonce is None else nonce,
+                order_nonce=nonce or order.nonce,
                 slots={"har": slot},
             )
             device.reported = msgspec.to_builtins(reported)
