@@ -29,12 +29,10 @@ from edgectl_server.signing.documents import (
     end_of,
     families_of,
     first_targets,
-    kind_of,
     mandate_of,
     read_delegator,
 )
 from edgectl_server.signing.keys import ONLINE_ROLES, HeldKey, Keys
-from edgectl_server.signing.plan import mandates_of
 from edgectl_server.signing.publication import Outcome, Publication
 
 __all__ = ["Ceremonies"]
@@ -82,7 +80,8 @@ class Ceremonies:
             for role in TOP_ROLES:
                 added, threshold = given.get(role, ((), 1))
                 change_root_keys(first, role, added or self._held(role), (), threshold)
-            drafts: dict[str, Root | Targets] = {"root": first, "targets": first_targets(self._held(MODELS_ROLE), now)}
+            targets_too = first_targets(self._held(MODELS_ROLE), now)
+            drafts: dict[str, Root | Targets] = {"root": first, "targets": targets_too}
             return state.apply(now, drafts)
 
     # ------------------------------------------------------------ staged documents
@@ -113,7 +112,7 @@ class Ceremonies:
                     f"this is not the {role} {draft.version} that waits here",
                     hint=f"it was changed since: edgectl keys export {role}, and sign that",
                 )
-            mandates = mandates_of(role, state.published, state.drafts)
+            mandates = state.signing_mandates(role, state.drafts)
             known = {keyid for one in mandates for keyid in one.keyids}
             good = {keyid for one in mandates for keyid in given.signers_of(one)}
             for keyid in given.metadata.signatures:
@@ -186,16 +185,17 @@ class Ceremonies:
         with self._state.changing():
             parent = "root" if role in TOP_ROLES else "targets"
             changed = self._next(parent, now)
+            self._change(changed, role, (), (), None)  # is there such a role?
             added = list(add)
             if not add and not remove and threshold is None:
-                remove = [one.key.keyid for one in self._keys.held(role)]
+                held = {one.key.keyid for one in self._keys.held(role)}
+                remove = [keyid for keyid in mandate_of(changed, role).keyids if keyid in held]
                 if not remove:
                     raise Refused(
                         "tuf.offline",
                         f"this server holds no key of {role} that it could replace",
                         hint=f"edgectl keys rotate {role} --add PUB --remove KEYID",
                     )
-                self._change(changed, role, (), (), None)  # is there such a role?
                 added = [self._keys.make(role)]
             self._change(changed, role, [_key(one) for one in added], remove, threshold)
             self._hold(role, added)
@@ -255,18 +255,8 @@ class Ceremonies:
         with self._state.changing():
             targets = self._next("targets", now)
             add_family(targets, family, patterns, [_key(one) for one in keys], threshold)
-            role = families_of(targets)[family]
-            signed = {
-                path: one
-                for name, document in self._state.whole.delegated.items()
-                if kind_of(name) == MODELS_ROLE
-                for path, one in document.signed.targets.items()
-                if role.is_delegated_path(path)
-            }
             self._hold(family, keys)
-            version = self._state.next_version(family)
-            first = Targets(version=version, expires=end_of(family, now), targets=signed)
-            drafts: dict[str, Root | Targets] = {"targets": targets, family: first}
+            drafts: dict[str, Root | Targets] = {"targets": targets}
             return self._state.apply(now, drafts, void=self._void(drafts))
 
     def undelegate(self, family: str, now: datetime, *, keep_targets: bool = False) -> Outcome:

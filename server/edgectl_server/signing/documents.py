@@ -7,6 +7,7 @@ on a machine without a network.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -206,8 +207,7 @@ def end_of(role: str, now: datetime) -> datetime:
 
 def copy_of(signed: SignedT, *, version: int, expires: datetime) -> SignedT:
     """Return an independent copy with another version and expiry."""
-    document: dict[str, Any] = Metadata(signed).to_dict()
-    copy: SignedT = Metadata[SignedT].from_dict(document).signed
+    copy = deepcopy(signed)
     copy.version = version
     copy.expires = expires
     return copy

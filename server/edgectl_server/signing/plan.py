@@ -7,7 +7,9 @@ Rules:
 2. A change is published only together with what it needs: a root that names other keys for the
    targets waits for targets that those keys have signed; targets that delegate to a new family wait
    for the family's first version.
-3. The server must hold enough keys of the roles that sign every day, or nothing is published: a
+3. A draft that the waiting changes above it would make worthless waits with them: otherwise it
+   would be signed, published, and have to be signed again.
+4. The server must hold enough keys of the roles that sign every day, or nothing is published: a
    repository that nobody can refresh would stop all installations within a day.
 """
 
@@ -48,6 +50,11 @@ class Choice:
 
 def choose(published: Published | None, drafts: Drafts, can_sign: CanSign) -> Choice | None:
     """Return what can be published, with as many of the drafts as can be; None: nothing whole."""
+    drafts = {
+        role: draft
+        for role, draft in drafts.items()
+        if not missing_in(draft, mandates_of(role, published, drafts))
+    }
     for root in _candidates("root", drafts, published):
         for targets in _candidates("targets", drafts, published):
             families = _whole(published, root, targets, drafts, can_sign)

@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 
 from securesystemslib.signer import Signer
-from tuf.api.metadata import Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import DelegatedRole, Root, Snapshot, TargetFile, Targets, Timestamp
 
 from edgectl_protocol.metadata import MODELS_ROLE
 from edgectl_server.errors import ServerError, Unavailable
@@ -28,6 +28,7 @@ from edgectl_server.signing.documents import (
     copy_of,
     end_of,
     families_of,
+    kind_of,
     mandate_in_models,
     mandate_in_root,
     mandate_in_targets,
@@ -237,13 +238,26 @@ class Publication:
         if targets is None:
             return result
         families = families_of(targets.signed)
-        for role in families:
-            mandate = mandate_of(targets.signed, role)
+        for role in families.keys() - result.keys():
             document = published_document(current, role)
-            if role not in result and document is not None and document.missing(mandate):
+            if document is None:
+                result[role] = self._first_of(families[role], now)
+            elif document.missing(mandate_of(targets.signed, role)):
                 result[role] = self._renewed(role, document, now)
         known = {"root", "targets", *families}
         return {role: one for role, one in result.items() if role in known}
+
+    def _first_of(self, family: DelegatedRole, now: datetime) -> Document[Targets]:
+        """Return a family's first document, with what is signed for its models already."""
+        signed = {
+            path: one
+            for role, document in self.whole.delegated.items()
+            if kind_of(role) == MODELS_ROLE
+            for path, one in document.signed.targets.items()
+            if family.is_delegated_path(path)
+        }
+        version, expires = self.next_version(family.name), end_of(family.name, now)
+        return Document.signed_by(Targets(version=version, expires=expires, targets=signed), ())
 
     def _renewed(self, role: str, document: Document[SignedT], now: datetime) -> Document[SignedT]:
         version = self.next_version(role)
@@ -255,9 +269,7 @@ class Publication:
         """Add the signatures of keys that the server holds."""
         result = {}
         for role, draft in drafts.items():
-            mandates = mandates_of(role, self.published, drafts)
-            if role != "root":  # it may become published before the others
-                mandates += mandates_of(role, self.published, {})
+            mandates = self.signing_mandates(role, drafts)
             keyids = {keyid for one in mandates for keyid in one.keyids}
             signed = draft
             for signer in self._usable(role, keyids - set(draft.metadata.signatures)):
@@ -268,6 +280,11 @@ class Publication:
                     logger.warning("%s is not signed: %s", role, error.detail)
             result[role] = signed
         return result
+
+    def signing_mandates(self, role: str, drafts: Drafts) -> list[Mandate]:
+        """Return whose signatures count for a draft: now, or when what waits is published."""
+        mandates = mandates_of(role, self.published, drafts)
+        return mandates if role == "root" else mandates + mandates_of(role, self.published, {})
 
     def _usable(self, role: str, keyids: Collection[str]) -> Iterator[Signer]:
         for keyid in keyids:

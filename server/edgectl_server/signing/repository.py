@@ -185,6 +185,10 @@ class Repository(Ceremonies):
                 known = present.get(target.path)
                 if known is None:
                     changed[role] = {**present, target.path: wanted}
+                    family = self._family_to_be(target.path)
+                    if family is not None:
+                        present = changed.get(family) or state.targets_of(family)
+                        changed[family] = {**present, target.path: wanted}
                 elif (known.hashes, known.length) != (wanted.hashes, wanted.length):
                     raise Conflict(
                         "tuf.target_exists",
@@ -226,6 +230,12 @@ class Repository(Ceremonies):
                     drafts[role] = self._next(role, now)
             self._state.apply(now, drafts, renew=due - drafts.keys())
             return True
+
+    def _family_to_be(self, path: str) -> str | None:
+        """Return the family that will sign for `path` once the staged targets are published."""
+        draft = self._state.drafts.get("targets")
+        role = None if draft is None else self._state.role_for(path, draft.signed)
+        return role if role in self._state.drafts else None
 
     def _due(self, now: datetime) -> set[str]:
         """Return the roles that have to be signed anew by now."""

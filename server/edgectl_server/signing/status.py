@@ -116,7 +116,8 @@ def trust_status(
 ) -> TrustStatus:
     """Return the status of what is published and of what waits."""
     roles = () if published is None else tuple(_roles(published, keys))
-    staged = tuple(_staged(role, published, drafts, keys) for role in drafts)
+    order = sorted(drafts, key=lambda role: (role != "root", role != "targets", role))
+    staged = tuple(_staged(role, published, drafts, keys) for role in order)
     return TrustStatus(roles, staged, (*_ends(roles, now), *_waiting(staged)))
 
 

@@ -3,75 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from securesystemslib.signer import Key
 from tuf.api.exceptions import (
     BadVersionNumberError,
-    DownloadHTTPError,
     ExpiredMetadataError,
     RepositoryError,
     UnsignedMetadataError,
 )
-from tuf.api.metadata import Metadata, Root, TargetFile, Timestamp
-from tuf.ngclient import Updater, UpdaterConfig
-from tuf.ngclient.fetcher import FetcherInterface
+from tuf.api.metadata import Metadata, Root, Timestamp
 
-from edgectl_protocol.metadata import METADATA_BYTES_MAX, ORDER_KEYS_FIELD, parse_metadata_file
+from edgectl_protocol.metadata import METADATA_BYTES_MAX, ORDER_KEYS_FIELD
 from edgectl_protocol.names import digest_of
 from edgectl_server.errors import Conflict, TooLarge, Unavailable
 from edgectl_server.signing import documents as documents_module
 from edgectl_server.signing import folder as folder_module
 from edgectl_server.signing.keys import Keys
-from edgectl_server.signing.repository import KEPT, LIFETIMES, MetadataFile, Repository, Target
+from edgectl_server.signing.repository import KEPT, LIFETIMES, Repository
 from edgectl_server.storage import files as files_module
-
-NOW = datetime(2031, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
-
-
-class Published(FetcherInterface):
-    """What a broker holds: retained metadata by role and version."""
-
-    def __init__(self, files: list[MetadataFile]) -> None:
-        self.files = {(role, version): content for role, version, content in files}
-        self.fetched = 0
-
-    def _fetch(self, url: str) -> Iterator[bytes]:
-        content = self.files.get(parse_metadata_file(url.rsplit("/", 1)[1]))
-        if content is None:
-            raise DownloadHTTPError("not retained", 404)
-        self.fetched += len(content)
-        return iter([content])
-
-
-class ClientDevice:
-    """A device's metadata folder, kept between refreshes."""
-
-    def __init__(self, folder: Path, first_root: bytes) -> None:
-        self.folder = folder
-        self.first_root = first_root
-
-    def look_up(self, published: Published, path: str, now: datetime) -> TargetFile | None:
-        config = UpdaterConfig(prefix_targets_with_hash=False)
-        updater = Updater(
-            str(self.folder),
-            "mqtt://meta/",
-            str(self.folder),
-            "mqtt://targets/",
-            fetcher=published,
-            config=config,
-            bootstrap=self.first_root,
-        )
-        updater._trusted_set.reference_time = now
-        updater.refresh()
-        return updater.get_targetinfo(path)
-
-
-def target(name: str, content: bytes = b"manifest") -> Target:
-    return Target(path=name, digest=digest_of(content), length=len(content))
+from server.signing.devices import NOW, ClientDevice, Published, target
 
 
 @pytest.fixture
@@ -111,7 +65,9 @@ def test_adding_is_idempotent_and_a_path_names_one_content(repository: Repositor
         repository.add_targets([target("models/har/1/int8", b"another")], NOW)
     assert caught.value.code == "tuf.target_exists"
     with pytest.raises(Conflict):
-        repository.add_targets([target("models/m/1/a", b"one"), target("models/m/1/a", b"other")], NOW)
+        repository.add_targets(
+            [target("models/m/1/a", b"one"), target("models/m/1/a", b"other")], NOW
+        )
     assert repository.metadata() == before
 
 
@@ -147,7 +103,9 @@ def test_other_keys_are_refused_at_start(tmp_path: Path, repository: Repository)
     assert caught.value.code == "tuf.keys"
 
 
-@pytest.mark.parametrize("name", ["timestamp.json", "1.snapshot.json", "1.bin-03.json", "1.models.json"])
+@pytest.mark.parametrize(
+    "name", ["timestamp.json", "1.snapshot.json", "1.bin-03.json", "1.models.json"]
+)
 def test_damaged_files_are_refused_at_start(
     tmp_path: Path, repository: Repository, keys: Keys, name: str
 ) -> None:
@@ -187,9 +145,12 @@ def test_a_device_refuses_an_altered_bin(repository: Repository, device: ClientD
 
 
 def test_what_nears_its_end_is_signed_anew_before_it_ends(
-    repository: Repository, device: ClientDevice
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that looks once an hour for two years never lets a device see an expired file."""
+    monkeypatch.setattr(documents_module, "BIN_BIT_LENGTH", 1)  # fewer files
+    repository = Repository.open(tmp_path / "tuf", Keys.open(tmp_path / "keys"), NOW)
+    device = ClientDevice(tmp_path / "device", repository.first_root)
     repository.add_targets([target("models/har/1/int8")], NOW)
     changes = 0
     for hour in range(0, 2 * 365 * 24, 7):
@@ -269,6 +230,7 @@ def test_a_power_loss_at_any_file_leaves_a_whole_repository(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """First start, then a change, each cut off after 0, 1, 2, … files, until none is cut off."""
+    monkeypatch.setattr(documents_module, "BIN_BIT_LENGTH", 2)  # fewer files
     write = files_module.write_durably
     for change in ("first start", "add targets"):
         for count in range(90):
@@ -314,3 +276,20 @@ def test_memory_follows_the_disk_when_a_write_fails(
     timestamp: Metadata[Timestamp] = Metadata.from_bytes(repository.metadata()[-1][2])
     assert timestamp.signed.version == 2
     assert device.look_up(Published(repository.metadata()), "models/har/1/int8", NOW) is not None
+
+
+def test_ten_thousand_targets_cost_a_device_less_than_100_kilobytes(
+    repository: Repository, device: ClientDevice
+) -> None:
+    """The figure of docs/operations/keys.md: one refresh of everything, and one of nothing new."""
+    repository.add_targets(
+        [target(f"models/model-{n % 500}/{n // 500}/int8-x86", b"%d" % n) for n in range(10_000)],
+        NOW,
+    )
+    published = Published(repository.metadata())
+    assert device.look_up(published, "models/model-7/3/int8-x86", NOW) is not None
+    assert 30_000 < published.fetched < 60_000, published.fetched
+    assert max(len(content) for content in published.files.values()) < METADATA_BYTES_MAX // 2
+    published.fetched = 0
+    assert device.look_up(published, "models/model-7/3/int8-x86", NOW) is not None
+    assert published.fetched < 1000
