@@ -69,6 +69,7 @@ ROLES = {
     "version": OPEN,
     "live": OPEN,
     "ready": OPEN,
+    "authority_pem": OPEN,
     "revocations": OPEN,
 }
 """The least role of every route, by its operation."""
