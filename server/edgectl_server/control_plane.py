@@ -56,6 +56,7 @@ _RETENTION_S = 600.0
 _ORDERS_S = 60.0
 _CERTIFICATES_S = 86400.0
 _REVOCATIONS_S = 5.0
+_SHUT_OUT_AGAIN = timedelta(hours=1)
 _SECURITY_S = 2.0
 
 
@@ -196,6 +197,9 @@ def open_control_plane(
         )
         duties = _duties(settings, plane, database, connections, now)
         duties.append(Duty("the certificates", _CERTIFICATES_S, certificates.renew))
+        if isinstance(broker, ExistingBroker):
+            # The server may have ended before that broker had the list.
+            broker.shut_out(fleet.shut_out_since(now() - _SHUT_OUT_AGAIN))
         _start(plane, [*duties, *more_duties])
         plane.stack = stack.pop_all()
         return plane

@@ -22,7 +22,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 import msgspec
-from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy import delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from edgectl_protocol.messages import DeviceEvent, Reason, ReportedState
@@ -322,6 +322,17 @@ class Fleet:
             Conflict: ``device.decommissioned``.
         """
         return self._shut_out(name, "revoked")
+
+    def shut_out_since(self, since: datetime) -> list[str]:
+        """Return the names of those that were decommissioned or revoked since then."""
+        with self._database.read() as session:
+            return list(
+                session.scalars(
+                    select(Device.id).where(
+                        or_(Device.decommissioned_at > since, Device.revoked_at > since)
+                    )
+                )
+            )
 
     def _shut_out(self, name: str, state: str) -> DeviceDetail:
         """Revoke first: what comes after may fail and be done again, but the device is out."""

@@ -12,6 +12,7 @@ import logging
 import ssl
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from edgectl_server.clock import now
@@ -26,6 +27,7 @@ _logger = logging.getLogger(__name__)
 
 _LIST_DUE_S = 60.0
 _CHECK_S = 600.0
+_PAUSE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,15 @@ class ExistingBroker:
                 self.host,
             )
             return False
-        with self._lock:
-            self._shut_out.add(name)
+        self.shut_out([name])
         return self._end(name)
+
+    def shut_out(self, names: Iterable[str]) -> None:
+        """End these connections at the next checks; for those that were revoked before a start."""
+        if self._door is not None:
+            with self._lock:
+                self._shut_out.update(names)
+                self._check_due = 0.0
 
     @property
     def revocation_problem(self) -> str:
@@ -96,27 +104,35 @@ class ExistingBroker:
             self.reload_revocations()
         with self._lock:
             canary, since, names = self._canary, self._asked_since, sorted(self._shut_out)
-        if canary is None or (time.monotonic() < self._check_due and not names):
+        if canary is None or time.monotonic() < self._check_due:
             return
         verdict = canary.ask(self.host, self.port)
-        if verdict != "unknown":
-            for name in names:
-                self._end(name)
-        if verdict == "refused":
-            self._followed(canary, names)
-        elif verdict == "accepted" and time.monotonic() - since > _LIST_DUE_S:
-            self._problem = f"{self.host} does not follow the newest revocation list"
-            raise Unavailable(
-                "broker.revocations",
-                self._problem,
-                hint="see on that machine why `edgectl server revocations` does not run every "
-                "minute, or why the broker does not read its list again",
+        ended = verdict != "unknown" and all(self._end(name) for name in names)
+        if verdict == "refused" and ended:
+            self._settled(canary, names)
+            return
+        if verdict == "unknown" or not ended:  # what does not answer costs the caller seconds
+            self._check_due = time.monotonic() + _PAUSE_S
+        if time.monotonic() - since > _LIST_DUE_S and verdict != "unknown":
+            raise self._fault(
+                f"{self.host} does not follow the newest revocation list"
+                if verdict == "accepted"
+                else f"connections of revoked devices cannot be ended at {self.host}"
             )
+
+    def _fault(self, problem: str) -> Unavailable:
+        self._problem = problem
+        return Unavailable(
+            "broker.revocations",
+            problem,
+            hint="see on that machine why `edgectl server revocations` does not run every minute, "
+            "why the broker does not read its list again, or does not listen on broker_kick_port",
+        )
 
     def reload_certificate(self) -> None:
         """That broker's certificate is not ours to replace."""
 
-    def _followed(self, canary: Canary, names: list[str]) -> None:
+    def _settled(self, canary: Canary, names: list[str]) -> None:
         with self._lock:
             if self._canary is canary:  # no newer list has been asked for meanwhile
                 self._shut_out.difference_update(names)

@@ -58,9 +58,9 @@ def take_over(
         client.loop_start()
         if answered.wait(_ANSWER_TIMEOUT_S):
             return True
-        _logger.error("the broker does not answer where connections are ended: %s:%d", host, port)
+        _logger.warning("no answer from %s:%d, where connections are ended", host, port)
     except OSError as error:
-        _logger.error("the broker cannot be reached to end %r: %s", client_id, error)  # noqa: TRY400 - its place says nothing
+        _logger.warning("%s:%d cannot be reached to end %r: %s", host, port, client_id, error)
     finally:
         with contextlib.suppress(OSError):
             client.disconnect()

@@ -182,6 +182,37 @@ def test_a_list_that_is_not_followed_is_a_fault(site, lists, monkeypatch):
         broker.check_revocations()
 
 
+def test_a_server_that_starts_again_goes_on(site, lists):
+    certificate, key, serial = site.device("pi-1")
+    opened, _ = site.connect(certificate, key)
+    site.authority.revoke(serial, now())  # and here the server was killed
+    refresh(site, lists)
+    broker = existing_broker(site)
+    broker.shut_out(["pi-1"])
+    broker.check_revocations()
+    opened.settimeout(10)
+    ended = opened.recv(4096)
+    assert ended == b"" or isinstance(mqtt5.read(memoryview(ended))[0], mqtt5.DisconnectPacket)
+    opened.close()
+    assert broker._shut_out == {"pi-1"}  # the broker does not have the newest canary yet
+    refresh(site, lists)
+    broker.check_revocations()
+    assert not broker._shut_out
+
+
+def test_connections_that_cannot_be_ended_are_a_fault(site, lists, monkeypatch):
+    monkeypatch.setattr(existing, "_LIST_DUE_S", 0.0)
+    broker = existing_broker(site)
+    broker._door = OperatorDoor(site.plan.port, door_identity(site.pki, now()))  # the wrong port
+    broker.reload_revocations()
+    assert not broker.kick("pi-1")
+    refresh(site, lists)
+    wait_for(lambda: broker._canary.ask(HOST, site.plan.port) == "refused", "the list is read")
+    with pytest.raises(Unavailable, match="cannot be ended"):
+        broker.check_revocations()
+    assert "cannot be ended" in broker.revocation_problem
+
+
 def damaged(site, tmp_path):
     good = site.authority.crl_pem(now())
     yield b""
