@@ -67,6 +67,7 @@ function Inside({ device }: { device: Device }) {
               </Empty>
             </Panel>
           )}
+          <Security id={device.id} />
           <Timeline id={device.id} />
           <Telemetry id={device.id} />
         </div>
@@ -231,6 +232,44 @@ function Timeline({ id }: { id: string }) {
           <Event key={`${event.at}${event.after}`} event={event} newest={number === 0} />
         ))}
       </ol>
+      {query.data && <Older shown={query.data.items.length} total={query.data.total} grow={grow} />}
+    </Panel>
+  );
+}
+
+/** What the device refused, and what was said in its name and not believed. */
+function Security({ id }: { id: string }) {
+  const { limit, grow } = useNewest();
+  const query = api.useQuery(
+    "get",
+    "/api/v1/devices/{device}/security-events",
+    { params: { path: { device: id }, query: { limit } } },
+    { placeholderData: keepPreviousData, refetchInterval: 15_000 },
+  );
+  if (!query.error && !query.data?.items.length) return null;
+  return (
+    <Panel title="Security events" id="security">
+      {Boolean(query.error) && <ErrorPanel error={query.error} retry={() => void query.refetch()} stale={!!query.data} />}
+      <ul className="alarms" aria-label="Security events">
+        {query.data?.items.map((event) => (
+          <li key={`${event.source}${event.code}${event.at}`}>
+            <div className="row apart wrap" style={{ gap: "0 12px" }}>
+              <span>
+                <b className="mono" style={{ fontWeight: 580 }}>{event.code}</b>{" "}
+                <span className="soft">
+                  {event.source === "device" ? "refused by the device" : "not believed by the server"}
+                  {event.order !== null && ` · order ${event.order}`}
+                </span>{" "}
+                {event.count > 1 && <span className="tag number">{count(event.count)} times</span>}
+              </span>
+              <span className="soft small">
+                <Time at={event.received_at} />
+              </span>
+            </div>
+            <p className="small breakable">{event.detail}</p>
+          </li>
+        ))}
+      </ul>
       {query.data && <Older shown={query.data.items.length} total={query.data.total} grow={grow} />}
     </Panel>
   );

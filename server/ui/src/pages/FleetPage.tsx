@@ -16,7 +16,7 @@ import { count } from "../format";
 type Device = Schemas["DeviceSummary"];
 type Fleet = Schemas["FleetSummary"];
 
-const FILTERS = ["state", "online", "updating", "failing", "model", "version"];
+const FILTERS = ["state", "online", "updating", "failing", "security", "model", "version"];
 
 export function FleetPage() {
   const list = useListState();
@@ -62,6 +62,14 @@ function Tiles({ fleet, list }: { fleet: Fleet | undefined; list: ListState }) {
         dot={fleet?.failing ? "bad" : undefined}
         current={list.get("failing") === "true"}
         note="newest update"
+      />
+      <Tile
+        name="Security"
+        value={fleet?.security}
+        to="/fleet?security=true"
+        dot={fleet?.security ? "bad" : undefined}
+        current={list.get("security") === "true"}
+        note="last day"
       />
     </div>
   );
@@ -137,9 +145,16 @@ const COLUMNS: Column<Device>[] = [
     header: "Device",
     sort: "id",
     cell: (device) => (
-      <Link to={`/fleet/${device.id}`} className="name nowrap">
-        {device.id}
-      </Link>
+      <>
+        <Link to={`/fleet/${device.id}`} className="name nowrap">
+          {device.id}
+        </Link>
+        {device.security_events > 0 && (
+          <Link to={`/fleet/${device.id}#security`} className="tag" data-tone="bad" title="Security events of the last day">
+            {count(device.security_events)} security
+          </Link>
+        )}
+      </>
     ),
   },
   { key: "online", header: "Connection", cell: (device) => (device.state === "decommissioned" ? <State state={device.state} /> : <Online online={device.online} />) },
@@ -219,7 +234,7 @@ function reasons(device: Device) {
 }
 
 function Devices({ list, fleet }: { list: ListState; fleet: Fleet | undefined }) {
-  const [state, online, updating, failing, model, version] = FILTERS.map((name) => list.get(name));
+  const [state, online, updating, failing, security, model, version] = FILTERS.map((name) => list.get(name));
   const gone = state === "decommissioned";
   const query = api.useQuery(
     "get",
@@ -235,6 +250,7 @@ function Devices({ list, fleet }: { list: ListState; fleet: Fleet | undefined })
           online: online === undefined ? undefined : online === "true",
           updating: updating === "true" || undefined,
           failing: failing === "true" || undefined,
+          security: security === "true" || undefined,
           model,
           version,
         },
@@ -255,6 +271,7 @@ function Devices({ list, fleet }: { list: ListState; fleet: Fleet | undefined })
           )}
           {updating && <FilterChip list={list} names={["updating"]} label="Updating" />}
           {failing && <FilterChip list={list} names={["failing"]} label="Failing" />}
+          {security && <FilterChip list={list} names={["security"]} label="Security events" />}
           {version && <FilterChip list={list} names={["version"]} label={`Version ${version}`} />}
           <Select
             aria-label="State"
