@@ -5,6 +5,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from edgectl_protocol import chunks, enrolment, manifest, messages, names, topics, update
 from edgectl_protocol.errors import ProtocolError
@@ -114,3 +117,42 @@ def test_enrolment():
     assert enrolment.request_proof(key, **request) == published["proof"]
     reply = {name: published[name] for name in ("nonce", "enrolment")}
     assert enrolment.reply_mac(key, **reply) == published["mac"]
+    assert enrolment.request_text(**request).hex() == published["request_text_hex"]
+    assert enrolment.reply_text(**reply).hex() == published["reply_text_hex"]
+
+
+def test_enrolment_without_a_token_and_renewal():
+    published = vectors("enrolment.json")
+    nonce = published["nonce"]
+    asked = enrolment.renewal_text(nonce=nonce, device=published["device"])
+    assert asked.hex() == published["renewal_text_hex"]
+    answered = enrolment.renewed_text(nonce=nonce, renewal=published["renewal"])
+    assert answered.hex() == published["renewed_text_hex"]
+    der = bytes.fromhex(published["public_key_der_hex"])
+    fingerprint = enrolment.fingerprint_of(der)
+    assert enrolment.format_fingerprint(fingerprint) == published["fingerprint"]
+    key = load_der_public_key(der)
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    key.verify(bytes.fromhex(published["renewal_signature"]), asked, ec.ECDSA(SHA256()))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "AB" * 32,
+        " sha256:" + "ab" * 32 + "\n",
+        "-".join(["abab"] * 16),
+        ":".join(["AB"] * 32),
+        "sha256:" + " ".join(["abab"] * 16),
+    ],
+)
+def test_a_fingerprint_is_read_however_it_was_copied(text):
+    assert enrolment.parse_fingerprint(text) == "ab" * 32
+
+
+@pytest.mark.parametrize(
+    "text", ["", "ab" * 31, "ab" * 33, "zz" * 32, "sha1:" + "ab" * 32, "\u0661" * 64]
+)
+def test_a_part_of_a_fingerprint_is_none(text):
+    with pytest.raises(ProtocolError):
+        enrolment.parse_fingerprint(text)

@@ -226,3 +226,47 @@ def test_damage_is_named(authority: Authority, tmp_path: Path) -> None:
     with pytest.raises(Unavailable) as caught:
         Authority.open(tmp_path / "pki", NOW)
     assert caught.value.code == "pki.damaged"
+
+
+def test_a_revocation_is_kept_until_the_certificate_has_expired(
+    authority: Authority, tmp_path: Path
+) -> None:
+    end = NOW + timedelta(days=30)
+    authority.revoke("a1", NOW, expires_at=end)
+    authority.revoke("a2", NOW)  # of which nobody knows the end
+
+    def listed(authority: Authority, at: datetime) -> set[int]:
+        return {one.serial_number for one in x509.load_pem_x509_crl(authority.crl_pem(at))}
+
+    assert listed(authority, end + timedelta(days=1)) == {0xA1, 0xA2}  # clocks differ
+    late = end + timedelta(days=8)
+    assert listed(authority, late) == {0xA2}
+    authority.revoke("a3", late, expires_at=late + timedelta(days=1))
+    assert not authority.is_revoked(0xA1)
+    again = Authority.open(tmp_path / "pki", late)
+    assert listed(again, late) == {0xA2, 0xA3}
+
+
+def test_a_renewed_certificate_is_of_the_same_key(authority: Authority) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    first = authority.issue_device(request_of(key), "pi-1", NOW)
+    later = NOW + timedelta(days=500)
+    second = authority.renew_device(first.certificate_pem, "pi-1", later)
+    certificate = x509.load_pem_x509_certificate(second.certificate_pem.encode())
+    assert certificate.public_key() == key.public_key()
+    assert second.serial != first.serial
+    assert second.expires_at > later
+
+
+def test_a_short_life_is_short_in_whole(tmp_path: Path) -> None:
+    authority = Authority.open(tmp_path / "short", NOW, device_lifetime=timedelta(seconds=20))
+    key = ec.generate_private_key(ec.SECP256R1())
+    issued = authority.issue_device(request_of(key), "pi-1", NOW)
+    certificate = x509.load_pem_x509_certificate(issued.certificate_pem.encode())
+    life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+    assert timedelta(seconds=20) <= life <= timedelta(seconds=23)
+
+
+def test_the_authority_signs_nothing_that_could_be_a_certificate(authority: Authority) -> None:
+    with pytest.raises(AssertionError):
+        authority.sign(b"\x30\x82 a certificate to be signed")
