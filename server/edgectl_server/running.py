@@ -21,7 +21,6 @@ from typing import Any, cast
 
 import uvicorn
 
-from edgectl_protocol.enrolment import format_fingerprint
 from edgectl_server.api.app import create_app
 from edgectl_server.errors import Unavailable
 from edgectl_server.http_connection import HEAD_BYTES_MAX, connection_factory
@@ -204,15 +203,14 @@ def _say_ready(services: Services, listener: socket.socket, *, as_json: bool) ->
     host, port = listener.getsockname()[:2]
     scheme = "http" if services.tls is None else "https"
     url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-    authority = services.authority.fingerprint if services.settings.tls == "own" else ""
     broker = f"mqtts://{services.broker.host}:{services.broker.port}"
+    authority = f"sha256:{services.authority.fingerprint}"  # as devices and logins are given it
     if as_json:
         data = str(services.settings.data_path)
-        document = {"ready": True, "url": url, "broker": broker, "data": data}
-        line = json.dumps({**document, "authority": authority} if authority else document)
+        line = json.dumps(
+            {"ready": True, "url": url, "broker": broker, "data": data, "authority": authority}
+        )
     else:
-        line = f"edgectl server ready: {url} broker {broker}"
-        if authority:
-            line = f"authority: {format_fingerprint(authority)}\n{line}"
+        line = f"authority: {authority}\nedgectl server ready: {url} broker {broker}"
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
