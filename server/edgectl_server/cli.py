@@ -176,8 +176,8 @@ def user(
     "broker-config",
     epilog=_examples(
         "edgectl server broker-config --output broker --host mqtt.example.org",
-        "edgectl server broker-config --output broker --host 192.0.2.20 --port 8883 \\\n"
-        "      --kick-port 8884 --directory /etc/mosquitto/edgectl --server https://192.0.2.10:8443",
+        "edgectl server broker-config --output broker --host 192.0.2.20 --connections 5000",
+        "edgectl server broker-config --output broker --host mqtt.example.org --force --json",
     ),
 )
 @click.option(
@@ -251,10 +251,9 @@ def broker_config(
 
 @main.command(
     epilog=_examples(
-        "edgectl server revocations --server https://192.0.2.10:8443 --ca server.pem \\\n"
-        "      --authority /etc/mosquitto/edgectl/authority.pem \\\n"
-        "      --output /etc/mosquitto/edgectl/revoked.pem \\\n"
-        "      --reload 'systemctl kill --signal=HUP mosquitto'",
+        "edgectl server revocations --authority authority.pem --output revoked.pem",
+        "edgectl server revocations --server https://192.0.2.10:8443 --ca server.pem "
+        "--authority authority.pem --output revoked.pem --reload 'systemctl reload mosquitto'",
     ),
 )
 @click.option("--server", "url", default="http://127.0.0.1:8080", show_default=True)

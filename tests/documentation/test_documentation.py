@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -85,7 +86,7 @@ def test_every_help_of_the_server_has_examples_that_parse(command):
     examples = [line for line in lines if line.startswith("edgectl server ")]
     assert examples
     for line in examples:
-        name, *words = line.split(" > ")[0].split()[2:]
+        name, *words = shlex.split(line.split(" > ")[0])[2:]
         server_cli.commands[name].make_context(name, words)
 
 
