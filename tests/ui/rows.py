@@ -41,6 +41,7 @@ from edgectl_server.storage.tables import (
     SystemSampleRow,
     TelemetryWindow,
 )
+from ui.security_rows import security_events
 
 MARKUP = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
 PASSWORD = "correct horse battery staple"
@@ -340,6 +341,7 @@ def _device(number: int, now: datetime) -> list[Base]:
         *_events(name, state, now),
         *(row for boot in (2, 3) if number == 0 for row in _events(name, state, now, boot)),
         *(_counts(name, now) if online else []),
+        *(security_events(name, now) if number == 0 else []),
     ]
 
 
