@@ -215,7 +215,7 @@ class _Attempt:
                         hint=_IN_BETWEEN,
                     )
             enrolment = msgspec.json.decode(reply.enrolment, type=Enrolment)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise _no_answer() from error
         if self._authority is not None:
             self._check_authority(enrolment, reply)
@@ -325,7 +325,7 @@ def _parsed_authority(authority: str) -> str | None:
 def _check_waiting(content: bytes) -> None:
     try:
         msgspec.json.decode(content, type=Waiting)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise _no_answer() from error
 
 

@@ -96,7 +96,7 @@ def renew(disk: Disk, *, server: str, device: str, key: DeviceKey) -> Validity |
         if not signed_by(_certificate(authority_pem), reply.signature, text):
             raise Refused("enrol.reply", "the answer was not signed by this device's authority")
         renewal = msgspec.json.decode(reply.renewal, type=Renewal)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise Refused("enrol.reply", "the answer is not that of an edgectl server") from error
     pem = renewal.certificate_pem
     check_certificate(pem, device=device, key=key, authority_pem=authority_pem)

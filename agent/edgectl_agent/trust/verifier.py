@@ -222,12 +222,14 @@ def _is_signed(envelope: Envelope, keys: list[Key]) -> bool:
 
 def _order_keys(root: dict[str, Any]) -> list[Key]:
     """Return the keys that the trusted root lists for orders."""
-    listed = root.get(ORDER_KEYS_FIELD, {})
-    keys = []
+    listed = root.get(ORDER_KEYS_FIELD)
+    keys: list[Key] = []
+    if not isinstance(listed, dict):
+        return keys
     for keyid, key in list(listed.items())[:_ORDER_KEYS_MAX]:
         try:
             keys.append(Key.from_dict(keyid, dict(key)))
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             _log.warning("the order key %.16s is of a kind that is not known: %s", keyid, error)
     return keys
 
