@@ -9,8 +9,10 @@ before somebody wants to log in, and the server starts without the provider.
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
+from functools import cache
 from typing import Any, NamedTuple, NoReturn, TypeVar
 from urllib.parse import quote_plus, urlsplit
 
@@ -75,6 +77,7 @@ class Provider:
         self._keys: tuple[float, KeySet] | None = None
         self._missed_at: float | None = None
         self._http = httpx2.Client(
+            verify=_authorities(),
             timeout=httpx2.Timeout(_REQUEST_S),
             follow_redirects=False,
             # Loopback is never reached through a proxy of the environment.
@@ -198,6 +201,12 @@ class Provider:
             _unavailable(f"gave an answer that is not understood at {address[:200]}", error)
         finally:
             self._slots.release()
+
+
+@cache
+def _authorities() -> ssl.SSLContext:
+    """Return whom we trust for https, of the system or ``SSL_CERT_FILE``; slow, so read once."""
+    return httpx2.create_ssl_context()
 
 
 def is_safe_address(address: str, *, loopback: bool) -> bool:

@@ -1,11 +1,13 @@
 """Our application on SQLite, in this process, beside a provider; and a browser for it."""
 
+import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from edgectl_server.api.app import create_app
@@ -26,9 +28,15 @@ ROLES = "ops=operator; chiefs=admin; cn=watch,ou=groups=viewer"
 
 
 class Application:
-    """Our server as far as logins go; `browser` is one that does not follow redirects."""
+    """Our server as far as logins go; `browser` is one that does not follow redirects.
 
-    def __init__(self, folder: Path, issuer: str, clock: Clock, **settings: str) -> None:
+    There is one web application for all tests, because building it takes long: the newest
+    `Application` is the one that answers.
+    """
+
+    def __init__(
+        self, app: FastAPI, folder: Path, issuer: str, clock: Clock, **settings: str
+    ) -> None:
         secret = folder / "client-secret"
         secret.write_text(f"{SECRET}\n")
         given = {
@@ -44,9 +52,9 @@ class Application:
         self.auth = Auth(self.database, clock, hasher=QUICK)
         self.sign_on = open_sign_on(self.settings, self.database, clock)
         self.handover = Handover(self.database, clock)
-        parts = {field: None for field in Services.__dataclass_fields__ if field != "closing"}
-        mine = {name: value for name, value in vars(self).items() if name in parts}
-        self._app = create_app(Services(**{**parts, **mine}), web=folder / "no-web")
+        self._app = app
+        for name in ("settings", "database", "audit", "auth", "sign_on", "handover"):
+            setattr(app.state.services, name, getattr(self, name))
         self.browser = self.another_browser()
 
     def another_browser(self) -> TestClient:
@@ -91,6 +99,12 @@ def clock() -> Clock:
 
 
 @pytest.fixture(scope="session")
+def app(tmp_path_factory) -> FastAPI:
+    parts = dict.fromkeys(field.name for field in dataclasses.fields(Services))
+    return create_app(Services(**parts), web=tmp_path_factory.mktemp("no-web"))
+
+
+@pytest.fixture(scope="session")
 def empty_database(tmp_path_factory) -> Path:
     """All tables, made once."""
     path = tmp_path_factory.mktemp("database") / "people.sqlite"
@@ -101,13 +115,13 @@ def empty_database(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def make_application(tmp_path, clock, empty_database) -> Iterator:
+def make_application(app, tmp_path, clock, empty_database) -> Iterator:
     """``make_application(issuer, **settings)``; the second has the first one's database."""
     shutil.copy(empty_database, tmp_path / "people.sqlite")
     made = []
 
     def make(issuer: str, **settings: str) -> Application:
-        made.append(Application(tmp_path, issuer, clock, **settings))
+        made.append(Application(app, tmp_path, issuer, clock, **settings))
         return made[-1]
 
     yield make

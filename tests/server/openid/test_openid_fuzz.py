@@ -42,32 +42,32 @@ def check(text):
         raise AssertionError(text)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.text(max_size=200) | st.from_regex(r"[\w-]{0,40}\.[\w-]{0,40}\.[\w-]{0,40}"))
 def test_any_text_as_token(text):
     check(text)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.dictionaries(st.sampled_from(["alg", "kid", "typ", "crit", "b64", "jwk"]), VALUES))
 def test_any_header(header):
     check(by_hand(header, "{}", lambda text: b"x" * 64))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(CLAIMS)
 def test_any_claims_that_are_signed(claims):
     check(jws.serialize_compact({"alg": "ES256", "kid": "one"}, json.dumps(claims), KEY))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.dictionaries(st.just("keys"), st.lists(KEY_FIELDS, max_size=4) | VALUES) | st.just({}))
 def test_any_key_set(document):
     with contextlib.suppress(ValueError):
         import_keys(document)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.dictionaries(st.sampled_from(["a", "a.b", "b"]), VALUES))
 def test_any_claim_of_roles(claims):
     assert all(isinstance(one, str) for one in claim_values(claims, "a.b"))

@@ -34,20 +34,21 @@ def test_the_same_subject_of_two_providers_is_two_people(people):
     assert admit(people, called="Renamed") == "ana@sso"
 
 
-@pytest.mark.parametrize(
-    ("called", "name"),
-    [
-        ("Ana María", "ana-mar-a@sso"),
-        ("ana@example.org", "ana@sso"),
-        ("@", "somebody@sso"),
-        ("\u202e\0", "somebody@sso"),
-        ("../../etc", "etc@sso"),
-        ("x" * 500, "x" * 40 + "@sso"),
-        ("ana~2", "ana-2@sso"),
-    ],
-)
-def test_names(people, called, name):
-    assert admit(people, called=called) == name
+def test_names(people):
+    """Short, of few letters, and never somebody else's."""
+    for number, (called, name) in enumerate(
+        [
+            ("Ana María", "ana-mar-a@sso"),
+            ("ana@example.org", "ana@sso"),
+            ("ana@other.example.org", "ana~2@sso"),
+            ("ana~2", "ana-2@sso"),
+            ("@", "somebody@sso"),
+            ("\u202e\0", "somebody~2@sso"),
+            ("../../etc", "etc@sso"),
+            ("x" * 500, "x" * 40 + "@sso"),
+        ]
+    ):
+        assert admit(people, str(number), called) == name
 
 
 def test_a_name_with_the_suffix_cannot_be_made_by_hand(people, auth):
