@@ -19,6 +19,7 @@ from edgectl.commands.demo import demo
 from edgectl.commands.devices import devices
 from edgectl.commands.doctor import doctor
 from edgectl.commands.jobs import jobs
+from edgectl.commands.keys import keys
 from edgectl.commands.models import models
 from edgectl.commands.push import push
 from edgectl.commands.rollouts import rollout
@@ -77,6 +78,7 @@ for _command in (
     tokens,
     doctor,
     server,
+    keys,
     demo,
 ):
     cli.add_command(_command)
