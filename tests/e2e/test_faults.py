@@ -189,6 +189,8 @@ def test_a_chunk_altered_in_the_broker(start, activity, tmp_path):
         assert agent.infer("har", activity["windows"][:1])["model_version"] == "1"
         assert agent.running("second") is None
         assert server.client.device("pi-1").rejected == []
+        events = wait_for(lambda: server.client.security_events("pi-1").items, "the security event")
+        assert {(one.source, one.code) for one in events} == {("device", "transfer.chunk_altered")}
     finally:
         saboteur.stop()
     wait_for(lambda: agent.running("second"), "the second version, once nobody spoils it")
