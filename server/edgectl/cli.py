@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import click
 
 from edgectl.commands.access import login, logout
+from edgectl.commands.audit import audit
 from edgectl.commands.demo import demo
 from edgectl.commands.devices import devices
 from edgectl.commands.doctor import doctor
@@ -76,6 +77,7 @@ for _command in (
     telemetry,
     jobs,
     tokens,
+    audit,
     doctor,
     server,
     keys,

@@ -21,6 +21,7 @@ from edgectl import types
 from edgectl.events import Event, events
 from edgectl.transport import Connection, RetryPolicy
 from edgectl.uploads import LocalFile, Progress, hash_file, upload
+from edgectl_protocol.audit import LINE_BYTES_MAX
 
 __all__ = ["PAGE_ITEMS", "Client"]
 
@@ -42,6 +43,7 @@ class Client:
         timeout_s: of one request.
         retry: how long a lost connection is waited for, by uploads, events and waiting.
         login_hint: the next step when the server does not take the token.
+        authority: in PEM, the only one that is believed for HTTPS; empty: those of this machine.
     """
 
     def __init__(
@@ -52,9 +54,15 @@ class Client:
         timeout_s: float = 30.0,
         retry: RetryPolicy | None = None,
         login_hint: str = "",
+        authority: str = "",
     ) -> None:
         self._connection = Connection(
-            url, token, timeout_s=timeout_s, retry=retry, login_hint=login_hint
+            url,
+            token,
+            timeout_s=timeout_s,
+            retry=retry,
+            login_hint=login_hint,
+            authority=authority,
         )
         self.url = self._connection.url
 
@@ -113,9 +121,15 @@ class Client:
         """Return whose token this is."""
         return self._get("/me", types.Me)
 
-    def create_token(self, name: str, role: str, expires_in_s: int | None) -> types.TokenCreated:
-        """Create a token with at most the own role."""
-        body = {"name": name, "role": role, "expires_in_s": expires_in_s}
+    def create_token(
+        self,
+        name: str,
+        role: str | None,
+        expires_in_s: int | None,
+        scopes: Sequence[str] | None = None,
+    ) -> types.TokenCreated:
+        """Create a token with at most the own role and scopes; None: as the server decides."""
+        body = {"name": name, "role": role, "expires_in_s": expires_in_s, "scopes": scopes}
         return self._connection.request("POST", "/tokens", types.TokenCreated, body=body)
 
     def tokens(self, query: Query = (), limit: int = 100) -> types.Page[types.TokenInfo]:
@@ -125,6 +139,26 @@ class Client:
     def delete_token(self, token_id: str) -> None:
         """Make a token worthless."""
         self._connection.request("DELETE", f"/tokens/{_segment(token_id)}", NoneType)
+
+    def audit(self, query: Query = (), limit: int = 100) -> types.Page[types.AuditEntryInfo]:
+        """List what was done, the newest first (admin)."""
+        return self._pages("/audit", types.AuditEntryInfo, query, limit)
+
+    def audit_state(self) -> types.AuditState:
+        """Say how far the audit log goes, and how far it is vouched for (admin)."""
+        return self._get("/audit/state", types.AuditState)
+
+    def audit_export(self) -> Generator[bytes, None, None]:
+        """Yield the lines of the whole audit log (admin); see `edgectl_protocol.audit`."""
+        with self._connection.stream("GET", "/audit/export", read_timeout_s=60.0) as response:
+            rest = b""
+            for piece in response.iter_bytes():
+                *lines, rest = (rest + piece).split(b"\n")
+                yield from lines
+                if len(rest) > LINE_BYTES_MAX:
+                    break
+            if rest:
+                yield rest  # cut off, or too long: who decodes it says so
 
     # ------------------------------------------------------------ models
 

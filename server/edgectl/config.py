@@ -28,6 +28,8 @@ class Login(msgspec.Struct, frozen=True):
     token: str
     user: str
     role: str
+    authority: str = ""
+    """In PEM, the only one that is believed for this server; empty: those of this machine."""
 
     def __repr__(self) -> str:
         """Say who, never the token."""

@@ -7,6 +7,7 @@ The tree is sorted by who must act, and every branch has its exit code::
     ├── LocalError           1   a file, a setting or a missing package on this machine
     ├── DemoFailed           1   the demo could not do what it shows
     └── ServerUnreachable    3   no answer at all
+        └── UntrustedServer  3   an answer of somebody who may be somebody else
 
 Every error carries a stable `code` (``area.problem``), a sentence, and the next step (`hint`).
 `doing` adds what was being done; it never repeats the cause.
@@ -18,7 +19,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["ApiError", "DemoFailed", "EdgectlError", "LocalError", "ServerUnreachable", "doing"]
+__all__ = [
+    "ApiError",
+    "DemoFailed",
+    "EdgectlError",
+    "LocalError",
+    "ServerUnreachable",
+    "UntrustedServer",
+    "doing",
+]
 
 
 class EdgectlError(Exception):
@@ -67,8 +76,15 @@ class ServerUnreachable(EdgectlError):
 
     exit_code = 3
 
+    def __init__(self, detail: str, hint: str = "", *, code: str = "server.unreachable") -> None:
+        super().__init__(code, detail, hint)
+
+
+class UntrustedServer(ServerUnreachable):
+    """The TLS certificate is of nobody whom we believe, or for another name, or too old."""
+
     def __init__(self, detail: str, hint: str = "") -> None:
-        super().__init__("server.unreachable", detail, hint)
+        super().__init__(detail, hint, code="server.untrusted")
 
 
 @contextmanager

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from edgectl.authorities import read_authority
 from edgectl.client import Client
 from edgectl.config import DEFAULT_URL, Config, config_path, read_config, write_config
 from edgectl.errors import LocalError
@@ -68,6 +70,18 @@ class Session:
         login = self.config().servers.get(self.address())
         return login.token if login else ""
 
+    def authority(self) -> str:
+        """Return the authority to believe for that address, in PEM; empty: those of this machine.
+
+        Raises:
+            LocalError: ``auth.authority``: the file in EDGECTL_CA holds none.
+        """
+        given = self._environment.get("EDGECTL_CA", "")
+        if given:
+            return read_authority(Path(given))
+        login = self.config().servers.get(self.address())
+        return login.authority if login else ""
+
     def connect(self) -> Client:
         """Return a client with a token.
 
@@ -84,7 +98,7 @@ class Session:
         hint = f"edgectl login {self.address()}"
         if self._environment.get("EDGECTL_TOKEN", "").strip():
             hint = f"EDGECTL_TOKEN goes before a login: correct it, or unset it and `{hint}`"
-        return Client(self.address(), token, login_hint=hint)
+        return Client(self.address(), token, login_hint=hint, authority=self.authority())
 
 
 def _checked_token(token: str) -> str:

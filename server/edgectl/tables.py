@@ -429,13 +429,14 @@ def _classes_text(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> str
 
 def tokens_table(tokens: Sequence[types.TokenInfo]) -> Table:
     """Return one row an API token."""
-    columns = ["ID", "NAME", "USER", "ROLE", "CREATED", "EXPIRES", "USED"]
+    columns = ["ID", "NAME", "USER", "ROLE", "SCOPES", "CREATED", "EXPIRES", "USED"]
     rows = [
         (
             plain(token.id),
             plain(token.name),
             plain(token.user),
             plain(token.role),
+            plain(" ".join(token.scopes)),
             age(token.created_at),
             age(token.expires_at),
             age(token.last_used_at),

@@ -21,11 +21,19 @@ from urllib.parse import urlsplit
 import httpx2
 import msgspec
 
-from edgectl.errors import ApiError, EdgectlError, LocalError, ServerUnreachable
+from edgectl.errors import ApiError, EdgectlError, LocalError, ServerUnreachable, UntrustedServer
 from edgectl.types import Problem
 from edgectl_protocol import __version__
 
-__all__ = ["ANSWER_BYTES_MAX", "Connection", "Patience", "RetryPolicy", "is_loopback", "server_url"]
+__all__ = [
+    "ANSWER_BYTES_MAX",
+    "Connection",
+    "Patience",
+    "RetryPolicy",
+    "is_loopback",
+    "pinned_context",
+    "server_url",
+]
 
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 _TEXT_SHOWN_MAX = 200
@@ -62,6 +70,18 @@ def server_url(text: str) -> str:
             "config.url", "an address must not hold a user, a password, a query or a fragment", hint
         )
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+
+
+def pinned_context(authority: str) -> ssl.SSLContext:
+    """Return a context that believes `authority` (PEM) and nobody else.
+
+    Raises:
+        ssl.SSLError: it is no certificate.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_verify_locations(cadata=authority)
+    return context
 
 
 def is_loopback(url: str) -> bool:
@@ -111,7 +131,14 @@ class Patience:
 class Connection:
     """Requests to ``<url>/api/v1``; closes its sockets as a context manager.
 
-    `login_hint` is the next step when the server does not take the token: who gave it knows it.
+    Args:
+        url: of the server.
+        token: sent with every request.
+        timeout_s: of one request.
+        retry: how long a lost connection is waited for.
+        login_hint: the next step when the server does not take the token: who gave it knows it.
+        authority: in PEM, the only one that is believed; empty: those that this machine knows.
+        unchecked: believe whoever answers, and send no token.
     """
 
     def __init__(
@@ -122,8 +149,12 @@ class Connection:
         timeout_s: float = 30.0,
         retry: RetryPolicy | None = None,
         login_hint: str = "",
+        authority: str = "",
+        unchecked: bool = False,
     ) -> None:
+        assert not (unchecked and token), "a token is for who has been checked"
         self.url = server_url(url)
+        self._pinned = bool(authority)
         self._login_hint = login_hint
         self.retry = retry or RetryPolicy()
         headers = {"User-Agent": f"edgectl/{__version__}", "Accept": "application/json"}
@@ -134,6 +165,7 @@ class Connection:
             headers=headers,
             timeout=httpx2.Timeout(timeout_s, connect=min(timeout_s, 10.0)),
             trust_env=not is_loopback(self.url),
+            verify=pinned_context(authority) if authority else not unchecked,
         )
 
     def __enter__(self) -> Self:
@@ -238,9 +270,10 @@ class Connection:
 
     def _unreachable(self, error: httpx2.TransportError) -> ServerUnreachable:
         if _has_cause(error, ssl.SSLCertVerificationError):
-            return ServerUnreachable(
+            return UntrustedServer(
                 f"the certificate of {self.url} cannot be verified: {error}",
-                "set SSL_CERT_FILE to the authority that has signed it",
+                f"log in with its authority: edgectl login {self.url} --ca FILE, or with the "
+                "fingerprint that the server prints: --fingerprint TEXT",
             )
         what = _ERRNO.sub("", str(error)) or type(error).__name__
         return ServerUnreachable(

@@ -98,6 +98,7 @@ class Me(Struct, frozen=True):
 
     user: str
     role: str
+    scopes: tuple[str, ...] = ()
     csrf: str | None = None
 
 
@@ -108,9 +109,37 @@ class TokenInfo(Struct, frozen=True):
     name: str
     user: str
     role: str
+    scopes: tuple[str, ...]
+    made_by: str | None
     created_at: datetime
     expires_at: datetime | None
     last_used_at: datetime | None
+
+
+class AuditEntryInfo(Struct, frozen=True):
+    """What somebody did; `edgectl_protocol.audit.AuditEntry` says more."""
+
+    number: int
+    at: datetime
+    actor: str
+    via: str
+    address: str
+    action: str
+    object: str
+    outcome: str
+    details: dict[str, Any]
+    previous: str
+    hash: str
+
+
+class AuditState(Struct, frozen=True):
+    """How far the audit log goes, and how far it is vouched for."""
+
+    number: int
+    hash: str
+    key: str
+    anchored: int
+    alarm: str
 
 
 class TokenCreated(Struct, frozen=True):

@@ -156,18 +156,21 @@ def user(
             _check_data(settings)
         from edgectl_server.auth import Auth
         from edgectl_server.clock import now
+        from edgectl_server.command_audit import audited_command
         from edgectl_server.storage.database import Database
 
         with contextlib.closing(Database(settings.database_address)) as database:
             database.migrate()
             auth = Auth(database, now)
             if delete:
-                auth.delete_user(name)
+                with audited_command(database, "delete_user", name):
+                    auth.delete_user(name)
                 return
             password = secrets.token_urlsafe(18)
             if password_stdin:
                 password = sys.stdin.readline().rstrip("\r\n")
-            auth.set_user(name, password, role)
+            with audited_command(database, "set_user", name, role=role):
+                auth.set_user(name, password, role)
             if not password_stdin:
                 click.echo(password)
 
@@ -282,6 +285,30 @@ def revocations(
         elif done.changed or done.reloaded:
             told = ", the broker was told" if done.reloaded else ""
             click.echo(f"{output}: {done.revoked} revoked{told}")
+
+
+@main.command(epilog=_examples("edgectl server fingerprint --data /var/lib/edgectl"))
+@_setting_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def fingerprint(config: Path | None, as_json: bool, **flags: Any) -> None:
+    """Print by what devices and `edgectl login` know this server's own authority."""
+    with _errors(as_json=as_json):
+        settings = load_settings(flags, os.environ, config)
+        path = settings.data_path / "pki" / "authority.pem"
+        if not path.exists():
+            raise NotFound(
+                "server.data",
+                f"there is no server in {settings.data_path}",
+                hint="name its folder with --data, or start it once",
+            )
+        from edgectl_protocol.enrolment import format_fingerprint
+        from edgectl_server.signing.authority import fingerprint_of_certificate
+
+        found = fingerprint_of_certificate(path)
+        if as_json:
+            click.echo(json.dumps({"fingerprint": found, "certificate": str(path)}))
+        else:
+            click.echo(format_fingerprint(found))
 
 
 @main.command(epilog=_examples("edgectl server openapi > openapi.json"))

@@ -242,6 +242,8 @@ def token_created():
         name="edgectl",
         user="ana",
         role="operator",
+        scopes=["read", "models:write"],
+        made_by=None,
         created_at=AT,
         expires_at=None,
         last_used_at=None,
@@ -257,7 +259,7 @@ def _login(request):
 
 def _me(request):
     if request.headers["Authorization"] == f"Bearer {TOKEN}":
-        return 200, s.Me(user="ana", role="operator")
+        return 200, s.Me(user="ana", role="operator", scopes=["read", "tokens"])
     return problem(401, "auth.required", "this token is not known")
 
 

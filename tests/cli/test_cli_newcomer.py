@@ -27,13 +27,14 @@ def decoded(kind, model):
 
 
 def test_a_token_is_shown_once_and_alone_on_stdout(logged_in, fleet_server):
-    got = logged_in("tokens", "create", " ci ", "--role", "operator", "--days", "90")
+    got = logged_in("tokens", "create", " ci ", "--scope", "models:write", "--expires", "90d")
     assert (got.code, got.out) == (0, TOKEN + "\n")
     assert "edgectl tokens revoke 0123456789abcdef" in got.err
     assert TOKEN not in got.err
     (request,) = fleet_server.requests("POST", "/tokens")
     asked = schemas.TokenRequest.model_validate(request.json())
-    assert (asked.name, asked.role, asked.expires_in_s) == ("ci", "operator", 90 * 86400)
+    assert (asked.name, asked.role, asked.expires_in_s) == ("ci", None, 90 * 86400)
+    assert asked.scopes == ["models:write"]
     assert json.loads(logged_in("tokens", "create", "ci", "--json").out)["token"] == TOKEN
     assert fleet_server.requests("POST", "/tokens")[1].json()["expires_in_s"] is None
 
@@ -45,7 +46,8 @@ def test_a_token_is_shown_once_and_alone_on_stdout(logged_in, fleet_server):
         ("create", " "),
         ("create", "x" * 129),
         ("create", "ci", "--role", "root"),
-        ("create", "ci", "--days", "0"),
+        ("create", "ci", "--expires", "0"),
+        ("create", "ci", "--scope", "everything"),
         ("revoke", TOKEN),
     ],
 )

@@ -73,7 +73,7 @@ def test_an_operators_first_hour(admin, real_server, tmp_path):
 
 
 def test_tokens_of_a_real_server(admin, monkeypatch):
-    made = json.loads(admin("tokens", "create", "reader", "--days", "1", "--json").out)
+    made = json.loads(admin("tokens", "create", "reader", "--expires", "1d", "--json").out)
     listed = {one["id"]: one["role"] for one in json.loads(admin("tokens", "list", "--json").out)}
     assert listed[made["info"]["id"]] == "viewer"
 

@@ -9,15 +9,20 @@ import platform
 import secrets
 import sys
 import webbrowser
+from pathlib import Path
 
 import click
+import msgspec
 
+from edgectl.authorities import find_authority, fingerprint_of_authority, read_authority
 from edgectl.client import Client
 from edgectl.config import Login
+from edgectl.durations import Duration
 from edgectl.errors import EdgectlError, LocalError, doing
 from edgectl.output import plain, print_json
 from edgectl.session import Session, examples, json_option, pass_session
 from edgectl.transport import is_loopback, server_url
+from edgectl_protocol.enrolment import parse_fingerprint
 
 __all__ = ["login", "logout"]
 
@@ -31,6 +36,7 @@ _SECRET_CHARACTERS_MAX = 4096
         "edgectl login --username admin --password-stdin < edgectl-data/admin-password",
         "edgectl login https://edge.example.org --sso",
         "edgectl login https://edge.example.org --token-stdin < token.txt",
+        "edgectl login https://192.0.2.10:8080 --ca authority.pem",
     )
 )
 @click.argument("url", required=False)
@@ -39,11 +45,17 @@ _SECRET_CHARACTERS_MAX = 4096
 @click.option("--password-stdin", is_flag=True, help="Read the password from stdin.")
 @click.option("--token-stdin", is_flag=True, help="Read an API token from stdin instead.")
 @click.option(
-    "--days",
-    type=click.IntRange(1, 3650),
-    default=30,
+    "--ca",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="PEM file of the authority to believe for this server, and nobody else.",
+)
+@click.option("--fingerprint", default="", help="Of that authority, as the server has printed it.")
+@click.option(
+    "--expires",
+    type=Duration(60, 3650 * 86400),
+    default="30d",
     show_default=True,
-    help="How long the new token is valid.",
+    help="How long the new token is valid, like 12h or 30d.",
 )
 @json_option
 @pass_session
@@ -55,7 +67,9 @@ def login(
     sso: bool,
     password_stdin: bool,
     token_stdin: bool,
-    days: int,
+    ca: Path | None,
+    fingerprint: str,
+    expires: int,
     as_json: bool,
 ) -> None:
     """Log in to a server and keep a token for it.
@@ -63,6 +77,10 @@ def login(
     The password is exchanged for a token, which is stored in
     $XDG_CONFIG_HOME/edgectl/config.json, readable by you only. EDGECTL_URL and EDGECTL_TOKEN take
     precedence over what is stored.
+
+    A server with a certificate of its own authority is believed when you say so: with --ca, with
+    --fingerprint, or when this asks you to compare the fingerprint with the one that the server
+    prints. From then on, only that authority is believed for this server.
 
     With --sso you log in on the server's page, in whatever way it offers, and bring the code that
     it shows back here. The code is of use to this command alone.
@@ -77,12 +95,15 @@ def login(
     if address.startswith("http:") and not is_loopback(address):
         click.echo(f"warning: {address} is not encrypted: others may read along", err=True)
     with doing(f"logging in to {address}"):
-        if token_stdin:
-            found = _login_by_token(address)
-        elif sso:
-            found = _login_by_browser(address, days)
-        else:
-            found = _login_by_password(address, username, days, from_stdin=password_stdin)
+        authority = _authority(session, address, ca, fingerprint)
+        with Client(address, authority=authority) as client:
+            if token_stdin:
+                found = _login_by_token(address, authority)
+            elif sso:
+                found = _login_by_browser(client, expires)
+            else:
+                found = _login_by_password(client, username, expires, from_stdin=password_stdin)
+    found = msgspec.structs.replace(found, authority=authority)
     session.store(session.config().logged_in(address, found))
     if as_json:
         print_json({"url": address, "user": found.user, "role": found.role})
@@ -100,7 +121,10 @@ def logout(session: Session, *, as_json: bool) -> None:
     revoked = False
     if stored is not None:
         try:
-            with doing(f"logging out of {address}"), Client(address, stored.token) as client:
+            with (
+                doing(f"logging out of {address}"),
+                Client(address, stored.token, authority=session.authority()) as client,
+            ):
                 client.delete_token(_token_id(stored.token))
             revoked = True
         except EdgectlError as error:
@@ -115,7 +139,35 @@ def logout(session: Session, *, as_json: bool) -> None:
         click.echo(f"logged out of {address}")
 
 
-def _login_by_password(address: str, username: str | None, days: int, *, from_stdin: bool) -> Login:
+def _authority(session: Session, address: str, ca: Path | None, fingerprint: str) -> str:
+    """Return the authority to believe, in PEM, asking for it where somebody is."""
+    if ca is not None:
+        authority = read_authority(ca)
+        if fingerprint and fingerprint_of_authority(authority) != parse_fingerprint(fingerprint):
+            raise LocalError("auth.fingerprint", f"{ca} has another fingerprint")
+        return authority
+    stored = session.config().servers.get(address)
+
+    def ask(shown: str) -> bool:
+        click.echo(
+            f"{address} is vouched for by an authority that this machine does not know.\n"
+            f"The fingerprint of its key is\n\n  {shown}\n\n"
+            "The server prints the right one at its start, and with `edgectl server fingerprint`.",
+            err=True,
+        )
+        return click.confirm("Is it the same", err=True)
+
+    return find_authority(
+        address,
+        known=stored.authority if stored else "",
+        fingerprint=fingerprint,
+        ask=ask if sys.stdin.isatty() else None,
+    )
+
+
+def _login_by_password(
+    client: Client, username: str | None, expires_in_s: int, *, from_stdin: bool
+) -> Login:
     if from_stdin:
         if not username:
             raise click.UsageError("--password-stdin needs --username")
@@ -125,23 +177,21 @@ def _login_by_password(address: str, username: str | None, days: int, *, from_st
     else:
         username = username or click.prompt("user", default="admin", err=True)
         password = click.prompt("password", hide_input=True, err=True)
-    with Client(address) as client:
-        created = client.login(username, password, name=_token_name(), expires_in_s=days * 86400)
+    created = client.login(username, password, name=_token_name(), expires_in_s=expires_in_s)
     return Login(created.token, created.info.user, created.info.role)
 
 
-def _login_by_browser(address: str, days: int) -> Login:
+def _login_by_browser(client: Client, expires_in_s: int) -> Login:
     verifier = secrets.token_urlsafe(48)  # RFC 7636: without it, the code is worth nothing
     digest = hashlib.sha256(verifier.encode()).digest()
     challenge = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
-    page = f"{address}/handover?challenge={challenge}"
-    with Client(address) as client:
-        client.version()  # rather a word now than a page that does not open
-        click.echo(f"open this page, and log in there:\n\n  {page}\n", err=True)
-        if _has_browser():
-            webbrowser.open(page)
-        code = click.prompt("code", err=True).strip()[:_SECRET_CHARACTERS_MAX]
-        created = client.take_login(code, verifier, name=_token_name(), expires_in_s=days * 86400)
+    page = f"{client.url}/handover?challenge={challenge}"
+    client.version()  # rather a word now than a page that does not open
+    click.echo(f"open this page, and log in there:\n\n  {page}\n", err=True)
+    if _has_browser():
+        webbrowser.open(page)
+    code = click.prompt("code", err=True).strip()[:_SECRET_CHARACTERS_MAX]
+    created = client.take_login(code, verifier, name=_token_name(), expires_in_s=expires_in_s)
     return Login(created.token, created.info.user, created.info.role)
 
 
@@ -158,9 +208,9 @@ def _token_name() -> str:
     return f"edgectl on {platform.node() or 'unknown'}"[:128]
 
 
-def _login_by_token(address: str) -> Login:
+def _login_by_token(address: str, authority: str) -> Login:
     token = _secret_from_stdin("token")
-    with Client(address, token) as client:
+    with Client(address, token, authority=authority) as client:
         me = client.me()
     return Login(token, me.user, me.role)
 

@@ -52,7 +52,7 @@ def doctor(session: Session, *, as_json: bool) -> None:
     """
     checks = [*_local_checks(session)]
     reached = True
-    with Client(session.address(), timeout_s=5.0) as client:
+    with Client(session.address(), timeout_s=5.0, authority=session.authority()) as client:
         answer = _server(client)
         checks.append(answer)
         reached = answer.status != "fail"

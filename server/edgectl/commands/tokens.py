@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from edgectl.durations import Duration
 from edgectl.errors import doing
 from edgectl.output import age, consoles, plain, print_json
 from edgectl.session import Session, examples, json_option, limit_option, pass_session
@@ -12,11 +13,20 @@ from edgectl.tables import tokens_table
 __all__ = ["tokens"]
 
 _ROLES = ("viewer", "operator", "admin")
+_SCOPES = (
+    "read",
+    "tokens",
+    "models:write",
+    "rollouts:write",
+    "devices:write",
+    "trust:write",
+    "admin",
+)
 
 
 @click.group(
     epilog=examples(
-        "edgectl tokens create ci --role operator --days 90",
+        "edgectl tokens create ci --scope models:write --expires 90d",
         "edgectl tokens list",
         "edgectl tokens revoke 0123456789abcdef",
     )
@@ -29,24 +39,43 @@ def tokens() -> None:
     "create",
     epilog=examples(
         "edgectl tokens create dashboard",
-        "edgectl tokens create ci --role operator --days 90",
+        "edgectl tokens create ci --scope models:write --expires 90d",
+        "edgectl tokens create nightly --scope models:write --scope rollouts:write --expires 90d",
     ),
 )
 @click.argument("name")
 @click.option(
+    "--scope",
+    "scopes",
+    type=click.Choice(_SCOPES),
+    multiple=True,
+    help="What it is for; may be repeated. Without one: all that its role may.",
+)
+@click.option(
     "--role",
     type=click.Choice(_ROLES),
-    default="viewer",
-    show_default=True,
-    help="What it may do; at most what you may.",
+    help="At most yours. By default the least that the scopes need, viewer without any.",
 )
-@click.option("--days", type=click.IntRange(1, 3650), help="How long it is valid; ever by default.")
+@click.option(
+    "--expires",
+    type=Duration(60, 3650 * 86400),
+    help="How long it is valid, like 12h or 90d; until you revoke it by default.",
+)
 @json_option
 @pass_session
 def create_token(
-    session: Session, name: str, role: str, days: int | None, *, as_json: bool
+    session: Session,
+    name: str,
+    scopes: tuple[str, ...],
+    role: str | None,
+    expires: int | None,
+    *,
+    as_json: bool,
 ) -> None:
     """Create a token and show it, this once.
+
+    A token that is stolen does what its scopes say and no more: give it only those that it needs.
+    What writes reads, too. What was made with a token is revoked with it.
 
     Programs give it in EDGECTL_TOKEN, or as `Authorization: Bearer …` to the REST API.
     """
@@ -54,15 +83,18 @@ def create_token(
     if not 0 < len(name) <= 128:  # noqa: PLR2004 - as in the API
         raise click.BadParameter("a name has 1 to 128 characters", param_hint="NAME")
     with session.connect() as client, doing(f"creating the token {name}"):
-        created = client.create_token(name, role, None if days is None else days * 86400)
+        created = client.create_token(name, role, expires, scopes or None)
     if as_json:
         print_json(created)
         return
     output, errors = consoles()
     output.print(plain(created.token), soft_wrap=True)
-    expires = f"expires {age(created.info.expires_at)}" if created.info.expires_at else "no expiry"
+    expires_text = (
+        f"expires {age(created.info.expires_at)}" if created.info.expires_at else "no expiry"
+    )
     errors.print(
-        f"{plain(created.info.name)}: {plain(created.info.role)}, {expires}; shown this once\n"
+        f"{plain(created.info.name)}: {plain(created.info.role)}, {expires_text}; shown this once\n"
+        f"scopes: {plain(' '.join(created.info.scopes))}\n"
         f"revoke it with `edgectl tokens revoke {plain(created.info.id)}`"
     )
 
@@ -90,7 +122,7 @@ def list_tokens(session: Session, search: str, limit: int, *, as_json: bool) -> 
 @json_option
 @pass_session
 def revoke_token(session: Session, token_id: str, *, as_json: bool) -> None:
-    """Make a token worthless, by its id; who uses it is refused from now on."""
+    """Make a token worthless, by its id, and with it what was made with it."""
     if token_id.startswith("edgectl_"):
         raise click.UsageError("that is a token, not its id: `edgectl tokens list` shows the ids")
     with session.connect() as client, doing(f"revoking token {token_id}"):

@@ -42,7 +42,14 @@ from edgectl_server.signing.key_proofs import CURVE, key_sha256, public_key_sha2
 from edgectl_server.signing.keys import load_or_make_private_key
 from edgectl_server.storage.files import make_private_directory, write_durably
 
-__all__ = ["DEVICE_LIFETIME", "Authority", "Identity", "Issued", "public_key_sha256"]
+__all__ = [
+    "DEVICE_LIFETIME",
+    "Authority",
+    "Identity",
+    "Issued",
+    "fingerprint_of_certificate",
+    "public_key_sha256",
+]
 
 _AUTHORITY_LIFETIME = timedelta(days=3650)
 _OWN_LIFETIME = timedelta(days=365)
@@ -350,6 +357,22 @@ class Authority:
             names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
             builder = builder.add_extension(names, critical=False)
         return builder.sign(self._key, SHA256())
+
+
+def fingerprint_of_certificate(path: Path) -> str:
+    """Return the fingerprint of the authority whose certificate is in the file `path`.
+
+    Raises:
+        Unavailable: ``pki.damaged``.
+    """
+    try:
+        public_key = x509.load_pem_x509_certificate(path.read_bytes()).public_key()
+    except (OSError, ValueError) as error:
+        raise Unavailable(
+            "pki.damaged", f"cannot read {path}: {error}", hint="restore it from a backup"
+        ) from error
+    assert isinstance(public_key, ec.EllipticCurvePublicKey), "ours are all of one kind"
+    return key_sha256(public_key)
 
 
 def _private_key(path: Path, passphrase: bytes | None) -> ec.EllipticCurvePrivateKey:
