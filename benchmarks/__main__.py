@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import encryption, footprint, inference, push
+from benchmarks import encryption, footprint, inference, push, trust
 
 
 def main() -> int:
@@ -14,6 +14,7 @@ def main() -> int:
         ("footprint", footprint.main),
         ("inference", inference.main),
         ("encryption", lambda: encryption.main(sys.argv[1:])),
+        ("trust", trust.main),
     ):
         print(f"== {name}", flush=True)
         code = run()

@@ -57,7 +57,7 @@ from edgectl_protocol.names import digest_of
 __all__ = ["Trust"]
 
 PROGRAM = "edgectl_agent.trust"
-IDLE_S = 10.0
+IDLE_S = 3.0
 LIFE_S = 60.0
 START_S_MAX = 60.0
 COMPUTE_S_MAX = 30.0
