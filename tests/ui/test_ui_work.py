@@ -160,16 +160,22 @@ def test_an_enrol_token_comes_with_the_command_to_copy(visit, origin):
     watched = visit(permissions=["clipboard-read", "clipboard-write"])
     page = watched.goto("/fleet")
     page.get_by_role("button", name="Enrol devices").click()
+    page.get_by_label("Group").first.fill("site-a")
     page.get_by_role("button", name="Make an enrol token").click()
-    panel = page.locator("#enrol")
+    panel = page.locator("#token")
     command = panel.locator("code", has_text="edgectl-agent run")
-    expect(command).to_contain_text(f"--server {origin} --token")
+    expect(command).to_contain_text(f"run --server {origin} --device DEVICE")
     panel.get_by_role("button", name="Copy command").click()
     expect(panel.get_by_role("status").filter(has_text="Copied")).to_have_count(1)
     copied = page.evaluate("navigator.clipboard.readText()")
-    assert re.fullmatch(
-        rf"edgectl-agent run --server {re.escape(origin)} --token \S+ --device DEVICE", copied
-    )
+    start = rf"edgectl-agent run --server {re.escape(origin)} --device DEVICE"
+    assert re.fullmatch(rf"EDGECTL_AGENT_TOKEN=ee_\S+ {start}", copied)
+    table = page.get_by_role("region", name="Enrol tokens")
+    expect(table).to_contain_text("site-a")
+    table.get_by_role("button", name="Revoke").first.click()
+    page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(table).to_have_count(0)
 
 
 def test_a_decommissioned_device_says_so(visit, api):

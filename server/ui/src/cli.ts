@@ -10,7 +10,7 @@ export function quoted(text: string): string {
 export interface RolloutChoice {
   model: string;
   version: string;
-  devices: string[] | "all";
+  devices: string[] | "all" | { group: string };
   maxInProgress: number;
   failuresMax: number;
   observeSeconds: number;
@@ -18,11 +18,14 @@ export interface RolloutChoice {
 
 export function startRollout(choice: RolloutChoice): string {
   const { model, version, devices } = choice;
-  const named = devices === "all" ? [] : devices;
   return [
     "edgectl rollout start",
     quoted(`${model || "MODEL"}@${version || "VERSION"}`),
-    ...(devices === "all" ? ["--all"] : named.map((device) => `--device ${quoted(device)}`)),
+    ...(devices === "all"
+      ? ["--all"]
+      : Array.isArray(devices)
+        ? devices.map((device) => `--device ${quoted(device)}`)
+        : [`--group ${quoted(devices.group || "GROUP")}`]),
     `--max-in-progress ${choice.maxInProgress}`,
     `--failures-max ${choice.failuresMax}`,
     `--observe ${choice.observeSeconds}`,
@@ -34,7 +37,12 @@ export function rolloutAction(action: string, id: string, reason: string): strin
 }
 
 export function enrol(server: string, token: string, device: string): string {
-  return `${AGENT} run --server ${server} --token ${token} --device ${device}`;
+  // In the environment: everybody can read the arguments of a process.
+  return `EDGECTL_AGENT_TOKEN=${token} ${AGENT} run --server ${server} --device ${device}`;
+}
+
+export function enrolWithout(server: string, authority: string, device: string): string {
+  return `${AGENT} run --server ${server} --authority ${authority} --device ${device}`;
 }
 
 export const PUSH =
@@ -44,8 +52,34 @@ export function pushVersion(model: string): string {
   return `edgectl push model.onnx --name ${quoted(model)} --calibration calibration.npz --evaluation evaluation.npz`;
 }
 
-export function createEnrolToken(uses: number, seconds: number): string {
-  return `edgectl devices token create --uses ${uses} --hours ${seconds / 3600}`;
+const into = (group: string) => (group ? ` --group ${quoted(group)}` : "");
+
+export function createEnrolToken(uses: number, seconds: number, group: string): string {
+  return `edgectl devices token create --uses ${uses} --expires ${seconds / 3600}h${into(group)}`;
+}
+
+export function revokeEnrolToken(id: string): string {
+  return `edgectl devices token revoke ${id}`;
+}
+
+export function preauthorise(): string {
+  return "edgectl devices preauthorise devices.csv";
+}
+
+export function forgetPreauthorised(device: string): string {
+  return `edgectl devices preauthorised remove ${device}`;
+}
+
+export function approve(device: string, fingerprint: string, group: string): string {
+  return `edgectl devices approve ${device} --fingerprint ${fingerprint}${into(group)}`;
+}
+
+export function reject(device: string, fingerprint: string): string {
+  return `edgectl devices reject ${device} --fingerprint ${fingerprint}`;
+}
+
+export function revoke(device: string): string {
+  return `edgectl devices revoke ${device}`;
 }
 
 export function createToken(name: string, role: string, seconds: number | null): string {

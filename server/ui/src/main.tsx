@@ -9,6 +9,7 @@ import { createBrowserRouter, Navigate, RouterProvider } from "react-router";
 
 import { connectLive } from "./api/live";
 import { DevicePage } from "./pages/DevicePage";
+import { EnrolPage } from "./pages/EnrolPage";
 import { FleetPage } from "./pages/FleetPage";
 import { HandoverPage } from "./pages/HandoverPage";
 import { ModelPage } from "./pages/ModelPage";
@@ -34,6 +35,7 @@ const router = createBrowserRouter([
       { index: true, element: <Navigate to="/fleet" replace /> },
       { path: "fleet", element: <FleetPage /> },
       { path: "fleet/:id", element: <DevicePage /> },
+      { path: "enrol", element: <EnrolPage /> },
       { path: "models", element: <ModelsPage /> },
       { path: "models/:name", element: <ModelPage /> },
       { path: "models/:name/:version", element: <VersionPage /> },

@@ -11,7 +11,7 @@ import { Confirm } from "../components/Confirm";
 import { Empty, ErrorPanel, Facts, Head, Loaded, Note, Older, Panel, useNewest } from "../components/Panels";
 import { Online, State, StateMarker, toneOf, wordsOf } from "../components/State";
 import { Time } from "../components/Time";
-import { decommission } from "../cli";
+import { decommission, revoke } from "../cli";
 import { bytes, count, duration, share, trialNumber } from "../format";
 import { queryClient } from "../session";
 
@@ -35,14 +35,19 @@ function Inside({ device }: { device: Device }) {
       <Head
         crumbs={[["Fleet", "/fleet"]]}
         title={device.id}
-        beside={device.state === "decommissioned" ? <State state={device.state} /> : <Online online={device.online} />}
+        beside={device.state !== "enrolled" ? <State state={device.state} /> : <Online online={device.online} />}
         under={
           <>
             Last seen <Time at={device.last_seen_at} /> · enrolled <Time at={device.enrolled_at} /> · agent{" "}
             {device.agent_version || "–"}
           </>
         }
-        actions={<Decommission device={device} />}
+        actions={
+          <>
+            <Revoke device={device} />
+            <Decommission device={device} />
+          </>
+        }
       />
       {device.state === "enrolled" && !device.online && device.last_seen_at && (
         <Note icon="clock">
@@ -77,6 +82,41 @@ function Inside({ device }: { device: Device }) {
           <Trust device={device} />
         </div>
       </div>
+    </>
+  );
+}
+
+/** For a device that is lost: it may come back when somebody lets it. */
+function Revoke({ device }: { device: Device }) {
+  const [open, setOpen] = useState(false);
+  return (
+    <>
+      <Action
+        needs="operator"
+        variant="default"
+        blocked={device.state !== "enrolled" && "It has been shut out already."}
+        onClick={() => setOpen(true)}
+      >
+        Lost
+      </Action>
+      <Confirm
+        opened={open}
+        close={() => setOpen(false)}
+        title={`${device.id} is lost`}
+        action="Shut out"
+        danger
+        command={() => revoke(device.id)}
+        confirm={async () => {
+          const named = { params: { path: { device: device.id } } };
+          const { data } = await fetchClient.POST("/api/v1/devices/{device}/actions/revoke", named);
+          queryClient.setQueryData(api.queryOptions("get", "/api/v1/devices/{device}", named).queryKey, data);
+        }}
+      >
+        <p>
+          Its certificates are revoked, it is disconnected at once, and it cannot renew them. What it is to run stays: when it is
+          found, it enrols again, with a token or an approval that is made after this.
+        </p>
+      </Confirm>
     </>
   );
 }
@@ -452,6 +492,9 @@ function Trust({ device }: { device: Device }) {
     <Panel title="Trust">
       <Facts
         rows={[
+          ["Group", device.group || <span className="soft">none</span>],
+          ["Enrolled by", device.enrolled_by || "–"],
+          ["Key", <code key="k" className="mono breakable small">{device.fingerprint}</code>],
           ["Certificate", <>expires <Time key="c" at={device.certificate_expires_at} /></>],
           ["Orders", `${device.accepted_order_counter} accepted${waiting ? `, ${device.order_counter} issued` : ""}`],
           ["Boots", device.boot],

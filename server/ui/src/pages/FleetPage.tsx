@@ -16,7 +16,7 @@ import { count } from "../format";
 type Device = Schemas["DeviceSummary"];
 type Fleet = Schemas["FleetSummary"];
 
-const FILTERS = ["state", "online", "updating", "failing", "security", "model", "version"];
+const FILTERS = ["group", "state", "online", "updating", "failing", "security", "model", "version"];
 
 export function FleetPage() {
   const list = useListState();
@@ -26,9 +26,7 @@ export function FleetPage() {
       <Head
         title="Fleet"
         actions={
-          <Action needs="operator" icon="plus" variant="default" to="/settings#enrol">
-            Enrol devices
-          </Action>
+          <EnrolButton />
         }
       />
       <div className="stack">
@@ -38,6 +36,17 @@ export function FleetPage() {
         <Devices list={list} fleet={summary.data} />
       </div>
     </>
+  );
+}
+
+/** Says how many devices wait for somebody to approve them. */
+function EnrolButton() {
+  const asking = api.useQuery("get", "/api/v1/enrolment/requests", { params: { query: { limit: 200 } } }, { refetchInterval: 15_000 });
+  const waiting = asking.data?.items.filter((one) => one.state === "waiting").length ?? 0;
+  return (
+    <Action needs="viewer" icon="plus" variant="default" to="/enrol">
+      Enrol devices{waiting > 0 && ` (${count(waiting)} ${waiting === 1 ? "asks" : "ask"})`}
+    </Action>
   );
 }
 
@@ -157,7 +166,7 @@ const COLUMNS: Column<Device>[] = [
       </>
     ),
   },
-  { key: "online", header: "Connection", cell: (device) => (device.state === "decommissioned" ? <State state={device.state} /> : <Online online={device.online} />) },
+  { key: "online", header: "Connection", cell: (device) => (device.state !== "enrolled" ? <State state={device.state} /> : <Online online={device.online} />) },
   { key: "versions", header: "Running → desired", cell: (device) => <Slots device={device} /> },
   { key: "update", header: "Newest update", cell: (device) => <Updates device={device} /> },
   {
@@ -176,6 +185,11 @@ const COLUMNS: Column<Device>[] = [
     className: "only-wide",
     cell: (device) => (
       <span className="tags">
+        {device.group && (
+          <Link className="tag" to={`/fleet?group=${device.group}`}>
+            group: {device.group}
+          </Link>
+        )}
         {Object.entries(device.labels).map(([name, value]) => (
           <span key={name} className="tag">
             {name}: {value}
@@ -233,9 +247,15 @@ function reasons(device: Device) {
   ));
 }
 
+const STATES: { value: Device["state"]; label: string }[] = [
+  { value: "enrolled", label: "Enrolled" },
+  { value: "revoked", label: "Lost" },
+  { value: "decommissioned", label: "Decommissioned" },
+];
+
 function Devices({ list, fleet }: { list: ListState; fleet: Fleet | undefined }) {
-  const [state, online, updating, failing, security, model, version] = FILTERS.map((name) => list.get(name));
-  const gone = state === "decommissioned";
+  const [group, state, online, updating, failing, security, model, version] = FILTERS.map((name) => list.get(name));
+  const kept = STATES.find((one) => one.value === state)?.value ?? "enrolled";
   const query = api.useQuery(
     "get",
     "/api/v1/devices",
@@ -246,7 +266,8 @@ function Devices({ list, fleet }: { list: ListState; fleet: Fleet | undefined })
           sort: list.sort,
           offset: list.offset,
           limit: PAGE_ROWS,
-          state: gone ? "decommissioned" : undefined,
+          state: kept === "enrolled" ? undefined : kept,
+          group,
           online: online === undefined ? undefined : online === "true",
           updating: updating === "true" || undefined,
           failing: failing === "true" || undefined,
@@ -272,17 +293,15 @@ function Devices({ list, fleet }: { list: ListState; fleet: Fleet | undefined })
           {updating && <FilterChip list={list} names={["updating"]} label="Updating" />}
           {failing && <FilterChip list={list} names={["failing"]} label="Failing" />}
           {security && <FilterChip list={list} names={["security"]} label="Security events" />}
+          {group && <FilterChip list={list} names={["group"]} label={`Group ${group}`} />}
           {version && <FilterChip list={list} names={["version"]} label={`Version ${version}`} />}
           <Select
             aria-label="State"
             w={168}
             allowDeselect={false}
-            data={[
-              { value: "enrolled", label: "Enrolled" },
-              { value: "decommissioned", label: "Decommissioned" },
-            ]}
-            value={gone ? "decommissioned" : "enrolled"}
-            onChange={(value) => list.set({ state: value === "decommissioned" ? value : null })}
+            data={STATES}
+            value={kept}
+            onChange={(value) => list.set({ state: value === "enrolled" ? null : value })}
           />
           <Select
             aria-label="Model"
@@ -316,10 +335,10 @@ function Devices({ list, fleet }: { list: ListState; fleet: Fleet | undefined })
           ) : (
             <Empty icon="fleet" title="No device has enrolled yet">
               <p className="soft">Make an enrol token, then start the agent on a device with it.</p>
-              <Action needs="operator" to="/settings#enrol" icon="key">
-                Make an enrol token
+              <Action needs="operator" to="/enrol" icon="key">
+                Enrol devices
               </Action>
-              <Command text={createEnrolToken(1, 3600)} />
+              <Command text={createEnrolToken(1, 3600, "")} />
             </Empty>
           )
         }

@@ -1,16 +1,16 @@
 import { useEffect, useState, type FormEvent } from "react";
-import { NumberInput, Select, TextInput } from "@mantine/core";
+import { Select, TextInput } from "@mantine/core";
 import { useLocation } from "react-router";
 
 import { api, fetchClient, type Role, type Schemas } from "../api/client";
 import { Action } from "../components/Action";
-import { Command, CopyButton, Equivalent } from "../components/Command";
+import { CopyButton, Equivalent } from "../components/Command";
 import { Confirm } from "../components/Confirm";
 import { DataTable, type Column } from "../components/DataTable";
 import { Empty, ErrorPanel, Facts, Head, Note, Panel } from "../components/Panels";
 import { State } from "../components/State";
 import { Time } from "../components/Time";
-import { createEnrolToken, createToken, enrol, logIn, revokeToken } from "../cli";
+import { createToken, logIn, revokeToken } from "../cli";
 import { plural } from "../format";
 import { queryClient, useMe } from "../session";
 
@@ -39,7 +39,6 @@ export function SettingsPage() {
           </Panel>
           <About />
         </div>
-        <EnrolToken />
         <Tokens />
       </div>
     </>
@@ -55,71 +54,12 @@ const MAY: Record<Role, string> = {
 const HOUR_S = 3600;
 const DAY_S = 24 * HOUR_S;
 const DAYS = [1, 7, 30].map((days) => ({ value: String(days * DAY_S), label: plural(days, "day") }));
-const ENROL_LIFETIMES = [{ value: String(HOUR_S), label: "1 hour" }, ...DAYS];
 const TOKEN_LIFETIMES = [
   ...DAYS,
   { value: String(90 * DAY_S), label: "90 days" },
   { value: String(365 * DAY_S), label: "1 year" },
   { value: "never", label: "never" },
 ];
-
-function EnrolToken() {
-  const [uses, setUses] = useState(1);
-  const [lifetime, setLifetime] = useState(String(HOUR_S));
-  const [made, setMade] = useState<Schemas["EnrolTokenCreated"] | null>(null);
-  const [error, setError] = useState<unknown>(null);
-  const [busy, setBusy] = useState(false);
-  const submit = async (event: FormEvent) => {
-    event.preventDefault();
-    setBusy(true);
-    setError(null);
-    try {
-      const body = { uses, expires_in_s: Number(lifetime) };
-      const { data } = await fetchClient.POST("/api/v1/devices/tokens", { body });
-      setMade(data ?? null);
-    } catch (failure) {
-      setError(failure);
-    } finally {
-      setBusy(false);
-    }
-  };
-  return (
-    <Panel id="enrol" title="Enrol devices">
-      <form className="stack" onSubmit={(event) => void submit(event)}>
-        <p className="soft">
-          A device proves itself once with a token, gets a certificate of its own, and needs the token never again.
-        </p>
-        <div className="row wrap" style={{ alignItems: "flex-end", gap: 12 }}>
-          <NumberInput
-            label="Devices"
-            w={110}
-            min={1}
-            max={10000}
-            allowDecimal={false}
-            value={uses}
-            onChange={(value) => setUses(Math.max(1, Math.round(Number(value) || 1)))}
-          />
-          <Select label="Valid for" w={130} allowDeselect={false} data={ENROL_LIFETIMES} value={lifetime} onChange={(value) => setLifetime(value!)} />
-          <Action needs="operator" submit icon="key" loading={busy}>
-            Make an enrol token
-          </Action>
-        </div>
-        {error != null && <ErrorPanel error={error} />}
-        {made ? (
-          <Note tone="busy" icon="key">
-            <p style={{ marginBottom: 8 }}>
-              Run this on {made.uses === 1 ? "the device" : `each of the ${plural(made.uses, "device")}`}, with a name of its own. The
-              token is shown this once and expires <Time at={made.expires_at} />.
-            </p>
-            <Command text={enrol(window.location.origin, made.token, "DEVICE")} />
-          </Note>
-        ) : (
-          <Equivalent text={createEnrolToken(uses, Number(lifetime))} />
-        )}
-      </form>
-    </Panel>
-  );
-}
 
 type Token = Schemas["TokenInfo"];
 

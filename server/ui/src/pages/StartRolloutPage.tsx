@@ -1,6 +1,6 @@
 import { useState, type FormEvent } from "react";
 import { keepPreviousData } from "@tanstack/react-query";
-import { MultiSelect, NumberInput, SegmentedControl, Select } from "@mantine/core";
+import { MultiSelect, NumberInput, SegmentedControl, Select, TextInput } from "@mantine/core";
 import { useDebouncedValue } from "@mantine/hooks";
 import { Link, useNavigate, useSearchParams } from "react-router";
 
@@ -67,8 +67,14 @@ interface PartProps {
 function lacks(choice: RolloutChoice): string | null {
   if (!choice.model) return "Choose a model.";
   if (!choice.version) return "Choose a version.";
-  if (choice.devices !== "all" && !choice.devices.length) return "Choose at least one device.";
+  if (Array.isArray(choice.devices) && !choice.devices.length) return "Choose at least one device.";
+  if (groupOf(choice) === "") return "Name a group.";
   return null;
+}
+
+/** Undefined where the choice is not by group. */
+function groupOf({ devices }: RolloutChoice): string | undefined {
+  return typeof devices === "object" && !Array.isArray(devices) ? devices.group : undefined;
 }
 
 function request(choice: RolloutChoice): Schemas["RolloutRequest"] {
@@ -76,7 +82,7 @@ function request(choice: RolloutChoice): Schemas["RolloutRequest"] {
   return {
     model: choice.model,
     version: choice.version,
-    selector: { all, devices: choice.devices === "all" ? [] : choice.devices },
+    selector: { all, devices: Array.isArray(choice.devices) ? choice.devices : [], group: groupOf(choice) ?? "" },
     policy: {
       max_in_progress: choice.maxInProgress,
       failures_max: choice.failuresMax,
@@ -132,12 +138,19 @@ function Where({ choice, change }: PartProps) {
   const fleet = api.useQuery("get", "/api/v1/fleet");
   const [typed, setTyped] = useState("");
   const [wanted] = useDebouncedValue(typed, 250);
-  const chosen = choice.devices === "all" ? [] : choice.devices;
+  const chosen = Array.isArray(choice.devices) ? choice.devices : [];
+  const group = groupOf(choice);
+  const inGroup = api.useQuery(
+    "get",
+    "/api/v1/devices",
+    { params: { query: { group, limit: 1 } } },
+    { enabled: Boolean(group), placeholderData: keepPreviousData },
+  );
   const found = api.useQuery(
     "get",
     "/api/v1/devices",
     { params: { query: { q: wanted || undefined, limit: CHOICES_MAX } } },
-    { enabled: choice.devices !== "all", placeholderData: keepPreviousData },
+    { enabled: Array.isArray(choice.devices), placeholderData: keepPreviousData },
   );
   const devices = found.data?.items ?? [];
   const options = [
@@ -152,13 +165,25 @@ function Where({ choice, change }: PartProps) {
           style={{ alignSelf: "flex-start" }}
           data={[
             { value: "all", label: fleet.data ? `All devices (${count(fleet.data.devices)})` : "All devices" },
+            { value: "group", label: "A group" },
             { value: "chosen", label: "Chosen devices" },
           ]}
-          value={choice.devices === "all" ? "all" : "chosen"}
-          onChange={(value) => change({ devices: value === "all" ? "all" : [] })}
+          value={choice.devices === "all" ? "all" : group === undefined ? "chosen" : "group"}
+          onChange={(value) => change({ devices: value === "all" ? "all" : value === "group" ? { group: "" } : [] })}
         />
         {choice.devices === "all" ? (
           <p className="soft small">Every device that is enrolled when the rollout starts. Those that are offline follow when they come back.</p>
+        ) : group !== undefined ? (
+          <TextInput
+            label="Group"
+            placeholder="site-a"
+            w={220}
+            maxLength={64}
+            spellCheck={false}
+            description={group && inGroup.data ? `${plural(inGroup.data.total, "device")} now` : "As given when the devices enrolled"}
+            value={group}
+            onChange={(event) => change({ devices: { group: event.currentTarget.value.trim() } })}
+          />
         ) : (
           <MultiSelect
             label="Devices"
@@ -223,7 +248,8 @@ interface ReviewProps {
 
 function Review({ choice, missing, busy, error }: ReviewProps) {
   const { model, version, devices } = choice;
-  const where = devices === "all" ? "all enrolled devices" : plural(devices.length, "device");
+  const where =
+    devices === "all" ? "all enrolled devices" : Array.isArray(devices) ? plural(devices.length, "device") : `the group ${devices.group || "…"}`;
   return (
     <div className="stack" style={{ position: "sticky", top: 16 }}>
       <Panel title="Review">
