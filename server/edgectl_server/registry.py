@@ -189,6 +189,7 @@ class Registry:
             calibration=_digest(request.calibration),
             evaluation=_digest(request.evaluation),
             options=request.options.model_dump(mode="json"),
+            encrypted=set(request.options.precisions) <= set(request.options.encrypt),
             report=None,
             parent=request.parent,
             job=None,

@@ -43,6 +43,7 @@ from edgectl_server.uploads import Uploads
 
 __all__ = ["Services", "open_services"]
 
+_UPLOADS_S = 600.0
 _ANCHOR_S = 30.0
 """For so long may a row of the audit log be without a signed head that vouches for it."""
 
@@ -117,12 +118,16 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
     passphrase = read_passphrase(settings.key_passphrase_file)
     audit_heads = AuditHeads.open(data / "audit", audit, now, passphrase=passphrase)
     opened.callback(audit_heads.anchor)
+    uploads = Uploads(data / "uploads", settings, blobs, database, now)
     plane = open_control_plane(
         settings,
         database=database,
         blobs=blobs,
         now=now,
-        more_duties=[Duty("the audit log's heads", _ANCHOR_S, audit_heads.anchor)],
+        more_duties=[
+            Duty("the audit log's heads", _ANCHOR_S, audit_heads.anchor),
+            Duty("the uploads", _UPLOADS_S, uploads.forget_unused),
+        ],
     )
     opened.callback(plane.close)
     tls = open_tls(settings, plane.authority, now, passphrase=passphrase)
@@ -139,7 +144,6 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         now=now,
     )
     jobs.register(PUSH, push)
-    uploads = Uploads(data / "uploads", settings, blobs, database, now)
     registry = Registry(database, blobs, jobs, now, plane.fleet.shares)
     hub = Hub()
     opened.callback(hub.join)

@@ -3,8 +3,8 @@
 Rules: the SHA-256 that a client announces names the upload, before and after it is complete. What
 has arrived is the length of ``<sha256>.part`` and nothing else, so that a killed server knows what
 it has. An answer means that the bytes are durable. One request at a time writes to an upload. Only
-a file whose content is what was announced reaches the blob store. What it holds stays there, but
-for what an encrypted version was made of (`discard_uploads`).
+a file whose content is what was announced reaches the blob store. It stays there for as long as a
+version may be made of it; what is encrypted in all its variants is made once (`discard_uploads`).
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ from edgectl_server.storage.tables import Blob, ModelVersion
 __all__ = ["UploadStatus", "UploadWriter", "Uploads", "discard_uploads"]
 
 logger = logging.getLogger(__name__)
+
+
+_FILES = (ModelVersion.source, ModelVersion.calibration, ModelVersion.evaluation)
+_NEEDS_ITS_FILES = or_(ModelVersion.encrypted.is_(False), ModelVersion.state == "processing")
+_SWEPT_AT_ONCE = 200
 
 
 class UploadStatus(NamedTuple):
@@ -190,6 +195,24 @@ class Uploads:
             with self._lock:
                 del self._open[sha256]
 
+    def forget_unused(self) -> int:
+        """Remove finished uploads that no version is made of, once they are old; return how many.
+
+        So what a push left behind that was refused, or never asked for, does not stay either.
+        """
+        oldest = self._now() - timedelta(seconds=self._settings.upload_keep_s)
+        needing = select(ModelVersion.id).where(
+            or_(*(one == Blob.digest for one in _FILES)), _NEEDS_ITS_FILES
+        )
+        unused = select(Blob).where(
+            Blob.published.is_(False), Blob.created_at < oldest, ~needing.exists()
+        )
+        with self._database.write() as session:
+            rows = session.scalars(unused.limit(_SWEPT_AT_ONCE)).all()
+            for row in rows:
+                _discard(session, self._blobs, row.digest, row)
+        return len(rows)
+
     def _part(self, sha256: str) -> Path:
         assert len(sha256) == 64 and sha256.isalnum(), sha256  # noqa: PLR2004, PT018
         return self._directory / f"{sha256}.part"
@@ -205,31 +228,26 @@ class Uploads:
 def discard_uploads(session: Session, blobs: BlobStore, version: ModelVersion) -> None:
     """Remove the files of a version that is encrypted in all its variants; others stay.
 
-    What is part of a bundle stays too, and what another version may still be made of.
+    What is part of a bundle stays too, and what another version is, or may still be, made of.
     """
-    if not _is_secret(version):
+    if not version.encrypted:
         return
     for digest in {version.source, version.calibration, version.evaluation}:
-        if digest is None:
+        if digest is None or _is_needed(session, digest, version.id):
             continue
         row = session.get(Blob, digest)
-        if (row is not None and row.published) or _is_needed(session, digest, version):
-            continue
-        if row is not None:
-            session.delete(row)
-        blobs.delete(digest)
+        if row is None or not row.published:
+            _discard(session, blobs, digest, row)
 
 
-def _is_secret(version: ModelVersion) -> bool:
-    options = version.options
-    return set(options["precisions"]) <= set(options.get("encrypt", ()))
-
-
-def _is_needed(session: Session, digest: str, version: ModelVersion) -> bool:
-    column = (ModelVersion.source, ModelVersion.calibration, ModelVersion.evaluation)
-    others = session.scalars(
-        select(ModelVersion).where(
-            ModelVersion.id != version.id, or_(*(one == digest for one in column))
-        )
+def _is_needed(session: Session, digest: str, but: int) -> bool:
+    needing = select(ModelVersion.id).where(
+        ModelVersion.id != but, or_(*(one == digest for one in _FILES)), _NEEDS_ITS_FILES
     )
-    return any(other.state == "processing" or not _is_secret(other) for other in others)
+    return session.scalar(needing.limit(1)) is not None
+
+
+def _discard(session: Session, blobs: BlobStore, digest: str, row: Blob | None) -> None:
+    blobs.delete(digest)
+    if row is not None:
+        session.delete(row)

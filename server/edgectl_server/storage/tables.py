@@ -218,6 +218,7 @@ class ModelVersion(Base):
     calibration: Mapped[str | None] = mapped_column(String(71))
     evaluation: Mapped[str | None] = mapped_column(String(71))
     options: Mapped[Document]
+    encrypted: Mapped[bool] = mapped_column(default=False)  # in all its variants
     report: Mapped[Document | None]
     parent: Mapped[str | None] = mapped_column(String(64))
     job: Mapped[str | None] = mapped_column(String(32))

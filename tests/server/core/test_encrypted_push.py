@@ -1,6 +1,7 @@
 """An encrypted push with the real pipeline: what the server keeps of it, and what it does not."""
 
 from base64 import b64decode
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,9 @@ from edgectl_server.settings import Settings
 from edgectl_server.signing.content_keys import ContentKeys
 from edgectl_server.signing.keys import Keys
 from edgectl_server.signing.repository import Repository
-from edgectl_server.storage.blobs import BlobStore
-from edgectl_server.storage.tables import Blob, BundleVariant, ModelVersion
+from edgectl_server.storage.blobs import BlobStore, file_digest
+from edgectl_server.storage.tables import Blob, BundleVariant, Job, ModelVersion
+from edgectl_server.uploads import Uploads
 
 ACTIVITY = Path(__file__).parents[3] / "server/edgectl/demo/activity"
 FILES = {"model": "har_v1.onnx", "calibration": "calibration.npz", "evaluation": "eval.npz"}
@@ -99,8 +101,6 @@ class World:
 
 
 def source_digests() -> list[str]:
-    from edgectl_server.storage.blobs import file_digest
-
     return [file_digest(ACTIVITY / file) for file in FILES.values()]
 
 
@@ -185,8 +185,6 @@ def test_a_bundle_is_encrypted_once_through_a_crash(world):
         world.work()
     (before,) = world.variants()
     with world.database.write() as session:
-        from edgectl_server.storage.tables import Job
-
         session.scalars(select(Job)).one().lease_until = now()
     world.work()
     (after,) = world.variants()
@@ -199,3 +197,41 @@ def test_only_what_is_made_can_be_encrypted(world):
     with pytest.raises(Refused) as caught:
         world.push(precisions=["fp32"], encrypt=["int8"])
     assert caught.value.code == "version.options"
+
+
+def test_finished_uploads_that_nothing_is_made_of_are_forgotten(world, tmp_path):
+    times = [now()]
+    uploads = Uploads(
+        tmp_path / "uploads",
+        Settings(data=str(tmp_path), upload_keep_s=3600),
+        world.blobs,
+        world.database,
+        lambda: times[0],
+    )
+    world.push(precisions=["fp32"], encrypt=["fp32"])
+    world.work()
+    world.upload()  # and the client dies before it asks for anything
+    orphan = world.blobs.add_bytes(b"asked for by nobody")
+    with world.database.write() as session:
+        session.merge(Blob(digest=orphan, size=19, created_at=now()))
+    assert uploads.forget_unused() == 0
+    assert world.sources() == [True, True, True]
+    times[0] += timedelta(hours=2)
+    assert uploads.forget_unused() == 4
+    assert world.sources() == [False, False, False]
+    assert not world.blobs.exists(orphan)
+    assert uploads.forget_unused() == 0
+    (variant,) = world.variants()
+    manifest = decode_manifest(world.blobs.read(variant.manifest))
+    for descriptor in (manifest.config, *manifest.layers):
+        assert world.blobs.exists(descriptor.digest), "what is published stays"
+
+
+def test_uploads_stay_that_a_plain_version_was_made_of(world, tmp_path):
+    later = now() + timedelta(days=400)
+    settings = Settings(data=str(tmp_path))
+    uploads = Uploads(tmp_path / "uploads", settings, world.blobs, world.database, lambda: later)
+    world.push(precisions=["fp32"])
+    world.work()
+    assert uploads.forget_unused() == 0
+    assert world.sources() == [True, True, True]

@@ -16,5 +16,9 @@ def upgrade() -> None:
     op.add_column("bundle_variant", sa.Column("content_key", sa.String(128), nullable=True))
     op.add_column("device", sa.Column("encryption_key", sa.String(64), nullable=True))
     op.add_column(
+        "model_version",
+        sa.Column("encrypted", sa.Boolean(), nullable=False, server_default=sa.false()),
+    )
+    op.add_column(
         "blob", sa.Column("published", sa.Boolean(), nullable=False, server_default=sa.false())
     )
