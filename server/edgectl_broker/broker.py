@@ -18,6 +18,7 @@ from edgectl_broker.connection import Connection
 from edgectl_broker.errors import CannotListen
 from edgectl_broker.exchange import Authorize, Exchange
 from edgectl_broker.identity import Identity, identity_of, limit_read_buffers, server_context
+from edgectl_broker.listener import Listener
 from edgectl_broker.registry import SessionRegistry
 from edgectl_broker.settings import BrokerSettings
 from edgectl_broker.state import StateStore
@@ -49,7 +50,7 @@ class Broker:
         self._settings = settings
         self._authorize = authorize
         self._is_revoked = is_revoked
-        self._server: asyncio.Server | None = None
+        self._listener: Listener | None = None
         self._tls: ssl.SSLContext | None = None
         self._state: StateStore | None = None
         self._connections: set[Connection] = set()
@@ -64,9 +65,8 @@ class Broker:
     @property
     def port(self) -> int:
         """The port that the broker listens on; only after `start`."""
-        assert self._server is not None
-        port: int = self._server.sockets[0].getsockname()[1]
-        return port
+        assert self._listener is not None
+        return self._listener.port
 
     @property
     def connections(self) -> int:
@@ -88,7 +88,9 @@ class Broker:
             self.registry.load()
             loop = asyncio.get_running_loop()
             self._state.start(loop)
-            self._server = await self._listen(loop, context)
+            listener = Listener(self._settings, context, lambda: Connection(self))
+            await listener.open()
+            self._listener = listener
         except BaseException:
             self._state.close()
             self._state = None
@@ -104,9 +106,9 @@ class Broker:
         if self._state is None:
             return
         state, self._state = self._state, None
-        assert self._server is not None
+        assert self._listener is not None
         assert self._ticker is not None
-        self._server.close()
+        self._listener.close()
         self._ticker.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._ticker
@@ -214,25 +216,6 @@ class Broker:
                 f"{self._settings.host}; give it certificate files"
             )
         return None
-
-    async def _listen(
-        self, loop: asyncio.AbstractEventLoop, context: ssl.SSLContext | None
-    ) -> asyncio.Server:
-        try:
-            return await loop.create_server(
-                lambda: Connection(self),
-                self._settings.host,
-                self._settings.port,
-                ssl=context,
-                ssl_handshake_timeout=None if context is None else self._settings.connect_timeout_s,
-                ssl_shutdown_timeout=None if context is None else self._settings.close_timeout_s,
-                backlog=512,
-            )
-        except OSError as error:
-            raise CannotListen(
-                f"{self._settings.host}:{self._settings.port} cannot be listened on; choose "
-                "another port, or stop what uses it"
-            ) from error
 
     async def _tick(self) -> None:
         while True:

@@ -42,6 +42,8 @@ class BrokerSettings:
 
     connections_max: int = 1000
     connections_per_name_max: int = 8
+    handshakes_max: int = 128
+    """Connections that have not shown a certificate yet; the rest waits in the kernel's queue."""
     connect_timeout_s: float = 5.0
     """From the accepted connection to its CONNECT; also the time limit of the TLS handshake."""
     close_timeout_s: float = 2.0

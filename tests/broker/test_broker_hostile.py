@@ -7,6 +7,7 @@ import socket
 import ssl
 import threading
 import time
+from types import SimpleNamespace
 
 import mqtt5
 import psutil
@@ -17,6 +18,7 @@ from mqtt5 import DisconnectReasonCode, QoS
 
 from broker.clients import Raw, client_context
 from broker.conftest import start_broker
+from edgectl_broker import BrokerSettings, BrokerThread, TlsFiles
 from edgectl_broker.errors import ProtocolViolation
 from edgectl_broker.packets import PacketReader
 from waiting import wait_for
@@ -408,3 +410,31 @@ def read_kinds(connection, count):
             kinds.append(type(packet).__name__)
             buffer = buffer[used:]
     return kinds
+
+
+def test_connections_without_a_certificate_do_not_use_up_the_open_files(authority, tmp_path):
+    """They wait in the kernel; the few that were taken are cut, and devices get their turn."""
+    thread = BrokerThread(
+        BrokerSettings(
+            state=tmp_path / "state",
+            tls=TlsFiles(*authority.issue("broker")[:3]),
+            port=0,
+            handshakes_max=8,
+            connect_timeout_s=1.0,
+        ),
+        lambda *_: True,
+    )
+    thread.start()
+    broker = SimpleNamespace(host="127.0.0.1", port=thread.port)
+    before = psutil.Process().num_fds()
+    silent = [socket.create_connection((broker.host, broker.port), 10) for _ in range(60)]
+    try:
+        with Raw(broker, files=authority.issue("alpha")) as alpha:
+            assert alpha.connect("alpha").reason_code == 0
+            taken = psutil.Process().num_fds() - before - len(silent) - 1
+            assert taken <= 8 + 1
+            assert alpha.ping() == []
+    finally:
+        for one in silent:
+            one.close()
+        thread.stop()

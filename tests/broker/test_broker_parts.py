@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import mqtt5
 import pytest
@@ -16,7 +18,12 @@ from edgectl_broker.messages import Delivery, Message, SessionKey
 from edgectl_broker.session import Session
 from edgectl_broker.topics import FilterTree, TopicTree, check_filter, check_topic
 from edgectl_protocol.topics import ACCESS, matches
-from edgectl_server.distribution.mosquitto_files import access_rules, configuration
+from edgectl_server.distribution.bounds import BrokerBounds
+from edgectl_server.distribution.mosquitto_files import (
+    MosquittoLayout,
+    access_rules,
+    configuration,
+)
 from edgectl_server.errors import Unavailable
 from waiting import wait_for
 
@@ -174,12 +181,13 @@ def test_the_access_rules_are_the_protocols():
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1\nallow_anonymous true", "127.0.0.1 x"])
-def test_no_value_breaks_out_of_the_configuration(authority, tmp_path, host):
+def test_no_value_breaks_out_of_the_configuration(tmp_path, host):
+    layout = MosquittoLayout(
+        host=host, port=1, directory=tmp_path, certificate=tmp_path, key=tmp_path,
+        authority=tmp_path, state=tmp_path, log="stderr",
+    )  # fmt: skip
     with pytest.raises(Unavailable):
-        configuration(
-            host=host,
-            port=1,
-            identity=authority.issue("broker"),
-            state=tmp_path,
-            kick_socket=tmp_path / "kick",
-        )
+        configuration(layout, BrokerBounds())
+    layout = replace(layout, host="127.0.0.1", directory=Path("/x\nallow_anonymous true"))
+    with pytest.raises(Unavailable):
+        configuration(layout, BrokerBounds())
