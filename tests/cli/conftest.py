@@ -36,7 +36,7 @@ def home(tmp_path, monkeypatch):
     """A home without any configuration."""
     folder = tmp_path / "home"
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
-    for name in ("EDGECTL_URL", "EDGECTL_TOKEN", "FORCE_COLOR", "COLUMNS"):
+    for name in ("EDGECTL_CA", "EDGECTL_URL", "EDGECTL_TOKEN", "FORCE_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
     return folder
 

@@ -75,7 +75,8 @@ def create_token(
     """Create a token and show it, this once.
 
     A token that is stolen does what its scopes say and no more: give it only those that it needs.
-    What writes reads, too. What was made with a token is revoked with it.
+    What writes reads, too. What was made with a token ends with it: with your login, at `edgectl
+    logout` or when it expires. A token that shall outlive it is made on the settings page.
 
     Programs give it in EDGECTL_TOKEN, or as `Authorization: Bearer …` to the REST API.
     """
@@ -95,6 +96,7 @@ def create_token(
     errors.print(
         f"{plain(created.info.name)}: {plain(created.info.role)}, {expires_text}; shown this once\n"
         f"scopes: {plain(' '.join(created.info.scopes))}\n"
+        "it ends with the login that made it, if not before; the settings page makes others\n"
         f"revoke it with `edgectl tokens revoke {plain(created.info.id)}`"
     )
 
