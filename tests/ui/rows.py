@@ -41,6 +41,7 @@ from edgectl_server.storage.tables import (
     SystemSampleRow,
     TelemetryWindow,
 )
+from ui.enrolment_rows import enrolment_rows
 from ui.security_rows import security_events
 
 MARKUP = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
@@ -82,6 +83,7 @@ def fill(database: Database, now: datetime) -> None:
         _rollout(RUNNING, "running", now),
         _rollout(PAUSED, "paused", now),
         *_rollout_rows(now),
+        *enrolment_rows(now),
     ]
     with database.write() as session:
         for table in Base.metadata.sorted_tables:  # what is referred to comes first

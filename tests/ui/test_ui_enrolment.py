@@ -53,9 +53,9 @@ def test_a_device_is_approved_by_its_fingerprint(visit, origin):
     assert (device.ask(), impostor.ask()) == (202, 202)
     watched = visit()
     page = watched.goto("/fleet")
-    page.get_by_role("button", name="Enrol devices (2 ask)").click()
+    page.get_by_role("button", name="Enrol devices (3 ask)").click()
     table = page.get_by_role("region", name="Devices that ask")
-    expect(table.locator("tbody tr:not(.detail)")).to_have_count(2)
+    expect(table.locator("tbody tr:not(.detail)")).to_have_count(4)
     row = table.locator("tr", has_text=device.fingerprint)
     row.get_by_role("button", name="Approve").click()
     dialog = page.get_by_role("dialog")
@@ -102,7 +102,7 @@ def test_the_list_is_shown_and_can_be_shortened(visit, api):
     expect(table).to_contain_text(fingerprint)
     table.get_by_role("button", name="Remove pi-listed").click()
     page.get_by_role("dialog").get_by_role("button", name="Remove").click()
-    expect(table).to_have_count(0)
+    expect(table).not_to_contain_text("pi-listed")
     assert not watched.troubles
 
 

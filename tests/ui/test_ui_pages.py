@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from edgectl.cli import cli
+from edgectl_agent.cli import _parser as agent_parser
 from ui.browser import PHONE, open_page
 from ui.rows import LAST_EVENTS, MARKUP, PAUSED, RUNNING
 from ui.tour import PATHS, commands, look, violations
@@ -60,6 +61,9 @@ def test_markup_in_names_and_reasons_is_text(tour):
 def parse(line):
     """Have the real command line take a command, short of doing it."""
     program, *words = shlex.split(line)
+    if program == "edgectl-agent":
+        agent_parser().parse_args(words)
+        return
     assert program == "edgectl", line
     command, context, name = cli, None, program
     while isinstance(command, click.Group):

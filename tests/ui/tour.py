@@ -17,6 +17,7 @@ PATHS = [
     "/fleet?state=decommissioned",
     "/fleet/pi-porto-01",
     "/fleet/pi-lyon-01",
+    "/enrol",
     "/models",
     "/models/har",
     "/models/har/2",
