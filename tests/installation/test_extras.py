@@ -107,6 +107,16 @@ def test_an_extra_alone_keeps_its_promise(extra: str, wheel: Path, tmp_path: Pat
     assert command in shown
 
 
+def test_who_signs_offline_needs_the_extra_keys_alone(wheel: Path, tmp_path: Path) -> None:
+    commands = _install(f"{wheel}[keys]", tmp_path / "environment")
+    edgectl = str(commands / "edgectl")
+    made = _output([edgectl, "keys", "generate", "ana.pem", "--no-passphrase"], tmp_path)
+    assert "give ana.pub" in made
+    assert "--previous" in _output([edgectl, "keys", "sign", "--help"], tmp_path)
+    installed = {path.name for path in tmp_path.glob("environment/lib/*/site-packages/*")}
+    assert not installed & {"fastapi", "numpy", "onnxruntime", "sqlalchemy"}
+
+
 def test_the_wheel_has_every_package(wheel: Path) -> None:
     promised = set().union(*(packages for packages, _ in PROMISES.values()))
     assert _packages(wheel) == promised

@@ -191,7 +191,7 @@ def resolve_keyids(repository: Repository, given: tuple[str, ...]) -> list[str]:
             raise NotFound(
                 "tuf.unknown_key",
                 f"{one!r} names {len(found)} keys",
-                hint=f"a name, or {_KEYID_MIN} characters of an id, as edgectl keys list shows them",
+                hint=f"a name, or {_KEYID_MIN} characters of an id, as edgectl keys list has them",
             )
         result += found
     return result

@@ -49,12 +49,12 @@ _URI = re.compile(r"(file|hsm|awskms|gcpkms|azurekms|hv):.*")
 def generate(
     file: Path, name: str, passphrase_file: str | None, no_passphrase: bool, as_json: bool
 ) -> None:
-    """Make a key for a person: FILE, which they keep, and FILE.pub for the others.
+    """Make a key for a person: FILE, which they keep, and beside it NAME.pub for the others.
 
     Without --passphrase-file the passphrase is asked for.
     """
     with errors():
-        beside = Path(f"{file}.pub")
+        beside = file.with_suffix(".pub") if file.suffix == ".pem" else Path(f"{file}.pub")
         for one in (file, beside):
             if one.exists():
                 raise Conflict("keys.exists", f"there is a file {one}", hint="choose another name")

@@ -90,6 +90,17 @@ class Repository(Ceremonies):
                 )
         return repository
 
+    @classmethod
+    def inspect(cls, directory: Path, keys: Keys) -> Repository:
+        """Load the repository as it is, without signing anything.
+
+        Raises:
+            Unavailable: ``tuf.damaged``.
+        """
+        repository = cls(directory, keys)
+        with repository._state.changing():
+            return repository
+
     # ------------------------------------------------------------ reading
 
     @property

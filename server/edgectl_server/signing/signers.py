@@ -173,7 +173,7 @@ def load_public_key(path: Path) -> Key:
         return key_of_document(json.loads(content))
     except OSError as error:
         raise Refused("keys.public", f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, RecursionError, UnsupportedAlgorithm) as error:
         raise _not_public(str(path)) from error
 
 

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
-import pkcs11
-import pkcs11.util.ec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa, x25519
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -30,10 +25,8 @@ from edgectl_server.signing.signers import (
     open_signer,
     public_key_of,
 )
+from server.signing.conftest import PIN
 from server.signing.devices import NOW, ClientDevice, Person, Published, sign_and_submit, target
-
-LIBRARY = "/usr/lib/softhsm/libsofthsm2.so"
-PIN = b"1234"
 
 
 def no_secret(name: str) -> None:
@@ -170,34 +163,6 @@ def test_a_list_of_signers_that_is_no_list_is_named(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- a token
-
-
-@pytest.fixture(scope="module")
-def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A SoftHSM token with two keys, ids 2 and 3; its library reads the environment once."""
-    folder = tmp_path_factory.mktemp("token")
-    (folder / "tokens").mkdir()
-    configuration = folder / "softhsm2.conf"
-    configuration.write_text(f"directories.tokendir = {folder / 'tokens'}\nlog.level = ERROR\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SOFTHSM2_CONF", str(configuration))
-        patch.setenv("PYKCS11LIB", LIBRARY)
-        pin = PIN.decode()
-        subprocess.run(
-            f"softhsm2-util --init-token --free --label edgectl --pin {pin} --so-pin 5678".split(),
-            check=True,
-            timeout=30,
-            capture_output=True,
-            env=dict(os.environ),
-        )
-        found = pkcs11.lib(LIBRARY).get_token(token_label="edgectl")
-        with found.open(user_pin=pin, rw=True) as session:
-            curve = pkcs11.util.ec.encode_named_curve_parameters("secp256r1")
-            for identifier in (2, 3):
-                session.create_domain_parameters(
-                    pkcs11.KeyType.EC, {pkcs11.Attribute.EC_PARAMS: curve}, local=True
-                ).generate_keypair(id=bytes([identifier]), store=True, label=f"key {identifier}")
-        yield "hsm:%d?label=edgectl"
 
 
 def test_an_online_role_and_an_offline_root_on_a_token(tmp_path: Path, token: str) -> None:
