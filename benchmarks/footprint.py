@@ -2,7 +2,8 @@
 
 Resident memory (RSS) counts pages that are shared with other processes in full; the proportional
 set size (PSS) counts them by share. Both come from the kernel, once the process says that it is
-ready. The inference process has loaded the activity model and answered one request by then.
+ready. The inference process has loaded the activity model and answered one request by then. The
+kernel shows its memory to root alone, because it may hold an encrypted model.
 
     python -m benchmarks.footprint
 """

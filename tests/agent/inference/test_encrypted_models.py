@@ -21,6 +21,7 @@ from edgectl_agent.runtime import Stop
 from edgectl_agent.trial import Verdict, run_trial
 
 MEMORY = 1024**3
+_NO_FILES = ("socket:", "pipe:", "anon_inode:", "/dev/")
 
 
 def ask(endpoint: str) -> tuple[str, list[float]]:
@@ -139,16 +140,17 @@ def test_no_plaintext_is_written_anywhere(tmp_path: Path, process: InferenceProc
     marks = [plain[at : at + 48] for at in range(4096, len(plain) - 48, 9973)]
     marks = [mark for mark in marks if len(set(mark)) > 16]
     assert len(marks) > 5
-    opened: list[Path] = []
-    with contextlib.suppress(PermissionError):  # only root is shown them
-        opened = list(Path(f"/proc/{process._child.pid}/fd").iterdir())
-    kept = [path for path in tmp_path.rglob("*") if path.is_file() and model not in path.parents]
-    for path in [*opened, *kept]:
-        target = str(path.readlink() if path.is_symlink() else path)
-        if target.startswith(("socket:", "pipe:", "anon_inode:", "/dev/")):
-            continue
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and model not in path.parents]
+    with contextlib.suppress(PermissionError):  # only root is shown what it has open
+        files.extend(
+            descriptor
+            for descriptor in Path(f"/proc/{process._child.pid}/fd").iterdir()
+            if not str(descriptor.readlink()).startswith(_NO_FILES)
+        )
+    assert files
+    for path in files:
         content = path.read_bytes()
-        assert not any(mark in content for mark in marks), target
+        assert not any(mark in content for mark in marks), path
 
 
 def test_nobody_but_root_reads_the_memory_of_these_processes() -> None:
