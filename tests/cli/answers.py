@@ -211,6 +211,20 @@ def rollout_event():
     )
 
 
+def security_event():
+    return s.SecurityEventInfo(
+        device="pi-1",
+        source="server",
+        at=AT,
+        until=AT,
+        received_at=AT,
+        code="report.signature",
+        detail=HOSTILE,
+        count=4,
+        order=None,
+    )
+
+
 def telemetry():
     return s.TelemetrySummary(
         device="pi-1",
@@ -296,6 +310,8 @@ def install_answers(fake: FakeServer) -> None:
         ("GET", "/devices"): (200, page(device_summary())),
         ("GET", "/devices/pi-1"): (200, device()),
         ("GET", "/devices/pi-1/events"): (200, page(device_event())),
+        ("GET", "/devices/pi-1/security-events"): (200, page(security_event())),
+        ("GET", "/security-events"): (200, page(security_event())),
         ("POST", "/devices/tokens"): (201, enrol),
         ("POST", "/devices/pi-1/actions/decommission"): (200, device()),
         ("GET", "/rollouts"): (200, page(rollout())),

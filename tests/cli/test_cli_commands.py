@@ -19,6 +19,8 @@ SHOWING = [
     ("devices", "list"),
     ("devices", "show", "pi-1"),
     ("devices", "events", "pi-1"),
+    ("devices", "security"),
+    ("devices", "security", "pi-1"),
     ("devices", "token", "create"),
     ("devices", "decommission", "pi-1", "--yes"),
     ("rollout", "start", "har@1", "--all"),
