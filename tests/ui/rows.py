@@ -45,6 +45,8 @@ from ui.enrolment_rows import enrolment_rows
 from ui.security_rows import security_events
 
 MARKUP = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
+ENCRYPTED = 5
+"""Id of the version whose first variant is encrypted: kws 1.0."""
 PASSWORD = "correct horse battery staple"
 RUNNING, PAUSED = "0a11ce5000000001", "0a11ce5000000002"
 REFUSED_JOB, RUNNING_JOB = "0dd50b5000000001", "0dd50b5000000002"
@@ -217,6 +219,7 @@ def _versions(now: datetime) -> list[Base]:
             model_bytes=trial["size_bytes"],
             rank=rank,
             trial=trial,
+            content_key="A" * 108 if identity == ENCRYPTED and rank == 0 else None,
         )
         for identity in (1, 3, 5)
         for rank, trial in enumerate((INT8, FP32))
