@@ -41,6 +41,8 @@ const STATES: Record<string, [tone: Tone, icon: IconName, words: string]> = {
   succeeded: ["good", "check", "Succeeded"],
   // devices
   enrolled: ["good", "check", "Enrolled"],
+  waiting: ["warn", "clock", "Waiting"],
+  revoked: ["warn", "minus", "Lost"],
   decommissioned: ["idle", "minus", "Decommissioned"],
 };
 

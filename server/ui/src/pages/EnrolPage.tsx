@@ -71,7 +71,7 @@ function Requests() {
   const [rejecting, setRejecting] = useState<Asking | null>(null);
   const [group, setGroup] = useState("");
   const columns: Column<Asking>[] = [
-    { key: "device", header: "Name", cell: (one) => <span className="name">{one.device}</span> },
+    { key: "device", header: "Name", cell: (one) => <span className="name nowrap">{one.device}</span> },
     { key: "fingerprint", header: "Fingerprint of its key", cell: (one) => <Fingerprint value={one.fingerprint} /> },
     { key: "state", header: "State", cell: (one) => <State state={one.state} /> },
     { key: "source", header: "From", className: "only-wide", cell: (one) => <span className="mono small">{one.source}</span> },
@@ -258,7 +258,7 @@ function Tokens() {
     },
   ];
   return (
-    <>
+    <div style={{ marginTop: 14 }}>
       <DataTable label="Enrol tokens" columns={columns} rowKey={(one) => one.id} query={query} empty={null} />
       <Confirm
         opened={revoking !== null}
@@ -274,7 +274,7 @@ function Tokens() {
       >
         <p>No device can enrol with it any more. Those that have stay.</p>
       </Confirm>
-    </>
+    </div>
   );
 }
 
@@ -309,7 +309,7 @@ function OnTheList() {
   const query = api.useQuery("get", LISTED, ROWS, { refetchInterval: 15_000 });
   const [removing, setRemoving] = useState<Listed | null>(null);
   const columns: Column<Listed>[] = [
-    { key: "device", header: "Name", cell: (one) => <span className="name">{one.device}</span> },
+    { key: "device", header: "Name", cell: (one) => <span className="name nowrap">{one.device}</span> },
     { key: "fingerprint", header: "Fingerprint of its key", cell: (one) => <Fingerprint value={one.fingerprint} /> },
     { key: "group", header: "Group", cell: (one) => one.group || <span className="soft">none</span> },
     { key: "by", header: "By", className: "only-medium", cell: (one) => one.created_by },
