@@ -132,6 +132,11 @@ class LyingProvider:
         self._thread.start()
         self.issuer = f"http://127.0.0.1:{self._server.server_port}"
 
+    @property
+    def taken(self) -> int:
+        """Bytes of an endless answer that were read to its end."""
+        return getattr(self._server, "taken", 0)
+
     def close(self) -> None:
         """Stop answering."""
         self._server.shutdown()

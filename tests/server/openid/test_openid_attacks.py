@@ -367,18 +367,28 @@ def head(handler, status=200, **headers):
     handler.end_headers()
 
 
+MUCH = 32 * 1024**2
+
+
 def endless(handler):
     head(handler)
+    handler.close_connection = True
+    sent = 0
     try:
-        for _ in range(64):
-            handler.wfile.write(b"[" * 65536)
+        while sent < MUCH:
+            sent += handler.wfile.write(b"[" * 65536)
     except OSError:
-        handler.close_connection = True
+        return
+    handler.server.taken = sent  # nobody has hung up
+
+
+def a_redirect(handler):
+    head(handler, 302, Location=f"http://{handler.headers['Host']}/elsewhere")
 
 
 BAD_ANSWERS = {
     "endless": endless,
-    "a redirect": lambda handler: head(handler, 302, Location="http://127.0.0.1:1/"),
+    "a redirect": a_redirect,
     "an error": lambda handler: head(handler, 500),
     "not found": lambda handler: head(handler, 404),
     "nothing": lambda handler: handler.connection.close(),
@@ -403,6 +413,8 @@ def test_bad_answers_of_the_provider(application, liar, path, bad):
     else:
         assert application.come_back(liar.answer_to(begun)) == PROVIDER
     assert application.me() is None
+    assert "/elsewhere" not in [path for path, *_ in liar.asked]
+    assert liar.taken == 0
 
 
 def test_a_failure_is_remembered_for_a_moment(application, liar):
