@@ -25,7 +25,7 @@ def test_logging_in_opens_the_address_that_was_asked_for_and_out_closes_it(stran
     expect(page.get_by_role("heading", name="har", exact=True)).to_be_visible()
     cookie = page.context.cookies()[0]
     assert cookie["httpOnly"]
-    assert cookie["sameSite"] == "Lax"
+    assert cookie["sameSite"] == "Strict"
 
     page.get_by_role("button", name="operator, operator: user menu").click()
     page.get_by_role("menuitem", name="Log out").click()

@@ -82,9 +82,14 @@ export function revoke(device: string): string {
   return `edgectl devices revoke ${device}`;
 }
 
-export function createToken(name: string, role: string, seconds: number | null): string {
-  const days = seconds === null ? "" : ` --days ${seconds / 86_400}`;
-  return `edgectl tokens create ${quoted(name || "NAME")} --role ${role}${days}`;
+export function createToken(name: string, role: string, scopes: string[], seconds: number | null): string {
+  const expires = seconds === null ? "" : ` --expires ${seconds / 86_400}d`;
+  const wanted = scopes.map((scope) => ` --scope ${scope}`).join("");
+  return `edgectl tokens create ${quoted(name || "NAME")} --role ${role}${wanted}${expires}`;
+}
+
+export function verifyAudit(): string {
+  return "edgectl audit verify";
 }
 
 export function revokeToken(id: string): string {

@@ -41,7 +41,7 @@ export function useSession() {
 
 export function useMe(): Me {
   const { data } = useSession();
-  return data ?? { user: "", role: "viewer", csrf: null };
+  return data ?? { user: "", role: "viewer", scopes: [], csrf: null };
 }
 
 export async function logIn(username: string, password: string): Promise<void> {

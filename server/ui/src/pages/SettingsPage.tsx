@@ -1,5 +1,5 @@
 import { useEffect, useState, type FormEvent } from "react";
-import { Select, TextInput } from "@mantine/core";
+import { MultiSelect, Select, TextInput } from "@mantine/core";
 import { useLocation } from "react-router";
 
 import { api, fetchClient, type Role, type Schemas } from "../api/client";
@@ -13,6 +13,7 @@ import { Time } from "../components/Time";
 import { createToken, logIn, revokeToken } from "../cli";
 import { plural } from "../format";
 import { queryClient, useMe } from "../session";
+import { AuditPanel } from "./AuditPanel";
 
 export function SettingsPage() {
   const me = useMe();
@@ -40,6 +41,7 @@ export function SettingsPage() {
           <About />
         </div>
         <Tokens />
+        {me.role === "admin" && <AuditPanel />}
       </div>
     </>
   );
@@ -73,6 +75,7 @@ function Tokens() {
     { key: "id", header: "Id", className: "only-medium", cell: (token) => <span className="mono">{token.id}</span> },
     { key: "user", header: "User", cell: (token) => token.user },
     { key: "role", header: "Role", cell: (token) => token.role },
+    { key: "scopes", header: "For", className: "only-medium", cell: (token) => <span className="small breakable">{scopesOf(token)}</span> },
     { key: "used", header: "Last used", cell: (token) => <Time at={token.last_used_at} /> },
     { key: "expires", header: "Expires", cell: (token) => <Time at={token.expires_at} /> },
     {
@@ -116,18 +119,27 @@ function Tokens() {
           await queryClient.invalidateQueries({ queryKey: ["get", "/api/v1/tokens"] });
         }}
       >
-        <p>What uses this token is refused from now on.</p>
+        <p>What uses this token, or one that was made with it, is refused from now on.</p>
       </Confirm>
     </Panel>
   );
 }
 
 const ROLES: Role[] = ["viewer", "operator", "admin"];
+type Scope = Token["scopes"][number];
+const VIEWER: Scope[] = ["read", "tokens"];
+const OPERATOR: Scope[] = [...VIEWER, "models:write", "rollouts:write", "devices:write", "trust:write"];
+const SCOPES: Record<Role, Scope[]> = { viewer: VIEWER, operator: OPERATOR, admin: [...OPERATOR, "admin"] };
+
+function scopesOf(token: Token): string {
+  return token.scopes.length === SCOPES[token.role].length ? "everything of its role" : token.scopes.join(", ");
+}
 
 function NewToken() {
   const me = useMe();
   const [name, setName] = useState("");
   const [role, setRole] = useState<Role>("viewer");
+  const [scopes, setScopes] = useState<Scope[]>([]);
   const [lifetime, setLifetime] = useState<string>("never");
   const [made, setMade] = useState<Schemas["TokenCreated"] | null>(null);
   const [error, setError] = useState<unknown>(null);
@@ -139,7 +151,7 @@ function NewToken() {
     setError(null);
     try {
       const { data } = await fetchClient.POST("/api/v1/tokens", {
-        body: { name: name.trim(), role, expires_in_s: seconds },
+        body: { name: name.trim(), role, scopes: scopes.length ? scopes : null, expires_in_s: seconds },
       });
       setMade(data ?? null);
       setName("");
@@ -160,7 +172,19 @@ function NewToken() {
           allowDeselect={false}
           data={ROLES.slice(0, ROLES.indexOf(me.role) + 1)}
           value={role}
-          onChange={(value) => setRole(value as Role)}
+          onChange={(value) => {
+            setRole(value as Role);
+            setScopes((before) => before.filter((scope) => SCOPES[value as Role].includes(scope)));
+          }}
+        />
+        <MultiSelect
+          label="Only for"
+          w={260}
+          clearable
+          data={SCOPES[role].filter((scope) => me.scopes.includes(scope))}
+          placeholder={scopes.length ? "" : "everything of its role"}
+          value={scopes}
+          onChange={(value) => setScopes(value as Scope[])}
         />
         <Select
           label="Expires after"
@@ -186,7 +210,7 @@ function NewToken() {
           </div>
         </Note>
       )}
-      {!made && <Equivalent text={createToken(name.trim(), role, seconds)} />}
+      {!made && <Equivalent text={createToken(name.trim(), role, scopes, seconds)} />}
     </form>
   );
 }
