@@ -29,10 +29,10 @@ from edgectl_agent.clock import moment, now
 from edgectl_agent.connection import Connection, Endpoint, Mailbox
 from edgectl_agent.core import steps
 from edgectl_agent.core.machine import Machine
-from edgectl_agent.downloader import Downloader, Progress
 from edgectl_agent.device_key import load_key
+from edgectl_agent.downloader import Downloader, Progress
 from edgectl_agent.durable import RealDisk
-from edgectl_agent.enrol import AUTHORITY_PATH, CERTIFICATE_PATH, KEY_PATH, ROOT_PATH, Identity
+from edgectl_agent.enrol import AUTHORITY_PATH, CERTIFICATE_PATH, ROOT_PATH, Identity
 from edgectl_agent.errors import AgentError, Refused, StepCancelled
 from edgectl_agent.inference.process import InferenceProcess
 from edgectl_agent.journal import Journal
@@ -228,12 +228,13 @@ class Supervisor:
             socket=settings.state_directory / settings.socket if settings.socket else None,
             log=settings.state_directory / "inference.log",
         )
+        self._key = load_key(disk)
         self._connection = Connection(
             Endpoint(
                 host=identity.broker.host,
                 port=identity.broker.port,
                 certificate=settings.state_directory / CERTIFICATE_PATH,
-                key=settings.state_directory / KEY_PATH,
+                key=self._key,
                 authority=settings.state_directory / AUTHORITY_PATH,
                 device=identity.device,
             ),
@@ -241,7 +242,6 @@ class Supervisor:
             on_change=lambda up: self._put(_LinkChanged(up)),
             on_distrust=self._alarm,
         )
-        self._key = load_key(disk)
         self._renewer = Renewer(
             disk,
             server=settings.server or identity.server,
