@@ -39,6 +39,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgectl_agent.core.timing import delay_s
+from edgectl_agent.device_key import DeviceKey
 from edgectl_agent.errors import make_reason
 from edgectl_protocol.messages import MESSAGE_BYTES_MAX, Reason
 
@@ -67,7 +68,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     host: str
     port: int
     certificate: Path
-    key: Path
+    key: DeviceKey
     authority: Path
     device: str
 
@@ -82,7 +83,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
 
     def present(self, context: ssl.SSLContext) -> None:
         """Have the next connection present the certificate that is on disk now."""
-        context.load_cert_chain(str(self.certificate), str(self.key))
+        self.key.load_into(context, self.certificate)
 
 
 class Mailbox:

@@ -25,7 +25,7 @@ import msgspec
 from msgspec import Struct
 
 from edgectl_agent.core.timing import delay_s
-from edgectl_agent.device_key import KEY_PATH, DeviceKey, load_or_make_key
+from edgectl_agent.device_key import DeviceKey, load_or_make_key
 from edgectl_agent.durable import Disk
 from edgectl_agent.errors import Refused, Unreachable, UsageError
 from edgectl_agent.server_request import Answer, endpoint_url, post
@@ -52,7 +52,6 @@ from edgectl_protocol.names import DeviceId
 __all__ = [
     "AUTHORITY_PATH",
     "CERTIFICATE_PATH",
-    "KEY_PATH",
     "ROOT_PATH",
     "Identity",
     "check_certificate",

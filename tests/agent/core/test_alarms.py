@@ -14,6 +14,7 @@ from edgectl_agent.alarms import ALARMING, PERIOD_S, Alarms
 from edgectl_agent.clock import now
 from edgectl_agent.connection import Connection, Endpoint
 from edgectl_agent.core.timing import Moment
+from edgectl_agent.device_key import FileKey
 from edgectl_agent.spool import SECURITY_MAX, Spool
 from edgectl_protocol.messages import Reason, SecurityEvent, decode
 from edgectl_server.signing.authority import Authority
@@ -127,7 +128,7 @@ def test_a_broker_with_a_bad_certificate_is_an_alarm(
         host="127.0.0.1",
         port=broker.listener.getsockname()[1],
         certificate=certificate,
-        key=key,
+        key=FileKey(key, key.read_bytes()),
         authority=tmp_path / "pki/authority.pem",
         device="pi-1",
     )

@@ -14,8 +14,9 @@ import pytest
 
 from edgectl_agent.cli import main
 from edgectl_agent.clock import now
+from edgectl_agent.device_key import KEY_PATH
 from edgectl_agent.durable import RealDisk
-from edgectl_agent.enrol import KEY_PATH, enrol, load_identity
+from edgectl_agent.enrol import enrol, load_identity
 from edgectl_agent.errors import AgentError
 from edgectl_protocol.enrolment import (
     BrokerAddress,

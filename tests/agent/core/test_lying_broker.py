@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from edgectl_agent.clock import now
 from edgectl_agent.connection import PACKET_BYTES_MAX, Connection, Endpoint
+from edgectl_agent.device_key import FileKey
 from edgectl_server.signing.authority import Authority, Identity
 
 WAIT_S = 10
@@ -99,7 +100,7 @@ def test_a_giant_packet_ends_the_connection_before_it_is_read(
         host="127.0.0.1",
         port=broker.listener.getsockname()[1],
         certificate=certificate,
-        key=key,
+        key=FileKey(key, key.read_bytes()),
         authority=tmp_path / "pki/authority.pem",
         device="pi-1",
     )
