@@ -55,4 +55,4 @@ conformance: dev
 	$(BIN)/python tests/conformance/run.py "$(CHECKOUT)" $(ARGS)
 
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis server/edgectl_server/web server/ui/node_modules
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis server/edgectl_server/web server/ui/node_modules tests/server/openid/node_modules
