@@ -298,16 +298,17 @@ def _duties(
             publisher.publish_metadata()
             ordering.publish_all(link)
 
-    signing_orders: set[frozenset[str]] = set()
+    signed_with: list[frozenset[str]] = []
 
     def refresh() -> None:
         if plane.repository.refresh(now()):
             publisher.publish_metadata()
         keyids = plane.repository.order_keyids
-        if keyids not in signing_orders:  # at the first turn too: it may have changed before
+        # At the first turn too, because it may have changed before; and twice, because an order may
+        # have been on its way with the old key.
+        if signed_with[-2:] != [keyids, keyids]:
             ordering.sign_anew(keyids)
-            signing_orders.clear()
-            signing_orders.add(keyids)
+            signed_with[:] = [*signed_with[-1:], keyids]
 
     def forget_events() -> None:
         delete_old_events(database, days=settings.telemetry_retention_days, now=now)
