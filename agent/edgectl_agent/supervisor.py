@@ -33,7 +33,7 @@ from edgectl_agent.device_key import load_key
 from edgectl_agent.downloader import Downloader, Progress
 from edgectl_agent.durable import RealDisk
 from edgectl_agent.enrol import AUTHORITY_PATH, CERTIFICATE_PATH, ROOT_PATH, Identity
-from edgectl_agent.errors import AgentError, Refused, StepCancelled
+from edgectl_agent.errors import Refused
 from edgectl_agent.inference.process import InferenceProcess
 from edgectl_agent.journal import Journal
 from edgectl_agent.keeper import Keeper
@@ -48,6 +48,7 @@ from edgectl_agent.spool import Spool
 from edgectl_agent.store import Store
 from edgectl_agent.trial import run_trial
 from edgectl_agent.trust.process import Trust
+from edgectl_agent.workers import Crashed, OrderDesk, Worker
 from edgectl_protocol import topics
 from edgectl_protocol.errors import ProtocolError
 from edgectl_protocol.messages import Ack, Reason, decode
@@ -56,11 +57,9 @@ __all__ = ["Supervisor"]
 
 POLL_S = 0.25
 INBOX_MAX = 1024
-ORDER_RETRY_S = 5.0
 ORDER_AGAIN_S = 60.0
 """An order that was refused for the clock's sake is looked at again after this."""
 DISK_RETRY_S = 5.0
-JOIN_S = 5.0
 _log = logging.getLogger(__name__)
 
 Say = Callable[[dict[str, Any]], None]
@@ -91,114 +90,7 @@ class _Said(Struct, frozen=True):
     line: dict[str, Any]
 
 
-class _Crashed(Struct, frozen=True):
-    """A thread met a bug of ours; the agent ends, and whoever supervises it starts it again."""
-
-    error: Exception
-
-
-_Item = steps.Event | _LinkChanged | _AckCame | _ProgressMade | _Alarmed | _Said | _Crashed
-
-
-class _Worker:
-    """Runs steps and collections one after another in a thread of its own."""
-
-    def __init__(self, performer: Performer, done: Callable[[_Item], None]) -> None:
-        self._performer = performer
-        self._done = done
-        self._jobs: queue.SimpleQueue[tuple[steps.Step | steps.Collect, int] | None] = (
-            queue.SimpleQueue()
-        )
-        self._generation = 0
-        self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def submit(self, job: steps.Step | steps.Collect) -> None:
-        self._jobs.put((job, self._generation))
-
-    def cancel(self) -> None:
-        """Ask what was submitted until now to end early."""
-        self._generation += 1
-
-    def stop(self) -> None:
-        self.cancel()
-        self._jobs.put(None)
-        if self._thread.is_alive():
-            self._thread.join(JOIN_S)
-
-    def _run(self) -> None:
-        try:
-            self._work()
-        except Exception as error:  # noqa: BLE001 - passed on whole
-            self._done(_Crashed(error))
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            action, generation = job
-            if isinstance(action, steps.Collect):
-                self._performer.collect(action.keep)
-                continue
-            self._done(
-                self._performer.perform(action, lambda made=generation: made < self._generation)  # type: ignore[misc]
-            )
-
-
-class _OrderDesk:
-    """Checks what comes as an order; only the newest is of interest."""
-
-    def __init__(self, trust: Trust, done: Callable[[_Item], None]) -> None:
-        self._trust = trust
-        self._done = done
-        self._payload: bytes | None = None
-        self._wake = threading.Event()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="orders", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def put(self, _topic: str, payload: bytes) -> None:
-        if payload:  # a cleared topic says nothing
-            self._payload = payload
-            self._wake.set()
-
-    def look_again(self) -> None:
-        """Check the newest order once more: the clock may be right now."""
-        self._wake.set()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(JOIN_S)
-
-    def _run(self) -> None:
-        try:
-            self._work()
-        except Exception as error:  # noqa: BLE001 - passed on whole
-            self._done(_Crashed(error))
-
-    def _work(self) -> None:
-        while not self._stopping.is_set():
-            self._wake.wait()
-            self._wake.clear()
-            payload = self._payload
-            if payload is None or self._stopping.is_set():
-                continue
-            try:
-                order = self._trust.check_order(payload, self._stopping.is_set)
-            except Refused as error:
-                self._done(steps.OrderRefused(reason=error.reason))
-            except StepCancelled:
-                return
-            except (AgentError, OSError) as error:
-                _log.warning("the order cannot be checked now: %s", error)
-                if not self._stopping.wait(ORDER_RETRY_S):
-                    self._wake.set()
-            else:
-                self._done(steps.OrderArrived(order=order))
+_Item = steps.Event | _LinkChanged | _AckCame | _ProgressMade | _Alarmed | _Said | Crashed
 
 
 class Supervisor:
@@ -268,7 +160,7 @@ class Supervisor:
         self._trust = Trust(
             settings.state_directory / "tuf", self._disk.read(ROOT_PATH), Mailbox(self._connection)
         )
-        self._orders = _OrderDesk(self._trust, self._put)
+        self._orders = OrderDesk(self._trust, self._put)
         self._downloader = Downloader(
             self._device,
             store,
@@ -288,7 +180,7 @@ class Supervisor:
             ),
             progress=lambda slot, progress: self._put_progress(_ProgressMade(slot, progress)),
         )
-        self._worker = _Worker(performer, self._put)
+        self._worker = Worker(performer, self._put)
         self._spool = Spool(
             settings.state_directory / "spool", bytes_max=settings.spool_bytes_max, boot=self._boot
         )
@@ -398,7 +290,7 @@ class Supervisor:
                 self._reporter.acknowledged(ack.boot, ack.seq)
             case _Alarmed(reason=reason):
                 self._reporter.alarm(reason, moment())
-            case _Crashed(error=error):
+            case Crashed(error=error):
                 raise error
             case _Said(line=line):
                 self._say(line)

@@ -13,7 +13,7 @@ from agent.core.made import make_order, simple_bundle
 from edgectl_agent.core import steps
 from edgectl_agent.core.record import Update
 from edgectl_agent.errors import Refused, StepFailed
-from edgectl_agent.supervisor import _Crashed, _OrderDesk, _Worker
+from edgectl_agent.workers import Crashed, OrderDesk, Worker
 from edgectl_protocol.update import UpdateState
 
 BUNDLE = simple_bundle("1")
@@ -24,6 +24,7 @@ def download(step: int) -> steps.Download:
     update = Update(
         slot="activity",
         order=1,
+        nonce=ORDER.nonce,
         wanted=ORDER.slots["activity"],
         manifest=BUNDLE.digest,
         state=UpdateState.DOWNLOADING,
@@ -64,15 +65,15 @@ def results() -> queue.Queue[Any]:
 
 
 @pytest.fixture
-def worker(performer: SlowPerformer, results: queue.Queue[Any]) -> Iterator[_Worker]:
-    running = _Worker(performer, results.put)  # type: ignore[arg-type]
+def worker(performer: SlowPerformer, results: queue.Queue[Any]) -> Iterator[Worker]:
+    running = Worker(performer, results.put)  # type: ignore[arg-type]
     running.start()
     yield running
     running.stop()
 
 
 def test_a_step_is_cancelled_and_the_next_one_is_not(
-    worker: _Worker, performer: SlowPerformer, results: queue.Queue[Any]
+    worker: Worker, performer: SlowPerformer, results: queue.Queue[Any]
 ) -> None:
     worker.submit(download(1))
     assert performer.begun.get(timeout=5) == 1
@@ -85,7 +86,7 @@ def test_a_step_is_cancelled_and_the_next_one_is_not(
 
 
 def test_collections_wait_for_the_step_before_them(
-    worker: _Worker, performer: SlowPerformer, results: queue.Queue[Any]
+    worker: Worker, performer: SlowPerformer, results: queue.Queue[Any]
 ) -> None:
     worker.submit(download(1))
     worker.submit(steps.Collect(keep=()))
@@ -96,12 +97,12 @@ def test_collections_wait_for_the_step_before_them(
 
 
 def test_a_bug_in_a_step_is_passed_on(
-    worker: _Worker, performer: SlowPerformer, results: queue.Queue[Any]
+    worker: Worker, performer: SlowPerformer, results: queue.Queue[Any]
 ) -> None:
     performer.error = ZeroDivisionError("a bug")
     worker.submit(download(1))
     crash = results.get(timeout=5)
-    assert isinstance(crash, _Crashed)
+    assert isinstance(crash, Crashed)
     assert crash.error is performer.error
 
 
@@ -123,9 +124,9 @@ class ScriptedTrust:
 def test_an_order_that_cannot_be_checked_now_is_checked_again(
     monkeypatch: pytest.MonkeyPatch, results: queue.Queue[Any]
 ) -> None:
-    monkeypatch.setattr("edgectl_agent.supervisor.ORDER_RETRY_S", 0.01)
+    monkeypatch.setattr("edgectl_agent.workers.ORDER_RETRY_S", 0.01)
     trust = ScriptedTrust([StepFailed("trust.unreachable", "not now"), ORDER])
-    desk = _OrderDesk(trust, results.put)  # type: ignore[arg-type]
+    desk = OrderDesk(trust, results.put)  # type: ignore[arg-type]
     desk.start()
     desk.put("topic", b"")
     desk.put("topic", b"order")
@@ -135,8 +136,8 @@ def test_an_order_that_cannot_be_checked_now_is_checked_again(
 
 
 def test_a_bug_in_checking_an_order_is_passed_on(results: queue.Queue[Any]) -> None:
-    desk = _OrderDesk(ScriptedTrust([ZeroDivisionError("a bug")]), results.put)  # type: ignore[arg-type]
+    desk = OrderDesk(ScriptedTrust([ZeroDivisionError("a bug")]), results.put)  # type: ignore[arg-type]
     desk.start()
     desk.put("topic", b"order")
-    assert isinstance(results.get(timeout=5), _Crashed)
+    assert isinstance(results.get(timeout=5), Crashed)
     desk.stop()
