@@ -93,7 +93,8 @@ def main() -> None:
     epilog=_examples(
         "edgectl server start",
         "edgectl server start --data /var/lib/edgectl --config /etc/edgectl/server.toml",
-        "edgectl server start --host 0.0.0.0 --broker-host 0.0.0.0 --broker-public-host 192.0.2.10",
+        "edgectl server start --host 0.0.0.0 --tls own --broker-host 0.0.0.0 "
+        "--broker-public-host 192.0.2.10",
     )
 )
 @_setting_options
