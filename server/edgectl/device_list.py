@@ -18,14 +18,17 @@ __all__ = ["parse_device_list", "read_device_list"]
 
 LINES_MAX = 100_000
 _FIELDS = (2, 3)
-_BYTES_MAX = 32 * 1024**2
+_CHARACTERS_MAX = 32 * 1024**2
 
 
 def read_device_list(file: Path, group: str = "") -> list[PreauthorisedEntry]:
     """Return the entries of a file, ``-`` for standard input; errors as of `parse_device_list`."""
     try:
-        with sys.stdin.buffer if str(file) == "-" else file.open("rb") as stream:
-            text = stream.read(_BYTES_MAX + 1).decode()
+        if str(file) == "-":
+            text = sys.stdin.read(_CHARACTERS_MAX)
+        else:
+            with file.open(encoding="utf-8") as stream:
+                text = stream.read(_CHARACTERS_MAX)
     except (OSError, UnicodeDecodeError) as error:
         raise LocalError("devices.list", f"cannot read {file}: {error}") from error
     return parse_device_list(text, group)

@@ -287,7 +287,7 @@ def install_answers(fake: FakeServer) -> None:
         devices_running=1,
         devices_desired=1,
     )
-    enrol = s.EnrolTokenCreated(token="ee_x_y", id="x", uses=1, expires_at=AT)
+    enrol = s.EnrolTokenCreated(token="ee_x_y", id="x", uses=1, expires_at=AT, group="")
     fleet = s.FleetSummary(devices=1, online=1, offline=0, updating=0, failing=0, versions=[])
     fake.routes |= {
         ("GET", "/version"): (200, s.VersionInfo(version=__version__, ui=False)),
@@ -312,7 +312,7 @@ def install_answers(fake: FakeServer) -> None:
         ("GET", "/devices/pi-1/events"): (200, page(device_event())),
         ("GET", "/devices/pi-1/security-events"): (200, page(security_event())),
         ("GET", "/security-events"): (200, page(security_event())),
-        ("POST", "/devices/tokens"): (201, enrol),
+        ("POST", "/enrolment/tokens"): (201, enrol),
         ("POST", "/devices/pi-1/actions/decommission"): (200, device()),
         ("GET", "/rollouts"): (200, page(rollout())),
         ("POST", "/rollouts"): (201, rollout("running")),

@@ -93,7 +93,7 @@ def test_no_secret_is_ever_in_it(client, services, people, tmp_path):
     headers = {"X-CSRF-Token": csrf}
     created = client.post("/api/v1/tokens", json={"name": "x"}, headers=headers).json()["token"]
     client.post("/api/v1/tokens", json={"name": "x", "secret": "not-a-field"}, headers=headers)
-    client.post("/api/v1/devices/tokens", json={"secret": "not-a-field"}, headers=headers)
+    client.post("/api/v1/enrolment/tokens", json={"secret": "not-a-field"}, headers=headers)
     text = " ".join(f"{entry}" for entry in rows(services))
     secrets = [PASSWORD, "secret-of-a-wrong-login", cookie, csrf, created, "not-a-field"]
     assert [one for one in secrets if one in text or one.rpartition("_")[2] in text] == []
