@@ -198,6 +198,8 @@ class _Attempt:
             url, msgspec.json.encode(EnrolRequest(token_id=token_id, proof=proof, **said))
         )
         if answer.status == _STATUS_WAITING:
+            if self._token is not None:
+                raise _no_answer()  # a token lets in or does not: no server says "wait" to it
             _check_waiting(answer.content)
         return answer
 

@@ -236,6 +236,15 @@ def test_who_only_says_wait_gets_nothing(site: Site, tmp_path: Path) -> None:
     assert min(pauses[-5:]) >= 30
 
 
+def test_with_a_token_nobody_waits_for_a_person(site: Site, tmp_path: Path) -> None:
+    disk = RealDisk(tmp_path / "state")
+    site.between = lambda *_: (202, b'{"fingerprint": "wait for us"}')
+    shown: list[str] = []
+    with pytest.raises(Refused, match=r"enrol\.reply"):
+        enrol(disk, server=site.url, device="pi-1", token=site.token(), waiting=shown.append)
+    assert shown == []
+
+
 def test_a_server_that_restarts_is_waited_for(site: Site, tmp_path: Path) -> None:
     disk = RealDisk(tmp_path / "state")
     let_in(site, disk, "approval")
