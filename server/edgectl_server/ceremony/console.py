@@ -182,7 +182,7 @@ def resolve_keyids(repository: Repository, given: tuple[str, ...]) -> list[str]:
     status = repository.status(now())
     keys = [key for role in status.roles for key in role.keys]
     keys += [key for staged in status.staged for key in staged.unsigned]
-    result = []
+    result: list[str] = []
     for one in given:
         found = {key.keyid for key in keys if key.name == one}
         if len(one) >= _KEYID_MIN:

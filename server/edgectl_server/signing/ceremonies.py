@@ -153,7 +153,9 @@ class Ceremonies:
                     hint="to begin again, delete the folders tuf and keys",
                 )
             self._state.drafts.pop(role)
-            return self._state.apply(now)
+            outcome = self._state.apply(now)
+            self._state.forget_unlisted_keys()
+            return outcome
 
     # ------------------------------------------------------------ keys
 

@@ -217,7 +217,7 @@ class Publication:
         self.folder.stage(waiting)
         self.drafts = waiting
         if published & {"root", "targets"}:
-            self.keys.keep_only(self._listed())
+            self.forget_unlisted_keys()
         self._fingerprint = self._look()
         return Outcome(tuple(sorted(published)), tuple(sorted(waiting)), void)
 
@@ -409,6 +409,11 @@ class Publication:
         return Document.signed_by(signed, self.keys.signers(role, mandate.keyids))
 
     # ------------------------------------------------------------ keys
+
+    def forget_unlisted_keys(self) -> None:
+        """Forget the keys that nothing lists any more, and delete their files."""
+        self.keys.keep_only(self._listed())
+        self._fingerprint = self._look()
 
     def _listed(self) -> dict[str, set[str]]:
         """Return the ids of all keys that are listed, or about to be, by role."""
