@@ -186,7 +186,7 @@ class Enroller:
             certificate_pem=certificate,
             authority_pem=self._authority.certificate_pem,
             broker=self._broker(),
-            root=self._repository.first_root.decode(),
+            root=self._repository.newest_root.decode(),
         )
         return msgspec.json.encode(enrolment).decode()
 

@@ -111,8 +111,17 @@ class Repository(Ceremonies):
 
     @property
     def first_root(self) -> bytes:
-        """The root that a device is enrolled with: version 1, exactly as signed."""
+        """Version 1 of the root, exactly as signed; whoever trusts it finds the others."""
         return self._state.folder.roots()[0].content
+
+    @property
+    def newest_root(self) -> bytes:
+        """The root that a device is enrolled with, exactly as signed.
+
+        Not the first: keys that were revoked since must not mislead a new device.
+        """
+        with self._state.lock:
+            return self._state.whole.root.content
 
     @property
     def order_keyids(self) -> frozenset[str]:

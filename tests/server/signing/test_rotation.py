@@ -90,6 +90,17 @@ def test_all_roles_one_after_the_other_for_a_device_that_slept(site: Site) -> No
     assert site.finds(HAR)
 
 
+def test_a_device_enrolled_after_a_revocation_never_trusts_the_revoked_key(site: Site) -> None:
+    stolen = Published(site.repository.metadata())
+    (keyid,) = site.keyids("timestamp")
+    site.repository.revoke([keyid], NOW)
+    new = ClientDevice(site.folder / "new", site.repository.newest_root)
+    assert new.look_up(Published(site.repository.metadata()), HAR, NOW) is not None
+    newer = ClientDevice(site.folder / "newer", site.repository.newest_root)
+    with pytest.raises(RepositoryError):
+        newer.look_up(stolen, HAR, NOW)
+
+
 def people(*names: str) -> list[Person]:
     return [Person(name) for name in names]
 
