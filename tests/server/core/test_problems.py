@@ -136,9 +136,19 @@ def test_the_web_ui_and_its_headers(pages):
         assert answer.status_code == 200, path
         assert "page" in answer.text
         assert answer.headers["cache-control"] == "no-cache"
-        policy = answer.headers["content-security-policy"]
-        assert policy.startswith("default-src 'self'; style-src 'self' 'unsafe-inline'; img-src")
         assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["x-frame-options"] == "DENY"
+        assert answer.headers["referrer-policy"] == "same-origin"
+        assert answer.headers["cross-origin-opener-policy"] == "same-origin"
+        assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+        assert "strict-transport-security" not in answer.headers  # it means nothing over plain HTTP
+        policy = dict(
+            one.strip().partition(" ")[::2]
+            for one in answer.headers["content-security-policy"].split(";")
+        )
+        assert policy["default-src"] == policy["base-uri"] == policy["frame-ancestors"] == "'none'"
+        assert policy["script-src"] == policy["connect-src"] == "'self'"
+        assert not any("unsafe" in policy[name] for name in policy if name != "style-src")
     asset = pages.get("/assets/app-1a2b.js")
     assert "immutable" in asset.headers["cache-control"]
     assert pages.get("/assets/none.js").status_code == 404
