@@ -44,7 +44,7 @@ def test_every_error_is_a_problem():
                 assert set(answer["content"]) == {"application/problem+json"}, (name, status)
 
 
-CHECKS_A_SECRET_ITSELF = {"login", "login_token", "enrol", "renew", "renew", "take_handover"}
+CHECKS_A_SECRET_ITSELF = {"login", "login_token", "enrol", "renew", "take_handover"}
 
 
 def test_what_needs_a_login_says_so():
