@@ -19,6 +19,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -26,6 +27,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from edgectl_protocol.audit import AuditEntry, canonical, entry_hash
+from edgectl_server.audit_spool import spooled_acts
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.paging import PageQuery, fetch_page, match, order
 from edgectl_server.storage.tables import AuditEntryRow, AuditHeadRow
@@ -170,6 +172,27 @@ class AuditLog:
         act.recorded = True
         with self._database.write() as session:
             _pending(session).append(_note_of(act, outcome, details))
+
+    def take_in(self, directory: Path) -> int:
+        """Write what commands have left in `directory`; return how many rows."""
+        taken = 0
+        for path, act in spooled_acts(directory):
+            with self._database.write() as session:
+                _pending(session).append(
+                    _Note(
+                        actor="" if act is None else act.actor,
+                        via="command",
+                        address="",
+                        action="unreadable" if act is None else act.action,
+                        object="" if act is None else act.object,
+                        outcome="failed" if act is None else "done",
+                        details={"id": path.stem}
+                        | ({} if act is None else {**act.details, "done_at": act.at}),
+                    )
+                )
+            path.unlink(missing_ok=True)
+            taken += 1
+        return taken
 
     def head(self) -> tuple[int, str]:
         """Return number and hash of the newest row."""

@@ -44,6 +44,8 @@ from edgectl_server.uploads import Uploads
 __all__ = ["Services", "open_services"]
 
 _UPLOADS_S = 600.0
+_SPOOL = "audit/pending"
+_SPOOL_S = 5.0
 _ANCHOR_S = 30.0
 """For so long may a row of the audit log be without a signed head that vouches for it."""
 
@@ -125,6 +127,7 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         blobs=blobs,
         now=now,
         more_duties=[
+            Duty("what commands have done", _SPOOL_S, lambda: audit.take_in(data / _SPOOL)),
             Duty("the audit log's heads", _ANCHOR_S, audit_heads.anchor),
             Duty("the uploads", _UPLOADS_S, uploads.forget_unused),
         ],

@@ -86,6 +86,7 @@ def init(
             targets=given["targets"],
             targets_threshold=targets_threshold,
         )
+        opened.note("keys_init", "", outcome)
         show_outcome(outcome, repository, as_json=as_json)
 
 
@@ -187,6 +188,7 @@ def rotate(
             remove=resolve_keyids(repository, remove),
             threshold=threshold,
         )
+        opened.note("keys_rotate", role, outcome, threshold=threshold)
         show_outcome(outcome, repository, as_json=as_json)
 
 
@@ -240,6 +242,7 @@ def add_signer(
             key = given or public_key_of(signer, keys, secret)
             added = HeldKey(signer, named_key(key, name or f"server {role}"), secret_file)
         outcome = repository.rotate(role, opened.now, add=[added], threshold=threshold)
+        opened.note("keys_add_signer", role, outcome, signer=signer, threshold=threshold)
         show_outcome(outcome, repository, as_json=as_json)
 
 
@@ -258,6 +261,7 @@ def remove_signer(
         repository = opened.repository()
         remove = resolve_keyids(repository, (keyid,))
         outcome = repository.rotate(role, opened.now, remove=remove, threshold=threshold)
+        opened.note("keys_remove_signer", role, outcome, keys=remove, threshold=threshold)
         show_outcome(outcome, repository, as_json=as_json)
 
 
@@ -273,7 +277,9 @@ def revoke(keyid: tuple[str, ...], as_json: bool, **folder: Any) -> None:
     with errors():
         opened = DataFolder.open(**folder)
         repository = opened.repository()
-        outcome = repository.revoke(resolve_keyids(repository, keyid), opened.now)
+        revoked = resolve_keyids(repository, keyid)
+        outcome = repository.revoke(revoked, opened.now)
+        opened.note("keys_revoke", "", outcome, keys=revoked)
         show_outcome(outcome, repository, as_json=as_json)
 
 
@@ -300,6 +306,8 @@ def delegate(
         repository = opened.repository()
         keys = [load_public_key(one) for one in key]
         outcome = repository.delegate(family, pattern, keys, threshold, opened.now)
+        named = [one.keyid for one in keys]
+        opened.note("keys_delegate", family, outcome, patterns=pattern, keys=named)
         show_outcome(outcome, repository, as_json=as_json)
 
 
@@ -320,6 +328,7 @@ def undelegate(family: str, keep_targets: bool, as_json: bool, **folder: Any) ->
         opened = DataFolder.open(**folder)
         repository = opened.repository()
         outcome = repository.undelegate(family, opened.now, keep_targets=keep_targets)
+        opened.note("keys_undelegate", family, outcome)
         show_outcome(outcome, repository, as_json=as_json)
 
 
@@ -374,7 +383,9 @@ def import_file(file: Path, as_json: bool, **folder: Any) -> None:
         except OSError as error:
             raise Refused("keys.file", f"cannot read {file}: {error.strerror}") from error
         role = _role_of(content, repository, [o.role for o in repository.status(opened.now).staged])
-        show_outcome(repository.submit(role, content, opened.now), repository, as_json=as_json)
+        outcome = repository.submit(role, content, opened.now)
+        opened.note("keys_import", role, outcome)
+        show_outcome(outcome, repository, as_json=as_json)
 
 
 @click.command(epilog=examples("edgectl keys discard root"))
@@ -386,7 +397,9 @@ def discard(role: str, as_json: bool, **folder: Any) -> None:
     with errors():
         opened = DataFolder.open(**folder)
         repository = opened.repository()
-        show_outcome(repository.discard(role, opened.now), repository, as_json=as_json)
+        outcome = repository.discard(role, opened.now)
+        opened.note("keys_discard", role, outcome)
+        show_outcome(outcome, repository, as_json=as_json)
 
 
 def _role_of(content: bytes, repository: Repository, waiting: Iterable[str]) -> str:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import click
 
+from edgectl_server.audit_spool import leave_act
 from edgectl_server.clock import now
 from edgectl_server.errors import NotFound, Refused, ServerError
 from edgectl_server.settings import load_settings
@@ -88,6 +89,11 @@ class DataFolder:
                 hint="name its folder with --data; begin with edgectl keys init, or start it once",
             )
         return Repository.inspect(self.path / "tuf", self.keys())
+
+    def note(self, action: str, object: str, outcome: Outcome, **details: Any) -> None:  # noqa: A002
+        """Leave for the audit log what was done, when it is done."""
+        became = {name: list(roles) for name, roles in vars(outcome).items() if roles}
+        leave_act(self.path / "audit" / "pending", action, object, {**became, **details}, now())
 
     def keys(self) -> Keys:
         """Return the keys that the server holds."""
