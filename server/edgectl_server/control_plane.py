@@ -9,13 +9,24 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from edgectl_protocol.enrolment import BrokerAddress
 from edgectl_server.admission import Admission
+from edgectl_server.alerts import (
+    AUTHORITY_WITHIN,
+    OWN_WITHIN,
+    Alerts,
+    Source,
+    certificate_alerts,
+    device_alerts,
+    ends_in_file,
+    list_alerts,
+    problem_alerts,
+)
 from edgectl_server.distribution.addresses import is_any_address
 from edgectl_server.distribution.bounds import BrokerBounds
 from edgectl_server.distribution.brokers import ExistingBroker, open_broker
@@ -44,6 +55,8 @@ from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
 from edgectl_server.telemetry import Telemetry
 from edgectl_server.ticker import Duty, Ticker
+from edgectl_server.trust import Trust
+from edgectl_server.version_signing import VersionSigning
 
 __all__ = ["ControlPlane", "open_control_plane"]
 
@@ -54,6 +67,7 @@ _METADATA_S = 3.0
 """Also how soon a change by `edgectl keys`, on this machine, is noticed."""
 _RETENTION_S = 600.0
 _ORDERS_S = 60.0
+_ALERTS_S = 300.0
 _CERTIFICATES_S = 86400.0
 _REVOCATIONS_S = 5.0
 _SHUT_OUT_AGAIN = timedelta(hours=1)
@@ -78,6 +92,9 @@ class ControlPlane:
     rollouts: Rollouts
     telemetry: Telemetry
     security: SecurityEvents
+    signing: VersionSigning
+    alerts: Alerts
+    trust: Trust
     intake: Intake
     ticker: Ticker
     stack: ExitStack
@@ -159,6 +176,14 @@ def open_control_plane(
             on_message=intake.put,
             on_connected=connections.note,
         )
+        publisher = Publisher(
+            database=database, blobs=blobs, repository=repository, link=link, now=now
+        )
+        signing = VersionSigning(database, repository, now)
+        alerts = Alerts(now)
+        trust = Trust(
+            repository=repository, publisher=publisher, signing=signing, alerts=alerts, now=now
+        )
         plane = ControlPlane(
             repository=repository,
             content_keys=content_keys,
@@ -166,9 +191,7 @@ def open_control_plane(
             revocations=revocations,
             broker=broker,
             link=link,
-            publisher=Publisher(
-                database=database, blobs=blobs, repository=repository, link=link, now=now
-            ),
+            publisher=publisher,
             ordering=ordering,
             admission=admission,
             enrolment=Enroller(
@@ -184,6 +207,9 @@ def open_control_plane(
             rollouts=rollouts,
             telemetry=telemetry,
             security=security,
+            signing=signing,
+            alerts=alerts,
+            trust=trust,
             intake=intake,
             ticker=ticker,
             stack=stack,
@@ -195,6 +221,8 @@ def open_control_plane(
             broker_hosts=_broker_hosts(settings),
             now=now,
         )
+        for source in _alert_sources(settings, plane, database):
+            alerts.add(source)
         duties = _duties(settings, plane, database, connections, now)
         duties.append(Duty("the certificates", _CERTIFICATES_S, certificates.renew))
         if isinstance(broker, ExistingBroker):
@@ -232,6 +260,43 @@ def _open_broker(
     )
     named = not isinstance(broker, ExistingBroker) or settings.broker_public_host
     return broker, BrokerAddress(host=hosts[0] if named else broker.host, port=broker.port)
+
+
+def _alert_sources(settings: Settings, plane: ControlPlane, database: Database) -> Iterable[Source]:
+    """Yield what watches over certificates; metadata is watched by `Trust`."""
+    pki = settings.data_path / "pki"
+    restart = "the server renews it by itself 30 days before: look into its log"
+    yield certificate_alerts(
+        "the certificate of the installation's authority",
+        lambda: plane.authority.expires_at,
+        AUTHORITY_WITHIN,
+        "plan a new installation: every device must be enrolled at it before that day",
+    )
+    yield certificate_alerts(
+        "the server's certificate for the broker",
+        ends_in_file(pki / "server.pem"),
+        OWN_WITHIN,
+        restart,
+    )
+    if isinstance(plane.broker, ExistingBroker):
+        yield certificate_alerts(
+            f"the certificate of the broker {plane.broker.host}",
+            lambda: plane.link.broker_certificate_ends_at,
+            OWN_WITHIN,
+            "renew it on that machine; one of ours: edgectl server broker-config, copy it there",
+        )
+    else:
+        yield certificate_alerts(
+            "the broker's certificate", ends_in_file(pki / "broker.pem"), OWN_WITHIN, restart
+        )
+    yield problem_alerts(
+        "broker.revocations",
+        "revoked devices may be connected",
+        lambda: plane.broker.revocation_problem,
+        "look at the broker's log; docs/brokers.md says how it gets the list",
+    )
+    yield list_alerts(plane.revocations.pem)
+    yield device_alerts(database, timedelta(days=settings.device_certificate_days))
 
 
 def _broker_hosts(settings: Settings) -> list[str]:
@@ -301,8 +366,7 @@ def _duties(
     signed_with: list[frozenset[str]] = []
 
     def refresh() -> None:
-        if plane.repository.refresh(now()):
-            publisher.publish_metadata()
+        plane.trust.refresh()
         keyids = plane.repository.order_keyids
         # At the first turn too, because it may have changed before; and twice, because an order may
         # have been on its way with the old key.
@@ -323,6 +387,7 @@ def _duties(
         Duty("the publisher", settings.tick_s, publisher.reconcile),
         Duty("the outbox", settings.tick_s, drain),
         Duty("the signed metadata", _METADATA_S, refresh),
+        Duty("the alerts", _ALERTS_S, plane.alerts.log),
         Duty("the orders", _ORDERS_S, ordering.renew),
         Duty("the revocations", _REVOCATIONS_S, plane.broker.check_revocations),
         Duty("the retention", _RETENTION_S, plane.telemetry.delete_old),

@@ -3,7 +3,8 @@
 ::
 
     pipeline (a child process) → pack (blobs) → rows ═╗ transaction 1
-    sign the manifests (TUF) → publish the metadata → ╚ version ready, job done: transaction 2
+    sign the manifests (TUF) → publish the metadata → ╚ version ready or unsigned, job done:
+                                                        transaction 2
 
 A crash between any two steps is harmless. Before transaction 1 nothing is known outside: the
 pipeline runs again. After it the manifests are fixed by their digests, and signing, publishing and
@@ -40,6 +41,7 @@ from edgectl_server.storage.database import Database
 from edgectl_server.storage.files import make_private_directory
 from edgectl_server.storage.tables import Blob, BundleVariant, Job, ModelVersion
 from edgectl_server.uploads import discard_uploads
+from edgectl_server.version_signing import Settled
 
 if TYPE_CHECKING:
     from edgectl_server.pipeline.pack import PackedVariant
@@ -60,6 +62,13 @@ class Signs(Protocol):
 
     def add_targets(self, targets: Sequence[Target], now: datetime) -> bool:
         """Sign for manifests."""
+
+
+class Settles(Protocol):
+    """What is needed to know the state of a version."""
+
+    def state_of(self, variants: Sequence[BundleVariant]) -> Settled:
+        """Return whether it is ready or waits for signatures."""
 
 
 class KeepsKeys(Protocol):
@@ -94,6 +103,7 @@ class PushHandler:
         database: Database,
         blobs: BlobStore,
         repository: Signs,
+        signing: Settles,
         content_keys: KeepsKeys,
         publisher: Publishes,
         now: Callable[[], datetime],
@@ -106,6 +116,7 @@ class PushHandler:
         self._database = database
         self._blobs = blobs
         self._repository = repository
+        self._signing = signing
         self._content_keys = content_keys
         self._publisher = publisher
         self._now = now
@@ -122,11 +133,14 @@ class PushHandler:
         self._repository.add_targets(_targets(variants), self._now())
         context.progress("publish", f"{version.model} {version.version}")
         self._publisher.publish_metadata()  # where the broker is away, it is done when it is back
+        settled = self._signing.state_of(variants)
         with self._database.write() as session:
-            context.finish(session, _result(version, variants))
+            context.finish(session, _result(version, variants, settled))
             row = session.get(ModelVersion, version.id, with_for_update=True)
             assert row is not None
-            row.state = "ready"
+            # What has just been staged and was taken back since is found by the next `settle`.
+            row.state = "ready" if settled.state == "ready" else "unsigned"
+            row.problem = None
             discard_uploads(session, self._blobs, row)
 
     def ended(self, session: Session, job: Job, error: ServerError) -> None:
@@ -278,10 +292,13 @@ def _blobs_of(packed: Sequence[PackedVariant]) -> dict[str, int]:
     return sizes
 
 
-def _result(version: ModelVersion, variants: Sequence[BundleVariant]) -> dict[str, Any]:
+def _result(
+    version: ModelVersion, variants: Sequence[BundleVariant], settled: Settled
+) -> dict[str, Any]:
     return {
         "model": version.model,
         "version": version.version,
+        "waits_for": settled.role or None,
         "variants": [
             {
                 "variant": one.variant,

@@ -7,9 +7,11 @@ before, by their SHA-256.
 
 ::
 
-    processing ──► ready
+    processing ──► ready, unsigned
         ▲   └────► refused, failed
         └── the same push again ──┘
+
+What becomes of a version that waits for signatures: `edgectl_server.version_signing`.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
@@ -34,6 +36,7 @@ from edgectl_server.schemas import (
     PushOptions,
     PushRequest,
     Report,
+    SignatureWait,
     Trial,
     VariantInfo,
     VersionDetail,
@@ -58,7 +61,10 @@ PUSH = "push"
 """Kind of the job."""
 LABELS_MAX = 1024
 LABEL_CHARACTERS_MAX = 256
+WaitsFor = Callable[[str], SignatureWait | None]
+"""Takes the path of a target."""
 _AGAIN = frozenset({"refused", "failed"})
+_MADE = frozenset({"unsigned", "ready"})
 _MODEL_SORT = {"name": Model.name, "created_at": Model.created_at}
 _VERSION_SORT = {
     "created_at": ModelVersion.created_at,
@@ -86,6 +92,13 @@ def content_of(request: PushRequest) -> str:
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
+class _Shown(NamedTuple):
+    """What is not in a version's row; looked up once for each answer."""
+
+    running: dict[tuple[str, str], int]
+    waits_for: WaitsFor
+
+
 class Registry:
     """Models and versions."""
 
@@ -95,7 +108,9 @@ class Registry:
         blobs: BlobStore,
         jobs: Jobs,
         now: Callable[[], datetime],
+        *,
         shares: Callable[[], Sequence[VersionShare]],
+        waits_for: Callable[[], WaitsFor],
     ) -> None:
         """Take what it needs.
 
@@ -105,12 +120,14 @@ class Registry:
             jobs: with a handler for `PUSH`.
             now: the clock.
             shares: how many devices run which version.
+            waits_for: asked once for each answer; says whose signatures a bundle waits for.
         """
         self._database = database
         self._blobs = blobs
         self._jobs = jobs
         self._now = now
         self._shares = shares
+        self._waits_for = waits_for
 
     # ------------------------------------------------------------ pushing
 
@@ -146,12 +163,12 @@ class Registry:
                     data={"model": name, "version": row.version, "state": row.state},
                 )
             if row is not None and row.state not in _AGAIN:
-                if row.state == "ready":  # they were sent again for this answer
+                if row.state != "processing":  # they were sent again for this answer
                     discard_uploads(session, self._blobs, row)
                 return PushAccepted(model=name, version=row.version, job=row.job, created=False)
             if row is None:
                 row = self._add(session, name, request, user, content)
-            row.state = "processing"
+            row.state, row.problem = "processing", None
             row.job = self._jobs.create(session, PUSH, _payload(row, request, user), user)
             return PushAccepted(model=name, version=row.version, job=row.job, created=True)
 
@@ -193,6 +210,7 @@ class Registry:
             report=None,
             parent=request.parent,
             job=None,
+            problem=None,
             created_at=self._now(),
             created_by=user,
         )
@@ -220,16 +238,16 @@ class Registry:
         )
         if paging.q:
             wanted = wanted.where(match(paging.q, (Model.name,)))
-        shares = self._running()
+        shown = self._shown()
         with self._database.read() as session:
             rows, total = fetch_page(session, wanted, paging)
-            return Page(items=[_model(session, row, shares) for row in rows], total=total)
+            return Page(items=[_model(session, row, shown) for row in rows], total=total)
 
     def model(self, name: str) -> ModelSummary:
         """Return a model; raise `NotFound` ``model.unknown``."""
-        shares = self._running()
+        shown = self._shown()
         with self._database.read() as session:
-            return _model(session, _find_model(session, name), shares)
+            return _model(session, _find_model(session, name), shown)
 
     def versions(self, name: str, paging: PageQuery) -> Page[VersionSummary]:
         """Return one page of a model's versions; raise `NotFound` ``model.unknown``."""
@@ -242,15 +260,15 @@ class Registry:
         )
         if paging.q:
             wanted = wanted.where(match(paging.q, (ModelVersion.version, ModelVersion.source_name)))
-        shares = self._running()
+        shown = self._shown()
         with self._database.read() as session:
             _find_model(session, name)
             rows, total = fetch_page(session, wanted, paging)
-            return Page(items=[_summary(session, row, shares) for row in rows], total=total)
+            return Page(items=[_summary(session, row, shown) for row in rows], total=total)
 
     def version(self, name: str, version: str) -> VersionDetail:
         """Return a version with its report; raise `NotFound` ``version.unknown``."""
-        shares = self._running()
+        shown = self._shown()
         with self._database.read() as session:
             row = session.scalars(
                 select(ModelVersion).where(
@@ -265,7 +283,7 @@ class Registry:
                 )
             options = PushOptions.model_validate(row.options)
             return VersionDetail(
-                **_summary(session, row, shares).model_dump(),
+                **_summary(session, row, shown).model_dump(),
                 source_name=row.source_name,
                 calibration=row.calibration,
                 evaluation=row.evaluation,
@@ -277,8 +295,21 @@ class Registry:
                 error=_error(session, row),
             )
 
-    def _running(self) -> dict[tuple[str, str], int]:
-        return {(share.model, share.version): share.devices for share in self._shares()}
+    def snapshot(self, reference: str) -> VersionSummary | None:
+        """Return ``model@version`` as it is shown, or None; for live listeners."""
+        name, _, version = reference.partition("@")
+        shown = self._shown()
+        with self._database.read() as session:
+            row = session.scalars(
+                select(ModelVersion).where(
+                    ModelVersion.model == name, ModelVersion.version == version
+                )
+            ).one_or_none()
+            return None if row is None else _summary(session, row, shown)
+
+    def _shown(self) -> _Shown:
+        running = {(share.model, share.version): share.devices for share in self._shares()}
+        return _Shown(running, self._waits_for())
 
 
 def _check_options(options: PushOptions) -> None:
@@ -331,7 +362,7 @@ def _find_model(session: Session, name: str) -> Model:
     return row
 
 
-def _model(session: Session, row: Model, shares: dict[tuple[str, str], int]) -> ModelSummary:
+def _model(session: Session, row: Model, shown: _Shown) -> ModelSummary:
     versions = select(ModelVersion).where(ModelVersion.model == row.name)
     latest = session.scalars(versions.order_by(ModelVersion.id.desc()).limit(1)).first()
     count = session.scalar(select(func.count()).select_from(versions.subquery()))
@@ -344,15 +375,15 @@ def _model(session: Session, row: Model, shares: dict[tuple[str, str], int]) -> 
         name=row.name,
         created_at=row.created_at,
         versions=int(count or 0),
-        latest=None if latest is None else _summary(session, latest, shares),
-        devices_running=sum(number for (model, _), number in shares.items() if model == row.name),
+        latest=None if latest is None else _summary(session, latest, shown),
+        devices_running=sum(
+            number for (model, _), number in shown.running.items() if model == row.name
+        ),
         devices_desired=int(desired or 0),
     )
 
 
-def _summary(
-    session: Session, row: ModelVersion, shares: dict[tuple[str, str], int]
-) -> VersionSummary:
+def _summary(session: Session, row: ModelVersion, shown: _Shown) -> VersionSummary:
     variants = _variants(session, row)
     report = row.report or {}
     return VersionSummary.model_validate(
@@ -360,6 +391,9 @@ def _summary(
             "model": row.model,
             "version": row.version,
             "state": row.state,
+            "waits_for": shown.waits_for(variants[0].target)
+            if row.state == "unsigned" and variants
+            else None,
             "source": row.source,
             "source_bytes": row.source_size,
             "created_at": row.created_at,
@@ -368,14 +402,14 @@ def _summary(
             "metric": report.get("metric"),
             "reference": report.get("reference"),
             "best": variants[0] if variants else None,
-            "devices_running": shares.get((row.model, row.version), 0),
+            "devices_running": shown.running.get((row.model, row.version), 0),
         }
     )
 
 
 def _variants(session: Session, row: ModelVersion) -> list[VariantInfo]:
-    """Return the published variants of a version, the one that is tried first first."""
-    if row.state != "ready":
+    """Return the bundles of a version that is made, the one that is tried first first."""
+    if row.state not in _MADE:
         return []
     found = session.scalars(
         select(BundleVariant)
@@ -399,6 +433,8 @@ def _variants(session: Session, row: ModelVersion) -> list[VariantInfo]:
 
 
 def _error(session: Session, row: ModelVersion) -> Problem | None:
+    if row.state in _AGAIN and row.problem is not None:
+        return Problem.model_validate(row.problem)
     if row.state not in _AGAIN or row.job is None:
         return None
     job = session.get(Job, row.job)

@@ -29,7 +29,7 @@ def find_ready_version(session: Session, model: str, version: str) -> ModelVersi
 
     Raises:
         NotFound: ``version.unknown``.
-        Conflict: ``rollout.not_ready``.
+        Conflict: ``rollout.not_ready`` or ``rollout.unsigned``.
     """
     session.get(Model, model, with_for_update=True)
     row = session.scalars(
@@ -40,6 +40,13 @@ def find_ready_version(session: Session, model: str, version: str) -> ModelVersi
             "version.unknown",
             f"there is no version {version} of {model}",
             hint="push it first",
+        )
+    if row.state == "unsigned":
+        raise Conflict(
+            "rollout.unsigned",
+            f"version {version} of {model} waits for signatures: no device would install it",
+            hint=f"edgectl models show {model}@{version} says whose",
+            data={"state": row.state, "job": row.job},
         )
     if row.state != "ready":
         raise Conflict(

@@ -7,10 +7,12 @@ fails half-way.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from edgectl_server.admission import Admission
+from edgectl_server.alerts import OWN_WITHIN, Source, certificate_alerts, problem_alerts
 from edgectl_server.audit import AuditLog
 from edgectl_server.audit_heads import AuditHeads
 from edgectl_server.auth import Auth
@@ -39,6 +41,7 @@ from edgectl_server.storage.database import Database
 from edgectl_server.telemetry import Telemetry
 from edgectl_server.ticker import Duty
 from edgectl_server.tls import ServerTls, open_tls
+from edgectl_server.trust import Trust
 from edgectl_server.uploads import Uploads
 
 __all__ = ["Services", "open_services"]
@@ -81,6 +84,7 @@ class Services:
     rollouts: Rollouts
     telemetry: Telemetry
     security: SecurityEvents
+    trust: Trust
     first_password: str | None = None
     """Of the user admin, if it has just been made."""
     closing: ExitStack = field(default_factory=ExitStack)
@@ -134,6 +138,8 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
     )
     opened.callback(plane.close)
     tls = open_tls(settings, plane.authority, now, passphrase=passphrase)
+    for source in _alert_sources(settings, tls, audit_heads):
+        plane.alerts.add(source)
 
     jobs = Jobs(database, now, lease_s=settings.job_lease_s, attempts_max=settings.job_attempts_max)
     push = PushHandler(
@@ -142,12 +148,20 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         database=database,
         blobs=blobs,
         repository=plane.repository,
+        signing=plane.signing,
         content_keys=plane.content_keys,
         publisher=plane.publisher,
         now=now,
     )
     jobs.register(PUSH, push)
-    registry = Registry(database, blobs, jobs, now, plane.fleet.shares)
+    registry = Registry(
+        database,
+        blobs,
+        jobs,
+        now,
+        shares=plane.fleet.shares,
+        waits_for=plane.signing.waits_for,
+    )
     hub = Hub()
     opened.callback(hub.join)
     opened.callback(hub.close)
@@ -155,6 +169,8 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
     hub.register("device", plane.fleet.snapshot)
     hub.register("rollout", plane.rollouts.snapshot)
     hub.register("job", jobs.snapshot)
+    hub.register("version", registry.snapshot)
+    hub.register("trust", lambda _: plane.trust.summary())
     opened.callback(jobs.close)
     jobs.start()
     return Services(
@@ -183,5 +199,24 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         rollouts=plane.rollouts,
         telemetry=plane.telemetry,
         security=plane.security,
+        trust=plane.trust,
         first_password=first_password,
+    )
+
+
+def _alert_sources(
+    settings: Settings, tls: ServerTls | None, audit_heads: AuditHeads
+) -> Iterable[Source]:
+    """Yield what watches over this server's own door and its audit log."""
+    if tls is not None:
+        hint = "the server renews it by itself 30 days before: look into its log"
+        if settings.tls == "files":
+            hint = f"put a new one into {settings.tls_certificate}: it is read within seconds"
+        what = "the certificate of the web server (TLS)"
+        yield certificate_alerts(what, tls.ends_at, OWN_WITHIN, hint)
+    yield problem_alerts(
+        "audit.alarm",
+        "the audit log was changed",
+        lambda: audit_heads.alarm,
+        "edgectl audit verify says where; whoever did it could write the database",
     )

@@ -36,6 +36,7 @@ from edgectl_server.api import (
     session,
     system,
     telemetry,
+    trust,
     uploads,
 )
 from edgectl_server.api.access import RoleCheck, scope_of
@@ -59,6 +60,7 @@ _ROUTERS = (
     enrol.router,
     enrolment.router,
     rollouts.router,
+    trust.router,
     telemetry.router,
     events.router,
     audit.router,

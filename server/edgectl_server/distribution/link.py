@@ -26,8 +26,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
+from cryptography import x509
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
@@ -119,6 +121,7 @@ class BrokerLink:
         self._closing = False
         self._refused = 0
         self._failure = "not connected yet"
+        self._broker_certificate: bytes | None = None
         self._thread = threading.Thread(target=self._run, name="broker-link", daemon=True)
 
     def start(self) -> None:
@@ -140,6 +143,12 @@ class BrokerLink:
     def failure(self) -> str:
         """Why it is not connected; for people."""
         return self._failure
+
+    @property
+    def broker_certificate_ends_at(self) -> datetime | None:
+        """When the certificate ends that the broker has shown last; None before it has."""
+        shown = self._broker_certificate
+        return None if shown is None else x509.load_der_x509_certificate(shown).not_valid_after_utc
 
     @property
     def refused(self) -> int:
@@ -297,6 +306,9 @@ class BrokerLink:
                 return
             options = SubscribeOptions(qos=1)
             self._client.subscribe([(pattern, options) for pattern in SERVER_SUBSCRIPTIONS])
+            opened = self._client.socket()
+            if isinstance(opened, ssl.SSLSocket):
+                self._broker_certificate = opened.getpeercert(binary_form=True)
             with self._condition:
                 self._window = min(WINDOW, getattr(properties, "ReceiveMaximum", WINDOW))
                 self._up = True

@@ -52,6 +52,7 @@ from edgectl_server.schemas.models import (
     PushOptions,
     PushRequest,
     Report,
+    SignatureWait,
     TensorInfo,
     Trial,
     VariantInfo,
@@ -81,9 +82,19 @@ from edgectl_server.schemas.session import (
 )
 from edgectl_server.schemas.system import ReadyInfo, VersionInfo
 from edgectl_server.schemas.telemetry import TelemetrySummary
+from edgectl_server.schemas.trust import (
+    AlertInfo,
+    StagedInfo,
+    SubmitResult,
+    TrustInfo,
+    TrustKey,
+    TrustRole,
+    TrustSummary,
+)
 
 __all__ = [
     "ActionRequest",
+    "AlertInfo",
     "ApproveRequest",
     "AuditEntryInfo",
     "AuditState",
@@ -135,13 +146,20 @@ __all__ = [
     "Selector",
     "Sha256",
     "SignOnInfo",
+    "SignatureWait",
     "SlotInfo",
+    "StagedInfo",
+    "SubmitResult",
     "TelemetrySummary",
     "TensorInfo",
     "TokenCreated",
     "TokenInfo",
     "TokenRequest",
     "Trial",
+    "TrustInfo",
+    "TrustKey",
+    "TrustRole",
+    "TrustSummary",
     "UpdateInfo",
     "VariantInfo",
     "VersionDetail",

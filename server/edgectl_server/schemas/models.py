@@ -15,6 +15,7 @@ __all__ = [
     "PushOptions",
     "PushRequest",
     "Report",
+    "SignatureWait",
     "TensorInfo",
     "Trial",
     "VariantInfo",
@@ -120,12 +121,27 @@ class VariantInfo(Schema):
     trial: Trial
 
 
+class SignatureWait(Schema):
+    """Whose signatures a version waits for."""
+
+    role: str
+    """The model family; its document is under ``/trust/staged/{role}``."""
+    version: int
+    """Of that document."""
+    missing: int
+    """How many more signatures suffice; 0: it is signed, and waits for other staged changes."""
+    threshold: int
+    """How many must sign."""
+
+
 class VersionSummary(Schema):
     """A version in a list."""
 
     model: str
     version: str
-    state: Literal["processing", "ready", "refused", "failed"]
+    state: Literal["processing", "unsigned", "ready", "refused", "failed"]
+    waits_for: SignatureWait | None = None
+    """Of an unsigned version."""
     source: str
     source_bytes: int
     created_at: datetime

@@ -160,6 +160,11 @@ class Authority:
         return _pem(self._certificate).decode()
 
     @property
+    def expires_at(self) -> datetime:
+        """When the authority's own certificate ends, and with it all that it has issued."""
+        return self._certificate.not_valid_after_utc
+
+    @property
     def fingerprint(self) -> str:
         """Of the authority's key: 64 hexadecimal digits, by which a new device knows us."""
         return key_sha256(self._key.public_key())

@@ -90,6 +90,8 @@ class StagedStatus:
     """Who could sign."""
     missing: int
     """How many more signatures suffice; 0: it waits for other staged changes."""
+    threshold: int
+    """How many must sign."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,7 @@ def _staged(role: str, published: Published | None, drafts: Drafts, keys: Keys) 
         signed_by=tuple(key_name(listed[one]) or one[:12] for one in listed if one in signed),
         unsigned=tuple(unsigned),
         missing=missing_in(draft, mandates),
+        threshold=max((mandate.threshold for mandate in mandates), default=0),
     )
 
 

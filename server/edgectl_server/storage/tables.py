@@ -210,7 +210,7 @@ class ModelVersion(Base):
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     model: Mapped[str] = mapped_column(ForeignKey("model.name"))
     version: Mapped[str] = mapped_column(String(64))
-    state: Mapped[str] = mapped_column(String(16))  # processing, ready, refused, failed
+    state: Mapped[str] = mapped_column(String(16))  # processing, unsigned, ready, refused, failed
     content: Mapped[str] = mapped_column(String(71))  # digest over source, data and options
     source: Mapped[str] = mapped_column(String(71))
     source_size: Mapped[int]
@@ -222,6 +222,7 @@ class ModelVersion(Base):
     report: Mapped[Document | None]
     parent: Mapped[str | None] = mapped_column(String(64))
     job: Mapped[str | None] = mapped_column(String(32))
+    problem: Mapped[Document | None]  # why it has failed though its job has not
     created_at: Mapped[datetime]
     created_by: Mapped[str] = mapped_column(String(128))
 

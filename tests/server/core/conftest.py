@@ -85,7 +85,9 @@ def services(tmp_path: Path, clock: Clock) -> Iterator[Services]:
         "handover": Handover(database, clock),
         "jobs": jobs,
         "uploads": Uploads(settings.data_path / "uploads", settings, blobs, database, clock),
-        "registry": Registry(database, blobs, jobs, clock, list),
+        "registry": Registry(
+            database, blobs, jobs, clock, shares=list, waits_for=lambda: lambda _path: None
+        ),
         "link": SimpleNamespace(connected=False),
         "repository": SimpleNamespace(metadata=list),
         "closing": ExitStack(),

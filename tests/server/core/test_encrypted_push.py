@@ -21,6 +21,7 @@ from edgectl_server.signing.repository import Repository
 from edgectl_server.storage.blobs import BlobStore, file_digest
 from edgectl_server.storage.tables import Blob, BundleVariant, Job, ModelVersion
 from edgectl_server.uploads import Uploads
+from edgectl_server.version_signing import VersionSigning
 
 ACTIVITY = Path(__file__).parents[3] / "server/edgectl/demo/activity"
 FILES = {"model": "har_v1.onnx", "calibration": "calibration.npz", "evaluation": "eval.npz"}
@@ -51,18 +52,23 @@ class World:
         self.publisher = Published()
         keys = Keys.open(directory / "keys")
         self.jobs = Jobs(database, now)
+        repository = Repository.open(directory / "tuf", keys, now())
+        signing = VersionSigning(database, repository, now)
         handler = PushHandler(
             directory / "jobs",
             settings=Settings(data=str(directory)),
             database=database,
             blobs=self.blobs,
-            repository=Repository.open(directory / "tuf", keys, now()),
+            repository=repository,
+            signing=signing,
             content_keys=ContentKeys.open(directory / "keys"),
             publisher=self.publisher,
             now=now,
         )
         self.jobs.register(PUSH, handler)
-        self.registry = Registry(database, self.blobs, self.jobs, now, list)
+        self.registry = Registry(
+            database, self.blobs, self.jobs, now, shares=list, waits_for=signing.waits_for
+        )
 
     def upload(self) -> dict[str, str]:
         """Put the files into the store, as finished uploads do."""

@@ -24,6 +24,7 @@ from edgectl_server.signing.keys import Keys
 from edgectl_server.signing.repository import Repository
 from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.tables import Blob, BundleVariant, ModelVersion
+from edgectl_server.version_signing import VersionSigning
 
 ACTIVITY = Path(__file__).parents[3] / "server/edgectl/demo/activity"
 
@@ -68,6 +69,7 @@ class World:
         keys = Keys.open(self.directory / "keys")
         self.repository = Repository.open(self.directory / "tuf", keys, now())
         self.publisher = Published(self.repository)
+        self.signing = VersionSigning(self.database, self.repository, now)
         self.jobs = Jobs(self.database, now)
         self.handler = PushHandler(
             self.directory / "jobs",
@@ -75,12 +77,15 @@ class World:
             database=self.database,
             blobs=self.blobs,
             repository=self.repository,
+            signing=self.signing,
             content_keys=ContentKeys.open(self.directory / "keys"),
             publisher=self.publisher,
             now=now,
         )
         self.jobs.register(PUSH, self.handler)
-        self.registry = Registry(self.database, self.blobs, self.jobs, now, list)
+        self.registry = Registry(
+            self.database, self.blobs, self.jobs, now, shares=list, waits_for=self.signing.waits_for
+        )
 
     def push(self, **more):
         request = PushRequest(filename="har.onnx", **{**self.files, **more})
