@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from e2e.fleet import Server
 from edgectl_protocol.audit import AuditEntry, AuditHead, decode_line, entry_hash, head_message
+from waiting import wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -75,6 +76,21 @@ def test_who_did_what(admin, real_server, tmp_path, edgectl):
     offline = edgectl("audit", "verify", file, "--json")
     assert offline.code == 0, offline.err
     assert json.loads(offline.out)["rows"] == rows[0]["number"]  # reading leaves no row
+
+
+def test_what_is_done_to_keys_on_the_data_folder(admin, real_server):
+    command = [sys.executable, "-m", "edgectl", "keys", "rotate", "timestamp"]
+    subprocess.run([*command, "--data", real_server.data], check=True, timeout=60)
+
+    def look():
+        rows = json.loads(admin("audit", "list", "--search", "keys_rotate", "--json").out)
+        return rows[0] if rows else None
+
+    row = wait_for(look, "the row of the rotation")
+    assert (row["object"], row["via"], row["outcome"]) == ("timestamp", "command", "done")
+    assert row["actor"].startswith("local/")
+    assert "timestamp" in row["details"]["published"]
+    assert admin("audit", "verify").code == 0
 
 
 def test_only_an_admin_reads_it(admin, real_server, edgectl, monkeypatch):

@@ -3,7 +3,7 @@
 import json
 import threading
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
@@ -16,6 +16,7 @@ from edgectl_protocol.audit import ChainCheck, Finding, canonical, entry_hash, h
 from edgectl_server import audit as audit_module
 from edgectl_server.audit import Act, AuditLog, acting, describe, entry_of, note
 from edgectl_server.audit_heads import AuditHeads
+from edgectl_server.audit_spool import leave_act, local_actor
 from edgectl_server.clock import now
 from edgectl_server.errors import Unavailable
 from edgectl_server.storage.database import Database
@@ -109,6 +110,29 @@ def test_what_the_server_does_by_itself(database, log):
         session.add(Model(name="a", created_at=now(), created_by="-"))
     (entry,) = entries(log)
     assert (entry.actor, entry.via, entry.details) == ("server", "server", {"orders": 3})
+
+
+def test_what_commands_have_left_is_taken_in_once_and_in_order(database, log, tmp_path):
+    directory = tmp_path / "audit" / "pending"
+    assert log.take_in(directory) == 0
+    at = datetime(2026, 11, 23, 3, 48, tzinfo=UTC)
+    for number in range(3):
+        moment = at + timedelta(microseconds=number)
+        leave_act(directory, "keys_rotate", f"role{number}", {"threshold": 2}, moment)
+    for path in directory.iterdir():
+        assert path.stat().st_mode & 0o777 == 0o600
+    (directory / "9-garbage.json").write_bytes(b"{")
+    (directory / "9-huge.json").write_bytes(b'"' + b"x" * 100_000)
+    (directory / ".half.part").write_bytes(b"{")  # being written
+    assert log.take_in(directory) == 5
+    assert log.take_in(directory) == 0
+    written = entries(log)
+    assert [entry.object for entry in written] == ["role0", "role1", "role2", "", ""]
+    assert {entry.actor for entry in written[:3]} == {local_actor()}
+    assert written[0].via == "command"
+    assert written[0].details["done_at"] == at.isoformat()
+    assert [entry.action for entry in written[3:]] == ["unreadable"] * 2
+    assert check(log) is None
 
 
 def test_whatever_was_sent_fits_into_a_row(database, log):
