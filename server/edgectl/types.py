@@ -366,6 +366,7 @@ class DeviceSummary(Struct, frozen=True, kw_only=True):
     labels: dict[str, str]
     slots: list[SlotInfo]
     group: str = ""
+    security_events: int = 0
 
 
 class DeviceDetail(DeviceSummary, frozen=True, kw_only=True):

@@ -31,12 +31,12 @@ def test_a_real_server_encrypts_and_both_say_so(tmp_path, edgectl):
             "fp32": False,
         }
 
-        every = edgectl("push", activity_data.MODEL, "--name", "every", *DATA, "--encrypt")
+        every = edgectl("push", activity_data.MODEL, "--name", "every", *DATA, "--encrypt", "all")
         assert every.code == 0, every.err
         assert "encrypted: " in every.out
         text = edgectl("models", "show", "every@1").out
         assert text.count(", encrypted") == 2
-        again = edgectl("push", activity_data.MODEL, "--name", "every", *DATA, "--encrypt")
+        again = edgectl("push", activity_data.MODEL, "--name", "every", *DATA, "--encrypt", "all")
         assert again.code == 0, again.err
         assert "has this very content already" in again.out
         plain = edgectl("push", activity_data.MODEL, "--name", "every", *DATA, "--version", "1")

@@ -30,8 +30,8 @@ _PRECISIONS = ("fp32", "int8")
         "edgectl push har.onnx --calibration cal.npz --evaluation eval.npz",
         "edgectl push har_v2.onnx --name har --version 2 --max-drop 0.5 --labels labels.txt",
         "edgectl push detector.onnx --precision fp32 --detach --json",
-        "edgectl push secret.onnx --calibration cal.npz --encrypt",
-        "edgectl push secret.onnx --calibration cal.npz --encrypt=int8",
+        "edgectl push har.onnx --calibration cal.npz --encrypt all",
+        "edgectl push har.onnx --calibration cal.npz --encrypt int8",
     )
 )
 @click.argument("model", type=_FILE)
@@ -54,10 +54,8 @@ _PRECISIONS = ("fp32", "int8")
 )
 @click.option(
     "--encrypt",
-    is_flag=False,
-    flag_value="all",
-    metavar="[=VARIANTS]",
-    help="Only devices that are ordered to run it can read the model; all variants, or fp32,int8.",
+    metavar="all|VARIANTS",
+    help="Only devices that are ordered to run it can read the model: all variants, or fp32,int8.",
 )
 @click.option("--labels", help="Names of the classes: a text file, one a line, or a,b,c.")
 @click.option("--parent", type=VERSION, help="The version that this one was trained from.")
