@@ -378,11 +378,23 @@ class Auth:
             return fetch_page(session, wanted, paging)
 
     def delete_token(self, principal: Principal, identity: str) -> None:
-        """Delete a token; raise `NotFound` ``auth.token`` also for somebody else's."""
+        """Delete a token.
+
+        Raises:
+            NotFound: ``auth.token``, also for somebody else's.
+            Forbidden: ``auth.scope``: with a token that may less than the one to be deleted.
+        """
         with self._database.write() as session:
             row = session.get(ApiToken, identity)
             if row is None or (row.user != principal.user and principal.role != "admin"):
                 raise NotFound("auth.token", f"there is no token {identity[:32]!r}")
+            stronger = principal.scopes is not None and not set(row.scopes) <= principal.scopes
+            if stronger and row.id != principal.token:
+                raise Forbidden(
+                    "auth.scope",
+                    "this token may not revoke one that may more",
+                    hint="log in, and revoke it as yourself",
+                )
             describe(user=row.user, name=row.name)
             session.delete(row)  # and with it what was made with it
 
