@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import socket
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -214,12 +215,35 @@ def with_the_servers_certificate(site: Site, client_id: str = "server-thief") ->
     return Client(site.server.broker_port, identity, pki / "authority.pem", client_id)
 
 
+def files_of(agent: Agent) -> tuple[tuple[Path, Path], Path]:
+    """Return a device's certificate and key, and the authority that it believes."""
+    files = agent.state / "identity"
+    return (files / "certificate.pem", files / "key.pem"), files / "authority.pem"
+
+
 def with_the_certificate_of(agent: Agent, *, client_id: str | None = None) -> Client:
     """Connect as who has taken a device's certificate and key."""
-    files = agent.state / "identity"
-    identity = files / "certificate.pem", files / "key.pem"
-    port = agent.server.broker_port
-    return Client(port, identity, files / "authority.pem", client_id or agent.device)
+    return Client(agent.server.broker_port, *files_of(agent), client_id or agent.device)
+
+
+def is_let_in(
+    port: int | str, identity: tuple[Path, Path], authority: Path, client_id: str
+) -> bool:
+    """Say whether the broker answers CONNECT with success (MQTT 5, 3.1 and 3.2)."""
+    context = ssl.create_default_context(cafile=str(authority))
+    context.load_cert_chain(*map(str, identity))
+    name = client_id.encode()
+    content = b"\0\4MQTT\5\2\0\x3c\0" + len(name).to_bytes(2, "big") + name
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", int(port)), timeout=10) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
+        ):
+            connection.sendall(b"\x10" + bytes([len(content)]) + content)
+            answer = connection.recv(64)
+    except (ssl.SSLError, ConnectionError):
+        return False
+    return len(answer) > 3 and answer[0] == 0x20 and answer[3] == 0
 
 
 class StolenBroker:
