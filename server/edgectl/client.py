@@ -17,6 +17,8 @@ from types import NoneType
 from typing import Self, TypeVar, cast
 from urllib.parse import quote
 
+import msgspec
+
 from edgectl import types
 from edgectl.events import Event, events
 from edgectl.transport import Connection, RetryPolicy
@@ -159,6 +161,27 @@ class Client:
                     break
             if rest:
                 yield rest  # cut off, or too long: who decodes it says so
+
+    # ------------------------------------------------------------ trust
+
+    def trust(self) -> types.TrustInfo:
+        """Return who signs what, what waits for signatures, and what needs attention."""
+        return self._get("/trust", types.TrustInfo)
+
+    def staged(self, role: str) -> bytes:
+        """Return the document of a role that waits for signatures."""
+        return self._connection.content(f"/trust/staged/{_segment(role)}")
+
+    def published(self, role: str) -> bytes:
+        """Return the document of a role that devices have."""
+        return self._connection.content(f"/trust/published/{_segment(role)}")
+
+    def submit_staged(self, role: str, document: bytes) -> types.SubmitResult:
+        """Bring the signatures of a staged document."""
+        path = f"/trust/staged/{_segment(role)}"
+        return self._connection.request(
+            "POST", path, types.SubmitResult, body=msgspec.Raw(document)
+        )
 
     # ------------------------------------------------------------ models
 

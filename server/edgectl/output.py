@@ -39,8 +39,20 @@ _WIDTH_WITHOUT_TERMINAL = 200
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _STATE_STYLES = {
     "green": {"ready", "published", "succeeded", "committed", "completed", "online", "ok"},
-    "red": {"refused", "failed", "rejected", "rolled_back", "rolled-back", "aborted", "fail"},
-    "yellow": {"processing", "queued", "running", "in_progress", "paused", "pending", "warn"},
+    "red": {
+        "refused",
+        "failed",
+        "rejected",
+        "rolled_back",
+        "rolled-back",
+        "aborted",
+        "fail",
+        "critical",
+    },
+    "yellow": {
+        *("processing", "unsigned", "queued", "running", "in_progress", "paused", "pending"),
+        *("warn", "warning"),
+    },
 }
 
 

@@ -225,7 +225,7 @@ class Connection:
         kind: type[Answer],
         *,
         params: Sequence[tuple[str, str]] = (),
-        body: msgspec.Struct | Mapping[str, Any] | None = None,
+        body: msgspec.Struct | msgspec.Raw | Mapping[str, Any] | None = None,
         accept: Collection[int] = (),
     ) -> Answer:
         """Send a request and return its answer, decoded as `kind` (``type(None)``: no body).
@@ -251,6 +251,11 @@ class Connection:
                     "an edgectl server of another version, or none? `edgectl doctor`",
                     status=response.status_code,
                 ) from error
+
+    def content(self, path: str) -> bytes:
+        """Return the body of an answer as it is; raises as `request` does."""
+        with self.stream("GET", path) as response:
+            return _body(response)
 
     def patiently(self, attempt: Callable[[], Answer]) -> Answer:
         """Call `attempt` until the server answers, at most for the retry policy's time."""

@@ -237,6 +237,15 @@ class VariantInfo(Struct, frozen=True):
     encrypted: bool = False
 
 
+class SignatureWait(Struct, frozen=True):
+    """Whose signatures a version waits for."""
+
+    role: str
+    version: int
+    missing: int
+    threshold: int
+
+
 class VersionSummary(Struct, frozen=True, kw_only=True):
     """A version in a list."""
 
@@ -252,6 +261,7 @@ class VersionSummary(Struct, frozen=True, kw_only=True):
     reference: float | None = None
     best: VariantInfo | None = None
     devices_running: int = 0
+    waits_for: SignatureWait | None = None
 
 
 class VersionDetail(VersionSummary, frozen=True, kw_only=True):
@@ -277,6 +287,65 @@ class ModelSummary(Struct, frozen=True):
     latest: VersionSummary | None
     devices_running: int
     devices_desired: int
+
+
+class TrustKey(Struct, frozen=True):
+    """A key that signs for a role."""
+
+    keyid: str
+    name: str
+    scheme: str
+    online: bool
+
+
+class TrustRole(Struct, frozen=True):
+    """A role of the signed metadata."""
+
+    name: str
+    version: int | None
+    expires: datetime | None
+    threshold: int
+    keys: list[TrustKey]
+    online: bool
+    patterns: list[str]
+    targets: int
+
+
+class StagedInfo(Struct, frozen=True):
+    """A change that waits for signatures."""
+
+    role: str
+    version: int
+    expires: datetime
+    summary: list[str]
+    signed_by: list[str]
+    unsigned: list[TrustKey]
+    missing: int
+    threshold: int
+
+
+class AlertInfo(Struct, frozen=True):
+    """What somebody should look at."""
+
+    code: str
+    severity: str
+    detail: str
+    hint: str
+
+
+class TrustInfo(Struct, frozen=True):
+    """Who signs what, what waits, what needs attention."""
+
+    roles: list[TrustRole]
+    staged: list[StagedInfo]
+    alerts: list[AlertInfo]
+
+
+class SubmitResult(Struct, frozen=True):
+    """What has become of a document that was signed elsewhere."""
+
+    published: list[str]
+    staged: list[StagedInfo]
 
 
 class JobProgress(Struct, frozen=True):

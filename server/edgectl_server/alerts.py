@@ -68,7 +68,7 @@ class Alerts:
                 found += source(now)
             except ServerError as error:
                 found.append(Alert(error.code, "critical", error.detail, error.hint))
-        return tuple(sorted(dict.fromkeys(found), key=lambda one: one.severity != "critical"))
+        return tuple(sorted(dict.fromkeys(found), key=_urgency))
 
     def log(self) -> None:
         """Write what is new, or has been there for another day."""
@@ -192,6 +192,11 @@ def _devices(database: Database, *wanted: ColumnElement[bool]) -> str:
         ).all()
     more = f" and {count - len(names)} more" if count > len(names) else ""
     return f"{', '.join(names)}{more}"
+
+
+def _urgency(alert: Alert) -> tuple[bool, bool]:
+    """Return what sorts the most urgent first, and last what only waits for the others."""
+    return alert.severity != "critical", alert.code == "trust.waiting"
 
 
 def _shown(at: datetime) -> str:

@@ -81,7 +81,7 @@ def test_the_exit_codes_and_the_help_come_through(tmp_path: Path) -> None:
 
 def test_a_missing_package_is_named(edgectl: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keys_module, "_NEEDED", ("tuf", "no_such_package"))
-    done = edgectl("keys", "status")  # type: ignore[operator]
+    done = edgectl("keys", "list")  # type: ignore[operator]
     assert done.code == 1
     assert "error[keys.not_installed]" in done.err
     assert "pip install 'edgectl[keys]'" in done.err

@@ -162,9 +162,24 @@ def _account(session: Session) -> list[Check]:
         with session.connect() as client:
             me = client.me()
             login = Check("login", "ok", f"{me.user}, {me.role}")
-            return [login, _guarded("devices", lambda: _devices(client))]
+            checks = [login, _guarded("devices", lambda: _devices(client))]
+            return checks + _trust(client)
     except EdgectlError as error:
         return [Check("login", "fail", f"{error.code}: {error.detail}", error.hint)]
+
+
+def _trust(client: Client) -> list[Check]:
+    try:
+        found = client.trust()
+    except EdgectlError as error:
+        return [Check("trust", "fail", f"{error.code}: {error.detail}", error.hint)]
+    if not found.alerts:
+        return [Check("trust", "ok", f"{len(found.roles)} roles, nothing ends soon")]
+    status = {"critical": "fail"}
+    return [
+        Check(one.code, status.get(one.severity, "warn"), one.detail, one.hint)
+        for one in found.alerts
+    ]
 
 
 def _devices(client: Client) -> Check:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import click
 
-from edgectl.output import consoles, print_json
+from edgectl.client import Client
+from edgectl.output import consoles, plain, print_json
 from edgectl.session import MODEL, Session, examples, json_option, limit_option, pass_session
-from edgectl.tables import models_table, report_table, version_table, versions_table
+from edgectl.tables import (
+    models_table,
+    report_table,
+    version_table,
+    versions_table,
+    wait_text,
+)
+from edgectl.types import VersionDetail, VersionSummary
 
 __all__ = ["models"]
+
+_UNDER_WAY = frozenset({"processing", "unsigned"})
 
 
 @click.group(epilog=examples("edgectl models list", "edgectl models show har@1"))
@@ -38,17 +50,30 @@ def list_models(session: Session, search: str, limit: int, *, as_json: bool) -> 
         errors.print(f"{len(page.items)} of {page.total}: see more with --limit {page.total}")
 
 
-@models.command("show", epilog=examples("edgectl models show har", "edgectl models show har@1"))
+@models.command(
+    "show",
+    epilog=examples(
+        "edgectl models show har",
+        "edgectl models show har@1",
+        "edgectl models show vision-door@1 --watch",
+    ),
+)
 @click.argument("model", type=MODEL)
+@click.option("--watch", is_flag=True, help="Wait until MODEL@VERSION is ready, or never will be.")
 @json_option
 @pass_session
-def show_model(session: Session, model: str, *, as_json: bool) -> None:
+def show_model(session: Session, model: str, *, watch: bool, as_json: bool) -> None:
     """Show the versions of a MODEL, or the report of one MODEL@VERSION."""
     name, _, version = model.partition("@")
+    if watch and not version:
+        raise click.UsageError(f"what is watched is a version: {name}@1 --watch")
     output, _ = consoles()
     with session.connect() as client:
         if version:
             detail = client.get_version(name, version)
+            if watch:
+                _wait(client, detail)
+                detail = client.get_version(name, version)
             if as_json:
                 print_json(detail)
                 return
@@ -63,3 +88,18 @@ def show_model(session: Session, model: str, *, as_json: bool) -> None:
         print_json({"model": summary, "versions": versions})
     else:
         output.print(versions_table(versions))
+
+
+def _wait(client: Client, version: VersionDetail) -> None:
+    """Return when the version is ready, or has failed; say on stderr what it waits for."""
+    _, errors = consoles()
+    said = ""
+    with closing(client.events([f"version:{version.model}@{version.version}"])) as stream:
+        for event in stream:
+            seen = event.read(VersionSummary)
+            if seen.state not in _UNDER_WAY:
+                return
+            line = seen.state if seen.waits_for is None else wait_text(seen.waits_for)
+            if line != said:
+                errors.print(f"{plain(seen.model)}@{plain(seen.version)} {plain(line)}")
+            said = line

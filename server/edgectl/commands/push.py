@@ -13,7 +13,7 @@ from edgectl.output import consoles, plain, print_json
 from edgectl.progress import PushProgress
 from edgectl.pushing import finish_push, start_push
 from edgectl.session import NAME, VERSION, Session, examples, json_option, pass_session
-from edgectl.tables import report_table
+from edgectl.tables import report_table, wait_text
 from edgectl.types import PushAccepted, PushOptions, VersionDetail
 from edgectl_protocol.errors import InvalidName
 from edgectl_protocol.names import check_model_name
@@ -82,6 +82,7 @@ def push(
 
     Uploads are resumed where they broke off; the same content is never pushed twice. The exit code
     is 1 when every int8 variant loses more than --max-drop, with the table of what was tried.
+    A model of a team that signs its own waits for its signatures, with exit code 0.
     Ctrl-C leaves the push running on the server.
 
     With --encrypt, broker, blob store and mirrors hold ciphertext; the key goes to each device in
@@ -115,7 +116,7 @@ def push(
         _show_detached(accepted, as_json=as_json)
         return
     _show_result(result, created=accepted.created, as_json=as_json)
-    if result.state != "ready":
+    if result.state not in {"ready", "unsigned"}:
         _fail(result)
 
 
@@ -197,6 +198,12 @@ def _show_result(version: VersionDetail, *, created: bool, as_json: bool) -> Non
         output.print(report_table(version, version.report))
     if version.state == "ready":
         output.print(f"\n{name} is ready. Next: edgectl rollout start {name} --all")
+    elif version.waits_for is not None:
+        role = plain(version.waits_for.role)
+        output.print(
+            f"\n{name} {wait_text(version.waits_for)}. Next: edgectl keys sign {role} --key KEY"
+        )
+        output.print(f"It is ready by itself then: edgectl models show {name} --watch")
 
 
 def _fail(version: VersionDetail) -> NoReturn:

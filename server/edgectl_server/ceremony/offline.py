@@ -127,6 +127,7 @@ def public(key: str, name: str, passphrase_file: str | None, output: Path, as_js
     help="Where to write; FILE itself if it is left out.",
 )
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--submitting", is_flag=True, hidden=True, help="Who calls brings it back.")
 @json_option
 def sign(
     *,
@@ -137,6 +138,7 @@ def sign(
     previous: Path | None,
     output: Path | None,
     yes: bool,
+    submitting: bool,
     as_json: bool,
 ) -> None:
     """Add your signature to FILE, after showing in words what it says.
@@ -165,6 +167,8 @@ def sign(
         else:
             count = len(signed.metadata.signatures)
             click.echo(f"signed with {key_text(signer.public_key, keyid)}; signatures: {count}")
+            if submitting:
+                return
             click.echo(f"next: bring {output or file} back, edgectl keys import {output or file}")
 
 
