@@ -251,6 +251,7 @@ def _identity(settings: Settings, disk: RealDisk, say: Any) -> Any:
         device=device,
         token=token,
         authority=settings.authority,
+        key=settings.key,
         encryption_key=Keyring(settings.key_path, device).public_key(),
         waiting=lambda fingerprint: say(
             {"event": "waiting", "device": device, "fingerprint": fingerprint}
@@ -288,7 +289,10 @@ def _fingerprint(settings: Settings, options: argparse.Namespace) -> int:
     from edgectl_protocol.enrolment import format_fingerprint
 
     disk = RealDisk(settings.state_directory)
-    device, fingerprint = _device_name(settings), format_fingerprint(load_or_make_key(disk).key_id)
+    device, fingerprint = (
+        _device_name(settings),
+        format_fingerprint(load_or_make_key(disk, settings.key).key_id),
+    )
     if options.json:
         print(json.dumps({"device": device, "fingerprint": fingerprint}))
     else:

@@ -1,7 +1,9 @@
 """The device's private key: made on the device, never shown to anybody.
 
 What it is asked for is small, so that it may live in a chip as well: a signature, a signing
-request, and to speak TLS. Today there is one kind: a file of mode 0600 in the state directory.
+request, and to speak TLS. There are two kinds: a file of mode 0600 in the state directory, and a
+key in a token (`edgectl_agent.token_key`). Of the latter the same file holds the public half. So a
+device keeps the key that it began with: it does not enrol with one and go on with another.
 """
 
 from __future__ import annotations
@@ -12,7 +14,10 @@ from typing import Any, Protocol
 
 from edgectl_agent.durable import PRIVATE, Disk
 from edgectl_agent.errors import Refused
-from edgectl_protocol.encryption import ENCRYPTION_KEY_OID
+from edgectl_agent.key_uri import parse_key_uri
+from edgectl_agent.signing_request import signing_request
+from edgectl_agent.tls_key import is_reference
+from edgectl_agent.token_key import TokenKey
 from edgectl_protocol.enrolment import fingerprint_of
 
 __all__ = ["KEY_PATH", "DeviceKey", "FileKey", "load_key", "load_or_make_key"]
@@ -28,7 +33,7 @@ class DeviceKey(Protocol):
         """SHA-256 of the public key (DER SubjectPublicKeyInfo), 64 hexadecimal digits."""
 
     def sign(self, content: bytes) -> bytes:
-        """Return an ECDSA signature (P-256, SHA-256) in DER."""
+        """Return an ECDSA signature (P-256, SHA-256) in DER; raise `TokenAway`."""
 
     def signing_request(self, device: str, encryption_key: bytes = b"") -> str:
         """Return a certificate signing request (PKCS #10, PEM) that names an encryption key."""
@@ -38,6 +43,9 @@ class DeviceKey(Protocol):
 
     def load_into(self, context: ssl.SSLContext, certificate: Path) -> None:
         """Have new connections of `context` present `certificate`; raise `OSError` as it does."""
+
+    def close(self) -> None:
+        """Let go of it; it is not used afterwards."""
 
 
 class FileKey:
@@ -90,18 +98,7 @@ class FileKey:
 
     def signing_request(self, device: str, encryption_key: bytes = b"") -> str:
         """Return a certificate signing request in PEM."""
-        from cryptography import x509
-        from cryptography.hazmat.primitives.hashes import SHA256
-        from cryptography.hazmat.primitives.serialization import Encoding
-        from cryptography.x509.oid import NameOID
-
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, device)])
-        builder = x509.CertificateSigningRequestBuilder().subject_name(name)
-        if encryption_key:
-            identifier = x509.ObjectIdentifier(ENCRYPTION_KEY_OID)
-            extension = x509.UnrecognizedExtension(identifier, encryption_key)
-            builder = builder.add_extension(extension, critical=False)
-        return builder.sign(self._key, SHA256()).public_bytes(Encoding.PEM).decode()
+        return signing_request(self._key, device, encryption_key)
 
     def certifies(self, certificate: Any) -> bool:
         """Say whether a certificate is of this key."""
@@ -111,39 +108,75 @@ class FileKey:
         """Have new connections present `certificate`."""
         context.load_cert_chain(str(certificate), str(self._path))
 
+    def close(self) -> None:
+        """Do nothing: a file was read."""
 
-def load_key(disk: Disk) -> FileKey:
+
+def load_key(disk: Disk, uri: str = "") -> DeviceKey:
     """Return the key of an enrolled device.
 
+    Args:
+        disk: the state directory.
+        uri: of a key in a token; empty for a key in a file.
+
     Raises:
-        Refused: ``enrol.damaged``: there is none, or it is no P-256 key.
+        UsageError: ``key.uri``, ``key.pin``.
+        Refused: ``enrol.damaged``: there is none, or it is no P-256 key; ``key.other``: the device
+            has enrolled with another one; and what `TokenKey` raises.
     """
+    path = Path(disk.locate(KEY_PATH))
     try:
         content = disk.read(KEY_PATH, 65536)
     except FileNotFoundError as error:
         raise Refused(
             "enrol.damaged",
-            f"{disk.locate(KEY_PATH)} is missing",
+            f"{path} is missing",
             hint="remove the folder identity/ and enrol again",
         ) from error
-    return FileKey(Path(disk.locate(KEY_PATH)), content)
+    if is_reference(content) != bool(uri):
+        here = "a key in a token" if is_reference(content) else "a key in a file"
+        raise Refused(
+            "key.other",
+            f"this device began with {here}, and the setting `key` says otherwise",
+            hint="set `key` as it was; or remove the folder identity/ and enrol again",
+        )
+    if not uri:
+        return FileKey(path, content)
+    key = TokenKey(parse_key_uri(uri), path)
+    if key.reference != content:
+        key.close()
+        raise Refused(
+            "key.other",
+            "the key in the token is not the one that this device began with",
+            hint="put the right token in; or remove the folder identity/ and enrol again",
+        )
+    return key
 
 
-def load_or_make_key(disk: Disk) -> FileKey:
+def load_or_make_key(disk: Disk, uri: str = "") -> DeviceKey:
     """Return the key, which is made and durably written the first time.
 
-    Raises:
-        Refused: ``enrol.damaged``: what is there is no P-256 key.
-    """
-    if disk.size(KEY_PATH) is None:
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric import ec
+    In a token, a key that is there already is taken: somebody may have made it, or the power was
+    cut before the file was written.
 
-        content = ec.generate_private_key(ec.SECP256R1()).private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        disk.make_directory(KEY_PATH.rpartition("/")[0])
-        disk.write_atomic(KEY_PATH, content, PRIVATE)
+    Raises:
+        UsageError: ``key.uri``, ``key.pin``.
+        Refused: as `load_key`.
+    """
+    if disk.size(KEY_PATH) is not None:
+        return load_key(disk, uri)
+    disk.make_directory(KEY_PATH.rpartition("/")[0])
+    if uri:
+        key = TokenKey(parse_key_uri(uri), Path(disk.locate(KEY_PATH)), make=True)
+        disk.write_atomic(KEY_PATH, key.reference, PRIVATE)
+        return key
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    content = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    disk.write_atomic(KEY_PATH, content, PRIVATE)
     return load_key(disk)

@@ -8,6 +8,7 @@ in the manifest. The manifest itself is one chunk.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -15,7 +16,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from edgectl_agent.core.transfer import Outcome, Transfer, TransferFailure, TransferLimits
-from edgectl_agent.errors import StepCancelled, StepFailed, StepRejected, make_reason
+from edgectl_agent.errors import StepCancelled, StepFailed, StepRejected, TokenAway, make_reason
 from edgectl_agent.store import Partial, Store
 from edgectl_protocol import topics
 from edgectl_protocol.chunks import chunk_count, parse_index
@@ -36,6 +37,7 @@ CHECKPOINT_CHUNKS = 16
 fetched again after a power loss."""
 _WAIT_S = 0.5
 _INDEX = -1
+_log = logging.getLogger(__name__)
 
 
 class Transport(Protocol):
@@ -272,7 +274,12 @@ class Downloader:
 
     def _request_seed(self, blob: str, missing: tuple[int, ...], refused: tuple[int, ...]) -> None:
         request = SeedRequest(device=self._device, blob=blob, chunks=missing, refused=refused)
-        self._transport.publish(topics.seed(self._device), self._seal(request))
+        try:
+            sealed = self._seal(request)
+        except TokenAway as error:  # what is missing is asked for again
+            _log.warning("chunks cannot be asked for: %s", error)
+            return
+        self._transport.publish(topics.seed(self._device), sealed)
 
 
 def _topic(blob: str, number: int) -> str:

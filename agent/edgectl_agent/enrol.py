@@ -14,6 +14,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import random
 import secrets
@@ -99,6 +100,7 @@ def enrol(
     device: str,
     token: str = "",
     authority: str = "",
+    key: str = "",
     encryption_key: bytes = b"",
     waiting: Callable[[str], None] = lambda _fingerprint: None,
     pause: Callable[[float], None] = time.sleep,
@@ -113,6 +115,7 @@ def enrol(
             be approved by a person.
         authority: fingerprint of the authority that must have answered; needed without a token,
             checked with one as well.
+        key: URI of the device's key in a token; empty for a key in a file.
         encryption_key: public half of the key that encrypted bundles are opened with; empty for
             none. The signing request vouches for it, and the proof for the request.
         waiting: called once, with the fingerprint of the device's key, when a person must approve.
@@ -125,13 +128,27 @@ def enrol(
         Unreachable: ``server.unreachable``.
     """
     url = endpoint_url(server, "enrol")
-    attempt = _Attempt(
-        device=device,
-        key=load_or_make_key(disk),
-        token=_parsed_token(token) if token else None,
-        authority=_parsed_authority(authority),
-        encryption_key=encryption_key,
-    )
+    with contextlib.closing(load_or_make_key(disk, key)) as device_key:
+        attempt = _Attempt(
+            device=device,
+            key=device_key,
+            token=_parsed_token(token) if token else None,
+            authority=_parsed_authority(authority),
+            encryption_key=encryption_key,
+        )
+        enrolment = attempt.open(_ask_until_decided(attempt, url, waiting, pause))
+    disk.write_atomic(CERTIFICATE_PATH, enrolment.certificate_pem.encode())
+    disk.write_atomic(AUTHORITY_PATH, enrolment.authority_pem.encode())
+    disk.write_atomic(ROOT_PATH, enrolment.root.encode())
+    identity = Identity(device=device, server=server, broker=enrolment.broker)
+    disk.write_atomic(_IDENTITY_PATH, msgspec.json.encode(identity))
+    return identity
+
+
+def _ask_until_decided(
+    attempt: _Attempt, url: str, waiting: Callable[[str], None], pause: Callable[[float], None]
+) -> Answer:
+    """Ask again for as long as a person has to approve."""
     answer: Answer | None = attempt.ask(url)
     failures = 0
     while answer is None or answer.status == _STATUS_WAITING:
@@ -150,13 +167,7 @@ def enrol(
             answer = attempt.ask(url)
         except Unreachable:  # it may be restarting; somebody is to approve, so we go on asking
             answer = None
-    enrolment = attempt.open(answer)
-    disk.write_atomic(CERTIFICATE_PATH, enrolment.certificate_pem.encode())
-    disk.write_atomic(AUTHORITY_PATH, enrolment.authority_pem.encode())
-    disk.write_atomic(ROOT_PATH, enrolment.root.encode())
-    identity = Identity(device=device, server=server, broker=enrolment.broker)
-    disk.write_atomic(_IDENTITY_PATH, msgspec.json.encode(identity))
-    return identity
+    return answer
 
 
 class _Attempt:

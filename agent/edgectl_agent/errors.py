@@ -12,6 +12,8 @@
         ├── StepRejected  the model's fault: this digest will not be tried again
         └── StepCancelled a newer order or a stop overtook the step
 
+    TokenAway             an `OSError`: the token with the device's key fails; try again later
+
 Errors of the inference process are in `edgectl_agent.inference.errors`.
 """
 
@@ -27,6 +29,7 @@ __all__ = [
     "StepError",
     "StepFailed",
     "StepRejected",
+    "TokenAway",
     "Unreachable",
     "UsageError",
     "make_reason",
@@ -70,6 +73,10 @@ class Unreachable(AgentError):
     """The server or the broker does not answer."""
 
     exit_code = 3
+
+
+class TokenAway(OSError):
+    """The token that holds the device's key cannot sign now; nothing else is the matter."""
 
 
 class StepError(AgentError):

@@ -25,7 +25,7 @@ from edgectl_agent.core import steps
 from edgectl_agent.core.machine import Machine
 from edgectl_agent.core.timing import Moment
 from edgectl_agent.downloader import Progress
-from edgectl_agent.errors import AgentError
+from edgectl_agent.errors import AgentError, TokenAway
 from edgectl_agent.signing import Signer, seal, seal_encoded
 from edgectl_agent.spool import Kind, Spooled
 from edgectl_protocol import __version__, topics
@@ -114,6 +114,8 @@ class Reporter:
         self._progress: dict[str, Progress] = {}
         self._progress_dirty = False
         self._sent_s = float("-inf")
+        self._unsigned = ""
+        """Why the last report could not be signed."""
         self._outstanding: dict[tuple[int, int], float] = {}
         self.refusal: Reason | None = None
         """Why what came last as an order is not obeyed."""
@@ -222,10 +224,20 @@ class Reporter:
         self._outstanding.pop((boot, seq), None)
 
     def pump(self, elapsed_s: float) -> None:
-        """Send what is to be sent now."""
+        """Send what is to be sent now; without the device's key, at a later call."""
         self._alarms.pump(elapsed_s)
         if not self._channel.connected():
             return
+        try:
+            self._send(elapsed_s)
+        except TokenAway as error:  # it must not stop an update or a model
+            if str(error) != self._unsigned:
+                _log.warning("nothing can be reported: %s", error)
+            self._unsigned = str(error)
+        else:
+            self._unsigned = ""
+
+    def _send(self, elapsed_s: float) -> None:
         due = elapsed_s - self._sent_s >= PROGRESS_PERIOD_S
         wanted = self._dirty or (self._progress_dirty and due)
         if wanted and self._channel.publish(*self.sealed_state(online=True), retain=True):

@@ -36,6 +36,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     token_file: str = ""
     authority: str = ""
     state: str = "/var/lib/edgectl-agent"
+    key: str = ""
     key_directory: str = ""
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8500

@@ -33,7 +33,7 @@ from edgectl_agent.device_key import load_key
 from edgectl_agent.downloader import Downloader, Progress
 from edgectl_agent.durable import RealDisk
 from edgectl_agent.enrol import AUTHORITY_PATH, CERTIFICATE_PATH, ROOT_PATH, Identity
-from edgectl_agent.errors import Refused
+from edgectl_agent.errors import Refused, TokenAway
 from edgectl_agent.inference.process import InferenceProcess
 from edgectl_agent.journal import Journal
 from edgectl_agent.keeper import Keeper
@@ -120,7 +120,7 @@ class Supervisor:
             socket=settings.state_directory / settings.socket if settings.socket else None,
             log=settings.state_directory / "inference.log",
         )
-        self._key = load_key(disk)
+        self._key = load_key(disk, settings.key)
         self._connection = Connection(
             Endpoint(
                 host=identity.broker.host,
@@ -375,7 +375,11 @@ class Supervisor:
             _log.warning("the journal cannot be written: %s", error)
         if self._inference.alive():
             self._sample()
-        self._connection.stop(self._reporter.last_words())
+        try:
+            self._connection.stop(self._reporter.last_words())
+        except TokenAway as error:
+            _log.warning("no last words: %s", error)
+            self._connection.stop()
         self._inference.stop()
         self._spool.close()
         os.close(self._lock_handle)
