@@ -25,6 +25,7 @@ from edgectl_protocol.messages import (
     encode,
 )
 from edgectl_server.clock import now
+from edgectl_server.distribution.mosquitto import find_mosquitto
 from signed import key_id, seal
 from waiting import wait_for
 
@@ -33,9 +34,7 @@ ATTACKER = "one device"
 
 
 def pick(name: str) -> str:
-    if name == "mosquitto" and not shutil.which(
-        "mosquitto", path=os.environ["PATH"] + ":/usr/sbin"
-    ):
+    if name == "mosquitto" and find_mosquitto() is None:
         pytest.skip("mosquitto is not installed; packaging/install_test_packages.py installs it")
     return name
 
