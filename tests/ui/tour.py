@@ -27,6 +27,7 @@ PATHS = [
     "/rollouts/new?model=har&version=3",
     f"/rollouts/{RUNNING}?q=lyon",
     f"/rollouts/{PAUSED}",
+    "/trust",
     "/settings",
 ]
 ALL_RULES = {

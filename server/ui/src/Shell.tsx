@@ -3,9 +3,10 @@ import { useEffect } from "react";
 import { ActionIcon, Center, Loader, Menu, Tooltip, useMantineColorScheme } from "@mantine/core";
 import { Link, NavLink, Outlet, ScrollRestoration, useLocation } from "react-router";
 
+import { api } from "./api/client";
 import { useLive, useLiveStatus } from "./api/live";
 import { Icon, Mark, type IconName } from "./components/Icon";
-import { ErrorPanel } from "./components/Panels";
+import { ErrorPanel, Note } from "./components/Panels";
 import { useNow } from "./components/Time";
 import { clock } from "./format";
 import { LoginPage } from "./pages/LoginPage";
@@ -15,6 +16,7 @@ const PAGES: [name: string, to: string, icon: IconName][] = [
   ["Fleet", "/fleet", "fleet"],
   ["Models", "/models", "model"],
   ["Rollouts", "/rollouts", "rollout"],
+  ["Trust", "/trust", "shield"],
   ["Settings", "/settings", "settings"],
 ];
 
@@ -40,7 +42,8 @@ export function Shell() {
 }
 
 function Inside() {
-  useLive("fleet");
+  useLive("fleet", "trust");
+  const me = useMe();
   const { pathname } = useLocation();
   useEffect(() => {
     const [, first = "", second] = pathname.split("/");
@@ -79,9 +82,31 @@ function Inside() {
         </div>
       </aside>
       <main className="main" id="main" tabIndex={-1} style={{ outline: "none" }}>
+        {me.role !== "viewer" && pathname !== "/trust" && <AlertBanner />}
         <Outlet />
       </main>
       <ScrollRestoration />
+    </div>
+  );
+}
+
+/** What would let devices down days from now is said on every page, to those who can do something. */
+function AlertBanner() {
+  const { data } = api.useQuery("get", "/api/v1/trust", {}, { refetchInterval: 60_000 });
+  const [first, ...more] = data?.alerts ?? [];
+  if (!first) return null;
+  return (
+    <div style={{ marginBottom: 18 }}>
+      <Note tone={first.severity === "critical" ? "bad" : "warn"}>
+        <div className="row apart wrap">
+          <span className="breakable grow" style={{ minWidth: 220 }}>
+            {first.detail}
+          </span>
+          <Link to="/trust" className="nowrap">
+            {more.length ? `What to do, and ${more.length} more` : "What to do"}
+          </Link>
+        </div>
+      </Note>
     </div>
   );
 }

@@ -82,6 +82,22 @@ export function revoke(device: string): string {
   return `edgectl devices revoke ${device}`;
 }
 
+export function signStaged(role: string): string {
+  return `edgectl keys sign ${quoted(role)} --key KEY`;
+}
+
+export function exportStaged(role: string): string {
+  return `edgectl keys export ${quoted(role)} --output ${quoted(role)}.json`;
+}
+
+export function signFile(role: string): string {
+  return `edgectl keys sign ${quoted(role)}.json --key KEY`;
+}
+
+export function importStaged(role: string): string {
+  return `edgectl keys import ${quoted(role)}.json`;
+}
+
 export function createToken(name: string, role: string, scopes: string[], seconds: number | null): string {
   const expires = seconds === null ? "" : ` --expires ${seconds / 86_400}d`;
   const wanted = scopes.map((scope) => ` --scope ${scope}`).join("");

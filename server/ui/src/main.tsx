@@ -19,6 +19,7 @@ import { RolloutPage } from "./pages/RolloutPage";
 import { RolloutsPage } from "./pages/RolloutsPage";
 import { SettingsPage } from "./pages/SettingsPage";
 import { StartRolloutPage } from "./pages/StartRolloutPage";
+import { TrustPage } from "./pages/TrustPage";
 import { VersionPage } from "./pages/VersionPage";
 import { checkSession, queryClient } from "./session";
 import { Shell } from "./Shell";
@@ -43,6 +44,7 @@ const router = createBrowserRouter([
       { path: "rollouts/new", element: <StartRolloutPage /> },
       { path: "rollouts/:id", element: <RolloutPage /> },
       { path: "handover", element: <HandoverPage /> },
+      { path: "trust", element: <TrustPage /> },
       { path: "settings", element: <SettingsPage /> },
       { path: "*", element: <NotFoundPage /> },
     ],

@@ -133,6 +133,12 @@ export function connectLive(client: QueryClient, onLost: () => void): void {
         refetch("/api/v1/models/{name}/versions");
         refetch("/api/v1/models");
       }
+    } else if (kind === "version") {
+      refetch("/api/v1/models/{name}/versions/{version}");
+      refetch("/api/v1/models/{name}/versions");
+      refetch("/api/v1/models");
+    } else if (kind === "trust") {
+      refetch("/api/v1/trust");
     }
   };
 }

@@ -1,7 +1,7 @@
 // One EventSource for a set of topics that changes. The new stream is opened before the old one is
 // closed, so that a change of page does not look like a lost connection.
 
-export const TOPIC_KINDS = ["fleet", "rollout", "job", "device"] as const;
+export const TOPIC_KINDS = ["fleet", "rollout", "job", "device", "version", "trust"] as const;
 
 export type Report =
   | { kind: "snapshot"; topic: string; snapshot: unknown }

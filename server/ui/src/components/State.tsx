@@ -31,6 +31,7 @@ const STATES: Record<string, [tone: Tone, icon: IconName, words: string]> = {
   "rolled-back": ["bad", "back", "Rolled back"],
   // versions and trials
   processing: ["busy", "busy", "Processing"],
+  unsigned: ["warn", "key", "Unsigned"],
   ready: ["good", "check", "Ready"],
   refused: ["bad", "cross", "Refused"],
   accepted: ["idle", "check", "Accepted"],

@@ -5,12 +5,12 @@ import { api, fetchClient, type Schemas } from "../api/client";
 import { useLive } from "../api/live";
 import { Action } from "../components/Action";
 import { Confirm } from "../components/Confirm";
-import { Digest } from "../components/Command";
+import { Command, Digest } from "../components/Command";
 import { Empty, Facts, Head, Loaded, Note, Panel } from "../components/Panels";
 import { Report } from "../components/Report";
 import { State } from "../components/State";
 import { Time } from "../components/Time";
-import { cancelJob } from "../cli";
+import { cancelJob, signStaged } from "../cli";
 import { bytes, count, duration, median, plural, points, share, trialNumber } from "../format";
 import { queryClient } from "../session";
 
@@ -24,6 +24,8 @@ export function VersionPage() {
     { params: { path: { name, version } } },
     { refetchInterval: (state) => (state.state.data?.state === "processing" ? 3_000 : 30_000) },
   );
+  // A signature may come from anywhere.
+  useLive(query.data?.state === "unsigned" && `version:${name}@${version}`);
   return (
     <Loaded query={query} back={[`All versions of ${name}`, `/models/${name}`]}>
       {(found) => <Inside version={found} />}
@@ -32,6 +34,7 @@ export function VersionPage() {
 }
 
 const NOT_READY: Record<string, string> = {
+  unsigned: "The version waits for signatures.",
   processing: "The version is still being processed.",
   refused: "The version was refused; push a better one.",
   failed: "Processing has failed; push it again.",
@@ -67,6 +70,7 @@ function Inside({ version }: { version: Version }) {
           <p className="small mono">{version.error.code}</p>
         </Note>
       )}
+      {version.waits_for && <Unsigned wait={version.waits_for} />}
       {version.state === "processing" && version.job && <Job id={version.job} />}
       {version.best && <Outcome version={version} />}
       {version.report ? (
@@ -85,6 +89,22 @@ function Inside({ version }: { version: Version }) {
       {version.variants.length > 0 && <Bundles version={version} />}
       <Background version={version} />
     </>
+  );
+}
+
+function Unsigned({ wait }: { wait: Schemas["SignatureWait"] }) {
+  const words = wait.missing
+    ? `Waits for ${wait.missing} of ${plural(wait.threshold, "signature")} of ${wait.role}.`
+    : `Is signed by ${wait.role}, and waits for other staged changes.`;
+  return (
+    <Note tone="warn" icon="key">
+      <div className="row apart wrap">
+        <strong className="breakable">{words}</strong>
+        <Link to="/trust#staged">How to sign</Link>
+      </div>
+      <p>No device installs it before. It becomes ready by itself.</p>
+      {wait.missing > 0 && <Command text={signStaged(wait.role)} />}
+    </Note>
   );
 }
 
