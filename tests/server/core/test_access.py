@@ -428,7 +428,7 @@ def test_the_first_admin_is_made_once(services, tmp_path):
 
 def test_secrets_are_not_kept(services, people, tmp_path):
     cookie = services.auth.start_session("admin").cookie
-    token = people.admin["Authorization"].rpartition("_")[2]
+    token = people.admin["Authorization"].split("_", 2)[2]
     services.database.close()
     for file in services.settings.data_path.glob("edgectl.sqlite*"):
         content = file.read_bytes()
