@@ -63,6 +63,10 @@ ROLES = {
     "events": "viewer",
     "security_events": "viewer",
     "device_security_events": "viewer",
+    "get_trust": "viewer",
+    "get_staged": "viewer",
+    "get_published": "viewer",
+    "submit_staged": "operator",  # the signature is its own authority
     "list_audit": "admin",
     "audit_state": "admin",
     "export_audit": "admin",
@@ -92,6 +96,7 @@ SCOPES = {
     "reject_device": "devices:write",
     "start_rollout": "rollouts:write",
     "rollout_action": "rollouts:write",
+    "submit_staged": "trust:write",
     "list_audit": "admin",
     "audit_state": "admin",
     "export_audit": "admin",
