@@ -6,7 +6,7 @@ Rules:
    is refused: then a file would do.
 2. A PIN is tried once. A token locks itself after a few wrong ones, and an agent that is started
    again and again would see to that.
-3. The token is asked by one thread at a time, in one session. When it fails, the session is opened
+3. The token is asked by one thread at a time, in one session. When it fails, its library is begun
    anew, once; after that the failure is `TokenAway`, and is tried again by whoever asked.
 4. The token gets digests only: what it signs is hashed here.
 """
@@ -135,8 +135,11 @@ class TokenKey:
         )
 
     def _sign_again(self, digest: bytes) -> bytes:
+        import pkcs11
+
         self._close()
         try:
+            pkcs11.lib(str(self._uri.module)).reinitialize()  # it may know of a daemon that is gone
             opened = self._open(make=False)
             if opened.point != self._opened.point:
                 opened.session.close()
@@ -223,18 +226,28 @@ class TokenKey:
         return _Opened(session, private[0], point[-_POINT_BYTES:])
 
     def _make(self, session: Any) -> tuple[Any, Any]:
-        from pkcs11 import Attribute, KeyType
+        from pkcs11 import Attribute, KeyType, MechanismFlag
+        from pkcs11.constants import DEFAULT
 
         _log.info("making the key %r in the token", self._uri.object)
         parameters = session.create_domain_parameters(
             KeyType.EC, {Attribute.EC_PARAMS: _P256}, local=True
         )
-        fixed = {Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False}
+        private = {
+            Attribute.SENSITIVE: True,
+            Attribute.EXTRACTABLE: False,
+            Attribute.DECRYPT: DEFAULT,
+            Attribute.UNWRAP: DEFAULT,
+        }
+        public = {Attribute.ENCRYPT: DEFAULT, Attribute.WRAP: DEFAULT}
+        # DEFAULT leaves it to the token: to some, saying no to what EC keys cannot do is an error.
         pair: tuple[Any, Any] = parameters.generate_keypair(
             id=self._uri.id or hashlib.sha256(self._uri.object.encode()).digest()[:8],
             label=self._uri.object or "edgectl",
             store=True,
-            private_template=fixed,
+            capabilities=MechanismFlag.SIGN | MechanismFlag.VERIFY,
+            public_template=public,
+            private_template=private,
         )
         return pair
 
