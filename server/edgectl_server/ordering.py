@@ -61,6 +61,8 @@ RENEWAL = timedelta(days=10)
 NONCES_MAX = 16
 """Orders of a device whose nonces are known; it has taken one of them, or will take the newest."""
 _BATCH = 200
+_ACCEPTED_MAX = 2**62
+"""Highest number of an accepted order that is believed; the wire carries twice as many."""
 _FLUSH_S = 10.0
 
 
@@ -130,7 +132,7 @@ class Ordering:
         device = session.get(Device, name, with_for_update=True)
         assert device is not None, name
         now = self._now()
-        device.order_counter += 1
+        device.order_counter = _next_counter(device)
         device.order_expires_at = now + LIFETIME
         slots, policy = _slots(session, device)
         withdrawn = session.scalars(
@@ -278,6 +280,17 @@ class Ordering:
 def _is_signed_by(order: dict[str, Any] | None, keyids: Collection[str]) -> bool:
     """Say whether one of the keys has signed an envelope; no envelope needs no signature."""
     return order is None or any(one["keyid"] in keyids for one in order["signatures"])
+
+
+def _next_counter(device: Device) -> int:
+    """Return a number above every order of ours, and above the newest that the device has accepted.
+
+    Who had the orders key may have numbered orders far ahead; a restored backup numbers behind.
+    """
+    accepted = int((device.reported or {}).get("order_counter", 0))
+    if accepted > _ACCEPTED_MAX:  # only a lie, or a thief of the key: there must be room above it
+        accepted = 0
+    return max(device.order_counter, accepted) + 1
 
 
 def _next_nonce(device: Device) -> str:

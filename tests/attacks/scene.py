@@ -12,7 +12,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import paho.mqtt.client as mqtt
@@ -137,7 +137,7 @@ class Site:
 
     def wait_told(self, device: str, code: str) -> None:
         """Wait until the operator is told of `code`."""
-        wait_for(lambda: code in self.told(device), f"{code} of {device}", bound_s=30)
+        wait_for(lambda: code in self.told(device), f"{code} of {device}", bound_s=20)
 
     def wait_refused(self, device: str, code: str, counter: int | None = None) -> None:
         """Wait until the device says that it has refused an order, and which one."""
@@ -150,7 +150,7 @@ class Site:
                 and self.last.refused_order_counter == counter
             )
 
-        wait_for(look, f"{code} {counter} of {device}", bound_s=30)
+        wait_for(look, f"{code} {counter} of {device}", bound_s=20)
 
 
 class Client:
@@ -187,9 +187,8 @@ class Client:
 
     def newest(self, topic: str) -> bytes:
         """Wait for something on a topic that was subscribed to; return the newest."""
-        return cast(
-            "bytes", wait_for(lambda: [one for one in self.got.get(topic, []) if one], topic)[-1]
-        )
+        found = wait_for(lambda: [one for one in self.got.get(topic, []) if one], topic, bound_s=10)
+        return found[-1]
 
     def close(self) -> None:
         """Go."""

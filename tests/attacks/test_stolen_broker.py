@@ -48,7 +48,7 @@ def site(open_site: Callable[..., Site], broker: StolenBroker) -> Site:
 @pytest.fixture(scope="module")
 def thief(site: Site) -> Iterator[Client]:
     client = with_the_servers_certificate(site)
-    client.listen("edgectl/#")
+    client.listen("edgectl/v1/#")
     yield client
     client.close()
 
