@@ -21,9 +21,9 @@ from edgectl.output import (
     state_text,
     table,
 )
+from edgectl.trust_tables import wait_text
 
 __all__ = [
-    "alerts_table",
     "device_table",
     "devices_table",
     "events_table",
@@ -34,13 +34,10 @@ __all__ = [
     "rollout_events_table",
     "rollout_table",
     "rollouts_table",
-    "staged_text",
     "telemetry_table",
     "tokens_table",
-    "trust_table",
     "version_table",
     "versions_table",
-    "wait_text",
 ]
 
 
@@ -111,56 +108,6 @@ def version_table(version: types.VersionDetail) -> Table:
             sizes += ", encrypted"
         rows.append((f"variant {variant.rank}", f"{plain(variant.variant)}, {sizes}"))
     return pairs(rows, f"{plain(version.model)}@{plain(version.version)}")
-
-
-def wait_text(wait: types.SignatureWait) -> str:
-    """Return whose signatures a version waits for, in words."""
-    role = plain(wait.role)
-    if not wait.missing:
-        return f"is signed by {role}, and waits for other staged changes"
-    return f"waits for {wait.missing} of {wait.threshold} signatures of {role}"
-
-
-# ---------------------------------------------------------------- trust
-
-
-def trust_table(roles: Sequence[types.TrustRole]) -> Table:
-    """Return one row a role of the signed metadata."""
-    columns = ["ROLE", ">VERSION", "ENDS", "WHERE", "SIGNED BY", "SIGNS FOR"]
-    rows = [
-        (
-            plain(role.name),
-            plain(role.version),
-            "-" if role.expires is None else age(role.expires),
-            "online" if role.online else "offline",
-            f"{role.threshold} of: {_names(role.keys)}",
-            plain(", ".join(role.patterns)),
-        )
-        for role in roles
-    ]
-    return table(columns, rows)
-
-
-def staged_text(one: types.StagedInfo) -> str:
-    """Return what a staged change waits for, in words."""
-    name = f"{plain(one.role)} {one.version}"
-    if not one.missing:
-        return f"{name} is signed, and waits for other staged changes"
-    people = _names(one.unsigned)
-    return f"{name} waits for {one.missing} of {one.threshold} signatures: {people}"
-
-
-def _names(keys: Sequence[types.TrustKey]) -> str:
-    return ", ".join(plain(key.name or key.keyid[:12]) for key in keys)
-
-
-def alerts_table(alerts: Sequence[types.AlertInfo]) -> Table:
-    """Return what needs attention, with what to do about it."""
-    rows: list[tuple[Text | str, str]] = []
-    for one in alerts:
-        rows.append((state_text(one.severity), plain(one.detail)))
-        rows.append(("", f"try: {plain(one.hint)}"))
-    return table(["ALERT", ""], rows)
 
 
 def report_table(version: types.VersionDetail, report: types.Report) -> Group:

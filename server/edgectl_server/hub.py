@@ -1,7 +1,7 @@
 """Live snapshots: what is shown is looked up once a second, whoever and however many are looking.
 
-A topic is ``fleet``, or ``<kind>:<id>``. While somebody listens to it, one thread asks its
-snapshot function once a second, and wakes the listeners only when the answer has changed. All
+A topic is ``fleet``, ``trust``, or ``<kind>:<id>``. While somebody listens to it, one thread asks
+its snapshot function once a second, and wakes the listeners only when the answer has changed. All
 listeners of a topic get the same text. A slow listener misses intermediate snapshots and nothing
 else: there is no queue. Nobody listens: nothing is asked.
 """
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 LISTENERS_MAX = 500
 TOPICS_PER_LISTENER_MAX = 16
-TOPIC_CHARACTERS_MAX = 128
+TOPIC_CHARACTERS_MAX = 160
 
 
 class Snapshot(NamedTuple):

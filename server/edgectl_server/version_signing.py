@@ -18,10 +18,10 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from edgectl_protocol.names import hex_of
 from edgectl_server.audit import note
@@ -78,12 +78,18 @@ class VersionSigning:
         """
         states = ["unsigned", "ready"] if ready_too else ["unsigned"]
         with self._database.read() as session:
-            wanted = select(ModelVersion.id).where(ModelVersion.state.in_(states))
-            versions = session.scalars(wanted).all()
-            found = {one: self.state_of(_variants(session, one)) for one in versions}
+            rows = session.execute(
+                select(BundleVariant, ModelVersion.state)
+                .join(ModelVersion, ModelVersion.id == BundleVariant.version_id)
+                .where(ModelVersion.state.in_(states))
+                .order_by(BundleVariant.version_id)
+            ).all()
         changed = 0
-        for version, settled in found.items():
-            changed += self._store(version, states, settled)
+        for version, group in groupby(rows, lambda row: row[0].version_id):
+            variants = list(group)
+            settled = self.state_of(one for one, _ in variants)
+            if settled.state != variants[0][1]:
+                changed += self._store(version, states, settled)
         return changed
 
     def waits_for(self) -> Callable[[str], SignatureWait | None]:
@@ -108,9 +114,6 @@ class VersionSigning:
         return look
 
     def _store(self, version: int, states: Sequence[str], settled: Settled) -> bool:
-        with self._database.read() as session:
-            if session.get_one(ModelVersion, version).state == settled.state:
-                return False
         with self._database.write() as session:
             row = session.get_one(ModelVersion, version, with_for_update=True)
             if row.state not in states or row.state == settled.state:
@@ -121,10 +124,6 @@ class VersionSigning:
             note(session, "settle_version", name, {"state": settled.state})
         logger.info("%s is %s", name, settled.state)
         return True
-
-
-def _variants(session: Session, version: int) -> Sequence[BundleVariant]:
-    return session.scalars(select(BundleVariant).where(BundleVariant.version_id == version)).all()
 
 
 def _not_signed(row: ModelVersion) -> ServerError:

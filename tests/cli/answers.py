@@ -277,6 +277,32 @@ def _me(request):
     return problem(401, "auth.required", "this token is not known")
 
 
+def trust():
+    key = s.TrustKey(keyid="ab" * 32, name=HOSTILE, scheme="ed25519", online=False)
+    role = s.TrustRole(
+        name="vision",
+        version=1,
+        expires=AT,
+        threshold=1,
+        keys=[key],
+        online=False,
+        patterns=["models/vision-*/*/*"],
+        targets=3,
+    )
+    staged = s.StagedInfo(
+        role="vision",
+        version=2,
+        expires=AT,
+        summary=[HOSTILE],
+        signed_by=[],
+        unsigned=[key],
+        missing=1,
+        threshold=1,
+    )
+    alert = s.AlertInfo(code="trust.unsigned", severity="warning", detail=HOSTILE, hint=HOSTILE)
+    return s.TrustInfo(roles=[role], staged=[staged], alerts=[alert])
+
+
 def install_answers(fake: FakeServer) -> None:
     """Give `fake` one of everything."""
     har = s.ModelSummary(
@@ -323,6 +349,7 @@ def install_answers(fake: FakeServer) -> None:
         ("POST", "/tokens"): (201, token_created()),
         ("DELETE", "/tokens/fedcba9876543210"): (204, b""),
         ("GET", "/telemetry"): (200, [telemetry()]),
+        ("GET", "/trust"): (200, trust()),
     }
     for action in ("pause", "resume", "abort"):
         fake.routes["POST", f"/rollouts/R1/actions/{action}"] = (200, rollout("paused"))

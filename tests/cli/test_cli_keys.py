@@ -85,3 +85,14 @@ def test_a_missing_package_is_named(edgectl: object, monkeypatch: pytest.MonkeyP
     assert done.code == 1
     assert "error[keys.not_installed]" in done.err
     assert "pip install 'edgectl[keys]'" in done.err
+
+
+def test_names_that_a_server_gives_do_nothing_to_a_terminal(
+    logged_in: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EDGECTL_SERVER_DATA", raising=False)
+    shown = logged_in("keys", "status")  # type: ignore[operator]
+    assert shown.code == 3
+    assert "\x1b" not in shown.out + shown.err
+    assert "\\x1b[31mred" in shown.out
+    assert json.loads(logged_in("keys", "status", "--json").out)["staged"][0]["role"] == "vision"  # type: ignore[operator]

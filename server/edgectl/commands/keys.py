@@ -26,7 +26,7 @@ from edgectl.commands.server import missing_packages
 from edgectl.errors import EdgectlError, LocalError, doing
 from edgectl.output import consoles, plain, print_json
 from edgectl.session import Session, examples, json_option, pass_session
-from edgectl.tables import alerts_table, staged_text, trust_table
+from edgectl.trust_tables import alerts_table, staged_text, trust_table
 from edgectl_protocol.metadata import METADATA_BYTES_MAX
 
 __all__ = ["ATTENTION", "keys"]
@@ -46,10 +46,10 @@ class _Keys(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command, which for the ceremony takes everything."""
+        """Return the command; what is unknown here is the ceremony's to answer."""
         command = self.get_command(ctx, args[0])
         if command is None or _is_for_folder(args):
-            return args[0], click.Command(args[0], callback=lambda: _hand_over(args)), []
+            command = _handed_over(args[0])
         return args[0], command, args[1:]
 
 
@@ -75,6 +75,24 @@ def _folder_options(command: _Command) -> _Command:
     ):
         command = option(command)
     return command
+
+
+def _handed_over(name: str, words: str = "", example: str = "") -> click.Command:
+    """Return a command that the ceremony does, with everything that is given to it."""
+
+    def callback(arguments: tuple[str, ...]) -> None:
+        _hand_over([name, *arguments])
+
+    return click.Command(
+        name,
+        callback=callback,
+        params=[click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)],
+        context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+        add_help_option=False,
+        help=f"{words}\n\nMore: edgectl keys {name} --help",
+        short_help=words,
+        epilog=examples(f"edgectl keys {name} {example}".rstrip()),
+    )
 
 
 def _hand_over(args: Sequence[str]) -> NoReturn:
@@ -111,10 +129,9 @@ def _check_installed() -> None:
 def keys(ctx: click.Context) -> None:
     """Who may sign models, and what waits for signatures.
 
-    The commands below ask the server. All others need `pip install 'edgectl[keys]'`: generate,
-    public and sign FILE work without a network; init, list, rotate, add-signer, remove-signer,
-    revoke, delegate, undelegate and discard change a server's data folder on its own machine.
-    docs/operations/keys.md has the whole ceremony.
+    status, export, import and sign ROLE ask the server. All else needs `pip install
+    'edgectl[keys]'`: generate, public and sign FILE work without a network, the others on a
+    server's data folder, on its own machine. docs/operations/keys.md has the whole ceremony.
     """
     if ctx.invoked_subcommand is None:
         _hand_over(["--help"])
@@ -317,3 +334,19 @@ def _write(path: Path, content: bytes) -> None:
         path.write_bytes(content)
     except OSError as error:
         raise LocalError("keys.file", f"cannot write {path}: {error.strerror}") from error
+
+
+for _name, _words, _example in (
+    ("generate", "Make a key for a person.", "ana.pem --name ana"),
+    ("public", "Write the public half of a key.", "hsm:2?label=safe --output safe.pub"),
+    ("init", "Begin with offline keys, before the server's first start.", "--root ana.pub"),
+    ("list", "List all keys, and where the server holds them.", ""),
+    ("rotate", "Change who signs for a role.", "timestamp"),
+    ("add-signer", "Let another key sign for a role.", "root dora.pub --threshold 2"),
+    ("remove-signer", "Let a key sign no more for a role.", "root 1a2b3c4d5e6f"),
+    ("revoke", "Take stolen keys out of every role at once.", "1a2b3c4d5e6f"),
+    ("delegate", "Let a team sign its models.", "vision --pattern 'vision-*' --key vera.pub"),
+    ("undelegate", "Take a team's models back.", "vision --keep-targets"),
+    ("discard", "Give up a change that waits.", "root"),
+):
+    keys.add_command(_handed_over(_name, _words, _example))

@@ -14,8 +14,8 @@ from edgectl.tables import (
     report_table,
     version_table,
     versions_table,
-    wait_text,
 )
+from edgectl.trust_tables import wait_text
 from edgectl.types import VersionDetail, VersionSummary
 
 __all__ = ["models"]

@@ -13,7 +13,8 @@ from edgectl.output import consoles, plain, print_json
 from edgectl.progress import PushProgress
 from edgectl.pushing import finish_push, start_push
 from edgectl.session import NAME, VERSION, Session, examples, json_option, pass_session
-from edgectl.tables import report_table, wait_text
+from edgectl.tables import report_table
+from edgectl.trust_tables import wait_text
 from edgectl.types import PushAccepted, PushOptions, VersionDetail
 from edgectl_protocol.errors import InvalidName
 from edgectl_protocol.names import check_model_name

@@ -34,7 +34,8 @@ async def checked_topics(
         list[str],
         Query(
             max_length=64,
-            description="`fleet`, `rollout:<id>`, `job:<id>`, `device:<id>`; may be repeated.",
+            description="`fleet`, `trust`, `rollout:<id>`, `job:<id>`, `device:<id>`, "
+            "`version:<model>@<version>`; may be repeated.",
         ),
     ],
 ) -> tuple[str, ...]:

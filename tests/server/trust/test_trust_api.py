@@ -10,6 +10,7 @@ from sqlalchemy import select
 from tuf.api.metadata import Metadata
 
 from edgectl_protocol.metadata import METADATA_BYTES_MAX
+from edgectl_server.alerts import ends_in_file
 from edgectl_server.storage.tables import AuditEntryRow
 from server.signing.devices import Person
 from server.trust.conftest import Desk
@@ -97,6 +98,13 @@ def test_only_good_signatures_of_the_right_keys_count(waiting: Desk) -> None:
         assert (answer.status_code, answer.json()["code"]) == (422, code), content[:60]
     assert set(waiting.waiting()) == {"targets", "vision"}
     assert waiting.submit("root", document).json()["code"] == "tuf.nothing_staged"
+
+
+def test_the_certificate_of_the_broker_is_seen_on_the_connection(desk: Desk) -> None:
+    """So that one on another machine, which nobody here renews, is watched over too."""
+    file = desk.settings.data_path / "pki/broker.pem"
+    assert desk.services.link.wait_connected(10)
+    assert desk.services.link.broker_certificate_ends_at == ends_in_file(file)()
 
 
 def test_a_document_is_bounded(waiting: Desk) -> None:
