@@ -184,7 +184,7 @@ class TokenKey:
             session = token.open(rw=make, user_pin=pin)
         except pkcs11.UserAlreadyLoggedIn:  # a login is of the process, not of the session
             session = token.open(rw=make)
-        except (pkcs11.PinIncorrect, pkcs11.PinLocked, pkcs11.PinInvalid, pkcs11.PinLenRange):
+        except (pkcs11.PinIncorrect, pkcs11.PinInvalid, pkcs11.PinLenRange):
             self._pin_refused = True
             raise
         try:

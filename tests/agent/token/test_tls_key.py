@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -40,10 +42,32 @@ class Place:
 
     def certificate(self, name: str, key: Key | rsa.RSAPrivateKey, usage: object = CLIENT) -> Path:
         path = self.folder / f"{name}.pem"
-        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-        certificate = self.authority._sign(subject, key.public_key(), usage=usage)
-        path.write_bytes(certificate.public_bytes(Encoding.PEM))
+        self.certify(path, name, key.public_key(), usage)
         return path
+
+    def certify(self, path: Path, name: str, public_key: Any, usage: object = CLIENT) -> None:
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        certificate = self.authority._sign(subject, public_key, usage=usage)
+        path.write_bytes(certificate.public_bytes(Encoding.PEM))
+
+    @contextlib.contextmanager
+    def serving(self, connections: int) -> Iterator[int]:
+        """Tell each client the name that it has proved; give the port."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.settimeout(30)
+
+            def serve() -> None:
+                for _ in range(connections):
+                    with contextlib.suppress(OSError):
+                        opened, _ = listener.accept()
+                        with self.server_context.wrap_socket(opened, server_side=True) as served:
+                            subject = dict(one[0] for one in served.getpeercert()["subject"])
+                            served.sendall(subject["commonName"].encode())
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            yield listener.getsockname()[1]
+            thread.join(60)
 
     def _server(self, key: Key | rsa.RSAPrivateKey) -> ssl.SSLContext:
         certificate = self.certificate("server", key, SERVER)
