@@ -124,7 +124,10 @@ class Site:
             wait_for(lambda name=name: self.client.device(name).online, f"{name} online")
         wanted = [name for name in names if self.agents[name].served("har") != version]
         if wanted:
-            self.server.wait_rollout(self.server.roll_out("har", version, *wanted, **POLICY))
+            rollout = self.server.roll_out("har", version, *wanted, **POLICY)
+            ended = self.server.wait_rollout(rollout, bound_s=30)
+            devices = self.client.rollout_devices(rollout).items
+            assert ended.counts.committed == len(wanted), devices
         assert {self.agents[name].served("har") for name in names} == {version}
 
     def order(self, version: str, *devices: str) -> str:
@@ -226,11 +229,17 @@ def with_the_certificate_of(agent: Agent, *, client_id: str | None = None) -> Cl
 
 
 def is_let_in(
-    port: int | str, identity: tuple[Path, Path], authority: Path, client_id: str
+    port: int | str,
+    identity: tuple[Path, Path],
+    authority: Path,
+    client_id: str,
+    *,
+    context: ssl.SSLContext | None = None,
 ) -> bool:
     """Say whether the broker answers CONNECT with success (MQTT 5, 3.1 and 3.2)."""
-    context = ssl.create_default_context(cafile=str(authority))
-    context.load_cert_chain(*map(str, identity))
+    if context is None:
+        context = ssl.create_default_context(cafile=str(authority))
+        context.load_cert_chain(*map(str, identity))
     name = client_id.encode()
     content = b"\0\4MQTT\5\2\0\x3c\0" + len(name).to_bytes(2, "big") + name
     try:

@@ -227,6 +227,8 @@ def recovered(site: Site, loot: Loot, ana: Ana) -> Site:
 
 
 def test_after_the_revocation_the_honest_server_is_obeyed(recovered: Site) -> None:
+    healed = recovered.agents["pi-1"]  # the server has signed anew what it wants of each device
+    wait_for(lambda: healed.served("har") == "1", "what the thief ordered is gone", bound_s=20)
     recovered.settle("2")
     recovered.settle("1")
 
