@@ -39,7 +39,7 @@ def test_every_command_has_a_description_and_examples_of_itself(path, context):
 
 @pytest.mark.parametrize(("path", "context"), LEAVES, ids=[path for path, _ in LEAVES])
 def test_every_command_that_shows_something_can_show_json(path, context):
-    if path in {"edgectl server", "edgectl keys"}:
+    if context.command.context_settings.get("ignore_unknown_options"):
         return  # it is another program's command line
     assert any("--json" in option.opts for option in context.command.params)
 
