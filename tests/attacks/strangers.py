@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from attacks.scene import Site
+from edgectl_protocol.encryption import ENCRYPTION_KEY_OID
 from edgectl_protocol.enrolment import renewal_text, request_proof
 
 Key = ec.EllipticCurvePrivateKey
@@ -50,10 +51,15 @@ def new_key() -> Key:
     return ec.generate_private_key(ec.SECP256R1())
 
 
-def csr_of(key: Key, name: str = "stranger") -> str:
-    """Return a signing request."""
+def csr_of(key: Key, name: str = "stranger", *, encryption_key: bytes = b"") -> str:
+    """Return a signing request, with an X25519 key if one is given."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     request = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    if encryption_key:
+        named = x509.UnrecognizedExtension(
+            x509.ObjectIdentifier(ENCRYPTION_KEY_OID), encryption_key
+        )
+        request = request.add_extension(named, critical=False)
     signed = request.sign(key, hashes.SHA256())
     return signed.public_bytes(serialization.Encoding.PEM).decode()
 
