@@ -1,0 +1,172 @@
+"""Devices, what they run and report."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from msgspec import Struct
+
+__all__ = [
+    "DeviceDetail",
+    "DeviceEventInfo",
+    "DeviceSummary",
+    "FleetSummary",
+    "InstalledInfo",
+    "ReasonInfo",
+    "SecurityEventInfo",
+    "SlotInfo",
+    "TelemetrySummary",
+    "UpdateInfo",
+    "VersionShare",
+]
+
+
+class InstalledInfo(Struct, frozen=True):
+    """What a slot runs."""
+
+    version: str
+    variant: str
+    manifest: str
+    since: datetime
+
+
+class ReasonInfo(Struct, frozen=True):
+    """Why something failed."""
+
+    code: str
+    detail: str
+
+
+class UpdateInfo(Struct, frozen=True):
+    """The newest update of a slot."""
+
+    order: int
+    version: str
+    variant: str
+    state: str
+    attempt: int
+    bytes_done: int
+    bytes_total: int
+    rollout: str | None
+    reason: ReasonInfo | None
+    trial: dict[str, Any] | None
+
+
+class SlotInfo(Struct, frozen=True):
+    """One model slot of a device."""
+
+    slot: str
+    desired_version: str | None
+    desired_rollout: str | None
+    running: InstalledInfo | None
+    previous: InstalledInfo | None
+    update: UpdateInfo | None
+    fault: ReasonInfo | None = None
+
+
+class DeviceSummary(Struct, frozen=True, kw_only=True):
+    """A device in a list."""
+
+    id: str
+    online: bool
+    last_seen_at: datetime | None
+    enrolled_at: datetime
+    state: str
+    agent_version: str
+    machine: str
+    cpu_model: str
+    labels: dict[str, str]
+    slots: list[SlotInfo]
+    group: str = ""
+    security_events: int = 0
+
+
+class DeviceDetail(DeviceSummary, frozen=True, kw_only=True):
+    """A device with everything it reports."""
+
+    boot: int
+    certificate_expires_at: datetime
+    fingerprint: str = ""
+    enrolled_by: str = ""
+    order_counter: int
+    accepted_order_counter: int
+    endpoint: str
+    capabilities: dict[str, Any] | None
+    rejected: list[str]
+    system: dict[str, Any] | None
+    refusal: ReasonInfo | None = None
+    refused_order_counter: int | None = None
+
+
+class DeviceEventInfo(Struct, frozen=True):
+    """A transition that a device has reported."""
+
+    device: str
+    at: datetime
+    received_at: datetime
+    slot: str
+    order: int
+    version: str
+    variant: str
+    before: str
+    event: str
+    after: str
+    rollout: str | None
+    reason: ReasonInfo | None
+    trial: dict[str, Any] | None
+
+
+class SecurityEventInfo(Struct, frozen=True):
+    """What an attacker may have done, as the device or the server saw it."""
+
+    device: str
+    source: str
+    at: datetime
+    until: datetime
+    received_at: datetime
+    code: str
+    detail: str
+    count: int
+    order: int | None
+
+
+class VersionShare(Struct, frozen=True):
+    """How many devices run a version."""
+
+    model: str
+    version: str
+    devices: int
+
+
+class FleetSummary(Struct, frozen=True):
+    """The fleet in numbers."""
+
+    devices: int
+    online: int
+    offline: int
+    updating: int
+    failing: int
+    versions: list[VersionShare]
+    security: int = 0
+
+
+class TelemetrySummary(Struct, frozen=True):
+    """Counts of one slot of one device, added up over the asked time, by model digest."""
+
+    device: str
+    slot: str
+    version: str
+    manifest: str
+    windows: int
+    first: datetime
+    last: datetime
+    requests: int
+    errors: int
+    non_finite: int
+    latency_p50_us: float | None
+    latency_p95_us: float | None
+    latency: list[int]
+    confidence: list[int]
+    classes: list[int]
+    refused: int = 0

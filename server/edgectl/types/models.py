@@ -1,0 +1,196 @@
+"""Pushes, versions, variants and the jobs that make them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from msgspec import Struct, field
+
+from edgectl.types.base import Problem
+
+__all__ = [
+    "JobInfo",
+    "JobProgress",
+    "ModelSummary",
+    "PushAccepted",
+    "PushOptions",
+    "PushRequest",
+    "Report",
+    "SignatureWait",
+    "TensorInfo",
+    "Trial",
+    "VariantInfo",
+    "VersionDetail",
+    "VersionSummary",
+]
+
+
+class PushOptions(Struct, frozen=True):
+    """How the pipeline shall work."""
+
+    max_drop_points: float = 1.0
+    precisions: list[str] = field(default_factory=lambda: ["fp32", "int8"])
+    labels: list[str] = field(default_factory=list)
+    encrypt: list[str] = field(default_factory=list)
+
+
+class PushRequest(Struct, frozen=True, kw_only=True):
+    """``POST /models/{name}/versions``: digests are 64 hexadecimal digits of uploaded files."""
+
+    model: str
+    filename: str
+    version: str | None = None
+    calibration: str | None = None
+    evaluation: str | None = None
+    options: PushOptions = PushOptions()
+    parent: str | None = None
+    training_data: str | None = None
+    code_revision: str = ""
+
+
+class PushAccepted(Struct, frozen=True):
+    """`created` is false when this very content is there already."""
+
+    model: str
+    version: str
+    job: str | None
+    created: bool
+
+
+class TensorInfo(Struct, frozen=True):
+    """An input or output."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class Trial(Struct, frozen=True):
+    """One recipe that was tried."""
+
+    recipe: str
+    variant: str
+    precision: str
+    status: str
+    reason: str = ""
+    size_bytes: int | None = None
+    value: float | None = None
+    drop_points: float | None = None
+    latency_p50_us: float | None = None
+    latency_p95_us: float | None = None
+    seconds: float | None = None
+
+
+class Report(Struct, frozen=True):
+    """The quantization report of a version."""
+
+    metric: str | None
+    metric_source: str | None
+    samples: int
+    reference: float | None
+    max_drop_points: float
+    opset: int
+    nodes: int
+    parameters: int
+    inputs: list[TensorInfo]
+    outputs: list[TensorInfo]
+    trials: list[Trial]
+    measured_on: str
+    warnings: list[str] = field(default_factory=list)
+
+
+class VariantInfo(Struct, frozen=True):
+    """A published bundle."""
+
+    variant: str
+    precision: str
+    manifest: str
+    target: str
+    model_bytes: int
+    bundle_bytes: int
+    rank: int
+    trial: Trial
+    encrypted: bool = False
+
+
+class SignatureWait(Struct, frozen=True):
+    """Whose signatures a version waits for."""
+
+    role: str
+    version: int
+    missing: int
+    threshold: int
+
+
+class VersionSummary(Struct, frozen=True, kw_only=True):
+    """A version in a list."""
+
+    model: str
+    version: str
+    state: str
+    source: str
+    source_bytes: int
+    created_at: datetime
+    created_by: str
+    job: str | None
+    metric: str | None = None
+    reference: float | None = None
+    best: VariantInfo | None = None
+    devices_running: int = 0
+    waits_for: SignatureWait | None = None
+
+
+class VersionDetail(VersionSummary, frozen=True, kw_only=True):
+    """A version with its report."""
+
+    source_name: str
+    calibration: str | None
+    evaluation: str | None
+    options: PushOptions
+    parent: str | None
+    labels: list[str]
+    variants: list[VariantInfo]
+    report: Report | None
+    error: Problem | None = None
+
+
+class ModelSummary(Struct, frozen=True):
+    """A model in a list."""
+
+    name: str
+    created_at: datetime
+    versions: int
+    latest: VersionSummary | None
+    devices_running: int
+    devices_desired: int
+
+
+class JobProgress(Struct, frozen=True):
+    """How far a job is."""
+
+    stage: str = ""
+    message: str = ""
+    done: int = 0
+    total: int = 0
+
+
+class JobInfo(Struct, frozen=True):
+    """A job."""
+
+    id: str
+    kind: str
+    state: str
+    progress: JobProgress
+    result: dict[str, Any] | None
+    error: Problem | None
+    attempts: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    subject: dict[str, str]
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.state in {"succeeded", "failed", "cancelled"}

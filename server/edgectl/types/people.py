@@ -1,0 +1,72 @@
+"""Who may do what, and what was done."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from msgspec import Struct
+
+__all__ = [
+    "AuditEntryInfo",
+    "AuditState",
+    "Me",
+    "TokenCreated",
+    "TokenInfo",
+]
+
+
+class Me(Struct, frozen=True):
+    """Who is asking."""
+
+    user: str
+    role: str
+    scopes: tuple[str, ...] = ()
+    csrf: str | None = None
+
+
+class TokenInfo(Struct, frozen=True):
+    """An API token without its secret."""
+
+    id: str
+    name: str
+    user: str
+    role: str
+    scopes: tuple[str, ...]
+    made_by: str | None
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+
+
+class TokenCreated(Struct, frozen=True):
+    """The only time that the token itself is shown."""
+
+    token: str
+    info: TokenInfo
+
+
+class AuditEntryInfo(Struct, frozen=True):
+    """What somebody did; `edgectl_protocol.audit.AuditEntry` says more."""
+
+    number: int
+    at: datetime
+    actor: str
+    via: str
+    address: str
+    action: str
+    object: str
+    outcome: str
+    details: dict[str, Any]
+    previous: str
+    hash: str
+
+
+class AuditState(Struct, frozen=True):
+    """How far the audit log goes, and how far it is vouched for."""
+
+    number: int
+    hash: str
+    key: str
+    anchored: int
+    alarm: str

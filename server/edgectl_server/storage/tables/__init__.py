@@ -1,0 +1,77 @@
+"""The database: one class a table, one tree of migrations for SQLite and PostgreSQL.
+
+Rules: times are UTC (`UtcDateTime`), states are names (never ordinals), JSON columns hold what is
+shown or passed on but never searched. A state change and its event row are written in one
+transaction; what must be told to the world goes into `Outbox` in that same transaction.
+"""
+
+from __future__ import annotations
+
+from edgectl_server.storage.tables.base import Base, UtcDateTime
+from edgectl_server.storage.tables.devices import (
+    DesiredSlot,
+    Device,
+    DeviceEventRow,
+    EnrolRequestRow,
+    EnrolToken,
+    Preauthorised,
+    ReportedSlot,
+    SecurityEventRow,
+)
+from edgectl_server.storage.tables.models import (
+    Blob,
+    BundleVariant,
+    Job,
+    Model,
+    ModelVersion,
+)
+from edgectl_server.storage.tables.people import (
+    ApiToken,
+    AuditEntryRow,
+    AuditHeadRow,
+    LoginSession,
+    OpenIdPerson,
+    User,
+)
+from edgectl_server.storage.tables.rollouts import (
+    Outbox,
+    Retained,
+    Rollout,
+    RolloutDevice,
+    RolloutEvent,
+)
+from edgectl_server.storage.tables.telemetry import (
+    SystemSampleRow,
+    TelemetryWindow,
+)
+
+__all__ = [
+    "ApiToken",
+    "AuditEntryRow",
+    "AuditHeadRow",
+    "Base",
+    "Blob",
+    "BundleVariant",
+    "DesiredSlot",
+    "Device",
+    "DeviceEventRow",
+    "EnrolRequestRow",
+    "EnrolToken",
+    "Job",
+    "LoginSession",
+    "Model",
+    "ModelVersion",
+    "OpenIdPerson",
+    "Outbox",
+    "Preauthorised",
+    "ReportedSlot",
+    "Retained",
+    "Rollout",
+    "RolloutDevice",
+    "RolloutEvent",
+    "SecurityEventRow",
+    "SystemSampleRow",
+    "TelemetryWindow",
+    "User",
+    "UtcDateTime",
+]

@@ -1,0 +1,110 @@
+"""Models, their versions and variants, the blobs and the jobs that make them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import (
+    ForeignKey,
+    Index,
+    String,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from edgectl_server.storage.tables.base import Base, Document
+
+__all__ = [
+    "Blob",
+    "BundleVariant",
+    "Job",
+    "Model",
+    "ModelVersion",
+]
+
+
+class Blob(Base):
+    """Content that the blob store holds whole and checked."""
+
+    __tablename__ = "blob"
+    digest: Mapped[str] = mapped_column(String(71), primary_key=True)
+    size: Mapped[int]
+    created_at: Mapped[datetime]
+    published: Mapped[bool] = mapped_column(default=False)  # part of a bundle, for ever
+
+
+class Model(Base):
+    """A model by name; its versions are `ModelVersion`."""
+
+    __tablename__ = "model"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    created_at: Mapped[datetime]
+    created_by: Mapped[str] = mapped_column(String(128))
+
+
+class ModelVersion(Base):
+    """One pushed version; immutable but for its state, report and job."""
+
+    __tablename__ = "model_version"
+    __table_args__ = (UniqueConstraint("model", "version"),)
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    model: Mapped[str] = mapped_column(ForeignKey("model.name"))
+    version: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16))  # processing, unsigned, ready, refused, failed
+    content: Mapped[str] = mapped_column(String(71))  # digest over source, data and options
+    source: Mapped[str] = mapped_column(String(71))
+    source_size: Mapped[int]
+    source_name: Mapped[str] = mapped_column(String(256))
+    calibration: Mapped[str | None] = mapped_column(String(71))
+    evaluation: Mapped[str | None] = mapped_column(String(71))
+    options: Mapped[Document]
+    encrypted: Mapped[bool] = mapped_column(default=False)  # in all its variants
+    report: Mapped[Document | None]
+    parent: Mapped[str | None] = mapped_column(String(64))
+    job: Mapped[str | None] = mapped_column(String(32))
+    problem: Mapped[Document | None]  # why it has failed though its job has not
+    created_at: Mapped[datetime]
+    created_by: Mapped[str] = mapped_column(String(128))
+
+
+class BundleVariant(Base):
+    """A published bundle of a version."""
+
+    __tablename__ = "bundle_variant"
+    __table_args__ = (UniqueConstraint("version_id", "variant"),)
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    version_id: Mapped[int] = mapped_column(ForeignKey("model_version.id"))
+    variant: Mapped[str] = mapped_column(String(64))
+    precision: Mapped[str] = mapped_column(String(8))
+    target: Mapped[str] = mapped_column(String(256))  # path in the TUF targets
+    manifest: Mapped[str] = mapped_column(String(71))
+    manifest_size: Mapped[int]
+    bundle_bytes: Mapped[int]  # what a device fetches: manifest and layers, without documents
+    model_bytes: Mapped[int]
+    rank: Mapped[int]  # 0 is tried first
+    trial: Mapped[Document]  # the pipeline's row for it: accuracy, latency, recipe
+    content_key: Mapped[str | None] = mapped_column(
+        String(128)
+    )  # of an encrypted bundle, sealed to the server's key
+
+
+class Job(Base):
+    """Long work; the row is the truth, whoever does it."""
+
+    __tablename__ = "job"
+    __table_args__ = (Index("ix_job_state", "state", "created_at"),)
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(32))
+    state: Mapped[str] = mapped_column(String(16))  # queued, running, succeeded, failed, cancelled
+    payload: Mapped[Document]
+    progress: Mapped[Document]
+    result: Mapped[Document | None]
+    error: Mapped[Document | None]  # code, detail, data
+    fence: Mapped[int]  # grows with every claim; a late worker's write is refused by it
+    attempts: Mapped[int]
+    lease_until: Mapped[datetime | None]
+    cancel_requested: Mapped[bool]
+    created_at: Mapped[datetime]
+    created_by: Mapped[str] = mapped_column(String(128))
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
