@@ -128,7 +128,7 @@ class OrderDesk:
             if payload is None or self._stopping.is_set():
                 continue
             try:
-                order = self._trust.check_order(payload, self._stopping.is_set)
+                arrived = self._trust.check_order(payload, self._stopping.is_set)
             except Refused as error:
                 self._done(steps.OrderRefused(reason=error.reason))
             except StepCancelled:
@@ -138,4 +138,4 @@ class OrderDesk:
                 if not self._stopping.wait(ORDER_RETRY_S):
                     self._wake.set()
             else:
-                self._done(steps.OrderArrived(order=order))
+                self._done(arrived)

@@ -193,13 +193,13 @@ def test_installing_a_model_of_a_family(site: Site, loot: Loot) -> None:
 @pytest.mark.admitted("it lasts until the keys are revoked, and no longer")
 def test_locking_the_honest_server_out_by_numbers(site: Site, loot: Loot) -> None:
     loot.publish_below("models", loot.newest("models"), ahead=FAR)
-    loot.order("har", "2", genuine(loot, "2"), counter=2**40)
+    loot.order("har", "2", genuine(loot, "2"), counter=2**63 - 2)
     wait_for(lambda: site.agents["pi-1"].served("har") == "2", "version 2", bound_s=12)
 
 
 def test_writing_other_targets(site: Site, loot: Loot) -> None:
     loot.publish_below("targets", loot.newest("targets"))
-    loot.order("har", "1", genuine(loot, "1"), counter=2**40 + 1)
+    loot.order("har", "1", genuine(loot, "1"), counter=2**63 - 1)
     wait_for(
         lambda: "targets was signed by 0/1 keys" in site.agents["pi-1"].log.read_text(),
         "the refusal",

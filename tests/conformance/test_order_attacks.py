@@ -161,7 +161,7 @@ def test_what_is_not_signed_for_is_refused(case: Case, server: Server, verifier:
     with pytest.raises(Refused) as refused:
         verifier.check_order(case.make(server))
     assert refused.value.code == case.code
-    assert verifier.check_order(server.sign()) == ORDER, "an honest one is taken as before"
+    assert verifier.check_order(server.sign()).payload == ORDER, "an honest one is taken as before"
 
 
 def test_signed_and_no_order(server: Server, trust: Trust) -> None:
@@ -169,12 +169,12 @@ def test_signed_and_no_order(server: Server, trust: Trust) -> None:
         with pytest.raises(Refused) as refused:
             trust.check_order(server.sign(payload), lambda: False)
         assert refused.value.code == MALFORMED
-    assert trust.check_order(server.sign(), lambda: False) == decode(OrderMessage, ORDER)
+    assert trust.check_order(server.sign(), lambda: False).order == decode(OrderMessage, ORDER)
 
 
 def test_a_key_that_was_taken_out_signs_no_more(server: Server, trust: Trust) -> None:
     """Not even within the life of the process that has believed it."""
-    assert trust.check_order(server.sign(), lambda: False).counter == 7
+    assert trust.check_order(server.sign(), lambda: False).order.counter == 7
     old, server.signer = server.signer, CryptoSigner.generate_ecdsa()
     server.list_keys(server.signer)
     server.repository.publish_root()
@@ -182,15 +182,15 @@ def test_a_key_that_was_taken_out_signs_no_more(server: Server, trust: Trust) ->
     with pytest.raises(Refused) as refused:
         trust.check_order(server.sign(newer, signer=old), lambda: False)
     assert refused.value.code == SIGNATURE
-    assert trust.check_order(server.sign(newer), lambda: False).counter == 8
+    assert trust.check_order(server.sign(newer), lambda: False).order.counter == 8
 
 
 def test_two_keys_overlap_during_a_rotation(server: Server, verifier: Verifier) -> None:
     new = CryptoSigner.generate_ed25519()
     server.list_keys(server.signer, new)
     server.repository.publish_root()
-    assert verifier.check_order(server.sign()) == ORDER
-    assert verifier.check_order(server.sign(signer=new)) == ORDER
+    assert verifier.check_order(server.sign()).payload == ORDER
+    assert verifier.check_order(server.sign(signer=new)).payload == ORDER
 
 
 @pytest.mark.parametrize(
@@ -217,12 +217,12 @@ def test_a_root_with_keys_that_are_none(server: Server, verifier: Verifier, list
 
 def test_without_metadata_no_order_is_taken(server: Server, verifier: Verifier) -> None:
     """The broker that withholds the metadata cannot keep a key alive that was taken out."""
-    assert verifier.check_order(server.sign()) == ORDER
+    assert verifier.check_order(server.sign()).payload == ORDER
     withheld = server.repository.files.pop("timestamp.json")
     with pytest.raises(StepFailed, match=r"trust\.unreachable"):
         verifier.check_order(server.sign())
     server.repository.files["timestamp.json"] = withheld
-    assert verifier.check_order(server.sign()) == ORDER
+    assert verifier.check_order(server.sign()).payload == ORDER
 
 
 def test_an_order_for_what_nobody_signed_for_is_worth_nothing(

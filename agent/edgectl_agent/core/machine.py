@@ -121,7 +121,7 @@ class Machine:
         """
         match event:
             case steps.OrderArrived():
-                self._take_order(event.order, moment)
+                self._take_order(event, moment)
             case steps.OrderRefused():
                 self._told.append(steps.Refuse(reason=event.reason))
             case steps.StepDone() | steps.StepFailed() | steps.StepRejected():
@@ -192,19 +192,20 @@ class Machine:
 
     # ------------------------------------------------------------ orders
 
-    def _take_order(self, order: Order, moment: Moment) -> None:
+    def _take_order(self, arrived: steps.OrderArrived, moment: Moment) -> None:
+        order = arrived.order
         if order.counter == self.record.counter and order == self.record.order:
             # The same once more: it is retained, and comes after every reconnect.
             self._told.append(steps.Accept())
             return
-        refusal = refuse(order, self._device, self.record, moment)
+        refusal = refuse(order, self._device, self.record.counter_floor(arrived.keys), moment)
         if refusal is not None:
             self._told.append(steps.Refuse(reason=refusal, counter=order.counter))
             return
         self._told.append(steps.Accept())
         forgiven = set(order.forgive)
         rejected = tuple(one for one in self.record.rejected if one not in forgiven)
-        self._replace(order=order, rejected=rejected)
+        self._replace(order=order, order_key=arrived.key, rejected=rejected)
         for slot, update in sorted(self.record.updates.items()):
             wanted = order.slots.get(slot)
             if wanted is None or not update.is_for(wanted):

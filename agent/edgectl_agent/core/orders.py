@@ -28,14 +28,21 @@ CLOCK_SKEW_MAX = timedelta(days=1)
 _S = UpdateState
 
 
-def refuse(order: Order, device: str, record: Record, moment: Moment) -> Reason | None:
-    """Say why an order with a good signature is not obeyed, or None."""
+def refuse(order: Order, device: str, floor: int, moment: Moment) -> Reason | None:
+    """Say why an order with a good signature is not obeyed, or None.
+
+    Args:
+        order: what has come.
+        device: who this is.
+        floor: only a higher number is new.
+        moment: now.
+    """
     if order.device != device:
         return Reason(code="order.device", detail=f"for {order.device}, this is {device}")
-    if order.counter <= record.counter:
+    if order.counter <= floor:
         return Reason(
             code="order.replayed",
-            detail=f"number {order.counter}, {record.counter} was accepted before",
+            detail=f"number {order.counter}, {floor} was accepted before",
         )
     if order.issued_at > moment.wall + CLOCK_SKEW_MAX:
         return Reason(

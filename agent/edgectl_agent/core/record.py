@@ -7,6 +7,7 @@ store, and the machine is told of it.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 import msgspec
@@ -128,6 +129,8 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
     format: Literal["edgectl-journal-1"] = "edgectl-journal-1"
     order: Order | None = None
     """The newest order that was accepted; its counter is the floor for the next one."""
+    order_key: str = ""
+    """Id of the key that has signed it."""
     updates: dict[ModelName, Update] = {}
     rejected: Annotated[tuple[Digest, ...], Meta(max_length=REJECTED_MAX)] = ()
     floor: Floor = Floor()
@@ -138,6 +141,14 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def counter(self) -> int:
         """Counter of the newest accepted order, 0 before the first."""
         return self.order.counter if self.order else 0
+
+    def counter_floor(self, keys: Collection[str]) -> int:
+        """Return the number above which orders are new, where orders of `keys` count.
+
+        Numbers of a key that was taken out are forgotten with it: its thief may have numbered so
+        far ahead that nobody could order anything any more.
+        """
+        return self.counter if self.order_key in keys else 0
 
     @property
     def nonce(self) -> Nonce | None:

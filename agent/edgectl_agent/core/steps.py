@@ -52,6 +52,10 @@ class OrderArrived(_Value, frozen=True, kw_only=True):
     """An order whose signature is good. Whether it is obeyed, the machine decides."""
 
     order: Order
+    key: str = ""
+    """Id of the key that has signed it."""
+    keys: tuple[str, ...] = ("",)
+    """Ids of all keys whose orders count by now; `key` is one of them."""
 
 
 class OrderRefused(_Value, frozen=True, kw_only=True):

@@ -111,7 +111,7 @@ def _answer(verifier: Verifier, question: Question) -> Answer:
                 seen = verifier.find(target, manifest, floor)
                 return Found(seen.root, seen.timestamp, seen.snapshot)
             case CheckOrder(payload):
-                return Good(verifier.check_order(payload))
+                return Good(*verifier.check_order(payload))
     except Refused as error:
         return _failed("refused", error)
     except StepRejected as error:

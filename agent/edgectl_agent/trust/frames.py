@@ -102,9 +102,11 @@ class Found(Struct, frozen=True, tag=True):
 
 
 class Good(Struct, frozen=True, tag=True):
-    """The answer to `CheckOrder`: what the envelope carries."""
+    """The answer to `CheckOrder`, as of `CheckedOrder`."""
 
     payload: bytes
+    key: _Name
+    keys: Annotated[tuple[_Name, ...], Meta(max_length=16)]
 
 
 class Failed(Struct, frozen=True, tag=True):

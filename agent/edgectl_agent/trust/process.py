@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from edgectl_agent.core.record import Floor
+from edgectl_agent.core.steps import OrderArrived
 from edgectl_agent.downloader import Transport
 from edgectl_agent.errors import Refused, StepCancelled, StepFailed, StepRejected
 from edgectl_agent.inference.process import child_environment
@@ -90,7 +91,7 @@ class Trust:
         self._lock = threading.Lock()
         self._process: _Process | None = None
         self._used_s = 0.0
-        self._accepted: tuple[str, Order] | None = None
+        self._accepted: tuple[str, OrderArrived] | None = None
 
     def find(
         self, target: str, manifest: str, floor: Floor, cancelled: Callable[[], bool]
@@ -107,7 +108,7 @@ class Trust:
         answer = self._ask(Find(target, manifest, floor), Found, cancelled)
         return Floor(root=answer.root, timestamp=answer.timestamp, snapshot=answer.snapshot)
 
-    def check_order(self, payload: bytes, cancelled: Callable[[], bool]) -> Order:
+    def check_order(self, payload: bytes, cancelled: Callable[[], bool]) -> OrderArrived:
         """Return the order in `payload` if its signature is good.
 
         The newest order is retained and comes again with each connection: the same bytes are not
@@ -129,8 +130,9 @@ class Trust:
             order = decode(Order, answer.payload)
         except ProtocolError as error:
             raise Refused("order.malformed", str(error)) from error
-        self._accepted = (digest, order)
-        return order
+        arrived = OrderArrived(order=order, key=answer.key, keys=answer.keys)
+        self._accepted = (digest, arrived)
+        return arrived
 
     def watch(self) -> None:
         """End the process if nothing was asked for a while; call it now and then."""

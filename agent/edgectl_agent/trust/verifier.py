@@ -22,7 +22,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import Key, Signature
@@ -39,11 +39,12 @@ from edgectl_protocol.messages import MESSAGE_BYTES_MAX, ORDER_PAYLOAD_TYPE
 from edgectl_protocol.metadata import METADATA_BYTES_MAX, ORDER_KEYS_FIELD
 from edgectl_protocol.names import hex_of
 
-__all__ = ["VERSION_MAX", "Verifier", "parse_envelope"]
+__all__ = ["VERSION_MAX", "CheckedOrder", "Verifier", "parse_envelope"]
 
 VERSION_MAX = 2**63 - 1
 """What the journal can hold; a higher version can only be an attempt to break something."""
 _ORDER_KEYS_MAX = 16
+_KEYID_CHARACTERS_MAX = 256
 _CONFIG = UpdaterConfig(
     root_max_length=METADATA_BYTES_MAX,
     timestamp_max_length=METADATA_BYTES_MAX,
@@ -52,6 +53,16 @@ _CONFIG = UpdaterConfig(
 )
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
+
+
+class CheckedOrder(NamedTuple):
+    """What an envelope with a good signature carries."""
+
+    payload: bytes
+    key: str
+    """Id of the key that has signed it."""
+    keys: tuple[str, ...]
+    """Ids of all keys that the newest trusted root lists for orders."""
 
 
 class Verifier:
@@ -122,8 +133,8 @@ class Verifier:
         assert updater is not None, "refresh comes first"
         return _tuf_call(lambda: updater.get_targetinfo(path))
 
-    def check_order(self, payload: bytes) -> bytes:
-        """Return what the envelope `payload` carries, if its signature is good.
+    def check_order(self, payload: bytes) -> CheckedOrder:
+        """Take the envelope `payload` apart, if its signature is good.
 
         Raises:
             Refused: ``order.malformed`` or ``order.signature``: it is none of ours.
@@ -136,9 +147,10 @@ class Verifier:
             if not self._order_keys or error.code == "trust.unreachable":
                 raise
             _log.warning("metadata is not believed now: %s", error)
-        if not _is_signed(envelope, self._order_keys):
+        key = _signing_key(envelope, self._order_keys)
+        if key is None:
             raise Refused("order.signature", "not signed by a key that the trusted root lists")
-        return envelope.payload
+        return CheckedOrder(envelope.payload, key, tuple(one.keyid for one in self._order_keys))
 
     def _load(self) -> None:
         """Walk the roots and load the top-level metadata."""
@@ -207,8 +219,8 @@ def parse_envelope(payload: bytes) -> Envelope:
     return envelope
 
 
-def _is_signed(envelope: Envelope, keys: list[Key]) -> bool:
-    """Say whether one of `keys` has signed it."""
+def _signing_key(envelope: Envelope, keys: list[Key]) -> str | None:
+    """Return the id of the first of `keys` that has signed it; None: none has."""
     signed = signed_bytes(envelope.payload_type, envelope.payload)
     by_id = {key.keyid: key for key in keys}
     for signature in envelope.signatures:
@@ -216,8 +228,8 @@ def _is_signed(envelope: Envelope, keys: list[Key]) -> bool:
         if key is not None:
             with suppress(UnverifiedSignatureError):
                 key.verify_signature(Signature(signature.keyid, signature.sig.hex()), signed)
-                return True
-    return False
+                return key.keyid
+    return None
 
 
 def _order_keys(root: dict[str, Any]) -> list[Key]:
@@ -227,6 +239,8 @@ def _order_keys(root: dict[str, Any]) -> list[Key]:
     if not isinstance(listed, dict):
         return keys
     for keyid, key in list(listed.items())[:_ORDER_KEYS_MAX]:
+        if len(keyid) > _KEYID_CHARACTERS_MAX:
+            continue
         try:
             keys.append(Key.from_dict(keyid, dict(key)))
         except (AttributeError, KeyError, TypeError, ValueError) as error:

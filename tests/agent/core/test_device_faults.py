@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from agent.core.made import START, MadeBundle, make_order, simple_bundle, slot_order
 from agent.core.simulation import World, damage_model
@@ -306,6 +307,29 @@ def test_an_order_that_is_not_obeyed(order: object, code: str) -> None:
     assert world.running() == V1.digest
     assert world.machine.record.counter == 1
     assert world.announced == []
+
+
+def test_numbers_count_as_long_as_the_key_of_the_newest_order() -> None:
+    """Who had the key may have numbered as far as numbers go; that ends when it is taken out."""
+    world = committed_v1()
+    world.feed(steps.OrderArrived(order=make_order(2**63 - 1, [V2]), key="old", keys=("old",)))
+    world.settle()
+    assert world.running() == V2.digest
+    both = steps.OrderArrived(order=make_order(3, [V1]), key="new", keys=("new", "old"))
+    world.feed(both)
+    world.settle()
+    assert [one.code for one in world.refused] == ["order.replayed"]
+    assert world.running() == V2.digest
+    world.feed(structs.replace(both, keys=("new",)))
+    world.settle()
+    assert world.running() == V1.digest
+    assert (world.machine.record.counter, world.machine.record.order_key) == (3, "new")
+    world.accepted = 3  # the world believes that numbers only grow
+    world.boot()
+    world.feed(steps.OrderArrived(order=make_order(2, [V2]), key="new", keys=("new",)))
+    world.settle()
+    assert [one.code for one in world.refused][-1] == "order.replayed"
+    assert world.running() == V1.digest
 
 
 @pytest.mark.parametrize("again", [1, 2], ids=["the same once more", "a newer one"])

@@ -125,12 +125,13 @@ def test_an_order_that_cannot_be_checked_now_is_checked_again(
     monkeypatch: pytest.MonkeyPatch, results: queue.Queue[Any]
 ) -> None:
     monkeypatch.setattr("edgectl_agent.workers.ORDER_RETRY_S", 0.01)
-    trust = ScriptedTrust([StepFailed("trust.unreachable", "not now"), ORDER])
+    arrived = steps.OrderArrived(order=ORDER, key="a", keys=("a", "b"))
+    trust = ScriptedTrust([StepFailed("trust.unreachable", "not now"), arrived])
     desk = OrderDesk(trust, results.put)  # type: ignore[arg-type]
     desk.start()
     desk.put("topic", b"")
     desk.put("topic", b"order")
-    assert results.get(timeout=5) == steps.OrderArrived(order=ORDER)
+    assert results.get(timeout=5) == arrived
     assert trust.payloads == [b"order", b"order"]
     desk.stop()
 

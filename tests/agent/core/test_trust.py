@@ -225,9 +225,9 @@ def test_an_order_is_believed_by_its_signature(
     trust, transport = make_trust(publisher)
     order = make_order(3, [BUNDLE])
     signer = OrderSigner(publisher.keys)
-    assert trust.check_order(signer.sign(order), lambda: False) == order
+    assert trust.check_order(signer.sign(order), lambda: False).order == order
     transport.bytes = 0
-    assert trust.check_order(signer.sign(order), lambda: False) == order
+    assert trust.check_order(signer.sign(order), lambda: False).order == order
     assert transport.bytes == 0  # the same bytes, as after each connection
     stranger = OrderSigner(Keys.open(tmp_path / "stranger"))
     with pytest.raises(Refused, match=r"order\.signature"):
@@ -241,7 +241,7 @@ def test_an_order_is_checked_though_the_metadata_has_expired(
     publisher = Publisher(tmp_path / "server", NOW - timedelta(days=3))
     trust, _ = make_trust(publisher)
     order = make_order(3, [BUNDLE])
-    assert trust.check_order(OrderSigner(publisher.keys).sign(order), lambda: False) == order
+    assert trust.check_order(OrderSigner(publisher.keys).sign(order), lambda: False).order == order
 
 
 @pytest.mark.parametrize(
