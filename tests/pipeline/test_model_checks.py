@@ -79,7 +79,9 @@ def test_a_cut_model_is_damaged(activity, share):
     assert refusal(content[: int(len(content) * share)]).code == "model.damaged"
 
 
-@pytest.mark.parametrize(("build", "code"), crafted.HOSTILE, ids=lambda one: getattr(one, "__name__", one))
+@pytest.mark.parametrize(
+    ("build", "code"), crafted.HOSTILE, ids=lambda one: getattr(one, "__name__", one)
+)
 def test_hostile_models(build, code):
     assert refusal(build().SerializeToString()).code == code
 
