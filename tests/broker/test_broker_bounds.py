@@ -100,9 +100,12 @@ def test_the_longest_packet(broker, authority, peer, excess):
         packet_id=1,
     ).write()
     assert len(packet) == BOUNDS.packet_bytes_max + excess
-    alpha.send(packet)
-    answer = alpha.receive()
-    alpha.socket.close()
+    with alpha.socket:
+        try:
+            alpha.send(packet)
+            answer = alpha.receive()
+        except OSError:  # hung up on before it had sent all
+            answer = None
     if excess:
         assert answer is None or answer.reason_code == mqtt5.DisconnectReasonCode.PACKET_TOO_LARGE
         assert server.publish("edgectl/v1/meta/end") < 0x80
