@@ -16,9 +16,9 @@ WEB = Path(__file__).parents[2] / "server/edgectl_server/web"
 ROLES = ("viewer", "operator", "admin")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """Debian's chromium."""
+    """Debian's chromium. Its library keeps an event loop running: no test beside it may have one."""
     if not os.access(CHROMIUM, os.X_OK):
         pytest.skip(f"{CHROMIUM} is not there: install Debian's package chromium")
     with sync_playwright() as playwright:
@@ -62,7 +62,7 @@ def origin(server):
     return server.url.rstrip("/")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def sessions(browser, origin):
     """Cookies by role: everybody logs in once."""
     kept = {}
