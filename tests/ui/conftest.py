@@ -18,7 +18,7 @@ ROLES = ("viewer", "operator", "admin")
 
 @pytest.fixture(scope="module")
 def browser():
-    """Debian's chromium. Its library keeps an event loop running: nothing beside it may have one."""
+    """Debian's chromium. Its library keeps an event loop running until the end of the file."""
     if not os.access(CHROMIUM, os.X_OK):
         pytest.skip(f"{CHROMIUM} is not there: install Debian's package chromium")
     with sync_playwright() as playwright:
