@@ -54,7 +54,7 @@ from edgectl_protocol.errors import ProtocolError
 
 EXAMPLES = 150
 EXAMPLE_BOUND = timedelta(seconds=2)
-MEMORY_BYTES_MAX = 96 * 1024 * 1024
+MEMORY_BYTES_MAX = 512 * 1024**2
 BUNDLE = simple_bundle("1", length=200_000)
 
 
