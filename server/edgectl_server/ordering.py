@@ -49,6 +49,7 @@ __all__ = [
     "Ordering",
     "Publishes",
     "candidates_for",
+    "is_overtaken",
     "knows_order",
     "refusal_of",
     "reported_of",
@@ -309,6 +310,18 @@ def knows_order(device: Device, counter: int, nonce: str | None) -> bool | None:
         return known == nonce
     oldest = min((int(one) for one in device.order_nonces), default=device.order_counter + 1)
     return None if 0 < counter < oldest else False
+
+
+def is_overtaken(device: Device, reported: ReportedState) -> bool:
+    """Say whether the device takes its present order for a replay.
+
+    It has accepted an order that is not ours under that number or a higher one: ours from after the
+    moment of a restored backup, or a thief's. It may have told us only after the order was made.
+    """
+    accepted = reported.order_counter
+    if not device.order_counter <= accepted <= _ACCEPTED_MAX:
+        return False
+    return knows_order(device, accepted, reported.order_nonce) is False
 
 
 def reported_of(device: Device) -> ReportedState | None:

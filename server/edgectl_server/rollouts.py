@@ -29,6 +29,7 @@ from edgectl_server.errors import Conflict
 from edgectl_server.ordering import (
     Ordering,
     candidates_for,
+    is_overtaken,
     knows_order,
     refusal_of,
     reported_of,
@@ -347,5 +348,6 @@ def _observe_device(
         report=None if reported is None else reported.slots.get(slot),
         rejected=frozenset() if reported is None else frozenset(reported.rejected),
         refused=refusal_of(reported, row.order_counter) is not None,
+        overtaken=reported is not None and is_overtaken(device, reported),
         desired_here=desired_here,
     )

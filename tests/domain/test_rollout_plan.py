@@ -180,6 +180,15 @@ def test_a_refused_order_is_waited_for_and_said() -> None:
     )
 
 
+def test_who_takes_our_order_for_a_replay_is_ordered_anew_in_the_same_place() -> None:
+    behind = device("a", D.IN_PROGRESS, overtaken=True, accepted_counter=0)
+    assert planned(behind, device("b"), max_in_progress=1).orders == ("a",)
+    assert planned(behind, device("b"), max_in_progress=2).orders == ("a", "b")
+    assert planned(behind, state=S.PAUSED).orders == ()
+    other = replace(behind, desired_here=False)  # another rollout has the slot now
+    assert planned(other, max_in_progress=1).orders == ()
+
+
 def test_a_device_that_can_run_no_variant_has_failed() -> None:
     made = planned(device(candidates=()), device("pi-2", D.IN_PROGRESS), failures_max=2)
     assert [(mark.device, mark.state) for mark in made.marks] == [("pi-1", D.FAILED)]

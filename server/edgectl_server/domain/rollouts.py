@@ -106,6 +106,8 @@ class ObservedDevice:
     """Manifests that it remembers as bad."""
     refused: bool = False
     """It has said that it does not obey this rollout's order."""
+    overtaken: bool = False
+    """It takes its present order for a replay: only one with a higher number will do."""
     desired_here: bool = False
     """What its slot shall run still comes from this rollout."""
 
@@ -135,7 +137,7 @@ class Plan:
     state: RolloutState
     marks: tuple[Mark, ...] = ()
     orders: tuple[str, ...] = ()
-    """Devices to be told to run the rollout's version; they are in progress then."""
+    """Devices to be told to run the rollout's version, anew if need be; they are in progress then."""
     restores: tuple[str, ...] = ()
     """Devices that shall run again what they were to run before this rollout."""
     note: str | None = None
@@ -278,7 +280,12 @@ def _orders(
     everybody_has_a_place = len(waiting) <= places
     ready = [one for one in waiting if one.candidates and (one.online or everybody_has_a_place)]
     ready.sort(key=lambda one: (not one.online, one.device))
-    return tuple(one.device for one in ready[: max(0, min(places, CHANGES_MAX))])
+    again = [
+        one
+        for one in devices
+        if states[one.device] is DeviceState.IN_PROGRESS and one.overtaken and one.desired_here
+    ]
+    return tuple(one.device for one in [*again, *ready[: max(0, places)]][:CHANGES_MAX])
 
 
 def _waits(
@@ -292,7 +299,7 @@ def _waits(
         for one in open_devices
         if one.online and one.candidates is None and one.device not in orders
     )
-    refused = sum(1 for one in open_devices if one.refused)
+    refused = sum(1 for one in open_devices if one.refused and one.device not in orders)
     parts = []
     if refused:
         parts.append(f"{refused} {_devices(refused)} to take an order that was refused")

@@ -54,3 +54,38 @@ def test_a_nonce_of_too_long_ago_is_no_proof(fleet: Fleet) -> None:  # noqa: F81
         device.order_nonces = {"7": "7" * 32}
     fleet.rollouts.tick()
     assert fleet.states(rollout) == {"pi-1": "in_progress"}
+
+
+def test_an_order_that_passes_for_a_replay_is_numbered_anew(fleet: Fleet) -> None:  # noqa: F811
+    """After a restored backup a device may report the order that it has only when ours is out."""
+    fleet.add("pi-1")
+    rollout = fleet.start()
+    fleet.rollouts.tick()
+    ours = fleet.order("pi-1")
+    assert ours is not None
+    fleet.report("pi-1", UpdateState.COMMITTED, nonce="0" * 32)  # of another order, the same number
+    fleet.rollouts.tick()
+    anew = fleet.order("pi-1")
+    assert anew is not None
+    assert (anew.counter, anew.slots) == (ours.counter + 1, ours.slots)
+    assert fleet.states(rollout) == {"pi-1": "in_progress"}
+    fleet.rollouts.touch(["pi-1"])
+    fleet.rollouts.tick()
+    assert fleet.order("pi-1") == anew  # once is enough
+    fleet.report("pi-1", UpdateState.COMMITTED)
+    fleet.rollouts.tick()
+    assert fleet.states(rollout) == {"pi-1": "committed"}
+
+
+def test_a_number_that_leaves_no_room_is_not_followed(fleet: Fleet) -> None:  # noqa: F811
+    fleet.add("pi-1")
+    fleet.start()
+    fleet.rollouts.tick()
+    order = fleet.order("pi-1")
+    fleet.report("pi-1", UpdateState.COMMITTED)
+    with fleet.database.write() as session:
+        device = session.get_one(Device, "pi-1")
+        device.reported = {**device.reported, "order_counter": 2**63 - 1, "order_nonce": "0" * 32}
+    fleet.rollouts.touch(["pi-1"])
+    fleet.rollouts.tick()
+    assert fleet.order("pi-1") == order

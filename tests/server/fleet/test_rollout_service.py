@@ -136,6 +136,7 @@ class Fleet:
                 online=True,
                 capabilities=CAPABILITIES,
                 order_counter=accepted,
+                order_nonce=device.order_nonces.get(str(accepted)),
                 refusal=Reason(code="order.clock", detail="the clock says 1970"),
                 refused_counter=counter,
             )
@@ -205,7 +206,7 @@ def test_what_has_been_downloaded_is_shown_when_the_device_no_longer_counts(
         (1, 0, True),  # ours
         (None, 0, True),  # one without a good signature: perhaps ours
         (2, 0, True),  # a newer one, and ours never came
-        (1, 9, True),  # ours has a number that was used: the server's memory is older than it
+        (1, 9, False),  # ours has a number that was used: it is numbered anew, see the nonces
         (None, 1, False),  # ours was accepted, a stranger's was not
         (2, 1, False),
         (0, 0, False),  # an older one: ours may still come
