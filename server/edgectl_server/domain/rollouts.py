@@ -137,7 +137,7 @@ class Plan:
     state: RolloutState
     marks: tuple[Mark, ...] = ()
     orders: tuple[str, ...] = ()
-    """Devices to be told to run the rollout's version, anew if need be; they are in progress then."""
+    """Devices to be told (if need be, anew) to run its version; they are in progress then."""
     restores: tuple[str, ...] = ()
     """Devices that shall run again what they were to run before this rollout."""
     note: str | None = None
