@@ -182,6 +182,8 @@ class Quantization(Struct, frozen=True, kw_only=True, omit_defaults=True):
     calibration: Digest | None = None
     calibration_samples: int = 0
     tool: Annotated[str, Meta(max_length=64)] = ""
+    float_nodes: Annotated[tuple[Name, ...], Meta(max_length=1024)] = ()
+    """Operators that stay in float because int8 spoils them: mixed precision."""
 
 
 class Evaluation(Struct, frozen=True, kw_only=True, omit_defaults=True):

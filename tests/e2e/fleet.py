@@ -66,7 +66,8 @@ class Process:
                 if line.get(key) == value:
                     return line
             assert self.popen is not None
-            assert self.popen.poll() is None, f"{what} ended: {self.log.read_text()[-3000:]}"
+            code = self.popen.poll()
+            assert code is None, f"{what} ended with {code}: {self.log.read_text()[-3000:]}"
             return None
 
         return wait_for(look, what, bound_s=bound_s)

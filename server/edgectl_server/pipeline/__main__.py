@@ -1,15 +1,15 @@
 """The child: ``python -m edgectl_server.pipeline spec.json``, in its working directory.
 
-Two processes. The first watches: it kills the worker when standard input ends, which is when the
-parent has died, and passes on how the worker has ended (a signal as 128 and its number, as shells
-do). A parent-death signal would not do: it comes with the end of the *thread* that had started the
-child. Where there is a process namespace, the watch is its first process, so that nothing in it
+The first process watches: it kills the worker and the worker's tasks when standard input ends, which
+is when the parent has died, and passes on how the worker has ended (a signal as 128 and its number,
+as shells do). A parent-death signal would not do: it comes with the end of the *thread* that had
+started the child. Where there is a process namespace, the watch is its first process, so that nothing in it
 outlives the watch, and the worker dies of signals as any process does, which a first process does
 not.
 
 The worker limits and confines itself before it imports or reads anything large, tells its progress
 as lines of JSON on standard output, and leaves ``result.json`` (exit code 0) or ``refusal.json``
-(exit code 3).
+(exit code 3). Whatever runs a model is a task of its own (`tasks`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from typing import BinaryIO
 import msgspec
 
 from edgectl_server.pipeline.confinement import confine
-from edgectl_server.pipeline.errors import PipelineRefused
+from edgectl_server.pipeline.endings import out_of_memory
+from edgectl_server.pipeline.errors import PipelineFailed, PipelineRefused
 from edgectl_server.pipeline.spec import (
     REFUSAL_FILE,
     RESULT_FILE,
@@ -55,7 +56,7 @@ def _watch(worker: int) -> int:
     def end_with_parent() -> None:
         while os.read(0, 4096):
             pass
-        os.kill(worker, signal.SIGKILL)
+        os.killpg(0, signal.SIGKILL)  # the worker and its tasks, and us where we are no init
         os._exit(_EXIT_ORPHANED)
 
     threading.Thread(target=end_with_parent, name="parent-watch", daemon=True).start()
@@ -95,13 +96,10 @@ def _run(spec: PipelineSpec, channel: BinaryIO) -> Ending | None:
             hint=error.hint,
             data=error.data,
         )
+    except PipelineFailed as error:
+        return _failed(error)
     except MemoryError:
-        return Ending(
-            kind="failed",
-            code="pipeline.memory",
-            detail=f"The model needs more than {spec.limits.memory_bytes // 2**20} MiB.",
-            hint="Push a smaller model or less data, or raise the server's memory limit.",
-        )
+        return _failed(out_of_memory(spec.limits))
     except OSError as error:
         return Ending(
             kind="failed",
@@ -110,6 +108,10 @@ def _run(spec: PipelineSpec, channel: BinaryIO) -> Ending | None:
             hint="Free space in the server's data folder, or raise its file size limit.",
         )
     return None
+
+
+def _failed(error: PipelineFailed) -> Ending:
+    return Ending(kind="failed", code=error.code, detail=error.detail, hint=error.hint)
 
 
 def _limit(limits: PipelineLimits) -> None:

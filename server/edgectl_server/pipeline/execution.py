@@ -8,7 +8,9 @@ say that memory has run out, which become `MemoryError`.
 from __future__ import annotations
 
 import platform
+import resource
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,17 @@ from edgectl_server.pipeline.data import Array, Samples
 from edgectl_server.pipeline.errors import PipelineRefused
 from edgectl_server.pipeline.spec import PipelineLimits
 
-__all__ = ["TOOL", "Latency", "Outputs", "Runner", "describe", "measured_on"]
+__all__ = [
+    "TOOL",
+    "Latency",
+    "Outputs",
+    "Runner",
+    "describe",
+    "latencies",
+    "measured_on",
+    "peak_bytes",
+    "saturates",
+]
 
 Outputs = dict[str, Array]
 TOOL = f"onnxruntime {onnxruntime.__version__}"
@@ -44,8 +56,14 @@ class Latency:
 class Runner:
     """A model file, loaded with one thread."""
 
-    def __init__(self, path: Path, inputs: tuple[TensorSpec, ...]) -> None:
+    def __init__(self, path: Path, inputs: tuple[TensorSpec, ...], *, exact: bool = False) -> None:
         """Load the model.
+
+        Args:
+            path: the file.
+            inputs: of the model.
+            exact: compute what lies between DequantizeLinear and QuantizeLinear in float, as no
+                processor's 8-bit products would saturate; slow, and only of use for accuracy.
 
         Raises:
             PipelineRefused: ``model.unsupported``, ``model.opset``.
@@ -55,6 +73,8 @@ class Runner:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = _ERRORS_ONLY
+        if exact:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         try:
             self._session: Any = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
@@ -96,23 +116,6 @@ class Runner:
                 self._batch = 1
         return self._collect(samples, 1)
 
-    def latency(self, samples: Samples, limits: PipelineLimits) -> Latency:
-        """Measure single samples: a few hundred runs or about a second, whichever ends first."""
-        feeds = list(samples.choose(_BATCH, 0).slices(1))
-        for _ in range(_WARM_UP_RUNS):
-            self.single(feeds[0])
-        taken: list[int] = []
-        begun = time.perf_counter_ns()
-        for number in range(limits.latency_runs_max):
-            start = time.perf_counter_ns()
-            self.single(feeds[number % len(feeds)])
-            end = time.perf_counter_ns()
-            taken.append(end - start)
-            if end - begun > limits.latency_s_max * 1e9:
-                break
-        p50, p95 = np.percentile(np.array(taken) / 1000.0, [50, 95])
-        return Latency(p50_us=round(float(p50), 1), p95_us=round(float(p95), 1))
-
     def _collect(self, samples: Samples, batch: int) -> Outputs:
         collected: dict[str, list[Array]] = {name: [] for name in self._names}
         for feeds in samples.slices(batch):
@@ -130,17 +133,64 @@ class Runner:
             ) from error
 
 
-def measured_on() -> str:
-    """Name the processor and the runtime of the measurements."""
-    name = platform.machine()
+def latencies(
+    runners: Sequence[Runner], samples: Samples, limits: PipelineLimits
+) -> list[Latency]:
+    """Measure single samples on several models, one call of each in turn.
+
+    So a machine that is slower for a while is slower for all of them. It ends after
+    `latency_runs_max` rounds or `latency_s_max` seconds for each model, whichever comes first.
+    """
+    feeds = list(samples.choose(_BATCH, 0).slices(1))
+    for runner in runners:
+        for _ in range(_WARM_UP_RUNS):
+            runner.single(feeds[0])
+    taken: list[list[int]] = [[] for _ in runners]
+    deadline = time.perf_counter_ns() + limits.latency_s_max * 1e9 * len(runners)
+    for number in range(limits.latency_runs_max):
+        feed = feeds[number % len(feeds)]
+        for runner, times in zip(runners, taken, strict=True):
+            start = time.perf_counter_ns()
+            runner.single(feed)
+            times.append(time.perf_counter_ns() - start)
+        if time.perf_counter_ns() > deadline:
+            break
+    return [_latency_of(times) for times in taken]
+
+
+def _latency_of(times_ns: list[int]) -> Latency:
+    p50, p95 = np.percentile(np.array(times_ns) / 1000.0, [50, 95])
+    return Latency(p50_us=round(float(p50), 1), p95_us=round(float(p95), 1))
+
+
+def saturates() -> bool:
+    """Say whether sums of 8-bit products saturate on this processor: x86-64 without VNNI."""
+    if platform.machine().lower() not in {"x86_64", "amd64"}:
+        return False
+    return not any("vnni" in flag for flag in _cpuinfo("flags").split())
+
+
+def peak_bytes() -> int:
+    """Return the most resident memory that this process has had; of a fork, since the fork."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _cpuinfo(*keys: str) -> str:
+    """Return the first value of one of the keys in /proc/cpuinfo; empty where there is none."""
     try:
         with Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as file:
             for line in file:
-                if line.startswith(("model name", "Model")):
-                    name = f"{line.split(':', 1)[1].strip()} ({platform.machine()})"
-                    break
+                if line.startswith(keys):
+                    return line.partition(":")[2].strip()
     except OSError:
-        pass  # not Linux, or /proc is hidden: the architecture has to do
+        pass  # not Linux, or /proc is hidden
+    return ""
+
+
+def measured_on() -> str:
+    """Name the processor and the runtime of the measurements."""
+    machine, model = platform.machine(), _cpuinfo("model name", "Model")
+    name = f"{model} ({machine})" if model else machine
     return f"{name}, {TOOL}, 1 thread"
 
 

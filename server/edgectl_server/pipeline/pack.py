@@ -127,7 +127,7 @@ def pack(
         version: the model's version.
         labels: name of each class, or none.
         lineage: where the model comes from; `source` has to be the result's.
-        encrypt: names of the variants whose model and golden data are to be encrypted.
+        encrypt: precisions of the variants whose model and golden data are to be encrypted.
 
     Raises:
         PipelineFailed: ``pipeline.crashed``: a file of the result is not there.
@@ -155,7 +155,7 @@ def pack(
         )
         content = encode(config)
         assert decode_config(content) == config, "a device reads what was meant"
-        key = make_content_key() if candidate.variant in encrypt else None
+        key = make_content_key() if candidate.precision in encrypt else None
         layers = (
             _file_layer(blobs, folder / MODEL_FILE, MODEL_FILE, LAYER_WEIGHT, key),
             _bytes_layer(blobs, content, CONFIG_FILE, LAYER_CONFIG),

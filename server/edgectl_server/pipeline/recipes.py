@@ -1,14 +1,16 @@
-"""The int8 recipes: a table, and how onnxruntime makes a variant by one of them.
+"""The recipes: a table, and how onnxruntime makes a variant by one of them.
 
-Which one is right differs per model and per processor: weights and activations of 8 bits can
-saturate where the processor adds pairs of products in 16 bits; ``reduced`` (7-bit weights) and
-``u8u8`` avoid it at a cost in speed. So all are tried and measured.
+Which one is right differs per model and per processor. Processors without instructions for 8-bit
+products that add in 32 bits (x86-64 without VNNI) add pairs of products in 16 bits, which saturate
+when signed weights use all 8 bits. Weights of 7 bits (``reduced``) and unsigned ones avoid it: such
+recipes are *portable*. Measured on real models, per-channel weights that saturate cost 2 to 11
+points there, and nothing elsewhere. So many are tried, and measured.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +26,18 @@ from onnxruntime.quantization import (
 
 from edgectl_server.pipeline.data import Array, Samples
 
-__all__ = ["RECIPES", "NothingToQuantize", "Recipe", "check_quantizable", "make"]
+__all__ = [
+    "RECIPES",
+    "NothingToQuantize",
+    "Ranges",
+    "Recipe",
+    "calibrate",
+    "check_quantizable",
+    "make",
+    "quantizable_nodes",
+]
+
+Ranges = Literal["minmax", "entropy", "percentile"]
 
 _PERCENTILE = 99.99
 _HISTOGRAM_SAMPLES_MAX = 64
@@ -42,8 +55,11 @@ _WEIGHTED_OPERATORS = frozenset(
     }
 )
 """Those whose weights onnxruntime can quantize; without one, int8 would only add conversions."""
-
-
+_METHODS = {
+    "minmax": CalibrationMethod.MinMax,
+    "entropy": CalibrationMethod.Entropy,
+    "percentile": CalibrationMethod.Percentile,
+}
 _OPTIONS: dict[str, Any] = {"DefaultTensorType": onnx.TensorProto.FLOAT}
 """What a tensor is whose type shape inference does not know, such as after ai.onnx.ml operators."""
 
@@ -54,24 +70,69 @@ class NothingToQuantize(Exception):
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way to int8. `reduce_range` uses 7 bits for the weights."""
+    """One way to a smaller variant.
+
+    Attributes:
+        name: in reports; it begins with the precision.
+        kind: ``static`` needs calibration data, ``dynamic`` measures activations at run time.
+        ranges: how a static recipe finds the ranges of activations.
+        per_channel: one scale a channel of the weights.
+        reduce_range: 7 bits for the weights.
+        weights: ``s8`` or ``u8``.
+        activations: ``s8`` or ``u8``, of static recipes.
+        symmetric: activations around zero.
+        excluded: operators, by node name, that stay in float: mixed precision.
+    """
 
     name: str
-    kind: Literal["dynamic", "static"]
+    kind: Literal["fp16", "dynamic", "static"]
+    ranges: Ranges = "minmax"
     per_channel: bool = False
     reduce_range: bool = False
-    unsigned_weights: bool = False
-    percentile: bool = False
+    weights: Literal["s8", "u8"] = "s8"
+    activations: Literal["s8", "u8"] = "u8"
+    symmetric: bool = False
+    excluded: tuple[str, ...] = ()
+
+    @property
+    def precision(self) -> Literal["fp16", "int8"]:
+        """What its variants are."""
+        return "fp16" if self.kind == "fp16" else "int8"
+
+    @property
+    def portable(self) -> bool:
+        """Whether no processor's 8-bit products saturate with it."""
+        return self.kind == "fp16" or self.weights == "u8" or self.reduce_range
+
+    def with_ranges(self, ranges: Ranges) -> Recipe:
+        """Return the same with another way to find ranges."""
+        return replace(self, name=self.name.replace(self.ranges, ranges), ranges=ranges)
+
+    def mixed(self, excluded: tuple[str, ...]) -> Recipe:
+        """Return the same with some operators in float."""
+        name = self.name.replace("int8-static", "int8-mixed") + f"-{len(excluded)}"
+        return replace(self, name=name, excluded=excluded)
 
 
 RECIPES: tuple[Recipe, ...] = (
     Recipe("int8-static-minmax-per-tensor", "static"),
     Recipe("int8-static-minmax-per-channel", "static", per_channel=True),
+    Recipe("int8-static-minmax-per-tensor-reduced", "static", reduce_range=True),
     Recipe("int8-static-minmax-per-channel-reduced", "static", per_channel=True, reduce_range=True),
-    Recipe("int8-static-minmax-u8u8", "static", unsigned_weights=True),
-    Recipe("int8-static-percentile-per-tensor", "static", percentile=True),
-    Recipe("int8-dynamic", "dynamic", per_channel=True, unsigned_weights=True),
+    Recipe("int8-static-minmax-u8u8", "static", weights="u8"),
+    Recipe("int8-static-minmax-s8s8", "static", activations="s8"),
+    Recipe(
+        "int8-static-minmax-s8s8-per-channel-symmetric",
+        "static",
+        per_channel=True,
+        activations="s8",
+        symmetric=True,
+    ),
+    Recipe("int8-dynamic", "dynamic", per_channel=True, weights="u8"),
+    Recipe("int8-dynamic-s8", "dynamic"),
+    Recipe("fp16", "fp16"),
 )
+"""Those that are always tried; ``s8s8`` and ``dynamic-s8`` are onnxruntime's own defaults."""
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
@@ -90,55 +151,99 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has n
         self._feeds = self._samples.slices(1)
 
 
-def make(recipe: Recipe, source: Path, target: Path, calibration: Samples | None) -> int:
+def calibrate(ranges: Ranges, source: Path, cache: Path, calibration: Samples) -> int:
+    """Find the ranges of all activations, once for all recipes that use them.
+
+    Args:
+        ranges: the way.
+        source: the cleaned fp32 model.
+        cache: the file in which they are kept.
+        calibration: samples.
+
+    Returns:
+        The number of samples that were used.
+    """
+    if ranges != "minmax":
+        calibration = calibration.choose(_HISTOGRAM_SAMPLES_MAX, 0)
+    scratch = cache.with_suffix(".onnx")
+    _quantize(Recipe("calibration", "static", ranges=ranges), source, scratch, cache, calibration)
+    scratch.unlink()
+    return calibration.count
+
+
+def make(
+    recipe: Recipe, source: Path, target: Path, cache: Path, *, only: tuple[str, ...] = ()
+) -> None:
     """Make `target` from the cleaned fp32 model `source`.
 
     Args:
         recipe: the way.
         source: the cleaned fp32 model, see `check_quantizable`.
         target: where the variant is written.
-        calibration: for static recipes.
-
-    Returns:
-        The number of calibration samples that were used.
+        cache: what `calibrate` has written, for static recipes.
+        only: names of the nodes to quantize; all if there are none.
 
     Raises:
         NothingToQuantize: no operator of the model can be quantized this way.
         Exception: whatever onnxruntime raises; it has no common base.
     """
-    weights = QuantType.QUInt8 if recipe.unsigned_weights else QuantType.QInt8
-    used = 0
+    if recipe.kind == "fp16":
+        _halve(source, target)
+        return
     if recipe.kind == "dynamic":
         quantize_dynamic(
-            source,
+            onnx.load(source),  # from a path it would write beside it, as other tasks do
             target,
             per_channel=recipe.per_channel,
             reduce_range=recipe.reduce_range,
-            weight_type=weights,
+            weight_type=_type(recipe.weights),
+            nodes_to_exclude=list(recipe.excluded),
             extra_options=dict(_OPTIONS),
         )
     else:
-        assert calibration is not None, recipe.name
-        if recipe.percentile:
-            calibration = calibration.choose(_HISTOGRAM_SAMPLES_MAX, 0)
-        used = calibration.count
-        method = CalibrationMethod.Percentile if recipe.percentile else CalibrationMethod.MinMax
-        quantize_static(
-            source,
-            target,
-            _Reader(calibration),
-            quant_format=QuantFormat.QDQ,
-            per_channel=recipe.per_channel,
-            reduce_range=recipe.reduce_range,
-            activation_type=QuantType.QUInt8,
-            weight_type=weights,
-            calibrate_method=method,
-            extra_options=_OPTIONS
-            | ({"CalibPercentile": _PERCENTILE} if recipe.percentile else {}),
-        )
+        _quantize(recipe, source, target, cache, None, only=only)
     if _quantized_nodes(onnx.load(target)) == 0:
         raise NothingToQuantize("the recipe finds nothing to quantize in the model")
-    return used
+
+
+def _quantize(
+    recipe: Recipe,
+    source: Path,
+    target: Path,
+    cache: Path,
+    calibration: Samples | None,
+    *,
+    only: tuple[str, ...] = (),
+) -> None:
+    options = _OPTIONS | {"ActivationSymmetric": recipe.symmetric}
+    if recipe.ranges == "percentile":
+        options["CalibPercentile"] = _PERCENTILE
+    quantize_static(
+        onnx.load(source),  # see above
+        target,
+        None if calibration is None else _Reader(calibration),
+        quant_format=QuantFormat.QDQ,
+        per_channel=recipe.per_channel,
+        reduce_range=recipe.reduce_range,
+        activation_type=_type(recipe.activations),
+        weight_type=_type(recipe.weights),
+        nodes_to_quantize=list(only),
+        nodes_to_exclude=list(recipe.excluded),
+        calibrate_method=_METHODS[recipe.ranges],
+        extra_options=options,
+        calibration_cache_path=cache,
+    )
+
+
+def _halve(source: Path, target: Path) -> None:
+    """Make the fp16 variant; inputs and outputs stay as they are."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True), target)
+
+
+def _type(name: Literal["s8", "u8"]) -> Any:
+    return QuantType.QInt8 if name == "s8" else QuantType.QUInt8
 
 
 def check_quantizable(source: Path) -> None:
@@ -148,6 +253,15 @@ def check_quantizable(source: Path) -> None:
         raise NothingToQuantize("the model is quantized already")
     if not any(node.op_type in _WEIGHTED_OPERATORS for node in model.graph.node):
         raise NothingToQuantize("the model has no operator whose weights can be quantized")
+
+
+def quantizable_nodes(source: Path) -> tuple[tuple[str, str], ...]:
+    """Return (name, operator) of the nodes with weights, in the order of the graph."""
+    return tuple(
+        (node.name, node.op_type)
+        for node in onnx.load(source).graph.node
+        if node.op_type in _WEIGHTED_OPERATORS
+    )
 
 
 def _quantized_nodes(model: Any) -> int:

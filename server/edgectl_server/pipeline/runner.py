@@ -27,6 +27,7 @@ from typing import TypeVar
 import msgspec
 
 from edgectl_server.pipeline.confinement import landlock_version
+from edgectl_server.pipeline.endings import explain, too_slow
 from edgectl_server.pipeline.errors import (
     PipelineCancelled,
     PipelineError,
@@ -61,11 +62,9 @@ _STDOUT_BYTES_MAX = 1024 * 1024
 _READ_BYTES = 64 * 1024
 _EXIT_REFUSED = 3
 _SHELL_SIGNAL_BASE = 128
-_CPU_TOLERANCE_S = 1.0
 _NAMESPACES = (
     "unshare", "--user", "--map-current-user", "--net", "--pid", "--fork", "--kill-child=KILL",
 )  # fmt: skip
-_OUT_OF_MEMORY = (b"bad_alloc", b"MemoryError", b"Cannot allocate memory")
 
 
 def run_pipeline(
@@ -105,7 +104,7 @@ def run_pipeline(
         return _read(directory / RESULT_FILE, PipelineResult)
     if exit_.code == _EXIT_REFUSED:
         raise _error(_read(directory / REFUSAL_FILE, Ending))
-    raise _explain(exit_, spec.limits)
+    raise explain(exit_.code, exit_.cpu_s, exit_.stderr, spec.limits)
 
 
 _Outcome = TypeVar("_Outcome", PipelineResult, Ending)
@@ -204,7 +203,7 @@ def _run_child(
             if cancelled():
                 raise PipelineCancelled("pipeline.cancelled", "The push was cancelled.")
             if time.monotonic() > deadline:
-                raise _too_slow(f"{limits.wall_s:g} s by the clock")
+                raise too_slow(f"{limits.wall_s:g} s by the clock")
             for progress in pipes.read(_POLL_S):
                 on_progress(progress)
         pipes.drain()
@@ -293,38 +292,3 @@ def _read_regular(path: Path) -> bytes:
 def _error(ending: Ending) -> PipelineError:
     kind = PipelineRefused if ending.kind == "refused" else PipelineFailed
     return kind(ending.code, ending.detail, ending.hint, ending.data)
-
-
-def _too_slow(limit: str) -> PipelineFailed:
-    return PipelineFailed(
-        "pipeline.time",
-        f"The pipeline took more than {limit}.",
-        "Check the model for loops without end, push less data, or raise the server's limit.",
-    )
-
-
-def _explain(exit_: _Exit, limits: PipelineLimits) -> PipelineFailed:
-    """Say what it means that the child was killed or crashed."""
-    last = exit_.stderr.decode(errors="replace").strip().splitlines()
-    words = f" Its last words: {last[-1][:300]}" if last else ""
-    if any(mark in exit_.stderr for mark in _OUT_OF_MEMORY):
-        return PipelineFailed(
-            "pipeline.memory",
-            f"The model needs more than {limits.memory_bytes // 2**20} MiB.",
-            "Push a smaller model or less data, or raise the server's memory limit.",
-        )
-    over = exit_.cpu_s >= limits.cpu_s - _CPU_TOLERANCE_S
-    if exit_.code == -signal.SIGXCPU or (exit_.code == -signal.SIGKILL and over):
-        return _too_slow(f"{limits.cpu_s} s of processor time")
-    if exit_.code == -signal.SIGKILL:
-        return PipelineFailed(
-            "pipeline.crashed",
-            "The pipeline's process was killed from outside.",
-            "Push again; if the kernel's log says that memory ran out, give the server more.",
-        )
-    how = signal.Signals(-exit_.code).name if exit_.code < 0 else f"exit code {exit_.code}"
-    return PipelineFailed(
-        "pipeline.crashed",
-        f"The pipeline's process crashed ({how}).{words}",
-        "The server is unharmed. Do not push this model again; report it.",
-    )

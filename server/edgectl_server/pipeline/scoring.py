@@ -13,6 +13,7 @@ In this order, and the report says which:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,7 +25,7 @@ from edgectl_server.pipeline.data import Array, Samples
 from edgectl_server.pipeline.errors import PipelineRefused
 from edgectl_server.pipeline.execution import Outputs
 
-__all__ = ["Yardstick", "check_finite", "choose_yardstick", "find_scores", "same_outputs"]
+__all__ = ["Yardstick", "check_finite", "choose_yardstick", "find_scores", "kept_variance", "same_outputs"]
 
 CLASSES_MAX = 1024
 _SUM_TOLERANCE = 1e-3
@@ -65,14 +66,7 @@ class Yardstick:
         if self.scores is not None:
             name = self.scores.output
             return _share(outputs[name].argmax(axis=1), self.outputs[name].argmax(axis=1))
-        return min(
-            (
-                _variance_kept(outputs[name], reference)
-                for name, reference in self.outputs.items()
-                if _is_float(reference)
-            ),
-            default=_equal_share(outputs, self.outputs),
-        )
+        return kept_variance(outputs, self.outputs)
 
 
 def find_scores(outputs: Outputs) -> Scores | None:
@@ -152,6 +146,21 @@ def check_finite(outputs: Outputs) -> None:
             )
 
 
+def kept_variance(outputs: Outputs, wanted: Outputs) -> float:
+    """Return R² against the wanted outputs, 0 to 1: the lowest over all float outputs.
+
+    Without a float output it is the share of values that are equal.
+    """
+    return min(
+        (
+            _variance_kept(outputs[name], reference)
+            for name, reference in wanted.items()
+            if _is_float(reference)
+        ),
+        default=_equal_share(outputs, wanted),
+    )
+
+
 def same_outputs(left: Outputs, right: Outputs, tolerance: float) -> bool:
     """Say whether outputs are equal: floats within `tolerance` of the largest, others exactly."""
     if left.keys() != right.keys():
@@ -212,7 +221,8 @@ def _variance_kept(array: Array, reference: Array) -> float:
     spread = float(np.square(wanted - wanted.mean(axis=0, keepdims=True)).sum())
     if spread == 0.0:
         return 1.0 if wrong == 0.0 else 0.0
-    return max(0.0, 1.0 - wrong / spread)
+    kept = 1.0 - wrong / spread
+    return max(0.0, kept) if math.isfinite(kept) else 0.0
 
 
 def _equal_share(outputs: Outputs, references: Outputs) -> float:

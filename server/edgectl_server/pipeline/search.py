@@ -1,55 +1,63 @@
-"""The whole run, inside the child: check, clean, try every recipe, choose, write golden cases.
+"""The whole run, inside the child: check, clean, try recipes, choose, write golden cases.
 
-A recipe that fails is a row of the report with its reason, and the search goes on. What ends it is
-a refusal of the model or of its data, or a limit of the process.
+What ends it is a refusal of the model or of its data, or a limit of the process; a recipe that
+fails does not. Here files are parsed and rows are compared; whatever runs the model is a task in a
+process of its own (`tasks`).
 """
 
 from __future__ import annotations
 
-import gc
 import hashlib
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
+from msgspec import Struct
 
-from edgectl_protocol.manifest import Evaluation, Quantization, Scores, TensorSpec
-from edgectl_server.pipeline.checks import DATATYPES, ModelFacts, check_model, parse_model
-from edgectl_server.pipeline.cleaning import clean
+from edgectl_protocol.manifest import TensorSpec
+from edgectl_server.pipeline.baseline import Baseline, Facts, judge, run_fp32
+from edgectl_server.pipeline.candidates import write_candidates
+from edgectl_server.pipeline.checks import ModelFacts, check_model, parse_model
 from edgectl_server.pipeline.data import Role, Samples, load_samples, random_samples
 from edgectl_server.pipeline.errors import PipelineRefused
-from edgectl_server.pipeline.execution import TOOL, Outputs, Runner, describe, measured_on
-from edgectl_server.pipeline.golden import write_golden
-from edgectl_server.pipeline.recipes import (
-    RECIPES,
-    NothingToQuantize,
-    Recipe,
-    check_quantizable,
-    make,
+from edgectl_server.pipeline.execution import Runner, latencies, measured_on
+from edgectl_server.pipeline.planning import keeps_accuracy, mixed_counts, nearest, other_ranges
+from edgectl_server.pipeline.recipes import RECIPES, Recipe, quantizable_nodes
+from edgectl_server.pipeline.selection import (
+    check_int8,
+    choose,
+    comes_first,
+    measured_rows,
+    publish_order,
 )
-from edgectl_server.pipeline.scoring import Yardstick, check_finite, choose_yardstick, find_scores
-from edgectl_server.pipeline.selection import best_int8, check_int8, gate_reason, int8_first
+from edgectl_server.pipeline.sensitivity import Group, group_nodes
 from edgectl_server.pipeline.spec import (
-    Candidate,
+    LayerRow,
     PipelineResult,
     PipelineSpec,
-    Precision,
     Progress,
     TensorRow,
     TrialReport,
     TrialRow,
     to_document,
 )
+from edgectl_server.pipeline.tasks import Task, run_one
+from edgectl_server.pipeline.trials import Trials
 
 __all__ = ["search"]
 
-_OUTPUT_BYTES_MAX = 256 * 1024 * 1024
-"""Outputs of the measured samples are kept in memory, those of fp32 and of one variant."""
-_RANK_MAX = 8
-_DATATYPE_NAMES = {dtype: name for name, dtype in DATATYPES.values()}
+
+class _Measured(Struct, frozen=True):
+    """Latencies in microseconds, p50 and p95 of each model."""
+
+    pairs: tuple[tuple[float, float], ...]
+
+
+class _Nodes(Struct, frozen=True):
+    nodes: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -57,9 +65,8 @@ class _Subject:
     """What is being worked on, once it has passed the checks."""
 
     spec: PipelineSpec
-    directory: Path
-    progress: Callable[[Progress], None]
     source: str
+    model: Any
     facts: ModelFacts
     calibration: Samples | None
     evaluation: Samples | None
@@ -75,19 +82,6 @@ class _Subject:
         return self.evaluation or self.calibration or made_up
 
 
-@dataclass(frozen=True)
-class _Baseline:
-    """The fp32 model, measured."""
-
-    path: Path
-    runner: Runner
-    row: TrialRow
-    outputs: tuple[TensorSpec, ...]
-    scores: Scores | None
-    yardstick: Yardstick | None
-    warnings: tuple[str, ...]
-
-
 def search(
     spec: PipelineSpec, directory: Path, progress: Callable[[Progress], None]
 ) -> PipelineResult:
@@ -100,41 +94,51 @@ def search(
 
     Raises:
         PipelineRefused: ``data["report"]`` is there as soon as recipes have been tried.
-        MemoryError: the checks or the fp32 model do not fit in the limit.
+        PipelineFailed: the fp32 model does not run within the limits.
+        MemoryError: the checks do not fit in the limit.
     """
-    subject, model = _check(spec, directory, progress)
-    progress(Progress(stage="clean", message="infer shapes, fold constants"))
-    cleaned = clean(model, directory, subject.inputs, subject.samples)
-    del model
-    baseline = _measure_fp32(subject, cleaned.path, cleaned.warnings)
-    trials = [baseline.row]
-    used: dict[str, int] = {}
-    if "int8" in spec.precisions:
-        recipes = [recipe for recipe in RECIPES if not spec.recipes or recipe.name in spec.recipes]
-        for number, recipe in enumerate(recipes):
-            progress(
-                Progress(stage="quantize", message=recipe.name, done=number, total=len(recipes))
-            )
-            row, used[recipe.name] = _try_recipe(subject, baseline, recipe)
-            trials.append(row)
+    begun = time.monotonic()
+    subject = _check(spec, progress)
+    limits = spec.limits
+
+    def run() -> Facts:
+        return run_fp32(
+            spec, subject.model, directory, subject.inputs, subject.samples, progress
+        )
+
+    facts = run_one(Task("fp32", run, Facts), limits, seconds_max=limits.wall_s)
+    baseline = judge(spec, facts, directory, subject.samples)
+    trials = Trials(
+        spec=spec,
+        directory=directory,
+        inputs=subject.inputs,
+        baseline=baseline,
+        calibration=subject.calibration,
+        progress=progress,
+        deadline=time.monotonic() + limits.search_s_max,
+    )
+    layers = _try_recipes(trials)
+    rows = _with_latencies(trials)
     warnings = list(baseline.warnings)
-    chosen = best_int8(trials)
-    if chosen is None and "int8" in spec.precisions:
+    published = choose(rows, spec.precisions, spec.objective)
+
+    def report() -> TrialReport:
+        return _report(subject, baseline, rows, layers, warnings, time.monotonic() - begun)
+
+    if "int8" in spec.precisions and not any(row.precision == "int8" for row in published):
         try:
             measured = baseline.yardstick is not None
             fp32_wanted = "fp32" in spec.precisions
-            warnings.append(check_int8(trials, measured=measured, fp32_wanted=fp32_wanted))
+            warnings.append(check_int8(rows, measured=measured, fp32_wanted=fp32_wanted))
         except PipelineRefused as error:
-            error.data["report"] = to_document(_report(subject, baseline, trials, warnings))
+            error.data["report"] = to_document(report())
             raise
-    report = _report(subject, baseline, trials, warnings)
-    candidates = _write_candidates(subject, baseline, chosen, used)
-    return PipelineResult(source=subject.source, report=report, candidates=candidates)
+    cases = subject.samples.choose(limits.golden_cases, spec.seed)
+    candidates = write_candidates(trials, publish_order(published), cases)
+    return PipelineResult(source=subject.source, report=report(), candidates=candidates)
 
 
-def _check(
-    spec: PipelineSpec, directory: Path, progress: Callable[[Progress], None]
-) -> tuple[_Subject, object]:
+def _check(spec: PipelineSpec, progress: Callable[[Progress], None]) -> _Subject:
     progress(Progress(stage="check", message="model file"))
     size = spec.source.stat().st_size
     with spec.source.open("rb") as file:
@@ -149,161 +153,113 @@ def _check(
         progress(Progress(stage="check", message=f"{role} data"))
         return load_samples(path, role, facts.inputs, bytes_max=spec.limits.data_bytes_max)
 
-    calibration = load(spec.calibration, "calibration")
-    evaluation = load(spec.evaluation, "evaluation")
-    subject = _Subject(
+    return _Subject(
         spec=spec,
-        directory=directory,
-        progress=progress,
         source=source,
+        model=model,
         facts=facts,
-        calibration=calibration,
-        evaluation=evaluation,
+        calibration=load(spec.calibration, "calibration"),
+        evaluation=load(spec.evaluation, "evaluation"),
     )
-    return subject, model
 
 
-def _measure_fp32(subject: _Subject, path: Path, warnings: tuple[str, ...]) -> _Baseline:
-    begun = time.monotonic()
-    spec, limits = subject.spec, subject.spec.limits
-    subject.progress(Progress(stage="evaluate", message="fp32"))
-    runner = Runner(path, subject.inputs)
-    samples = subject.samples
-    first = runner.run(samples.choose(1, spec.seed))
-    row_bytes = max(1, sum(array.nbytes for array in first.values()))
-    fitting = max(1, min(limits.evaluation_samples_max, _OUTPUT_BYTES_MAX // row_bytes))
-    samples = samples.choose(fitting, spec.seed)
-    outputs = runner.run(samples)
-    check_finite(outputs)
-    scores = find_scores(outputs)
-    warnings += _check_class_names(spec.labels, outputs, scores)
-    yardstick = None
-    if samples.role != "random":
-        yardstick, more = choose_yardstick(samples, outputs, scores)
-        warnings += more
-    else:
-        warnings += ("Golden cases are made of random numbers, for lack of data.",)
-    latency = runner.latency(samples, limits)
-    wanted = "fp32" in spec.precisions
-    row = TrialRow(
+# ------------------------------------------------------------ trying
+
+
+def _try_recipes(trials: Trials) -> tuple[LayerRow, ...]:
+    """Try recipes as `planning` says; return what was learnt about the operators."""
+    spec = trials.spec
+    first = [
+        recipe
+        for recipe in RECIPES
+        if recipe.precision in spec.precisions and (not spec.recipes or recipe.name in spec.recipes)
+    ]
+    trials.run(first)
+    if spec.recipes or trials.calibration is None or "int8" not in spec.precisions:
+        return ()
+    more = other_ranges(trials.rows, list(trials.recipes.values()))
+    if more:
+        trials.run(more)
+    best = nearest(trials.rows, list(trials.recipes.values()))
+    if not best or _one_is_fast(trials):
+        return ()
+    return _try_mixed(trials, best[0])
+
+
+def _one_is_fast(trials: Trials) -> bool:
+    """Say whether a static recipe keeps the accuracy and is not slower than fp32."""
+    if not keeps_accuracy(trials.rows):
+        return False
+    fp32, *others = _with_latencies(trials)
+    return any(keeps_accuracy([row]) and comes_first(row, fp32, by_size=False) for row in others)
+
+
+def _try_mixed(trials: Trials, base: Recipe) -> tuple[LayerRow, ...]:
+    """Leave operators in float, those that lose most first, until the accuracy is kept."""
+    limits = trials.spec.limits
+    path = trials.baseline.path
+    listing = Task("nodes", lambda: _Nodes(quantizable_nodes(path)), _Nodes)
+    groups = group_nodes(run_one(listing, limits, seconds_max=limits.trial_s_max).nodes)
+    losses = trials.sensitivity(base, groups)
+    known = [(row, group) for row, group in zip(losses, groups, strict=True) if row is not None]
+    known.sort(key=lambda pair: -pair[0].loss)
+    order = [group for _, group in known]
+    verdicts: dict[int, bool] = {}
+    while counts := mixed_counts(len(order), verdicts, limits.workers):
+        rows = trials.run([base.mixed(_names(order[:count])) for count in counts])
+        verdicts |= {
+            count: row.status == "accepted" for count, row in zip(counts, rows, strict=True)
+        }
+    return tuple(row for row, _ in known)
+
+
+def _names(groups: Sequence[Group]) -> tuple[str, ...]:
+    return tuple(name for group in groups for name in group.nodes)
+
+
+# ------------------------------------------------------------ measuring
+
+
+def _with_latencies(trials: Trials) -> list[TrialRow]:
+    """Return all rows, fp32 first, with the latencies of those that may be published."""
+    limits, baseline = trials.spec.limits, trials.baseline
+    yardstick = baseline.yardstick
+    fp32 = TrialRow(
         recipe="fp32",
         variant="fp32",
         precision="fp32",
         status="accepted",
-        reason="" if wanted else "the reference; not asked for",
-        size_bytes=path.stat().st_size,
+        reason="" if "fp32" in trials.spec.precisions else "the reference; not asked for",
+        size_bytes=baseline.path.stat().st_size,
         value=yardstick.reference if yardstick else None,
         drop_points=0.0 if yardstick else None,
-        latency_p50_us=latency.p50_us,
-        latency_p95_us=latency.p95_us,
-        seconds=round(time.monotonic() - begun, 2),
     )
-    return _Baseline(
-        path=path,
-        runner=runner,
-        row=row,
-        outputs=_output_specs(outputs, free_batch=runner.free_batch),
-        scores=scores,
-        yardstick=yardstick,
-        warnings=warnings,
-    )
+    chosen = measured_rows(trials.rows)
+    paths = [baseline.path, *(trials.path(row.recipe) for row in chosen)]
+    trials.progress(Progress(stage="latency", message=f"{len(paths)} variants"))
 
+    def call() -> _Measured:
+        runners = [Runner(path, trials.inputs) for path in paths]
+        found = latencies(runners, baseline.samples, limits)
+        return _Measured(tuple((one.p50_us, one.p95_us) for one in found))
 
-def _check_class_names(
-    labels: tuple[str, ...], outputs: Outputs, scores: Scores | None
-) -> tuple[str, ...]:
-    if not labels:
-        return ()
-    if scores is None:
-        return ("The model has no output of class scores [N, C]: the class names are not used.",)
-    classes = outputs[scores.output].shape[1]
-    if len(labels) != classes:
-        raise PipelineRefused(
-            "model.labels",
-            f"{len(labels)} class names were given, and output {scores.output!r} has {classes} "
-            "classes.",
-            "Give one name a class, in the order of the scores.",
-        )
-    return ()
+    done = run_one(Task("latency", call, _Measured), limits, seconds_max=limits.trial_s_max)
+    by_recipe = dict(zip(["fp32", *(row.recipe for row in chosen)], done.pairs, strict=True))
 
+    def with_latency(row: TrialRow) -> TrialRow:
+        p50_us, p95_us = by_recipe.get(row.recipe, (None, None))
+        return msgspec.structs.replace(row, latency_p50_us=p50_us, latency_p95_us=p95_us)
 
-def _output_specs(outputs: Outputs, *, free_batch: bool) -> tuple[TensorSpec, ...]:
-    """Describe the outputs by what was seen: declared shapes are often incomplete."""
-    specs = []
-    for name, array in outputs.items():
-        datatype = _DATATYPE_NAMES.get(array.dtype)
-        if datatype is None or array.ndim > _RANK_MAX:
-            raise PipelineRefused(
-                "model.datatype",
-                f"Output {name[:80]!r} is {array.dtype} with {array.ndim} axes; expected numbers "
-                f"with at most {_RANK_MAX} axes.",
-                "Export the model with tensors of numbers as its outputs.",
-            )
-        shape = (-1 if free_batch else 1, *array.shape[1:])
-        specs.append(TensorSpec(name=name, datatype=datatype, shape=shape))  # type: ignore[arg-type]
-    return tuple(specs)
-
-
-def _try_recipe(subject: _Subject, baseline: _Baseline, recipe: Recipe) -> tuple[TrialRow, int]:
-    """Make and measure one int8 variant; return its row and the calibration samples it used."""
-    skipped = TrialRow(recipe=recipe.name, variant="int8", precision="int8", status="skipped")
-    if baseline.yardstick is None:
-        return _with_reason(skipped, "no data to measure it on"), 0
-    if recipe.kind == "static" and subject.calibration is None:
-        return _with_reason(skipped, "needs calibration data"), 0
-    begun = time.monotonic()
-    try:
-        check_quantizable(baseline.path)
-        return _measure_recipe(subject, baseline, baseline.yardstick, recipe, begun)
-    except NothingToQuantize as error:
-        return _with_reason(skipped, str(error)), 0
-    except MemoryError:
-        reason = "it does not fit in the memory limit"
-    except PipelineRefused as error:
-        reason = error.detail
-    except Exception as error:  # noqa: BLE001  # onnxruntime's errors have no common base
-        reason = f"{type(error).__name__}: {describe(error)}"
-    gc.collect()
-    seconds = round(time.monotonic() - begun, 2)
-    failed = msgspec.structs.replace(skipped, status="failed", reason=reason, seconds=seconds)
-    return failed, 0
-
-
-def _with_reason(row: TrialRow, reason: str) -> TrialRow:
-    return msgspec.structs.replace(row, reason=reason)
-
-
-def _measure_recipe(
-    subject: _Subject, baseline: _Baseline, yardstick: Yardstick, recipe: Recipe, begun: float
-) -> tuple[TrialRow, int]:
-    spec, limits = subject.spec, subject.spec.limits
-    path = subject.directory / f"{recipe.name}.onnx"
-    calibration = subject.calibration
-    if calibration is not None:
-        calibration = calibration.choose(limits.calibration_samples_max, spec.seed)
-    used = make(recipe, baseline.path, path, calibration)
-    runner = Runner(path, subject.inputs)
-    value = yardstick.value(runner.run(yardstick.samples))
-    latency = runner.latency(yardstick.samples, limits)
-    reason = gate_reason(yardstick.metric, yardstick.reference, value, spec.max_drop_points)
-    row = TrialRow(
-        recipe=recipe.name,
-        variant="int8",
-        precision="int8",
-        status="rejected" if reason else "accepted",
-        reason=reason,
-        size_bytes=path.stat().st_size,
-        value=value,
-        drop_points=round(100 * (yardstick.reference - value), 4),
-        latency_p50_us=latency.p50_us,
-        latency_p95_us=latency.p95_us,
-        seconds=round(time.monotonic() - begun, 2),
-    )
-    return row, used
+    return [with_latency(row) for row in (fp32, *trials.rows)]
 
 
 def _report(
-    subject: _Subject, baseline: _Baseline, trials: list[TrialRow], warnings: list[str]
+    subject: _Subject,
+    baseline: Baseline,
+    rows: Sequence[TrialRow],
+    layers: tuple[LayerRow, ...],
+    warnings: Sequence[str],
+    seconds: float,
 ) -> TrialReport:
     yardstick = baseline.yardstick
     return TrialReport(
@@ -315,86 +271,17 @@ def _report(
         opset=subject.facts.opset,
         nodes=subject.facts.nodes,
         parameters=subject.facts.parameters,
-        inputs=_rows(subject.inputs),
-        outputs=_rows(baseline.outputs),
-        trials=tuple(trials),
+        inputs=_tensor_rows(subject.inputs),
+        outputs=_tensor_rows(baseline.specs),
+        trials=tuple(rows),
         measured_on=measured_on(),
         warnings=tuple(warnings),
+        sensitivity=layers,
+        search_s=round(seconds, 2),
     )
 
 
-def _rows(specs: tuple[TensorSpec, ...]) -> tuple[TensorRow, ...]:
+def _tensor_rows(specs: tuple[TensorSpec, ...]) -> tuple[TensorRow, ...]:
     return tuple(
         TensorRow(name=spec.name, datatype=spec.datatype, shape=spec.shape) for spec in specs
-    )
-
-
-def _write_candidates(
-    subject: _Subject, baseline: _Baseline, int8: TrialRow | None, used: dict[str, int]
-) -> tuple[Candidate, ...]:
-    """Write the files of every variant to publish, in the order in which devices try them."""
-    rows: list[TrialRow] = []
-    if "fp32" in subject.spec.precisions:
-        rows.append(baseline.row)
-    if int8 is not None:
-        rows.insert(0 if int8_first(int8, baseline.row) else len(rows), int8)
-    cases = subject.samples.choose(subject.spec.limits.golden_cases, subject.spec.seed)
-    candidates = []
-    for rank, row in enumerate(rows):
-        subject.progress(Progress(stage="golden", message=row.variant, done=rank, total=len(rows)))
-        candidates.append(
-            _write_candidate(subject, baseline, row, cases, rank=rank, used=used.get(row.recipe, 0))
-        )
-    return tuple(candidates)
-
-
-def _write_candidate(
-    subject: _Subject,
-    baseline: _Baseline,
-    row: TrialRow,
-    cases: Samples,
-    *,
-    rank: int,
-    used: int,
-) -> Candidate:
-    precision: Precision = "int8" if row.precision == "int8" else "fp32"
-    folder = subject.directory / row.variant
-    folder.mkdir(exist_ok=True)
-    path = folder / "model.onnx"
-    made = baseline.path if precision == "fp32" else subject.directory / f"{row.recipe}.onnx"
-    shutil.copyfile(made, path)
-    runner = baseline.runner if precision == "fp32" else Runner(path, subject.inputs)
-    golden, _ = write_golden(
-        folder / "golden.npz",
-        runner,
-        cases,
-        reference=None if precision == "fp32" else baseline.runner,
-    )
-    yardstick = baseline.yardstick
-    evaluation = None
-    if yardstick is not None and row.value is not None:
-        evaluation = Evaluation(
-            metric=yardstick.metric,
-            reference=yardstick.reference,
-            value=row.value,
-            samples=yardstick.samples.count,
-            dataset=yardstick.samples.digest,
-        )
-    calibration = subject.calibration if used else None
-    return Candidate(
-        variant=row.variant,
-        precision=precision,
-        rank=rank,
-        inputs=subject.inputs,
-        outputs=baseline.outputs,
-        golden=golden,
-        quantization=Quantization(
-            recipe=row.recipe,
-            calibration=calibration.digest if calibration else None,
-            calibration_samples=used,
-            tool=TOOL,
-        ),
-        trial=row,
-        evaluation=evaluation,
-        scores=baseline.scores,
     )

@@ -1,25 +1,42 @@
 """Which variants are published, and in which order devices try them. Pure.
 
-At most one int8 variant: of the accepted recipes the fastest by median latency, then the smallest,
-then the most accurate; within 5 % is equally fast, within 2 % equally small, so that neither noise
-nor a few bytes outweigh accuracy. It is tried before fp32 if it is not more than 10 % slower, or if
-its file is less than 60 % of the size.
+At most one fp16 and two int8 variants. Of the accepted int8 recipes one is the best by the
+objective: ``latency`` looks for the fastest by median latency, then the smallest; ``size`` the other
+way round. Within 5 % is equally fast, within 2 % equally small, so that neither noise nor a few
+bytes outweigh the rest; of equals a portable one is taken (see `recipes`), then the most accurate.
+If the best is not portable, the best of the portable ones is published beside it as
+``int8-portable``, for the processors on which the other is wrong.
+
+A variant is tried before fp32 if it is not more than 10 % slower, or if its file is less than 60 % of
+the size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import msgspec
 
 from edgectl_server.pipeline.errors import PipelineRefused
-from edgectl_server.pipeline.spec import TrialRow
+from edgectl_server.pipeline.spec import Objective, Precision, TrialRow
 
-__all__ = ["best_int8", "check_int8", "gate_reason", "int8_first"]
+__all__ = [
+    "best_int8",
+    "check_int8",
+    "choose",
+    "comes_first",
+    "gate_reason",
+    "measured_rows",
+    "publish_order",
+]
 
 _EQUALLY_FAST = 1.05
 _EQUALLY_SMALL = 1.02
 _SLOWER_MAX = 1.1
 _SIZE_SHARE_MAX = 0.6
 _ROUNDING = 1e-9
+_MEASURED_MAX = 32
+PORTABLE_VARIANT = "int8-portable"
 
 
 def gate_reason(metric: str, reference: float, value: float, max_drop_points: float) -> str:
@@ -33,22 +50,58 @@ def gate_reason(metric: str, reference: float, value: float, max_drop_points: fl
     )
 
 
-def best_int8(trials: Sequence[TrialRow]) -> TrialRow | None:
-    """Return the accepted int8 trial that is published."""
-    accepted = [row for row in trials if row.precision == "int8" and row.status == "accepted"]
-    if not accepted:
+def measured_rows(trials: Sequence[TrialRow]) -> list[TrialRow]:
+    """Return the rows whose latency is worth measuring: what may be published, the smallest first."""
+    accepted = [row for row in trials if row.status == "accepted"]
+    return sorted(accepted, key=lambda row: (_size(row), row.recipe))[:_MEASURED_MAX]
+
+
+def choose(
+    trials: Sequence[TrialRow], precisions: Sequence[Precision], objective: Objective
+) -> list[TrialRow]:
+    """Return the rows to publish, each with the name of its variant.
+
+    Args:
+        trials: all rows, the latencies of those that were accepted among them.
+        precisions: what was asked for.
+        objective: of the choice between int8 recipes.
+    """
+    chosen = [row for row in trials if row.precision == "fp32" and "fp32" in precisions]
+    chosen += [row for row in trials if row.precision == "fp16" and row.status == "accepted"]
+    best = best_int8(trials, objective)
+    if best is not None:
+        chosen.append(best)
+        portable = best_int8([row for row in trials if row.portable], objective)
+        if not best.portable and portable is not None:
+            chosen.append(msgspec.structs.replace(portable, variant=PORTABLE_VARIANT))
+    return chosen
+
+
+def best_int8(trials: Sequence[TrialRow], objective: Objective = "latency") -> TrialRow | None:
+    """Return the accepted int8 trial that is the best by the objective."""
+    left = [row for row in trials if row.precision == "int8" and row.status == "accepted"]
+    if not left:
         return None
-    fastest = min(_latency(row) for row in accepted)
-    fast = [row for row in accepted if _latency(row) <= fastest * _EQUALLY_FAST]
-    smallest = min(_size(row) for row in fast)
-    small = [row for row in fast if _size(row) <= smallest * _EQUALLY_SMALL]
-    return max(small, key=lambda row: (row.value or 0.0, -_size(row), -_latency(row)))
+    for key, equal in _KEYS[objective]:
+        least = min(key(row) for row in left)
+        left = [row for row in left if key(row) <= least * equal]
+    return max(left, key=lambda row: (row.portable, row.value or 0.0, -_size(row), -_latency(row)))
 
 
-def int8_first(int8: TrialRow, fp32: TrialRow) -> bool:
-    """Say whether devices try the int8 variant before fp32."""
-    as_fast = _latency(int8) <= _SLOWER_MAX * _latency(fp32)
-    return as_fast or _size(int8) < _SIZE_SHARE_MAX * _size(fp32)
+def publish_order(rows: Sequence[TrialRow]) -> list[TrialRow]:
+    """Return the rows in the order in which devices try them, all else being equal."""
+    fp32 = next((row for row in rows if row.precision == "fp32"), None)
+    others = sorted((row for row in rows if row.precision != "fp32"), key=_size)
+    if fp32 is None:
+        return others
+    before = [row for row in others if comes_first(row, fp32)]
+    return [*before, fp32, *(row for row in others if row not in before)]
+
+
+def comes_first(row: TrialRow, fp32: TrialRow, *, by_size: bool = True) -> bool:
+    """Say whether devices try a variant before fp32: for its speed, or else for its size."""
+    as_fast = _latency(row) <= _SLOWER_MAX * _latency(fp32)
+    return as_fast or (by_size and _size(row) < _SIZE_SHARE_MAX * _size(fp32))
 
 
 def check_int8(trials: Sequence[TrialRow], *, measured: bool, fp32_wanted: bool) -> str:
@@ -110,6 +163,13 @@ def _latency(row: TrialRow) -> float:
 
 def _size(row: TrialRow) -> int:
     return row.size_bytes or 0
+
+
+_KEYS: dict[Objective, tuple[tuple[Callable[[TrialRow], float], float], ...]] = {
+    "latency": ((_latency, _EQUALLY_FAST), (_size, _EQUALLY_SMALL)),
+    "size": ((_size, _EQUALLY_SMALL), (_latency, _EQUALLY_FAST)),
+}
+"""What is compared, and up to which factor values are equal."""
 
 
 def _rounded_up(points: float) -> str:

@@ -27,6 +27,8 @@ __all__ = [
     "SPEC_FILE",
     "Candidate",
     "Ending",
+    "LayerRow",
+    "Objective",
     "PipelineLimits",
     "PipelineResult",
     "PipelineSpec",
@@ -44,7 +46,9 @@ RESULT_FILE = "result.json"
 REFUSAL_FILE = "refusal.json"
 OUTCOME_BYTES_MAX = 4 * 1024 * 1024
 
-Precision = Literal["fp32", "int8"]
+Precision = Literal["fp32", "fp16", "int8"]
+Objective = Literal["latency", "size"]
+"""What the choice between variants that keep the accuracy looks at first."""
 Status = Literal["accepted", "rejected", "failed", "skipped"]
 MiB = 1024**2
 
@@ -77,8 +81,15 @@ class PipelineLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     evaluation_samples_max: Annotated[int, Meta(ge=1)] = 10_000
     golden_cases: Annotated[int, Meta(ge=1, le=1024)] = 16
     latency_runs_max: Annotated[int, Meta(ge=1)] = 200
-    latency_s_max: Annotated[float, Meta(gt=0)] = 1.0
+    latency_s_max: Annotated[float, Meta(gt=0)] = 0.5
     """Of each variant's latency measurement."""
+
+    workers: Annotated[int, Meta(ge=1, le=64)] = 2
+    """Trials at a time."""
+    trial_s_max: Annotated[float, Meta(gt=0)] = 600.0
+    """Of one trial, by the clock."""
+    search_s_max: Annotated[float, Meta(gt=0)] = 1800.0
+    """No trial is begun later than this after the first."""
 
 
 class PipelineSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -95,7 +106,8 @@ class PipelineSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     labels: tuple[str, ...] = ()
     """Name of each class, in the order of the scores; empty: unnamed."""
     recipes: tuple[str, ...] = ()
-    """Names of the int8 recipes to try; empty: all."""
+    """Names of the recipes to try, and no others; empty: as the search goes."""
+    objective: Objective = "latency"
     seed: int = 0
     limits: PipelineLimits = PipelineLimits()
 
@@ -104,7 +116,7 @@ class Progress(Struct, frozen=True, kw_only=True):
     """How far the child is; fields as in ``schemas.JobProgress``."""
 
     stage: Annotated[str, Meta(max_length=64)]
-    """``check``, ``clean``, ``quantize``, ``golden``."""
+    """``check``, ``clean``, ``evaluate``, ``quantize``, ``sensitivity``, ``latency``, ``golden``."""
     message: Annotated[str, Meta(max_length=512)] = ""
     done: int = 0
     total: int = 0
@@ -132,6 +144,19 @@ class TrialRow(Struct, frozen=True, kw_only=True):
     latency_p50_us: float | None = None
     latency_p95_us: float | None = None
     seconds: float | None = None
+    portable: bool = True
+    """Whether its 8-bit products are right on processors whose sums of them saturate."""
+    float_nodes: int = 0
+    """Operators that stay in float by choice: mixed precision."""
+
+
+class LayerRow(Struct, frozen=True, kw_only=True):
+    """What one operator, or a group of neighbours, loses when it alone is quantized."""
+
+    node: str
+    operator: str
+    loss: float
+    """Share of the outputs' variance that is lost: 1 - R² against fp32."""
 
 
 class TrialReport(Struct, frozen=True, kw_only=True):
@@ -150,6 +175,10 @@ class TrialReport(Struct, frozen=True, kw_only=True):
     trials: tuple[TrialRow, ...]
     measured_on: str
     warnings: tuple[str, ...] = ()
+    sensitivity: tuple[LayerRow, ...] = ()
+    """By loss, the largest first; empty where no mixed precision was needed."""
+    search_s: float = 0.0
+    """What the search took, by the clock."""
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
@@ -165,6 +194,8 @@ class Candidate(Struct, frozen=True, kw_only=True):
     trial: TrialRow
     evaluation: Evaluation | None = None
     scores: Scores | None = None
+    rss_bytes: int = 0
+    """What loading and running it added to the resident memory of a process with the runtime."""
 
 
 class PipelineResult(Struct, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from pydantic import Field
 from edgectl_server.schemas.base import DigestStr, Problem, Schema, Sha256, VersionStr
 
 __all__ = [
+    "LayerInfo",
     "ModelSummary",
     "PushAccepted",
     "PushOptions",
@@ -29,11 +30,15 @@ class PushOptions(Schema):
 
     max_drop_points: float = Field(default=1.0, ge=0, le=100)
     """Largest loss against fp32, in points of the metric (1 point = 0.01)."""
-    precisions: list[Literal["fp32", "int8"]] = Field(default=["fp32", "int8"])
+    precisions: list[Literal["fp32", "fp16", "int8"]] = Field(default=["fp32", "int8"])
     """int8: at least one int8 variant must pass, or the push is refused."""
     labels: list[str] = Field(default=[])
-    encrypt: list[Literal["fp32", "int8"]] = Field(default=[])
-    """Variants whose model and golden data only the devices that are ordered to run them can read.
+    objective: Literal["latency", "size"] = "latency"
+    """What the choice between variants that keep the accuracy looks at first."""
+    search_s_max: float = Field(default=1800.0, gt=0, le=86400)
+    """No recipe is begun later than this after the first."""
+    encrypt: list[Literal["fp32", "fp16", "int8"]] = Field(default=[])
+    """Precisions whose model and golden data only the devices that are ordered to run them can read.
     If it is all of them, the uploaded files are removed when the push has ended."""
 
 
@@ -85,6 +90,19 @@ class Trial(Schema):
     latency_p95_us: float | None = None
     seconds: float | None = None
     """What it took to make and measure."""
+    portable: bool = True
+    """Whether its 8-bit products are right on processors whose sums of them saturate."""
+    float_nodes: int = 0
+    """Operators that stay in float by choice: mixed precision."""
+
+
+class LayerInfo(Schema):
+    """What one operator, or a group of neighbours, loses when it alone is quantized."""
+
+    node: str
+    operator: str
+    loss: float
+    """Share of the outputs' variance that is lost: 1 - R² against fp32."""
 
 
 class Report(Schema):
@@ -105,6 +123,10 @@ class Report(Schema):
     measured_on: str
     """Processor and runtime of the measurements."""
     warnings: list[str] = Field(default=[])
+    sensitivity: list[LayerInfo] = Field(default=[])
+    """By loss, the largest first; empty where no mixed precision was needed."""
+    search_s: float = 0.0
+    """What the search took, by the clock."""
 
 
 class VariantInfo(Schema):

@@ -1,0 +1,166 @@
+"""The fp32 model: cleaned, run, and what its answers are worth. All else is measured against it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from msgspec import Struct
+
+from edgectl_protocol.manifest import Scores, TensorSpec
+from edgectl_server.pipeline.checks import DATATYPES
+from edgectl_server.pipeline.cleaning import clean
+from edgectl_server.pipeline.data import Samples
+from edgectl_server.pipeline.errors import PipelineRefused
+from edgectl_server.pipeline.execution import Outputs, Runner
+from edgectl_server.pipeline.scoring import Yardstick, check_finite, choose_yardstick, find_scores
+from edgectl_server.pipeline.spec import PipelineSpec, Progress
+
+__all__ = ["OUTPUTS_FILE", "Baseline", "Facts", "judge", "run_fp32"]
+
+OUTPUTS_FILE = "fp32.npz"
+_OUTPUT_BYTES_MAX = 256 * 1024 * 1024
+"""Outputs of the measured samples are kept in memory, those of fp32 and of one variant."""
+_RANK_MAX = 8
+_DATATYPE_NAMES = {dtype: name for name, dtype in DATATYPES.values()}
+
+
+class Facts(Struct, frozen=True, kw_only=True):
+    """What comes back from running the fp32 model; its outputs are in `OUTPUTS_FILE`."""
+
+    file: str
+    """``cleaned.onnx``, or ``source.onnx`` where cleaning was not possible."""
+    outputs: tuple[TensorSpec, ...]
+    samples: int
+    """How many of the samples were run."""
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The fp32 model, measured.
+
+    Attributes:
+        path: the file.
+        samples: what it was run on.
+        outputs: its outputs for them.
+        specs: their names, datatypes and shapes.
+        scores: the output of class scores, if there is one.
+        yardstick: how variants are measured; None where there is no data.
+        warnings: for the report.
+    """
+
+    path: Path
+    samples: Samples
+    outputs: Outputs
+    specs: tuple[TensorSpec, ...]
+    scores: Scores | None
+    yardstick: Yardstick | None
+    warnings: tuple[str, ...]
+
+
+def run_fp32(
+    spec: PipelineSpec,
+    model: Any,
+    directory: Path,
+    inputs: tuple[TensorSpec, ...],
+    samples: Samples,
+    progress: Callable[[Progress], None],
+) -> Facts:
+    """Clean the model and run it on the samples; for a task.
+
+    Args:
+        spec: what is asked for.
+        model: the checked ``onnx.ModelProto``.
+        directory: where files are made.
+        inputs: of the model.
+        samples: the best data there is.
+        progress: told of every step.
+
+    Raises:
+        PipelineRefused: it cannot be loaded or run, or an output is not what devices can use.
+    """
+    progress(Progress(stage="clean", message="infer shapes, fold constants"))
+    cleaned = clean(model, directory, inputs, samples)
+    progress(Progress(stage="evaluate", message="fp32"))
+    runner = Runner(cleaned.path, inputs)
+    first = runner.run(samples.choose(1, spec.seed))
+    row_bytes = max(1, sum(array.nbytes for array in first.values()))
+    fitting = max(1, min(spec.limits.evaluation_samples_max, _OUTPUT_BYTES_MAX // row_bytes))
+    outputs = runner.run(samples.choose(fitting, spec.seed))
+    check_finite(outputs)
+    specs = _output_specs(outputs, free_batch=runner.free_batch)
+    np.savez(directory / OUTPUTS_FILE, *(outputs[one.name] for one in specs))
+    return Facts(
+        file=cleaned.path.name,
+        outputs=specs,
+        samples=min(fitting, samples.count),
+        warnings=cleaned.warnings,
+    )
+
+
+def judge(spec: PipelineSpec, facts: Facts, directory: Path, samples: Samples) -> Baseline:
+    """Say what the answers of the fp32 model are worth, and how variants are measured.
+
+    Raises:
+        PipelineRefused: ``data.label``, ``model.labels``.
+    """
+    samples = samples.choose(facts.samples, spec.seed)
+    with np.load(directory / OUTPUTS_FILE, allow_pickle=False) as arrays:
+        outputs = {one.name: arrays[f"arr_{n}"] for n, one in enumerate(facts.outputs)}
+    (directory / OUTPUTS_FILE).unlink()
+    scores = find_scores(outputs)
+    warnings = facts.warnings + _check_class_names(spec.labels, outputs, scores)
+    yardstick = None
+    if samples.role != "random":
+        yardstick, more = choose_yardstick(samples, outputs, scores)
+        warnings += more
+    else:
+        warnings += ("Golden cases are made of random numbers, for lack of data.",)
+    return Baseline(
+        path=directory / facts.file,
+        samples=samples,
+        outputs=outputs,
+        specs=facts.outputs,
+        scores=scores,
+        yardstick=yardstick,
+        warnings=warnings,
+    )
+
+
+def _check_class_names(
+    labels: tuple[str, ...], outputs: Outputs, scores: Scores | None
+) -> tuple[str, ...]:
+    if not labels:
+        return ()
+    if scores is None:
+        return ("The model has no output of class scores [N, C]: the class names are not used.",)
+    classes = outputs[scores.output].shape[1]
+    if len(labels) != classes:
+        raise PipelineRefused(
+            "model.labels",
+            f"{len(labels)} class names were given, and output {scores.output!r} has {classes} "
+            "classes.",
+            "Give one name a class, in the order of the scores.",
+        )
+    return ()
+
+
+def _output_specs(outputs: Outputs, *, free_batch: bool) -> tuple[TensorSpec, ...]:
+    """Describe the outputs by what was seen: declared shapes are often incomplete."""
+    specs = []
+    for name, array in outputs.items():
+        datatype = _DATATYPE_NAMES.get(array.dtype)
+        if datatype is None or array.ndim > _RANK_MAX:
+            raise PipelineRefused(
+                "model.datatype",
+                f"Output {name[:80]!r} is {array.dtype} with {array.ndim} axes; expected numbers "
+                f"with at most {_RANK_MAX} axes.",
+                "Export the model with tensors of numbers as its outputs.",
+            )
+        shape = (-1 if free_batch else 1, *array.shape[1:])
+        specs.append(TensorSpec(name=name, datatype=datatype, shape=shape))  # type: ignore[arg-type]
+    return tuple(specs)

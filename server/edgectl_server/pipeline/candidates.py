@@ -1,0 +1,87 @@
+"""The variants that are published: their files, their golden cases, and what describes them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgectl_protocol.manifest import Evaluation, Quantization
+from edgectl_server.pipeline.baseline import Baseline
+from edgectl_server.pipeline.data import Samples
+from edgectl_server.pipeline.execution import TOOL, Runner, peak_bytes
+from edgectl_server.pipeline.golden import write_golden
+from edgectl_server.pipeline.spec import Candidate, Progress, TrialRow
+from edgectl_server.pipeline.tasks import Task, run_one
+from edgectl_server.pipeline.trials import Trials
+
+__all__ = ["write_candidates"]
+
+
+def write_candidates(
+    trials: Trials, rows: Sequence[TrialRow], cases: Samples
+) -> tuple[Candidate, ...]:
+    """Write the files of every variant to publish, each in a folder named after it.
+
+    Args:
+        trials: what was made.
+        rows: what is published, in the order in which devices try it.
+        cases: inputs of the golden cases.
+    """
+    candidates = []
+    limits = trials.spec.limits
+    for rank, row in enumerate(rows):
+        trials.progress(Progress(stage="golden", message=row.variant, done=rank, total=len(rows)))
+        task = Task(row.variant, lambda rank=rank, row=row: _write(trials, row, cases, rank), Candidate)  # type: ignore[misc]
+        candidates.append(run_one(task, limits, seconds_max=limits.trial_s_max))
+    return tuple(candidates)
+
+
+def _write(trials: Trials, row: TrialRow, cases: Samples, rank: int) -> Candidate:
+    """Write one; in a task, so that its memory is that of this variant alone."""
+    baseline = trials.baseline
+    recipe = trials.recipes.get(row.recipe)
+    folder = trials.directory / row.variant
+    folder.mkdir(exist_ok=True)
+    path = folder / "model.onnx"
+    shutil.copyfile(baseline.path if recipe is None else trials.path(row.recipe), path)
+    before = peak_bytes()
+    runner = Runner(path, trials.inputs)
+    runner.run(cases.choose(1, 0))
+    rss_bytes = max(0, peak_bytes() - before)
+    reference = None if recipe is None else Runner(baseline.path, trials.inputs)
+    golden, _ = write_golden(folder / "golden.npz", runner, cases, reference=reference)
+    used = 0 if recipe is None else trials.calibration_samples(recipe)
+    calibration = trials.calibration if used else None
+    return Candidate(
+        variant=row.variant,
+        precision=row.precision,
+        rank=rank,
+        inputs=trials.inputs,
+        outputs=baseline.specs,
+        golden=golden,
+        quantization=Quantization(
+            recipe=row.recipe,
+            calibration=calibration.digest if calibration else None,
+            calibration_samples=used,
+            tool=TOOL,
+            float_nodes=() if recipe is None else recipe.excluded,
+        ),
+        trial=row,
+        evaluation=_evaluation(baseline, row),
+        scores=baseline.scores,
+        rss_bytes=rss_bytes,
+    )
+
+
+def _evaluation(baseline: Baseline, row: TrialRow) -> Evaluation | None:
+    yardstick = baseline.yardstick
+    if yardstick is None or row.value is None:
+        return None
+    return Evaluation(
+        metric=yardstick.metric,
+        reference=yardstick.reference,
+        value=row.value,
+        samples=yardstick.samples.count,
+        dataset=yardstick.samples.digest,
+    )

@@ -1,0 +1,263 @@
+"""The trials: every recipe made and measured in a task of its own, as many at a time as allowed.
+
+A trial that fails is a row of the report with its reason, and the search goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from edgectl_protocol.manifest import TensorSpec
+from edgectl_server.pipeline.baseline import Baseline
+from edgectl_server.pipeline.data import Samples
+from edgectl_server.pipeline.errors import PipelineFailed, PipelineRefused
+from edgectl_server.pipeline.execution import Runner, saturates
+from edgectl_server.pipeline.recipes import (
+    NothingToQuantize,
+    Ranges,
+    Recipe,
+    calibrate,
+    check_quantizable,
+    make,
+)
+from edgectl_server.pipeline.scoring import Yardstick
+from edgectl_server.pipeline.selection import gate_reason
+from edgectl_server.pipeline.sensitivity import SAMPLES_MAX, Group, measure_group
+from edgectl_server.pipeline.spec import LayerRow, PipelineSpec, Progress, TrialRow
+from edgectl_server.pipeline.tasks import Done, Task, run_all, run_one
+
+__all__ = ["Trials"]
+
+T = TypeVar("T")
+
+
+class _Measured(Struct, frozen=True):
+    """What a trial gives; `skipped` says why there was nothing to do."""
+
+    size_bytes: int = 0
+    value: float = 0.0
+    skipped: str = ""
+
+
+class _Calibrated(Struct, frozen=True):
+    samples: int
+
+
+@dataclass
+class Trials:
+    """Makes variants of one model and remembers what came of it.
+
+    Attributes:
+        spec: what is asked for.
+        directory: where files are made; a variant is ``<recipe>.onnx``.
+        inputs: of the model.
+        baseline: the fp32 model.
+        calibration: data for static recipes, or None.
+        progress: told of every step.
+        deadline: no trial is begun later than this, by the monotonic clock.
+        rows: one a recipe, in the order in which they were tried.
+        recipes: by name, all that were tried.
+    """
+
+    spec: PipelineSpec
+    directory: Path
+    inputs: tuple[TensorSpec, ...]
+    baseline: Baseline
+    calibration: Samples | None
+    progress: Callable[[Progress], None]
+    deadline: float
+    rows: list[TrialRow] = field(default_factory=list)
+    recipes: dict[str, Recipe] = field(default_factory=dict)
+    _ranges: dict[str, int | str] = field(default_factory=dict)
+    """By ranges: the number of samples that they are of, or why there are none."""
+
+    def path(self, recipe: str) -> Path:
+        """Return the file of a variant."""
+        return self.directory / f"{recipe}.onnx"
+
+    def calibration_samples(self, recipe: Recipe) -> int:
+        """Return how many samples the variant's ranges are of."""
+        used = self._ranges.get(recipe.ranges) if recipe.kind == "static" else None
+        return used if isinstance(used, int) else 0
+
+    def run(self, recipes: Sequence[Recipe], *, total: int | None = None) -> list[TrialRow]:
+        """Try recipes and return their rows, in their order.
+
+        Args:
+            recipes: which.
+            total: how many there are to be in all, for the progress; None: not known.
+        """
+        self.recipes |= {recipe.name: recipe for recipe in recipes}
+        found = {recipe.name: row for recipe in recipes if (row := self._impossible(recipe))}
+        for ranges in dict.fromkeys(one.ranges for one in recipes if one.kind == "static"):
+            if any(one.kind == "static" and one.name not in found for one in recipes):
+                self._calibrate(ranges)
+        for recipe in recipes:
+            missing = self._ranges.get(recipe.ranges)
+            if recipe.kind == "static" and isinstance(missing, str) and recipe.name not in found:
+                found[recipe.name] = _failed(recipe, missing, None)
+        before = len(self.rows)
+        tasks = self._tasks([one for one in recipes if one.name not in found])
+        for done in self._run(tasks):
+            recipe = self.recipes[done.task.name]
+            found[recipe.name] = self._row(recipe, done)
+            self.progress(
+                Progress(
+                    stage="quantize",
+                    message=recipe.name,
+                    done=before + len(found),
+                    total=total or before + len(recipes),
+                )
+            )
+        late = "the time for the search was up"
+        rows = [found.get(one.name) or _skipped(one, late) for one in recipes]
+        self.rows.extend(rows)
+        return rows
+
+    def sensitivity(self, recipe: Recipe, groups: Sequence[Group]) -> list[LayerRow | None]:
+        """Return what each group loses when it alone is quantized; None where that failed."""
+        samples = self.baseline.samples.choose(SAMPLES_MAX, self.spec.seed)
+        found: dict[str, LayerRow | None] = {}
+
+        def task(number: int, group: Group) -> Task[LayerRow]:
+            def call() -> LayerRow:
+                return measure_group(
+                    group,
+                    recipe,
+                    source=self.baseline.path,
+                    target=self.directory / f"sensitivity-{number}.onnx",
+                    cache=self._cache(recipe.ranges),
+                    inputs=self.inputs,
+                    samples=samples,
+                    wanted=Runner(self.baseline.path, self.inputs).run(samples),
+                )
+
+            return Task(str(number), call, LayerRow)
+
+        tasks = (task(number, group) for number, group in enumerate(groups))
+        for done in self._run(tasks):
+            found[done.task.name] = done.value
+            self.progress(
+                Progress(stage="sensitivity", message=recipe.name, done=len(found), total=len(groups))
+            )
+        return [found.get(str(number)) for number in range(len(groups))]
+
+    # ------------------------------------------------------------ one recipe
+
+    def _impossible(self, recipe: Recipe) -> TrialRow | None:
+        if self.baseline.yardstick is None:
+            return _skipped(recipe, "no data to measure it on")
+        if recipe.kind == "static" and self.calibration is None:
+            return _skipped(recipe, "needs calibration data")
+        return None
+
+    def _calibrate(self, ranges: Ranges) -> None:
+        """Find the ranges, unless that has been done."""
+        if ranges in self._ranges:
+            return
+        assert self.calibration is not None
+        calibration = self.calibration.choose(
+            self.spec.limits.calibration_samples_max, self.spec.seed
+        )
+        self.progress(Progress(stage="quantize", message=f"{ranges} ranges", done=len(self.rows)))
+
+        def call() -> _Calibrated:
+            try:
+                check_quantizable(self.baseline.path)
+            except NothingToQuantize:
+                return _Calibrated(0)  # each recipe says it for itself
+            return _Calibrated(
+                calibrate(ranges, self.baseline.path, self._cache(ranges), calibration)
+            )
+
+        limits = self.spec.limits
+        try:
+            task = Task(ranges, call, _Calibrated)
+            done = run_one(task, limits, seconds_max=limits.trial_s_max)
+        except (PipelineRefused, PipelineFailed) as error:
+            self._ranges[ranges] = error.detail
+        else:
+            self._ranges[ranges] = done.samples
+
+    def _cache(self, ranges: Ranges) -> Path:
+        return self.directory / f"ranges-{ranges}.json"
+
+    def _tasks(self, recipes: Sequence[Recipe]) -> Iterator[Task[_Measured]]:
+        yardstick = self.baseline.yardstick
+
+        def task(recipe: Recipe, yardstick: Yardstick) -> Task[_Measured]:
+            return Task(recipe.name, lambda: self._try(recipe, yardstick), _Measured)
+
+        for recipe in recipes:
+            assert yardstick is not None
+            yield task(recipe, yardstick)
+
+    def _run(self, tasks: Iterator[Task[T]]) -> Iterator[Done[T]]:
+        def in_time() -> Iterator[Task[T]]:
+            for task in tasks:
+                if time.monotonic() > self.deadline:
+                    return
+                yield task
+
+        limits = self.spec.limits
+        return run_all(
+            in_time(), limits, workers=limits.workers, seconds_max=limits.trial_s_max
+        )
+
+    def _try(self, recipe: Recipe, yardstick: Yardstick) -> _Measured:
+        """Make and measure a variant; in a task."""
+        target = self.path(recipe.name)
+        try:
+            if recipe.precision == "int8":
+                check_quantizable(self.baseline.path)
+            make(recipe, self.baseline.path, target, self._cache(recipe.ranges))
+        except NothingToQuantize as error:
+            return _Measured(skipped=str(error))
+        exact = recipe.kind == "static" and not recipe.portable and saturates()
+        runner = Runner(target, self.inputs, exact=exact)
+        value = yardstick.value(runner.run(yardstick.samples))
+        return _Measured(size_bytes=target.stat().st_size, value=value)
+
+    def _row(self, recipe: Recipe, done: Done[_Measured]) -> TrialRow:
+        if done.error is not None:
+            return _failed(recipe, done.error.detail, done.seconds)
+        assert done.value is not None
+        if done.value.skipped:
+            return _skipped(recipe, done.value.skipped)
+        yardstick = self.baseline.yardstick
+        assert yardstick is not None
+        value = done.value.value
+        reason = gate_reason(
+            yardstick.metric, yardstick.reference, value, self.spec.max_drop_points
+        )
+        return msgspec.structs.replace(
+            _skipped(recipe, reason),
+            status="rejected" if reason else "accepted",
+            size_bytes=done.value.size_bytes,
+            value=value,
+            drop_points=round(100 * (yardstick.reference - value), 4),
+            seconds=done.seconds,
+        )
+
+
+def _skipped(recipe: Recipe, reason: str) -> TrialRow:
+    return TrialRow(
+        recipe=recipe.name,
+        variant=recipe.precision,
+        precision=recipe.precision,
+        status="skipped",
+        reason=reason,
+        portable=recipe.portable,
+        float_nodes=len(recipe.excluded),
+    )
+
+
+def _failed(recipe: Recipe, reason: str, seconds: float | None) -> TrialRow:
+    return msgspec.structs.replace(_skipped(recipe, reason), status="failed", seconds=seconds)
