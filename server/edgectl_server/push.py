@@ -217,11 +217,14 @@ class PushHandler:
             evaluation=fetch(version.evaluation, "evaluation.npz"),
             max_drop_points=options.max_drop_points,
             precisions=tuple(sorted(set(options.precisions))),
+            objective=options.objective,
             labels=tuple(options.labels),
             limits=PipelineLimits(
                 memory_bytes=self._settings.pipeline_memory_bytes_max,
                 cpu_s=self._settings.pipeline_cpu_s_max,
                 wall_s=float(self._settings.pipeline_wall_s_max),
+                workers=self._settings.pipeline_workers,
+                search_s_max=options.search_s_max,
             ),
         )
 

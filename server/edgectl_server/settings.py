@@ -106,9 +106,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pipeline_memory_bytes_max: Annotated[int, Meta(ge=256 * _MEBIBYTE)] = 8 * 1024 * _MEBIBYTE
     """Address space of the process that works on an uploaded model; it uses much less of it."""
     pipeline_cpu_s_max: _Positive = 3600
-    """Processor time of that process."""
+    """Processor time of that process, and of each of its trials."""
     pipeline_wall_s_max: _Positive = 3600
     """Time by the clock of that process."""
+    pipeline_workers: Annotated[int, Meta(ge=1, le=64)] = 2
+    """How many recipes are tried at a time; each may use the memory above."""
     tick_s: Annotated[float, Meta(ge=0.05, le=60)] = 0.5
     """How often rollouts are looked at."""
     telemetry_retention_days: _Positive = 30

@@ -1,17 +1,25 @@
 """The whole run in its real child: real models, refusals, and what the parent reads of them."""
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
 from edgectl_server.pipeline.errors import PipelineFailed, PipelineRefused
 from edgectl_server.pipeline.recipes import RECIPES
 from edgectl_server.pipeline.runner import run_pipeline
-from edgectl_server.pipeline.spec import PipelineSpec, TrialReport, TrialRow, to_document
+from edgectl_server.pipeline.spec import (
+    PipelineLimits,
+    PipelineSpec,
+    TrialReport,
+    TrialRow,
+    to_document,
+)
 from edgectl_server.schemas import Report, Trial
 from pipeline import crafted
 from pipeline.conftest import run
 
+INT8 = [recipe.name for recipe in RECIPES if recipe.precision == "int8"]
 SOURCES = ("source", "calibration", "evaluation")
 
 
@@ -32,7 +40,7 @@ def test_activity_report(activity_run):
     assert (report.metric, report.metric_source, report.samples) == ("accuracy", "evaluation", 1500)
     assert report.reference == pytest.approx(0.954, abs=0.002)
     assert report.warnings == []
-    assert [row.recipe for row in report.trials] == ["fp32", *(recipe.name for recipe in RECIPES)]
+    assert [row.recipe for row in report.trials] == ["fp32", *INT8]
     for row in report.trials:
         assert row.status == "accepted", row
         assert row.value >= report.reference - 0.01
@@ -55,9 +63,11 @@ def test_activity_candidates(activity_run):
 
 def test_progress_is_told_in_order(activity_run):
     stages = list(dict.fromkeys(progress.stage for progress in activity_run.progress))
-    assert stages == ["check", "clean", "evaluate", "quantize", "golden"]
-    quantize = [told for told in activity_run.progress if told.stage == "quantize"]
-    assert [(told.done, told.total) for told in quantize] == [(n, 6) for n in range(6)]
+    assert stages == ["check", "clean", "evaluate", "quantize", "latency", "golden"]
+    ranges, *quantize = [told for told in activity_run.progress if told.stage == "quantize"]
+    assert ranges.message == "minmax ranges"
+    assert [(told.done, told.total) for told in quantize] == [(n, 9) for n in range(1, 10)]
+    assert {told.message for told in quantize} == set(INT8)
 
 
 @pytest.mark.parametrize("variant", ["fp32", "int8"])
@@ -101,7 +111,7 @@ def test_scikit_learn_perceptron(mlp_run):
 def test_a_run_gives_the_same_models_again(mlp_run, tmp_path):
     """Measurements differ, files do not: what has not changed is not sent again."""
     again = run(tmp_path, **{name: getattr(mlp_run.spec, name) for name in SOURCES})
-    for name in ("cleaned.onnx", *(f"{recipe.name}.onnx" for recipe in RECIPES)):
+    for name in ("cleaned.onnx", *(f"{recipe}.onnx" for recipe in INT8)):
         assert (again.directory / name).read_bytes() == (mlp_run.directory / name).read_bytes()
     name = "fp32/golden.npz"
     assert (again.directory / name).read_bytes() == (mlp_run.directory / name).read_bytes()
@@ -178,12 +188,13 @@ def test_int8_alone_leaves_fp32_out(tmp_path):
         precisions=("int8",),
         max_drop_points=10.0,
     ).result
-    assert [candidate.variant for candidate in result.candidates] == ["int8"]
+    assert result.candidates[0].variant == "int8"
+    assert {candidate.precision for candidate in result.candidates} == {"int8"}
     assert result.report.trials[0].reason == "the reference; not asked for"
 
 
-def test_a_recipe_that_fails_is_a_row_and_the_search_goes_on(tmp_path):
-    """Per-channel scales came with opset 13: onnxruntime writes a model that it cannot load."""
+def test_an_old_operator_set_is_brought_up_to_date(tmp_path):
+    """Per-channel scales came with opset 13."""
     rows = np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
     result = run(
         tmp_path,
@@ -191,15 +202,61 @@ def test_a_recipe_that_fails_is_a_row_and_the_search_goes_on(tmp_path):
         calibration=crafted.save_arrays(tmp_path / "data.npz", input=rows),
         max_drop_points=20.0,
     ).result
-    failed = [row for row in result.report.trials if row.status == "failed"]
-    assert {row.recipe for row in failed} == {
-        "int8-static-minmax-per-channel",
-        "int8-static-minmax-per-channel-reduced",
-    }
-    for row in failed:
-        assert "cannot load" in row.reason
-        assert str(tmp_path) not in row.reason, "reports are published"
-    assert {candidate.variant for candidate in result.candidates} == {"fp32", "int8"}
+    assert {row.status for row in result.report.trials} == {"accepted"}
+    assert result.report.opset == 11, "as it was pushed"
+    assert max(one.version for one in onnx.load(tmp_path / "fp32/model.onnx").opset_import) >= 13
+
+
+@pytest.fixture(scope="session")
+def strict_run(occupancy, tmp_path_factory):
+    """A model that no whole recipe quantizes well, so that ranges and mixed precision are tried."""
+    with np.load(occupancy / "train.npz") as arrays:
+        calibration = {name: array[:64] for name, array in arrays.items()}
+    folder = tmp_path_factory.mktemp("strict")
+    return run(
+        folder,
+        source=crafted.save(crafted.layers(), folder / "m.onnx"),
+        calibration=crafted.save_arrays(folder / "data.npz", x=calibration["X"]),
+    )
+
+
+def test_mixed_precision_keeps_the_operators_in_float_that_lose_most(strict_run):
+    report = strict_run.result.report
+    status = {row.recipe: row.status for row in report.trials if row.precision == "int8"}
+    accepted = [recipe for recipe, how in status.items() if how == "accepted"]
+    assert accepted == ["int8-mixed-minmax-per-tensor-reduced-2"]
+    assert [row.node for row in report.sensitivity[:2]] == ["n3", "n2"], "as it was made"
+    assert list(report.sensitivity) == sorted(report.sensitivity, key=lambda row: -row.loss)
+    (int8,) = [one for one in strict_run.result.candidates if one.variant == "int8"]
+    assert int8.quantization.float_nodes == ("n3", "n2")
+    assert int8.trial.float_nodes == 2
+    ranges = {row.recipe.split("-")[2] for row in report.trials if "static" in row.recipe}
+    assert ranges == {"minmax", "entropy", "percentile"}
+
+
+def test_half_precision_on_demand(tmp_path, activity):
+    result = run(
+        tmp_path,
+        source=activity / "har_v1.onnx",
+        evaluation=activity / "eval.npz",
+        precisions=("fp32", "fp16"),
+    ).result
+    assert {one.variant for one in result.candidates} == {"fp32", "fp16"}
+    fp32, fp16 = result.report.trials
+    assert fp16.size_bytes < 0.52 * fp32.size_bytes
+    assert abs(fp16.drop_points) < 0.2
+
+
+def test_a_search_without_time_begins_no_trial(tmp_path, activity):
+    result = run(
+        tmp_path,
+        source=activity / "har_v1.onnx",
+        calibration=activity / "calibration.npz",
+        limits=PipelineLimits(search_s_max=1e-9),
+    ).result
+    assert [candidate.variant for candidate in result.candidates] == ["fp32"]
+    reasons = {row.reason for row in result.report.trials if row.status == "skipped"}
+    assert reasons == {"the time for the search was up"}
 
 
 def test_a_fixed_batch_of_one_and_a_regression(tmp_path):

@@ -7,15 +7,26 @@ from edgectl_protocol.manifest import Scores
 from edgectl_server.pipeline.data import Samples
 from edgectl_server.pipeline.errors import PipelineRefused
 from edgectl_server.pipeline.scoring import choose_yardstick, find_scores, same_outputs
-from edgectl_server.pipeline.selection import best_int8, check_int8, gate_reason, int8_first
+from edgectl_server.pipeline.selection import (
+    best_int8,
+    check_int8,
+    choose,
+    comes_first,
+    gate_reason,
+    publish_order,
+)
 from edgectl_server.pipeline.spec import TrialRow
 
 
-def row(recipe, status="accepted", *, us=100.0, size=1000, value=0.9, drop=0.0, reason=""):
+def row(
+    recipe, status="accepted", *, us=100.0, size=1000, value=0.9, drop=0.0, reason="", portable=True
+):
+    precision = recipe if recipe in {"fp32", "fp16"} else "int8"
     return TrialRow(
         recipe=recipe,
-        variant="fp32" if recipe == "fp32" else "int8",
-        precision="fp32" if recipe == "fp32" else "int8",
+        variant=precision,
+        precision=precision,
+        portable=portable,
         status=status,
         reason=reason,
         size_bytes=size,
@@ -66,7 +77,36 @@ def test_best_int8(rows, best):
     [(110, 900, True), (111, 900, False), (900, 599, True), (900, 600, False), (50, 2000, True)],
 )
 def test_order(us, size, first):
-    assert int8_first(row("a", us=us, size=size), row("fp32", us=100, size=1000)) is first
+    assert comes_first(row("a", us=us, size=size), row("fp32", us=100, size=1000)) is first
+
+
+def test_of_equals_the_portable_one_is_taken():
+    rows = [row("a", value=0.91, portable=False), row("b", us=104, size=1019, value=0.90)]
+    assert best_int8(rows).recipe == "b"
+
+
+def test_the_objective_says_what_is_looked_at_first():
+    rows = [row("fast", us=50, size=2000), row("small", us=100, size=1000)]
+    assert best_int8(rows, "latency").recipe == "fast"
+    assert best_int8(rows, "size").recipe == "small"
+
+
+def test_a_portable_variant_stands_beside_one_that_is_not():
+    rows = [
+        row("fp32", us=100, size=4000),
+        row("fp16", us=100, size=2000),
+        row("fast", us=50, portable=False),
+        row("portable", us=80),
+        row("slow", us=90),
+    ]
+    published = choose(rows, ("fp32", "fp16", "int8"), "latency")
+    assert {one.recipe: one.variant for one in published} == {
+        "fp32": "fp32", "fp16": "fp16", "fast": "int8", "portable": "int8-portable",
+    }  # fmt: skip
+    assert [one.variant for one in publish_order(published)][-1] == "fp32"
+    alone = choose([rows[0], rows[3]], ("fp32", "int8"), "latency")
+    assert [one.variant for one in alone] == ["fp32", "int8"]
+    assert choose(rows[:1], ("int8",), "latency") == []
 
 
 def test_no_data_publishes_fp32_with_a_warning():

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import click
 
+from edgectl.durations import Duration
 from edgectl.errors import EdgectlError, doing
 from edgectl.output import consoles, plain, print_json
 from edgectl.progress import PushProgress
@@ -23,7 +24,7 @@ __all__ = ["parse_labels", "push"]
 
 _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 _LABELS_BYTES_MAX = 1024 * 1024
-_PRECISIONS = ("fp32", "int8")
+_PRECISIONS = ("fp32", "fp16", "int8")
 
 
 @click.command(
@@ -31,6 +32,7 @@ _PRECISIONS = ("fp32", "int8")
         "edgectl push har.onnx --calibration cal.npz --evaluation eval.npz",
         "edgectl push har_v2.onnx --name har --version 2 --max-drop 0.5 --labels labels.txt",
         "edgectl push detector.onnx --precision fp32 --detach --json",
+        "edgectl push big.onnx --calibration cal.npz --objective size --search-time 5m",
         "edgectl push har.onnx --calibration cal.npz --encrypt all",
         "edgectl push har.onnx --calibration cal.npz --encrypt int8",
     )
@@ -54,9 +56,23 @@ _PRECISIONS = ("fp32", "int8")
     help="What may be made; with int8, at least one int8 variant must pass.",
 )
 @click.option(
+    "--objective",
+    type=click.Choice(["latency", "size"]),
+    default="latency",
+    show_default=True,
+    help="What the choice between int8 variants that keep the accuracy looks at first.",
+)
+@click.option(
+    "--search-time",
+    type=Duration(1, 86400),
+    default="30m",
+    show_default=True,
+    help="No recipe is begun later than this after the first.",
+)
+@click.option(
     "--encrypt",
     metavar="all|VARIANTS",
-    help="Only devices that are ordered to run it can read the model: all variants, or fp32,int8.",
+    help="Only devices that are ordered to run it can read the model: all, or fp32,int8.",
 )
 @click.option("--labels", help="Names of the classes: a text file, one a line, or a,b,c.")
 @click.option("--parent", type=VERSION, help="The version that this one was trained from.")
@@ -73,6 +89,8 @@ def push(
     evaluation: Path | None,
     max_drop: float,
     precision: str,
+    objective: str,
+    search_time: int,
     encrypt: str | None,
     labels: str | None,
     parent: str | None,
@@ -92,7 +110,12 @@ def push(
     name = name or _name_of(model)
     precisions = _choose("--precision", precision)
     options = PushOptions(
-        max_drop, precisions, parse_labels(labels), _encrypted(encrypt, precisions)
+        max_drop_points=max_drop,
+        precisions=precisions,
+        labels=parse_labels(labels),
+        objective=objective,
+        search_s_max=search_time,
+        encrypt=_encrypted(encrypt, precisions),
     )
     _, errors = consoles()
     with session.connect() as client, PushProgress(errors) as progress:
@@ -168,9 +191,9 @@ def _choose(option: str, text: str) -> list[str]:
     chosen = [part.strip() for part in text.split(",") if part.strip()]
     unknown = sorted(set(chosen) - set(_PRECISIONS))
     if unknown or not chosen:
-        expected = " or ".join(_PRECISIONS)
+        expected = ", ".join(_PRECISIONS)
         raise click.BadParameter(
-            f"expected {expected}, or both with a comma between, got {text!r}",
+            f"expected one of {expected}, or several with commas between, got {text!r}",
             param_hint=option,
         )
     return [precision for precision in _PRECISIONS if precision in chosen]

@@ -32,6 +32,8 @@ class PushOptions(Struct, frozen=True):
     max_drop_points: float = 1.0
     precisions: list[str] = field(default_factory=lambda: ["fp32", "int8"])
     labels: list[str] = field(default_factory=list)
+    objective: str = "latency"
+    search_s_max: float = 1800.0
     encrypt: list[str] = field(default_factory=list)
 
 
@@ -80,6 +82,16 @@ class Trial(Struct, frozen=True):
     latency_p50_us: float | None = None
     latency_p95_us: float | None = None
     seconds: float | None = None
+    portable: bool = True
+    float_nodes: int = 0
+
+
+class LayerInfo(Struct, frozen=True):
+    """What one operator loses when it alone is quantized."""
+
+    node: str
+    operator: str
+    loss: float
 
 
 class Report(Struct, frozen=True):
@@ -98,6 +110,8 @@ class Report(Struct, frozen=True):
     trials: list[Trial]
     measured_on: str
     warnings: list[str] = field(default_factory=list)
+    sensitivity: list[LayerInfo] = field(default_factory=list)
+    search_s: float = 0.0
 
 
 class VariantInfo(Struct, frozen=True):

@@ -1,11 +1,11 @@
 """The child: ``python -m edgectl_server.pipeline spec.json``, in its working directory.
 
-The first process watches: it kills the worker and the worker's tasks when standard input ends, which
-is when the parent has died, and passes on how the worker has ended (a signal as 128 and its number,
-as shells do). A parent-death signal would not do: it comes with the end of the *thread* that had
-started the child. Where there is a process namespace, the watch is its first process, so that nothing in it
-outlives the watch, and the worker dies of signals as any process does, which a first process does
-not.
+The first process watches: it kills the worker and its tasks when standard input ends, which is when
+the parent has died, and passes on how the worker has ended (a signal as 128 and its number, as
+shells do). A parent-death signal would not do: it comes with the end of the *thread* that had
+started the child. Where there is a process namespace, the watch is its first process, so that
+nothing in it outlives the watch, and the worker dies of signals as any process does, which a first
+process does not.
 
 The worker limits and confines itself before it imports or reads anything large, tells its progress
 as lines of JSON on standard output, and leaves ``result.json`` (exit code 0) or ``refusal.json``

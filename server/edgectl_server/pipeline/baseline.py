@@ -66,6 +66,7 @@ def run_fp32(
     spec: PipelineSpec,
     model: Any,
     directory: Path,
+    *,
     inputs: tuple[TensorSpec, ...],
     samples: Samples,
     progress: Callable[[Progress], None],

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
 
 from edgectl_protocol.manifest import Evaluation, Quantization
 from edgectl_server.pipeline.baseline import Baseline
@@ -32,7 +32,8 @@ def write_candidates(
     limits = trials.spec.limits
     for rank, row in enumerate(rows):
         trials.progress(Progress(stage="golden", message=row.variant, done=rank, total=len(rows)))
-        task = Task(row.variant, lambda rank=rank, row=row: _write(trials, row, cases, rank), Candidate)  # type: ignore[misc]
+        write = functools.partial(_write, trials, row, cases, rank)
+        task = Task(row.variant, write, Candidate)
         candidates.append(run_one(task, limits, seconds_max=limits.trial_s_max))
     return tuple(candidates)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx.version_converter
 from onnxruntime.quantization import quant_pre_process
 
 from edgectl_protocol.manifest import TensorSpec
@@ -27,7 +28,9 @@ TOLERANCE = 1e-4
 _IR_VERSION_MAX = 10
 """Newer ones add nothing that a single-file model uses, and older onnxruntimes refuse them."""
 _OPSET_UNUSED = 17
-"""Declared for models that only use ai.onnx.ml."""
+"""Declared for models that only use ai.onnx.ml, and what older ones are converted to."""
+_OPSET_OF_QDQ = 13
+"""The first whose QuantizeLinear has an axis."""
 _PROBES_MAX = 64
 
 
@@ -65,17 +68,27 @@ def clean(model: Any, directory: Path, inputs: tuple[TensorSpec, ...], samples: 
             "The model gives other outputs for the same inputs when it runs again.",
             "Export it for inference: without dropout, random operators or state.",
         )
-    target = directory / "cleaned.onnx"
-    reason = _pre_process(source, target)
-    if not reason:
+
+    def differs(path: Path) -> str:
+        """Say why the file is not the pushed model in another form; empty if it is."""
         try:
-            same = same_outputs(wanted, Runner(target, inputs).run(probes), TOLERANCE)
-            reason = "" if same else "it gives other outputs than the pushed model"
+            same = same_outputs(wanted, Runner(path, inputs).run(probes), TOLERANCE)
         except PipelineRefused as error:
-            reason = error.detail
+            return error.detail
+        return "" if same else "it gives other outputs than the pushed model"
+
+    target, warnings = directory / "cleaned.onnx", []
+    modern = directory / "modern.onnx"
+    old = _opset(model) < _OPSET_OF_QDQ
+    reason = (_modernize(model, modern) or differs(modern)) if old else ""
     if reason:
-        return Cleaned(source, (f"The model is published as pushed, not cleaned: {reason}.",))
-    return Cleaned(target, ())
+        warnings.append(f"Opset {_opset(model)} stays, and forbids scales by channel: {reason}.")
+    before = modern if old and not reason else source
+    reason = _pre_process(before, target) or differs(target)
+    if reason:
+        warnings.append(f"The model is published as pushed, not cleaned: {reason}.")
+        return Cleaned(source, tuple(warnings))
+    return Cleaned(target, tuple(warnings))
 
 
 def _normalize(model: Any) -> None:
@@ -89,6 +102,22 @@ def _normalize(model: Any) -> None:
     model.ClearField("opset_import")
     for domain, version in versions.items():
         model.opset_import.append(onnx.helper.make_opsetid(domain, version))
+
+
+def _opset(model: Any) -> int:
+    versions: list[int] = [entry.version for entry in model.opset_import if not entry.domain]
+    return max(versions)
+
+
+def _modernize(model: Any, target: Path) -> str:
+    """Write the model in the opset of today's exporters; return why that cannot be done, or ""."""
+    try:
+        onnx.save(onnx.version_converter.convert_version(model, _OPSET_UNUSED), target)
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001  # the converter's errors have no common base
+        return f"{type(error).__name__}: {describe(error)}"
+    return ""
 
 
 def _pre_process(source: Path, target: Path) -> str:

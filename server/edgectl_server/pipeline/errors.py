@@ -40,6 +40,7 @@ Codes are stable, an area and a problem; these are all of them:
 ``pipeline.time``           failed: the limit of processor time or of the wall clock
 ``pipeline.disk``           failed: a file cannot be read or written
 ``pipeline.crashed``        failed: the process crashed or was killed
+``pipeline.step``           failed: a library could not do what it was asked to
 ``pipeline.cancelled``      cancelled
 ==========================  ==================================================================
 """

@@ -133,9 +133,7 @@ class Runner:
             ) from error
 
 
-def latencies(
-    runners: Sequence[Runner], samples: Samples, limits: PipelineLimits
-) -> list[Latency]:
+def latencies(runners: Sequence[Runner], samples: Samples, limits: PipelineLimits) -> list[Latency]:
     """Measure single samples on several models, one call of each in turn.
 
     So a machine that is slower for a while is slower for all of them. It ends after

@@ -7,9 +7,9 @@
            └─ still none, or none that is as fast as fp32 ──► mixed precision
 
 Other ranges make a variant neither smaller nor faster, and mixed precision makes it larger; so
-neither is tried while a static recipe keeps the accuracy and is fast. Mixed precision leaves the 1, 2, 4, …
-operators in float that lose most by themselves, until it passes; then the fewest that pass are found
-by halving the gap.
+neither is tried while a static recipe keeps the accuracy and is fast. Mixed precision leaves the
+1, 2, 4, … operators in float that lose most by themselves, until it passes; then the fewest that
+pass are found by halving the gap.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def other_ranges(rows: Sequence[TrialRow], recipes: Sequence[Recipe]) -> list[Re
     if keeps_accuracy(rows):
         return []
     best = nearest(rows, recipes)[:_NEAREST]
-    return [one.with_ranges(ranges) for one in best for ranges in ("entropy", "percentile")]  # type: ignore[arg-type]
+    return [one.with_ranges(ranges) for one in best for ranges in ("entropy", "percentile")]
 
 
 def mixed_counts(total: int, verdicts: dict[int, bool], at_once: int) -> list[int]:
@@ -64,7 +64,7 @@ def mixed_counts(total: int, verdicts: dict[int, bool], at_once: int) -> list[in
     passed = min((count for count, good in verdicts.items() if good), default=None)
     failed = max((count for count, good in verdicts.items() if not good), default=0)
     if passed is None:
-        counts = []
+        counts: list[int] = []
         count = max(1, 2 * failed)
         while count < total and len(counts) < at_once:
             counts.append(count)

@@ -25,7 +25,14 @@ from edgectl_server.pipeline.data import Array, Samples
 from edgectl_server.pipeline.errors import PipelineRefused
 from edgectl_server.pipeline.execution import Outputs
 
-__all__ = ["Yardstick", "check_finite", "choose_yardstick", "find_scores", "kept_variance", "same_outputs"]
+__all__ = [
+    "Yardstick",
+    "check_finite",
+    "choose_yardstick",
+    "find_scores",
+    "kept_variance",
+    "same_outputs",
+]
 
 CLASSES_MAX = 1024
 _SUM_TOLERANCE = 1e-3

@@ -103,7 +103,12 @@ def search(
 
     def run() -> Facts:
         return run_fp32(
-            spec, subject.model, directory, subject.inputs, subject.samples, progress
+            spec,
+            subject.model,
+            directory,
+            inputs=subject.inputs,
+            samples=subject.samples,
+            progress=progress,
         )
 
     facts = run_one(Task("fp32", run, Facts), limits, seconds_max=limits.wall_s)
@@ -123,7 +128,8 @@ def search(
     published = choose(rows, spec.precisions, spec.objective)
 
     def report() -> TrialReport:
-        return _report(subject, baseline, rows, layers, warnings, time.monotonic() - begun)
+        seconds = time.monotonic() - begun
+        return _report(subject, baseline, rows, layers, warnings=warnings, seconds=seconds)
 
     if "int8" in spec.precisions and not any(row.precision == "int8" for row in published):
         try:
@@ -258,6 +264,7 @@ def _report(
     baseline: Baseline,
     rows: Sequence[TrialRow],
     layers: tuple[LayerRow, ...],
+    *,
     warnings: Sequence[str],
     seconds: float,
 ) -> TrialReport:

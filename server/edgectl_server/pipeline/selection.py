@@ -1,14 +1,14 @@
 """Which variants are published, and in which order devices try them. Pure.
 
 At most one fp16 and two int8 variants. Of the accepted int8 recipes one is the best by the
-objective: ``latency`` looks for the fastest by median latency, then the smallest; ``size`` the other
-way round. Within 5 % is equally fast, within 2 % equally small, so that neither noise nor a few
-bytes outweigh the rest; of equals a portable one is taken (see `recipes`), then the most accurate.
-If the best is not portable, the best of the portable ones is published beside it as
+objective: ``latency`` looks for the fastest by median latency, then the smallest; ``size`` the
+other way round. Within 5 % is equally fast, within 2 % equally small, so that neither noise nor a
+few bytes outweigh the rest; of equals a portable one is taken (see `recipes`), then the most
+accurate. If the best is not portable, the best of the portable ones is published beside it as
 ``int8-portable``, for the processors on which the other is wrong.
 
-A variant is tried before fp32 if it is not more than 10 % slower, or if its file is less than 60 % of
-the size.
+A variant is tried before fp32 if it is not more than 10 % slower, or if its file is less than 60 %
+of the size.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def gate_reason(metric: str, reference: float, value: float, max_drop_points: fl
 
 
 def measured_rows(trials: Sequence[TrialRow]) -> list[TrialRow]:
-    """Return the rows whose latency is worth measuring: what may be published, the smallest first."""
+    """Return the rows of what may be published, to measure their latency; the smallest first."""
     accepted = [row for row in trials if row.status == "accepted"]
     return sorted(accepted, key=lambda row: (_size(row), row.recipe))[:_MEASURED_MAX]
 

@@ -116,7 +116,8 @@ class Progress(Struct, frozen=True, kw_only=True):
     """How far the child is; fields as in ``schemas.JobProgress``."""
 
     stage: Annotated[str, Meta(max_length=64)]
-    """``check``, ``clean``, ``evaluate``, ``quantize``, ``sensitivity``, ``latency``, ``golden``."""
+    """In this order: ``check``, ``clean``, ``evaluate``, ``quantize``, ``sensitivity``,
+    ``latency``, ``golden``."""
     message: Annotated[str, Meta(max_length=512)] = ""
     done: int = 0
     total: int = 0

@@ -24,7 +24,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from edgectl_server.pipeline.endings import explain
+from edgectl_server.pipeline.endings import explain, out_of_memory
 from edgectl_server.pipeline.errors import PipelineFailed, PipelineRefused
 from edgectl_server.pipeline.execution import describe
 from edgectl_server.pipeline.spec import OUTCOME_BYTES_MAX, Ending, PipelineLimits, encode
@@ -93,8 +93,8 @@ def run_all(
     running: list[_Running[T]] = []
     try:
         while True:
-            for task in itertools.islice(waiting, workers - len(running)):
-                running.append(_start(task, time.monotonic() + seconds_max))
+            room = itertools.islice(waiting, workers - len(running))
+            running.extend(_start(task, time.monotonic() + seconds_max) for task in room)
             if not running:
                 return
             _listen(running)
@@ -155,7 +155,8 @@ class _Running(Generic[T]):
     def end(self, limits: PipelineLimits, seconds_max: float) -> Done[T]:
         """Reap it and return how it has ended."""
         code, cpu_s = self.kill()
-        value, error = None, None
+        value: T | None = None
+        error: PipelineRefused | PipelineFailed | None = None
         if self.late:
             error = PipelineFailed(
                 "pipeline.time",
@@ -166,7 +167,7 @@ class _Running(Generic[T]):
             words = b"".join(said for one, said in self.said.items() if one != self.answer)
             error = explain(code, cpu_s, words, limits)
         else:
-            value, error = _decode(self.said[self.answer], self.task.kind)
+            value, error = _decode(self.said[self.answer], self.task.kind, limits)
         return Done(self.task, value, error, round(time.monotonic() - self.begun, 2))
 
 
@@ -214,13 +215,11 @@ def _answer(task: Task[Any]) -> bytes:
 
 
 def _ending(kind: Any, error: PipelineRefused | PipelineFailed) -> Ending:
-    return Ending(
-        kind=kind, code=error.code, detail=error.detail, hint=error.hint, data=error.data
-    )
+    return Ending(kind=kind, code=error.code, detail=error.detail, hint=error.hint, data=error.data)
 
 
 def _decode(
-    content: bytes, kind: type[T]
+    content: bytes, kind: type[T], limits: PipelineLimits
 ) -> tuple[T | None, PipelineRefused | PipelineFailed | None]:
     letter, document = content[:1], content[1:]
     try:
@@ -231,7 +230,7 @@ def _decode(
             raised = PipelineRefused if letter == b"r" else PipelineFailed
             return None, raised(ending.code, ending.detail, ending.hint, ending.data)
         if letter == b"m":
-            return None, PipelineFailed("pipeline.memory", "It does not fit in the memory limit.")
+            return None, out_of_memory(limits)
         text = msgspec.json.decode(document, type=str)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None, PipelineFailed("pipeline.crashed", "It ended without a readable result.")

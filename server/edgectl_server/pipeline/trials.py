@@ -145,7 +145,9 @@ class Trials:
         for done in self._run(tasks):
             found[done.task.name] = done.value
             self.progress(
-                Progress(stage="sensitivity", message=recipe.name, done=len(found), total=len(groups))
+                Progress(
+                    stage="sensitivity", message=recipe.name, done=len(found), total=len(groups)
+                )
             )
         return [found.get(str(number)) for number in range(len(groups))]
 
@@ -207,9 +209,7 @@ class Trials:
                 yield task
 
         limits = self.spec.limits
-        return run_all(
-            in_time(), limits, workers=limits.workers, seconds_max=limits.trial_s_max
-        )
+        return run_all(in_time(), limits, workers=limits.workers, seconds_max=limits.trial_s_max)
 
     def _try(self, recipe: Recipe, yardstick: Yardstick) -> _Measured:
         """Make and measure a variant; in a task."""

@@ -38,8 +38,8 @@ class PushOptions(Schema):
     search_s_max: float = Field(default=1800.0, gt=0, le=86400)
     """No recipe is begun later than this after the first."""
     encrypt: list[Literal["fp32", "fp16", "int8"]] = Field(default=[])
-    """Precisions whose model and golden data only the devices that are ordered to run them can read.
-    If it is all of them, the uploaded files are removed when the push has ended."""
+    """Precisions whose model and golden data only the devices that are ordered to run them can
+    read. If it is all of them, the uploaded files are removed when the push has ended."""
 
 
 class PushRequest(Schema):
