@@ -75,9 +75,10 @@ _VERSION_SORT = {
 
 def content_of(request: PushRequest) -> str:
     """Return the identity of a push: the digest over what decides its result."""
-    options = request.options.model_dump(mode="json")
-    options["precisions"] = sorted(set(options["precisions"]))
-    options["encrypt"] = sorted(set(options["encrypt"]))
+    # What is as by default is left out: an option that comes with a later release changes nothing.
+    options = request.options.model_dump(mode="json", exclude_defaults=True)
+    for name in {"precisions", "encrypt"} & options.keys():
+        options[name] = sorted(set(options[name]))
     text = json.dumps(
         {
             "source": request.model,

@@ -32,7 +32,7 @@ _PRECISIONS = ("fp32", "fp16", "int8")
         "edgectl push har.onnx --calibration cal.npz --evaluation eval.npz",
         "edgectl push har_v2.onnx --name har --version 2 --max-drop 0.5 --labels labels.txt",
         "edgectl push detector.onnx --precision fp32 --detach --json",
-        "edgectl push big.onnx --calibration cal.npz --objective size --search-time 5m",
+        "edgectl push detector.onnx --calibration cal.npz --objective size --search-time 5m",
         "edgectl push har.onnx --calibration cal.npz --encrypt all",
         "edgectl push har.onnx --calibration cal.npz --encrypt int8",
     )

@@ -194,4 +194,4 @@ def test_the_identity_of_a_push_is_stable():
     assert content_of(request) == IDENTITY
 
 
-IDENTITY = "sha256:fd01d652aef68453ee7fd4df8b08c1f3fb31bdfd9bfa37dd4bbad3b660192868"
+IDENTITY = "sha256:572df098723bf35f52c615912d86b7ea308b9a73f0c2f3d3ac3d84252999f327"
