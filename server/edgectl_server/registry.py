@@ -76,9 +76,10 @@ _VERSION_SORT = {
 def content_of(request: PushRequest) -> str:
     """Return the identity of a push: the digest over what decides its result."""
     # What is as by default is left out: an option that comes with a later release changes nothing.
-    options = request.options.model_dump(mode="json", exclude_defaults=True)
-    for name in {"precisions", "encrypt"} & options.keys():
+    options, usual = request.options.model_dump(mode="json"), PushOptions().model_dump(mode="json")
+    for name in ("precisions", "encrypt"):
         options[name] = sorted(set(options[name]))
+    options = {name: value for name, value in options.items() if value != usual[name]}
     text = json.dumps(
         {
             "source": request.model,
