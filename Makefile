@@ -1,6 +1,6 @@
 # make dev    a virtual environment with everything, for working on edgectl
 # make check  lint, format, types, import rules
-# make test   the whole suite, in that environment (quicker: ARGS="-n auto --dist loadfile")
+# make test   the whole suite, in that environment (one after the other: ARGS="-n 0")
 # make demo   a server, three devices, a real model: from push to prediction (ARGS="--exit --json")
 # make bench  the figures of the README, measured here
 # make conformance CHECKOUT=/path/to/tuf-conformance  the TUF suite against the device's verifier
@@ -36,7 +36,7 @@ format: dev
 
 test: dev
 	$(BIN)/python packaging/install_test_packages.py
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 # Nothing but what the demo prints goes to stdout, so that --json is one object there.
 demo: $(VENV)/.demo

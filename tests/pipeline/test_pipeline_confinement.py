@@ -11,16 +11,24 @@ import pytest
 
 from edgectl_server.pipeline import confinement, runner
 from edgectl_server.pipeline.spec import PipelineSpec, encode
+from edgectl_server.pipeline.system_calls import has_seccomp
 
 # The real worker with the real confinement; only the work itself is the attacker's.
 TAKEN_OVER = """
-import json, os, socket, subprocess, sys
+import ctypes, json, os, socket, subprocess, sys
 from pathlib import Path
 from edgectl_server.pipeline import __main__ as child
 from edgectl_server.pipeline.spec import decode_spec
 
 def attack(spec, channel):
     from edgectl_server.pipeline import search  # what the work imports can be imported
+
+    library = ctypes.CDLL(None, use_errno=True)
+
+    def call(name, *arguments):
+        ctypes.set_errno(0)
+        if getattr(library, name)(*arguments) < 0 and ctypes.get_errno() in (1, 13):
+            raise PermissionError(name)  # anything else: the kernel has looked at it
 
     data, parent, port = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     attempts = {
@@ -36,6 +44,10 @@ def attack(spec, channel):
         "run a program": lambda: subprocess.run(["/bin/sh", "-c", "true"], check=True),
         "read the parent's environment": lambda: Path("/proc", parent, "environ").read_bytes(),
         "read the passwords of the system": lambda: Path("/etc/passwd").read_bytes(),
+        "open a socket": lambda: socket.socket(socket.AF_UNIX).close(),
+        "make a namespace": lambda: call("unshare", 0x10000000),
+        "trace": lambda: call("ptrace", 0, 0, 0, 0),
+        "use io_uring": lambda: call("syscall", 425, 1, 0),
         "connect": lambda: socket.create_connection(("127.0.0.1", port), 1).close(),
         "read the input": spec.source.read_bytes,
         "write its own": lambda: Path("own").write_bytes(b"fine"),
@@ -82,21 +94,34 @@ def reached(data: Path, program: str = TAKEN_OVER) -> list[str]:
     return list(json.loads(done.stdout))
 
 
-@pytest.mark.skipif(not confinement.landlock_version(), reason="the kernel has no Landlock")
+CONFINED = pytest.mark.skipif(
+    not confinement.landlock_version() or not has_seccomp(),
+    reason="the kernel has no Landlock, or libseccomp is not installed",
+)
+
+
+@CONFINED
 def test_a_worker_that_was_taken_over_reaches_its_own_files_alone(data):
-    fine = ["read the input", "write its own"]
-    if confinement.landlock_version() < 4:
-        fine.insert(0, "connect")  # the network namespace is what forbids it there
-    assert reached(data) == fine
+    assert reached(data) == ["read the input", "write its own"]
 
 
-@pytest.mark.skipif(not confinement.landlock_version(), reason="the kernel has no Landlock")
+@CONFINED
+def test_without_the_filter_the_kernel_is_open_to_it(data):
+    loose = TAKEN_OVER.replace("child._run =", "child.refuse_system_calls = bool; child._run =")
+    more = set(reached(data, loose)) - {"read the input", "write its own"}
+    assert {"open a socket", "use io_uring"} <= more, more
+
+
+@CONFINED
 def test_without_the_confinement_the_same_worker_reaches_all(data):
     """The attempts above would succeed: it is the confinement that stops them."""
-    loose = TAKEN_OVER.replace("child._run =", "child.confine = lambda *_: False; child._run =")
+    loose = TAKEN_OVER.replace(
+        "child._run =",
+        "child.confine = lambda *_: False; child.refuse_system_calls = bool; child._run =",
+    )
     found = reached(data, loose)
     Path("/tmp", f"edgectl-{os.getpid()}").unlink()
-    assert len(found) >= 14, found
+    assert len(found) >= 18, found
 
 
 def test_a_library_folder_that_holds_the_data_is_not_granted_whole(tmp_path, monkeypatch):

@@ -46,6 +46,7 @@ from edgectl_server.pipeline.spec import (
     Progress,
     encode,
 )
+from edgectl_server.pipeline.system_calls import has_seccomp
 
 __all__ = [
     "PipelineCancelled",
@@ -242,6 +243,11 @@ def _isolation() -> tuple[str, ...]:
         logger.warning(
             "the kernel has no Landlock: a model that breaks out of the runtime could read the "
             "server's files; run the server where it has (Linux 5.13 or newer)"
+        )
+    if not has_seccomp():
+        logger.warning(
+            "libseccomp is not installed: a model that breaks out of the runtime could attack the "
+            "kernel; install it (Debian: libseccomp2)"
         )
     without_network = tuple(part for part in _NAMESPACES if part != "--net")
     for command in (_NAMESPACES, without_network):
