@@ -55,7 +55,7 @@ def refuse_system_calls() -> bool:
         return False
     library.seccomp_init.restype = ctypes.c_void_p
     context = ctypes.c_void_p(library.seccomp_init(ctypes.c_uint32(_ALLOW)))
-    if not context:
+    if not context.value:
         return False
     try:
         action = ctypes.c_uint32(_ERRNO | errno.EPERM)
