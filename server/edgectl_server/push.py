@@ -78,6 +78,16 @@ class KeepsKeys(Protocol):
         """Return a content key as it is kept in the database."""
 
 
+class RemembersTrials(Protocol):
+    """What is needed of the memory of trials."""
+
+    def bring(self, key: str, directory: Path) -> int:
+        """Lay what is known into the folder of a run."""
+
+    def keep(self, key: str, directory: Path) -> int:
+        """Take what is new from there."""
+
+
 class Publishes(Protocol):
     """What is needed of the publisher."""
 
@@ -105,6 +115,7 @@ class PushHandler:
         repository: Signs,
         signing: Settles,
         content_keys: KeepsKeys,
+        known_trials: RemembersTrials,
         publisher: Publishes,
         now: Callable[[], datetime],
     ) -> None:
@@ -118,6 +129,7 @@ class PushHandler:
         self._repository = repository
         self._signing = signing
         self._content_keys = content_keys
+        self._known_trials = known_trials
         self._publisher = publisher
         self._now = now
 
@@ -175,6 +187,7 @@ class PushHandler:
 
     def _packed(self, context: JobContext, version: ModelVersion, directory: Path) -> _Packed:
         """Run the pipeline, and put what it has made into the blob store."""
+        from edgectl_server.pipeline.known import trial_key
         from edgectl_server.pipeline.pack import pack
         from edgectl_server.pipeline.runner import run_pipeline
 
@@ -184,7 +197,17 @@ class PushHandler:
         context.progress("fetch", version.source_name)
         spec = self._spec(context, version, directory)
         work = make_private_directory(directory / "work")
-        result = run_pipeline(spec, work, on_progress=tell, cancelled=context.cancelled)
+        encrypt = PushOptions.model_validate(version.options).encrypt
+        key = (
+            None if encrypt else trial_key(spec)
+        )  # nothing in the clear stays of what is encrypted
+        if key is not None:
+            self._known_trials.bring(key, work)
+        try:
+            result = run_pipeline(spec, work, on_progress=tell, cancelled=context.cancelled)
+        finally:
+            if key is not None:
+                self._known_trials.keep(key, work)
         context.progress("pack")
         variants = pack(
             result,
@@ -194,7 +217,7 @@ class PushHandler:
             version=version.version,
             labels=spec.labels,
             lineage=Lineage(**context.payload["lineage"]),
-            encrypt=PushOptions.model_validate(version.options).encrypt,
+            encrypt=encrypt,
         )
         return _Packed(variants, to_document(result.report))
 

@@ -26,6 +26,7 @@ from edgectl_server.enrolment import Enroller
 from edgectl_server.fleet import Fleet
 from edgectl_server.hub import Hub
 from edgectl_server.jobs import Jobs
+from edgectl_server.known_trials import KnownTrials
 from edgectl_server.openid.handover import Handover
 from edgectl_server.openid.sign_on import SignOn, open_sign_on
 from edgectl_server.push import PushHandler
@@ -125,6 +126,7 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
     audit_heads = AuditHeads.open(data / "audit", audit, now, passphrase=passphrase)
     opened.callback(audit_heads.anchor)
     uploads = Uploads(data / "uploads", settings, blobs, database, now)
+    known_trials = KnownTrials(database, blobs, now, bytes_max=settings.known_trials_bytes_max)
     plane = open_control_plane(
         settings,
         database=database,
@@ -134,6 +136,7 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
             Duty("what commands have done", _SPOOL_S, lambda: audit.take_in(data / _SPOOL)),
             Duty("the audit log's heads", _ANCHOR_S, audit_heads.anchor),
             Duty("the uploads", _UPLOADS_S, uploads.forget_unused),
+            Duty("known trials", _UPLOADS_S, known_trials.forget),
         ],
     )
     opened.callback(plane.close)
@@ -150,6 +153,7 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         repository=plane.repository,
         signing=plane.signing,
         content_keys=plane.content_keys,
+        known_trials=known_trials,
         publisher=plane.publisher,
         now=now,
     )

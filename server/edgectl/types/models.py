@@ -84,6 +84,7 @@ class Trial(Struct, frozen=True):
     seconds: float | None = None
     portable: bool = True
     float_nodes: int = 0
+    known: bool = False
 
 
 class LayerInfo(Struct, frozen=True):

@@ -7,7 +7,6 @@ say that memory has run out, which become `MemoryError`.
 
 from __future__ import annotations
 
-import platform
 import resource
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ import onnxruntime
 from edgectl_protocol.manifest import TensorSpec
 from edgectl_server.pipeline.data import Array, Samples
 from edgectl_server.pipeline.errors import PipelineRefused
+from edgectl_server.pipeline.processor import processor_name
 from edgectl_server.pipeline.spec import PipelineLimits
 
 __all__ = [
@@ -32,7 +32,6 @@ __all__ = [
     "latencies",
     "measured_on",
     "peak_bytes",
-    "saturates",
 ]
 
 Outputs = dict[str, Array]
@@ -161,35 +160,14 @@ def _latency_of(times_ns: list[int]) -> Latency:
     return Latency(p50_us=round(float(p50), 1), p95_us=round(float(p95), 1))
 
 
-def saturates() -> bool:
-    """Say whether sums of 8-bit products saturate on this processor: x86-64 without VNNI."""
-    if platform.machine().lower() not in {"x86_64", "amd64"}:
-        return False
-    return not any("vnni" in flag for flag in _cpuinfo("flags").split())
-
-
 def peak_bytes() -> int:
     """Return the most resident memory that this process has had; of a fork, since the fork."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _cpuinfo(*keys: str) -> str:
-    """Return the first value of one of the keys in /proc/cpuinfo; empty where there is none."""
-    try:
-        with Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as file:
-            for line in file:
-                if line.startswith(keys):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass  # not Linux, or /proc is hidden
-    return ""
-
-
 def measured_on() -> str:
     """Name the processor and the runtime of the measurements."""
-    machine, model = platform.machine(), _cpuinfo("model name", "Model")
-    name = f"{model} ({machine})" if model else machine
-    return f"{name}, {TOOL}, 1 thread"
+    return f"{processor_name()}, {TOOL}, 1 thread"
 
 
 def _check_rows(name: str, value: object, rows: int) -> None:

@@ -149,6 +149,8 @@ class TrialRow(Struct, frozen=True, kw_only=True):
     """Whether its 8-bit products are right on processors whose sums of them saturate."""
     float_nodes: int = 0
     """Operators that stay in float by choice: mixed precision."""
+    known: bool = False
+    """It was made before, of the same files in the same way."""
 
 
 class LayerRow(Struct, frozen=True, kw_only=True):

@@ -18,7 +18,9 @@ from edgectl_protocol.manifest import TensorSpec
 from edgectl_server.pipeline.baseline import Baseline
 from edgectl_server.pipeline.data import Samples
 from edgectl_server.pipeline.errors import PipelineFailed, PipelineRefused
-from edgectl_server.pipeline.execution import Runner, saturates
+from edgectl_server.pipeline.execution import Runner
+from edgectl_server.pipeline.known import Measured, recall, remember
+from edgectl_server.pipeline.processor import saturates
 from edgectl_server.pipeline.recipes import (
     NothingToQuantize,
     Ranges,
@@ -36,14 +38,6 @@ from edgectl_server.pipeline.tasks import Done, Task, run_all, run_one
 __all__ = ["Trials"]
 
 T = TypeVar("T")
-
-
-class _Measured(Struct, frozen=True):
-    """What a trial gives; `skipped` says why there was nothing to do."""
-
-    size_bytes: int = 0
-    value: float = 0.0
-    skipped: str = ""
 
 
 class _Calibrated(Struct, frozen=True):
@@ -191,11 +185,11 @@ class Trials:
     def _cache(self, ranges: Ranges) -> Path:
         return self.directory / f"ranges-{ranges}.json"
 
-    def _tasks(self, recipes: Sequence[Recipe]) -> Iterator[Task[_Measured]]:
+    def _tasks(self, recipes: Sequence[Recipe]) -> Iterator[Task[Measured]]:
         yardstick = self.baseline.yardstick
 
-        def task(recipe: Recipe, yardstick: Yardstick) -> Task[_Measured]:
-            return Task(recipe.name, lambda: self._try(recipe, yardstick), _Measured)
+        def task(recipe: Recipe, yardstick: Yardstick) -> Task[Measured]:
+            return Task(recipe.name, lambda: self._try(recipe, yardstick), Measured)
 
         for recipe in recipes:
             assert yardstick is not None
@@ -211,21 +205,26 @@ class Trials:
         limits = self.spec.limits
         return run_all(in_time(), limits, workers=limits.workers, seconds_max=limits.trial_s_max)
 
-    def _try(self, recipe: Recipe, yardstick: Yardstick) -> _Measured:
-        """Make and measure a variant; in a task."""
+    def _try(self, recipe: Recipe, yardstick: Yardstick) -> Measured:
+        """Make and measure a variant, unless it is known; in a task."""
+        target = self.path(recipe.name)
+        known = recall(self.directory, recipe.name, target)
+        return known or remember(self.directory, recipe.name, target, self._make(recipe, yardstick))
+
+    def _make(self, recipe: Recipe, yardstick: Yardstick) -> Measured:
         target = self.path(recipe.name)
         try:
             if recipe.precision == "int8":
                 check_quantizable(self.baseline.path)
             make(recipe, self.baseline.path, target, self._cache(recipe.ranges))
         except NothingToQuantize as error:
-            return _Measured(skipped=str(error))
+            return Measured(skipped=str(error))
         exact = recipe.kind == "static" and not recipe.portable and saturates()
         runner = Runner(target, self.inputs, exact=exact)
         value = yardstick.value(runner.run(yardstick.samples))
-        return _Measured(size_bytes=target.stat().st_size, value=value)
+        return Measured(size_bytes=target.stat().st_size, value=value)
 
-    def _row(self, recipe: Recipe, done: Done[_Measured]) -> TrialRow:
+    def _row(self, recipe: Recipe, done: Done[Measured]) -> TrialRow:
         if done.error is not None:
             return _failed(recipe, done.error.detail, done.seconds)
         assert done.value is not None
@@ -244,6 +243,7 @@ class Trials:
             value=value,
             drop_points=round(100 * (yardstick.reference - value), 4),
             seconds=done.seconds,
+            known=done.value.known,
         )
 
 

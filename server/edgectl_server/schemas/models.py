@@ -94,6 +94,8 @@ class Trial(Schema):
     """Whether its 8-bit products are right on processors whose sums of them saturate."""
     float_nodes: int = 0
     """Operators that stay in float by choice: mixed precision."""
+    known: bool = False
+    """It was made before, of the same files in the same way."""
 
 
 class LayerInfo(Schema):

@@ -11,6 +11,7 @@ from edgectl_protocol.manifest import decode_manifest, is_encrypted, layer_by_fi
 from edgectl_server.clock import now
 from edgectl_server.errors import Conflict, Refused
 from edgectl_server.jobs import Jobs
+from edgectl_server.known_trials import KnownTrials
 from edgectl_server.push import PushHandler
 from edgectl_server.registry import PUSH, Registry
 from edgectl_server.schemas import PushRequest
@@ -62,6 +63,7 @@ class World:
             repository=repository,
             signing=signing,
             content_keys=ContentKeys.open(directory / "keys"),
+            known_trials=KnownTrials(database, self.blobs, now, bytes_max=2**30),
             publisher=self.publisher,
             now=now,
         )

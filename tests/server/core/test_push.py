@@ -15,9 +15,10 @@ from edgectl_protocol.metadata import target_path
 from edgectl_server.clock import now
 from edgectl_server.errors import Unavailable
 from edgectl_server.jobs import Jobs
+from edgectl_server.known_trials import KnownTrials
 from edgectl_server.push import PushHandler
 from edgectl_server.registry import PUSH, Registry
-from edgectl_server.schemas import PushRequest, Report
+from edgectl_server.schemas import PushOptions, PushRequest, Report
 from edgectl_server.settings import Settings
 from edgectl_server.signing.content_keys import ContentKeys
 from edgectl_server.signing.keys import Keys
@@ -79,6 +80,7 @@ class World:
             repository=self.repository,
             signing=self.signing,
             content_keys=ContentKeys.open(self.directory / "keys"),
+            known_trials=KnownTrials(self.database, self.blobs, now, bytes_max=2**30),
             publisher=self.publisher,
             now=now,
         )
@@ -154,6 +156,24 @@ def test_a_real_model_with_real_data(world):
     assert detail.best == detail.variants[0]
     assert len(job.result["variants"]) == len(detail.variants)
     assert world.push().created is False
+
+
+def test_the_same_files_are_not_tried_again(world):
+    world.push()
+    world.work()
+    assert not any(trial.known for trial in world.registry.version("har", "1").report.trials)
+    world.push(options=PushOptions(max_drop_points=0.5))
+    world.work()
+    first, second = (world.registry.version("har", one).report for one in ("1", "2"))
+    tried = [trial for trial in second.trials if trial.recipe != "fp32"]
+    assert tried
+    assert all(trial.known for trial in tried)
+    for before, after in zip(first.trials, second.trials, strict=True):
+        assert (before.recipe, before.value, before.size_bytes) == (
+            after.recipe,
+            after.value,
+            after.size_bytes,
+        )
 
 
 def test_a_crash_at_every_step_ends_the_same(world, monkeypatch):

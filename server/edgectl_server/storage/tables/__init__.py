@@ -22,6 +22,7 @@ from edgectl_server.storage.tables.models import (
     Blob,
     BundleVariant,
     Job,
+    KnownTrial,
     Model,
     ModelVersion,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "EnrolRequestRow",
     "EnrolToken",
     "Job",
+    "KnownTrial",
     "LoginSession",
     "Model",
     "ModelVersion",

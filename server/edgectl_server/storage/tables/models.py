@@ -18,6 +18,7 @@ __all__ = [
     "Blob",
     "BundleVariant",
     "Job",
+    "KnownTrial",
     "Model",
     "ModelVersion",
 ]
@@ -31,6 +32,18 @@ class Blob(Base):
     size: Mapped[int]
     created_at: Mapped[datetime]
     published: Mapped[bool] = mapped_column(default=False)  # part of a bundle, for ever
+
+
+class KnownTrial(Base):
+    """What a trial of the pipeline has given, so that it need not be made again."""
+
+    __tablename__ = "known_trial"
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)  # pipeline.known.trial_key
+    recipe: Mapped[str] = mapped_column(String(128), primary_key=True)
+    measured: Mapped[Document]
+    model: Mapped[str | None] = mapped_column(String(71), index=True)  # a blob
+    size: Mapped[int]
+    used_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class Model(Base):
