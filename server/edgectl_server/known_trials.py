@@ -2,8 +2,8 @@
 
 What a child has left is believed about that child's own inputs only: the key of a trial is a digest
 over everything that it was made of (`pipeline.known.trial_key`). What was not used for longest is
-forgotten when the models need more than a limit; nothing that was used within a day, so that no blob
-vanishes while a push publishes the same content.
+forgotten when the models need more than a limit; nothing that was used within a day, so that no
+blob vanishes while a push publishes the same content.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Trials that are known: what was made before, of the same files in the same way, is not made again.
+"""Trials that are known: what was made before, of the same files in the same way, is not repeated.
 
 The parent lays what it remembers into the folder ``known`` of the run, and takes from there what is
 new. A trial is two files: ``<recipe>.json``, what was measured with the digest of the model, and

@@ -25,6 +25,7 @@ from onnxruntime.quantization import (
 )
 
 from edgectl_server.pipeline.data import Array, Samples
+from edgectl_server.pipeline.stored_weights import store_weights
 
 __all__ = [
     "RECIPES",
@@ -74,7 +75,8 @@ class Recipe:
 
     Attributes:
         name: in reports; it begins with the precision.
-        kind: ``static`` needs calibration data, ``dynamic`` measures activations at run time.
+        kind: ``static`` needs calibration data, ``dynamic`` measures activations at run time,
+            ``weights`` quantizes nothing else.
         ranges: how a static recipe finds the ranges of activations.
         per_channel: one scale a channel of the weights.
         reduce_range: 7 bits for the weights.
@@ -85,7 +87,7 @@ class Recipe:
     """
 
     name: str
-    kind: Literal["fp16", "dynamic", "static"]
+    kind: Literal["fp16", "weights", "dynamic", "static"]
     ranges: Ranges = "minmax"
     per_channel: bool = False
     reduce_range: bool = False
@@ -102,7 +104,8 @@ class Recipe:
     @property
     def portable(self) -> bool:
         """Whether no processor's 8-bit products saturate with it."""
-        return self.kind == "fp16" or self.weights == "u8" or self.reduce_range
+        in_float = self.kind in {"fp16", "weights"}
+        return in_float or self.weights == "u8" or self.reduce_range
 
     def with_ranges(self, ranges: Ranges) -> Recipe:
         """Return the same with another way to find ranges."""
@@ -130,6 +133,7 @@ RECIPES: tuple[Recipe, ...] = (
     ),
     Recipe("int8-dynamic", "dynamic", per_channel=True, weights="u8"),
     Recipe("int8-dynamic-s8", "dynamic"),
+    Recipe("int8-weights", "weights", per_channel=True),
     Recipe("fp16", "fp16"),
 )
 """Those that are always tried; ``s8s8`` and ``dynamic-s8`` are onnxruntime's own defaults."""
@@ -189,6 +193,10 @@ def make(
     """
     if recipe.kind == "fp16":
         _halve(source, target)
+        return
+    if recipe.kind == "weights":
+        if not store_weights(source, target, recipe.excluded):
+            raise NothingToQuantize("no weights are large enough")
         return
     if recipe.kind == "dynamic":
         quantize_dynamic(
