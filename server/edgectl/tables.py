@@ -144,12 +144,30 @@ def report_table(version: types.VersionDetail, report: types.Report) -> Group:
         notes.append(
             f"encrypted: {', '.join(encrypted)}; only devices ordered to run it can read it"
         )
+    notes += _update_notes(version, report)
     lines = [*reasons, *notes]
     return Group(
         Text(f"{name}: {measured}", style="bold"),
         table(columns, rows, gap=1),
         *(Text(line, style="dim italic") for line in lines),
     )
+
+
+def _update_notes(version: types.VersionDetail, report: types.Report) -> list[str]:
+    """Say about how many bytes lead from the parent to each variant, and how many might have."""
+    sizes = {one.recipe: one.update_bytes for one in report.trials if one.update_bytes is not None}
+    notes = []
+    for variant in version.variants:
+        size = sizes.get(variant.trial.recipe)
+        if size is None:
+            continue
+        anew = sizes.get(variant.trial.recipe.removesuffix("-parent"))
+        more = "" if anew in {None, size} else f"; with scales of its own {bytes_text(anew)}"
+        notes.append(
+            f"update of {plain(variant.variant)} from {plain(version.parent or 'the parent')}: "
+            f"about {bytes_text(size)} of {bytes_text(variant.model_bytes)}{more}"
+        )
+    return notes
 
 
 # ---------------------------------------------------------------- devices

@@ -28,8 +28,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from edgectl_protocol.manifest import Lineage, decode_manifest
-from edgectl_server.errors import ServerError
+from edgectl_protocol.manifest import (
+    CONFIG_FILE,
+    MODEL_FILE,
+    Lineage,
+    decode_config,
+    decode_manifest,
+    layer_by_file,
+)
+from edgectl_server.errors import NotFound, ServerError
 from edgectl_server.jobs import JobCancelled, JobContext, JobFailed
 from edgectl_server.pipeline.errors import PipelineCancelled, PipelineError, PipelineRefused
 from edgectl_server.pipeline.spec import PipelineLimits, PipelineSpec, Progress, to_document
@@ -100,6 +107,15 @@ class _Packed(NamedTuple):
 
     variants: list[PackedVariant]
     report: dict[str, Any]
+
+
+class _Parent(NamedTuple):
+    """What a version may take over from the one before."""
+
+    model: str | None = None
+    """Digest of its int8 model."""
+    recipe: str = ""
+    float_nodes: tuple[str, ...] = ()
 
 
 class PushHandler:
@@ -230,6 +246,7 @@ class PushHandler:
             return directory / name
 
         options = PushOptions.model_validate(version.options)
+        parent = self._parent(version)
         source = fetch(version.source, "source.onnx")
         assert source is not None
         return PipelineSpec(
@@ -241,6 +258,9 @@ class PushHandler:
             max_drop_points=options.max_drop_points,
             precisions=tuple(sorted(set(options.precisions))),
             objective=options.objective,
+            parent=fetch(parent.model, "parent.onnx"),
+            parent_recipe=parent.recipe,
+            parent_float_nodes=parent.float_nodes,
             labels=tuple(options.labels),
             limits=PipelineLimits(
                 memory_bytes=self._settings.pipeline_memory_bytes_max,
@@ -249,6 +269,35 @@ class PushHandler:
                 workers=self._settings.pipeline_workers,
                 search_s_max=options.search_s_max,
             ),
+        )
+
+    def _parent(self, version: ModelVersion) -> _Parent:
+        """Return the int8 variant of the parent that devices try first, where it can be read."""
+        with self._database.read() as session:
+            manifest = session.scalar(
+                select(BundleVariant.manifest)
+                .join(ModelVersion, ModelVersion.id == BundleVariant.version_id)
+                .where(
+                    ModelVersion.model == version.model,
+                    ModelVersion.version == version.parent,
+                    BundleVariant.precision == "int8",
+                    BundleVariant.content_key.is_(None),
+                )
+                .order_by(BundleVariant.rank)
+                .limit(1)
+            )
+        if manifest is None:
+            return _Parent()
+        try:
+            bundle = decode_manifest(self._blobs.read(manifest))
+            config = decode_config(self._blobs.read(layer_by_file(bundle, CONFIG_FILE).digest))
+            self._blobs.size(layer_by_file(bundle, MODEL_FILE).digest)
+        except NotFound:  # the blob store has lost it: only the update becomes larger
+            return _Parent()
+        return _Parent(
+            model=layer_by_file(bundle, MODEL_FILE).digest,
+            recipe=config.quantization.recipe,
+            float_nodes=config.quantization.float_nodes,
         )
 
     def _version(self, context: JobContext) -> ModelVersion:

@@ -84,6 +84,7 @@ class Trial(Struct, frozen=True):
     seconds: float | None = None
     portable: bool = True
     float_nodes: int = 0
+    update_bytes: int | None = None
     known: bool = False
 
 

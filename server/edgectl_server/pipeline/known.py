@@ -35,6 +35,7 @@ class Measured(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     size_bytes: int = 0
     value: float = 0.0
+    update_bytes: int | None = None
     skipped: str = ""
     digest: str = ""
     """Of the model, of a trial that is remembered."""

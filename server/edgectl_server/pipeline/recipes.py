@@ -25,6 +25,7 @@ from onnxruntime.quantization import (
 )
 
 from edgectl_server.pipeline.data import Array, Samples
+from edgectl_server.pipeline.pinned import parent_scales
 from edgectl_server.pipeline.stored_weights import store_weights
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "check_quantizable",
     "make",
     "quantizable_nodes",
+    "recipe_of_parent",
 ]
 
 Ranges = Literal["minmax", "entropy", "percentile"]
@@ -84,6 +86,7 @@ class Recipe:
         activations: ``s8`` or ``u8``, of static recipes.
         symmetric: activations around zero.
         excluded: operators, by node name, that stay in float: mixed precision.
+        pinned: with the scales of the parent version.
     """
 
     name: str
@@ -95,6 +98,7 @@ class Recipe:
     activations: Literal["s8", "u8"] = "u8"
     symmetric: bool = False
     excluded: tuple[str, ...] = ()
+    pinned: bool = False
 
     @property
     def precision(self) -> Literal["fp16", "int8"]:
@@ -115,6 +119,10 @@ class Recipe:
         """Return the same with some operators in float."""
         name = self.name.replace("int8-static", "int8-mixed") + f"-{len(excluded)}"
         return replace(self, name=name, excluded=excluded)
+
+    def of_parent(self) -> Recipe:
+        """Return the same with the scales of the parent version."""
+        return replace(self, name=f"{self.name}-parent", pinned=True)
 
 
 RECIPES: tuple[Recipe, ...] = (
@@ -175,8 +183,32 @@ def calibrate(ranges: Ranges, source: Path, cache: Path, calibration: Samples) -
     return calibration.count
 
 
+def recipe_of_parent(name: str, float_nodes: tuple[str, ...]) -> Recipe | None:
+    """Return the recipe that takes over the scales of a parent; None if it has none to take.
+
+    Args:
+        name: of the recipe by which the parent was made.
+        float_nodes: what it left in float.
+    """
+    base = name.removesuffix("-parent")
+    if float_nodes:
+        base = base.replace("int8-mixed", "int8-static").rsplit("-", 1)[0]
+    for ranges in ("entropy", "percentile"):
+        base = base.replace(ranges, "minmax")
+    for recipe in RECIPES:
+        if recipe.name == base and recipe.kind in {"static", "weights"}:
+            return (recipe.mixed(float_nodes) if float_nodes else recipe).of_parent()
+    return None
+
+
 def make(
-    recipe: Recipe, source: Path, target: Path, cache: Path, *, only: tuple[str, ...] = ()
+    recipe: Recipe,
+    source: Path,
+    target: Path,
+    cache: Path,
+    *,
+    only: tuple[str, ...] = (),
+    parent: Path | None = None,
 ) -> None:
     """Make `target` from the cleaned fp32 model `source`.
 
@@ -186,6 +218,7 @@ def make(
         target: where the variant is written.
         cache: what `calibrate` has written, for static recipes.
         only: names of the nodes to quantize; all if there are none.
+        parent: the model whose scales a pinned recipe takes.
 
     Raises:
         NothingToQuantize: no operator of the model can be quantized this way.
@@ -195,7 +228,9 @@ def make(
         _halve(source, target)
         return
     if recipe.kind == "weights":
-        if not store_weights(source, target, recipe.excluded):
+        if not store_weights(
+            source, target, recipe.excluded, parent=parent if recipe.pinned else None
+        ):
             raise NothingToQuantize("no weights are large enough")
         return
     if recipe.kind == "dynamic":
@@ -209,7 +244,13 @@ def make(
             extra_options=dict(_OPTIONS),
         )
     else:
-        _quantize(recipe, source, target, cache, None, only=only)
+        scales = None
+        if recipe.pinned:
+            assert parent is not None, recipe.name
+            scales = parent_scales(parent, source)
+            if not scales:
+                raise NothingToQuantize("the parent has no scales for tensors of this model")
+        _quantize(recipe, source, target, cache, None, only=only, scales=scales)
     if _quantized_nodes(onnx.load(target)) == 0:
         raise NothingToQuantize("the recipe finds nothing to quantize in the model")
 
@@ -222,8 +263,11 @@ def _quantize(
     calibration: Samples | None,
     *,
     only: tuple[str, ...] = (),
+    scales: dict[str, Any] | None = None,
 ) -> None:
     options = _OPTIONS | {"ActivationSymmetric": recipe.symmetric}
+    if scales:
+        options["TensorQuantOverrides"] = scales
     if recipe.ranges == "percentile":
         options["CalibPercentile"] = _PERCENTILE
     quantize_static(

@@ -98,6 +98,7 @@ def run_pipeline(
         source=spec.source.resolve(),
         calibration=spec.calibration and spec.calibration.resolve(),
         evaluation=spec.evaluation and spec.evaluation.resolve(),
+        parent=spec.parent and spec.parent.resolve(),
     )
     (directory / SPEC_FILE).write_bytes(encode(absolute))
     exit_ = _run_child(spec.limits, directory, on_progress, cancelled)

@@ -25,7 +25,12 @@ from edgectl_server.pipeline.data import Role, Samples, load_samples, random_sam
 from edgectl_server.pipeline.errors import PipelineRefused
 from edgectl_server.pipeline.execution import Runner, latencies, measured_on
 from edgectl_server.pipeline.planning import keeps_accuracy, mixed_counts, nearest, other_ranges
-from edgectl_server.pipeline.recipes import RECIPES, Recipe, quantizable_nodes
+from edgectl_server.pipeline.recipes import (
+    RECIPES,
+    Recipe,
+    quantizable_nodes,
+    recipe_of_parent,
+)
 from edgectl_server.pipeline.selection import (
     check_int8,
     choose,
@@ -180,6 +185,9 @@ def _try_recipes(trials: Trials) -> tuple[LayerRow, ...]:
         for recipe in RECIPES
         if recipe.precision in spec.precisions and (not spec.recipes or recipe.name in spec.recipes)
     ]
+    inherited = recipe_of_parent(spec.parent_recipe, spec.parent_float_nodes)
+    if spec.parent is not None and inherited is not None and "int8" in spec.precisions:
+        first.append(inherited)
     trials.run(first)
     if spec.recipes or trials.calibration is None or "int8" not in spec.precisions:
         return ()

@@ -3,9 +3,10 @@
 At most one fp16 and two int8 variants. Of the accepted int8 recipes one is the best by the
 objective: ``latency`` looks for the fastest by median latency, then the smallest; ``size`` the
 other way round. Within 5 % is equally fast, within 2 % equally small, so that neither noise nor a
-few bytes outweigh the rest; of equals a portable one is taken (see `recipes`), then the most
-accurate. If the best is not portable, the best of the portable ones is published beside it as
-``int8-portable``, for the processors on which the other is wrong.
+few bytes outweigh the rest; of equals a portable one is taken (see `recipes`), then the one that
+takes the smallest update from the parent version, then the most accurate. If the best is not
+portable, the best of the portable ones is published beside it as ``int8-portable``, for the
+processors on which the other is wrong.
 
 A variant is tried before fp32 if it is not more than 10 % slower, or if its file is less than 60 %
 of the size.
@@ -85,7 +86,16 @@ def best_int8(trials: Sequence[TrialRow], objective: Objective = "latency") -> T
     for key, equal in _KEYS[objective]:
         least = min(key(row) for row in left)
         left = [row for row in left if key(row) <= least * equal]
-    return max(left, key=lambda row: (row.portable, row.value or 0.0, -_size(row), -_latency(row)))
+    return max(
+        left,
+        key=lambda row: (
+            row.portable,
+            -(row.update_bytes or 0),
+            row.value or 0.0,
+            -_size(row),
+            -_latency(row),
+        ),
+    )
 
 
 def publish_order(rows: Sequence[TrialRow]) -> list[TrialRow]:

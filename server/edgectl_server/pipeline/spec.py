@@ -108,6 +108,12 @@ class PipelineSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     recipes: tuple[str, ...] = ()
     """Names of the recipes to try, and no others; empty: as the search goes."""
     objective: Objective = "latency"
+    parent: Path | None = None
+    """The int8 model of the version that this one comes after, whose scales may be kept."""
+    parent_recipe: str = ""
+    """By which it was made."""
+    parent_float_nodes: tuple[str, ...] = ()
+    """What it left in float."""
     seed: int = 0
     limits: PipelineLimits = PipelineLimits()
 
@@ -149,6 +155,8 @@ class TrialRow(Struct, frozen=True, kw_only=True):
     """Whether its 8-bit products are right on processors whose sums of them saturate."""
     float_nodes: int = 0
     """Operators that stay in float by choice: mixed precision."""
+    update_bytes: int | None = None
+    """About how many bytes lead to it from the parent's int8 variant."""
     known: bool = False
     """It was made before, of the same files in the same way."""
 

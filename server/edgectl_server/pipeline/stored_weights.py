@@ -2,8 +2,9 @@
 
 Each weight tensor becomes int8 codes with one scale a channel, and two nodes in front of its
 consumers: Cast to float, Mul by the scales. Runtimes fold them away when they load the model, which
-then runs as fast as fp32 and takes as much memory. (DequantizeLinear would say the same in one node,
-but onnxruntime does not fold it, so that it could fuse it: measured, a model ran three times slower.)
+then runs as fast as fp32 and takes as much memory. (DequantizeLinear would say the same in one
+node, but onnxruntime keeps it, to fuse it: measured, a model ran three times slower.)
+
 It is right wherever float is, so where 8-bit activations spoil a model, such as one whose
 reconstruction error is what counts, this does not.
 """
@@ -23,25 +24,31 @@ __all__ = ["store_weights"]
 
 _ELEMENTS_MIN = 64
 _CODES = 127
+_SCALE = "_scale"
 _RANK_MIN = 2
 
 
-def store_weights(source: Path, target: Path, excluded: tuple[str, ...]) -> int:
+def store_weights(
+    source: Path, target: Path, excluded: tuple[str, ...], *, parent: Path | None = None
+) -> int:
     """Write `target`, the model with its weights as int8; return how many tensors that are.
 
     Args:
         source: the fp32 model.
         target: the file that is written.
         excluded: names of nodes whose weights stay as they are.
+        parent: a model made in this way, whose scales are kept where the shapes are the same.
     """
     model = onnx.load(source)
     graph = model.graph
+    scales_before = {} if parent is None else _scales_of(parent)
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     axes = dict(_weights(graph, tensors, excluded))
     nodes = []
     for name, axis in axes.items():
-        codes, scales = _quantize(numpy_helper.to_array(tensors[name]), axis)
-        stored, scale, wide = f"{name}_int8", f"{name}_scale", f"{name}_float"
+        stored, scale, wide = f"{name}_int8", f"{name}{_SCALE}", f"{name}_float"
+        weights = numpy_helper.to_array(tensors[name])
+        codes, scales = _quantize(weights, axis, scales_before.get(name))
         graph.initializer.append(numpy_helper.from_array(codes, stored))
         graph.initializer.append(numpy_helper.from_array(scales, scale))
         graph.initializer.remove(tensors[name])
@@ -91,12 +98,29 @@ def _place(node: Any) -> tuple[int, int]:
             return len(node.input), 0
 
 
+def _scales_of(parent: Path) -> dict[str, npt.NDArray[np.float32]]:
+    """Return the scales of a model that was made here, by the name of the weights."""
+    tensors = onnx.load(parent).graph.initializer
+    arrays = {one.name: numpy_helper.to_array(one) for one in tensors if one.name.endswith(_SCALE)}
+    return {name.removesuffix(_SCALE): array for name, array in arrays.items()}
+
+
 def _quantize(
-    weights: npt.NDArray[np.float32], axis: int
+    weights: npt.NDArray[np.float32],
+    axis: int,
+    before: npt.NDArray[np.float32] | None = None,
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Return codes, -127 to 127, and scales that broadcast to them, one a channel."""
+    """Return codes, -127 to 127, and scales that broadcast to them, one a channel.
+
+    Args:
+        weights: float32, of any shape.
+        axis: of the channels.
+        before: scales to keep, if they fit and are positive.
+    """
     others = tuple(one for one in range(weights.ndim) if one != axis)
     largest = np.abs(weights).max(axis=others, keepdims=True)
     scales = np.where(largest > 0, largest / _CODES, 1.0).astype(np.float32)
+    if before is not None and before.shape == scales.shape and (before > 0).all():
+        scales = before.astype(np.float32)
     codes = np.clip(np.rint(weights / scales), -_CODES, _CODES).astype(np.int8)
     return codes, scales

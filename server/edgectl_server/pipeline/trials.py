@@ -20,6 +20,7 @@ from edgectl_server.pipeline.data import Samples
 from edgectl_server.pipeline.errors import PipelineFailed, PipelineRefused
 from edgectl_server.pipeline.execution import Runner
 from edgectl_server.pipeline.known import Measured, recall, remember
+from edgectl_server.pipeline.pinned import estimate_update
 from edgectl_server.pipeline.processor import saturates
 from edgectl_server.pipeline.recipes import (
     NothingToQuantize,
@@ -216,13 +217,24 @@ class Trials:
         try:
             if recipe.precision == "int8":
                 check_quantizable(self.baseline.path)
-            make(recipe, self.baseline.path, target, self._cache(recipe.ranges))
+            make(
+                recipe,
+                self.baseline.path,
+                target,
+                self._cache(recipe.ranges),
+                parent=self.spec.parent,
+            )
         except NothingToQuantize as error:
             return Measured(skipped=str(error))
         exact = recipe.kind == "static" and not recipe.portable and saturates()
         runner = Runner(target, self.inputs, exact=exact)
         value = yardstick.value(runner.run(yardstick.samples))
-        return Measured(size_bytes=target.stat().st_size, value=value)
+        parent = self.spec.parent if recipe.precision == "int8" else None
+        return Measured(
+            size_bytes=target.stat().st_size,
+            value=value,
+            update_bytes=None if parent is None else estimate_update(parent, target),
+        )
 
     def _row(self, recipe: Recipe, done: Done[Measured]) -> TrialRow:
         if done.error is not None:
@@ -243,6 +255,7 @@ class Trials:
             value=value,
             drop_points=round(100 * (yardstick.reference - value), 4),
             seconds=done.seconds,
+            update_bytes=done.value.update_bytes,
             known=done.value.known,
         )
 

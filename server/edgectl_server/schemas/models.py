@@ -94,6 +94,8 @@ class Trial(Schema):
     """Whether its 8-bit products are right on processors whose sums of them saturate."""
     float_nodes: int = 0
     """Operators that stay in float by choice: mixed precision."""
+    update_bytes: int | None = None
+    """About how many bytes lead to it from the parent's int8 variant."""
     known: bool = False
     """It was made before, of the same files in the same way."""
 

@@ -176,6 +176,21 @@ def test_the_same_files_are_not_tried_again(world):
         )
 
 
+def test_a_successor_is_compared_with_its_parent(world):
+    world.push()
+    world.work()
+    options = PushOptions(max_drop_points=0.5)
+    world.push(options=options, parent="1")
+    world.work()
+    report = world.registry.version("har", "2").report
+    rows = {trial.recipe: trial for trial in report.trials}
+    published = world.registry.version("har", "1").best.trial.recipe
+    assert rows[f"{published}-parent"].status == "accepted"
+    assert rows[published].update_bytes < 2000, "it is the same model"
+    assert rows["int8-dynamic"].update_bytes > 10_000
+    assert rows["fp32"].update_bytes is None
+
+
 def test_a_crash_at_every_step_ends_the_same(world, monkeypatch):
     runs = []
     packed = PushHandler._packed
