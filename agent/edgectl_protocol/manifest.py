@@ -46,6 +46,7 @@ __all__ = [
     "MANIFEST_BYTES_MAX",
     "MANIFEST_MEDIA_TYPE",
     "MODEL_FILE",
+    "PROCESSING_LINE_MAX",
     "REPORT_FILE",
     "TITLE_ANNOTATION",
     "Budget",
@@ -87,6 +88,7 @@ MANIFEST_BYTES_MAX = 64 * 1024
 """A manifest is one chunk."""
 CONFIG_BYTES_MAX = 1024 * 1024
 LAYERS_MAX = 32
+PROCESSING_LINE_MAX = 512
 
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Datatype = Literal[
@@ -228,6 +230,11 @@ class BundleConfig(Struct, frozen=True, kw_only=True, omit_defaults=True):
     budget: Budget = Budget()
     scores: Scores | None = None
     labels: Annotated[tuple[Annotated[str, Meta(max_length=256)], ...], Meta(max_length=1024)] = ()
+    processing: Annotated[
+        tuple[Annotated[str, Meta(max_length=PROCESSING_LINE_MAX)], ...], Meta(max_length=128)
+    ] = ()
+    """Declared pre- and post-processing that is part of the model's graph, a line for each input
+    and output; for people, nothing is decided by it."""
 
 
 def decode_manifest(content: bytes) -> Manifest:

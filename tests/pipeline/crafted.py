@@ -245,6 +245,24 @@ def dense(*, batch: Any = "N", scores: bool = True, outputs: int = 3, opset: int
     )
 
 
+def pictures(*, height: Any = 8, width: Any = 8, opset: int = 17) -> Any:
+    """A small convolutional net with seeded weights: x [N, 3, height, width] → y [N, 4]."""
+    random = np.random.default_rng(11)
+    kernels = random.normal(size=(4, 3, 3, 3)).astype(np.float32) * 0.3
+    return build(
+        [
+            helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", ["c"], ["r"]),
+            helper.make_node("GlobalAveragePool", ["r"], ["p"]),
+            helper.make_node("Flatten", ["p"], ["y"]),
+        ],
+        shape=("N", 3, height, width),
+        output=("N", 4),
+        opset=opset,
+        initializers=(constant("w", kernels),),
+    )
+
+
 def save(model: Any, path: Path) -> Path:
     path.write_bytes(model.SerializeToString())
     return path

@@ -10,7 +10,7 @@ The codes are those of `edgectl_server.pipeline.errors`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped,u
 
 from edgectl_protocol.manifest import TensorSpec
 from edgectl_server.pipeline.errors import PipelineRefused
+from edgectl_server.pipeline.operators import check_operator
+from edgectl_server.pipeline.shapes import fix_shapes, shape_option, shown_shape
 from edgectl_server.pipeline.spec import PipelineLimits
 
 __all__ = ["DATATYPES", "OPSET_MAX", "OPSET_MIN", "ModelFacts", "check_model", "parse_model"]
@@ -28,6 +30,8 @@ OPSET_MIN = 7
 """onnxruntime guarantees nothing below."""
 OPSET_MAX = 23
 """The newest that onnxruntime 1.23, the oldest on a device, knows."""
+ML_OPSET_MAX = 5
+"""The newest of ai.onnx.ml that it knows."""
 _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 _STANDARD_DOMAINS = {"": "", "ai.onnx": "", "ai.onnx.ml": "ai.onnx.ml"}
 _INTERFACE_MAX = 64
@@ -110,19 +114,30 @@ def parse_model(content: bytes, limits: PipelineLimits) -> Any:
     return model
 
 
-def check_model(model: Any, limits: PipelineLimits) -> ModelFacts:
+def check_model(
+    model: Any,
+    limits: PipelineLimits,
+    *,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    free_inputs: Collection[str] = (),
+) -> ModelFacts:
     """Check a parsed model; raise `PipelineRefused` with a code ``model.…``.
 
     Args:
-        model: an ``onnx.ModelProto``; training information is dropped from it.
+        model: an ``onnx.ModelProto``; training information is dropped from it, and the shapes of
+            its inputs are fixed in it.
         limits: the bounds.
+        input_shapes: shapes to fix, by input, see `shapes.fix_shapes`.
+        free_inputs: inputs of which not only the batch may be free.
     """
     model.ClearField("training_info")
     _check_text(model, limits)
     opset = _check_opset(model)
     _check_functions(model)
     nodes = _check_graphs(model, limits)
-    inputs = _check_inputs(model)
+    _check_operators(model, limits)
+    fix_shapes(model, input_shapes or {})
+    inputs = _check_inputs(model, free_inputs)
     _check_outputs(model)
     _run_checker(model)
     parameters = sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
@@ -247,6 +262,24 @@ def _check_graphs(model: Any, limits: PipelineLimits) -> int:
     return nodes
 
 
+def _check_operators(model: Any, limits: PipelineLimits) -> None:
+    """Check every operator against the opset that the model declares."""
+    opsets: dict[str, int] = {}
+    for entry in model.opset_import:
+        domain = _STANDARD_DOMAINS.get(entry.domain, entry.domain)
+        opsets[domain] = max(opsets.get(domain, 0), entry.version)
+    if opsets.get("ai.onnx.ml", 0) > ML_OPSET_MAX:
+        raise PipelineRefused(
+            "model.opset",
+            f"The model has opset {opsets['ai.onnx.ml']} of ai.onnx.ml, supported is up to "
+            f"{ML_OPSET_MAX}.",
+            f"Export it with target_opset={{'': 17, 'ai.onnx.ml': {ML_OPSET_MAX}}}.",
+        )
+    for graph, _ in _walk(model.graph, limits.depth_max):
+        for node in graph.node:
+            check_operator(node, opsets)
+
+
 def _limit(what: str) -> PipelineRefused:
     return PipelineRefused(
         "model.limit", f"{what}.", "Simplify the model, or raise the server's limit."
@@ -299,11 +332,11 @@ def _unknown_operators(graph: Any) -> Iterator[str]:
             yield node.op_type[:80]
 
 
-def _check_inputs(model: Any) -> tuple[TensorSpec, ...]:
+def _check_inputs(model: Any, free: Collection[str]) -> tuple[TensorSpec, ...]:
     constants = {tensor.name for tensor in model.graph.initializer}
     values = [value for value in model.graph.input if value.name not in constants]
     _check_interface("input", values)
-    return tuple(_input_spec(value) for value in values)
+    return tuple(_input_spec(value, free=value.name in free) for value in values)
 
 
 def _check_outputs(model: Any) -> None:
@@ -343,7 +376,7 @@ def _check_datatype(kind: str, value: Any) -> str:
     return DATATYPES[element][0]
 
 
-def _input_spec(value: Any) -> TensorSpec:
+def _input_spec(value: Any, *, free: bool) -> TensorSpec:
     datatype = _check_datatype("input", value)
     tensor = value.type.tensor_type
     dimensions = list(tensor.shape.dim) if tensor.HasField("shape") else []
@@ -351,25 +384,26 @@ def _input_spec(value: Any) -> TensorSpec:
         dim.dim_value if dim.WhichOneof("value") == "dim_value" and dim.dim_value > 0 else -1
         for dim in dimensions
     ]
-    shown = [
-        dim.dim_param or "?" if size < 0 else size
-        for dim, size in zip(dimensions, sizes, strict=True)
-    ]
+    shown = shown_shape(value)
     if not sizes or len(sizes) > _RANK_MAX or sizes[0] not in {-1, 1}:
         raise PipelineRefused(
             "model.shape",
             f"Input {value.name[:80]!r} has the shape {shown}; expected a batch axis first, free "
             f"or of size 1, and at most {_RANK_MAX} axes.",
             "Export it with a free batch axis, such as torch.onnx.export(…, "
-            f"dynamic_axes={{{value.name[:80]!r}: {{0: 'N'}}}}).",
+            f"dynamic_axes={{{value.name[:80]!r}: {{0: 'N'}}}})"
+            + (
+                f", or say its shape, such as {shape_option(value)}."
+                if not tensor.HasField("shape")
+                else "."
+            ),
         )
-    if any(not 0 < size <= _DIMENSION_MAX for size in sizes[1:]):
+    if any(size > _DIMENSION_MAX or (size < 0 and not free) for size in sizes[1:]):
         raise PipelineRefused(
             "model.shape",
             f"Input {value.name[:80]!r} has the shape {shown}; only its first axis, the batch, "
             "may be free.",
-            "Fix the others, such as python -m onnxruntime.tools.make_dynamic_shape_fixed "
-            "--dim_param NAME --dim_value SIZE in.onnx out.onnx.",
+            f"Push it again with the sizes that your data has, such as {shape_option(value)}.",
         )
     return TensorSpec(name=value.name, datatype=datatype, shape=tuple(sizes))  # type: ignore[arg-type]
 

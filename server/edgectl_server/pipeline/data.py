@@ -32,6 +32,8 @@ Array = npt.NDArray[Any]
 Role = Literal["calibration", "evaluation", "random"]
 
 LABEL_KEY = "label"
+_FREE_SIZE = 64
+"""Height and width of made-up pictures for an input that takes any."""
 SINGLE_KEY = "input"
 _HEADER_BYTES_MAX = 10_000
 _MEMBERS_MAX = 66
@@ -130,14 +132,20 @@ def load_samples(
 
 
 def random_samples(inputs: tuple[TensorSpec, ...], count: int, seed: int) -> Samples:
-    """Make samples up, where none were pushed: normal numbers, and 0 or 1 for integers."""
+    """Make samples up, where none were pushed.
+
+    Normal numbers, grey levels for UINT8, and 0 or 1 for other integers, which may be indices.
+    """
     random = np.random.default_rng(seed)
     arrays: dict[str, Array] = {}
     for spec in inputs:
-        shape = (count, *spec.shape[1:])
+        shape = (count, *(_FREE_SIZE if size < 0 else size for size in spec.shape[1:]))
         dtype = _NUMPY_TYPES[spec.datatype]
-        made = random.normal(size=shape) if dtype.kind == "f" else random.integers(0, 2, size=shape)
-        arrays[spec.name] = made.astype(dtype)
+        if dtype.kind == "f":
+            arrays[spec.name] = random.normal(size=shape).astype(dtype)
+        else:
+            high = 256 if dtype == np.uint8 else 2
+            arrays[spec.name] = random.integers(0, high, size=shape).astype(dtype)
     return Samples(role="random", inputs=arrays)
 
 
@@ -229,8 +237,12 @@ def _check_array(role: Role, spec: TensorSpec, array: Array) -> None:
             f"Array {spec.name!r} of the {role} data is {array.dtype}, expected {dtype}.",
             f"Convert it: array.astype('{dtype}').",
         )
-    shape = ("N", *spec.shape[1:])
-    if array.ndim != len(shape) or array.shape[1:] != spec.shape[1:] or not array.shape[0]:
+    shape = ("N", *("any" if size < 0 else size for size in spec.shape[1:]))
+    fits = array.ndim == len(shape) and all(
+        got > 0 and wanted in {-1, got}
+        for got, wanted in zip(array.shape[1:], spec.shape[1:], strict=True)
+    )
+    if not fits or not array.shape[0]:
         empty = " It has no samples." if array.ndim and not array.shape[0] else ""
         raise PipelineRefused(
             "data.shape",

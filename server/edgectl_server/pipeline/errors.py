@@ -14,11 +14,13 @@ Codes are stable, an area and a problem; these are all of them:
 ``model.not_onnx``          it is something else
 ``model.damaged``           it begins like ONNX but cannot be read to the end
 ``model.opset``             its operator set is older or newer than devices can run
+``model.operator``          an operator that its operator set or the oldest device does not have
 ``model.functions``         it brings functions of its own
 ``model.custom_op``         it uses operators outside ONNX and onnxruntime
 ``model.external_data``     weights are in another file
 ``model.limit``             too many nodes or tensors, or nested too deeply
 ``model.shape``             an input without a fixed shape but for the batch, or an output without
+``model.input_shape``       a shape was given for an input that does not have or take it
 ``model.datatype``          an input or output that is no tensor of numbers
 ``model.invalid``           the ONNX checker or shape inference refuses it
 ``model.unsupported``       onnxruntime cannot load it
@@ -33,6 +35,12 @@ Codes are stable, an area and a problem; these are all of them:
 ``data.dtype``              another element type
 ``data.non_finite``         NaN or infinity
 ``data.label``              a label that is no class
+``processing.invalid``      the file of declared steps cannot be read, or a step is out of bounds
+``processing.tensor``       steps for an input or output that is not there, or a name that is taken
+``processing.shape``        what a step takes, or what the model takes, is of another shape
+``processing.datatype``     the steps of an input end in another datatype than the model takes
+``processing.opset``        a step needs a newer operator set than the model has
+``processing.limit``        the steps make too large tensors or need too many constants
 ``pipeline.accuracy``       every int8 recipe loses more than is allowed
 ``pipeline.quantization``   no int8 recipe can make a variant of the model
 ``pipeline.no_data``        only int8 was asked for, without data to measure it

@@ -152,6 +152,7 @@ def pack(
             evaluation=candidate.evaluation,
             scores=candidate.scores,
             labels=labels if candidate.scores is not None else (),
+            processing=result.report.processing,
         )
         content = encode(config)
         assert decode_config(content) == config, "a device reads what was meant"

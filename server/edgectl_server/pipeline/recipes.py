@@ -25,6 +25,7 @@ from onnxruntime.quantization import (
 )
 
 from edgectl_server.pipeline.data import Array, Samples
+from edgectl_server.pipeline.nodes import is_processing, processing_nodes
 from edgectl_server.pipeline.pinned import parent_scales
 from edgectl_server.pipeline.stored_weights import store_weights
 
@@ -63,6 +64,7 @@ _METHODS = {
     "entropy": CalibrationMethod.Entropy,
     "percentile": CalibrationMethod.Percentile,
 }
+_FP32, _FP16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 _OPTIONS: dict[str, Any] = {"DefaultTensorType": onnx.TensorProto.FLOAT}
 """What a tensor is whose type shape inference does not know, such as after ai.onnx.ml operators."""
 
@@ -228,19 +230,19 @@ def make(
         _halve(source, target)
         return
     if recipe.kind == "weights":
-        if not store_weights(
-            source, target, recipe.excluded, parent=parent if recipe.pinned else None
-        ):
+        excluded = tuple(_left_out(recipe, onnx.load(source)))
+        if not store_weights(source, target, excluded, parent=parent if recipe.pinned else None):
             raise NothingToQuantize("no weights are large enough")
         return
     if recipe.kind == "dynamic":
+        model = onnx.load(source)  # from a path it would write beside it, as other tasks do
         quantize_dynamic(
-            onnx.load(source),  # from a path it would write beside it, as other tasks do
+            model,
             target,
             per_channel=recipe.per_channel,
             reduce_range=recipe.reduce_range,
             weight_type=_type(recipe.weights),
-            nodes_to_exclude=list(recipe.excluded),
+            nodes_to_exclude=_left_out(recipe, model),
             extra_options=dict(_OPTIONS),
         )
     else:
@@ -270,8 +272,9 @@ def _quantize(
         options["TensorQuantOverrides"] = scales
     if recipe.ranges == "percentile":
         options["CalibPercentile"] = _PERCENTILE
+    model = onnx.load(source)  # see above
     quantize_static(
-        onnx.load(source),  # see above
+        model,
         target,
         None if calibration is None else _Reader(calibration),
         quant_format=QuantFormat.QDQ,
@@ -280,18 +283,86 @@ def _quantize(
         activation_type=_type(recipe.activations),
         weight_type=_type(recipe.weights),
         nodes_to_quantize=list(only),
-        nodes_to_exclude=list(recipe.excluded),
+        nodes_to_exclude=_left_out(recipe, model),
         calibrate_method=_METHODS[recipe.ranges],
         extra_options=options,
         calibration_cache_path=cache,
     )
 
 
-def _halve(source: Path, target: Path) -> None:
-    """Make the fp16 variant; inputs and outputs stay as they are."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
+def _left_out(recipe: Recipe, model: Any) -> list[str]:
+    """Return the names of the nodes that stay in float: by choice, and declared steps."""
+    return [*recipe.excluded, *processing_nodes(model)]
 
-    onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True), target)
+
+def _halve(source: Path, target: Path) -> None:
+    """Make the fp16 variant; inputs, outputs and declared steps stay as they are."""
+    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+
+    model = onnx.load(source)
+    halved = convert_float_to_float16(
+        model,
+        keep_io_types=True,
+        op_block_list=DEFAULT_OP_BLOCK_LIST,
+        node_block_list=processing_nodes(model),
+    )
+    _drop_round_trips(halved, {node.name for node in onnx.load(source).graph.node})
+    onnx.save(halved, target)
+
+
+def _drop_round_trips(model: Any, own: set[str]) -> None:
+    """Let nodes that stay in FP32 take and give without a detour through FP16, in place.
+
+    The converter puts a Cast to FP16 behind each and behind inputs, and one to FP32 before each and
+    before outputs; large raw values would not come through. `own` are the names of the model's
+    nodes.
+    """
+    graph = model.graph
+    outer = {value.name for value in (*graph.input, *graph.output)}
+    halves = {node.output[0]: node.input[0] for node in graph.node if _adds_cast(node, _FP16, own)}
+    renamed: dict[str, str] = {}
+    for node in graph.node:
+        if _adds_cast(node, _FP32, own) and node.input[0] in halves:
+            source, target = halves[node.input[0]], node.output[0]
+            if target not in outer:
+                renamed[target] = source
+            elif source not in outer | renamed.keys():
+                renamed[source] = target
+    for node in graph.node:
+        if node.output[0] not in renamed or not _adds_cast(node, _FP32, own):
+            node.input[:] = [_last(renamed, name) for name in node.input]
+            node.output[:] = [_last(renamed, name) for name in node.output]
+    _drop_unused_casts(graph, own)
+
+
+def _last(renamed: dict[str, str], name: str) -> str:
+    """Return what a tensor is called in the end; a name may have been replaced twice."""
+    while name in renamed:
+        name = renamed[name]
+    return name
+
+
+def _drop_unused_casts(graph: Any, own: set[str]) -> None:
+    """Remove added Casts whose output nobody takes, or that another node makes now."""
+    branches = any(one.HasField("g") for node in graph.node for one in node.attribute)
+    outputs = {value.name for value in graph.output}
+    made_by_own = {name for node in graph.node if node.name in own for name in node.output}
+    for element in (_FP32,) if branches else (_FP32, _FP16):  # they may use what is in FP16
+        used = outputs | {name for node in graph.node for name in node.input}
+        kept = [
+            node
+            for node in graph.node
+            if not _adds_cast(node, element, own)
+            or (node.output[0] in used and node.output[0] not in made_by_own)
+        ]
+        graph.ClearField("node")
+        graph.node.extend(kept)
+
+
+def _adds_cast(node: Any, to: int, own: set[str]) -> bool:
+    """Say whether the converter has added the node, a Cast to a type."""
+    fits = any(one.name == "to" and one.i == to for one in node.attribute)
+    return node.op_type == "Cast" and node.name not in own and fits
 
 
 def _type(name: Literal["s8", "u8"]) -> Any:
@@ -303,17 +374,20 @@ def check_quantizable(source: Path) -> None:
     model = onnx.load(source)
     if _quantized_nodes(model):
         raise NothingToQuantize("the model is quantized already")
-    if not any(node.op_type in _WEIGHTED_OPERATORS for node in model.graph.node):
+    if not any(map(_has_weights, model.graph.node)):
         raise NothingToQuantize("the model has no operator whose weights can be quantized")
 
 
 def quantizable_nodes(source: Path) -> tuple[tuple[str, str], ...]:
     """Return (name, operator) of the nodes with weights, in the order of the graph."""
     return tuple(
-        (node.name, node.op_type)
-        for node in onnx.load(source).graph.node
-        if node.op_type in _WEIGHTED_OPERATORS
+        (node.name, node.op_type) for node in onnx.load(source).graph.node if _has_weights(node)
     )
+
+
+def _has_weights(node: Any) -> bool:
+    """Say whether the model itself, not a declared step, has a node that can be quantized."""
+    return node.op_type in _WEIGHTED_OPERATORS and not is_processing(node)
 
 
 def _quantized_nodes(model: Any) -> int:

@@ -7,6 +7,7 @@ process of its own (`tasks`).
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from edgectl_server.pipeline.data import Role, Samples, load_samples, random_sam
 from edgectl_server.pipeline.errors import PipelineRefused
 from edgectl_server.pipeline.execution import Runner, latencies, measured_on
 from edgectl_server.pipeline.planning import keeps_accuracy, mixed_counts, nearest, other_ranges
+from edgectl_server.pipeline.processing import add_processing
 from edgectl_server.pipeline.recipes import (
     RECIPES,
     Recipe,
@@ -73,6 +75,7 @@ class _Subject:
     source: str
     model: Any
     facts: ModelFacts
+    processing: tuple[str, ...]
     calibration: Samples | None
     evaluation: Samples | None
 
@@ -155,7 +158,13 @@ def _check(spec: PipelineSpec, progress: Callable[[Progress], None]) -> _Subject
     with spec.source.open("rb") as file:
         content = file.read(min(size, spec.limits.source_bytes_max) + 1)
     model = parse_model(content, spec.limits)
-    facts = check_model(model, spec.limits)
+    facts = check_model(model, spec.limits, input_shapes=spec.input_shapes)
+    processing: tuple[str, ...] = ()
+    if spec.processing is not None:
+        processed = add_processing(model, facts.inputs, spec.processing)
+        model, processing = processed.model, processed.lines
+        checked = check_model(model, spec.limits, free_inputs=processed.free_inputs)
+        facts = dataclasses.replace(facts, inputs=checked.inputs)
     source = "sha256:" + hashlib.sha256(content).hexdigest()
 
     def load(path: Path | None, role: Role) -> Samples | None:
@@ -169,6 +178,7 @@ def _check(spec: PipelineSpec, progress: Callable[[Progress], None]) -> _Subject
         source=source,
         model=model,
         facts=facts,
+        processing=processing,
         calibration=load(spec.calibration, "calibration"),
         evaluation=load(spec.evaluation, "evaluation"),
     )
@@ -293,6 +303,7 @@ def _report(
         warnings=tuple(warnings),
         sensitivity=layers,
         search_s=round(seconds, 2),
+        processing=subject.processing,
     )
 
 

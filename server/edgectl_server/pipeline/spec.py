@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 from edgectl_protocol.chunks import BLOB_BYTES_MAX
 from edgectl_protocol.manifest import Evaluation, Golden, Quantization, Scores, TensorSpec
 from edgectl_protocol.names import Digest, ModelName, Variant, Version
+from edgectl_server.pipeline.steps import Processing
 
 __all__ = [
     "OUTCOME_BYTES_MAX",
@@ -105,6 +106,10 @@ class PipelineSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     precisions: Annotated[tuple[Precision, ...], Meta(min_length=1)] = ("fp32", "int8")
     labels: tuple[str, ...] = ()
     """Name of each class, in the order of the scores; empty: unnamed."""
+    input_shapes: dict[str, tuple[int, ...]] = {}
+    """Shapes to fix, by input of the pushed model; -1 first leaves the batch free."""
+    processing: Processing | None = None
+    """Steps that become part of the model; calibration and evaluation data are before them."""
     recipes: tuple[str, ...] = ()
     """Names of the recipes to try, and no others; empty: as the search goes."""
     objective: Objective = "latency"
@@ -190,6 +195,8 @@ class TrialReport(Struct, frozen=True, kw_only=True):
     """By loss, the largest first; empty where no mixed precision was needed."""
     search_s: float = 0.0
     """What the search took, by the clock."""
+    processing: tuple[str, ...] = ()
+    """Declared steps that are part of the model, a line for each input and output."""
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
