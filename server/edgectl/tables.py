@@ -138,7 +138,8 @@ def report_table(version: types.VersionDetail, report: types.Report) -> Group:
     ]
     name = f"{plain(version.model)}@{plain(version.version)}"
     reasons = [f"{plain(one.recipe)}: {plain(one.reason)}" for one in report.trials if one.reason]
-    notes = [f"measured on {plain(report.measured_on)}", *map(plain, report.warnings)]
+    notes = [plain(line) for line in report.processing]
+    notes += [f"measured on {plain(report.measured_on)}", *map(plain, report.warnings)]
     encrypted = [plain(one.variant) for one in version.variants if one.encrypted]
     if encrypted:
         notes.append(

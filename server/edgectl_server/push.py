@@ -40,6 +40,7 @@ from edgectl_server.errors import NotFound, ServerError
 from edgectl_server.jobs import JobCancelled, JobContext, JobFailed
 from edgectl_server.pipeline.errors import PipelineCancelled, PipelineError, PipelineRefused
 from edgectl_server.pipeline.spec import PipelineLimits, PipelineSpec, Progress, to_document
+from edgectl_server.pipeline.steps import decode_steps
 from edgectl_server.schemas import PushOptions
 from edgectl_server.settings import Settings
 from edgectl_server.signing.repository import Target
@@ -262,6 +263,8 @@ class PushHandler:
             parent_recipe=parent.recipe,
             parent_float_nodes=parent.float_nodes,
             labels=tuple(options.labels),
+            input_shapes={name: tuple(shape) for name, shape in options.input_shapes.items()},
+            processing=decode_steps(options.processing) if options.processing else None,
             limits=PipelineLimits(
                 memory_bytes=self._settings.pipeline_memory_bytes_max,
                 cpu_s=self._settings.pipeline_cpu_s_max,

@@ -28,6 +28,8 @@ from sqlalchemy.orm import Session
 
 from edgectl_server.errors import Conflict, NotFound, Refused
 from edgectl_server.jobs import Jobs
+from edgectl_server.pipeline.errors import PipelineRefused
+from edgectl_server.pipeline.steps import decode_steps, labels_of
 from edgectl_server.schemas import (
     ModelSummary,
     Page,
@@ -137,10 +139,11 @@ class Registry:
         """Begin to make a version, or say that it is there.
 
         Raises:
-            Refused: ``version.options``, ``version.parent``.
+            Refused: ``version.options``, ``version.parent``, ``processing.invalid``.
             Conflict: ``upload.missing``, ``version.exists``.
         """
         _check_options(request.options)
+        request = request.model_copy(update={"options": _with_labels(request.options)})
         self._check_uploads(request)
         try:
             accepted = self._push(name, request, user)
@@ -330,6 +333,27 @@ def _check_options(options: PushOptions) -> None:
             "version.options",
             f"at most {LABELS_MAX} labels of at most {LABEL_CHARACTERS_MAX} characters",
         )
+
+
+def _with_labels(options: PushOptions) -> PushOptions:
+    """Return the options with the class names of the declared steps; refuse two lists that differ.
+
+    Raises:
+        Refused: ``processing.invalid`` where the steps cannot be read, ``version.options``.
+    """
+    if not options.processing:
+        return options
+    try:
+        labels = list(labels_of(decode_steps(options.processing)))
+    except PipelineRefused as error:
+        raise Refused(error.code, error.detail, hint=error.hint) from error
+    if labels and options.labels not in ([], labels):
+        raise Refused(
+            "version.options",
+            "the steps give other class names than the push",
+            hint="give them once: in the steps, or as labels",
+        )
+    return options.model_copy(update={"labels": labels or options.labels})
 
 
 def _payload(row: ModelVersion, request: PushRequest, user: str) -> dict[str, Any]:

@@ -40,6 +40,7 @@ def version(number="1", state="ready", **more):
         outputs=[s.TensorInfo(name="logits", datatype="FP32", shape=[-1, 7])],
         trials=[trial(), rejected],
         measured_on="x86-64, onnxruntime 1.32",
+        processing=["output logits: FP32 [N, 7] → softmax → p: FP32 [N, 7]"],
     )
     best = s.VariantInfo(
         variant="onnx-int8",

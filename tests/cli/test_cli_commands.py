@@ -304,6 +304,48 @@ def test_push_uploads_waits_and_reports(logged_in, fleet_server, model, tmp_path
     assert "Next: edgectl rollout start har@1 --all" in got.out
 
 
+def test_push_with_steps_and_input_shapes(logged_in, fleet_server, model, tmp_path):
+    steps = '[[output]]\nname = "p"\nsteps = [{do = "softmax"}]\n'
+    (tmp_path / "steps.toml").write_text(steps)
+    got = logged_in(
+        *("push", model, "--processing", "steps.toml"),
+        *("--input-shape", "x=Nx3x224x224", "--input-shape", "a=b=1,7"),
+    )
+    assert got.code == 0, got.err
+    body = fleet_server.requests("POST", "/models/har/versions")[0].json()
+    asked = schemas.PushRequest.model_validate(body)
+    assert asked.options.processing == steps
+    assert asked.options.input_shapes == {"x": [-1, 3, 224, 224], "a=b": [1, 7]}
+    assert "output logits: FP32 [N, 7] → softmax → p: FP32 [N, 7]" in got.out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("x", "x=Nx3x224x224"),
+        ("x=", "x=Nx3x224x224"),
+        ("=1x2", "x=Nx3x224x224"),
+        ("x=2x3", "N or 1"),
+        ("x=Nx-1", "N or 1"),
+        ("x=Nx3,4", "N or 1"),
+        ("x=Nx99999999999", "N or 1"),
+        ("x=NxH", "N or 1"),
+    ],
+)
+def test_an_input_shape_that_is_none(logged_in, model, text, says):
+    got = logged_in("push", model, "--input-shape", text)
+    assert got.code == 2
+    assert says in " ".join(got.err.split())
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"\xff", b"#" * 40_000])
+def test_a_file_of_steps_that_is_none(logged_in, model, tmp_path, content):
+    (tmp_path / "steps.toml").write_bytes(content)
+    got = logged_in("push", model, "--processing", "steps.toml")
+    assert got.code == 2
+    assert "steps.toml" in got.err
+
+
 def test_refused_push_shows_the_table_and_fails(logged_in, fleet_server, model):
     error = schemas.Problem(
         title="Refused", status=422, code="quantize.drop", detail="loses 3", hint="more data"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,10 +21,11 @@ from edgectl.types import PushAccepted, PushOptions, VersionDetail
 from edgectl_protocol.errors import InvalidName
 from edgectl_protocol.names import check_model_name
 
-__all__ = ["parse_labels", "push"]
+__all__ = ["parse_input_shapes", "parse_labels", "push", "read_steps"]
 
 _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 _LABELS_BYTES_MAX = 1024 * 1024
+_STEPS_BYTES_MAX = 32 * 1024
 _PRECISIONS = ("fp32", "fp16", "int8")
 
 
@@ -33,6 +35,8 @@ _PRECISIONS = ("fp32", "fp16", "int8")
         "edgectl push har_v2.onnx --name har --version 2 --max-drop 0.5 --labels labels.txt",
         "edgectl push detector.onnx --precision fp32 --detach --json",
         "edgectl push detector.onnx --calibration cal.npz --objective size --search-time 5m",
+        "edgectl push har.onnx --calibration cal.npz --processing steps.toml",
+        "edgectl push detector.onnx --input-shape images=Nx3x320x320 --precision fp32",
         "edgectl push har.onnx --calibration cal.npz --encrypt all",
         "edgectl push har.onnx --calibration cal.npz --encrypt int8",
     )
@@ -75,6 +79,18 @@ _PRECISIONS = ("fp32", "fp16", "int8")
     help="Only devices that are ordered to run it can read the model: all, or fp32,int8.",
 )
 @click.option("--labels", help="Names of the classes: a text file, one a line, or a,b,c.")
+@click.option(
+    "--processing",
+    type=_FILE,
+    help="Steps around the model, TOML: resize, normalize, window, softmax, …; see the docs.",
+)
+@click.option(
+    "--input-shape",
+    "input_shapes",
+    multiple=True,
+    metavar="INPUT=SIZES",
+    help="Fix an input's free sizes, such as x=Nx3x224x224; the first, the batch, may be N.",
+)
 @click.option("--parent", type=VERSION, help="The version that this one was trained from.")
 @click.option("--detach", is_flag=True, help="Do not wait for the pipeline.")
 @json_option
@@ -93,6 +109,8 @@ def push(
     search_time: int,
     encrypt: str | None,
     labels: str | None,
+    processing: Path | None,
+    input_shapes: tuple[str, ...],
     parent: str | None,
     detach: bool,
     as_json: bool,
@@ -113,6 +131,8 @@ def push(
         max_drop_points=max_drop,
         precisions=precisions,
         labels=parse_labels(labels),
+        processing=read_steps(processing),
+        input_shapes=parse_input_shapes(input_shapes),
         objective=objective,
         search_s_max=search_time,
         encrypt=_encrypted(encrypt, precisions),
@@ -160,6 +180,44 @@ def parse_labels(text: str | None) -> list[str]:
     if len(content) > _LABELS_BYTES_MAX:
         raise click.BadParameter(f"{path} is larger than 1 MiB", param_hint="--labels")
     return [line.strip() for line in lines if line.strip()]
+
+
+def read_steps(path: Path | None) -> str:
+    """Return the text of a file of declared steps; the server says what is wrong in it."""
+    if path is None:
+        return ""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_STEPS_BYTES_MAX + 1)
+        text = content.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{path}: {error}", param_hint="--processing") from error
+    if len(content) > _STEPS_BYTES_MAX or not text.strip():
+        raise click.BadParameter(
+            f"{path} has {'more than 32 KiB' if text.strip() else 'no steps'}; expected TOML such "
+            'as [[output]] with steps = [{do = "softmax"}]',
+            param_hint="--processing",
+        )
+    return text
+
+
+def parse_input_shapes(texts: Iterable[str]) -> dict[str, list[int]]:
+    """Return sizes by input from texts such as ``x=Nx3x224x224`` or ``x=1,3,224,224``."""
+    shapes: dict[str, list[int]] = {}
+    for text in texts:
+        name, _, sizes = text.rpartition("=")
+        found = re.fullmatch(r"(N|-1|1)((?:[x,][0-9]{1,9})*)", sizes)
+        if not name or found is None or sizes.count("x") * sizes.count(","):
+            raise click.BadParameter(
+                f"expected INPUT=SIZES with the batch first, N or 1, such as x=Nx3x224x224, got "
+                f"{text!r}",
+                param_hint="--input-shape",
+            )
+        if name in shapes:
+            raise click.BadParameter(f"{name!r} is given twice", param_hint="--input-shape")
+        batch = 1 if found[1] == "1" else -1
+        shapes[name] = [batch, *map(int, re.findall("[0-9]+", found[2]))]
+    return shapes
 
 
 def _name_of(model: Path) -> str:

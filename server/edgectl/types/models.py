@@ -32,6 +32,8 @@ class PushOptions(Struct, frozen=True):
     max_drop_points: float = 1.0
     precisions: list[str] = field(default_factory=lambda: ["fp32", "int8"])
     labels: list[str] = field(default_factory=list)
+    processing: str = ""
+    input_shapes: dict[str, list[int]] = field(default_factory=dict)
     objective: str = "latency"
     search_s_max: float = 1800.0
     encrypt: list[str] = field(default_factory=list)
@@ -114,6 +116,7 @@ class Report(Struct, frozen=True):
     warnings: list[str] = field(default_factory=list)
     sensitivity: list[LayerInfo] = field(default_factory=list)
     search_s: float = 0.0
+    processing: list[str] = field(default_factory=list)
 
 
 class VariantInfo(Struct, frozen=True):

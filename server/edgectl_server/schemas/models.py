@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -25,6 +25,10 @@ __all__ = [
 ]
 
 
+TensorName = Annotated[str, Field(min_length=1, max_length=256)]
+Sizes = Annotated[list[Annotated[int, Field(ge=-1, le=2**24)]], Field(min_length=1, max_length=8)]
+
+
 class PushOptions(Schema):
     """How the pipeline shall work."""
 
@@ -33,6 +37,10 @@ class PushOptions(Schema):
     precisions: list[Literal["fp32", "fp16", "int8"]] = Field(default=["fp32", "int8"])
     """int8: at least one int8 variant must pass, or the push is refused."""
     labels: list[str] = Field(default=[])
+    processing: str = Field(default="", max_length=32 * 1024)
+    """Declared pre- and post-processing, TOML; calibration and evaluation data are before it."""
+    input_shapes: dict[TensorName, Sizes] = Field(default={}, max_length=64)
+    """Shapes to fix, by input of the model; -1 first leaves the batch free."""
     objective: Literal["latency", "size"] = "latency"
     """What the choice between variants that keep the accuracy looks at first."""
     search_s_max: float = Field(default=1800.0, gt=0, le=86400)
@@ -131,6 +139,8 @@ class Report(Schema):
     """By loss, the largest first; empty where no mixed precision was needed."""
     search_s: float = 0.0
     """What the search took, by the clock."""
+    processing: list[str] = Field(default=[])
+    """Declared steps that are part of the model, a line for each input and output."""
 
 
 class VariantInfo(Schema):

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 from sqlalchemy import select
 
-from edgectl_protocol.manifest import decode_manifest
+from edgectl_protocol.manifest import decode_config, decode_manifest
 from edgectl_protocol.metadata import target_path
 from edgectl_server.clock import now
 from edgectl_server.errors import Unavailable
@@ -361,3 +361,48 @@ def test_lineage_reaches_the_bundle(world):
     for text in (b'"abc"', b'"anna"', b"sha256:" + b"1" * 64, world.files["model"].encode()):
         assert text in config
     assert hashlib.sha256(config).hexdigest() == layers["edgectl.json"].digest[7:]
+
+
+def test_steps_and_shapes_reach_the_bundle(world):
+    """A pushed model whose time is free, declared steps, and class names from them."""
+    graph = helper.make_graph(
+        [helper.make_node("ReduceMean", ["input"], ["scores"], axes=[2], keepdims=0)],
+        "means",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 3, "time"])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 3])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    world.files = {
+        "model": world.blobs.add_bytes(model.SerializeToString()).removeprefix("sha256:")
+    }
+    steps = """
+        [[input]]
+        datatype = "INT16"
+        layout = "NTC"
+        shape = ["N", 50, 3]
+        steps = [{do = "layout", to = "NCT"}, {do = "scale", divide = 100}]
+        [[output]]
+        name = "probabilities"
+        steps = [{do = "softmax"}, {do = "labels", names = ["x", "y", "z"]}]
+        """
+    options = {"processing": steps, "precisions": ["fp32"]}
+    world.push(options=options)
+    world.work()
+    refused = world.registry.version("har", "1")
+    assert refused.error.code == "model.shape"
+    assert "--input-shape input=Nx3x128" in refused.error.hint
+    accepted = world.push(options=options | {"input_shapes": {"input": [-1, 3, 50]}})
+    world.work()
+    assert world.jobs.get(accepted.job).error is None
+    detail = world.registry.version("har", "2")
+    assert detail.labels == ["x", "y", "z"]
+    assert [line.split(":")[0] for line in detail.report.processing] == [
+        "input input",
+        "output scores",
+    ]
+    _, manifest = world.variants()[0]
+    layers = {one.file: one for one in decode_manifest(world.blobs.read(manifest)).layers}
+    config = decode_config(world.blobs.read(layers["edgectl.json"].digest))
+    assert [(one.datatype, one.shape) for one in config.inputs] == [("INT16", (-1, 50, 3))]
+    assert (config.outputs[0].name, config.labels) == ("probabilities", ("x", "y", "z"))
+    assert list(config.processing) == detail.report.processing

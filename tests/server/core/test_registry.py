@@ -11,6 +11,9 @@ from edgectl_server.storage.tables import Job, ModelVersion
 A, B, C = (hashlib.sha256(one).hexdigest() for one in (b"a", b"b", b"c"))
 
 
+STEPS = '[[output]]\nsteps = [{do = "softmax"}, {do = "labels", names = ["a", "b"]}]\n'
+
+
 @pytest.fixture
 def push(client, people, services):
     for content in (b"a", b"b"):
@@ -128,6 +131,14 @@ def test_files_must_have_been_uploaded(push):
         {"options": {"labels": ["x" * 257]}},
         {"options": {"labels": ["x"] * 1025}},
         {"options": {"nothing": 1}},
+        {"options": {"processing": "[[output"}},
+        {"options": {"processing": "#" * 40_000}},
+        {"options": {"processing": STEPS, "labels": ["a", "c"]}},
+        {"options": {"input_shapes": {"x": []}}},
+        {"options": {"input_shapes": {"x": [-1] + [1] * 8}}},
+        {"options": {"input_shapes": {"x": [-1, 2**31]}}},
+        {"options": {"input_shapes": {"x": [-2]}}},
+        {"options": {"input_shapes": {"x" * 257: [-1]}}},
         {"version": "../1"},
         {"version": "x" * 65},
         {"model": "zz"},
@@ -186,6 +197,28 @@ def test_lists(push, get, services):
 def test_what_is_not_there_is_named(client, people, path, code):
     answer = client.get(f"/api/v1{path}", headers=people.viewer)
     assert (answer.status_code, answer.json()["code"]) == (404, code)
+
+
+def test_declared_steps_name_the_classes(push, get):
+    answer = push(options={"processing": STEPS, "input_shapes": {"x": [-1, 3]}})
+    assert answer.status_code == 202
+    detail = get("/models/har/versions/1")
+    assert detail["labels"] == ["a", "b"]
+    assert detail["options"]["input_shapes"] == {"x": [-1, 3]}
+    again = push(
+        options={"processing": STEPS, "input_shapes": {"x": [-1, 3]}, "labels": ["a", "b"]}
+    )
+    assert again.json()["created"] is False
+    other = push(options={"processing": STEPS, "input_shapes": {"x": [1, 3]}})
+    assert other.json()["version"] == "2"
+
+
+def test_steps_that_cannot_be_read_are_told_at_once(push):
+    answer = push(options={"processing": STEPS.replace("labels", "lables")})
+    assert answer.status_code == 422
+    assert answer.json()["code"] == "processing.invalid"
+    assert "output[0].steps[1].do" in answer.json()["detail"]
+    assert "softmax" in answer.json()["hint"]
 
 
 def test_the_identity_of_a_push_is_stable():

@@ -304,6 +304,16 @@ function Background({ version }: { version: Version }) {
                 </div>
               ),
             )}
+            {!!report.processing?.length && (
+              <div>
+                <h3 className="part">Steps that are part of the model</h3>
+                <ul className="soft small breakable">
+                  {report.processing.map((line, number) => (
+                    <li key={number}>{line}</li>
+                  ))}
+                </ul>
+              </div>
+            )}
             {labels.length > 0 && (
               <div>
                 <h3 className="part">{plural(labels.length, "label")}</h3>
