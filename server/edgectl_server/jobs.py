@@ -14,7 +14,9 @@ Rules:
    before that may happen twice, and the handler makes that harmless.
 3. A job whose worker died is taken up again, at most `attempts_max` times in all: one that takes
    its worker down with it ends. A server that is stopped in order gives its job back uncounted.
-4. One worker thread works on one job at a time, on the one machine that holds the data folder.
+4. One worker thread works on one job at a time. Several machines may work on jobs of one database:
+   each takes the kinds that it has handlers for. What a worker left when it ended is taken up by
+   itself at its next start, and by others when the lease is over.
 """
 
 from __future__ import annotations
@@ -150,9 +152,12 @@ class Jobs:
         database: Database,
         now: Callable[[], datetime],
         *,
+        worker: str = "server",
         lease_s: float = 30.0,
         attempts_max: int = 3,
     ) -> None:
+        """Take what it needs; `worker` is the name of this one, the same after a restart."""
+        self._worker = worker
         self._database = database
         self._now = now
         self._lease = timedelta(seconds=lease_s)
@@ -174,11 +179,10 @@ class Jobs:
 
         Args:
             session: of `Database.write`.
-            kind: registered.
+            kind: one that a worker has a handler for.
             payload: what the handler needs; ``payload["subject"]`` is shown to people.
             created_by: user name.
         """
-        assert kind in self._handlers, kind
         job = Job(
             id=secrets.token_hex(8),
             kind=kind,
@@ -252,7 +256,9 @@ class Jobs:
         """Take up what a former worker left, and begin to work."""
         with self._database.write() as session:
             session.execute(
-                update(Job).where(Job.state == "running").values(lease_until=self._now())
+                update(Job)
+                .where(Job.state == "running", Job.worker == self._worker)
+                .values(lease_until=self._now())
             )
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
         self._thread.start()
@@ -313,6 +319,7 @@ class Jobs:
             job.fence += 1
             job.attempts += 1
             job.lease_until = at + self._lease
+            job.worker = self._worker
             return JobContext(
                 job.id, dict(job.payload), job.fence, job.attempts, self._database, self._now
             )
@@ -399,7 +406,8 @@ class Jobs:
     def _end(self, session: Session, job: Job, state: str, error: ServerError) -> None:
         job.state, job.error = state, _document(error)
         job.finished_at, job.lease_until = self._now(), None
-        self._handlers[job.kind].ended(session, job, error)
+        if job.kind in self._handlers:  # else of a kind that other workers do
+            self._handlers[job.kind].ended(session, job, error)
 
     def _beat(self, context: JobContext, done: threading.Event) -> None:
         """Write progress and prolong the lease until `done`; notice what others have written."""

@@ -80,9 +80,24 @@ def test_order(us, size, first):
     assert comes_first(row("a", us=us, size=size), row("fp32", us=100, size=1000)) is first
 
 
-def test_of_equals_the_portable_one_is_taken():
-    rows = [row("a", value=0.91, portable=False), row("b", us=104, size=1019, value=0.90)]
-    assert best_int8(rows).recipe == "b"
+@pytest.mark.parametrize(
+    ("us", "size", "variants"),
+    [
+        (86, 1000, {"b": "int8"}),  # not clearly faster
+        (84, 1000, {"a": "int8", "b": "int8-portable"}),
+        (100, 910, {"b": "int8"}),  # not clearly smaller
+        (100, 890, {"a": "int8", "b": "int8-portable"}),
+    ],
+)
+def test_a_portable_variant_gives_way_only_to_a_clearly_better_one(us, size, variants):
+    rows = [row("a", us=us, size=size, portable=False), row("b", us=100, size=1000, value=0.89)]
+    chosen = choose(rows, ("int8",), "latency")
+    assert {one.recipe: one.variant for one in chosen} == variants
+
+
+def test_without_a_portable_one_the_best_stands_alone():
+    (only,) = choose([row("a", portable=False)], ("int8",), "latency")
+    assert (only.recipe, only.variant) == ("a", "int8")
 
 
 def test_the_objective_says_what_is_looked_at_first():

@@ -3,9 +3,9 @@
 At most one fp16 and two int8 variants. Of the accepted int8 recipes one is the best by the
 objective: ``latency`` looks for the fastest by median latency, then the smallest; ``size`` the
 other way round. Within 5 % is equally fast, within 2 % equally small, so that neither noise nor a
-few bytes outweigh the rest; of equals a portable one is taken (see `recipes`), then the one that
-takes the smallest update from the parent version, then the most accurate. If the best is not
-portable, the best of the portable ones is published beside it as ``int8-portable``, for the
+few bytes outweigh the rest; of equals the one is taken that takes the smallest update from the
+parent version, then the most accurate. A portable one (see `recipes`) gives way only to one that is
+15 % faster or 10 % smaller; then it is published beside that one as ``int8-portable``, for the
 processors on which the other is wrong.
 
 A variant is tried before fp32 if it is not more than 10 % slower, or if its file is less than 60 %
@@ -35,6 +35,8 @@ _EQUALLY_FAST = 1.05
 _EQUALLY_SMALL = 1.02
 _SLOWER_MAX = 1.1
 _SIZE_SHARE_MAX = 0.6
+_CLEARLY_FASTER = 0.85
+_CLEARLY_SMALLER = 0.9
 _ROUNDING = 1e-9
 _MEASURED_MAX = 32
 PORTABLE_VARIANT = "int8-portable"
@@ -70,12 +72,12 @@ def choose(
     chosen = [row for row in trials if row.precision == "fp32" and "fp32" in precisions]
     chosen += [row for row in trials if row.precision == "fp16" and row.status == "accepted"]
     best = best_int8(trials, objective)
-    if best is not None:
-        chosen.append(best)
-        portable = best_int8([row for row in trials if row.portable], objective)
-        if not best.portable and portable is not None:
-            chosen.append(msgspec.structs.replace(portable, variant=PORTABLE_VARIANT))
-    return chosen
+    portable = best_int8([row for row in trials if row.portable], objective)
+    if best is None or portable is None:
+        return chosen if best is None else [*chosen, best]
+    if not _clearly_better(best, portable):
+        return [*chosen, portable]
+    return [*chosen, best, msgspec.structs.replace(portable, variant=PORTABLE_VARIANT)]
 
 
 def best_int8(trials: Sequence[TrialRow], objective: Objective = "latency") -> TrialRow | None:
@@ -89,9 +91,9 @@ def best_int8(trials: Sequence[TrialRow], objective: Objective = "latency") -> T
     return max(
         left,
         key=lambda row: (
-            row.portable,
             -(row.update_bytes or 0),
             row.value or 0.0,
+            row.portable,
             -_size(row),
             -_latency(row),
         ),
@@ -180,6 +182,11 @@ _KEYS: dict[Objective, tuple[tuple[Callable[[TrialRow], float], float], ...]] = 
     "size": ((_size, _EQUALLY_SMALL), (_latency, _EQUALLY_FAST)),
 }
 """What is compared, and up to which factor values are equal."""
+
+
+def _clearly_better(row: TrialRow, other: TrialRow) -> bool:
+    faster = _latency(row) < _CLEARLY_FASTER * _latency(other)
+    return faster or _size(row) < _CLEARLY_SMALLER * _size(other)
 
 
 def _rounded_up(points: float) -> str:

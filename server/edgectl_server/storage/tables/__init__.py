@@ -25,6 +25,7 @@ from edgectl_server.storage.tables.models import (
     KnownTrial,
     Model,
     ModelVersion,
+    Worker,
 )
 from edgectl_server.storage.tables.people import (
     ApiToken,
@@ -76,4 +77,5 @@ __all__ = [
     "TelemetryWindow",
     "User",
     "UtcDateTime",
+    "Worker",
 ]

@@ -21,6 +21,7 @@ __all__ = [
     "KnownTrial",
     "Model",
     "ModelVersion",
+    "Worker",
 ]
 
 
@@ -32,6 +33,14 @@ class Blob(Base):
     size: Mapped[int]
     created_at: Mapped[datetime]
     published: Mapped[bool] = mapped_column(default=False)  # part of a bundle, for ever
+
+
+class Worker(Base):
+    """A machine that makes trials for the server."""
+
+    __tablename__ = "worker"
+    name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    seen_at: Mapped[datetime]
 
 
 class KnownTrial(Base):
@@ -115,6 +124,7 @@ class Job(Base):
     error: Mapped[Document | None]  # code, detail, data
     fence: Mapped[int]  # grows with every claim; a late worker's write is refused by it
     attempts: Mapped[int]
+    worker: Mapped[str | None] = mapped_column(String(128))  # who holds it, or held it last
     lease_until: Mapped[datetime | None]
     cancel_requested: Mapped[bool]
     created_at: Mapped[datetime]

@@ -1,4 +1,4 @@
-"""Trials of the pipeline that need not be made again."""
+"""Trials of the pipeline: those that are known, and the machines that make them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ INTEGER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
-    """Add the table."""
+    """Change the tables."""
+    op.add_column("job", sa.Column("worker", sa.String(128), nullable=True))
+    op.create_table(
+        "worker",
+        sa.Column("name", sa.String(length=128), nullable=False),
+        sa.Column("seen_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_worker")),
+    )
     op.create_table(
         "known_trial",
         sa.Column("key", sa.String(length=64), nullable=False),
