@@ -135,7 +135,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("int8-static-minmax-u8u8", "static", weights="u8"),
     Recipe("int8-static-minmax-s8s8", "static", activations="s8"),
     Recipe(
-        "int8-static-minmax-s8s8-per-channel-symmetric",
+        "int8-static-minmax-s8s8-symmetric",
         "static",
         per_channel=True,
         activations="s8",
