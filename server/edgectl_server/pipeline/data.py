@@ -84,10 +84,14 @@ class Samples:
             return self
         drawn = np.random.default_rng(seed).choice(self.count, count, replace=False)
         drawn.sort()
+        return self.take(drawn)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Samples:
+        """Return the samples of `rows`, in that order."""
         return Samples(
             role=self.role,
-            inputs={name: array[drawn] for name, array in self.inputs.items()},
-            labels=None if self.labels is None else self.labels[drawn],
+            inputs={name: array[rows] for name, array in self.inputs.items()},
+            labels=None if self.labels is None else self.labels[rows],
             digest=self.digest,
         )
 

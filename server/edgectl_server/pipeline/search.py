@@ -25,6 +25,7 @@ from edgectl_server.pipeline.checks import ModelFacts, check_model, parse_model
 from edgectl_server.pipeline.data import Role, Samples, load_samples, random_samples
 from edgectl_server.pipeline.errors import PipelineRefused
 from edgectl_server.pipeline.execution import Runner, latencies, measured_on
+from edgectl_server.pipeline.golden_cases import choose_golden
 from edgectl_server.pipeline.planning import keeps_accuracy, mixed_counts, nearest, other_ranges
 from edgectl_server.pipeline.processing import add_processing
 from edgectl_server.pipeline.recipes import (
@@ -130,6 +131,13 @@ def search(
         progress=progress,
         deadline=time.monotonic() + limits.search_s_max,
     )
+    golden = choose_golden(
+        baseline.samples,
+        baseline.outputs,
+        baseline.scores,
+        count=limits.golden_cases,
+        seed=spec.seed,
+    )
     layers = _try_recipes(trials)
     rows = _with_latencies(trials)
     warnings = list(baseline.warnings)
@@ -137,7 +145,8 @@ def search(
 
     def report() -> TrialReport:
         seconds = time.monotonic() - begun
-        return _report(subject, baseline, rows, layers, warnings=warnings, seconds=seconds)
+        made = _report(subject, baseline, rows, layers, warnings=warnings, seconds=seconds)
+        return msgspec.structs.replace(made, golden=golden.kinds)
 
     if "int8" in spec.precisions and not any(row.precision == "int8" for row in published):
         try:
@@ -147,7 +156,7 @@ def search(
         except PipelineRefused as error:
             error.data["report"] = to_document(report())
             raise
-    cases = subject.samples.choose(limits.golden_cases, spec.seed)
+    cases = baseline.samples.take(golden.rows)
     candidates = write_candidates(trials, publish_order(published), cases)
     return PipelineResult(source=subject.source, report=report(), candidates=candidates)
 

@@ -66,8 +66,9 @@ def measure_group(
         wanted: the fp32 outputs for them.
     """
     name, operator = group.nodes[0], group.operators[0]
-    if len(group.nodes) > 1:
-        name, operator = f"{name} and {len(group.nodes) - 1} more", " ".join(set(group.operators))
+    count = len(group.nodes)
+    if count > 1:
+        name, operator = f"{name} and {count - 1} more", " ".join(sorted(set(group.operators)))
     try:
         make(recipe, source, target, cache, only=group.nodes)
         loss = 1.0 - kept_variance(Runner(target, inputs).run(samples), wanted)
@@ -75,4 +76,4 @@ def measure_group(
         loss = 0.0
     finally:
         target.unlink(missing_ok=True)
-    return LayerRow(node=name[:256], operator=operator[:256], loss=round(loss, 6))
+    return LayerRow(node=name[:256], operator=operator[:256], loss=round(loss, 6), nodes=count)

@@ -173,6 +173,8 @@ class LayerRow(Struct, frozen=True, kw_only=True):
     operator: str
     loss: float
     """Share of the outputs' variance that is lost: 1 - R² against fp32."""
+    nodes: int = 1
+    """How many operators they are."""
 
 
 class TrialReport(Struct, frozen=True, kw_only=True):
@@ -193,6 +195,8 @@ class TrialReport(Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     sensitivity: tuple[LayerRow, ...] = ()
     """By loss, the largest first; empty where no mixed precision was needed."""
+    golden: dict[str, int] = {}
+    """How many golden cases were chosen for which reason, see `golden_cases`."""
     search_s: float = 0.0
     """What the search took, by the clock."""
     processing: tuple[str, ...] = ()
