@@ -10,7 +10,11 @@ Layers are ``.raw``, so that a layer's digest is the file's digest and the blob 
              ├─ model.onnx      …weight.v1.raw          the model
              ├─ edgectl.json    …weight.config.v1.raw   `BundleConfig`
              ├─ golden.npz      …dataset.v1.raw         golden inputs and outputs
-             └─ report.json     …doc.v1.raw             what was tried (not fetched by devices)
+             ├─ model-card.md   …doc.v1.raw             for people
+             └─ sbom.cdx.json   …doc.v1.raw             bill of materials, CycloneDX
+
+Devices do not fetch documents. Nothing in a bundle is measured by a clock, so that the same inputs
+give the same digest; what was measured is in the report of the version, beside it.
 
 In an encrypted bundle the model and the golden data are sealed (`edgectl_protocol.encryption`):
 their media types end in ``+encrypted``, an annotation says how, and size, digest and chunk index
@@ -36,6 +40,7 @@ from edgectl_protocol.names import Digest, ModelName, Variant, Version
 
 __all__ = [
     "ARTIFACT_TYPE",
+    "CARD_FILE",
     "CONFIG_FILE",
     "CONFIG_MEDIA_TYPE",
     "GOLDEN_FILE",
@@ -47,7 +52,7 @@ __all__ = [
     "MANIFEST_MEDIA_TYPE",
     "MODEL_FILE",
     "PROCESSING_LINE_MAX",
-    "REPORT_FILE",
+    "SBOM_FILE",
     "TITLE_ANNOTATION",
     "Budget",
     "BundleConfig",
@@ -80,7 +85,8 @@ FILEPATH_ANNOTATION = "org.cncf.model.filepath"
 MODEL_FILE = "model.onnx"
 CONFIG_FILE = "edgectl.json"
 GOLDEN_FILE = "golden.npz"
-REPORT_FILE = "report.json"
+CARD_FILE = "model-card.md"
+SBOM_FILE = "sbom.cdx.json"
 _SECRET_FILES = (MODEL_FILE, GOLDEN_FILE)
 """Encrypted in an encrypted bundle, both."""
 

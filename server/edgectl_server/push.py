@@ -9,7 +9,8 @@
 A crash between any two steps is harmless. Before transaction 1 nothing is known outside: the
 pipeline runs again. After it the manifests are fixed by their digests, and signing, publishing and
 ending can each be done twice. So what is signed for a version is one content, for ever, though the
-pipeline would not make the same bytes twice (it measures latencies, and encrypts by a fresh key).
+pipeline might choose another recipe the next time (it measures latencies), and encrypts by a fresh
+key.
 
 Of a push that is encrypted in all its variants the uploaded files are removed when the job ends, so
 that the blob store holds nothing of it in the clear.
@@ -206,6 +207,7 @@ class PushHandler:
         """Run the pipeline, and put what it has made into the blob store."""
         from edgectl_server.pipeline.known import trial_key
         from edgectl_server.pipeline.pack import pack
+        from edgectl_server.pipeline.provenance import tool_versions
         from edgectl_server.pipeline.runner import run_pipeline
 
         def tell(progress: Progress) -> None:
@@ -235,6 +237,8 @@ class PushHandler:
             labels=spec.labels,
             lineage=Lineage(**context.payload["lineage"]),
             encrypt=encrypt,
+            tools=tool_versions(),
+            card=PushOptions.model_validate(version.options).card,
         )
         return _Packed(variants, to_document(result.report))
 

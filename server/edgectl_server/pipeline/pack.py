@@ -1,11 +1,13 @@
 """From measured variants to bundles: layers, manifest, chunk indexes, all in the blob store.
 
 A bundle is an OCI image manifest as `edgectl_protocol.manifest` describes it. It is deterministic:
-JSON with sorted keys, no times, no names of machines but those in the report; packing the same
-result twice gives the same digests, unless it is encrypted: then the key is another, and with it
-every byte. Chunk indexes of layers of more than one chunk are blobs of their own, named by the
-annotation `INDEX_ANNOTATION`, since devices fetch them. Nothing secret of an encrypted bundle goes
-into the store; its content key is returned, for the caller to keep.
+JSON with sorted keys, no times, no names of machines, nothing that a clock has measured. The same
+inputs, recipe and tools give the same digests, unless the bundle is encrypted: then the key is
+another, and with it every byte. What was measured is the report, which is kept beside the bundle.
+
+Chunk indexes of layers of more than one chunk are blobs of their own, named by the annotation
+`INDEX_ANNOTATION`, since devices fetch them. Nothing secret of an encrypted bundle goes into the
+store; its content key is returned, for the caller to keep.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from edgectl_protocol.encryption import (
 )
 from edgectl_protocol.manifest import (
     ARTIFACT_TYPE,
+    CARD_FILE,
     CONFIG_FILE,
     CONFIG_MEDIA_TYPE,
     FILEPATH_ANNOTATION,
@@ -39,7 +42,7 @@ from edgectl_protocol.manifest import (
     LAYER_WEIGHT,
     MANIFEST_MEDIA_TYPE,
     MODEL_FILE,
-    REPORT_FILE,
+    SBOM_FILE,
     TITLE_ANNOTATION,
     BundleConfig,
     Descriptor,
@@ -52,7 +55,16 @@ from edgectl_protocol.manifest import (
 from edgectl_protocol.metadata import target_path
 from edgectl_server.pipeline.encryption import encrypt_layer, make_content_key
 from edgectl_server.pipeline.errors import PipelineFailed
-from edgectl_server.pipeline.spec import Candidate, PipelineResult, encode, to_document
+from edgectl_server.pipeline.model_card import make_card
+from edgectl_server.pipeline.provenance import Provenance, Tool
+from edgectl_server.pipeline.sbom import make_sbom
+from edgectl_server.pipeline.spec import (
+    Candidate,
+    PipelineResult,
+    TrialReport,
+    encode,
+    to_document,
+)
 
 __all__ = ["Blobs", "PackedVariant", "pack"]
 
@@ -116,6 +128,8 @@ def pack(
     labels: tuple[str, ...],
     lineage: Lineage,
     encrypt: Collection[str] = (),
+    tools: tuple[Tool, ...] = (),
+    card: str = "",
 ) -> list[PackedVariant]:
     """Put the bundles of a result into the blob store, best rank first.
 
@@ -128,12 +142,13 @@ def pack(
         labels: name of each class, or none.
         lineage: where the model comes from; `source` has to be the result's.
         encrypt: precisions of the variants whose model and golden data are to be encrypted.
+        tools: that made them, see `tool_versions`.
+        card: what whoever pushed it has written about it, for the model card.
 
     Raises:
         PipelineFailed: ``pipeline.crashed``: a file of the result is not there.
     """
     assert lineage.source == result.source, (lineage.source, result.source)
-    report = encode(result.report)
     packed = []
     for candidate in sorted(result.candidates, key=lambda candidate: candidate.rank):
         folder = directory / candidate.variant
@@ -157,11 +172,14 @@ def pack(
         content = encode(config)
         assert decode_config(content) == config, "a device reads what was meant"
         key = make_content_key() if candidate.precision in encrypt else None
+        file = _file_layer(blobs, folder / MODEL_FILE, MODEL_FILE, LAYER_WEIGHT, key)
+        about = _provenance(config, result.report, file, tools=tools, card=card)
         layers = (
-            _file_layer(blobs, folder / MODEL_FILE, MODEL_FILE, LAYER_WEIGHT, key),
+            file,
             _bytes_layer(blobs, content, CONFIG_FILE, LAYER_CONFIG),
             _file_layer(blobs, folder / GOLDEN_FILE, GOLDEN_FILE, LAYER_DATASET, key),
-            _bytes_layer(blobs, report, REPORT_FILE, LAYER_DOC),
+            _bytes_layer(blobs, make_card(about), CARD_FILE, LAYER_DOC),
+            _bytes_layer(blobs, make_sbom(about), SBOM_FILE, LAYER_DOC),
         )
         packed.append(
             _pack_variant(
@@ -169,6 +187,29 @@ def pack(
             )
         )
     return packed
+
+
+def _provenance(
+    config: BundleConfig,
+    report: TrialReport,
+    file: Descriptor,
+    *,
+    tools: tuple[Tool, ...],
+    card: str,
+) -> Provenance:
+    """Collect what the documents say; of the report nothing that another run would measure anew."""
+    return Provenance(
+        config=config,
+        opset=report.opset,
+        nodes=report.nodes,
+        parameters=report.parameters,
+        metric_source=report.metric_source or "",
+        golden=report.golden,
+        tools=tools,
+        model_digest="" if file.encrypted else file.digest,
+        model_bytes=0 if file.encrypted else file.size,
+        card=card,
+    )
 
 
 def _pack_variant(

@@ -12,6 +12,7 @@ from edgectl_protocol import topics
 from edgectl_protocol.chunks import CHUNK_BYTES, INDEX_ANNOTATION, chunk_count, make_index
 from edgectl_protocol.manifest import (
     ARTIFACT_TYPE,
+    CARD_FILE,
     CONFIG_FILE,
     CONFIG_MEDIA_TYPE,
     GOLDEN_FILE,
@@ -21,7 +22,6 @@ from edgectl_protocol.manifest import (
     LAYER_WEIGHT,
     MANIFEST_MEDIA_TYPE,
     MODEL_FILE,
-    REPORT_FILE,
     TITLE_ANNOTATION,
     BundleConfig,
     Descriptor,
@@ -85,7 +85,7 @@ def make_bundle(config: BundleConfig, model: bytes, golden: bytes) -> MadeBundle
         (MODEL_FILE, LAYER_WEIGHT, model),
         (CONFIG_FILE, LAYER_CONFIG, msgspec.json.encode(config)),
         (GOLDEN_FILE, LAYER_DATASET, golden),
-        (REPORT_FILE, LAYER_DOC, b"{}"),
+        (CARD_FILE, LAYER_DOC, b"{}"),
     )
     layers, blobs, retained = [], {}, {}
     for file, media_type, content in files:

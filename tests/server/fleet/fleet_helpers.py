@@ -34,12 +34,12 @@ from edgectl_protocol.enrolment import (
     request_proof,
 )
 from edgectl_protocol.manifest import (
+    CARD_FILE,
     CONFIG_FILE,
     LAYER_CONFIG,
     LAYER_DOC,
     LAYER_WEIGHT,
     MODEL_FILE,
-    REPORT_FILE,
     TITLE_ANNOTATION,
     Descriptor,
     Manifest,
@@ -196,7 +196,7 @@ def make_manifest(blobs: BlobStore, seed: str, size: int) -> bytes:
         layers=(
             layer(LAYER_WEIGHT, MODEL_FILE, model),
             layer(LAYER_CONFIG, CONFIG_FILE, f'{{"of": "{seed}"}}'.encode()),
-            layer(LAYER_DOC, REPORT_FILE, f'{{"report": "{seed}"}}'.encode()),
+            layer(LAYER_DOC, CARD_FILE, f'{{"report": "{seed}"}}'.encode()),
         ),
     )
     return msgspec.json.encode(manifest)

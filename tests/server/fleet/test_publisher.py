@@ -5,7 +5,7 @@ from sqlalchemy import select
 
 from edgectl_protocol import topics
 from edgectl_protocol.chunks import chunk_count
-from edgectl_protocol.manifest import MODEL_FILE, REPORT_FILE, decode_manifest, layer_by_file
+from edgectl_protocol.manifest import CARD_FILE, MODEL_FILE, decode_manifest, layer_by_file
 from edgectl_protocol.messages import SeedRequest
 from edgectl_protocol.names import digest_of
 from edgectl_server.clock import now
@@ -65,7 +65,7 @@ def test_devices_layers_of_all_variants_and_no_documents(quiet: Site) -> None:
     for manifest in manifests.values():
         layers = decode_manifest(quiet.blobs.read(manifest))
         assert manifest in held
-        assert layer_by_file(layers, REPORT_FILE).digest not in held
+        assert layer_by_file(layers, CARD_FILE).digest not in held
     quiet.plane.publisher.reconcile()
     assert noted(quiet) == held
 
