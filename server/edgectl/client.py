@@ -213,6 +213,22 @@ class Client:
         path = f"/models/{_segment(name)}/versions/{_segment(version)}"
         return self._get(path, types.VersionDetail)
 
+    def report_page(self, name: str, version: str) -> bytes:
+        """Return the report of a version as an HTML page."""
+        path = f"/models/{_segment(name)}/versions/{_segment(version)}/report.html"
+        return self._connection.content(path)
+
+    def document(self, name: str, version: str, variant: str, file: str) -> bytes:
+        """Return a document of a bundle: ``model-card.md`` or ``sbom.cdx.json``."""
+        path = f"/models/{_segment(name)}/versions/{_segment(version)}"
+        path += f"/variants/{_segment(variant)}/documents/{_segment(file)}"
+        return self._connection.content(path)
+
+    def lineage(self, name: str, version: str) -> types.LineageInfo:
+        """Return where a version comes from."""
+        path = f"/models/{_segment(name)}/versions/{_segment(version)}/lineage"
+        return self._get(path, types.LineageInfo)
+
     # ------------------------------------------------------------ jobs
 
     def jobs(self, query: Query = (), limit: int = 100) -> types.Page[types.JobInfo]:

@@ -16,6 +16,7 @@ from edgectl_server.alerts import OWN_WITHIN, Source, certificate_alerts, proble
 from edgectl_server.audit import AuditLog
 from edgectl_server.audit_heads import AuditHeads
 from edgectl_server.auth import Auth
+from edgectl_server.bundle_documents import BundleDocuments
 from edgectl_server.clock import now
 from edgectl_server.control_plane import open_control_plane
 from edgectl_server.distribution.interface import RunningBroker
@@ -71,6 +72,7 @@ class Services:
     jobs: Jobs
     uploads: Uploads
     registry: Registry
+    documents: BundleDocuments
     authority: Authority
     tls: ServerTls | None
     """None: plain HTTP, on loopback or behind a proxy."""
@@ -190,6 +192,7 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         jobs=jobs,
         uploads=uploads,
         registry=registry,
+        documents=BundleDocuments(database, blobs),
         authority=plane.authority,
         tls=tls,
         revocations=plane.revocations,

@@ -40,8 +40,10 @@ def test_an_operators_first_hour(admin, real_server, tmp_path):
     assert token["uses"] == 2
 
     (tmp_path / "labels.txt").write_text("\n".join(activity_data.LABELS))
+    (tmp_path / "card.md").write_text("Counts steps.")
     push = (
         *("push", activity_data.MODEL, "--name", "har", "--labels", tmp_path / "labels.txt"),
+        *("--card", tmp_path / "card.md"),
         *("--calibration", activity_data.CALIBRATION, "--evaluation", activity_data.EVALUATION),
     )
     first = admin(*push)
@@ -57,6 +59,8 @@ def test_an_operators_first_hour(admin, real_server, tmp_path):
     assert json.loads(admin("jobs", "list", "--json").out)[0]["state"] == "succeeded"
     assert json.loads(admin("telemetry", "har", "--json").out) == []
 
+    _documents_of_har(admin, tmp_path)
+
     nobody = admin("rollout", "start", "har", "--all")
     assert nobody.code == 1
     assert nobody.err.startswith("error[rollout.no_devices]")
@@ -70,6 +74,32 @@ def test_an_operators_first_hour(admin, real_server, tmp_path):
 
     assert admin("logout").code == 0
     assert admin("models", "list").code == 1
+
+
+def _documents_of_har(admin, directory):
+    """Everything that can be read about a real version, of the real pipeline."""
+    page = directory / "report.html"
+    wrote = admin("models", "report", "har@1", "--output", page)
+    assert wrote.out == f"wrote {page}, {page.stat().st_size} bytes\n"
+    assert "What was tried" in page.read_text()
+    assert "walking upstairs" in page.read_text()
+    card = admin("models", "report", "har@1", "--format", "card", "--output", "-").out
+    assert "> Counts steps." in card
+    sbom = directory / "har.cdx.json"
+    asked = ("--format", "sbom", "--variant", "fp32", "--output", sbom, "--json")
+    assert json.loads(admin("models", "report", "har@1", *asked).out)["file"] == str(sbom)
+    model = json.loads(sbom.read_text())["metadata"]["component"]
+    assert model["type"] == "machine-learning-model"
+
+    lineage = json.loads(admin("models", "lineage", "har@1", "--json").out)
+    assert lineage["source"] == f"sha256:{hash_file(activity_data.MODEL).sha256}"
+    assert lineage["calibration"] == f"sha256:{hash_file(activity_data.CALIBRATION).sha256}"
+    assert {one["variant"] for one in lineage["variants"]} >= {"fp32", "int8"}
+    assert {tool["name"] for tool in lineage["variants"][0]["tools"]} >= {"onnxruntime", "edgectl"}
+    shown = admin("models", "lineage", "har@1").out
+    assert lineage["variants"][0]["manifest"] in shown
+    unknown = admin("models", "report", "har@1", "--format", "card", "--variant", "int4")
+    assert unknown.err.startswith("error[variant.unknown]: har@1 has no variant int4")
 
 
 def test_tokens_of_a_real_server(admin, monkeypatch):

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from contextlib import closing
+from pathlib import Path
 
 import click
 
 from edgectl.client import Client
+from edgectl.errors import LocalError
+from edgectl.lineage_tables import lineage_tables
 from edgectl.output import consoles, plain, print_json
-from edgectl.session import MODEL, Session, examples, json_option, limit_option, pass_session
+from edgectl.session import (
+    MODEL,
+    MODEL_VERSION,
+    Session,
+    examples,
+    json_option,
+    limit_option,
+    pass_session,
+)
 from edgectl.tables import (
     models_table,
     report_table,
@@ -20,10 +31,17 @@ from edgectl.types import VersionDetail, VersionSummary
 
 __all__ = ["models"]
 
+_DOCUMENTS = {"card": "model-card.md", "sbom": "sbom.cdx.json"}
 _UNDER_WAY = frozenset({"processing", "unsigned"})
 
 
-@click.group(epilog=examples("edgectl models list", "edgectl models show har@1"))
+@click.group(
+    epilog=examples(
+        "edgectl models list",
+        "edgectl models show har@1",
+        "edgectl models report har@1 --output report.html",
+    )
+)
 def models() -> None:
     """Show models, their versions and what quantization did to them."""
 
@@ -88,6 +106,105 @@ def show_model(session: Session, model: str, *, watch: bool, as_json: bool) -> N
         print_json({"model": summary, "versions": versions})
     else:
         output.print(versions_table(versions))
+
+
+@models.command(
+    "report",
+    epilog=examples(
+        "edgectl models report har@1 --output report.html",
+        "edgectl models report har@1 --format card",
+        "edgectl models report har@1 --format sbom --variant int8 --output har.cdx.json",
+    ),
+)
+@click.argument("model", type=MODEL_VERSION)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="The file to write; by default it is named after the version, and - is stdout.",
+)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["html", "card", "sbom"]),
+    default="html",
+    show_default=True,
+    help="The report as a page, the model card, or the bill of materials (CycloneDX).",
+)
+@click.option("--variant", help="Of the card and the bill of materials; what devices try first.")
+@json_option
+@pass_session
+def report(
+    session: Session,
+    model: str,
+    *,
+    output: Path | None,
+    kind: str,
+    variant: str | None,
+    as_json: bool,
+) -> None:
+    """Write what is known of a MODEL@VERSION into a file that can be kept and sent.
+
+    The page shows what was tried, with pictures, and needs no network and no server. Model card and
+    bill of materials are those that are signed with the bundle.
+    """
+    if kind == "html" and variant is not None:
+        raise click.UsageError("the page is of all variants: --variant goes with card and sbom")
+    if as_json and output is not None and str(output) == "-":
+        raise click.UsageError("--json needs a file: stdout holds the report otherwise")
+    name, _, version = model.partition("@")
+    with session.connect() as client:
+        if kind == "html":
+            content = client.report_page(name, version)
+        else:
+            variant = variant or _first_variant(client, name, version)
+            content = client.document(name, version, variant, _DOCUMENTS[kind])
+    if output is not None and str(output) == "-":
+        click.echo(content.decode(), nl=False)
+        return
+    suffix = "report.html" if kind == "html" else f"{variant}-{_DOCUMENTS[kind]}"
+    output = output or Path(f"{name}-{version}-{suffix}")
+    try:
+        output.write_bytes(content)
+    except OSError as error:
+        raise LocalError(
+            "document.file",
+            f"cannot write {output}: {error.strerror}",
+            "choose another place with --output FILE",
+        ) from error
+    if as_json:
+        print_json({"file": str(output), "bytes": len(content)})
+    else:
+        click.echo(f"wrote {output}, {len(content)} bytes")
+
+
+@models.command(
+    "lineage",
+    epilog=examples("edgectl models lineage har@2", "edgectl models lineage har@2 --json"),
+)
+@click.argument("model", type=MODEL_VERSION)
+@json_option
+@pass_session
+def show_lineage(session: Session, model: str, *, as_json: bool) -> None:
+    """Say where a MODEL@VERSION comes from: files, recipes, tools, ancestors."""
+    name, _, version = model.partition("@")
+    with session.connect() as client:
+        lineage = client.lineage(name, version)
+    if as_json:
+        print_json(lineage)
+        return
+    output, _ = consoles()
+    output.print(lineage_tables(lineage))
+
+
+def _first_variant(client: Client, name: str, version: str) -> str:
+    variants = client.get_version(name, version).variants
+    if not variants:
+        raise LocalError(
+            "document.no_bundle",
+            f"{name}@{version} has no bundle, and so neither card nor bill of materials",
+            f"edgectl models show {name}@{version}",
+        )
+    return min(variants, key=lambda one: one.rank).variant
 
 
 def _wait(client: Client, version: VersionDetail) -> None:

@@ -26,6 +26,7 @@ __all__ = ["parse_input_shapes", "parse_labels", "push", "read_steps"]
 _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 _LABELS_BYTES_MAX = 1024 * 1024
 _STEPS_BYTES_MAX = 32 * 1024
+_CARD_CHARACTERS_MAX = 64 * 1024
 _PRECISIONS = ("fp32", "fp16", "int8")
 
 
@@ -78,6 +79,7 @@ _PRECISIONS = ("fp32", "fp16", "int8")
     metavar="all|VARIANTS",
     help="Only devices that are ordered to run it can read the model: all, or fp32,int8.",
 )
+@click.option("--card", type=_FILE, help="What the model is for, in Markdown; for its model card.")
 @click.option("--labels", help="Names of the classes: a text file, one a line, or a,b,c.")
 @click.option(
     "--processing",
@@ -109,6 +111,7 @@ def push(
     search_time: int,
     encrypt: str | None,
     labels: str | None,
+    card: Path | None,
     processing: Path | None,
     input_shapes: tuple[str, ...],
     parent: str | None,
@@ -136,6 +139,7 @@ def push(
         objective=objective,
         search_s_max=search_time,
         encrypt=_encrypted(encrypt, precisions),
+        card=_read_card(card),
     )
     _, errors = consoles()
     with session.connect() as client, PushProgress(errors) as progress:
@@ -218,6 +222,22 @@ def parse_input_shapes(texts: Iterable[str]) -> dict[str, list[int]]:
         batch = 1 if found[1] == "1" else -1
         shapes[name] = [batch, *map(int, re.findall("[0-9]+", found[2]))]
     return shapes
+
+
+def _read_card(path: Path | None) -> str:
+    """Return what the user has written for the model card."""
+    if path is None:
+        return ""
+    try:
+        with path.open("rb") as file:
+            text = file.read(_CARD_CHARACTERS_MAX * 4 + 1).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{path}: {error}", param_hint="--card") from error
+    if len(text) > _CARD_CHARACTERS_MAX:
+        raise click.BadParameter(
+            f"{path} has more than {_CARD_CHARACTERS_MAX} characters", param_hint="--card"
+        )
+    return text
 
 
 def _name_of(model: Path) -> str:

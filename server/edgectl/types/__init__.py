@@ -35,6 +35,7 @@ from edgectl.types.enrolment import (
     PreauthorisedInfo,
     PreauthoriseResult,
 )
+from edgectl.types.lineage import AncestorInfo, LineageInfo, ToolInfo, VariantLineage
 from edgectl.types.models import (
     JobInfo,
     JobProgress,
@@ -77,6 +78,7 @@ from edgectl.types.trust import (
 
 __all__ = [
     "AlertInfo",
+    "AncestorInfo",
     "AuditEntryInfo",
     "AuditState",
     "AuthorityInfo",
@@ -90,6 +92,7 @@ __all__ = [
     "InstalledInfo",
     "JobInfo",
     "JobProgress",
+    "LineageInfo",
     "Me",
     "ModelSummary",
     "Page",
@@ -119,12 +122,14 @@ __all__ = [
     "TensorInfo",
     "TokenCreated",
     "TokenInfo",
+    "ToolInfo",
     "Trial",
     "TrustInfo",
     "TrustKey",
     "TrustRole",
     "UpdateInfo",
     "VariantInfo",
+    "VariantLineage",
     "VersionDetail",
     "VersionInfo",
     "VersionShare",

@@ -37,6 +37,7 @@ class PushOptions(Struct, frozen=True):
     objective: str = "latency"
     search_s_max: float = 1800.0
     encrypt: list[str] = field(default_factory=list)
+    card: str = ""
 
 
 class PushRequest(Struct, frozen=True, kw_only=True):
@@ -96,6 +97,7 @@ class LayerInfo(Struct, frozen=True):
     node: str
     operator: str
     loss: float
+    nodes: int = 1
 
 
 class Report(Struct, frozen=True):
@@ -114,6 +116,7 @@ class Report(Struct, frozen=True):
     trials: list[Trial]
     measured_on: str
     warnings: list[str] = field(default_factory=list)
+    golden: dict[str, int] = field(default_factory=dict)
     sensitivity: list[LayerInfo] = field(default_factory=list)
     search_s: float = 0.0
     processing: list[str] = field(default_factory=list)

@@ -22,12 +22,6 @@ BODY_S_MAX = 30.0
 """From the head of a request to the end of its body; of an upload, between two pieces."""
 _UPLOADS = "/api/v1/uploads/"
 _HEADERS = {
-    # Styles are set by scripts of ours, element by element; scripts come from our files alone.
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; font-src 'self'; "
-        "img-src 'self' data:; connect-src 'self'; worker-src 'self'; manifest-src 'self'; "
-        "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
-    ),
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
@@ -35,6 +29,13 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",  # for browsers that do not know frame-ancestors
 }
+_POLICY = (
+    # Styles are set by scripts of ours, element by element; scripts come from our files alone.
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; font-src 'self'; "
+    "img-src 'self' data:; connect-src 'self'; worker-src 'self'; manifest-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+"""What pages may do; a route may answer with a stricter policy of its own."""
 _STRICT_TRANSPORT = "max-age=31536000"
 """A year of HTTPS alone (RFC 6797); browsers heed it only where they trust the certificate."""
 
@@ -118,6 +119,7 @@ class PageHeaders:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(_HEADERS)
+                headers.setdefault("Content-Security-Policy", _POLICY)
                 if scope["scheme"] == "https":
                     headers["Strict-Transport-Security"] = _STRICT_TRANSPORT
                 if scope["path"].startswith("/assets/") and message["status"] < 400:  # noqa: PLR2004

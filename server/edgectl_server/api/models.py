@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
+from fastapi.responses import HTMLResponse
 
 from edgectl_server.api.access import Operator, get_services, viewer
 from edgectl_server.api.paging import Paging
 from edgectl_server.api.problems import responses
+from edgectl_server.bundle_documents import DocumentFile
+from edgectl_server.report_page.page import CONTENT_SECURITY_POLICY, render
 from edgectl_server.schemas import (
+    LineageInfo,
     ModelNameStr,
     ModelSummary,
     Page,
@@ -26,6 +30,13 @@ router = APIRouter(tags=["models"])
 
 NamePath = Annotated[ModelNameStr, Path()]
 VersionPath = Annotated[VersionStr, Path()]
+_PAGE_POLICY = f"{CONTENT_SECURITY_POLICY}; frame-ancestors 'none'; sandbox"
+"""The page is of no origin and runs nothing, whatever is in it."""
+_MEDIA_TYPES: dict[DocumentFile, str] = {
+    "model-card.md": "text/markdown; charset=utf-8",
+    "sbom.cdx.json": "application/vnd.cyclonedx+json; version=1.6",
+}
+_DOCUMENT_CONTENT: dict[str, Any] = {kind: {} for kind in _MEDIA_TYPES.values()}
 
 
 @router.get("/models", operation_id="list_models", dependencies=[viewer], responses=responses(401))
@@ -65,6 +76,53 @@ def list_versions(request: Request, name: NamePath, paging: Paging) -> Page[Vers
 def get_version(request: Request, name: NamePath, version: VersionPath) -> VersionDetail:
     """Show a version with what was tried."""
     return get_services(request).registry.version(name, version)
+
+
+@router.get(
+    "/models/{name}/versions/{version}/report.html",
+    operation_id="get_report_page",
+    dependencies=[viewer],
+    response_class=HTMLResponse,
+    responses=responses(401, 404, 422),
+)
+def get_report_page(request: Request, name: NamePath, version: VersionPath) -> HTMLResponse:
+    """Return the report of a version as a page that needs nothing else."""
+    detail = get_services(request).registry.version(name, version)
+    page = render(detail.model_dump(mode="json"))
+    return HTMLResponse(page, headers={"Content-Security-Policy": _PAGE_POLICY})
+
+
+@router.get(
+    "/models/{name}/versions/{version}/lineage",
+    operation_id="get_lineage",
+    dependencies=[viewer],
+    responses=responses(401, 404, 422),
+)
+def get_lineage(request: Request, name: NamePath, version: VersionPath) -> LineageInfo:
+    """Say where a version comes from: files, recipes, tools, ancestors."""
+    return get_services(request).documents.lineage(name, version)
+
+
+@router.get(
+    "/models/{name}/versions/{version}/variants/{variant}/documents/{file}",
+    operation_id="get_document",
+    dependencies=[viewer],
+    response_class=Response,
+    responses={
+        200: {"description": "The document", "content": _DOCUMENT_CONTENT},
+        **responses(401, 404, 422),
+    },
+)
+def get_document(
+    request: Request,
+    name: NamePath,
+    version: VersionPath,
+    variant: Annotated[str, Path(max_length=64)],
+    file: Annotated[DocumentFile, Path()],
+) -> Response:
+    """Return a document of a bundle: its model card, or its bill of materials (CycloneDX)."""
+    content = get_services(request).documents.read(name, version, variant, file)
+    return Response(content, media_type=_MEDIA_TYPES[file])
 
 
 @router.post(

@@ -46,6 +46,7 @@ from edgectl_server.schemas.enrolment import (
     RejectRequest,
 )
 from edgectl_server.schemas.jobs import JobInfo, JobProgress
+from edgectl_server.schemas.lineage import AncestorInfo, LineageInfo, ToolInfo, VariantLineage
 from edgectl_server.schemas.models import (
     ModelSummary,
     PushAccepted,
@@ -95,6 +96,7 @@ from edgectl_server.schemas.trust import (
 __all__ = [
     "ActionRequest",
     "AlertInfo",
+    "AncestorInfo",
     "ApproveRequest",
     "AuditEntryInfo",
     "AuditState",
@@ -116,6 +118,7 @@ __all__ = [
     "InstalledInfo",
     "JobInfo",
     "JobProgress",
+    "LineageInfo",
     "LoginRequest",
     "Me",
     "ModelNameStr",
@@ -155,6 +158,7 @@ __all__ = [
     "TokenCreated",
     "TokenInfo",
     "TokenRequest",
+    "ToolInfo",
     "Trial",
     "TrustInfo",
     "TrustKey",
@@ -162,6 +166,7 @@ __all__ = [
     "TrustSummary",
     "UpdateInfo",
     "VariantInfo",
+    "VariantLineage",
     "VersionDetail",
     "VersionInfo",
     "VersionShare",

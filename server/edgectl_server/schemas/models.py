@@ -45,6 +45,8 @@ class PushOptions(Schema):
     """What the choice between variants that keep the accuracy looks at first."""
     search_s_max: float = Field(default=1800.0, gt=0, le=86400)
     """No recipe is begun later than this after the first."""
+    card: str = Field(default="", max_length=65536)
+    """What the model is for, in Markdown, by whoever pushes it; it heads the model card."""
     encrypt: list[Literal["fp32", "fp16", "int8"]] = Field(default=[])
     """Precisions whose model and golden data only the devices that are ordered to run them can
     read. If it is all of them, the uploaded files are removed when the push has ended."""
@@ -115,6 +117,8 @@ class LayerInfo(Schema):
     operator: str
     loss: float
     """Share of the outputs' variance that is lost: 1 - R² against fp32."""
+    nodes: int = 1
+    """How many operators they are."""
 
 
 class Report(Schema):
@@ -137,6 +141,8 @@ class Report(Schema):
     warnings: list[str] = Field(default=[])
     sensitivity: list[LayerInfo] = Field(default=[])
     """By loss, the largest first; empty where no mixed precision was needed."""
+    golden: dict[str, int] = Field(default={})
+    """How many golden cases were chosen for which reason."""
     search_s: float = 0.0
     """What the search took, by the clock."""
     processing: list[str] = Field(default=[])

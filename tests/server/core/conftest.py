@@ -16,6 +16,7 @@ from edgectl_server.api.app import create_app
 from edgectl_server.audit import AuditLog
 from edgectl_server.audit_heads import AuditHeads
 from edgectl_server.auth import Auth
+from edgectl_server.bundle_documents import BundleDocuments
 from edgectl_server.clock import now
 from edgectl_server.hub import Hub
 from edgectl_server.jobs import Jobs
@@ -88,6 +89,7 @@ def services(tmp_path: Path, clock: Clock) -> Iterator[Services]:
         "registry": Registry(
             database, blobs, jobs, clock, shares=list, waits_for=lambda: lambda _path: None
         ),
+        "documents": BundleDocuments(database, blobs),
         "link": SimpleNamespace(connected=False),
         "repository": SimpleNamespace(metadata=list),
         "closing": ExitStack(),

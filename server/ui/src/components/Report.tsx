@@ -57,8 +57,9 @@ function Trials({ report, bundles }: { report: ReportInfo; bundles: Bundle[] }) 
           </tr>
         </thead>
         <tbody>
-          {trials.map((trial) => (
+          {trials.map((trial, index) => (
             <TrialRow
+              number={index + 1}
               key={`${trial.recipe} ${trial.variant}`}
               trial={trial}
               published={bundles.some((bundle) => bundle.variant === trial.variant && bundle.trial.recipe === trial.recipe)}
@@ -75,6 +76,8 @@ function Trials({ report, bundles }: { report: ReportInfo; bundles: Bundle[] }) 
 }
 
 interface TrialRowProps {
+  /** As in the pictures of `Tradeoffs`. */
+  number: number;
   trial: Trial;
   published: boolean;
   largest: number;
@@ -83,13 +86,13 @@ interface TrialRowProps {
   limit: number;
 }
 
-function TrialRow({ trial, published, largest, slowest, widest, limit }: TrialRowProps) {
+function TrialRow({ number, trial, published, largest, slowest, widest, limit }: TrialRowProps) {
   const drop = trial.drop_points;
   return (
     <>
     <tr>
       <td className="recipe">
-        <span className="name">{trial.recipe}</span>
+        <span className="soft number">{number}</span> <span className="name">{trial.recipe}</span>
         {trial.precision !== trial.recipe && <div className="soft small">{trial.precision}</div>}
       </td>
       <td className="verdict">

@@ -1,4 +1,5 @@
 import { useState } from "react";
+import { Button } from "@mantine/core";
 import { Link, useParams } from "react-router";
 
 import { api, fetchClient, type Schemas } from "../api/client";
@@ -9,6 +10,7 @@ import { Command, Digest } from "../components/Command";
 import { Empty, Facts, Head, Loaded, Note, Panel } from "../components/Panels";
 import { Report } from "../components/Report";
 import { State } from "../components/State";
+import { Sensitivity, Tradeoffs } from "../components/Tradeoffs";
 import { Time } from "../components/Time";
 import { cancelJob, signStaged } from "../cli";
 import { bytes, count, duration, median, plural, points, share, trialNumber } from "../format";
@@ -58,9 +60,16 @@ function Inside({ version }: { version: Version }) {
           </>
         }
         actions={
+          <>
+          {version.report && (
+            <Button component="a" variant="default" href={reportPage(version)} target="_blank" rel="noreferrer">
+              Report page
+            </Button>
+          )}
           <Action needs="operator" icon="rollout" to={`/rollouts/new?${named}`} blocked={NOT_READY[version.state]}>
             Start rollout
           </Action>
+          </>
         }
       />
       {version.error && version.state !== "processing" && (
@@ -74,7 +83,11 @@ function Inside({ version }: { version: Version }) {
       {version.state === "processing" && version.job && <Job id={version.job} />}
       {version.best && <Outcome version={version} />}
       {version.report ? (
-        <Report report={version.report} bundles={version.variants} />
+        <>
+          <Tradeoffs report={version.report} bundles={version.variants} />
+          <Report report={version.report} bundles={version.variants} />
+          <Sensitivity report={version.report} />
+        </>
       ) : (
         <Panel title="Quantization report">
           <Empty icon="clock" title={version.state === "processing" ? "Not there yet" : "There is no report"}>
@@ -90,6 +103,11 @@ function Inside({ version }: { version: Version }) {
       <Background version={version} />
     </>
   );
+}
+
+/** The report as a page that can be kept and sent. */
+function reportPage({ model, version }: Version): string {
+  return `/api/v1/models/${model}/versions/${encodeURIComponent(version)}/report.html`;
 }
 
 function Unsigned({ wait }: { wait: Schemas["SignatureWait"] }) {

@@ -1,0 +1,58 @@
+"""The lineage of a version for a person."""
+
+from __future__ import annotations
+
+from rich.console import Group
+from rich.table import Table
+
+from edgectl import types
+from edgectl.output import age, bytes_text, pairs, plain, table
+
+__all__ = ["lineage_tables"]
+
+
+def lineage_tables(lineage: types.LineageInfo) -> Group:
+    """Return what a version was made of, how its variants were made, and what it descends from."""
+    parts: list[Table] = [_origin(lineage)]
+    parts += [_variant(one) for one in lineage.variants]
+    if lineage.ancestors:
+        parts.append(_ancestors(lineage))
+    return Group(*parts)
+
+
+def _origin(lineage: types.LineageInfo) -> Table:
+    rows = [
+        ("file", f"{lineage.source_name}, {bytes_text(lineage.source_bytes)}"),
+        ("source", lineage.source),
+        ("pushed", f"{age(lineage.pushed_at)} by {lineage.pushed_by}"),
+        ("parent", lineage.parent or ""),
+        ("children", ", ".join(lineage.children)),
+        ("calibration", lineage.calibration or ""),
+        ("evaluation", lineage.evaluation or ""),
+        ("training data", lineage.training_data or ""),
+        ("code revision", lineage.code_revision),
+        ("measured on", lineage.measured_on),
+    ]
+    shown = [(name, plain(value)) for name, value in rows if value]
+    return pairs(shown, f"{plain(lineage.model)}@{plain(lineage.version)}")
+
+
+def _variant(variant: types.VariantLineage) -> Table:
+    samples = f"{variant.calibration_samples} samples" if variant.calibration_samples else ""
+    rows = [
+        ("manifest", variant.manifest),
+        ("recipe", variant.recipe),
+        ("calibrated on", samples),
+        ("left in float", ", ".join(variant.float_nodes)),
+        ("tools", ", ".join(f"{tool.name} {tool.version}" for tool in variant.tools)),
+    ]
+    shown = [(name, plain(value)) for name, value in rows if value]
+    return pairs(shown, f"variant {plain(variant.variant)}")
+
+
+def _ancestors(lineage: types.LineageInfo) -> Table:
+    rows = [
+        (plain(one.version), plain(one.state), plain(one.source), plain(one.pushed_by))
+        for one in lineage.ancestors
+    ]
+    return table(["ANCESTOR", "STATE", "SOURCE", "BY"], rows)

@@ -1,0 +1,183 @@
+"""What was written about a version, for people and tools: documents of its bundles, its lineage.
+
+Everything is read from the signed bundles in the blob store, where it is fixed, and from the rows
+for what has no bundle. Bundles of servers before this one may have fewer documents.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from edgectl_protocol.errors import MalformedMessage
+from edgectl_protocol.manifest import (
+    CONFIG_FILE,
+    SBOM_FILE,
+    BundleConfig,
+    Manifest,
+    decode_config,
+    decode_manifest,
+    layer_by_file,
+)
+from edgectl_server.errors import NotFound
+from edgectl_server.schemas import AncestorInfo, LineageInfo, ToolInfo, VariantLineage
+from edgectl_server.storage.blobs import BlobStore
+from edgectl_server.storage.database import Database
+from edgectl_server.storage.tables import BundleVariant, ModelVersion
+
+__all__ = ["BundleDocuments", "DocumentFile"]
+
+DocumentFile = Literal["model-card.md", "sbom.cdx.json"]
+ANCESTORS_MAX = 100
+_CHILDREN_MAX = 100
+_DOCUMENT_BYTES_MAX = 16 * 1024 * 1024
+
+
+class BundleDocuments:
+    """Reads documents and lineages."""
+
+    def __init__(self, database: Database, blobs: BlobStore) -> None:
+        self._database = database
+        self._blobs = blobs
+
+    def read(self, name: str, version: str, variant: str, file: DocumentFile) -> bytes:
+        """Return a document of a bundle.
+
+        Raises:
+            NotFound: ``version.unknown``, ``variant.unknown``, ``document.unknown``.
+        """
+        with self._database.read() as session:
+            row = _version(session, name, version)
+            bundles = _bundles(session, row)
+        for bundle in bundles:
+            if bundle.variant == variant:
+                return self._document(bundle, file)
+        made = ", ".join(bundle.variant for bundle in bundles) or "nothing yet"
+        raise NotFound(
+            "variant.unknown",
+            f"{name}@{version} has no variant {variant}",
+            hint=f"what was made: {made}",
+        )
+
+    def lineage(self, name: str, version: str) -> LineageInfo:
+        """Return where a version comes from; raise `NotFound` ``version.unknown``."""
+        with self._database.read() as session:
+            row = _version(session, name, version)
+            bundles = _bundles(session, row)
+            ancestors = list(_ancestors(session, row))
+            children = session.scalars(
+                select(ModelVersion.version)
+                .where(ModelVersion.model == name, ModelVersion.parent == version)
+                .order_by(ModelVersion.id)
+                .limit(_CHILDREN_MAX)
+            ).all()
+        configs = [(bundle, self._config(bundle)) for bundle in bundles]
+        origin = configs[0][1].lineage if configs else None
+        report = row.report or {}
+        return LineageInfo(
+            model=name,
+            version=version,
+            source=row.source,
+            source_name=row.source_name,
+            source_bytes=row.source_size,
+            pushed_by=row.created_by,
+            pushed_at=row.created_at,
+            parent=row.parent,
+            ancestors=ancestors,
+            children=list(children),
+            training_data=origin.training_data if origin else None,
+            code_revision=origin.code_revision if origin else "",
+            calibration=row.calibration,
+            evaluation=row.evaluation,
+            measured_on=str(report.get("measured_on", "")),
+            variants=[self._variant(bundle, config) for bundle, config in configs],
+        )
+
+    # ------------------------------------------------------------ inside
+
+    def _variant(self, bundle: BundleVariant, config: BundleConfig) -> VariantLineage:
+        made = config.quantization
+        return VariantLineage(
+            variant=bundle.variant,
+            precision=bundle.precision,
+            manifest=bundle.manifest,
+            recipe=made.recipe,
+            float_nodes=list(made.float_nodes),
+            calibration=made.calibration,
+            calibration_samples=made.calibration_samples,
+            tools=self._tools(bundle),
+        )
+
+    def _tools(self, bundle: BundleVariant) -> list[ToolInfo]:
+        try:
+            document = json.loads(self._document(bundle, SBOM_FILE))
+        except NotFound:
+            return []
+        tools = document["metadata"]["tools"]["components"]
+        return [ToolInfo(name=tool["name"], version=tool["version"]) for tool in tools]
+
+    def _document(self, bundle: BundleVariant, file: str) -> bytes:
+        try:
+            layer = layer_by_file(self._manifest(bundle), file)
+        except MalformedMessage as error:
+            raise NotFound(
+                "document.unknown",
+                f"the bundle {bundle.variant} has no {file}",
+                hint="an older server has made it; push the model again for one",
+            ) from error
+        assert layer.size <= _DOCUMENT_BYTES_MAX, (bundle.manifest, file, layer.size)
+        return self._blobs.read(layer.digest)
+
+    def _config(self, bundle: BundleVariant) -> BundleConfig:
+        layer = layer_by_file(self._manifest(bundle), CONFIG_FILE)
+        return decode_config(self._blobs.read(layer.digest))
+
+    def _manifest(self, bundle: BundleVariant) -> Manifest:
+        return decode_manifest(self._blobs.read(bundle.manifest))
+
+
+def _version(session: Session, name: str, version: str) -> ModelVersion:
+    row = session.scalars(
+        select(ModelVersion).where(ModelVersion.model == name, ModelVersion.version == version)
+    ).one_or_none()
+    if row is None:
+        raise NotFound(
+            "version.unknown",
+            f"there is no version {version} of {name}",
+            hint=f"`edgectl models show {name}` lists the versions",
+        )
+    return row
+
+
+def _bundles(session: Session, row: ModelVersion) -> Sequence[BundleVariant]:
+    return session.scalars(
+        select(BundleVariant)
+        .where(BundleVariant.version_id == row.id)
+        .order_by(BundleVariant.rank, BundleVariant.variant)
+    ).all()
+
+
+def _ancestors(session: Session, row: ModelVersion) -> Iterator[AncestorInfo]:
+    """Yield the versions that this one descends from, the nearest first."""
+    seen: set[Any] = {row.version}
+    while row.parent is not None and row.parent not in seen and len(seen) <= ANCESTORS_MAX:
+        seen.add(row.parent)
+        found = session.scalars(
+            select(ModelVersion).where(
+                ModelVersion.model == row.model, ModelVersion.version == row.parent
+            )
+        ).one_or_none()
+        if found is None:
+            return
+        row = found
+        yield AncestorInfo(
+            version=row.version,
+            source=row.source,
+            state=row.state,
+            pushed_by=row.created_by,
+            pushed_at=row.created_at,
+        )

@@ -1,0 +1,66 @@
+"""Where a version comes from."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from edgectl_server.schemas.base import Schema
+
+__all__ = ["AncestorInfo", "LineageInfo", "ToolInfo", "VariantLineage"]
+
+
+class AncestorInfo(Schema):
+    """A version that another was trained from."""
+
+    version: str
+    source: str
+    state: str
+    pushed_by: str
+    pushed_at: datetime
+
+
+class ToolInfo(Schema):
+    """A program or library that took part."""
+
+    name: str
+    version: str
+
+
+class VariantLineage(Schema):
+    """How a bundle was made, as it is signed."""
+
+    variant: str
+    precision: str
+    manifest: str
+    recipe: str
+    float_nodes: list[str]
+    """Operators that were left in float."""
+    calibration: str | None
+    """Digest of the data, if the recipe used any."""
+    calibration_samples: int
+    tools: list[ToolInfo]
+
+
+class LineageInfo(Schema):
+    """Where a version comes from; digests are of whole files."""
+
+    model: str
+    version: str
+    source: str
+    source_name: str
+    source_bytes: int
+    pushed_by: str
+    pushed_at: datetime
+    parent: str | None
+    ancestors: list[AncestorInfo]
+    """The nearest first."""
+    children: list[str]
+    """Versions that were trained from this one."""
+    training_data: str | None
+    code_revision: str
+    calibration: str | None
+    evaluation: str | None
+    measured_on: str
+    """Processor and runtime of the measurements."""
+    variants: list[VariantLineage]
+    """In the order in which devices try them."""
