@@ -167,6 +167,15 @@ def test_a_page_has_a_bound():
     assert len(render(long).encode()) < PAGE_BYTES_MAX
 
 
+def test_the_size_of_an_update_is_there_where_there_is_a_parent():
+    whole = version()
+    assert "Update" not in Read(render(whole)).text
+    whole["report"]["trials"][1]["update_bytes"] = 21_400
+    text = Read(render(whole)).text
+    assert "Update" in text
+    assert "21.4 kB" in text
+
+
 def test_what_a_mixed_recipe_leaves_in_float_is_marked():
     whole = version()
     whole["variants"][0]["trial"]["recipe"] = "int8-mixed-minmax-per-tensor-3"

@@ -7,7 +7,6 @@ also shows reports of older and newer servers. Numbers are finite.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,6 +45,8 @@ class Trial:
     drop_points: float | None
     latency_p50_us: float | None
     latency_p95_us: float | None
+    update_bytes: int | None
+    """About what leads from the parent's variant to this one."""
     seconds: float | None
 
 
@@ -252,6 +253,7 @@ def _trial(row: Mapping[str, Any], published: set[str]) -> Trial:
         drop_points=_number(row, "drop_points"),
         latency_p50_us=_number(row, "latency_p50_us"),
         latency_p95_us=_number(row, "latency_p95_us"),
+        update_bytes=_count(row, "update_bytes") or None,
         seconds=_number(row, "seconds"),
     )
 
@@ -399,9 +401,9 @@ def _number(row: Mapping[str, Any], key: str) -> float | None:
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    if isinstance(value, int) and abs(value) > _COUNT_MAX:
+    if not abs(value) <= _COUNT_MAX:  # not a number is neither
         return None
-    return float(value) if math.isfinite(value) else None
+    return float(value)
 
 
 def _count(row: Mapping[str, Any], key: str) -> int:

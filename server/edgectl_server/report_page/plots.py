@@ -15,7 +15,7 @@ from edgectl_server.report_page.html import Html, join, tag
 __all__ = ["Mark", "Scatter", "bar", "marker", "scatter", "ticks", "x_range"]
 
 _WIDTH, _HEIGHT = 470.0, 300.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 60.0, 14.0, 14.0, 44.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 60.0, 26.0, 14.0, 44.0
 _RADIUS = 6.0
 _LABEL_WIDTH, _LABEL_HEIGHT = 17.0, 13.0
 _NEAR = 1.5

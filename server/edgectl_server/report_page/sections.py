@@ -38,6 +38,8 @@ _SHAPES = (
 _BUDGETS_SHOWN = 4.0
 _POINTS_SHOWN_MIN = 2.0
 _SENSITIVITY_ROWS = 30
+_X_MIN = 1e-6
+"""Smaller is not measured, and would make an axis without end."""
 _DIRECTIONS = {"<=": "at most", ">=": "at least"}
 _REASON_STATES = frozenset({"rejected", "failed", "skipped"})
 
@@ -154,7 +156,7 @@ def comparison(document: Document) -> Html:
         marks = [
             Mark(x, _change(one), str(number), _shape(one), f"{number} {one.recipe}: {_title(one)}")
             for number, one in shown
-            if (x := _x(one, axis))
+            if (x := _x(one, axis)) > _X_MIN
         ]
         if not marks:
             continue
@@ -226,29 +228,22 @@ def trials(document: Document) -> Html:
     """Return every recipe that was tried, with its reason."""
     if not document.trials:
         return Html("")
-    columns = [
+    every = [
         column("Recipe"),
         column("Verdict"),
         column("Size", "right"),
+        column("Update", "right"),
         column(_named(document.metric), "right"),
         column("Points", "right"),
         column("Latency p50", "right"),
         column("p95", "right"),
         column("Took", "right"),
     ]
-    rows = [
-        (
-            join([marker(_shape(one)) if one.value is not None else "", f"{number} {one.recipe}"]),
-            pill(one.status, _verdict(one)),
-            bytes_text(one.size_bytes),
-            value_text(one.value),
-            points_text(one.drop_points),
-            duration_text(one.latency_p50_us),
-            duration_text(one.latency_p95_us),
-            "\N{EN DASH}" if one.seconds is None else f"{one.seconds:.1f} s",
-        )
-        for number, one in enumerate(document.trials, 1)
-    ]
+    rows = [_trial_row(number, one) for number, one in enumerate(document.trials, 1)]
+    updates = any(one.update_bytes for one in document.trials)
+    used = [place for place, (title, _) in enumerate(every) if updates or title != "Update"]
+    columns = [every[place] for place in used]
+    rows = [tuple(row[place] for place in used) for row in rows]
     source = {"evaluation": "evaluation", "calibration": "calibration"}.get(document.metric_source)
     basis = "Nothing was measured: there was no data."
     if document.metric and source:
@@ -262,6 +257,21 @@ def trials(document: Document) -> Html:
         "What was tried",
         basis,
         table(columns, rows, label="Recipes that were tried", below=reasons),
+    )
+
+
+def _trial_row(number: int, trial: Trial) -> tuple[str, ...]:
+    mark = marker(_shape(trial)) if trial.value is not None else ""
+    return (
+        join([mark, f"{number} {trial.recipe}"]),
+        pill(trial.status, _verdict(trial)),
+        bytes_text(trial.size_bytes),
+        bytes_text(trial.update_bytes),
+        value_text(trial.value),
+        points_text(trial.drop_points),
+        duration_text(trial.latency_p50_us),
+        duration_text(trial.latency_p95_us),
+        "\N{EN DASH}" if trial.seconds is None else f"{trial.seconds:.1f} s",
     )
 
 

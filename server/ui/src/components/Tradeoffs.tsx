@@ -14,7 +14,7 @@ type Shape = "published" | "accepted" | "rejected" | "reference";
 const WIDTH = 440;
 const HEIGHT = 250;
 const LEFT = 56;
-const RIGHT = 12;
+const RIGHT = 24;
 const TOP = 16;
 const BOTTOM = 40;
 /** How far down the picture goes, in budgets and at least in points. */
