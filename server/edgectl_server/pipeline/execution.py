@@ -55,7 +55,14 @@ class Latency:
 class Runner:
     """A model file, loaded with one thread."""
 
-    def __init__(self, path: Path, inputs: tuple[TensorSpec, ...], *, exact: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        inputs: tuple[TensorSpec, ...],
+        *,
+        exact: bool = False,
+        one_by_one: bool = False,
+    ) -> None:
         """Load the model.
 
         Args:
@@ -63,6 +70,7 @@ class Runner:
             inputs: of the model.
             exact: compute what lies between DequantizeLinear and QuantizeLinear in float, as no
                 processor's 8-bit products would saturate; slow, and only of use for accuracy.
+            one_by_one: never run more than one sample at a time.
 
         Raises:
             PipelineRefused: ``model.unsupported``, ``model.opset``.
@@ -82,7 +90,7 @@ class Runner:
             raise _load_error(error) from error
         self._names = [output.name for output in self._session.get_outputs()]
         self._free_batch = all(spec.shape[0] < 0 for spec in inputs)
-        self._batch = _BATCH if self._free_batch else 1
+        self._batch = _BATCH if self._free_batch and not one_by_one else 1
 
     @property
     def free_batch(self) -> bool:

@@ -18,7 +18,7 @@ from edgectl_protocol.manifest import TensorSpec
 from edgectl_server.pipeline.baseline import Baseline
 from edgectl_server.pipeline.data import Samples
 from edgectl_server.pipeline.errors import PipelineFailed, PipelineRefused
-from edgectl_server.pipeline.execution import Runner
+from edgectl_server.pipeline.execution import Runner, latencies
 from edgectl_server.pipeline.known import Measured, recall, remember
 from edgectl_server.pipeline.pinned import estimate_update
 from edgectl_server.pipeline.processor import saturates
@@ -39,6 +39,9 @@ from edgectl_server.pipeline.tasks import Done, Task, run_all, run_one
 __all__ = ["Trials"]
 
 T = TypeVar("T")
+_SLOWER_MAX = 3.0
+"""A dynamic variant that is slower than fp32 by more than this is of no use to anybody."""
+_FEW_RUNS = 9
 
 
 class _Calibrated(Struct, frozen=True):
@@ -227,7 +230,12 @@ class Trials:
         except NothingToQuantize as error:
             return Measured(skipped=str(error))
         exact = recipe.kind == "static" and not recipe.portable and saturates()
-        runner = Runner(target, self.inputs, exact=exact)
+        # The ranges of a dynamic recipe are those of the batch; devices run samples one by one.
+        runner = Runner(target, self.inputs, exact=exact, one_by_one=recipe.kind == "dynamic")
+        if recipe.kind == "dynamic":
+            times = self._times_slower(runner)
+            if times > _SLOWER_MAX:
+                return Measured(skipped=f"{times:.0f} times slower than fp32")
         value = yardstick.value(runner.run(yardstick.samples))
         parent = self.spec.parent if recipe.precision == "int8" else None
         return Measured(
@@ -236,12 +244,19 @@ class Trials:
             update_bytes=None if parent is None else estimate_update(parent, target),
         )
 
+    def _times_slower(self, runner: Runner) -> float:
+        few = msgspec.structs.replace(self.spec.limits, latency_runs_max=_FEW_RUNS)
+        fp32 = Runner(self.baseline.path, self.inputs)
+        ours, reference = latencies([runner, fp32], self.baseline.samples, few)
+        return ours.p50_us / reference.p50_us
+
     def _row(self, recipe: Recipe, done: Done[Measured]) -> TrialRow:
         if done.error is not None:
             return _failed(recipe, done.error.detail, done.seconds)
         assert done.value is not None
         if done.value.skipped:
-            return _skipped(recipe, done.value.skipped)
+            skipped = _skipped(recipe, done.value.skipped)
+            return msgspec.structs.replace(skipped, known=done.value.known)
         yardstick = self.baseline.yardstick
         assert yardstick is not None
         value = done.value.value
