@@ -66,6 +66,13 @@ from edgectl.types.rollouts import (
     RolloutRequest,
     Selector,
 )
+from edgectl.types.targets import (
+    BenchmarkStart,
+    MeasurementInfo,
+    TargetInfo,
+    TargetLimits,
+    TargetList,
+)
 from edgectl.types.trust import (
     AlertInfo,
     StagedInfo,
@@ -80,6 +87,7 @@ __all__ = [
     "AuditEntryInfo",
     "AuditState",
     "AuthorityInfo",
+    "BenchmarkStart",
     "DeviceDetail",
     "DeviceEventInfo",
     "DeviceSummary",
@@ -91,6 +99,7 @@ __all__ = [
     "JobInfo",
     "JobProgress",
     "Me",
+    "MeasurementInfo",
     "ModelSummary",
     "Page",
     "PreauthoriseResult",
@@ -115,6 +124,9 @@ __all__ = [
     "SlotInfo",
     "StagedInfo",
     "SubmitResult",
+    "TargetInfo",
+    "TargetLimits",
+    "TargetList",
     "TelemetrySummary",
     "TensorInfo",
     "TokenCreated",

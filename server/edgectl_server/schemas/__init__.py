@@ -81,6 +81,13 @@ from edgectl_server.schemas.session import (
     TokenRequest,
 )
 from edgectl_server.schemas.system import ReadyInfo, VersionInfo
+from edgectl_server.schemas.targets import (
+    BenchmarkStart,
+    MeasurementInfo,
+    TargetInfo,
+    TargetLimits,
+    TargetList,
+)
 from edgectl_server.schemas.telemetry import TelemetrySummary
 from edgectl_server.schemas.trust import (
     AlertInfo,
@@ -99,6 +106,7 @@ __all__ = [
     "AuditEntryInfo",
     "AuditState",
     "AuthorityInfo",
+    "BenchmarkStart",
     "DeviceDetail",
     "DeviceEventInfo",
     "DeviceIdStr",
@@ -118,6 +126,7 @@ __all__ = [
     "JobProgress",
     "LoginRequest",
     "Me",
+    "MeasurementInfo",
     "ModelNameStr",
     "ModelSummary",
     "Page",
@@ -150,6 +159,9 @@ __all__ = [
     "SlotInfo",
     "StagedInfo",
     "SubmitResult",
+    "TargetInfo",
+    "TargetLimits",
+    "TargetList",
     "TelemetrySummary",
     "TensorInfo",
     "TokenCreated",
