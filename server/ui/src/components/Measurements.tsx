@@ -45,20 +45,13 @@ function Rows({ rows }: { rows: Schemas["MeasurementInfo"][] }) {
         <thead>
           <tr>
             <th scope="col">Variant</th>
-            <th scope="col">Class</th>
-            <th scope="col">Device</th>
-            <th scope="col">Verdict</th>
+            <th scope="col">Device and its class</th>
+            <th scope="col">Verdict, golden inputs</th>
             <th scope="col" data-align="right">
-              p50
-            </th>
-            <th scope="col" data-align="right">
-              p95
+              p50, p95
             </th>
             <th scope="col" data-align="right">
               Memory
-            </th>
-            <th scope="col" data-align="right">
-              Golden
             </th>
             <th scope="col">When</th>
           </tr>
@@ -67,26 +60,29 @@ function Rows({ rows }: { rows: Schemas["MeasurementInfo"][] }) {
           {rows.map((row) => (
             <tr key={`${row.device} ${row.manifest} ${row.at} ${row.source}`}>
               <td className="mono nowrap">{row.variant}</td>
-              <td className="nowrap">{row.device_class || <span className="soft">none</span>}</td>
-              <td title={`${row.cpu_model} ${row.runtime}`}>
-                {row.device} <span className="soft small">{row.source}</span>
+              <td title={`${row.cpu_model} ${row.runtime}, by ${row.source}`} className="breakable">
+                {row.device}
+                <br />
+                <span className="soft small">{row.device_class || "no class"}</span>
               </td>
               <td title={row.reason}>
                 <State state={row.verdict === "ok" ? "accepted" : row.verdict} />
+                {row.golden_total != null && (
+                  <span className="soft small number">
+                    {" "}
+                    {count(row.golden_passed)} of {count(row.golden_total)}
+                  </span>
+                )}
               </td>
               <td data-align="right" className="number nowrap">
                 {duration(row.latency_p50_us)}
-              </td>
-              <td data-align="right" className="number nowrap">
-                {duration(row.latency_p95_us)}
+                <br />
+                <span className="soft small">{duration(row.latency_p95_us)}</span>
               </td>
               <td data-align="right" className="number nowrap">
                 {bytes(row.rss_bytes)}
               </td>
-              <td data-align="right" className="number nowrap">
-                {row.golden_total == null ? "–" : `${count(row.golden_passed)} of ${count(row.golden_total)}`}
-              </td>
-              <td className="nowrap">
+              <td>
                 <Time at={row.at} />
               </td>
             </tr>
