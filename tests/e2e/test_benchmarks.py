@@ -84,6 +84,28 @@ def test_a_benchmark_decides_what_a_class_gets(start, activity, tmp_path):
     assert first.running("har").variant == "int8", "what was ordered before stays"
 
 
+def test_an_update_goes_first(start, large_model):
+    server = start.server()
+    agent = start.agent(server, "pi-1")
+    assert server.push("large", large_model, precisions=["fp32"]).state == "succeeded"
+    wait_for(lambda: server.client.device("pi-1").online, "the device online")
+    done = edgectl(
+        server, "bench", "large:1", "--device", "pi-1", "--runs", "10000", "--detach", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    job = json.loads(done.stdout)["id"]
+    begun = wait_for(
+        lambda: (found := server.client.job(job)).progress.stage == "measure" and found,
+        "the device measures",
+    )
+    assert begun.state == "running"
+    server.wait_rollout(server.roll_out("large", "1", observe_s=0.5))
+    ended = server.client.wait_job(job)
+    assert ended.error is not None, ended
+    assert ended.error.code == "benchmark.overtaken"
+    assert agent.running("large").version == "1"
+
+
 def test_a_device_that_serves_goes_on_and_one_that_is_away_is_said_so(start, activity):
     server = start.server()
     agent = start.agent(server, "pi-1")
