@@ -182,31 +182,7 @@ class Supervisor:
             seal=lambda request: seal(signer, request),
             alarm=self._alarm,
         )
-        performer = Performer(
-            metadata=self._trust,
-            downloader=self._downloader,
-            store=store,
-            serving=self._serving,
-            trial=lambda bundle: run_trial(
-                bundle,
-                timeout_s=settings.trial_timeout_s,
-                memory_bytes_max=settings.trial_memory_bytes_max,
-            ),
-            progress=lambda slot, progress: self._put_progress(_ProgressMade(slot, progress)),
-        )
-        measurer = Measurer(
-            metadata=self._trust,
-            downloader=self._downloader,
-            store=store,
-            trial=lambda bundle, runs, cancelled: run_trial(
-                bundle,
-                timeout_s=settings.trial_timeout_s,
-                memory_bytes_max=settings.trial_memory_bytes_max,
-                runs=runs,
-                cancelled=cancelled,
-            ),
-        )
-        self._worker = Worker(performer, measurer, self._put)
+        self._worker = self._make_worker()
         self._spool = Spool(
             settings.state_directory / "spool", bytes_max=settings.spool_bytes_max, boot=self._boot
         )
@@ -247,6 +223,35 @@ class Supervisor:
             say=self._say,
             jitter=self._random.random,
         )
+
+    def _make_worker(self) -> Worker:
+        """Put together what fetches and tries."""
+        settings = self._settings
+        performer = Performer(
+            metadata=self._trust,
+            downloader=self._downloader,
+            store=self._store,
+            serving=self._serving,
+            trial=lambda bundle: run_trial(
+                bundle,
+                timeout_s=settings.trial_timeout_s,
+                memory_bytes_max=settings.trial_memory_bytes_max,
+            ),
+            progress=lambda slot, progress: self._put_progress(_ProgressMade(slot, progress)),
+        )
+        measurer = Measurer(
+            metadata=self._trust,
+            downloader=self._downloader,
+            store=self._store,
+            trial=lambda bundle, runs, cancelled: run_trial(
+                bundle,
+                timeout_s=settings.trial_timeout_s,
+                memory_bytes_max=settings.trial_memory_bytes_max,
+                runs=runs,
+                cancelled=cancelled,
+            ),
+        )
+        return Worker(performer, measurer, self._put)
 
     def request_stop(self) -> None:
         """Ask `run` to end; may be called from a signal handler."""

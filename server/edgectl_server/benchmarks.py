@@ -41,7 +41,8 @@ from edgectl_protocol.messages import (
 from edgectl_server.domain.variants import VariantFacts, fits
 from edgectl_server.errors import Conflict, NotFound, Refused
 from edgectl_server.fleet import find_device
-from edgectl_server.jobs import JobFailed, end_job, job_info, new_job
+from edgectl_server.job_rows import end_job, job_info, new_job
+from edgectl_server.jobs import JobFailed
 from edgectl_server.measurements import (
     BENCHMARK,
     Measurements,

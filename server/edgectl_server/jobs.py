@@ -24,7 +24,6 @@ Rules:
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -37,7 +36,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from edgectl_server.errors import Conflict, NotFound, ServerError, Unavailable
-from edgectl_server.schemas import JobInfo, JobProgress, Page, Problem
+from edgectl_server.job_rows import end_job, job_info, new_job
+from edgectl_server.schemas import JobInfo, Page
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.paging import PageQuery, fetch_page, match, order
 from edgectl_server.storage.tables import Job
@@ -49,9 +49,6 @@ __all__ = [
     "JobHandler",
     "JobLost",
     "Jobs",
-    "end_job",
-    "job_info",
-    "new_job",
 ]
 
 logger = logging.getLogger(__name__)
@@ -445,76 +442,11 @@ class Jobs:
                 context.stop()
 
 
-def new_job(kind: str, payload: dict[str, Any], created_by: str, now: datetime) -> Job:
-    """Return the row of a job that waits."""
-    return Job(
-        id=secrets.token_hex(8),
-        kind=kind,
-        state="queued",
-        payload=payload,
-        progress={},
-        result=None,
-        error=None,
-        fence=0,
-        attempts=0,
-        lease_until=None,
-        cancel_requested=False,
-        created_at=now,
-        created_by=created_by,
-        started_at=None,
-        finished_at=None,
-    )
-
-
-def end_job(
-    job: Job,
-    state: str,
-    now: datetime,
-    *,
-    result: dict[str, Any] | None = None,
-    error: ServerError | None = None,
-) -> None:
-    """Write the end of a job into its row."""
-    job.state, job.result = state, result
-    job.error = None if error is None else _document(error)
-    job.finished_at, job.lease_until = now, None
-
-
-def job_info(job: Job) -> JobInfo:
-    """Return how a job is shown."""
-    return JobInfo.model_validate(
-        {
-            "id": job.id,
-            "kind": job.kind,
-            "state": job.state,
-            "progress": JobProgress.model_validate(job.progress),
-            "result": job.result,
-            "error": None if job.error is None else Problem.model_validate(job.error),
-            "attempts": job.attempts,
-            "created_at": job.created_at,
-            "started_at": job.started_at,
-            "finished_at": job.finished_at,
-            "subject": job.payload.get("subject", {}),
-        }
-    )
-
-
 def _find(session: Session, job_id: str, *, lock: bool = False) -> Job:
     job = session.get(Job, job_id, with_for_update=lock)
     if job is None:
         raise NotFound("job.unknown", f"there is no job {job_id[:40]!r}")
     return job
-
-
-def _document(error: ServerError) -> dict[str, Any]:
-    return {
-        "title": error.title,
-        "status": error.status,
-        "code": error.code,
-        "detail": error.detail,
-        "hint": error.hint,
-        "data": error.data,
-    }
 
 
 def _cancelled() -> JobFailed:
