@@ -67,6 +67,13 @@ from edgectl.types.rollouts import (
     RolloutRequest,
     Selector,
 )
+from edgectl.types.targets import (
+    BenchmarkStart,
+    MeasurementInfo,
+    TargetInfo,
+    TargetLimits,
+    TargetList,
+)
 from edgectl.types.trust import (
     AlertInfo,
     StagedInfo,
@@ -82,6 +89,7 @@ __all__ = [
     "AuditEntryInfo",
     "AuditState",
     "AuthorityInfo",
+    "BenchmarkStart",
     "DeviceDetail",
     "DeviceEventInfo",
     "DeviceSummary",
@@ -94,6 +102,7 @@ __all__ = [
     "JobProgress",
     "LineageInfo",
     "Me",
+    "MeasurementInfo",
     "ModelSummary",
     "Page",
     "PreauthoriseResult",
@@ -118,6 +127,9 @@ __all__ = [
     "SlotInfo",
     "StagedInfo",
     "SubmitResult",
+    "TargetInfo",
+    "TargetLimits",
+    "TargetList",
     "TelemetrySummary",
     "TensorInfo",
     "TokenCreated",

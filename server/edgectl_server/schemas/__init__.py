@@ -82,6 +82,13 @@ from edgectl_server.schemas.session import (
     TokenRequest,
 )
 from edgectl_server.schemas.system import ReadyInfo, VersionInfo
+from edgectl_server.schemas.targets import (
+    BenchmarkStart,
+    MeasurementInfo,
+    TargetInfo,
+    TargetLimits,
+    TargetList,
+)
 from edgectl_server.schemas.telemetry import TelemetrySummary
 from edgectl_server.schemas.trust import (
     AlertInfo,
@@ -101,6 +108,7 @@ __all__ = [
     "AuditEntryInfo",
     "AuditState",
     "AuthorityInfo",
+    "BenchmarkStart",
     "DeviceDetail",
     "DeviceEventInfo",
     "DeviceIdStr",
@@ -121,6 +129,7 @@ __all__ = [
     "LineageInfo",
     "LoginRequest",
     "Me",
+    "MeasurementInfo",
     "ModelNameStr",
     "ModelSummary",
     "Page",
@@ -153,6 +162,9 @@ __all__ = [
     "SlotInfo",
     "StagedInfo",
     "SubmitResult",
+    "TargetInfo",
+    "TargetLimits",
+    "TargetList",
     "TelemetrySummary",
     "TensorInfo",
     "TokenCreated",
