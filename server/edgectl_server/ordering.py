@@ -453,6 +453,7 @@ def variants_of(session: Session, version_id: int) -> tuple[VariantFacts, ...]:
             latency_p50_us=_number(row.trial.get("latency_p50_us")),
             rank=row.rank,
             encrypted=row.content_key is not None,
+            portable=bool(row.trial.get("portable", True)),
         )
         for row in rows
     )

@@ -9,6 +9,7 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from edgectl_protocol.messages import Capabilities
 from edgectl_server.domain.targets import Limits, Objective, Target
@@ -86,6 +87,27 @@ def facts(
 )
 def test_order_of_candidates(variants: list[VariantFacts], expected: list[str]) -> None:
     assert [one.variant for one in rank_variants(PI, variants)] == expected
+
+
+@pytest.mark.parametrize(
+    ("machine", "features", "offered"),
+    [
+        ("x86_64", ("avx2",), ["int8-portable", "fp32"]),
+        ("x86_64", ("avx2", "avx512_vnni"), ["int8", "int8-portable", "fp32"]),
+        ("x86_64", (), ["int8-portable", "fp32"]),
+        ("aarch64", (), ["int8", "int8-portable", "fp32"]),
+    ],
+)
+def test_a_variant_that_saturates_is_for_processors_that_do_not(
+    machine: str, features: tuple[str, ...], offered: list[str]
+) -> None:
+    device = structs.replace(PI, machine=machine, cpu_features=features)
+    variants = [
+        replace(facts("int8", MIB, 50), portable=False),
+        facts("int8-portable", MIB + 1, 60),
+        facts("fp32", 4 * MIB, 100),
+    ]
+    assert [one.variant for one in rank_variants(device, variants)] == offered
 
 
 def test_unknown_memory_refuses_nothing() -> None:

@@ -3,7 +3,8 @@
 Rules, each a filter or a key of the sort:
 
 1. Only variants whose runtime the device reports.
-2. Encrypted variants only where the device has sent a key to seal theirs to.
+2. Encrypted variants only where the device has sent a key to seal theirs to. Variants that are not
+   portable (``docs/pipeline.md``) only where sums of 8-bit products do not saturate.
 3. Only variants that can fit: the model file is at most half of the device's memory, where the
    device says how much it has, and what was measured on devices of its class (`domain.targets`) is
    within that memory and within the class's limit.
@@ -31,7 +32,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from edgectl_protocol.messages import Capabilities
-from edgectl_server.domain.targets import Target, energy_uj
+from edgectl_server.domain.targets import Target, energy_uj, saturates
 
 __all__ = [
     "CANDIDATES_MAX",
@@ -67,6 +68,8 @@ class VariantFacts:
     """The pipeline's own preference, 0 first; decides between equals."""
     runtime: str = "onnxruntime"
     encrypted: bool = False
+    portable: bool = True
+    """Whether it is right where sums of 8-bit products saturate."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,8 @@ def rank_variants(
 def fits(variant: VariantFacts, capabilities: Capabilities, *, decrypts: bool) -> bool:
     """Say whether the device could run the variant, by all that is known without measuring."""
     if variant.runtime not in capabilities.runtimes or (variant.encrypted and not decrypts):
+        return False
+    if not variant.portable and saturates(capabilities.machine, capabilities.cpu_features):
         return False
     return not capabilities.memory_bytes or variant.model_bytes * 2 <= capabilities.memory_bytes
 
