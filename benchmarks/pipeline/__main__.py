@@ -14,7 +14,6 @@ models of the repository. CACHE keeps what is made of it (default: a folder that
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import platform
@@ -32,12 +31,14 @@ from benchmarks.pipeline.measuring import Measured, measure
 from benchmarks.pipeline.models import Model, catalogue
 from edgectl_server.pipeline.errors import PipelineError
 from edgectl_server.pipeline.runner import run_pipeline
-from edgectl_server.pipeline.spec import PipelineResult, PipelineSpec
+from edgectl_server.pipeline.spec import PipelineLimits, PipelineResult, PipelineSpec
 
 BUDGET_POINTS = 1.0
 EQUALLY_FAST, EQUALLY_SMALL = 1.05, 1.02
 """As in ``edgectl_server.pipeline.selection``."""
 _WORKERS = (2, 1)
+_METRICS = {"auc"} if "metric" in PipelineSpec.__struct_fields__ else set()
+"""Those that a push can ask for; accuracy is what it takes by itself."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,10 @@ def _compare(model: Model, folder: Path) -> dict[str, Any]:
         kind: make(kind, model.path, model.calibration, folder / f"{kind}.onnx")
         for kind in BASELINES
     }
-    searches = _search_all(model, folder)
+    searches = {
+        f"{workers} workers": _search(model, folder / f"workers-{workers}", workers)
+        for workers in _WORKERS
+    }
     ours = next(iter(searches.values()))
     files = {"fp32": model.path} | {kind: one.path for kind, one in made.items() if not one.failure}
     if ours.path is not None:
@@ -113,43 +117,23 @@ def _compare(model: Model, folder: Path) -> dict[str, Any]:
     }
 
 
-def _search_all(model: Model, folder: Path) -> dict[str, Search]:
-    """Search once, or with each number of workers where the search takes one."""
-    if "workers" in PipelineSpec.__struct_fields__:
-        return {f"{n} workers": _search(model, folder / f"workers-{n}", n) for n in _WORKERS}
-    if "workers" in inspect.signature(run_pipeline).parameters:
-        return {
-            f"{n} workers": _search(model, folder / f"workers-{n}", n, as_argument=True)
-            for n in _WORKERS
-        }
-    return {"1 worker": _search(model, folder / "search", None)}
-
-
-def _search(
-    model: Model, folder: Path, workers: int | None, *, as_argument: bool = False
-) -> Search:
+def _search(model: Model, folder: Path, workers: int) -> Search:
     folder.mkdir()
-    fields: dict[str, Any] = {
-        "model": model.name,
-        "version": "1",
-        "source": model.path,
-        "calibration": model.calibration,
-        "evaluation": model.evaluation,
-        "max_drop_points": BUDGET_POINTS,
-    }
-    extra: dict[str, Any] = {}
-    if workers is not None:
-        (extra if as_argument else fields)["workers"] = workers
-    if "metric" in PipelineSpec.__struct_fields__ and model.metric == "auc":
-        fields["metric"] = model.metric
+    fields: dict[str, Any] = {"metric": model.metric} if model.metric in _METRICS else {}
+    spec = PipelineSpec(
+        model=model.name,
+        version="1",
+        source=model.path,
+        calibration=model.calibration,
+        evaluation=model.evaluation,
+        max_drop_points=BUDGET_POINTS,
+        limits=PipelineLimits(workers=workers),
+        **fields,
+    )
     begun = time.monotonic()
     try:
         result: PipelineResult = run_pipeline(
-            PipelineSpec(**fields),
-            folder,
-            on_progress=lambda _: None,
-            cancelled=lambda: False,
-            **extra,
+            spec, folder, on_progress=lambda _: None, cancelled=lambda: False
         )
     except PipelineError as error:
         return Search(time.monotonic() - begun, refusal=str(error)[:300])
