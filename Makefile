@@ -3,6 +3,8 @@
 # make test   the whole suite, in that environment (one after the other: ARGS="-n 0")
 # make demo   a server, three devices, a real model: from push to prediction (ARGS="--exit --json")
 # make bench  the figures of the README, measured here
+# make bench-pipeline  the pipeline's choice beside fp32 and onnxruntime's defaults (ARGS="FOLDER CACHE")
+# make bench-hostile   1,000 damaged model files
 # make conformance CHECKOUT=/path/to/tuf-conformance  the TUF suite against the device's verifier
 
 PYTHON ?= python3
@@ -10,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: dev check format test demo bench conformance docs clean
+.PHONY: dev check format test demo bench bench-pipeline bench-hostile conformance docs clean
 
 dev: $(VENV)/.dev
 
@@ -49,6 +51,12 @@ $(VENV)/.demo: pyproject.toml hatch_build.py $(VENV)/bin/python $(shell find ser
 
 bench: dev
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-pipeline: dev
+	$(BIN)/python -m benchmarks.pipeline $(ARGS)
+
+bench-hostile: dev
+	$(BIN)/python -m benchmarks.hostile_models $(ARGS)
 
 # Fetches nothing but what pip needs to install the suite's requirements; ARGS go to its pytest.
 conformance: dev

@@ -1,0 +1,1 @@
+"""What the pipeline chooses, beside onnxruntime's default quantizations and fp32."""
