@@ -12,7 +12,7 @@ import pytest
 from converters.conftest import pythons
 from edgectl_server.converters import conversion, foreign
 from edgectl_server.converters.conversion import ConverterLimits, convert
-from edgectl_server.pipeline import confinement
+from edgectl_server.pipeline import confinement, system_calls
 from edgectl_server.pipeline.errors import PipelineCancelled, PipelineFailed, PipelineRefused
 
 pytestmark = pytest.mark.timeout(600)
@@ -67,6 +67,7 @@ def scene(environments, tmp_path):
         script.write_text(text)
         description = {
             "confinement": confinement.__file__,
+            "system_calls": system_calls.__file__,
             "modules": {"refusal": str(FOREIGN / "refusal.py"), "attack": str(script)},
             "script": "attack",
             "limits": {
@@ -96,8 +97,8 @@ def test_a_converter_that_was_taken_over_reaches_its_own_files_alone(scene, conf
             child.communicate()
             job = json.loads((work / "job.json").read_text())
             loose = tmp_path / "loose.py"
-            loose.write_text("def confine(*_): return False")
-            job["confinement"] = str(loose)
+            loose.write_text("def confine(*_): ...\ndef refuse_system_calls(): ...")
+            job["confinement"] = job["system_calls"] = str(loose)
             (work / "job.json").write_text(json.dumps(job))
             child = subprocess.Popen(child.args, cwd=work, stdin=subprocess.PIPE)
         child.wait(60)
@@ -105,7 +106,7 @@ def test_a_converter_that_was_taken_over_reaches_its_own_files_alone(scene, conf
     done = json.loads((work / "result.json").read_text())["done"]
     fine = ["read the input", "write its own", "import its libraries"]
     if confined:
-        if confinement.landlock_version() < 4:
+        if confinement.landlock_version() < 4 and not system_calls.has_seccomp():
             fine.insert(0, "connect")  # the network namespace is what forbids it there
         assert done == fine
     else:

@@ -21,7 +21,7 @@ from edgectl_server import confined
 from edgectl_server.converters import foreign
 from edgectl_server.converters.environments import ConverterName, Environment, Environments
 from edgectl_server.converters.formats import Format
-from edgectl_server.pipeline import confinement
+from edgectl_server.pipeline import confinement, system_calls
 from edgectl_server.pipeline.errors import (
     PipelineCancelled,
     PipelineError,
@@ -228,6 +228,7 @@ def _run(
     inputs = [job["source"], *([str(data.resolve())] if data else [])]
     description = {
         "confinement": confinement.__file__,
+        "system_calls": system_calls.__file__,
         "modules": {name: str(_FOREIGN / f"{name}.py") for name in (*_LIBRARIES, script)},
         "script": script,
         "limits": msgspec.to_builtins(limits),

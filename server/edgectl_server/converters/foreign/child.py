@@ -7,7 +7,8 @@ The worker reads the text of the modules that it will run, takes from itself wha
 the model. It tells its progress as lines of JSON on standard output, and leaves ``result.json``
 (exit code 0) or ``refusal.json`` (exit code 3).
 
-The standard library alone is imported here; the job brings the path of `confinement`.
+The standard library alone is imported here; the job brings the paths of `confinement` and of
+`system_calls`.
 """
 
 from __future__ import annotations
@@ -57,8 +58,10 @@ def _work(job: dict[str, Any]) -> int:
     """Do the work and return the exit code."""
     modules = {name: Path(path).read_text() for name, path in job["modules"].items()}
     confinement = _module("confinement", Path(job["confinement"]).read_text())
+    system_calls = _module("system_calls", Path(job["system_calls"]).read_text())
     _limit(job["limits"])
     confinement.confine(Path.cwd().resolve(), [Path(path) for path in job["inputs"]])
+    system_calls.refuse_system_calls()
     _register(modules)
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print goes to standard error
