@@ -113,6 +113,8 @@ class _Packed(NamedTuple):
 
     variants: list[PackedVariant]
     report: dict[str, Any]
+    labels: list[str]
+    """Names of the classes: those of the push, or those that the model brings."""
 
 
 class _Parent(NamedTuple):
@@ -207,6 +209,7 @@ class PushHandler:
             row = session.get(ModelVersion, version.id, with_for_update=True)
             assert row is not None
             row.report = packed.report
+            row.options = row.options | {"labels": packed.labels}
             session.add_all(_row(version, one, self._content_keys) for one in packed.variants)
             for digest, size in _blobs_of(packed.variants).items():
                 blob = Blob(digest=digest, size=size, created_at=self._now(), published=True)
@@ -253,7 +256,7 @@ class PushHandler:
         )
         report = to_document(result.report)
         report["warnings"] = [*pushed.notes, *report["warnings"]]
-        return _Packed(variants, report)
+        return _Packed(variants, report, list(spec.labels))
 
     def _spec(
         self,

@@ -8,6 +8,7 @@ their names. Sources: the tf2onnx README and TensorFlow's guide "Using the Saved
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,14 @@ _EXPORT = "Export it with model.export(folder), or tf.saved_model.save with sign
 
 def convert(job: dict[str, Any], tell: Any) -> dict[str, Any]:
     """Convert ``job["source"]`` to ``job["target"]``; the result's fields are `Conversion`'s."""
-    path = Path(job["source"])
+    saved = job["format"] == "savedmodel"
+    find = _unpacked if saved else _named
+    path = find(Path(job["source"]), job["unpacked_bytes_max"])
     tell("starting TensorFlow")
     import tensorflow as tf
 
-    saved = job["format"] == "savedmodel"
     tell("reading the model")
-    function, signature = (_saved_model if saved else _keras)(path, job["unpacked_bytes_max"])
+    function, signature = (_saved_model if saved else _keras)(path)
     inputs = [_input(spec) for spec in signature]
     tell("converting")
     outputs = _write(function, signature, Path(job["target"]))
@@ -60,10 +62,8 @@ def convert(job: dict[str, Any], tell: Any) -> dict[str, Any]:
     return {"checks": rows}
 
 
-def _saved_model(path: Path, bytes_max: int) -> tuple[Any, list[Any]]:
-    """Return the function of a SavedModel, and its inputs as ``tf.TensorSpec``."""
-    import tensorflow as tf
-
+def _unpacked(path: Path, bytes_max: int) -> Path:
+    """Return the folder of the SavedModel in an archive."""
     folder = Path.cwd() / "saved_model"
     unpack(path, folder, bytes_max)
     entries = list(folder.iterdir())
@@ -75,6 +75,24 @@ def _saved_model(path: Path, bytes_max: int) -> tuple[Any, list[Any]]:
             f"The archive holds no {_SAVED_MODEL}, so it is no SavedModel.",
             "Push the folder that holds it: edgectl push FOLDER.",
         )
+    return folder
+
+
+def _named(path: Path, bytes_max: int) -> Path:
+    """Return a copy with the ending that Keras goes by; the server gives the file another name."""
+    with path.open("rb") as file:
+        archive = file.read(len(_ZIP)) == _ZIP
+    if archive:
+        check_archive(path, bytes_max)
+    named = Path.cwd() / ("model.keras" if archive else "model.h5")
+    shutil.copyfile(path, named)
+    return named
+
+
+def _saved_model(folder: Path) -> tuple[Any, list[Any]]:
+    """Return the function of a SavedModel, and its inputs as ``tf.TensorSpec``."""
+    import tensorflow as tf
+
     try:
         loaded = tf.saved_model.load(str(folder))
         signatures = dict(loaded.signatures)
@@ -104,20 +122,13 @@ def _saved_model(path: Path, bytes_max: int) -> tuple[Any, list[Any]]:
     return function, signature
 
 
-def _keras(path: Path, bytes_max: int) -> tuple[Any, list[Any]]:
+def _keras(path: Path) -> tuple[Any, list[Any]]:
     """Return the call of a Keras model, and its inputs as ``tf.TensorSpec``."""
     import keras
     import tensorflow as tf
 
-    with path.open("rb") as file:
-        archive = file.read(len(_ZIP)) == _ZIP
-    if archive:
-        check_archive(path, bytes_max)
-    # Keras goes by the name, and the server gives the file another.
-    named = Path.cwd() / ("model.keras" if archive else "model.h5")
-    named.write_bytes(path.read_bytes())
     try:
-        model = keras.models.load_model(named, compile=False, safe_mode=True)
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
         inputs, outputs = model.inputs, model.outputs
     except Exception as error:
         raise _unreadable(error) from error
