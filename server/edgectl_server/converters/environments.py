@@ -93,7 +93,7 @@ CONVERTERS: dict[str, Converter] = {
             "tensorflow",
             "TensorFlow SavedModel (folder, .zip), Keras (.keras, .h5); ONNX to TFLite",
             1550,
-            ("tensorflow", "tf2onnx", "onnxruntime"),
+            ("tensorflow", "tf2onnx", "onnx2tf", "onnxruntime"),
         ),
         Converter(
             "pytorch",
