@@ -15,14 +15,17 @@ import secrets
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 import click
 import msgspec
 import sqlalchemy
 
-from edgectl_server.errors import NotFound, ServerError
+from edgectl_server.errors import NotFound, Refused, ServerError
 from edgectl_server.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from edgectl_server.converters.environments import Environments
 
 __all__ = ["main"]
 
@@ -310,6 +313,96 @@ def fingerprint(config: Path | None, as_json: bool, **flags: Any) -> None:
             click.echo(json.dumps({"fingerprint": found, "certificate": str(path)}))
         else:
             click.echo(format_fingerprint(found))
+
+
+@main.group(
+    epilog=_examples(
+        "edgectl server converters list",
+        "edgectl server converters install sklearn --data /var/lib/edgectl",
+    )
+)
+def converters() -> None:
+    """Show and install what converts models other than ONNX (docs/converters.md)."""
+
+
+@converters.command("list", epilog=_examples("edgectl server converters list --json"))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_data_options
+def list_converters(*, as_json: bool, **flags: Any) -> None:
+    """List the converters, what they take, and whether they are installed."""
+    with _errors(as_json=as_json):
+        from edgectl_server.converters.environments import CONVERTERS
+
+        environments = _environments(**flags)
+        rows = [
+            {
+                "name": one.name,
+                "installed": environments.installed(one.name) is not None,
+                "formats": one.formats,
+                "megabytes": one.megabytes,
+                "path": str(environments.path(one.name)),
+            }
+            for one in CONVERTERS.values()
+        ]
+        if as_json:
+            click.echo(json.dumps(rows, indent=2))
+            return
+        for row in rows:
+            state = "installed" if row["installed"] else f"about {row['megabytes']} MB"
+            click.echo(f"{row['name']:<12}{state:<16}{row['formats']}")
+
+
+@converters.command(
+    "install",
+    epilog=_examples(
+        "edgectl server converters install sklearn",
+        "edgectl server converters install tensorflow pytorch --data /var/lib/edgectl",
+    ),
+)
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_data_options
+def install_converters(names: tuple[str, ...], *, as_json: bool, **flags: Any) -> None:
+    """Install converters ahead of the first model, by pip and its settings.
+
+    Works on the data folder, whether the server runs or not. Run it as the server's user.
+    """
+    with _errors(as_json=as_json):
+        from edgectl_server.converters.environments import CONVERTERS
+        from edgectl_server.pipeline.errors import PipelineError
+
+        environments = _environments(**flags)
+        for name in names:
+            if name not in CONVERTERS:
+                raise NotFound(
+                    "convert.unknown",
+                    f"there is no converter {name}",
+                    hint=f"the converters are: {', '.join(CONVERTERS)}",
+                )
+        try:
+            done = [
+                environments.install(
+                    name, tell=lambda line: click.echo(line, err=True), cancelled=lambda: False
+                )
+                for name in names
+            ]
+        except PipelineError as error:
+            raise Refused(error.code, error.detail, hint=error.hint) from error
+        if as_json:
+            click.echo(json.dumps([msgspec.to_builtins(one) for one in done], indent=2))
+            return
+        for one in done:
+            click.echo(f"{one.converter}: installed in {environments.path(one.converter)}")
+
+
+def _environments(*, config: Path | None, **flags: Any) -> Environments:
+    """Return the converters' environments of a server."""
+    from edgectl_server.converters.environments import Environments
+
+    settings = load_settings(flags, os.environ, config)
+    return Environments(
+        settings.converters_path, build_s_max=float(settings.converter_install_s_max)
+    )
 
 
 @main.command(epilog=_examples("edgectl server openapi > openapi.json"))

@@ -2,9 +2,9 @@
 
 ::
 
-    pipeline (a child process) → pack (blobs) → rows ═╗ transaction 1
-    sign the manifests (TUF) → publish the metadata → ╚ version ready or unsigned, job done:
-                                                        transaction 2
+    convert → pipeline (child processes) → pack → rows ╗ transaction 1
+    sign the manifests (TUF) → publish the metadata →  ╚ version ready or unsigned, job done:
+                                                         transaction 2
 
 A crash between any two steps is harmless. Before transaction 1 nothing is known outside: the
 pipeline runs again. After it the manifests are fixed by their digests, and signing, publishing and
@@ -26,6 +26,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -37,6 +38,9 @@ from edgectl_protocol.manifest import (
     decode_manifest,
     layer_by_file,
 )
+from edgectl_server.converters.conversion import ConverterLimits
+from edgectl_server.converters.environments import Environments
+from edgectl_server.converters.pushed import Pushed, as_onnx
 from edgectl_server.errors import NotFound, ServerError
 from edgectl_server.jobs import JobCancelled, JobContext, JobFailed
 from edgectl_server.pipeline.errors import PipelineCancelled, PipelineError, PipelineRefused
@@ -109,6 +113,8 @@ class _Packed(NamedTuple):
 
     variants: list[PackedVariant]
     report: dict[str, Any]
+    labels: list[str]
+    """Names of the classes: those of the push, or those that the model brings."""
 
 
 class _Parent(NamedTuple):
@@ -142,6 +148,11 @@ class PushHandler:
         for left in self._directory.iterdir():  # of a server that was killed
             shutil.rmtree(left, ignore_errors=True)
         self._settings = settings
+        self._environments = Environments(
+            settings.converters_path,
+            build_s_max=float(settings.converter_install_s_max),
+            on_demand=settings.converters_on_demand,
+        )
         self._database = database
         self._blobs = blobs
         self._repository = repository
@@ -198,6 +209,7 @@ class PushHandler:
             row = session.get(ModelVersion, version.id, with_for_update=True)
             assert row is not None
             row.report = packed.report
+            row.options = row.options | {"labels": packed.labels}
             session.add_all(_row(version, one, self._content_keys) for one in packed.variants)
             for digest, size in _blobs_of(packed.variants).items():
                 blob = Blob(digest=digest, size=size, created_at=self._now(), published=True)
@@ -214,7 +226,7 @@ class PushHandler:
             context.progress(progress.stage, progress.message, progress.done, progress.total)
 
         context.progress("fetch", version.source_name)
-        spec = self._spec(context, version, directory)
+        spec, pushed = self._spec(context, version, directory, tell)
         work = make_private_directory(directory / "work")
         encrypt = PushOptions.model_validate(version.options).encrypt
         key = (
@@ -227,6 +239,8 @@ class PushHandler:
         finally:
             if key is not None:
                 self._known_trials.keep(key, work)
+        if pushed.conversion is not None:  # the lineage begins at what was pushed
+            result = msgspec.structs.replace(result, source=version.source)
         context.progress("pack")
         variants = pack(
             result,
@@ -240,9 +254,17 @@ class PushHandler:
             tools=tool_versions(),
             card=PushOptions.model_validate(version.options).card,
         )
-        return _Packed(variants, to_document(result.report))
+        report = to_document(result.report)
+        report["warnings"] = [*pushed.notes, *report["warnings"]]
+        return _Packed(variants, report, list(spec.labels))
 
-    def _spec(self, context: JobContext, version: ModelVersion, directory: Path) -> PipelineSpec:
+    def _spec(
+        self,
+        context: JobContext,
+        version: ModelVersion,
+        directory: Path,
+        tell: Callable[[Progress], None],
+    ) -> tuple[PipelineSpec, Pushed]:
         def fetch(digest: str | None, name: str) -> Path | None:
             if digest is None:
                 return None
@@ -252,21 +274,33 @@ class PushHandler:
 
         options = PushOptions.model_validate(version.options)
         parent = self._parent(version)
-        source = fetch(version.source, "source.onnx")
+        source = fetch(version.source, "source")
         assert source is not None
-        return PipelineSpec(
+        calibration = fetch(version.calibration, "calibration.npz")
+        evaluation = fetch(version.evaluation, "evaluation.npz")
+        pushed = as_onnx(
+            source,
+            version.source_name,
+            make_private_directory(directory / "converted"),
+            data=evaluation or calibration,
+            environments=self._environments,
+            limits=self._converter_limits(),
+            on_progress=tell,
+            cancelled=context.cancelled,
+        )
+        spec = PipelineSpec(
             model=version.model,
             version=version.version,
-            source=source,
-            calibration=fetch(version.calibration, "calibration.npz"),
-            evaluation=fetch(version.evaluation, "evaluation.npz"),
+            source=pushed.path,
+            calibration=calibration,
+            evaluation=evaluation,
             max_drop_points=options.max_drop_points,
             precisions=tuple(sorted(set(options.precisions))),
             objective=options.objective,
             parent=fetch(parent.model, "parent.onnx"),
             parent_recipe=parent.recipe,
             parent_float_nodes=parent.float_nodes,
-            labels=tuple(options.labels),
+            labels=tuple(options.labels) or pushed.labels,
             input_shapes={name: tuple(shape) for name, shape in options.input_shapes.items()},
             processing=decode_steps(options.processing) if options.processing else None,
             limits=PipelineLimits(
@@ -276,6 +310,14 @@ class PushHandler:
                 workers=self._settings.pipeline_workers,
                 search_s_max=options.search_s_max,
             ),
+        )
+        return spec, pushed
+
+    def _converter_limits(self) -> ConverterLimits:
+        return ConverterLimits(
+            memory_bytes=self._settings.pipeline_memory_bytes_max,
+            cpu_s=self._settings.pipeline_cpu_s_max,
+            wall_s=float(self._settings.pipeline_wall_s_max),
         )
 
     def _parent(self, version: ModelVersion) -> _Parent:

@@ -115,6 +115,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Variants that were tried are kept up to this, so that they need not be made again."""
     targets_file: str = ""
     """TOML file with device classes of your own, beside those that are shipped; empty: none."""
+    converters: str = ""
+    """Folder of the environments in which other formats than ONNX are converted; empty: one in the
+    data folder."""
+    converters_on_demand: bool = True
+    """Install a converter's environment when the first model needs it."""
+    converter_install_s_max: _Positive = 1800
+    """How long that may take."""
     tick_s: Annotated[float, Meta(ge=0.05, le=60)] = 0.5
     """How often rollouts are looked at."""
     telemetry_retention_days: _Positive = 30
@@ -134,6 +141,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def blobs_address(self) -> str:
         """The blob store's URL or folder, whatever was set."""
         return self.blobs_url or str(self.data_path / "blobs")
+
+    @property
+    def converters_path(self) -> Path:
+        """The folder of the converters' environments, whatever was set."""
+        if self.converters:
+            return Path(self.converters).expanduser().absolute()
+        return self.data_path / "converters"
 
     @property
     def broker_address_for_devices(self) -> str:

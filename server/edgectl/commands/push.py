@@ -14,6 +14,7 @@ from edgectl.errors import EdgectlError, doing
 from edgectl.output import consoles, plain, print_json
 from edgectl.progress import PushProgress
 from edgectl.pushing import finish_push, start_push
+from edgectl.saved_models import one_file
 from edgectl.session import NAME, VERSION, Session, examples, json_option, pass_session
 from edgectl.tables import report_table
 from edgectl.trust_tables import wait_text
@@ -24,6 +25,7 @@ from edgectl_protocol.names import check_model_name
 __all__ = ["parse_input_shapes", "parse_labels", "push", "read_steps"]
 
 _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+_MODEL = click.Path(exists=True, readable=True, path_type=Path)
 _LABELS_BYTES_MAX = 1024 * 1024
 _STEPS_BYTES_MAX = 32 * 1024
 _CARD_CHARACTERS_MAX = 64 * 1024
@@ -38,12 +40,16 @@ _PRECISIONS = ("fp32", "fp16", "int8")
         "edgectl push detector.onnx --calibration cal.npz --objective size --search-time 5m",
         "edgectl push har.onnx --calibration cal.npz --processing steps.toml",
         "edgectl push detector.onnx --input-shape images=Nx3x320x320 --precision fp32",
+        "edgectl push model.keras --evaluation eval.npz",
+        "edgectl push saved_model/ --name door",
         "edgectl push har.onnx --calibration cal.npz --encrypt all",
         "edgectl push har.onnx --calibration cal.npz --encrypt int8",
     )
 )
-@click.argument("model", type=_FILE)
-@click.option("--name", type=NAME, help="Of the model; the file's name without .onnx by default.")
+@click.argument("model", type=_MODEL)
+@click.option(
+    "--name", type=NAME, help="Of the model; the file's name without its ending by default."
+)
 @click.option("--version", type=VERSION, help="The next free number by default.")
 @click.option("--calibration", type=_FILE, help="Inputs as .npz, for static int8.")
 @click.option("--evaluation", type=_FILE, help="Inputs and labels as .npz, for the accuracy.")
@@ -120,6 +126,9 @@ def push(
 ) -> None:
     """Push a model: check, quantize, measure, sign and publish it.
 
+    MODEL is ONNX, or becomes it on the server: a TensorFlow SavedModel (its folder), Keras (.keras,
+    .h5), PyTorch (.pt2, by torch.export.save) or scikit-learn (.skops); see docs/converters.md.
+
     Uploads are resumed where they broke off; the same content is never pushed twice. The exit code
     is 1 when every int8 variant loses more than --max-drop, with the table of what was tried.
     A model of a team that signs its own waits for its signatures, with exit code 0.
@@ -143,12 +152,12 @@ def push(
     )
     _, errors = consoles()
     with session.connect() as client, PushProgress(errors) as progress:
-        with doing(f"pushing {model.name} as {name}"):
+        with doing(f"pushing {model.name} as {name}"), one_file(model) as file:
             accepted = start_push(
                 client,
                 progress,
                 name,
-                model,
+                file,
                 version=version,
                 calibration=calibration,
                 evaluation=evaluation,
@@ -241,12 +250,13 @@ def _read_card(path: Path | None) -> str:
 
 
 def _name_of(model: Path) -> str:
+    stem = model.resolve().name if model.is_dir() else model.stem
     try:
-        return check_model_name(model.stem)
+        return check_model_name(stem)
     except InvalidName as error:
-        proposal = re.sub(r"[^a-z0-9_-]+", "-", model.stem.lower()).strip("-_")[:64] or "my-model"
+        proposal = re.sub(r"[^a-z0-9_-]+", "-", stem.lower()).strip("-_")[:64] or "my-model"
         raise click.UsageError(
-            f"{model.stem!r} cannot be the name of a model; give one, such as --name {proposal}"
+            f"{stem!r} cannot be the name of a model; give one, such as --name {proposal}"
         ) from error
 
 
