@@ -105,6 +105,23 @@ def test_a_worker_that_was_taken_over_reaches_its_own_files_alone(data):
     assert reached(data) == ["read the input", "write its own"]
 
 
+def test_a_worker_of_root_has_nothing_that_only_root_may_do(data):
+    program = TAKEN_OVER.replace(
+        "def attack(spec, channel):",
+        """def attack(spec, channel):
+    rows = Path("/proc/self/status").read_text().splitlines()
+    sets = dict(row.split(":\\t") for row in rows if row.startswith("Cap"))
+    found = sorted(name for name, value in sets.items() if int(value, 16))
+    channel.write(json.dumps(found).encode())
+    channel.flush()
+    return
+
+    """,
+    )
+    # The inheritable and ambient sets are those of whoever runs the tests, and worth nothing alone.
+    assert set(reached(data, program)) <= {"CapInh", "CapAmb"}
+
+
 @CONFINED
 def test_without_the_filter_the_kernel_is_open_to_it(data):
     loose = TAKEN_OVER.replace("child._run =", "child.refuse_system_calls = bool; child._run =")

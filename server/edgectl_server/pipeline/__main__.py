@@ -37,7 +37,7 @@ from edgectl_server.pipeline.spec import (
     decode_spec,
     encode,
 )
-from edgectl_server.pipeline.system_calls import refuse_system_calls
+from edgectl_server.pipeline.system_calls import drop_capabilities, refuse_system_calls
 
 EXIT_REFUSED = 3
 _EXIT_ORPHANED = 4
@@ -71,6 +71,7 @@ def _work(spec: PipelineSpec) -> int:
     _limit(spec.limits)
     inputs = (spec.source, spec.calibration, spec.evaluation, spec.parent)
     confine(Path.cwd().resolve(), [path for path in inputs if path is not None])
+    drop_capabilities()
     refuse_system_calls()
     ending = _run(spec, _progress_channel())
     if ending is None:

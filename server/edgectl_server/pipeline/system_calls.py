@@ -1,4 +1,4 @@
-"""System calls that no model needs, refused by the kernel: seccomp, through libseccomp.
+"""What the kernel does for no model: system calls by seccomp (libseccomp), privileges of root.
 
 Landlock hides files, namespaces hide processes and the network. What is left to a runtime that a
 hostile model has taken over is the kernel itself; here are the calls through which kernels were
@@ -6,14 +6,23 @@ attacked before, and those with which a process reaches others. They fail with E
 machine's libseccomp does not know are left out. Source: ``seccomp(2)``, libseccomp's
 ``seccomp_rule_add(3)``; the list follows Docker's and systemd's ``@system-service`` by what both
 leave out.
+
+Where the server is root, so is the child, because the interpreter may be readable to nobody else.
+But it has no capability: it may not do what only root may. Source: ``capset(2)``.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import os
+import struct
 
-__all__ = ["REFUSED", "has_seccomp", "refuse_system_calls"]
+__all__ = ["REFUSED", "drop_capabilities", "has_seccomp", "refuse_system_calls"]
+
+_CAPABILITY_VERSION_3 = 0x20080522
+_PR_CAPBSET_DROP = 24
+_CAPABILITIES = 64
 
 _ALLOW = 0x7FFF0000
 _ERRNO = 0x00050000
@@ -37,6 +46,21 @@ REFUSED = (
     "personality", "quotactl", "reboot", "sethostname", "setdomainname", "swapoff", "swapon",
     "syslog", "vhangup",
 )  # fmt: skip
+
+
+def drop_capabilities() -> None:
+    """Give up every capability for good; nothing changes for a process that has none.
+
+    Raises:
+        OSError: the kernel does not let go of them.
+    """
+    library = ctypes.CDLL(None, use_errno=True)
+    for number in range(_CAPABILITIES):  # of programs that it would start, too
+        library.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    if library.capset(header, bytes(24)):
+        number = ctypes.get_errno()
+        raise OSError(number, f"capset: {os.strerror(number)}")
 
 
 def has_seccomp() -> bool:
