@@ -24,6 +24,7 @@ from edgectl_server.storage.tables.models import (
     Job,
     KnownTrial,
     Model,
+    ModelPolicyRow,
     ModelVersion,
     Worker,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "KnownTrial",
     "LoginSession",
     "Model",
+    "ModelPolicyRow",
     "ModelVersion",
     "OpenIdPerson",
     "Outbox",
