@@ -8,6 +8,7 @@ import { Action } from "../components/Action";
 import { Confirm } from "../components/Confirm";
 import { Command, Digest } from "../components/Command";
 import { Empty, Facts, Head, Loaded, Note, Panel } from "../components/Panels";
+import { Findings } from "../components/Findings";
 import { Report } from "../components/Report";
 import { State } from "../components/State";
 import { Sensitivity, Tradeoffs } from "../components/Tradeoffs";
@@ -86,6 +87,7 @@ function Inside({ version }: { version: Version }) {
         <>
           <Tradeoffs report={version.report} bundles={version.variants} />
           <Report report={version.report} bundles={version.variants} />
+          <Findings report={version.report} />
           <Sensitivity report={version.report} />
         </>
       ) : (
