@@ -66,6 +66,8 @@ class Replay(Struct, frozen=True, kw_only=True):
     latency_p50_us: float
     latency_p95_us: float
     first_failure: str
+    runs: int
+    """That the latencies are of."""
 
 
 def read_golden(bundle: Bundle) -> Cases:
@@ -94,13 +96,14 @@ def read_golden(bundle: Bundle) -> Cases:
     return Cases(golden.cases, inputs, outputs)
 
 
-def replay(model: Model, cases: Cases, *, seconds_max: float) -> Replay:
+def replay(model: Model, cases: Cases, *, seconds_max: float, runs_max: int = RUNS_MAX) -> Replay:
     """Run every case once and compare, then time more runs.
 
     Args:
         model: the candidate.
         cases: of the same contract.
         seconds_max: no further timed run is begun after this long.
+        runs_max: timed runs, beyond one for each case.
 
     Raises:
         RunFailed: the model did not give its outputs for a golden input.
@@ -124,7 +127,7 @@ def replay(model: Model, cases: Cases, *, seconds_max: float) -> Replay:
                     f"allowed {tolerance.atol:g} + {tolerance.rtol:g} of the value"
                 )
         passed += agrees
-    for run in range(RUNS_MAX):
+    for run in range(runs_max):
         if time.perf_counter() - started > seconds_max:
             break
         inputs = cases.inputs(run % cases.count)
@@ -138,6 +141,7 @@ def replay(model: Model, cases: Cases, *, seconds_max: float) -> Replay:
         latency_p50_us=float(np.percentile(latencies, 50)) * 1e6,
         latency_p95_us=float(np.percentile(latencies, 95)) * 1e6,
         first_failure=first_failure,
+        runs=len(latencies),
     )
 
 

@@ -30,6 +30,9 @@ from edgectl_agent.signing import Signer, seal, seal_encoded
 from edgectl_agent.spool import Kind, Spooled
 from edgectl_protocol import __version__, topics
 from edgectl_protocol.messages import (
+    BenchmarkReport,
+    BenchmarkRequest,
+    BenchmarkResult,
     Capabilities,
     DeviceEvent,
     InferenceWindow,
@@ -52,6 +55,7 @@ _ENDED_BADLY = frozenset({UpdateEvent.FAILED, UpdateEvent.REJECTED, UpdateEvent.
 _SPOOLED: dict[Kind, tuple[Callable[[str], str], type[Report]]] = {
     "event": (topics.event, DeviceEvent),
     "security": (topics.event, SecurityEvent),
+    "benchmark": (topics.event, BenchmarkReport),
     "telemetry": (topics.telemetry, TelemetryBatch),
 }
 _log = logging.getLogger(__name__)
@@ -213,6 +217,38 @@ class Reporter:
                 system=system,
             ),
         )
+
+    def benchmark(
+        self,
+        request: BenchmarkRequest,
+        done: int,
+        moment: Moment,
+        *,
+        result: BenchmarkResult | None = None,
+        reason: Reason | None = None,
+    ) -> None:
+        """Spool what came of a request so far."""
+        self._put(
+            "benchmark",
+            lambda seq: BenchmarkReport(
+                device=self._device,
+                boot=self._boot,
+                seq=seq,
+                at=moment.wall,
+                job=request.job,
+                request=request.counter,
+                nonce=request.nonce,
+                done=done,
+                result=result,
+                reason=reason,
+            ),
+        )
+        line: dict[str, Any] = {"event": "benchmark", "job": request.job, "done": done}
+        if result is not None:
+            line |= {"variant": result.variant, "verdict": result.verdict}
+        if reason is not None:
+            line["reason"] = {"code": reason.code, "detail": reason.detail}
+        self._say(line)
 
     def reconnected(self) -> None:
         """Say everything again: nobody knows what was lost."""

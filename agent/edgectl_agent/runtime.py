@@ -127,6 +127,7 @@ class Model:
         bundle: what it was loaded from.
         config: the signed contract.
         load_ms: how long loading took, in milliseconds.
+        threads: within one operator.
     """
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
@@ -145,7 +146,8 @@ class Model:
         self.config: BundleConfig = bundle.config
         started = time.perf_counter()
         source, size = _source(bundle)
-        self._session = _open_session(source, threads or threads_for(size))
+        self.threads = threads or threads_for(size)
+        self._session = _open_session(source, self.threads)
         self.load_ms = (time.perf_counter() - started) * 1000
         _check_contract("input", self.config.inputs, self._session.get_inputs())
         _check_contract("output", self.config.outputs, self._session.get_outputs())

@@ -8,7 +8,7 @@ come in any order.
   order without waiting for the disk: it survives a kill of the agent, a power loss may cost the
   last of it.
 * Within the byte budget, the oldest telemetry goes first, then the oldest security events, which
-  are never more than `SECURITY_MAX`, and only then the oldest events of updates.
+  are never more than `SECURITY_MAX`, then measurements, and only then the oldest events of updates.
 * What waits is not signed yet: it is when it is sent.
 * A damaged file is thrown away with a warning: the device must go on without its past.
 """
@@ -28,6 +28,7 @@ from msgspec import Struct
 from edgectl_agent.errors import AgentError
 from edgectl_protocol.messages import (
     REPORT_BYTES_MAX,
+    BenchmarkReport,
     DeviceEvent,
     SecurityEvent,
     TelemetryBatch,
@@ -38,7 +39,7 @@ __all__ = ["Kind", "Spool", "SpoolFull", "Spooled"]
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["event", "security", "telemetry"]
+Kind = Literal["event", "benchmark", "security", "telemetry"]
 
 SECURITY_MAX = 256
 """Security events that wait; the oldest gives way."""
@@ -114,7 +115,9 @@ class Spool:
         self._seq: int = row[0] if row else 0
 
     def put(
-        self, kind: Kind, make: Callable[[int], DeviceEvent | SecurityEvent | TelemetryBatch]
+        self,
+        kind: Kind,
+        make: Callable[[int], DeviceEvent | SecurityEvent | BenchmarkReport | TelemetryBatch],
     ) -> int:
         """Keep the message that `make` makes of its number, and return the number.
 
@@ -210,6 +213,7 @@ class Spool:
         while self._bytes + size > self._bytes_max and (
             self._drop_oldest("telemetry")
             or self._drop_oldest("security")
+            or self._drop_oldest("benchmark")
             or self._drop_oldest("event")
         ):
             pass

@@ -147,6 +147,10 @@ class Store:
         if self._disk.size(path) is None or self._disk.read(path, SEALED_KEY_BYTES) != sealed:
             self._disk.write_atomic(path, sealed, PRIVATE)
 
+    def has_key(self, manifest: str) -> bool:
+        """Say whether a sealed content key of the bundle is kept."""
+        return self._disk.size(_sealed(manifest)) is not None
+
     def renew_keys(self, keys: Mapping[str, bytes]) -> None:
         """Replace the sealed content keys that are kept here by those of a newer order.
 

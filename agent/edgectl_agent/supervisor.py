@@ -4,7 +4,8 @@
 
     main thread     machine, journal, reporter, spool; starts the inference process
     worker          one step at a time: refresh, download, verify, trial, activate, roll back
-    orders          checks the signature of what comes as an order, while a step may be running
+                    measurements that the server asks for, when no update is under way
+    orders          checks the signature of what comes as an order or as a request
     mqtt            the connection; only puts things into the inbox or a mailbox
     renewal         asks the server for a new certificate when it is time to
 
@@ -25,10 +26,12 @@ from typing import Any
 from msgspec import Struct
 
 from edgectl_agent import health
+from edgectl_agent.benchmarks import Benchmarks, Measured, Measurer
 from edgectl_agent.clock import moment, now
 from edgectl_agent.connection import Connection, Endpoint, Mailbox
 from edgectl_agent.core import steps
 from edgectl_agent.core.machine import Machine
+from edgectl_agent.core.requests import RequestArrived, RequestRefused
 from edgectl_agent.device_key import load_key
 from edgectl_agent.downloader import Downloader, Progress
 from edgectl_agent.durable import RealDisk
@@ -90,7 +93,18 @@ class _Said(Struct, frozen=True):
     line: dict[str, Any]
 
 
-_Item = steps.Event | _LinkChanged | _AckCame | _ProgressMade | _Alarmed | _Said | Crashed
+_Item = (
+    steps.Event
+    | RequestArrived
+    | RequestRefused
+    | Measured
+    | _LinkChanged
+    | _AckCame
+    | _ProgressMade
+    | _Alarmed
+    | _Said
+    | Crashed
+)
 
 
 class Supervisor:
@@ -168,19 +182,7 @@ class Supervisor:
             seal=lambda request: seal(signer, request),
             alarm=self._alarm,
         )
-        performer = Performer(
-            metadata=self._trust,
-            downloader=self._downloader,
-            store=store,
-            serving=self._serving,
-            trial=lambda bundle: run_trial(
-                bundle,
-                timeout_s=settings.trial_timeout_s,
-                memory_bytes_max=settings.trial_memory_bytes_max,
-            ),
-            progress=lambda slot, progress: self._put_progress(_ProgressMade(slot, progress)),
-        )
-        self._worker = Worker(performer, self._put)
+        self._worker = self._make_worker()
         self._spool = Spool(
             settings.state_directory / "spool", bytes_max=settings.spool_bytes_max, boot=self._boot
         )
@@ -204,6 +206,13 @@ class Supervisor:
             cancel=self._worker.cancel,
             wait_for_disk=self._wait_for_disk,
         )
+        self._benchmarks = Benchmarks(
+            self._device,
+            self._disk,
+            machine=machine,
+            reporter=self._reporter,
+            submit=self._worker.submit,
+        )
         self._keeper = Keeper(
             inference=self._inference,
             serving=self._serving,
@@ -214,6 +223,35 @@ class Supervisor:
             say=self._say,
             jitter=self._random.random,
         )
+
+    def _make_worker(self) -> Worker:
+        """Put together what fetches and tries."""
+        settings = self._settings
+        performer = Performer(
+            metadata=self._trust,
+            downloader=self._downloader,
+            store=self._store,
+            serving=self._serving,
+            trial=lambda bundle: run_trial(
+                bundle,
+                timeout_s=settings.trial_timeout_s,
+                memory_bytes_max=settings.trial_memory_bytes_max,
+            ),
+            progress=lambda slot, progress: self._put_progress(_ProgressMade(slot, progress)),
+        )
+        measurer = Measurer(
+            metadata=self._trust,
+            downloader=self._downloader,
+            store=self._store,
+            trial=lambda bundle, runs, cancelled: run_trial(
+                bundle,
+                timeout_s=settings.trial_timeout_s,
+                memory_bytes_max=settings.trial_memory_bytes_max,
+                runs=runs,
+                cancelled=cancelled,
+            ),
+        )
+        return Worker(performer, measurer, self._put)
 
     def request_stop(self) -> None:
         """Ask `run` to end; may be called from a signal handler."""
@@ -231,10 +269,12 @@ class Supervisor:
             self._orders.start()
             self._keeper.begin(moment().elapsed_s)
             self._engine.start(moment(), self._random.random())
+            self._benchmarks.start(moment())
             self._say(
                 {"event": "ready", "endpoint": self._inference.endpoint, "device": self._device}
             )
             self._connection.subscribe([topics.order(self._device)], self._orders.put)
+            self._connection.subscribe([topics.command(self._device)], self._orders.put_request)
             self._connection.subscribe(
                 [topics.ack(self._device)], lambda _, payload: self._put(_AckCame(payload))
             )
@@ -288,6 +328,12 @@ class Supervisor:
                     return
                 self._spool.acknowledge(ack.boot, ack.seq)
                 self._reporter.acknowledged(ack.boot, ack.seq)
+            case RequestArrived():
+                self._benchmarks.take(item, moment())
+            case RequestRefused(reason=reason):
+                self._benchmarks.refused(reason, moment())
+            case Measured():
+                self._benchmarks.take_result(item, moment())
             case _Alarmed(reason=reason):
                 self._reporter.alarm(reason, moment())
             case Crashed(error=error):

@@ -31,6 +31,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
@@ -74,6 +75,8 @@ class Task(Struct, frozen=True, kw_only=True):
     bundle: Bundle
     timeout_s: float
     memory_bytes_max: int
+    runs: int | None = None
+    """Timed runs that are wanted; None: as many as an update needs."""
 
 
 class Progress(Struct, frozen=True, kw_only=True):
@@ -82,7 +85,14 @@ class Progress(Struct, frozen=True, kw_only=True):
     result: TrialResult | None = None
 
 
-def run_trial(bundle: Bundle, *, timeout_s: float, memory_bytes_max: int) -> TrialResult:
+def run_trial(
+    bundle: Bundle,
+    *,
+    timeout_s: float,
+    memory_bytes_max: int,
+    runs: int | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> TrialResult:
     """Prove `bundle` in a throw-away process and return the verdict; raises nothing.
 
     Args:
@@ -90,11 +100,13 @@ def run_trial(bundle: Bundle, *, timeout_s: float, memory_bytes_max: int) -> Tri
         timeout_s: wall time for everything.
         memory_bytes_max: resident memory of the whole trial process; runtime and interpreter alone
             take about 50 MB of it.
+        runs: timed runs that are wanted, within half of `timeout_s`; None: those of an update.
+        cancelled: says that nobody waits for the verdict any more; it is FAILED then.
     """
-    task = Task(bundle=bundle, timeout_s=timeout_s, memory_bytes_max=memory_bytes_max)
+    task = Task(bundle=bundle, timeout_s=timeout_s, memory_bytes_max=memory_bytes_max, runs=runs)
     try:
         with _Child(task) as child:
-            child.watch()
+            child.watch(cancelled)
             return child.judge()
     except OSError as error:
         return _failed("trial.start", f"cannot start the trial process: {error}")
@@ -137,7 +149,7 @@ class _Child:
             if stream is not None:
                 stream.close()
 
-    def watch(self) -> None:
+    def watch(self, cancelled: Callable[[], bool]) -> None:
         """Hand over the task and wait for the end, by itself or by a limit."""
         deadline = time.monotonic() + self._task.timeout_s
         assert self._process.stdin is not None
@@ -153,7 +165,9 @@ class _Child:
                     stream: IO[bytes] = key.fileobj  # type: ignore[assignment]
                     if not _read(stream, key.data):
                         selector.unregister(stream)
-                if time.monotonic() > deadline:
+                if cancelled():
+                    self._kill("trial.stopped")
+                elif time.monotonic() > deadline:
                     self._kill("trial.timeout")
                 elif self._rss_bytes() > self._task.memory_bytes_max:
                     self._kill("trial.memory")
@@ -194,6 +208,8 @@ class _Child:
         tail = bytes(self._errors[-4 * _TAIL_CHARACTERS :]).decode("utf-8", "replace").strip()
         tail = tail[-_TAIL_CHARACTERS:]
         number = -self._process.returncode
+        if self._killed_for == "trial.stopped":
+            return "trial.stopped", "nobody waits for it any more"
         if self._killed_for == "trial.timeout" or number == signal.SIGXCPU:
             return "trial.timeout", f"not done after {limits.timeout_s:g} s"
         if self._killed_for == "trial.memory" or "bad_alloc" in tail or "MemoryError" in tail:

@@ -28,6 +28,7 @@ from edgectl_protocol.messages import TrialReport
 
 if TYPE_CHECKING:
     from edgectl_agent.golden import Replay
+    from edgectl_agent.runtime import Model
 
 __all__ = ["main"]
 
@@ -71,8 +72,11 @@ def _prove(task: Task) -> TrialResult:
     try:
         cases = read_golden(bundle)
         model = Model(bundle)
-        seen = replay(model, cases, seconds_max=min(_REPLAY_S_MAX, task.timeout_s / 4))
-        return _judge(task, model.load_ms, seen)
+        if task.runs is None:
+            seen = replay(model, cases, seconds_max=min(_REPLAY_S_MAX, task.timeout_s / 4))
+        else:
+            seen = replay(model, cases, seconds_max=task.timeout_s / 2, runs_max=task.runs)
+        return _judge(task, model, seen)
     except ModelRefused as error:
         code, detail = "trial.load", error.detail
         if error.code in _NOT_THE_MODEL:
@@ -92,16 +96,18 @@ def _prove(task: Task) -> TrialResult:
     return _result(verdict, code, detail)
 
 
-def _judge(task: Task, load_ms: float, seen: Replay) -> TrialResult:
+def _judge(task: Task, model: Model, seen: Replay) -> TrialResult:
     config = task.bundle.config
     report = TrialReport(
         golden_passed=seen.passed,
         golden_total=seen.total,
-        load_ms=load_ms,
+        load_ms=model.load_ms,
         latency_p50_us=seen.latency_p50_us,
         latency_p95_us=seen.latency_p95_us,
         rss_bytes=_status_bytes("VmHWM"),
         max_abs_diff=seen.max_abs_diff,
+        runs=seen.runs,
+        threads=model.threads,
     )
     if report.rss_bytes > task.memory_bytes_max:
         detail = f"{report.rss_bytes} bytes of memory, at most {task.memory_bytes_max}"

@@ -1,4 +1,4 @@
-"""The threads in which the supervisor has things done: steps, and the check of orders.
+"""The threads in which the supervisor has things done: steps, and the check of what is signed.
 
 What comes of it is handed to `done`, from the thread. A bug of ours in one of them is handed on as
 `Crashed`: a thread that ended in silence would leave an agent that looks alive.
@@ -9,12 +9,15 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from msgspec import Struct
 
+from edgectl_agent.benchmarks import Measure, Measurer
 from edgectl_agent.core import steps
+from edgectl_agent.core.requests import RequestRefused
 from edgectl_agent.errors import AgentError, Refused, StepCancelled
 from edgectl_agent.performer import Performer
 from edgectl_agent.trust.process import Trust
@@ -26,6 +29,7 @@ JOIN_S = 5.0
 _log = logging.getLogger(__name__)
 
 Done = Callable[[Any], None]
+Job = steps.Step | steps.Collect | Measure
 
 
 class Crashed(Struct, frozen=True):
@@ -35,28 +39,35 @@ class Crashed(Struct, frozen=True):
 
 
 class Worker:
-    """Runs steps and collections one after another in a thread of its own."""
+    """Runs steps, collections and measurements one after another in a thread of its own.
 
-    def __init__(self, performer: Performer, done: Done) -> None:
+    A measurement ends early when a step has been submitted after it: updates go first.
+    """
+
+    def __init__(self, performer: Performer, measurer: Measurer, done: Done) -> None:
         self._performer = performer
+        self._measurer = measurer
         self._done = done
-        self._jobs: queue.SimpleQueue[tuple[steps.Step | steps.Collect, int] | None] = (
-            queue.SimpleQueue()
-        )
+        self._jobs: queue.SimpleQueue[tuple[Job, int] | None] = queue.SimpleQueue()
         self._generation = 0
+        self._steps = 0
+        """Steps submitted so far, and cancellations."""
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
 
     def start(self) -> None:
         """Begin."""
         self._thread.start()
 
-    def submit(self, job: steps.Step | steps.Collect) -> None:
+    def submit(self, job: Job) -> None:
         """Have it done after what was submitted before."""
-        self._jobs.put((job, self._generation))
+        if not isinstance(job, steps.Collect | Measure):
+            self._steps += 1
+        self._jobs.put((job, self._steps if isinstance(job, Measure) else self._generation))
 
     def cancel(self) -> None:
         """Ask what was submitted until now to end early."""
         self._generation += 1
+        self._steps += 1
 
     def stop(self) -> None:
         """End; what is under way is asked to end early, and waited for a while."""
@@ -73,22 +84,30 @@ class Worker:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            action, generation = job
+            action, number = job
             if isinstance(action, steps.Collect):
                 self._performer.collect(action.keep)
-                continue
-            self._done(
-                self._performer.perform(action, lambda made=generation: made < self._generation)  # type: ignore[misc]
-            )
+            elif isinstance(action, Measure):
+                self._done(self._measurer.measure(action, self._when_overtaken(number)))
+            else:
+                self._done(self._performer.perform(action, self._when_cancelled(number)))
+
+    def _when_cancelled(self, generation: int) -> Callable[[], bool]:
+        return lambda: generation < self._generation
+
+    def _when_overtaken(self, submitted: int) -> Callable[[], bool]:
+        return lambda: submitted < self._steps
 
 
 class OrderDesk:
-    """Checks what comes as an order; only the newest is of interest."""
+    """Checks what comes as an order or a request; only the newest of each is of interest."""
 
     def __init__(self, trust: Trust, done: Done) -> None:
         self._trust = trust
         self._done = done
         self._payload: bytes | None = None
+        self._look = False
+        self._requests: deque[bytes] = deque(maxlen=1)
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="orders", daemon=True)
@@ -101,10 +120,17 @@ class OrderDesk:
         """Take what came on the topic of the order."""
         if payload:  # a cleared topic says nothing
             self._payload = payload
+            self.look_again()
+
+    def put_request(self, _topic: str, payload: bytes) -> None:
+        """Take what came on the topic of requests."""
+        if payload:
+            self._requests.append(payload)
             self._wake.set()
 
     def look_again(self) -> None:
         """Check the newest order once more: the clock may be right now."""
+        self._look = True
         self._wake.set()
 
     def stop(self) -> None:
@@ -124,18 +150,41 @@ class OrderDesk:
         while not self._stopping.is_set():
             self._wake.wait()
             self._wake.clear()
-            payload = self._payload
-            if payload is None or self._stopping.is_set():
-                continue
             try:
-                arrived = self._trust.check_order(payload, self._stopping.is_set)
-            except Refused as error:
-                self._done(steps.OrderRefused(reason=error.reason))
+                if self._look and not self._stopping.is_set():
+                    self._look = False
+                    self._check_order()
+                if self._requests and not self._stopping.is_set():
+                    self._check_request(self._requests.popleft())
             except StepCancelled:
                 return
-            except (AgentError, OSError) as error:
-                _log.warning("the order cannot be checked now: %s", error)
-                if not self._stopping.wait(ORDER_RETRY_S):
-                    self._wake.set()
-            else:
-                self._done(arrived)
+
+    def _check_order(self) -> None:
+        payload = self._payload
+        if payload is None:
+            return
+        try:
+            arrived = self._trust.check_order(payload, self._stopping.is_set)
+        except Refused as error:
+            self._done(steps.OrderRefused(reason=error.reason))
+        except StepCancelled:
+            raise
+        except (AgentError, OSError) as error:
+            _log.warning("the order cannot be checked now: %s", error)
+            if not self._stopping.wait(ORDER_RETRY_S):
+                self.look_again()
+        else:
+            self._done(arrived)
+
+    def _check_request(self, payload: bytes) -> None:
+        """Check a request; one that cannot be checked now is left to whoever asks again."""
+        try:
+            arrived = self._trust.check_request(payload, self._stopping.is_set)
+        except Refused as error:
+            self._done(RequestRefused(reason=error.reason))
+        except StepCancelled:
+            raise
+        except (AgentError, OSError) as error:
+            _log.warning("a request cannot be checked now, and is dropped: %s", error)
+        else:
+            self._done(arrived)

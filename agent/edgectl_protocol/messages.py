@@ -1,6 +1,6 @@
 """Messages on MQTT: frozen structs, JSON on the wire, decoded with bounds.
 
-Orders, and everything that a device says, travel in signed envelopes
+Orders, requests, and everything that a device says, travel in signed envelopes
 (`edgectl_protocol.envelopes`); `PAYLOAD_TYPES` names what each may hold. Unknown fields are
 tolerated, because versions meet on the wire; missing or mistyped ones are `MalformedMessage`. Raw
 chunks and chunk indexes are no messages: see `edgectl_protocol.chunks`. All times are UTC with a
@@ -10,7 +10,7 @@ zone; all sizes are bytes; all durations carry their unit in the name.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -21,12 +21,18 @@ from edgectl_protocol.names import DeviceId, Digest, ModelName, Variant, Version
 from edgectl_protocol.update import UpdateEvent, UpdateState
 
 __all__ = [
+    "CANDIDATES_MAX",
     "MESSAGE_BYTES_MAX",
     "ORDER_PAYLOAD_TYPE",
     "PAYLOAD_TYPES",
     "REPORT_BYTES_MAX",
+    "REQUEST_PAYLOAD_TYPE",
+    "RUNS_MAX",
     "SLOTS_MAX",
     "Ack",
+    "BenchmarkReport",
+    "BenchmarkRequest",
+    "BenchmarkResult",
     "Candidate",
     "Capabilities",
     "DeviceEvent",
@@ -57,6 +63,10 @@ MESSAGE_BYTES_MAX = 128 * 1024
 ORDER_PAYLOAD_TYPE = "application/vnd.edgectl.order.v1+json"
 """DSSE payload type of an order; a signature on anything else is none on an order."""
 
+REQUEST_PAYLOAD_TYPE = "application/vnd.edgectl.benchmark-request.v1+json"
+"""DSSE payload type of a request; the same keys sign it as orders, and neither passes for the
+other."""
+
 REPORT_BYTES_MAX = (MESSAGE_BYTES_MAX - 1024) * 3 // 4
 """Longest message of a device before it is signed: base64 makes it a third longer."""
 
@@ -68,8 +78,13 @@ Nonce = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
 """128 random bits in hexadecimal."""
 SLOTS_MAX = 16
 """Slots of one device."""
-KEYS_MAX = 8 * SLOTS_MAX
+CANDIDATES_MAX = 8
+"""Variants of one slot in an order, or of one request."""
+KEYS_MAX = CANDIDATES_MAX * SLOTS_MAX
 """Content keys in one order: one for each candidate."""
+RUNS_MAX = 10_000
+"""Timed runs of one variant that may be asked for."""
+JobId = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$")]
 
 
 class _Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -99,7 +114,7 @@ class SlotOrder(_Message, frozen=True, kw_only=True, omit_defaults=True):
 
     model: ModelName
     version: Version
-    candidates: Annotated[tuple[Candidate, ...], Meta(min_length=1, max_length=8)]
+    candidates: Annotated[tuple[Candidate, ...], Meta(min_length=1, max_length=CANDIDATES_MAX)]
     rollout: Annotated[str, Meta(max_length=64)] | None = None
 
 
@@ -142,6 +157,32 @@ class Order(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """By manifest: the content key of each encrypted candidate, sealed to this device."""
 
 
+class BenchmarkRequest(_Message, frozen=True, kw_only=True, omit_defaults=True):
+    """``down/cmd``, inside a DSSE envelope: measure these bundles, and change nothing that serves.
+
+    `counter` only ever grows for a device, and is counted apart from that of orders; the device
+    refuses a request that is not newer than the last one it took, is addressed to another device,
+    or has expired.
+    """
+
+    device: DeviceId
+    job: JobId
+    """By which the server knows what came of it."""
+    counter: Count
+    nonce: Nonce
+    issued_at: Time
+    expires_at: Time
+    """It must have been begun by then."""
+    model: ModelName
+    version: Version
+    candidates: Annotated[tuple[Candidate, ...], Meta(min_length=1, max_length=CANDIDATES_MAX)]
+    """All of them are measured, in this order."""
+    runs: Annotated[int, Meta(ge=1, le=RUNS_MAX)]
+    """Timed runs of each; fewer where the device's own limit on time ends them."""
+    keys: Annotated[dict[Digest, SealedKey], Meta(max_length=CANDIDATES_MAX)] = {}
+    """As `Order.keys`."""
+
+
 class Ack(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """``down/ack``: the server has stored what the device sent as (`boot`, `seq`)."""
 
@@ -179,6 +220,10 @@ class TrialReport(_Message, frozen=True, kw_only=True, omit_defaults=True):
     rss_bytes: Count
     max_abs_diff: float
     """Largest absolute difference from the golden outputs, over all outputs."""
+    runs: Count = 0
+    """How many runs the latencies are of; 0: not told."""
+    threads: Count = 0
+    """Threads within one operator; 0: not told."""
 
 
 class UpdateReport(_Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -298,6 +343,37 @@ class SecurityEvent(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """Counter of the order that is meant, where its signature is good."""
 
 
+class BenchmarkResult(_Message, frozen=True, kw_only=True, omit_defaults=True):
+    """One variant that was measured, or why not."""
+
+    variant: Variant
+    manifest: Digest
+    verdict: Literal["ok", "rejected", "failed"]
+    """Of the trial; ``failed`` says nothing about the variant."""
+    trial: TrialReport | None = None
+    reason: Reason | None = None
+
+
+class BenchmarkReport(_Message, frozen=True, kw_only=True, omit_defaults=True):
+    """``up/event``: what came of a request, variant by variant, delivered until acknowledged."""
+
+    device: DeviceId
+    boot: Count
+    seq: Count
+    at: Time
+    job: JobId
+    request: Count
+    """Counter of the request."""
+    nonce: Nonce
+    """Of that request."""
+    done: Annotated[int, Meta(ge=0, le=CANDIDATES_MAX)]
+    """How many of its variants have been dealt with; 0: it has been taken."""
+    result: BenchmarkResult | None = None
+    """Of the one that was dealt with last."""
+    reason: Reason | None = None
+    """Why nothing more comes, though not everything was measured."""
+
+
 class SystemSample(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """Health of the device at one moment."""
 
@@ -353,13 +429,16 @@ class SeedRequest(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """Those of `chunks` that did come, with content other than the signed one."""
 
 
-Report = ReportedState | DeviceEvent | SecurityEvent | TelemetryBatch | SeedRequest
+Report = (
+    ReportedState | DeviceEvent | SecurityEvent | BenchmarkReport | TelemetryBatch | SeedRequest
+)
 """What a device says."""
 
 PAYLOAD_TYPES: dict[type[Report], str] = {
     ReportedState: "application/vnd.edgectl.state.v1+json",
     DeviceEvent: "application/vnd.edgectl.event.v1+json",
     SecurityEvent: "application/vnd.edgectl.security-event.v1+json",
+    BenchmarkReport: "application/vnd.edgectl.benchmark.v1+json",
     TelemetryBatch: "application/vnd.edgectl.telemetry.v1+json",
     SeedRequest: "application/vnd.edgectl.seed.v1+json",
 }

@@ -11,9 +11,11 @@ table::
     edgectl/v1/blob/<sha256>/index        retained   32-byte digest of each chunk
     edgectl/v1/d/<device>/down/order      retained   signed order (DSSE)
     edgectl/v1/d/<device>/down/ack                   application acknowledgement
+    edgectl/v1/d/<device>/down/cmd                   signed request (DSSE): measure bundles
     edgectl/v1/d/<device>/up/state        retained   reported state; also the last will
     edgectl/v1/d/<device>/up/telemetry               batches
-    edgectl/v1/d/<device>/up/event                   update transitions and security events
+    edgectl/v1/d/<device>/up/event                   update transitions, security events, and what
+                                                     came of requests
     edgectl/v1/d/<device>/up/seed                    chunks that the broker no longer has
 """
 
@@ -35,6 +37,7 @@ __all__ = [
     "allowed",
     "chunk",
     "chunk_index",
+    "command",
     "event",
     "head",
     "matches",
@@ -87,6 +90,11 @@ def order(device: str) -> str:
 def ack(device: str) -> str:
     """Topic of the acknowledgements for `device`."""
     return f"{PROTOCOL}/d/{check_device_id(device)}/down/ack"
+
+
+def command(device: str) -> str:
+    """Topic of the requests to `device`; not retained: who is away gets none."""
+    return f"{PROTOCOL}/d/{check_device_id(device)}/down/cmd"
 
 
 def state(device: str) -> str:

@@ -25,6 +25,7 @@ from edgectl.commands.models import models
 from edgectl.commands.push import push
 from edgectl.commands.rollouts import rollout
 from edgectl.commands.server import server
+from edgectl.commands.targets import bench, targets
 from edgectl.commands.telemetry import telemetry
 from edgectl.commands.tokens import tokens
 from edgectl.errors import EdgectlError
@@ -74,6 +75,8 @@ for _command in (
     models,
     rollout,
     devices,
+    targets,
+    bench,
     telemetry,
     jobs,
     tokens,

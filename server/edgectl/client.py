@@ -238,6 +238,24 @@ class Client:
         path = f"/models/{_segment(name)}/policy"
         return self._connection.request("PUT", path, types.PolicyInfo, body=policy)
 
+    def targets(self) -> types.TargetList:
+        """List the device classes."""
+        return self._get("/targets", types.TargetList)
+
+    def measurements(
+        self, name: str, version: str, query: Query = (), limit: int = 100
+    ) -> types.Page[types.MeasurementInfo]:
+        """List what devices have measured of a version, newest first."""
+        path = f"/models/{_segment(name)}/versions/{_segment(version)}/measurements"
+        return self._pages(path, types.MeasurementInfo, query, limit)
+
+    def start_benchmark(
+        self, name: str, version: str, asked: types.BenchmarkStart
+    ) -> types.JobInfo:
+        """Have a device measure variants of a version."""
+        path = f"/models/{_segment(name)}/versions/{_segment(version)}/benchmarks"
+        return self._connection.request("POST", path, types.JobInfo, body=asked)
+
     # ------------------------------------------------------------ jobs
 
     def jobs(self, query: Query = (), limit: int = 100) -> types.Page[types.JobInfo]:

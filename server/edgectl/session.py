@@ -20,6 +20,7 @@ from edgectl_protocol.names import (
     check_device_id,
     check_group_name,
     check_model_name,
+    check_variant,
     check_version,
 )
 
@@ -28,8 +29,10 @@ __all__ = [
     "FINGERPRINT",
     "GROUP",
     "MODEL",
+    "MODEL_AND_VERSION",
     "MODEL_VERSION",
     "NAME",
+    "VARIANT",
     "VERSION",
     "Session",
     "examples",
@@ -168,6 +171,14 @@ def _check_whole_reference(value: str) -> str:
     return _check_reference(value)
 
 
+def _check_colon_reference(value: str) -> str:
+    """Return MODEL@VERSION, which may be written with a colon too."""
+    if "@" in value or ":" not in value:
+        return _check_whole_reference(value)
+    name, _, version = value.partition(":")
+    return _check_reference(f"{name}@{version}")
+
+
 DEVICE = _Named("device", check_device_id)
 FINGERPRINT = _Named("fingerprint", parse_fingerprint)
 GROUP = _Named("group", _check_group)
@@ -175,3 +186,5 @@ NAME = _Named("name", check_model_name)
 VERSION = _Named("version", check_version)
 MODEL = _Named("model[@version]", _check_reference)
 MODEL_VERSION = _Named("model@version", _check_whole_reference)
+MODEL_AND_VERSION = _Named("model:version", _check_colon_reference)
+VARIANT = _Named("variant", check_variant)

@@ -218,6 +218,7 @@ def device_table(device: types.DeviceDetail) -> Table:
         ("key", plain(device.fingerprint)),
         ("certificate", f"expires {age(device.certificate_expires_at)}"),
         ("machine", f"{plain(device.machine)}, {plain(device.cpu_model)}"),
+        ("class", plain(device.device_class or f"none: {device.device_class_reason}")),
         ("agent", f"{plain(device.agent_version)}, boot {device.boot}"),
         ("endpoint", plain(device.endpoint)),
         ("order", f"{device.order_counter}, accepted {device.accepted_order_counter}"),

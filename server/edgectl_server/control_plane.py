@@ -27,6 +27,7 @@ from edgectl_server.alerts import (
     list_alerts,
     problem_alerts,
 )
+from edgectl_server.benchmarks import Benchmarks
 from edgectl_server.distribution.addresses import is_any_address
 from edgectl_server.distribution.bounds import BrokerBounds
 from edgectl_server.distribution.brokers import ExistingBroker, open_broker
@@ -41,6 +42,7 @@ from edgectl_server.distribution.revocation_list import RevocationList
 from edgectl_server.enrolment import Enroller
 from edgectl_server.fleet import Fleet
 from edgectl_server.intake import Intake
+from edgectl_server.measurements import Measurements
 from edgectl_server.ordering import Ordering
 from edgectl_server.retention import delete_old_events
 from edgectl_server.rollouts import Rollouts
@@ -53,6 +55,7 @@ from edgectl_server.signing.orders import OrderSigner
 from edgectl_server.signing.repository import Repository
 from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
+from edgectl_server.targets import Targets, open_targets
 from edgectl_server.telemetry import Telemetry
 from edgectl_server.ticker import Duty, Ticker
 from edgectl_server.trust import Trust
@@ -89,6 +92,9 @@ class ControlPlane:
     admission: Admission
     enrolment: Enroller
     fleet: Fleet
+    targets: Targets
+    measurements: Measurements
+    benchmarks: Benchmarks
     rollouts: Rollouts
     telemetry: Telemetry
     security: SecurityEvents
@@ -126,6 +132,7 @@ def open_control_plane(
     Raises:
         Unavailable: keys, metadata or certificates are damaged, or the broker does not start.
     """
+    targets = open_targets(settings.targets_file)
     data = settings.data_path
     passphrase = read_passphrase(settings.key_passphrase_file)
     keys = Keys.open(data / "keys", passphrase=passphrase)
@@ -144,14 +151,22 @@ def open_control_plane(
         revocations = RevocationList(authority, now)
         broker, address = _open_broker(settings, authority, revocations, now)
         stack.callback(broker.stop)
+        signer = OrderSigner(keys, lambda: repository.order_keyids)
+        measurements = Measurements(database=database, targets=targets, now=now)
         ordering = Ordering(
             database=database,
-            signer=OrderSigner(keys, lambda: repository.order_keyids),
+            signer=signer,
             content_keys=content_keys,
             now=now,
+            measurements=measurements,
         )
         fleet = Fleet(
-            database=database, ordering=ordering, authority=authority, broker=broker, now=now
+            database=database,
+            ordering=ordering,
+            authority=authority,
+            broker=broker,
+            targets=targets,
+            now=now,
         )
         telemetry = Telemetry(
             database=database, retention_days=settings.telemetry_retention_days, now=now
@@ -161,12 +176,21 @@ def open_control_plane(
         security = SecurityEvents(
             database=database, retention_days=settings.telemetry_retention_days, now=now
         )
+        benchmarks = Benchmarks(
+            database=database,
+            measurements=measurements,
+            ordering=ordering,
+            signer=signer,
+            now=now,
+            wake=ticker.wake,
+        )
         intake = Intake(
             database=database,
             fleet=fleet,
             telemetry=telemetry,
             rollouts=rollouts,
             security=security,
+            benchmarks=benchmarks,
         )
         connections = _Connections(ticker.wake)
         link = BrokerLink(
@@ -204,6 +228,9 @@ def open_control_plane(
                 grace=timedelta(days=settings.renewal_grace_days),
             ),
             fleet=fleet,
+            targets=targets,
+            measurements=measurements,
+            benchmarks=benchmarks,
             rollouts=rollouts,
             telemetry=telemetry,
             security=security,
@@ -228,6 +255,9 @@ def open_control_plane(
         if isinstance(broker, ExistingBroker):
             # The server may have ended before that broker had the list.
             broker.shut_out(fleet.shut_out_since(now() - _SHUT_OUT_AGAIN))
+        changed = targets.classify_all(database)
+        if changed:
+            logger.info("%d devices are of another class now", changed)
         _start(plane, [*duties, *more_duties])
         plane.stack = stack.pop_all()
         return plane
@@ -381,17 +411,24 @@ def _duties(
         while link.connected and ordering.drain(link):
             pass
 
+    def ask() -> None:
+        plane.benchmarks.give_up()
+        if link.connected:
+            plane.benchmarks.send(link)
+
     return [
         Duty("the rollouts", settings.tick_s, plane.rollouts.tick),
         Duty("the connection", settings.tick_s, greet),
         Duty("the publisher", settings.tick_s, publisher.reconcile),
         Duty("the outbox", settings.tick_s, drain),
+        Duty("the benchmarks", settings.tick_s, ask),
         Duty("the signed metadata", _METADATA_S, refresh),
         Duty("the alerts", _ALERTS_S, plane.alerts.log),
         Duty("the orders", _ORDERS_S, ordering.renew),
         Duty("the revocations", _REVOCATIONS_S, plane.broker.check_revocations),
         Duty("the retention", _RETENTION_S, plane.telemetry.delete_old),
         Duty("the events", _RETENTION_S, forget_events),
+        Duty("the measurements", _RETENTION_S, plane.measurements.delete_old),
         Duty("the old security events", _RETENTION_S, plane.security.delete_old),
         Duty("the security events", _SECURITY_S, plane.security.flush),
     ]

@@ -62,6 +62,7 @@ def device_summary(row: Device, desired: _Desired, alarms: int) -> dict[str, Any
         "agent_version": row.agent_version,
         "machine": "" if capabilities is None else capabilities.machine,
         "cpu_model": "" if capabilities is None else capabilities.cpu_model,
+        "device_class": row.device_class,
         "group": row.group,
         "labels": {} if capabilities is None else _labels(capabilities.labels),
         "slots": _slots(reported, desired),
@@ -119,8 +120,8 @@ def _reason(document: Mapping[str, Any] | None) -> ReasonInfo | None:
     return None if document is None else ReasonInfo.model_validate(document)
 
 
-def device_detail(session: Session, row: Device, alarms: int) -> DeviceDetail:
-    """Return everything about a device."""
+def device_detail(session: Session, row: Device, alarms: int, *, why: str) -> DeviceDetail:
+    """Return everything about a device; `why` is why it is of its class."""
     reported = reported_of(row)
     sample = session.scalars(
         select(SystemSampleRow)
@@ -139,6 +140,7 @@ def device_detail(session: Session, row: Device, alarms: int) -> DeviceDetail:
         accepted_order_counter=0 if reported is None else reported.order_counter,
         refusal=_reason((row.reported or {}).get("refusal")),
         refused_order_counter=None if reported is None else reported.refused_counter,
+        device_class_reason=why,
         endpoint="" if reported is None else reported.endpoint,
         capabilities=None if capabilities is None else msgspec.to_builtins(capabilities),
         rejected=[] if reported is None else list(reported.rejected),

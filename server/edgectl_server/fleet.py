@@ -53,6 +53,7 @@ from edgectl_server.storage.tables import (
     ReportedSlot,
     SecurityEventRow,
 )
+from edgectl_server.targets import Targets
 
 __all__ = ["Fleet", "Kicks", "find_device"]
 
@@ -88,8 +89,10 @@ class Fleet:
         ordering: Ordering,
         authority: Authority,
         broker: Kicks,
+        targets: Targets,
         now: Callable[[], datetime],
     ) -> None:
+        self._targets = targets
         self._database = database
         self._ordering = ordering
         self._authority = authority
@@ -122,6 +125,7 @@ class Fleet:
         device.boot, device.seq, device.online = state.boot, state.seq, state.online
         device.agent_version = state.agent_version
         device.reported = msgspec.to_builtins(state)
+        device.device_class = self._targets.classify(state.capabilities).name
         session.execute(delete(ReportedSlot).where(ReportedSlot.device == device.id))
         for slot, report in state.slots.items():
             session.add(
@@ -232,6 +236,7 @@ class Fleet:
         failing: bool | None = None,
         group: str | None = None,
         security: bool | None = None,
+        device_class: str | None = None,
     ) -> Page[DeviceSummary]:
         """Return one page of the devices that match all that is given, counted as in `summary`."""
         columns = order(paging.sort, _SORT, default="id", last=Device.id)
@@ -240,6 +245,8 @@ class Fleet:
             wanted = wanted.where(match(paging.q, (Device.id, Device.group)))
         if group is not None:
             wanted = wanted.where(Device.group == group)
+        if device_class is not None:
+            wanted = wanted.where(Device.device_class == device_class)
         if online is not None:
             wanted = wanted.where(Device.online == online)
         slot = exists().where(ReportedSlot.device == Device.id)
@@ -282,7 +289,10 @@ class Fleet:
             return None if device is None else self._detail(session, device)
 
     def _detail(self, session: Session, device: Device) -> DeviceDetail:
-        return device_detail(session, device, self._alarms(session, [device.id]).get(device.id, 0))
+        alarms = self._alarms(session, [device.id]).get(device.id, 0)
+        reported = reported_of(device)
+        found = self._targets.classify(None if reported is None else reported.capabilities)
+        return device_detail(session, device, alarms, why=found.why)
 
     def events(self, name: str, paging: PageQuery) -> Page[DeviceEventInfo]:
         """Return one page of a device's events, newest first."""

@@ -40,6 +40,7 @@ from edgectl_protocol import topics
 from edgectl_protocol.errors import ProtocolError
 from edgectl_protocol.messages import (
     Ack,
+    BenchmarkReport,
     DeviceEvent,
     Reason,
     Report,
@@ -51,6 +52,7 @@ from edgectl_protocol.messages import (
 )
 from edgectl_protocol.topics import UpTopic
 from edgectl_server.allowance import Allowance
+from edgectl_server.benchmarks import Benchmarks
 from edgectl_server.distribution.link import RECEIVE_MAX, BrokerLink, Incoming
 from edgectl_server.errors import Unavailable
 from edgectl_server.fleet import Fleet
@@ -98,12 +100,14 @@ class Intake:
         telemetry: Telemetry,
         rollouts: Rollouts,
         security: SecurityEvents,
+        benchmarks: Benchmarks,
     ) -> None:
         self._database = database
         self._fleet = fleet
         self._telemetry = telemetry
         self._rollouts = rollouts
         self._security = security
+        self._benchmarks = benchmarks
         self._reports = Reports()
         self._queue: queue.Queue[Incoming | None] = queue.Queue(QUEUE_MAX)
         self._link: BrokerLink
@@ -286,7 +290,12 @@ class Intake:
                 session.flush()
                 return complaint
             case DeviceEvent() as event:
-                return self._fleet.take_event(session, device, event)
+                complaint = self._fleet.take_event(session, device, event)
+                if complaint is None:
+                    self._benchmarks.take_event(session, device, event)
+                return complaint
+            case BenchmarkReport() as report:
+                return self._benchmarks.take_report(session, device, report)
             case SecurityEvent() as event:
                 self._security.take(session, device, event)
             case TelemetryBatch() as telemetry:
@@ -300,7 +309,7 @@ class Intake:
     def _answer(self, message: Report) -> None:
         """Tell the device that it need not send it again; it does, if this is lost."""
         match message:
-            case DeviceEvent() | SecurityEvent() | TelemetryBatch():
+            case DeviceEvent() | SecurityEvent() | BenchmarkReport() | TelemetryBatch():
                 ack = encode(Ack(boot=message.boot, seq=message.seq))
                 try:
                     self._link.publish(topics.ack(message.device), ack, timeout_s=0.1)

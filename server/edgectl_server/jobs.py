@@ -17,12 +17,13 @@ Rules:
 4. One worker thread works on one job at a time. Several machines may work on jobs of one database:
    each takes the kinds that it has handlers for. What a worker left when it ended is taken up by
    itself at its next start, and by others when the lease is over.
+5. Jobs that a device does (`Jobs.register_remote`) are never claimed: who registered the kind moves
+   their rows on, by the same table.
 """
 
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -35,12 +36,20 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from edgectl_server.errors import Conflict, NotFound, ServerError, Unavailable
-from edgectl_server.schemas import JobInfo, JobProgress, Page, Problem
+from edgectl_server.job_rows import end_job, job_info, new_job
+from edgectl_server.schemas import JobInfo, Page
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.paging import PageQuery, fetch_page, match, order
 from edgectl_server.storage.tables import Job
 
-__all__ = ["JobCancelled", "JobContext", "JobFailed", "JobHandler", "JobLost", "Jobs", "job_info"]
+__all__ = [
+    "JobCancelled",
+    "JobContext",
+    "JobFailed",
+    "JobHandler",
+    "JobLost",
+    "Jobs",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -163,6 +172,7 @@ class Jobs:
         self._lease = timedelta(seconds=lease_s)
         self._attempts_max = attempts_max
         self._handlers: dict[str, JobHandler] = {}
+        self._remote: set[str] = set()
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._current: JobContext | None = None
@@ -171,6 +181,13 @@ class Jobs:
     def register(self, kind: str, handler: JobHandler) -> None:
         """Say who does jobs of `kind`."""
         self._handlers[kind] = handler
+
+    def register_remote(self, kind: str) -> None:
+        """Say that devices do jobs of `kind`: they are listed and cancelled here, and not claimed.
+
+        What a device goes on to say of a job that was cancelled changes it no more.
+        """
+        self._remote.add(kind)
 
     # ------------------------------------------------------------ the rows
 
@@ -183,23 +200,7 @@ class Jobs:
             payload: what the handler needs; ``payload["subject"]`` is shown to people.
             created_by: user name.
         """
-        job = Job(
-            id=secrets.token_hex(8),
-            kind=kind,
-            state="queued",
-            payload=payload,
-            progress={},
-            result=None,
-            error=None,
-            fence=0,
-            attempts=0,
-            lease_until=None,
-            cancel_requested=False,
-            created_at=self._now(),
-            created_by=created_by,
-            started_at=None,
-            finished_at=None,
-        )
+        job = new_job(kind, payload, created_by, self._now())
         session.add(job)
         return job.id
 
@@ -243,7 +244,9 @@ class Jobs:
             if job.state in ENDED:
                 raise Conflict("job.ended", f"job {job_id} has {job.state} already")
             job.cancel_requested = True
-            if job.state == "queued":
+            if job.kind in self._remote:
+                end_job(job, "cancelled", self._now(), error=_cancelled())
+            elif job.state == "queued":
                 self._end(session, job, "cancelled", _cancelled())
         current = self._current
         if current is not None and current.id == job_id:
@@ -404,8 +407,7 @@ class Jobs:
             self._end(session, context.hold(session), "failed", error)
 
     def _end(self, session: Session, job: Job, state: str, error: ServerError) -> None:
-        job.state, job.error = state, _document(error)
-        job.finished_at, job.lease_until = self._now(), None
+        end_job(job, state, self._now(), error=error)
         if job.kind in self._handlers:  # else of a kind that other workers do
             self._handlers[job.kind].ended(session, job, error)
 
@@ -440,41 +442,11 @@ class Jobs:
                 context.stop()
 
 
-def job_info(job: Job) -> JobInfo:
-    """Return how a job is shown."""
-    return JobInfo.model_validate(
-        {
-            "id": job.id,
-            "kind": job.kind,
-            "state": job.state,
-            "progress": JobProgress.model_validate(job.progress),
-            "result": job.result,
-            "error": None if job.error is None else Problem.model_validate(job.error),
-            "attempts": job.attempts,
-            "created_at": job.created_at,
-            "started_at": job.started_at,
-            "finished_at": job.finished_at,
-            "subject": job.payload.get("subject", {}),
-        }
-    )
-
-
 def _find(session: Session, job_id: str, *, lock: bool = False) -> Job:
     job = session.get(Job, job_id, with_for_update=lock)
     if job is None:
         raise NotFound("job.unknown", f"there is no job {job_id[:40]!r}")
     return job
-
-
-def _document(error: ServerError) -> dict[str, Any]:
-    return {
-        "title": error.title,
-        "status": error.status,
-        "code": error.code,
-        "detail": error.detail,
-        "hint": error.hint,
-        "data": error.data,
-    }
 
 
 def _cancelled() -> JobFailed:

@@ -2,17 +2,19 @@
 
 Rules: an order is made, signed and stored in the transaction that changes a `DesiredSlot`, and an
 `Outbox` row with it; `Ordering.drain` publishes after the commit and removes the row when the
-broker has it. Every order gets a random nonce; those of the newest are kept, because what a device
-says about an order is believed only with its nonce. The signed envelope stays with the device's
-row, so that it can be published again, unchanged, to a broker that has forgotten it: the counter
-grows only when something has changed, or when the order nears its end. It carries the content keys
-of its encrypted candidates, sealed to its device: only who is ordered to run a model can read it.
+broker has it. In which order a device tries the variants of a slot is decided once, when the slot
+is desired: what is measured later changes no device outside of a rollout. Every order gets a random
+nonce; those of the newest are kept, because what a device says about an order is believed only with
+its nonce. The signed envelope stays with the device's row, so that it can be published again,
+unchanged, to a broker that has forgotten it: the counter grows only when something has changed, or
+when the order nears its end. It carries the content keys of its encrypted candidates, sealed to its
+device: only who is ordered to run a model can read it, or is asked to measure it.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -31,7 +33,8 @@ from edgectl_protocol.messages import (
     UpdatePolicy,
 )
 from edgectl_server.audit import note
-from edgectl_server.domain.variants import VariantFacts, rank_variants
+from edgectl_server.domain.variants import Measured, VariantFacts, fits, rank_variants
+from edgectl_server.measurements import Measurements
 from edgectl_server.signing.content_keys import ContentKeys
 from edgectl_server.signing.orders import OrderSigner
 from edgectl_server.storage.database import Database
@@ -48,7 +51,6 @@ __all__ = [
     "LIFETIME",
     "Ordering",
     "Publishes",
-    "candidates_for",
     "is_overtaken",
     "knows_order",
     "refusal_of",
@@ -87,11 +89,14 @@ class Ordering:
         signer: OrderSigner,
         content_keys: ContentKeys,
         now: Callable[[], datetime],
+        measurements: Measurements | None = None,
     ) -> None:
+        """Take what it needs; without `measurements` the pipeline's own decide."""
         self._database = database
         self._signer = signer
         self._content_keys = content_keys
         self._now = now
+        self._measurements = measurements
 
     # ------------------------------------------------------------ in somebody's transaction
 
@@ -125,6 +130,7 @@ class Ordering:
             )
         else:
             row.version_id, row.rollout, row.updated_at = version_id, rollout, self._now()
+            row.ranking = None
         session.flush()
         return self.issue(session, device)
 
@@ -135,7 +141,7 @@ class Ordering:
         now = self._now()
         device.order_counter = _next_counter(device)
         device.order_expires_at = now + LIFETIME
-        slots, policy = _slots(session, device)
+        slots, policy = self._slots(session, device)
         withdrawn = session.scalars(
             select(DesiredSlot.slot)
             .where(DesiredSlot.device == name, DesiredSlot.version_id.is_(None))
@@ -151,17 +157,18 @@ class Ordering:
             slots=slots,
             policy=policy,
             withdrawn=tuple(withdrawn),
-            keys=self._sealed_keys(session, device, slots.values()),
+            keys=self.sealed_keys(
+                session, device, [c.manifest for s in slots.values() for c in s.candidates]
+            ),
         )
         device.order = self._signer.envelope(order)
         self.enqueue(session, name)
         return device.order_counter
 
-    def _sealed_keys(
-        self, session: Session, device: Device, slots: Iterable[SlotOrder]
+    def sealed_keys(
+        self, session: Session, device: Device, manifests: Collection[str]
     ) -> dict[str, bytes]:
-        """Return the content keys of what is ordered, by manifest, sealed to the device."""
-        manifests = [one.manifest for slot in slots for one in slot.candidates]
+        """Return the content keys of the encrypted ones, by manifest, sealed to the device."""
         rows = session.execute(
             select(BundleVariant.manifest, BundleVariant.target, BundleVariant.content_key).where(
                 BundleVariant.manifest.in_(manifests), BundleVariant.content_key.is_not(None)
@@ -179,6 +186,90 @@ class Ordering:
                 recipient=device.encryption_key,
             )
         return keys
+
+    def candidates(
+        self,
+        session: Session,
+        device: Device,
+        reported: ReportedState | None,
+        variants: Sequence[VariantFacts],
+        *,
+        ranking: Sequence[str] | None = None,
+        known: dict[str, tuple[Measured, ...]] | None = None,
+    ) -> tuple[VariantFacts, ...] | None:
+        """Return the variants that a device may run, best first; None before it said what it is.
+
+        Args:
+            session: open.
+            device: its row.
+            reported: what it has reported last.
+            variants: of one version.
+            ranking: manifests in the order that was decided before; None: it is decided now.
+            known: what was read of each class for these variants; for whoever asks for many
+                devices in one session.
+        """
+        if reported is None or reported.capabilities is None:
+            return None
+        decrypts = device.encryption_key is not None
+        if ranking is not None:
+            place = {manifest: number for number, manifest in enumerate(ranking)}
+            usable = [
+                one
+                for one in variants
+                if one.manifest in place and fits(one, reported.capabilities, decrypts=decrypts)
+            ]
+            return tuple(sorted(usable, key=lambda one: place[one.manifest]))
+        target, measured = None, tuple[Measured, ...]()
+        if self._measurements is not None:
+            target = self._measurements.target(device)
+            known = {} if known is None else known
+            if target is not None and target.name not in known:
+                manifests = [one.manifest for one in variants]
+                known[target.name] = self._measurements.of_class(session, target.name, manifests)
+            measured = () if target is None else known[target.name]
+        return rank_variants(
+            reported.capabilities,
+            variants,
+            decrypts=decrypts,
+            target=target,
+            measurements=measured,
+        )
+
+    def _slots(self, session: Session, device: Device) -> tuple[dict[str, SlotOrder], UpdatePolicy]:
+        """Return what the device shall run; a slot for which it can run nothing is left out."""
+        rows = session.execute(
+            select(DesiredSlot, ModelVersion, Rollout.policy)
+            .join(ModelVersion, ModelVersion.id == DesiredSlot.version_id)
+            .outerjoin(Rollout, Rollout.id == DesiredSlot.rollout)
+            .where(DesiredSlot.device == device.id)
+            .order_by(DesiredSlot.updated_at)
+        ).all()
+        slots = {}
+        policy = UpdatePolicy()
+        reported = reported_of(device)
+        for desired, version, rollout_policy in rows:
+            if rollout_policy is not None:  # the newest is the last
+                policy = UpdatePolicy(observe_s=float(rollout_policy["observe_s"]))
+            ranked = self.candidates(
+                session,
+                device,
+                reported,
+                variants_of(session, version.id),
+                ranking=desired.ranking,
+            )
+            if ranked:
+                if desired.ranking is None:
+                    desired.ranking = [one.manifest for one in ranked]
+                slots[desired.slot] = SlotOrder(
+                    model=version.model,
+                    version=version.version,
+                    candidates=tuple(
+                        Candidate(variant=one.variant, target=one.target, manifest=one.manifest)
+                        for one in ranked
+                    ),
+                    rollout=desired.rollout,
+                )
+        return slots, policy
 
     def withdraw(self, session: Session, device: Device) -> None:
         """Take the device's order back from the broker; for a device that leaves."""
@@ -365,46 +456,6 @@ def variants_of(session: Session, version_id: int) -> tuple[VariantFacts, ...]:
         )
         for row in rows
     )
-
-
-def candidates_for(
-    device: Device, reported: ReportedState | None, variants: Iterable[VariantFacts]
-) -> tuple[VariantFacts, ...] | None:
-    """Return the variants that a device may run, best first; None before it said what it is."""
-    if reported is None or reported.capabilities is None:
-        return None
-    return rank_variants(
-        reported.capabilities, variants, decrypts=device.encryption_key is not None
-    )
-
-
-def _slots(session: Session, device: Device) -> tuple[dict[str, SlotOrder], UpdatePolicy]:
-    """Return what the device shall run; a slot for which it can run nothing is left out."""
-    rows = session.execute(
-        select(DesiredSlot, ModelVersion, Rollout.policy)
-        .join(ModelVersion, ModelVersion.id == DesiredSlot.version_id)
-        .outerjoin(Rollout, Rollout.id == DesiredSlot.rollout)
-        .where(DesiredSlot.device == device.id)
-        .order_by(DesiredSlot.updated_at)
-    ).all()
-    slots = {}
-    policy = UpdatePolicy()
-    reported = reported_of(device)
-    for desired, version, rollout_policy in rows:
-        if rollout_policy is not None:  # the newest is the last
-            policy = UpdatePolicy(observe_s=float(rollout_policy["observe_s"]))
-        ranked = candidates_for(device, reported, variants_of(session, version.id))
-        if ranked:
-            slots[desired.slot] = SlotOrder(
-                model=version.model,
-                version=version.version,
-                candidates=tuple(
-                    Candidate(variant=one.variant, target=one.target, manifest=one.manifest)
-                    for one in ranked
-                ),
-                rollout=desired.rollout,
-            )
-    return slots, policy
 
 
 def _number(value: Any) -> float | None:

@@ -24,6 +24,7 @@ from edgectl_protocol.errors import ProtocolError
 from edgectl_protocol.messages import (
     MESSAGE_BYTES_MAX,
     PAYLOAD_TYPES,
+    BenchmarkReport,
     DeviceEvent,
     Report,
     ReportedState,
@@ -40,7 +41,7 @@ _KEYS_MAX = 16384
 _ECDSA = ec.ECDSA(SHA256())
 _KINDS: dict[str, tuple[type[Any], ...]] = {
     "state": (ReportedState,),
-    "event": (DeviceEvent, SecurityEvent),
+    "event": (DeviceEvent, SecurityEvent, BenchmarkReport),
     "telemetry": (TelemetryBatch,),
     "seed": (SeedRequest,),
 }

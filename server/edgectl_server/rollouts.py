@@ -13,7 +13,7 @@ Rules:
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
 
@@ -21,14 +21,14 @@ import msgspec
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from edgectl_protocol.messages import ReportedState
 from edgectl_server.audit import describe, note
 from edgectl_server.domain import rollouts as domain
 from edgectl_server.domain.rollouts import BAD, DeviceState, Plan, RolloutState
-from edgectl_server.domain.variants import VariantFacts
+from edgectl_server.domain.variants import Measured, VariantFacts
 from edgectl_server.errors import Conflict
 from edgectl_server.ordering import (
     Ordering,
-    candidates_for,
     is_overtaken,
     knows_order,
     refusal_of,
@@ -230,7 +230,7 @@ class Rollouts(RolloutViews):
                 return None
             revision = rollout.revision
             version = session.get_one(ModelVersion, rollout.version_id)
-            rows, observed = _observe(session, rollout, version)
+            rows, observed = self._observe(session, rollout, version)
             policy = RolloutPolicy.model_validate(rollout.policy)
             made = domain.plan(
                 domain.RolloutPolicy(
@@ -241,6 +241,40 @@ class Rollouts(RolloutViews):
             )
             self._carry_out(session, rollout, rows, made)
             return rollout.revision != revision
+
+    def _observe(
+        self, session: Session, rollout: Rollout, version: ModelVersion
+    ) -> tuple[dict[str, RolloutDevice], domain.ObservedRollout]:
+        """Return the rows of the rollout's devices and what the planner needs to know of them."""
+        variants = variants_of(session, version.id)
+        known: dict[str, tuple[Measured, ...]] = {}
+        found = session.execute(
+            select(RolloutDevice, Device, DesiredSlot)
+            .outerjoin(Device, Device.id == RolloutDevice.device)
+            .outerjoin(
+                DesiredSlot,
+                (DesiredSlot.device == RolloutDevice.device)
+                & (DesiredSlot.slot == rollout.model)
+                & (DesiredSlot.rollout == rollout.id),
+            )
+            .where(RolloutDevice.rollout == rollout.id)
+            .order_by(RolloutDevice.device)
+        ).all()
+        rows = {row.device: row for row, _, _ in found}
+
+        def candidates_of(
+            device: Device, reported: ReportedState | None, ranking: list[str] | None
+        ) -> tuple[VariantFacts, ...] | None:
+            return self._ordering.candidates(
+                session, device, reported, variants, ranking=ranking, known=known
+            )
+
+        devices = [
+            _observe_device(row, device, desired, rollout.model, candidates_of)
+            for row, device, desired in found
+        ]
+        state = RolloutState(rollout.state)
+        return rows, domain.ObservedRollout(state, devices, rollout.failures_acknowledged)
 
     def _carry_out(
         self, session: Session, rollout: Rollout, rows: dict[str, RolloutDevice], made: Plan
@@ -294,46 +328,29 @@ class Rollouts(RolloutViews):
         )
 
 
-def _observe(
-    session: Session, rollout: Rollout, version: ModelVersion
-) -> tuple[dict[str, RolloutDevice], domain.ObservedRollout]:
-    """Return the rows of the rollout's devices and what the planner needs to know of them."""
-    variants = variants_of(session, version.id)
-    found = session.execute(
-        select(RolloutDevice, Device, DesiredSlot.rollout)
-        .outerjoin(Device, Device.id == RolloutDevice.device)
-        .outerjoin(
-            DesiredSlot,
-            (DesiredSlot.device == RolloutDevice.device) & (DesiredSlot.slot == rollout.model),
-        )
-        .where(RolloutDevice.rollout == rollout.id)
-        .order_by(RolloutDevice.device)
-    ).all()
-    rows = {row.device: row for row, _, _ in found}
-    devices = [
-        _observe_device(row, device, variants, rollout.model, desired == rollout.id)
-        for row, device, desired in found
-    ]
-    state = RolloutState(rollout.state)
-    return rows, domain.ObservedRollout(state, devices, rollout.failures_acknowledged)
+_CandidatesOf = Callable[
+    [Device, ReportedState | None, list[str] | None], tuple[VariantFacts, ...] | None
+]
 
 
 def _observe_device(
     row: RolloutDevice,
     device: Device | None,
-    variants: Sequence[VariantFacts],
+    desired: DesiredSlot | None,
     slot: str,
-    desired_here: bool,
+    candidates_of: _CandidatesOf,
 ) -> domain.ObservedDevice:
+    """Return what the planner needs; `desired` is what this rollout desires, None if nothing."""
     state = DeviceState(row.state)
     enrolled = device is not None and device.state == "enrolled"
+    desired_here = desired is not None
     # What has ended well is not looked into: it is most of a large rollout.
     if device is None or state in {DeviceState.COMMITTED, DeviceState.CANCELLED}:
         return domain.ObservedDevice(
             device=row.device, state=state, enrolled=enrolled, desired_here=desired_here
         )
     reported = reported_of(device)
-    candidates = candidates_for(device, reported, variants)
+    candidates = candidates_of(device, reported, None if desired is None else desired.ranking)
     accepted = 0
     if reported is not None and knows_order(device, reported.order_counter, reported.order_nonce):
         accepted = reported.order_counter

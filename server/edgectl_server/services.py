@@ -16,6 +16,7 @@ from edgectl_server.alerts import OWN_WITHIN, Source, certificate_alerts, proble
 from edgectl_server.audit import AuditLog
 from edgectl_server.audit_heads import AuditHeads
 from edgectl_server.auth import Auth
+from edgectl_server.benchmarks import Benchmarks
 from edgectl_server.bundle_documents import BundleDocuments
 from edgectl_server.clock import now
 from edgectl_server.control_plane import open_control_plane
@@ -28,6 +29,7 @@ from edgectl_server.fleet import Fleet
 from edgectl_server.hub import Hub
 from edgectl_server.jobs import Jobs
 from edgectl_server.known_trials import KnownTrials
+from edgectl_server.measurements import BENCHMARK, Measurements
 from edgectl_server.openid.handover import Handover
 from edgectl_server.openid.sign_on import SignOn, open_sign_on
 from edgectl_server.policies import Policies
@@ -41,6 +43,7 @@ from edgectl_server.signing.key_files import read_passphrase
 from edgectl_server.signing.repository import Repository
 from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
+from edgectl_server.targets import Targets
 from edgectl_server.telemetry import Telemetry
 from edgectl_server.ticker import Duty
 from edgectl_server.tls import ServerTls, open_tls
@@ -86,6 +89,9 @@ class Services:
     admission: Admission
     enrolment: Enroller
     fleet: Fleet
+    targets: Targets
+    measurements: Measurements
+    benchmarks: Benchmarks
     rollouts: Rollouts
     telemetry: Telemetry
     security: SecurityEvents
@@ -162,6 +168,7 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         now=now,
     )
     jobs.register(PUSH, push)
+    jobs.register_remote(BENCHMARK)
     registry = Registry(
         database,
         blobs,
@@ -206,6 +213,9 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         admission=plane.admission,
         enrolment=plane.enrolment,
         fleet=plane.fleet,
+        targets=plane.targets,
+        measurements=plane.measurements,
+        benchmarks=plane.benchmarks,
         rollouts=plane.rollouts,
         telemetry=plane.telemetry,
         security=plane.security,

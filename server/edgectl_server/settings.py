@@ -113,6 +113,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How many recipes are tried at a time; each may use the memory above."""
     known_trials_bytes_max: Annotated[int, Meta(ge=0)] = 2 * 1024 * _MEBIBYTE
     """Variants that were tried are kept up to this, so that they need not be made again."""
+    targets_file: str = ""
+    """TOML file with device classes of your own, beside those that are shipped; empty: none."""
     tick_s: Annotated[float, Meta(ge=0.05, le=60)] = 0.5
     """How often rollouts are looked at."""
     telemetry_retention_days: _Positive = 30

@@ -23,8 +23,12 @@ from attacks.scene import (
     sign_order,
     with_the_servers_certificate,
 )
+from edgectl.types import BenchmarkStart
 from edgectl_protocol import topics
-from signed import seal
+from edgectl_protocol.messages import BenchmarkRequest, decode
+from edgectl_server.signing.keys import Keys
+from edgectl_server.signing.orders import OrderSigner
+from signed import payload_of, seal
 from waiting import wait_for
 
 pytestmark = pytest.mark.e2e
@@ -102,6 +106,31 @@ def test_redirecting_an_order_to_another_device(site: Site, thief: Client) -> No
     send_order(thief, "pi-2", other)
     site.wait_told("pi-2", "order.device")
     assert site.agents["pi-2"].served("har") == "1"
+
+
+def test_having_devices_measure(site: Site, thief: Client, tmp_path: Path) -> None:
+    """A request is taken once, by its device; neither changed nor made up is it taken at all."""
+    job = site.client.start_benchmark("har", "1", BenchmarkStart("pi-1", runs=1)).id
+    assert site.client.wait_job(job).state == "succeeded"
+    measured = site.client.measurements("har", "1").total
+    genuine = thief.newest(topics.command("pi-1"))
+    request = decode(BenchmarkRequest, payload_of(genuine))
+    newer_request = msgspec.structs.replace(request, counter=request.counter + 1, runs=10_000)
+    changed = json.loads(genuine)
+    changed["payload"] = base64.b64encode(msgspec.json.encode(newer_request)).decode()
+    forged = json.loads(OrderSigner(Keys.open(tmp_path / "keys")).sign(newer_request))
+    forged["signatures"][0]["keyid"] = changed["signatures"][0]["keyid"]
+    for device, payload, code in (
+        ("pi-1", genuine, "request.replayed"),
+        ("pi-2", genuine, "request.device"),
+        ("pi-1", json.dumps(changed).encode(), "request.signature"),
+        ("pi-2", json.dumps(forged).encode(), "request.signature"),
+        ("pi-1", thief.newest(topics.order("pi-1")), "request.malformed"),
+    ):
+        thief.say(topics.command(device), payload, retain=False)
+        site.wait_told(device, code)
+    assert site.client.measurements("har", "1").total == measured
+    assert {agent.served("har") for agent in site.agents.values()} == {"1"}
 
 
 @pytest.mark.admitted("nothing new arrives for as long as they like; the operator sees it waiting")

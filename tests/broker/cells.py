@@ -16,8 +16,8 @@ BLOB = "ab" * 32
 ENDS = {
     "edgectl/v1/meta/#": ("meta/head", "meta/root/1"),
     "edgectl/v1/blob/#": (f"blob/{BLOB}/0", f"blob/{BLOB}/index"),
-    "edgectl/v1/d/+/down/#": ("d/alpha/down/order", "d/beta/down/ack"),
-    "edgectl/v1/d/%u/down/#": ("d/alpha/down/order", "d/beta/down/ack"),
+    "edgectl/v1/d/+/down/#": ("d/alpha/down/order", "d/beta/down/ack", "d/beta/down/cmd"),
+    "edgectl/v1/d/%u/down/#": ("d/alpha/down/order", "d/beta/down/ack", "d/alpha/down/cmd"),
     "edgectl/v1/#": ("d/alpha/up/state", "d/beta/up/event", "meta/head"),
 }
 

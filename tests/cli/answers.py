@@ -98,6 +98,62 @@ def job(state="succeeded", **more):
     return s.JobInfo(**{**values, **more})
 
 
+def measurement(**more):
+    values = {
+        "variant": "int8",
+        "manifest": DIGEST,
+        "device": "pi-1",
+        "device_class": "rpi4-arm64",
+        "source": "benchmark",
+        "verdict": "ok",
+        "reason": HOSTILE,
+        "at": AT,
+        "load_ms": 12.5,
+        "latency_p50_us": 420.0,
+        "latency_p95_us": 512.0,
+        "rss_bytes": 80_000_000,
+        "energy_uj": 504.0,
+        "golden_passed": 16,
+        "golden_total": 16,
+        "max_abs_diff": 0.0,
+        "runs": 216,
+        "threads": 1,
+        "runtime": "onnxruntime 1.32.0",
+        "cpu_model": HOSTILE,
+    }
+    return s.MeasurementInfo(**{**values, **more})
+
+
+def benchmark(state="succeeded", **more):
+    result = {
+        "device": "pi-1",
+        "device_class": "rpi4-arm64",
+        "measurements": [measurement().model_dump(mode="json")],
+    }
+    values = {"id": "J2", "kind": "benchmark", "result": result if state == "succeeded" else None}
+    return job(state, **{**values, **more})
+
+
+def targets():
+    target = s.TargetInfo(
+        name="rpi4-arm64",
+        description=HOSTILE,
+        machine=["aarch64"],
+        cpu_model=["Raspberry Pi 4"],
+        cpu_features=["asimd|neon"],
+        runtimes=["onnxruntime"],
+        execution_providers=["CPUExecutionProvider"],
+        memory_bytes=838_860_800,
+        opset=21,
+        objective="latency",
+        watts_per_core=1.2,
+        limits=s.TargetLimits(latency_p95_us=None, rss_bytes=200_000_000),
+        saturates=False,
+        devices=2,
+    )
+    return s.TargetList(items=[target], unclassified=1)
+
+
 def device(name="pi-1"):
     running = s.InstalledInfo(version="1", variant="onnx-int8", manifest=DIGEST, since=AT)
     update = s.UpdateInfo(
@@ -351,6 +407,12 @@ def install_answers(fake: FakeServer) -> None:
         ("DELETE", "/tokens/fedcba9876543210"): (204, b""),
         ("GET", "/telemetry"): (200, [telemetry()]),
         ("GET", "/trust"): (200, trust()),
+        ("GET", "/targets"): (200, targets()),
+        ("POST", "/models/har/versions/1/benchmarks"): (
+            202,
+            benchmark("queued", finished_at=None),
+        ),
+        ("GET", "/jobs/J2"): (200, benchmark()),
     }
     for action in ("pause", "resume", "abort"):
         fake.routes["POST", f"/rollouts/R1/actions/{action}"] = (200, rollout("paused"))

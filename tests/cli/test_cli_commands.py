@@ -8,7 +8,18 @@ import sys
 
 import pytest
 
-from cli.answers import DIGEST, HOSTILE, job, page, rollout, rollout_device, summary, version
+from cli.answers import (
+    DIGEST,
+    HOSTILE,
+    benchmark,
+    job,
+    measurement,
+    page,
+    rollout,
+    rollout_device,
+    summary,
+    version,
+)
 from cli.fake_server import PASSWORD, TOKEN, problem
 from edgectl_server import schemas
 
@@ -37,6 +48,10 @@ SHOWING = [
     ("jobs", "show", "J1"),
     ("jobs", "show", "J1", "--watch"),
     ("jobs", "cancel", "J1"),
+    ("targets", "list"),
+    ("targets", "show", "rpi4-arm64"),
+    ("bench", "har:1", "--device", "pi-1"),
+    ("bench", "har@1", "--device", "pi-1", "--variant", "int8", "--detach"),
     ("telemetry", "har"),
     ("tokens", "list"),
     ("tokens", "revoke", "fedcba9876543210"),
@@ -465,6 +480,50 @@ def test_watched_job_that_fails_fails(logged_in, fleet_server):
     got = logged_in("jobs", "show", "J1", "--watch")
     assert got.code == 1
     assert "error[onnx.ops]: custom ops" in got.err
+
+
+def test_a_benchmark_asks_for_what_was_named_and_shows_what_came(logged_in, fleet_server):
+    got = logged_in("bench", "har:1", "--device", "pi-1", "--variant", "int8", "--runs", "17")
+    assert got.code == 0, got.err
+    (asked,) = fleet_server.requests("POST", "/models/har/versions/1/benchmarks")
+    assert json.loads(asked.body) == {"device": "pi-1", "variants": ["int8"], "runs": 17}
+    assert "420 µs" in got.out
+    assert "16/16" in got.out
+    assert "pi-1 is rpi4-arm64" in got.err
+
+
+def test_a_benchmark_that_fails_shows_what_it_has_and_fails(logged_in, fleet_server):
+    rows = [measurement().model_dump(mode="json")]
+    error = schemas.Problem(
+        title="x", status=422, code="benchmark.overtaken", detail="an update began",
+        hint="try again", data={"measurements": rows},
+    )  # fmt: skip
+    fleet_server.routes["GET", "/jobs/J2"] = (200, benchmark("failed", error=error))
+    got = logged_in("bench", "har:1", "--device", "pi-1")
+    assert got.code == 1
+    assert "420 µs" in got.out
+    assert "error[benchmark.overtaken]: an update began" in got.err
+    as_json = logged_in("bench", "har:1", "--device", "pi-1", "--json")
+    assert (as_json.code, as_json.out) == (1, "")
+
+
+def test_a_device_that_is_away_is_a_clear_answer(logged_in, fleet_server):
+    fleet_server.routes["POST", "/models/har/versions/1/benchmarks"] = problem(
+        409, "benchmark.offline", "pi-1 is not connected", hint="connect it"
+    )
+    got = logged_in("bench", "har:1", "--device", "pi-1")
+    assert got.code == 1
+    assert "error[benchmark.offline]: pi-1 is not connected" in got.err
+    assert "try: connect it" in got.err
+
+
+def test_what_no_benchmark_can_be(logged_in):
+    for wrong in (("har",), ("har:", "--device", "x"), ("har:1",), ("har:1", "--device", "a b")):
+        assert logged_in("bench", *wrong).code == 2
+    unknown = logged_in("targets", "show", "pdp11")
+    assert unknown.code == 1
+    assert "error[target.unknown]" in unknown.err
+    assert "rpi4-arm64" in unknown.err
 
 
 def test_doctor_names_what_fails_and_what_to_do(logged_in, fleet_server, monkeypatch):

@@ -35,6 +35,7 @@ import edgectl_protocol
 from agent.core.made import make_order, simple_bundle
 from edgectl_agent import enrol, renewal, server_request
 from edgectl_agent.core.record import EMPTY, SlotPointer, decode_pointer, decode_record
+from edgectl_agent.core.requests import decode_request_record
 from edgectl_agent.errors import Refused
 from edgectl_agent.server_request import Answer
 from edgectl_agent.trust import frames
@@ -155,7 +156,10 @@ FIELDS: dict[str, Any] = {
     "seq": 2, "root": 3, "slot": "har", "order": 4, "nonce": "0" * 32, "version": "1",
     "variant": "int8", "manifest": BUNDLE.digest, "before": "idle", "event": "ordered",
     "after": "refreshing", "reason": {"code": "order.device", "detail": "x"}, "online": True,
-    "blob": BUNDLE.digest, "chunks": [-1, 0],
+    "blob": BUNDLE.digest, "chunks": [-1, 0], "job": "0" * 16, "counter": 5, "request": 5,
+    "issued_at": "2026-01-01T00:00:00Z", "expires_at": "2026-01-01T00:00:00Z", "model": "har",
+    "candidates": [{"variant": "int8", "target": "x", "manifest": BUNDLE.digest}], "runs": 7,
+    "done": 0, "verdict": "ok",
 }  # fmt: skip
 
 
@@ -227,11 +231,13 @@ DECODERS = (
             (msgspec.json.encode(EMPTY),)),
     Decoder("edgectl_agent.core.record.decode_pointer", decode_pointer, PROTOCOL,
             (msgspec.json.encode(SlotPointer()),)),
+    Decoder("edgectl_agent.core.requests.decode_request_record", decode_request_record, PROTOCOL,
+            (b'{"counter": 1}',)),
     Decoder("frames, from the process",
             of_frame(frames.Want | frames.Found | frames.Failed), (OSError, ValueError),
             (framed(frames.Want("root", 1)), framed(frames.Found(1, 1, 1)))),
     Decoder("frames, to the process", of_frame(frames.Question), (OSError, ValueError),
-            (framed(frames.CheckOrder(ORDER)),)),
+            (framed(frames.CheckOrder(ORDER)), framed(frames.CheckRequest(ORDER)))),
 )  # fmt: skip
 
 NOT_FROM_THE_NETWORK = {

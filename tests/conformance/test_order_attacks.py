@@ -18,17 +18,25 @@ from securesystemslib.signer import CryptoSigner, Signer
 from tuf.api.metadata import TargetFile
 
 from agent.core.made import make_order
+from agent.core.test_benchmarks import make_request
 from conformance.attacked import V1, Topics
 from conformance.repository import BASE_URL, Files, SignedRepository
 from edgectl_agent.errors import Refused, StepFailed
 from edgectl_agent.trust.process import Trust
 from edgectl_agent.trust.verifier import Verifier
 from edgectl_protocol.envelopes import Envelope, Signature, encode_envelope, signed_bytes
-from edgectl_protocol.messages import MESSAGE_BYTES_MAX, ORDER_PAYLOAD_TYPE, decode, encode
+from edgectl_protocol.messages import (
+    MESSAGE_BYTES_MAX,
+    ORDER_PAYLOAD_TYPE,
+    REQUEST_PAYLOAD_TYPE,
+    decode,
+    encode,
+)
 from edgectl_protocol.messages import Order as OrderMessage
 from edgectl_protocol.metadata import ORDER_KEYS_FIELD
 
 ORDER = encode(make_order(7, [V1]))
+REQUEST = encode(make_request(7))
 
 
 class Server:
@@ -37,6 +45,7 @@ class Server:
     def __init__(self) -> None:
         self.repository = SignedRepository()
         self.signer: Signer = CryptoSigner.generate_ecdsa()
+        self.payload_type = ORDER_PAYLOAD_TYPE
         self.list_keys(self.signer)
         self.repository.root.version = 0
         self.repository.publish_root()
@@ -52,10 +61,11 @@ class Server:
         *,
         signer: Signer | None = None,
         keyid: str | None = None,
-        payload_type: str = ORDER_PAYLOAD_TYPE,
+        payload_type: str | None = None,
         signed_as: str | None = None,
     ) -> bytes:
         signer = signer or self.signer
+        payload_type = payload_type or self.payload_type
         made = signer.sign(signed_bytes(signed_as or payload_type, payload))
         signature = Signature(
             keyid=keyid or signer.public_key.keyid, sig=bytes.fromhex(made.signature)
@@ -162,6 +172,39 @@ def test_what_is_not_signed_for_is_refused(case: Case, server: Server, verifier:
         verifier.check_order(case.make(server))
     assert refused.value.code == case.code
     assert verifier.check_order(server.sign()).payload == ORDER, "an honest one is taken as before"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_requests_are_checked_as_strictly(case: Case, server: Server, verifier: Verifier) -> None:
+    """The same attacks, with the payload type of requests in the place of that of orders."""
+    server.payload_type = REQUEST_PAYLOAD_TYPE
+    with pytest.raises(Refused) as refused:
+        verifier.check_request(case.make(server))
+    assert refused.value.code == case.code.replace("order.", "request.")
+    assert verifier.check_request(server.sign()).payload == ORDER, "an honest one is taken"
+
+
+def test_neither_passes_for_the_other(server: Server, trust: Trust) -> None:
+    order, request = server.sign(), server.sign(REQUEST, payload_type=REQUEST_PAYLOAD_TYPE)
+    for check, payload, code in (
+        (trust.check_request, order, "request.malformed"),
+        (trust.check_order, request, MALFORMED),
+        # Signed as one, sent as the other.
+        (trust.check_request,
+         server.sign(REQUEST, payload_type=REQUEST_PAYLOAD_TYPE, signed_as=ORDER_PAYLOAD_TYPE),
+         "request.signature"),
+        (trust.check_request, server.sign(payload_type=REQUEST_PAYLOAD_TYPE), "request.malformed"),
+    ):  # fmt: skip
+        with pytest.raises(Refused) as refused:
+            check(payload, lambda: False)
+        assert refused.value.code == code
+    assert trust.check_request(request, lambda: False).request == make_request(7)
+    for payload in (b"{}", b"null", REQUEST[:-1], REQUEST.replace(b'"runs":7', b'"runs":0')):
+        with pytest.raises(Refused) as refused:
+            trust.check_request(
+                server.sign(payload, payload_type=REQUEST_PAYLOAD_TYPE), lambda: False
+            )
+        assert refused.value.code == "request.malformed"
 
 
 def test_signed_and_no_order(server: Server, trust: Trust) -> None:

@@ -29,6 +29,7 @@ def test_every_topic_is_documented():
         topics.chunk_index(digest).replace("0" * 64, "<sha256>"),
         topics.order("x").replace("/x/", "/<device>/"),
         topics.ack("x").replace("/x/", "/<device>/"),
+        topics.command("x").replace("/x/", "/<device>/"),
         topics.state("x").replace("/x/", "/<device>/"),
         topics.event("x").replace("/x/", "/<device>/"),
         topics.telemetry("x").replace("/x/", "/<device>/"),

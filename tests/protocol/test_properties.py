@@ -27,6 +27,8 @@ MESSAGES = [
     messages.DeviceEvent,
     messages.TelemetryBatch,
     messages.SeedRequest,
+    messages.BenchmarkRequest,
+    messages.BenchmarkReport,
     messages.Ack,
     messages.MetadataHead,
 ]

@@ -109,6 +109,7 @@ def test_topics():
         "index": topics.chunk_index(digest),
         "order": topics.order("pi-1"),
         "ack": topics.ack("pi-1"),
+        "command": topics.command("pi-1"),
         "state": topics.state("pi-1"),
         "telemetry": topics.telemetry("pi-1"),
         "event": topics.event("pi-1"),

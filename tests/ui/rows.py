@@ -32,6 +32,7 @@ from edgectl_server.storage.tables import (
     Device,
     DeviceEventRow,
     Job,
+    Measurement,
     Model,
     ModelVersion,
     ReportedSlot,
@@ -52,6 +53,8 @@ RUNNING, PAUSED = "0a11ce5000000001", "0a11ce5000000002"
 REFUSED_JOB, RUNNING_JOB = "0dd50b5000000001", "0dd50b5000000002"
 MANIFEST = "sha256:" + "4f" * 32
 DEVICES = 30
+MEASURED = 3
+"""Devices that have measured har 3."""
 LAST_EVENTS = 21
 """Events of the first device: three updates."""
 VARIANT = "onnx-int8"
@@ -357,6 +360,7 @@ def _device(number: int, now: datetime) -> list[Base]:
             update_state=state.value,
         ),
         DesiredSlot(device=name, slot="har", version_id=3, rollout=RUNNING, updated_at=now),
+        *([_measurement(name, now, refused=number == 1)] if number < MEASURED else []),
         *_events(name, state, now),
         *(row for boot in (2, 3) if number == 0 for row in _events(name, state, now, boot)),
         *(_counts(name, now) if online else []),
@@ -372,6 +376,32 @@ _PATHS = {
     _STATES.FAILED: ["ordered", "ok", "failed"],
     _STATES.DOWNLOADING: ["ordered", "ok"],
 }
+
+
+def _measurement(name: str, now: datetime, *, refused: bool) -> Measurement:
+    """What the trial of an update saw there; a refused variant has no figures."""
+    figures = {} if refused else {
+        "load_ms": 41.2, "latency_p50_us": 1210.5, "latency_p95_us": 1624.0,
+        "rss_bytes": 74_300_000, "golden_passed": 16, "golden_total": 16, "max_abs_diff": 0.0002,
+        "runs": 216, "threads": 1,
+    }  # fmt: skip
+    return Measurement(
+        device=name,
+        boot=4,
+        seq=3,
+        version_id=3,
+        variant=VARIANT,
+        manifest=MANIFEST,
+        device_class="rpi4-arm64",
+        source="trial",
+        verdict="rejected" if refused else "ok",
+        reason="trial.crashed" if refused else "",
+        runtime="onnxruntime 1.32.0",
+        cpu_model=MARKUP,
+        at=now - timedelta(hours=1),
+        received_at=now - timedelta(hours=1),
+        **figures,
+    )
 
 
 def _events(name: str, end: UpdateState, now: datetime, boot: int = 4) -> list[Base]:

@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 from edgectl.cli import cli
 from edgectl_agent.cli import _parser as agent_parser
 from ui.browser import PHONE, open_page
-from ui.rows import LAST_EVENTS, MARKUP, PAUSED, RUNNING
+from ui.rows import LAST_EVENTS, MARKUP, MEASURED, PAUSED, RUNNING
 from ui.tour import PATHS, commands, look, violations
 
 pytestmark = pytest.mark.chromium
@@ -121,6 +121,20 @@ def test_gates_and_data_checks_are_beneath_the_report(visit):
     checks = page.get_by_role("region", name="Data checks").locator("tbody tr")
     expect(checks).to_have_count(1)
     expect(checks).to_contain_text(re.compile("range.*Warning.*are outside.*calibrate with more"))
+
+
+def test_what_devices_have_measured_is_on_the_page_of_the_version(visit):
+    page = visit().goto("/models/har/3")
+    table = page.get_by_role("region", name="Measured on devices")
+    expect(table.locator("tbody tr")).to_have_count(MEASURED)
+    refused = table.locator("tbody tr", has_text="Rejected")
+    expect(refused).to_have_count(1)
+    expect(refused).to_contain_text("rpi4-arm64")
+    measured = table.locator("tbody tr", has_text="Accepted").first
+    expect(measured).to_contain_text("1.21 ms")
+    expect(measured).to_contain_text("16 of 16")
+    page.goto(page.url.replace("/models/har/3", "/models/kws/1.0"))
+    expect(page.get_by_text("edgectl bench kws:1.0 --device DEVICE")).to_be_visible()
 
 
 def test_a_trial_is_shown_where_it_ended_and_older_updates_on_request(visit):

@@ -92,6 +92,11 @@ class Machine:
         self._report = False
         self._collect = False
 
+    @property
+    def busy(self) -> bool:
+        """Whether an update is under way, also while its model is observed."""
+        return self._working is not None
+
     # ------------------------------------------------------------ what the caller asks
 
     def start(self, moment: Moment, jitter: float) -> list[steps.Action]:

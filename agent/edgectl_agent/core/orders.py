@@ -12,6 +12,7 @@ from edgectl_protocol.messages import Candidate, Order, Reason, SlotOrder, Updat
 from edgectl_protocol.update import ENDED, UpdateState
 
 __all__ = [
+    "CLOCK_SKEW_MAX",
     "choose",
     "expiry",
     "is_open",

@@ -23,6 +23,7 @@ from edgectl_agent.trust.frames import (
     Answer,
     Begin,
     CheckOrder,
+    CheckRequest,
     Failed,
     Find,
     Found,
@@ -112,17 +113,20 @@ def _answer(verifier: Verifier, question: Question) -> Answer:
                 return Found(seen.root, seen.timestamp, seen.snapshot)
             case CheckOrder(payload):
                 return Good(*verifier.check_order(payload))
-    except Refused as error:
-        return _failed("refused", error)
-    except StepRejected as error:
-        return _failed("rejected", error)
+            case CheckRequest(payload):
+                return Good(*verifier.check_request(payload))
     except AgentError as error:
-        return _failed("failed", error)
+        return _failed(error)
     except OSError as error:
         return Failed("disk", detail=str(error)[:_TEXT_CHARACTERS], error_number=error.errno or 0)
 
 
-def _failed(kind: Literal["failed", "rejected", "refused"], error: AgentError) -> Failed:
+def _failed(error: AgentError) -> Failed:
+    kind: Literal["failed", "rejected", "refused"] = "failed"
+    if isinstance(error, Refused):
+        kind = "refused"
+    elif isinstance(error, StepRejected):
+        kind = "rejected"
     return Failed(kind, error.code, error.detail[:_TEXT_CHARACTERS], error.hint)
 
 

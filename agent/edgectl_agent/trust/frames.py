@@ -9,7 +9,7 @@ and the supervisor believes no more of it than it must.
     supervisor                        process
         │ ── Begin ─────────────────▶ │   once
         │ ◀───────────────── Ready ── │
-        │ ── Find | CheckOrder ─────▶ │
+        │ ── Find | CheckOrder | … ─▶ │   `Question`
         │ ◀────────────────── Want ── │   as often as metadata is needed, at most `WANTS_MAX`
         │ ── Given ─────────────────▶ │
         │ ◀── Found | Good | Failed ─ │
@@ -33,6 +33,7 @@ __all__ = [
     "Answer",
     "Begin",
     "CheckOrder",
+    "CheckRequest",
     "Failed",
     "Find",
     "Found",
@@ -80,6 +81,12 @@ class CheckOrder(Struct, frozen=True, tag=True):
     payload: bytes
 
 
+class CheckRequest(Struct, frozen=True, tag=True):
+    """As `Verifier.check_request`."""
+
+    payload: bytes
+
+
 class Want(Struct, frozen=True, tag=True):
     """A metadata file is needed; without `role` it is the hint at the newest root."""
 
@@ -102,7 +109,7 @@ class Found(Struct, frozen=True, tag=True):
 
 
 class Good(Struct, frozen=True, tag=True):
-    """The answer to `CheckOrder`, as of `CheckedOrder`."""
+    """The answer to `CheckOrder` and `CheckRequest`, as of `Checked`."""
 
     payload: bytes
     key: _Name
@@ -119,7 +126,7 @@ class Failed(Struct, frozen=True, tag=True):
     error_number: int = 0
 
 
-Question = Find | CheckOrder
+Question = Find | CheckOrder | CheckRequest
 Answer = Found | Good | Failed
 
 

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from edgectl_agent.core.record import Floor
+from edgectl_agent.core.requests import RequestArrived
 from edgectl_agent.core.steps import OrderArrived
 from edgectl_agent.downloader import Transport
 from edgectl_agent.errors import Refused, StepCancelled, StepFailed, StepRejected
@@ -38,6 +39,7 @@ from edgectl_agent.trust.frames import (
     WANTS_MAX,
     Begin,
     CheckOrder,
+    CheckRequest,
     Failed,
     Find,
     Found,
@@ -51,7 +53,7 @@ from edgectl_agent.trust.frames import (
 )
 from edgectl_protocol import topics
 from edgectl_protocol.errors import ProtocolError
-from edgectl_protocol.messages import MESSAGE_BYTES_MAX, Order, decode
+from edgectl_protocol.messages import MESSAGE_BYTES_MAX, BenchmarkRequest, Order, decode
 from edgectl_protocol.metadata import METADATA_BYTES_MAX
 from edgectl_protocol.names import digest_of
 
@@ -133,6 +135,24 @@ class Trust:
         arrived = OrderArrived(order=order, key=answer.key, keys=answer.keys)
         self._accepted = (digest, arrived)
         return arrived
+
+    def check_request(self, payload: bytes, cancelled: Callable[[], bool]) -> RequestArrived:
+        """Return the request in `payload` if its signature is good.
+
+        Raises:
+            Refused: ``request.malformed`` or ``request.signature``: it is none of ours.
+            StepFailed: the keys could not be fetched now.
+            StepCancelled: `cancelled` said so.
+            OSError: the disk.
+        """
+        if len(payload) > MESSAGE_BYTES_MAX:
+            raise Refused("request.malformed", f"a request of {len(payload)} bytes")
+        answer = self._ask(CheckRequest(payload), Good, cancelled)
+        try:
+            request = decode(BenchmarkRequest, answer.payload)
+        except ProtocolError as error:
+            raise Refused("request.malformed", str(error)) from error
+        return RequestArrived(request=request, key=answer.key, keys=answer.keys)
 
     def watch(self) -> None:
         """End the process if nothing was asked for a while; call it now and then."""

@@ -13,6 +13,7 @@ Rules:
 5. An order is a DSSE envelope, signed by a key that the newest trusted root lists for orders. The
    roots are walked before each order, so that a key that was taken out is of no use any more.
    Expired metadata does not hold up an order: that nothing is installed is then its answer.
+   A request is the same with another payload type: neither passes for the other.
 """
 
 from __future__ import annotations
@@ -33,13 +34,17 @@ from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 from edgectl_agent.core.record import Floor
 from edgectl_agent.errors import Refused, StepFailed, StepRejected
 from edgectl_protocol.envelopes import Envelope, decode_envelope, signed_bytes
-from edgectl_protocol.errors import ProtocolError
+from edgectl_protocol.errors import MalformedMessage, ProtocolError
 from edgectl_protocol.manifest import MANIFEST_BYTES_MAX
-from edgectl_protocol.messages import MESSAGE_BYTES_MAX, ORDER_PAYLOAD_TYPE
+from edgectl_protocol.messages import (
+    MESSAGE_BYTES_MAX,
+    ORDER_PAYLOAD_TYPE,
+    REQUEST_PAYLOAD_TYPE,
+)
 from edgectl_protocol.metadata import METADATA_BYTES_MAX, ORDER_KEYS_FIELD
 from edgectl_protocol.names import hex_of
 
-__all__ = ["VERSION_MAX", "CheckedOrder", "Verifier", "parse_envelope"]
+__all__ = ["VERSION_MAX", "Checked", "Verifier", "parse_envelope"]
 
 VERSION_MAX = 2**63 - 1
 """What the journal can hold; a higher version can only be an attempt to break something."""
@@ -55,7 +60,7 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-class CheckedOrder(NamedTuple):
+class Checked(NamedTuple):
     """What an envelope with a good signature carries."""
 
     payload: bytes
@@ -133,14 +138,36 @@ class Verifier:
         assert updater is not None, "refresh comes first"
         return _tuf_call(lambda: updater.get_targetinfo(path))
 
-    def check_order(self, payload: bytes) -> CheckedOrder:
+    def check_order(self, payload: bytes) -> Checked:
         """Take the envelope `payload` apart, if its signature is good.
 
         Raises:
             Refused: ``order.malformed`` or ``order.signature``: it is none of ours.
             StepFailed: the keys could not be fetched now.
         """
-        envelope = parse_envelope(payload)
+        checked = self._checked(parse_envelope(payload))
+        if checked is None:
+            raise Refused("order.signature", "not signed by a key that the trusted root lists")
+        return checked
+
+    def check_request(self, payload: bytes) -> Checked:
+        """Take the envelope `payload` of a request apart, if its signature is good.
+
+        Raises:
+            Refused: ``request.malformed`` or ``request.signature``: it is none of ours.
+            StepFailed: the keys could not be fetched now.
+        """
+        try:
+            envelope = _take_apart(payload, REQUEST_PAYLOAD_TYPE)
+        except ProtocolError as error:
+            raise Refused("request.malformed", str(error)) from error
+        checked = self._checked(envelope)
+        if checked is None:
+            raise Refused("request.signature", "not signed by a key that the trusted root lists")
+        return checked
+
+    def _checked(self, envelope: Envelope) -> Checked | None:
+        """Return what the envelope carries; None where no key that counts has signed it."""
         try:
             self._load()
         except StepFailed as error:
@@ -149,8 +176,8 @@ class Verifier:
             _log.warning("metadata is not believed now: %s", error)
         key = _signing_key(envelope, self._order_keys)
         if key is None:
-            raise Refused("order.signature", "not signed by a key that the trusted root lists")
-        return CheckedOrder(envelope.payload, key, tuple(one.keyid for one in self._order_keys))
+            return None
+        return Checked(envelope.payload, key, tuple(one.keyid for one in self._order_keys))
 
     def _load(self) -> None:
         """Walk the roots and load the top-level metadata."""
@@ -211,11 +238,16 @@ class Verifier:
 def parse_envelope(payload: bytes) -> Envelope:
     """Take an order's envelope apart; raise `Refused` ``order.malformed`` for anything else."""
     try:
-        envelope = decode_envelope(payload, bytes_max=MESSAGE_BYTES_MAX)
+        return _take_apart(payload, ORDER_PAYLOAD_TYPE)
     except ProtocolError as error:
         raise Refused("order.malformed", str(error)) from error
-    if envelope.payload_type != ORDER_PAYLOAD_TYPE:
-        raise Refused("order.malformed", f"an envelope of {envelope.payload_type!r:.80}")
+
+
+def _take_apart(payload: bytes, payload_type: str) -> Envelope:
+    """Return the envelope, of that type; raise `ProtocolError` for anything else."""
+    envelope = decode_envelope(payload, bytes_max=MESSAGE_BYTES_MAX)
+    if envelope.payload_type != payload_type:
+        raise MalformedMessage(f"an envelope of {envelope.payload_type!r:.80}")
     return envelope
 
 

@@ -73,6 +73,13 @@ from edgectl.types.rollouts import (
     RolloutRequest,
     Selector,
 )
+from edgectl.types.targets import (
+    BenchmarkStart,
+    MeasurementInfo,
+    TargetInfo,
+    TargetLimits,
+    TargetList,
+)
 from edgectl.types.trust import (
     AlertInfo,
     StagedInfo,
@@ -88,6 +95,7 @@ __all__ = [
     "AuditEntryInfo",
     "AuditState",
     "AuthorityInfo",
+    "BenchmarkStart",
     "ConfusionInfo",
     "DataCheckInfo",
     "DeviceDetail",
@@ -104,6 +112,7 @@ __all__ = [
     "JobProgress",
     "LineageInfo",
     "Me",
+    "MeasurementInfo",
     "ModelPolicy",
     "ModelSummary",
     "Page",
@@ -130,6 +139,9 @@ __all__ = [
     "SlotInfo",
     "StagedInfo",
     "SubmitResult",
+    "TargetInfo",
+    "TargetLimits",
+    "TargetList",
     "TelemetrySummary",
     "TensorInfo",
     "TokenCreated",

@@ -80,6 +80,7 @@ class DeviceSummary(Struct, frozen=True, kw_only=True):
     slots: list[SlotInfo]
     group: str = ""
     security_events: int = 0
+    device_class: str = ""
 
 
 class DeviceDetail(DeviceSummary, frozen=True, kw_only=True):
@@ -97,6 +98,7 @@ class DeviceDetail(DeviceSummary, frozen=True, kw_only=True):
     system: dict[str, Any] | None
     refusal: ReasonInfo | None = None
     refused_order_counter: int | None = None
+    device_class_reason: str = ""
 
 
 class DeviceEventInfo(Struct, frozen=True):

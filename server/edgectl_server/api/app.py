@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException
 import edgectl_protocol
 from edgectl_server.api import (
     audit,
+    benchmarks,
     devices,
     enrol,
     enrolment,
@@ -56,6 +57,7 @@ _ROUTERS = (
     models.router,
     jobs.router,
     devices.router,
+    benchmarks.router,
     security.router,
     enrol.router,
     enrolment.router,

@@ -42,6 +42,7 @@ KEPT: Mapping[str, tuple[str, ...]] = {
     "reject_device": ("fingerprint",),
     "renew": ("device",),
     "rollout_action": ("reason",),
+    "start_benchmark": ("device", "variants", "runs"),
     "start_rollout": ("model", "version", "selector", "policy"),
 }
 """By operation. What routes find out themselves they add with `edgectl_server.audit.describe`."""

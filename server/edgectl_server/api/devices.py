@@ -59,6 +59,9 @@ def list_devices(
     security: Annotated[
         bool | None, Query(description="It has had a security event in the last day.")
     ] = None,
+    device_class: Annotated[
+        str | None, Query(max_length=64, description="Is of this class; empty: of none.")
+    ] = None,
 ) -> Page[DeviceSummary]:
     """List the devices that match everything that is given; the enrolled ones unless asked."""
     return get_services(request).fleet.devices(
@@ -71,6 +74,7 @@ def list_devices(
         failing=failing,
         group=group,
         security=security,
+        device_class=device_class,
     )
 
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Request
 from edgectl_server.api.access import get_services, operator, viewer
 from edgectl_server.api.paging import Paging
 from edgectl_server.api.problems import responses
-from edgectl_server.jobs import job_info
+from edgectl_server.job_rows import job_info
 from edgectl_server.schemas import JobInfo, Page
 
 __all__ = ["JobId", "router"]

@@ -6,7 +6,8 @@ Rules:
 2. What is on the broker is written down (`Retained`) before it is published, and struck out after
    it was cleared. So nothing is forgotten there, whenever the server stops; and whatever is written
    down and not wanted any more is cleared, also what an earlier run has left behind.
-3. Wanted are manifest and layers of all variants of the versions of unfinished rollouts. A device
+3. Wanted are manifest and layers of all variants of the versions of unfinished rollouts, and of
+   those that benchmarks measure. A device
    that comes late asks for what it lacks (`seed`): then its blob is retained for a while.
 4. The budget is `BUDGET_BYTES`, because a broker that saves its state stands still meanwhile.
    Message expiry frees nothing and is not used.
@@ -19,7 +20,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -33,6 +34,7 @@ from edgectl_protocol.manifest import decode_manifest, device_layers
 from edgectl_protocol.messages import MetadataHead, SeedRequest, encode
 from edgectl_server.distribution.link import BrokerLink
 from edgectl_server.errors import NotFound, Unavailable
+from edgectl_server.measurements import benchmark_jobs
 from edgectl_server.signing.repository import Repository
 from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
@@ -195,7 +197,8 @@ class Publisher:
             .where(Rollout.state.in_(["running", "paused"]))
             .order_by(Rollout.created_at, BundleVariant.rank, BundleVariant.id)
         ).all()
-        return {ref.digest: ref for variant in variants for ref in self._bundle(variant)}
+        measured = _benchmarked(session)
+        return {ref.digest: ref for one in [*variants, *measured] for ref in self._bundle(one)}
 
     def _bundle(self, variant: BundleVariant) -> tuple[_BlobRef, ...]:
         """Return the manifest and the layers that a device fetches."""
@@ -324,7 +327,8 @@ class Publisher:
             .join(DesiredSlot, DesiredSlot.version_id == BundleVariant.version_id)
             .where(DesiredSlot.device == device)
         ).all()
-        return {ref.digest: ref for variant in variants for ref in self._bundle(variant)}
+        measured = _benchmarked(session, device)
+        return {ref.digest: ref for one in [*variants, *measured] for ref in self._bundle(one)}
 
     # ------------------------------------------------------------ what is written down
 
@@ -350,6 +354,16 @@ def _retained(session: Session, kind: str) -> list[Retained]:
         select(Retained).where(Retained.kind == kind).order_by(Retained.created_at, Retained.key)
     )
     return list(wanted)
+
+
+def _benchmarked(session: Session, device: str | None = None) -> Sequence[BundleVariant]:
+    """Return what is measured now, on one device or on any."""
+    jobs = benchmark_jobs(session, device)
+    manifests = {manifest for job in jobs for manifest in job.payload["manifests"]}
+    if not manifests:
+        return ()
+    wanted = select(BundleVariant).where(BundleVariant.manifest.in_(manifests))
+    return session.scalars(wanted.order_by(BundleVariant.id)).all()
 
 
 def _metadata_topic(key: str) -> str:

@@ -88,6 +88,13 @@ from edgectl_server.schemas.session import (
     TokenRequest,
 )
 from edgectl_server.schemas.system import ReadyInfo, VersionInfo
+from edgectl_server.schemas.targets import (
+    BenchmarkStart,
+    MeasurementInfo,
+    TargetInfo,
+    TargetLimits,
+    TargetList,
+)
 from edgectl_server.schemas.telemetry import TelemetrySummary
 from edgectl_server.schemas.trust import (
     AlertInfo,
@@ -107,6 +114,7 @@ __all__ = [
     "AuditEntryInfo",
     "AuditState",
     "AuthorityInfo",
+    "BenchmarkStart",
     "ConfusionInfo",
     "DataCheckInfo",
     "DeviceDetail",
@@ -131,6 +139,7 @@ __all__ = [
     "LineageInfo",
     "LoginRequest",
     "Me",
+    "MeasurementInfo",
     "ModelNameStr",
     "ModelPolicy",
     "ModelSummary",
@@ -165,6 +174,9 @@ __all__ = [
     "SlotInfo",
     "StagedInfo",
     "SubmitResult",
+    "TargetInfo",
+    "TargetLimits",
+    "TargetList",
     "TelemetrySummary",
     "TensorInfo",
     "TokenCreated",

@@ -97,6 +97,8 @@ class DeviceSummary(Schema):
     agent_version: str
     machine: str
     cpu_model: str
+    device_class: str = ""
+    """As `GET /targets` lists them; empty: none."""
     labels: dict[str, str]
     slots: list[SlotInfo]
     security_events: int = 0
@@ -118,6 +120,8 @@ class DeviceDetail(DeviceSummary):
     """Why the device does not obey what came last as an order."""
     refused_order_counter: int | None = None
     """Counter of that order; null where its signature is not good."""
+    device_class_reason: str = ""
+    """Why it is of that class, or of none."""
     endpoint: str
     capabilities: dict[str, Any] | None
     rejected: list[str]

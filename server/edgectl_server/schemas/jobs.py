@@ -14,7 +14,8 @@ class JobProgress(Schema):
     """How far a job is."""
 
     stage: str = ""
-    """Such as ``check``, ``quantize``, ``evaluate``, ``pack``, ``sign``, ``publish``."""
+    """Such as ``check``, ``quantize``, ``evaluate``, ``pack``, ``sign``, ``publish``; of a
+    benchmark ``send``, ``measure``."""
     message: str = ""
     done: int = 0
     total: int = 0

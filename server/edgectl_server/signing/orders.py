@@ -1,4 +1,4 @@
-"""Signed orders: DSSE envelopes (secure-systems-lab/dsse, protocol.md) around `Order` messages.
+"""Signed orders and requests: DSSE envelopes (secure-systems-lab/dsse, protocol.md).
 
 The key is named in the signed TUF root (`ORDER_KEYS_FIELD`), so that a device which trusts the root
 can check an order, and nobody who only runs the broker or the database can make one.
@@ -13,7 +13,13 @@ import msgspec
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import Signer
 
-from edgectl_protocol.messages import ORDER_PAYLOAD_TYPE, Order, encode
+from edgectl_protocol.messages import (
+    ORDER_PAYLOAD_TYPE,
+    REQUEST_PAYLOAD_TYPE,
+    BenchmarkRequest,
+    Order,
+    encode,
+)
 from edgectl_server.signing.keys import Keys
 
 __all__ = ["OrderSigner"]
@@ -32,9 +38,10 @@ class OrderSigner:
         self._keys = keys
         self._listed = listed
 
-    def envelope(self, order: Order) -> dict[str, Any]:
+    def envelope(self, order: Order | BenchmarkRequest) -> dict[str, Any]:
         """Return the signed envelope as a JSON document, as it is kept in the database."""
-        envelope = Envelope(encode(order), ORDER_PAYLOAD_TYPE, {})
+        kind = ORDER_PAYLOAD_TYPE if isinstance(order, Order) else REQUEST_PAYLOAD_TYPE
+        envelope = Envelope(encode(order), kind, {})
         envelope.sign(self._signer())
         document: dict[str, Any] = envelope.to_dict()
         return document
@@ -46,6 +53,6 @@ class OrderSigner:
                 return signers[-1]
         return self._keys.signer("orders")
 
-    def sign(self, order: Order) -> bytes:
+    def sign(self, order: Order | BenchmarkRequest) -> bytes:
         """Return the signed envelope as it goes on the wire."""
         return msgspec.json.encode(self.envelope(order))

@@ -32,6 +32,10 @@ export function startRollout(choice: RolloutChoice): string {
   ].join(" ");
 }
 
+export function benchmark(version: string): string {
+  return `edgectl bench ${quoted(version)} --device DEVICE`;
+}
+
 export function rolloutAction(action: string, id: string, reason: string): string {
   return `edgectl rollout ${action} ${id}${reason ? ` --reason ${quoted(reason)}` : ""}`;
 }

@@ -10,11 +10,15 @@ from typing import Any
 import pytest
 
 from agent.core.made import make_order, simple_bundle
+from agent.core.test_benchmarks import make_request
+from edgectl_agent.benchmarks import Measure
 from edgectl_agent.core import steps
-from edgectl_agent.core.record import Update
+from edgectl_agent.core.record import Floor, Update
+from edgectl_agent.core.requests import RequestArrived, RequestRefused
 from edgectl_agent.errors import Refused, StepFailed
 from edgectl_agent.workers import Crashed, OrderDesk, Worker
 from edgectl_protocol.update import UpdateState
+from waiting import wait_for
 
 BUNDLE = simple_bundle("1")
 ORDER = make_order(1, [BUNDLE])
@@ -53,6 +57,13 @@ class SlowPerformer:
     def collect(self, keep: tuple[str, ...]) -> None:
         self.begun.put(-1)
 
+    def measure(self, measure: Measure, cancelled: Callable[[], bool]) -> Any:
+        self.begun.put(-2)
+        while not cancelled():
+            if self.let_go.wait(0.01):
+                return "measured"
+        return "overtaken"
+
 
 @pytest.fixture
 def performer() -> SlowPerformer:
@@ -66,7 +77,7 @@ def results() -> queue.Queue[Any]:
 
 @pytest.fixture
 def worker(performer: SlowPerformer, results: queue.Queue[Any]) -> Iterator[Worker]:
-    running = Worker(performer, results.put)  # type: ignore[arg-type]
+    running = Worker(performer, performer, results.put)  # type: ignore[arg-type]
     running.start()
     yield running
     running.stop()
@@ -83,6 +94,24 @@ def test_a_step_is_cancelled_and_the_next_one_is_not(
     assert performer.begun.get(timeout=5) == 2
     performer.let_go.set()
     assert results.get(timeout=5) == steps.StepDone(step=2, slot="activity")
+
+
+def test_a_step_overtakes_a_measurement_and_a_collection_does_not(
+    worker: Worker, performer: SlowPerformer, results: queue.Queue[Any]
+) -> None:
+    measure = Measure(request=make_request(), number=0, floor=Floor())
+    worker.submit(measure)
+    assert performer.begun.get(timeout=5) == -2
+    worker.submit(steps.Collect(keep=()))
+    with pytest.raises(queue.Empty):
+        results.get(timeout=0.05)
+    worker.submit(download(1))
+    assert results.get(timeout=5) == "overtaken"
+    assert [performer.begun.get(timeout=5) for _ in range(2)] == [-1, 1]
+    performer.let_go.set()
+    assert results.get(timeout=5) == steps.StepDone(step=1, slot="activity")
+    worker.submit(measure)
+    assert results.get(timeout=5) == "measured"
 
 
 def test_collections_wait_for_the_step_before_them(
@@ -120,6 +149,8 @@ class ScriptedTrust:
             raise answer
         return answer
 
+    check_request = check_order
+
 
 def test_an_order_that_cannot_be_checked_now_is_checked_again(
     monkeypatch: pytest.MonkeyPatch, results: queue.Queue[Any]
@@ -133,6 +164,28 @@ def test_an_order_that_cannot_be_checked_now_is_checked_again(
     desk.put("topic", b"order")
     assert results.get(timeout=5) == arrived
     assert trust.payloads == [b"order", b"order"]
+    desk.stop()
+
+
+def test_requests_are_checked_beside_orders(results: queue.Queue[Any]) -> None:
+    order = steps.OrderArrived(order=ORDER, key="a", keys=("a",))
+    request = RequestArrived(request=make_request(), key="a", keys=("a",))
+    refused = Refused("request.signature", "a stranger's")
+    trust = ScriptedTrust([order, request, refused, StepFailed("trust.unreachable", "no"), request])
+    desk = OrderDesk(trust, results.put)  # type: ignore[arg-type]
+    desk.start()
+    desk.put("topic", b"order")
+    assert results.get(timeout=5) == order
+    desk.put_request("topic", b"")
+    for payload in (b"one", b"two"):
+        desk.put_request("topic", payload)
+        found = results.get(timeout=5)
+        assert found in (request, RequestRefused(reason=refused.reason))
+    desk.put_request("topic", b"three")
+    wait_for(lambda: len(trust.payloads) == 4)
+    desk.put_request("topic", b"four")
+    assert results.get(timeout=5) == request
+    assert trust.payloads == [b"order", b"one", b"two", b"three", b"four"], "no order twice"
     desk.stop()
 
 

@@ -57,6 +57,25 @@ def glutton(directory: Path) -> Path:
     )
 
 
+def test_as_many_runs_as_were_asked_for(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path, HAR, golden_inputs={"input": activity()[0][:3]})
+    result = run_trial(bundle, timeout_s=60, memory_bytes_max=MEMORY, runs=17)
+    assert result.report is not None
+    assert (result.report.runs, result.report.threads) == (3 + 17, 1)
+
+
+def test_a_trial_that_nobody_waits_for_ends_and_says_nothing_of_the_model(tmp_path: Path) -> None:
+    began_s = time.monotonic()
+    result = run_trial(
+        loop_bundle(tmp_path),
+        timeout_s=60,
+        memory_bytes_max=MEMORY,
+        cancelled=lambda: time.monotonic() > began_s + 0.2,
+    )
+    assert (result.verdict, code_of(result)) == (Verdict.FAILED, "trial.stopped")
+    assert time.monotonic() < began_s + 30
+
+
 def test_real_model_passes_and_is_measured(tmp_path: Path) -> None:
     result = tried(make_bundle(tmp_path))
     assert result.verdict is Verdict.OK, result

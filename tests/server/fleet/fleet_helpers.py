@@ -61,10 +61,12 @@ from edgectl_server.clock import now as clock_now
 from edgectl_server.signing.repository import Target
 from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
+from edgectl_server.storage.paging import PageQuery
 from edgectl_server.storage.tables import BundleVariant, Device, Model, ModelVersion
 from signed import seal
 from waiting import wait_for
 
+PAGE_ALL = PageQuery("", "", 0, 100)
 CAPABILITIES = Capabilities(machine="aarch64", runtimes={"onnxruntime": "1.32.0"})
 
 
@@ -313,6 +315,12 @@ class Pi:
         return wait_for(find)
 
     def verify(self, payload: bytes) -> Order:
+        order = decode(Order, self.verified(payload))
+        assert order.device == self.name
+        return order
+
+    def verified(self, payload: bytes) -> bytes:
+        """Return what a signed envelope of the server carries."""
         root = Metadata.from_bytes(self.enrolment.root.encode()).signed
         keys = [
             Key.from_dict(keyid, dict(key))
@@ -320,9 +328,7 @@ class Pi:
         ]
         envelope = Envelope.from_dict(json.loads(payload))
         envelope.verify(keys, 1)
-        order = decode(Order, envelope.payload)
-        assert order.device == self.name
-        return order
+        return bytes(envelope.payload)
 
     def fetch(self, digest: str, size: int) -> bytes:
         """Take a blob from the broker's retained chunks."""

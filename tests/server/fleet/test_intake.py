@@ -36,9 +36,11 @@ from edgectl_protocol.names import digest_of
 from edgectl_protocol.update import UpdateEvent, UpdateState
 from edgectl_server import allowance
 from edgectl_server import intake as intake_module
+from edgectl_server.benchmarks import Benchmarks
 from edgectl_server.distribution.link import Incoming
 from edgectl_server.fleet import Fleet
 from edgectl_server.intake import QUEUE_MAX, Intake
+from edgectl_server.measurements import Measurements
 from edgectl_server.ordering import Ordering
 from edgectl_server.rollouts import Rollouts
 from edgectl_server.security import SecurityEvents
@@ -48,6 +50,7 @@ from edgectl_server.signing.keys import Keys
 from edgectl_server.signing.orders import OrderSigner
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.tables import Device, DeviceEventRow, TelemetryWindow
+from edgectl_server.targets import open_targets
 from edgectl_server.telemetry import Telemetry
 from server.fleet.fleet_helpers import CAPABILITIES, Clock, new_device
 from signed import seal
@@ -96,12 +99,33 @@ def parts(tmp_path: Path, database: Database, clock: Clock) -> SimpleNamespace:
     content_keys = ContentKeys.open(tmp_path / "keys")
     ordering = Ordering(database=database, signer=signer, content_keys=content_keys, now=clock)
     authority = Authority.open(tmp_path / "pki", clock())
-    fleet = Fleet(database=database, ordering=ordering, authority=authority, broker=None, now=clock)
+    targets = open_targets()
+    fleet = Fleet(
+        database=database,
+        ordering=ordering,
+        authority=authority,
+        broker=None,
+        targets=targets,
+        now=clock,
+    )
+    measurements = Measurements(database=database, targets=targets, now=clock)
+    benchmarks = Benchmarks(
+        database=database,
+        measurements=measurements,
+        ordering=ordering,
+        signer=signer,
+        now=clock,
+    )
     telemetry = Telemetry(database=database, retention_days=30, now=clock)
     rollouts = Rollouts(database=database, ordering=ordering, now=clock)
     security = SecurityEvents(database=database, retention_days=30, now=clock)
     intake = Intake(
-        database=database, fleet=fleet, telemetry=telemetry, rollouts=rollouts, security=security
+        database=database,
+        fleet=fleet,
+        telemetry=telemetry,
+        rollouts=rollouts,
+        security=security,
+        benchmarks=benchmarks,
     )
     csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(KEY, SHA256())
     csr_pem = csr.public_bytes(Encoding.PEM).decode()

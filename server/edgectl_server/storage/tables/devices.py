@@ -22,6 +22,7 @@ __all__ = [
     "DeviceEventRow",
     "EnrolRequestRow",
     "EnrolToken",
+    "Measurement",
     "Preauthorised",
     "ReportedSlot",
     "SecurityEventRow",
@@ -94,6 +95,8 @@ class Device(Base):
     order_expires_at: Mapped[datetime | None]
     reported: Mapped[Document]  # edgectl_protocol.messages.ReportedState
     agent_version: Mapped[str] = mapped_column(String(32))
+    device_class: Mapped[str] = mapped_column(String(64), default="", index=True)  # empty: none
+    request_counter: Mapped[int] = mapped_column(default=0)  # newest request issued
 
 
 class ReportedSlot(Base):
@@ -120,6 +123,9 @@ class DesiredSlot(Base):
     version_id: Mapped[int | None] = mapped_column(ForeignKey("model_version.id"))  # None: nothing
     rollout: Mapped[str | None] = mapped_column(String(32))
     updated_at: Mapped[datetime]
+    # Manifests in the order in which they were offered, chosen once: what is measured afterwards
+    # changes no device outside of a rollout. None: not chosen yet.
+    ranking: Mapped[list[Any] | None]
 
 
 class DeviceEventRow(Base):
@@ -137,6 +143,40 @@ class DeviceEventRow(Base):
     slot: Mapped[str] = mapped_column(String(64))
     rollout: Mapped[str | None] = mapped_column(String(64), index=True)
     event: Mapped[Document]  # edgectl_protocol.messages.DeviceEvent
+
+
+class Measurement(Base):
+    """What a variant needed on a device, in the trial of an update or because somebody asked."""
+
+    __tablename__ = "measurement"
+    __table_args__ = (
+        UniqueConstraint("device", "boot", "seq"),  # of the message: stored once by it
+        Index("ix_measurement_manifest", "manifest", "device_class", "id"),
+    )
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    device: Mapped[str] = mapped_column(ForeignKey("device.id", ondelete="CASCADE"))
+    boot: Mapped[int]
+    seq: Mapped[int]
+    version_id: Mapped[int] = mapped_column(ForeignKey("model_version.id"), index=True)
+    variant: Mapped[str] = mapped_column(String(64))
+    manifest: Mapped[str] = mapped_column(String(71))
+    device_class: Mapped[str] = mapped_column(String(64))  # empty: none
+    source: Mapped[str] = mapped_column(String(16))  # trial, benchmark
+    verdict: Mapped[str] = mapped_column(String(16))  # ok, rejected
+    reason: Mapped[str] = mapped_column(String(64))  # its code, where it was rejected
+    load_ms: Mapped[float | None]
+    latency_p50_us: Mapped[float | None]
+    latency_p95_us: Mapped[float | None]
+    rss_bytes: Mapped[int | None]
+    golden_passed: Mapped[int | None]
+    golden_total: Mapped[int | None]
+    max_abs_diff: Mapped[float | None]
+    runs: Mapped[int | None]
+    threads: Mapped[int | None]
+    runtime: Mapped[str] = mapped_column(String(64))
+    cpu_model: Mapped[str] = mapped_column(String(128))
+    at: Mapped[datetime]  # by the device's clock
+    received_at: Mapped[datetime]
 
 
 class SecurityEventRow(Base):

@@ -435,6 +435,12 @@ function Hardware({ device }: { device: Device }) {
         rows={[
           ["Processor", device.cpu_model || "–"],
           ["Architecture", device.machine || "–"],
+          [
+            "Class",
+            <span key="c" title={device.device_class_reason}>
+              {device.device_class || "none"}
+            </span>,
+          ],
           ["Cores", known?.cores ?? "–"],
           ["Memory", bytes(known?.memory_bytes)],
           ["System", known?.os || "–"],

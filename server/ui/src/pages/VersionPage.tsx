@@ -7,6 +7,7 @@ import { useLive } from "../api/live";
 import { Action } from "../components/Action";
 import { Confirm } from "../components/Confirm";
 import { Command, Digest } from "../components/Command";
+import { Measurements } from "../components/Measurements";
 import { Empty, Facts, Head, Loaded, Note, Panel } from "../components/Panels";
 import { Findings } from "../components/Findings";
 import { Report } from "../components/Report";
@@ -102,6 +103,7 @@ function Inside({ version }: { version: Version }) {
         </Panel>
       )}
       {version.variants.length > 0 && <Bundles version={version} />}
+      {version.state === "ready" && <Measurements model={version.model} version={version.version} />}
       <Background version={version} />
     </>
   );
