@@ -5,7 +5,8 @@ The tree is small and sorted by who must act::
     ProtocolError            a peer sent something outside the contract
     ├── MalformedMessage     not decodable, or a field of the wrong type
     ├── LimitExceeded        larger, longer or deeper than the contract allows
-    └── InvalidName          a device, model, version or variant name outside the grammar
+    ├── InvalidName          a device, model, version or variant name outside the grammar
+    └── InvalidRequirement   a gate or a bound that there is not, or that cannot be read
 
 Every error carries a stable `code` (``area.problem``), which programs may compare, and a sentence
 for a person, which they may not.
@@ -13,7 +14,13 @@ for a person, which they may not.
 
 from __future__ import annotations
 
-__all__ = ["InvalidName", "LimitExceeded", "MalformedMessage", "ProtocolError"]
+__all__ = [
+    "InvalidName",
+    "InvalidRequirement",
+    "LimitExceeded",
+    "MalformedMessage",
+    "ProtocolError",
+]
 
 
 class ProtocolError(Exception):
@@ -38,3 +45,9 @@ class InvalidName(ProtocolError):
     """A device, model, version or variant name is outside the grammar."""
 
     code = "protocol.name"
+
+
+class InvalidRequirement(ProtocolError):
+    """A requirement, or the name of a gate, is outside the grammar."""
+
+    code = "protocol.requirement"

@@ -43,6 +43,7 @@ __all__ = [
     "CARD_FILE",
     "CONFIG_FILE",
     "CONFIG_MEDIA_TYPE",
+    "GATES_MAX",
     "GOLDEN_FILE",
     "LAYER_CONFIG",
     "LAYER_DATASET",
@@ -58,6 +59,7 @@ __all__ = [
     "BundleConfig",
     "Descriptor",
     "Evaluation",
+    "GateResult",
     "Golden",
     "Lineage",
     "Manifest",
@@ -95,6 +97,7 @@ MANIFEST_BYTES_MAX = 64 * 1024
 CONFIG_BYTES_MAX = 1024 * 1024
 LAYERS_MAX = 32
 PROCESSING_LINE_MAX = 512
+GATES_MAX = 32
 
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Datatype = Literal[
@@ -197,14 +200,33 @@ class Quantization(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Evaluation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the change of precision cost."""
 
-    metric: Literal["accuracy", "agreement"]
-    """``accuracy`` on labelled data, or ``agreement`` with fp32 where there are no labels."""
+    metric: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+    """Such as ``accuracy``, ``auc``, ``rmse``; ``agreement`` with fp32 where there are no labels;
+    ``own``: what the pushed ``metric.py`` computes."""
     reference: float
-    """The fp32 model's value, 0 to 1."""
+    """The fp32 model's value."""
     value: float
-    """This variant's value, 0 to 1."""
+    """This variant's value."""
     samples: int
     dataset: Digest | None = None
+
+
+class GateResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What this variant had to be before it was signed, and what it is."""
+
+    name: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+    """Such as ``drop``, ``contract``, ``size``, ``accuracy``."""
+    status: Literal["passed", "failed", "not_enough_data", "overridden"]
+    """Only ``passed`` and ``overridden`` are signed, and ``not_enough_data`` where nobody required
+    it."""
+    measured: float | None = None
+    bound: float | None = None
+    direction: Literal["<=", ">=", ""] = ""
+    unit: Literal["share", "points", "number", "bytes", "time", ""] = ""
+    """Of both; see `edgectl_protocol.requirements`."""
+    detail: Annotated[str, Meta(max_length=512)] = ""
+    overridden_by: Annotated[str, Meta(max_length=128)] = ""
+    """Who pushed with ``--allow``."""
 
 
 class Lineage(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -241,6 +263,7 @@ class BundleConfig(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ] = ()
     """Declared pre- and post-processing that is part of the model's graph, a line for each input
     and output; for people, nothing is decided by it."""
+    gates: Annotated[tuple[GateResult, ...], Meta(max_length=GATES_MAX)] = ()
 
 
 def decode_manifest(content: bytes) -> Manifest:

@@ -229,6 +229,15 @@ class Client:
         path = f"/models/{_segment(name)}/versions/{_segment(version)}/lineage"
         return self._get(path, types.LineageInfo)
 
+    def policy(self, name: str) -> types.PolicyInfo:
+        """Return what every push of a model must keep."""
+        return self._get(f"/models/{_segment(name)}/policy", types.PolicyInfo)
+
+    def put_policy(self, name: str, policy: types.ModelPolicy) -> types.PolicyInfo:
+        """Replace what every push of a model must keep (admin)."""
+        path = f"/models/{_segment(name)}/policy"
+        return self._connection.request("PUT", path, types.PolicyInfo, body=policy)
+
     def targets(self) -> types.TargetList:
         """List the device classes."""
         return self._get("/targets", types.TargetList)

@@ -38,7 +38,10 @@ __all__ = [
 _WIDTH_WITHOUT_TERMINAL = 200
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _STATE_STYLES = {
-    "green": {"ready", "published", "succeeded", "committed", "completed", "online", "ok"},
+    "green": {
+        *("ready", "published", "succeeded", "committed", "completed", "online", "ok"),
+        "passed",
+    },
     "red": {
         "refused",
         "failed",
@@ -48,10 +51,11 @@ _STATE_STYLES = {
         "aborted",
         "fail",
         "critical",
+        "error",
     },
     "yellow": {
         *("processing", "unsigned", "queued", "running", "in_progress", "paused", "pending"),
-        *("warn", "warning"),
+        *("warn", "warning", "not_enough_data", "overridden"),
     },
 }
 

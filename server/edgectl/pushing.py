@@ -21,6 +21,7 @@ def start_push(
     version: str | None = None,
     calibration: Path | None = None,
     evaluation: Path | None = None,
+    own_metric: Path | None = None,
     options: PushOptions,
     parent: str | None = None,
 ) -> PushAccepted:
@@ -39,6 +40,7 @@ def start_push(
         version=version,
         calibration=send(calibration),
         evaluation=send(evaluation),
+        own_metric=send(own_metric),
         options=options,
         parent=parent,
     )

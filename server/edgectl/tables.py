@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgectl import types
+from edgectl.gate_tables import findings_table
 from edgectl.output import (
     age,
     bytes_text,
@@ -151,6 +152,7 @@ def report_table(version: types.VersionDetail, report: types.Report) -> Group:
         Text(f"{name}: {measured}", style="bold"),
         table(columns, rows, gap=1),
         *(Text(line, style="dim italic") for line in lines),
+        findings_table(report),
     )
 
 

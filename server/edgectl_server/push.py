@@ -36,6 +36,7 @@ from edgectl_protocol.manifest import (
     Lineage,
     decode_config,
     decode_manifest,
+    is_encrypted,
     layer_by_file,
 )
 from edgectl_server.converters.conversion import ConverterLimits
@@ -44,8 +45,15 @@ from edgectl_server.converters.pushed import Pushed, as_onnx
 from edgectl_server.errors import NotFound, ServerError
 from edgectl_server.jobs import JobCancelled, JobContext, JobFailed
 from edgectl_server.pipeline.errors import PipelineCancelled, PipelineError, PipelineRefused
-from edgectl_server.pipeline.spec import PipelineLimits, PipelineSpec, Progress, to_document
+from edgectl_server.pipeline.spec import (
+    PipelineLimits,
+    PipelineSpec,
+    Progress,
+    Replaced,
+    to_document,
+)
 from edgectl_server.pipeline.steps import decode_steps
+from edgectl_server.policies import MAX_DROP_POINTS, Terms
 from edgectl_server.schemas import PushOptions
 from edgectl_server.settings import Settings
 from edgectl_server.signing.repository import Target
@@ -274,6 +282,7 @@ class PushHandler:
 
         options = PushOptions.model_validate(version.options)
         parent = self._parent(version)
+        terms = _terms(context.payload, options)
         source = fetch(version.source, "source")
         assert source is not None
         calibration = fetch(version.calibration, "calibration.npz")
@@ -294,20 +303,25 @@ class PushHandler:
             source=pushed.path,
             calibration=calibration,
             evaluation=evaluation,
-            max_drop_points=options.max_drop_points,
+            max_drop_points=terms.max_drop_points,
             precisions=tuple(sorted(set(options.precisions))),
-            objective=options.objective,
             parent=fetch(parent.model, "parent.onnx"),
             parent_recipe=parent.recipe,
             parent_float_nodes=parent.float_nodes,
             labels=tuple(options.labels) or pushed.labels,
             input_shapes={name: tuple(shape) for name, shape in options.input_shapes.items()},
             processing=decode_steps(options.processing) if options.processing else None,
+            objective=options.objective,
+            metric=terms.metric,
+            own_metric=fetch(version.own_metric, "metric.py"),
+            requirements=terms.requirements,
+            allowed=terms.allow,
+            allowed_by=terms.allowed_by,
+            replaced=self._replaced(version, terms, fetch),
             limits=PipelineLimits(
                 memory_bytes=self._settings.pipeline_memory_bytes_max,
                 cpu_s=self._settings.pipeline_cpu_s_max,
                 wall_s=float(self._settings.pipeline_wall_s_max),
-                workers=self._settings.pipeline_workers,
                 search_s_max=options.search_s_max,
             ),
         )
@@ -349,6 +363,43 @@ class PushHandler:
             float_nodes=config.quantization.float_nodes,
         )
 
+    def _replaced(
+        self, version: ModelVersion, terms: Terms, fetch: Callable[[str | None, str], Path | None]
+    ) -> Replaced | None:
+        """Return the version that this one replaces: its parent, or the newest that is made."""
+        with self._database.read() as session:
+            made = select(ModelVersion).where(
+                ModelVersion.model == version.model,
+                ModelVersion.id != version.id,
+                ModelVersion.state.in_(("ready", "unsigned")),
+            )
+            if version.parent is not None:
+                made = made.where(ModelVersion.version == version.parent)
+            before = session.scalars(made.order_by(ModelVersion.id.desc()).limit(1)).first()
+        variants = [] if before is None else self._variants(before)
+        if before is None or not variants:
+            return None
+        # All variants answer alike; fp32 is what the new fp32 is compared with.
+        chosen = next((one for one in variants if one.precision == "fp32"), variants[0])
+        try:
+            manifest = decode_manifest(self._blobs.read(chosen.manifest))
+            config = decode_config(self._blobs.read(layer_by_file(manifest, CONFIG_FILE).digest))
+        except NotFound:
+            logger.warning("the blob store has lost %s %s", before.model, before.version)
+            return None
+        model = None
+        needed = any(one.name == "parent_agreement" for one in terms.requirements)
+        if needed and not is_encrypted(manifest):
+            model = fetch(layer_by_file(manifest, MODEL_FILE).digest, "replaced.onnx")
+        return Replaced(
+            version=before.version,
+            inputs=config.inputs,
+            outputs=config.outputs,
+            scores=config.scores,
+            labels=config.labels,
+            model=model,
+        )
+
     def _version(self, context: JobContext) -> ModelVersion:
         with self._database.read() as session:
             row = session.get(ModelVersion, context.payload["version_id"])
@@ -380,6 +431,14 @@ def _translated() -> Iterator[None]:
             f"cannot write the files of the job: {error.strerror or error}",
             hint="make room in the server's data folder, then push again",
         ) from error
+
+
+def _terms(payload: dict[str, Any], options: PushOptions) -> Terms:
+    """Return the terms of a job; one that was made by an older release has its options alone."""
+    if "terms" in payload:
+        return msgspec.convert(payload["terms"], type=Terms)
+    asked = options.max_drop_points
+    return Terms(max_drop_points=MAX_DROP_POINTS if asked is None else asked)
 
 
 def _targets(variants: Sequence[BundleVariant]) -> list[Target]:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import msgspec
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -30,6 +31,7 @@ from edgectl_server.errors import Conflict, NotFound, Refused
 from edgectl_server.jobs import Jobs
 from edgectl_server.pipeline.errors import PipelineRefused
 from edgectl_server.pipeline.steps import decode_steps, labels_of
+from edgectl_server.policies import Terms, check_terms, terms_of
 from edgectl_server.schemas import (
     ModelSummary,
     Page,
@@ -38,6 +40,7 @@ from edgectl_server.schemas import (
     PushOptions,
     PushRequest,
     Report,
+    Role,
     SignatureWait,
     Trial,
     VariantInfo,
@@ -79,7 +82,7 @@ def content_of(request: PushRequest) -> str:
     """Return the identity of a push: the digest over what decides its result."""
     # What is as by default is left out: an option that comes with a later release changes nothing.
     options, usual = request.options.model_dump(mode="json"), PushOptions().model_dump(mode="json")
-    for name in ("precisions", "encrypt"):
+    for name in ("precisions", "encrypt", "require", "allow"):
         options[name] = sorted(set(options[name]))
     options = {name: value for name, value in options.items() if value != usual[name]}
     text = json.dumps(
@@ -87,6 +90,7 @@ def content_of(request: PushRequest) -> str:
             "source": request.model,
             "calibration": request.calibration,
             "evaluation": request.evaluation,
+            **({} if request.own_metric is None else {"own_metric": request.own_metric}),
             "options": options,
         },
         sort_keys=True,
@@ -135,26 +139,30 @@ class Registry:
 
     # ------------------------------------------------------------ pushing
 
-    def push(self, name: str, request: PushRequest, user: str) -> PushAccepted:
+    def push(
+        self, name: str, request: PushRequest, user: str, role: Role = "operator"
+    ) -> PushAccepted:
         """Begin to make a version, or say that it is there.
 
         Raises:
-            Refused: ``version.options``, ``version.parent``, ``processing.invalid``.
+            Refused: ``version.options``, ``version.parent``, ``version.require``,
+                ``version.allow``, ``policy.metric``, ``processing.invalid``.
+            Forbidden: ``policy.override``.
             Conflict: ``upload.missing``, ``version.exists``.
         """
-        _check_options(request.options)
-        request = request.model_copy(update={"options": _with_labels(request.options)})
+        request = _checked(request)
         self._check_uploads(request)
         try:
-            accepted = self._push(name, request, user)
+            accepted = self._push(name, request, user, role)
         except IntegrityError:  # somebody else has just made the same model or version
-            accepted = self._push(name, request, user)
+            accepted = self._push(name, request, user, role)
         self._jobs.notify()
         return accepted
 
-    def _push(self, name: str, request: PushRequest, user: str) -> PushAccepted:
+    def _push(self, name: str, request: PushRequest, user: str, role: Role) -> PushAccepted:
         content = content_of(request)
         with self._database.write() as session:
+            terms = terms_of(session, name, request, user=user, role=role)
             model = session.get(Model, name, with_for_update=True)
             if model is None:
                 session.add(Model(name=name, created_at=self._now(), created_by=user))
@@ -174,7 +182,7 @@ class Registry:
             if row is None:
                 row = self._add(session, name, request, user, content)
             row.state, row.problem = "processing", None
-            row.job = self._jobs.create(session, PUSH, _payload(row, request, user), user)
+            row.job = self._jobs.create(session, PUSH, _payload(row, request, user, terms), user)
             return PushAccepted(model=name, version=row.version, job=row.job, created=True)
 
     def _existing(
@@ -210,6 +218,7 @@ class Registry:
             source_name=request.filename,
             calibration=_digest(request.calibration),
             evaluation=_digest(request.evaluation),
+            own_metric=_digest(request.own_metric),
             options=request.options.model_dump(mode="json"),
             encrypted=set(request.options.precisions) <= set(request.options.encrypt),
             report=None,
@@ -224,7 +233,7 @@ class Registry:
         return row
 
     def _check_uploads(self, request: PushRequest) -> None:
-        named = [request.model, request.calibration, request.evaluation]
+        named = [request.model, request.calibration, request.evaluation, request.own_metric]
         missing = sorted({one for one in named if one and not self._blobs.exists(f"sha256:{one}")})
         if missing:
             raise Conflict(
@@ -292,6 +301,7 @@ class Registry:
                 source_name=row.source_name,
                 calibration=row.calibration,
                 evaluation=row.evaluation,
+                own_metric=row.own_metric,
                 options=options,
                 parent=row.parent,
                 labels=options.labels,
@@ -315,6 +325,21 @@ class Registry:
     def _shown(self) -> _Shown:
         running = {(share.model, share.version): share.devices for share in self._shares()}
         return _Shown(running, self._waits_for())
+
+
+def _checked(request: PushRequest) -> PushRequest:
+    """Return the request as it is meant: requirements spelt, class names from the steps."""
+    options = _with_labels(request.options)
+    _check_options(options)
+    require = check_terms(options.require, options.allow)
+    if request.own_metric is not None and options.metric is not None:
+        raise Refused(
+            "version.options",
+            "a metric is named, and another was uploaded",
+            hint="leave one of them out",
+        )
+    spelt = options.model_copy(update={"require": list(require)})
+    return request.model_copy(update={"options": spelt})
 
 
 def _check_options(options: PushOptions) -> None:
@@ -356,10 +381,11 @@ def _with_labels(options: PushOptions) -> PushOptions:
     return options.model_copy(update={"labels": labels or options.labels})
 
 
-def _payload(row: ModelVersion, request: PushRequest, user: str) -> dict[str, Any]:
+def _payload(row: ModelVersion, request: PushRequest, user: str, terms: Terms) -> dict[str, Any]:
     return {
         "subject": {"model": row.model, "version": row.version},
         "version_id": row.id,
+        "terms": msgspec.to_builtins(terms),
         "lineage": {
             "source": row.source,
             "parent": request.parent,

@@ -32,6 +32,7 @@ from edgectl_server.known_trials import KnownTrials
 from edgectl_server.measurements import BENCHMARK, Measurements
 from edgectl_server.openid.handover import Handover
 from edgectl_server.openid.sign_on import SignOn, open_sign_on
+from edgectl_server.policies import Policies
 from edgectl_server.push import PushHandler
 from edgectl_server.registry import PUSH, Registry
 from edgectl_server.rollouts import Rollouts
@@ -74,6 +75,7 @@ class Services:
     handover: Handover
     jobs: Jobs
     uploads: Uploads
+    policies: Policies
     registry: Registry
     documents: BundleDocuments
     authority: Authority
@@ -198,6 +200,7 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         handover=Handover(database, now),
         jobs=jobs,
         uploads=uploads,
+        policies=Policies(database, now),
         registry=registry,
         documents=BundleDocuments(database, blobs),
         authority=plane.authority,

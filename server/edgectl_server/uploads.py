@@ -34,7 +34,12 @@ __all__ = ["UploadStatus", "UploadWriter", "Uploads", "discard_uploads"]
 logger = logging.getLogger(__name__)
 
 
-_FILES = (ModelVersion.source, ModelVersion.calibration, ModelVersion.evaluation)
+_FILES = (
+    ModelVersion.source,
+    ModelVersion.calibration,
+    ModelVersion.evaluation,
+    ModelVersion.own_metric,
+)
 _NEEDS_ITS_FILES = or_(ModelVersion.encrypted.is_(False), ModelVersion.state == "processing")
 _SWEPT_AT_ONCE = 200
 
@@ -232,7 +237,8 @@ def discard_uploads(session: Session, blobs: BlobStore, version: ModelVersion) -
     """
     if not version.encrypted:
         return
-    for digest in {version.source, version.calibration, version.evaluation}:
+    files = {version.source, version.calibration, version.evaluation, version.own_metric}
+    for digest in files:
         if digest is None or _is_needed(session, digest, version.id):
             continue
         row = session.get(Blob, digest)

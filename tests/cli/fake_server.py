@@ -135,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
             route = fake.routes.get((request.method, request.path), problem(404, "route.unknown"))
             self._answer(*(route(request) if callable(route) else route))
 
-    do_GET = do_POST = do_DELETE = do_HEAD = do_PATCH = _handle  # noqa: N815 - so called by http.server
+    do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = do_PATCH = _handle  # noqa: N815 - its names
 
     def _answer(self, status: int, value: Any) -> None:
         if isinstance(value, BaseModel):

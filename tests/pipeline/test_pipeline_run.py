@@ -5,17 +5,29 @@ import onnx
 import onnxruntime
 import pytest
 
+from edgectl_protocol.manifest import GateResult
 from edgectl_server.pipeline.errors import PipelineFailed, PipelineRefused
 from edgectl_server.pipeline.recipes import RECIPES
 from edgectl_server.pipeline.runner import run_pipeline
 from edgectl_server.pipeline.spec import (
+    Confusion,
+    DataCheckRow,
+    Disagreement,
+    GateRow,
     PipelineLimits,
     PipelineSpec,
     TrialReport,
     TrialRow,
     to_document,
 )
-from edgectl_server.schemas import Report, Trial
+from edgectl_server.schemas import (
+    ConfusionInfo,
+    DataCheckInfo,
+    DisagreementInfo,
+    GateInfo,
+    Report,
+    Trial,
+)
 from pipeline import crafted
 from pipeline.conftest import run
 
@@ -33,6 +45,11 @@ def refusal(directory, **fields):
 def test_the_rows_are_those_of_the_api():
     assert set(TrialRow.__struct_fields__) == set(Trial.model_fields)
     assert set(TrialReport.__struct_fields__) == set(Report.model_fields)
+    assert set(GateRow.__struct_fields__) == set(GateInfo.model_fields)
+    assert set(GateRow.__struct_fields__) == {*GateResult.__struct_fields__, "variant"}
+    assert set(DataCheckRow.__struct_fields__) == set(DataCheckInfo.model_fields)
+    assert set(Confusion.__struct_fields__) == set(ConfusionInfo.model_fields)
+    assert set(Disagreement.__struct_fields__) == set(DisagreementInfo.model_fields)
 
 
 def test_activity_report(activity_run):

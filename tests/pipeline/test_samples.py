@@ -42,6 +42,13 @@ def test_arrays_and_labels_are_read(tmp_path):
     assert samples.digest.startswith("sha256:")
 
 
+@pytest.mark.parametrize("shape", [(3,), (3, 2), (3, 2, 5)])
+def test_targets_and_boxes_are_floats(tmp_path, shape):
+    path = save_arrays(tmp_path / "a.npz", x=ROWS, label=np.ones(shape, np.float32))
+    labels = load(path).labels
+    assert (labels.dtype, labels.shape) == (np.float64, shape)
+
+
 def test_a_single_input_may_be_called_input(tmp_path):
     samples = load(save_arrays(tmp_path / "a.npz", input=np.asfortranarray(ROWS)))
     np.testing.assert_array_equal(samples.inputs["x"], ROWS)
@@ -86,7 +93,11 @@ with_infinity[0, 3] = -np.inf
         ({"label": np.zeros(3, int)}, "data.keys", ("Missing: 'x'",)),
         ({"x": ROWS, "label": np.zeros(2, int)}, "data.shape", ("label: 2", "x: 3")),
         ({"x": ROWS, "label": np.zeros((3, 2), int)}, "data.shape", ("[3, 2]",)),
-        ({"x": ROWS, "label": np.zeros(3, np.float32)}, "data.dtype", ("'label'",)),
+        ({"x": ROWS, "label": np.zeros(3, np.complex64)}, "data.dtype", ("'label'",)),
+        ({"x": ROWS, "label": np.zeros(3, bool)}, "data.dtype", ("'label'",)),
+        ({"x": ROWS, "label": np.array([0, np.nan, 1])}, "data.non_finite", ("'label'", "[1]")),
+        ({"x": ROWS, "label": np.zeros((3, 1, 1, 1))}, "data.shape", ("[3, 1, 1, 1]",)),
+        ({"x": ROWS, "label": np.float64(1)}, "data.shape", ("[]",)),
     ],
 )
 def test_wrong_arrays(tmp_path, arrays, code, says):

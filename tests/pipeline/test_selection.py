@@ -47,7 +47,7 @@ def row(
     ],
 )
 def test_gate(value, max_drop, passes):
-    reason = gate_reason("accuracy", 0.95, value, max_drop)
+    reason = gate_reason("accuracy", 0.95, value, 100 * (0.95 - value), max_drop)
     assert (reason == "") is passes
     if not passes:
         assert "0.9500" in reason
@@ -202,7 +202,8 @@ def test_accuracy_by_the_highest_score():
     assert yardstick.value({"y": 1 - SCORES}) == 0.25
     broken = SCORES.copy()
     broken[0, 0] = np.nan
-    assert yardstick.value({"y": broken}) == 0.0
+    assert yardstick.value({"y": broken}) is None
+    assert yardstick.drop_points(0.5) == pytest.approx(25)
 
 
 def test_accuracy_by_the_models_own_label():
@@ -225,11 +226,83 @@ def test_agreement_without_labels_says_so():
 
 def test_agreement_of_numbers_is_r_squared():
     outputs = {"y": np.array([[1.0], [2.0], [3.0], [4.0]], np.float32)}
-    yardstick, warnings = choose_yardstick(samples([0, 0, 1, 1]), outputs, None)
-    assert "labels cannot be used" in warnings[0]
+    yardstick, _ = choose_yardstick(samples(), outputs, None)
     assert yardstick.value(outputs) == 1.0
     assert yardstick.value({"y": outputs["y"] + 0.5}) == pytest.approx(1 - 4 * 0.25 / 5)
     assert yardstick.value({"y": outputs["y"] * -9}) == 0.0
+
+
+def test_labels_that_fit_no_output_are_not_used():
+    outputs = {"y": np.zeros((4, 2, 2), np.float32)}
+    yardstick, warnings = choose_yardstick(samples([0, 0, 1, 2]), outputs, None)
+    assert yardstick.metric == "agreement"
+    assert "the labels cannot be used" in warnings[0]
+
+
+RECONSTRUCTED = np.arange(16, dtype=np.float32).reshape(4, 4)
+BOXES = np.array([[[0, 0, 2, 2, 0.9, 1]]] * 4, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("output", "inputs", "labels", "metric"),
+    [
+        (SCORES, None, [0, 1, 1, 1], "accuracy"),
+        (np.array([5, 9, 5, 9]), None, [5, 9, 9, 9], "accuracy"),
+        (SCORES[:, 1], None, [0, 1, 1, 0], "auc"),
+        (SCORES[:, 1:], None, [0, 1, 1, 0], "auc"),
+        (SCORES[:, 1:], None, [0, 3, 1, 0], "rmse"),
+        (SCORES[:, 1:], None, [0.0, 1.0, 1.0, 0.0], "rmse"),
+        (SCORES, None, [[0.5, 1.0]] * 4, "rmse"),
+        (RECONSTRUCTED * 2, RECONSTRUCTED, [0, 1, 1, 0], "auc"),
+        (RECONSTRUCTED * 2, RECONSTRUCTED, [1, 1, 1, 1], "agreement"),
+        (RECONSTRUCTED * 2, RECONSTRUCTED, None, "agreement"),
+        (BOXES, None, [[[1.0, 0, 0, 2, 2]]] * 4, "map"),
+        (BOXES, None, None, "agreement"),
+    ],
+)
+def test_the_metric_is_chosen_by_data_and_model(output, inputs, labels, metric):
+    given = Samples(
+        role="evaluation",
+        inputs={"x": np.zeros((4, 1), np.float32) if inputs is None else inputs},
+        labels=None if labels is None else np.array(labels),
+    )
+    outputs = {"y": output}
+    yardstick, _ = choose_yardstick(given, outputs, find_scores(outputs, given.inputs))
+    assert yardstick.metric == metric
+    assert yardstick.value(outputs) == yardstick.reference
+    assert yardstick.drop_points(yardstick.reference) == 0.0
+
+
+def test_a_reconstruction_has_no_classes():
+    assert find_scores({"y": RECONSTRUCTED * 2}, {"x": RECONSTRUCTED}) is None
+    assert find_scores({"y": RECONSTRUCTED * 2}, {"x": RECONSTRUCTED[:, :2]}) is not None
+
+
+@pytest.mark.parametrize("metric", ["f1", "auc", "accuracy", "agreement"])
+def test_a_metric_that_is_asked_for(metric):
+    outputs = {"y": SCORES}
+    yardstick, warnings = choose_yardstick(
+        samples([0, 1, 1, 1]), outputs, find_scores(outputs), metric=metric
+    )
+    assert (yardstick.metric, warnings) == (metric, ())
+
+
+@pytest.mark.parametrize(
+    ("metric", "labels"), [("top5", [0, 1, 1, 1]), ("auc", [1, 1, 1, 1]), ("map", [0, 1, 1, 1])]
+)
+def test_a_metric_that_does_not_fit_is_refused(metric, labels):
+    outputs = {"y": SCORES}
+    with pytest.raises(PipelineRefused) as caught:
+        choose_yardstick(samples(labels), outputs, find_scores(outputs), metric=metric)
+    assert caught.value.code == "pipeline.metric"
+    assert metric in caught.value.detail
+
+
+def test_labels_of_a_classifier_are_integers():
+    outputs = {"y": SCORES}
+    with pytest.raises(PipelineRefused) as caught:
+        choose_yardstick(samples([0.0, 1.0, 1.0, 1.0]), outputs, find_scores(outputs))
+    assert caught.value.code == "data.dtype"
 
 
 def test_calibration_data_as_the_measure_is_said():

@@ -63,6 +63,19 @@ def test_manifests(case):
         assert caught.value.code == case["error"]
 
 
+@pytest.mark.parametrize("case", cases("configs.json"))
+def test_configs(case):
+    content = json.dumps(case["config"]).encode()
+    if case["error"] is None:
+        decoded = manifest.decode_config(content)
+        assert [[gate.name, gate.status] for gate in decoded.gates] == case["gates"]
+        assert manifest.decode_config(msgspec.json.encode(decoded)) == decoded
+    else:
+        with pytest.raises(ProtocolError) as caught:
+            manifest.decode_config(content)
+        assert caught.value.code == case["error"]
+
+
 def test_chunks():
     published = vectors("chunks.json")
     blob = bytes(range(256)) * published["repeat"]

@@ -166,7 +166,21 @@ REPORT = {
     "trials": [FP32, INT8, ALSO_GOOD, DYNAMIC, BROKEN],
     "measured_on": "a processor, onnxruntime",
     "warnings": ["The calibration set has 200 samples; 300 or more give steadier ranges."],
-}
+    "gates": [
+        {"variant": "", "name": "contract", "status": "overridden", "overridden_by": "ann",
+         "detail": f"output {MARKUP} is gone"},
+        {"variant": "int8", "name": "size", "status": "passed", "measured": 327_680.0,
+         "bound": 400_000.0, "direction": "<=", "unit": "bytes"},
+        {"variant": "int8", "name": "latency_p95", "status": "failed", "measured": 6000.0,
+         "bound": 5000.0, "direction": "<=", "unit": "time"},
+        {"variant": "int8", "name": "own", "status": "not_enough_data", "bound": 0.5,
+         "direction": ">=", "unit": "number"},
+    ],
+    "data_checks": [
+        {"name": "range", "severity": "warning", "detail": f"3 % of {MARKUP} are outside",
+         "hint": "calibrate with more"},
+    ],
+}  # fmt: skip
 LABELS = ["walking", "walking upstairs", "walking downstairs", "sitting", "standing", MARKUP]
 
 

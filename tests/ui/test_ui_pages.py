@@ -109,6 +109,20 @@ def test_what_was_published_stands_out_from_what_was_only_accepted(visit):
     expect(devices).to_contain_text(re.compile(r"1\.21 ms.*median of \d+ trials", re.DOTALL))
 
 
+def test_gates_and_data_checks_are_beneath_the_report(visit):
+    page = visit().goto("/models/har/3")
+    rows = page.get_by_role("region", name="Gates").locator("tbody tr")
+    texts = [re.sub(r"\s+", " ", row) for row in rows.all_inner_texts()]
+    assert len(texts) == 4
+    assert texts[0].startswith("contract all Overridden by ann ")
+    assert texts[1].startswith("size int8 Passed 328 kB ≤ 400 kB")
+    assert texts[2].startswith("latency_p95 int8 Failed 6.00 ms ≤ 5.00 ms")
+    assert re.match("own int8 Not enough data . ≥ 0.5", texts[3])
+    checks = page.get_by_role("region", name="Data checks").locator("tbody tr")
+    expect(checks).to_have_count(1)
+    expect(checks).to_contain_text(re.compile("range.*Warning.*are outside.*calibrate with more"))
+
+
 def test_what_devices_have_measured_is_on_the_page_of_the_version(visit):
     page = visit().goto("/models/har/3")
     table = page.get_by_role("region", name="Measured on devices")

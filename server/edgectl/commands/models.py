@@ -9,11 +9,14 @@ import click
 
 from edgectl.client import Client
 from edgectl.errors import LocalError
+from edgectl.gate_options import check_require
+from edgectl.gate_tables import policy_table
 from edgectl.lineage_tables import lineage_tables
 from edgectl.output import consoles, plain, print_json
 from edgectl.session import (
     MODEL,
     MODEL_VERSION,
+    NAME,
     Session,
     examples,
     json_option,
@@ -27,7 +30,8 @@ from edgectl.tables import (
     versions_table,
 )
 from edgectl.trust_tables import wait_text
-from edgectl.types import VersionDetail, VersionSummary
+from edgectl.types import ModelPolicy, PolicyInfo, VersionDetail, VersionSummary
+from edgectl_protocol.requirements import METRIC_NAMES
 
 __all__ = ["models"]
 
@@ -106,6 +110,62 @@ def show_model(session: Session, model: str, *, watch: bool, as_json: bool) -> N
         print_json({"model": summary, "versions": versions})
     else:
         output.print(versions_table(versions))
+
+
+@models.command(
+    "policy",
+    epilog=examples(
+        "edgectl models policy har",
+        "edgectl models policy har --max-drop 0.5 --require 'accuracy>=0.9'",
+        "edgectl models policy har --metric f1",
+        "edgectl models policy har --clear",
+    ),
+)
+@click.argument("model", type=NAME)
+@click.option("--max-drop", type=click.FloatRange(0, 100), help="Largest loss, in points.")
+@click.option("--require", multiple=True, metavar="GATE", help="What every variant must reach.")
+@click.option("--metric", type=click.Choice(METRIC_NAMES), help="By which pushes are measured.")
+@click.option("--clear", is_flag=True, help="Take away what is not given here.")
+@json_option
+@pass_session
+def model_policy(
+    session: Session,
+    model: str,
+    *,
+    max_drop: float | None,
+    require: tuple[str, ...],
+    metric: str | None,
+    clear: bool,
+    as_json: bool,
+) -> None:
+    """Show what every push of MODEL must keep, or change it (admin).
+
+    What is given replaces the same of the policy, all --require together; the rest stays as it is,
+    or goes with --clear. It holds from the next push on, and only an admin overrides its gates.
+    """
+    wanted = check_require(require)
+    with session.connect() as client:
+        policy = client.policy(model)
+        if max_drop is not None or wanted or metric is not None or clear:
+            kept = ModelPolicy() if clear else _as_it_is(policy)
+            changed = ModelPolicy(
+                max_drop_points=kept.max_drop_points if max_drop is None else max_drop,
+                require=wanted or kept.require,
+                metric=metric or kept.metric,
+                revision=policy.revision,
+            )
+            policy = client.put_policy(model, changed)
+    if as_json:
+        print_json(policy)
+        return
+    output, _ = consoles()
+    output.print(policy_table(policy))
+
+
+def _as_it_is(policy: PolicyInfo) -> ModelPolicy:
+    return ModelPolicy(
+        max_drop_points=policy.max_drop_points, metric=policy.metric, require=policy.require
+    )
 
 
 @models.command(

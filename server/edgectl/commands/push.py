@@ -11,6 +11,7 @@ import click
 
 from edgectl.durations import Duration
 from edgectl.errors import EdgectlError, doing
+from edgectl.gate_options import check_allow, check_require, choose_metric
 from edgectl.output import consoles, plain, print_json
 from edgectl.progress import PushProgress
 from edgectl.pushing import finish_push, start_push
@@ -42,6 +43,11 @@ _PRECISIONS = ("fp32", "fp16", "int8")
         "edgectl push detector.onnx --input-shape images=Nx3x320x320 --precision fp32",
         "edgectl push model.keras --evaluation eval.npz",
         "edgectl push saved_model/ --name door",
+        "edgectl push har.onnx --evaluation eval.npz --require 'accuracy>=0.9'",
+        "edgectl push har.onnx --require 'size<=200kB' --require 'latency_p95<=5ms'",
+        "edgectl push detector.onnx --evaluation eval.npz --metric map --max-drop 0.5",
+        "edgectl push har.onnx --evaluation eval.npz --metric metric.py",
+        "edgectl push har.onnx --labels new.txt --allow contract",
         "edgectl push har.onnx --calibration cal.npz --encrypt all",
         "edgectl push har.onnx --calibration cal.npz --encrypt int8",
     )
@@ -56,9 +62,24 @@ _PRECISIONS = ("fp32", "fp16", "int8")
 @click.option(
     "--max-drop",
     type=click.FloatRange(0, 100),
-    default=1.0,
-    show_default=True,
-    help="Largest loss against fp32, in points (1 point = 0.01).",
+    help="Largest loss against fp32: points of a score (0.01), percent of an error.  [default: 1]",
+)
+@click.option(
+    "--metric",
+    metavar="NAME|FILE.py",
+    help="accuracy, top5, f1, auc, rmse, map, agreement, or your own; by the data as default.",
+)
+@click.option(
+    "--require",
+    multiple=True,
+    metavar="GATE",
+    help="What every variant must reach, such as 'accuracy>=0.9'; more than once.",
+)
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="NAME",
+    help="Override a gate, such as contract, data or size; it is written down.",
 )
 @click.option(
     "--precision",
@@ -111,7 +132,10 @@ def push(
     version: str | None,
     calibration: Path | None,
     evaluation: Path | None,
-    max_drop: float,
+    max_drop: float | None,
+    metric: str | None,
+    require: tuple[str, ...],
+    allow: tuple[str, ...],
     precision: str,
     objective: str,
     search_time: int,
@@ -130,7 +154,8 @@ def push(
     .h5), PyTorch (.pt2, by torch.export.save) or scikit-learn (.skops); see docs/converters.md.
 
     Uploads are resumed where they broke off; the same content is never pushed twice. The exit code
-    is 1 when every int8 variant loses more than --max-drop, with the table of what was tried.
+    is 1 when every int8 variant loses more than --max-drop, or a gate refuses, with the table of
+    what was tried. A model's policy adds to what is asked for here, and the stricter wins.
     A model of a team that signs its own waits for its signatures, with exit code 0.
     Ctrl-C leaves the push running on the server.
 
@@ -139,8 +164,12 @@ def push(
     """
     name = name or _name_of(model)
     precisions = _choose("--precision", precision)
+    chosen = choose_metric(metric)
     options = PushOptions(
         max_drop_points=max_drop,
+        metric=chosen.name,
+        require=check_require(require),
+        allow=check_allow(allow),
         precisions=precisions,
         labels=parse_labels(labels),
         processing=read_steps(processing),
@@ -161,6 +190,7 @@ def push(
                 version=version,
                 calibration=calibration,
                 evaluation=evaluation,
+                own_metric=chosen.file,
                 options=options,
                 parent=parent,
             )

@@ -10,9 +10,15 @@ from msgspec import Struct, field
 from edgectl.types.base import Problem
 
 __all__ = [
+    "ConfusionInfo",
+    "DataCheckInfo",
+    "DisagreementInfo",
+    "GateInfo",
     "JobInfo",
     "JobProgress",
+    "ModelPolicy",
     "ModelSummary",
+    "PolicyInfo",
     "PushAccepted",
     "PushOptions",
     "PushRequest",
@@ -29,7 +35,7 @@ __all__ = [
 class PushOptions(Struct, frozen=True):
     """How the pipeline shall work."""
 
-    max_drop_points: float = 1.0
+    max_drop_points: float | None = None
     precisions: list[str] = field(default_factory=lambda: ["fp32", "int8"])
     labels: list[str] = field(default_factory=list)
     processing: str = ""
@@ -38,6 +44,9 @@ class PushOptions(Struct, frozen=True):
     search_s_max: float = 1800.0
     encrypt: list[str] = field(default_factory=list)
     card: str = ""
+    metric: str | None = None
+    require: list[str] = field(default_factory=list)
+    allow: list[str] = field(default_factory=list)
 
 
 class PushRequest(Struct, frozen=True, kw_only=True):
@@ -48,6 +57,7 @@ class PushRequest(Struct, frozen=True, kw_only=True):
     version: str | None = None
     calibration: str | None = None
     evaluation: str | None = None
+    own_metric: str | None = None
     options: PushOptions = PushOptions()
     parent: str | None = None
     training_data: str | None = None
@@ -61,6 +71,27 @@ class PushAccepted(Struct, frozen=True):
     version: str
     job: str | None
     created: bool
+
+
+class ModelPolicy(Struct, frozen=True, kw_only=True):
+    """``PUT /models/{name}/policy``: what every push of a model must keep."""
+
+    max_drop_points: float | None = None
+    metric: str | None = None
+    require: list[str] = field(default_factory=list)
+    revision: int | None = None
+
+
+class PolicyInfo(Struct, frozen=True, kw_only=True):
+    """The policy of a model; without one it is empty, with the revision 0."""
+
+    model: str
+    max_drop_points: float | None
+    metric: str | None
+    require: list[str]
+    revision: int
+    changed_at: datetime | None
+    changed_by: str
 
 
 class TensorInfo(Struct, frozen=True):
@@ -100,6 +131,48 @@ class LayerInfo(Struct, frozen=True):
     nodes: int = 1
 
 
+class GateInfo(Struct, frozen=True):
+    """What a variant had to be, and what it is; times are in microseconds."""
+
+    variant: str
+    name: str
+    status: str
+    measured: float | None = None
+    bound: float | None = None
+    direction: str = ""
+    unit: str = ""
+    detail: str = ""
+    overridden_by: str = ""
+
+
+class DataCheckInfo(Struct, frozen=True):
+    """Something remarkable about the data."""
+
+    name: str
+    severity: str
+    detail: str
+    hint: str = ""
+
+
+class ConfusionInfo(Struct, frozen=True):
+    """Rows are true classes, columns those that were named: by fp32, and by the variant."""
+
+    variant: str
+    before: list[list[int]]
+    after: list[list[int]]
+
+
+class DisagreementInfo(Struct, frozen=True):
+    """A sample of which a variant says another class than fp32."""
+
+    index: int
+    label: int | None
+    reference_class: int
+    reference_score: float
+    variant_class: int
+    variant_score: float
+
+
 class Report(Struct, frozen=True):
     """The quantization report of a version."""
 
@@ -120,6 +193,10 @@ class Report(Struct, frozen=True):
     sensitivity: list[LayerInfo] = field(default_factory=list)
     search_s: float = 0.0
     processing: list[str] = field(default_factory=list)
+    gates: list[GateInfo] = field(default_factory=list)
+    data_checks: list[DataCheckInfo] = field(default_factory=list)
+    confusion: ConfusionInfo | None = None
+    top_disagreements: list[DisagreementInfo] = field(default_factory=list)
 
 
 class VariantInfo(Struct, frozen=True):
@@ -175,6 +252,7 @@ class VersionDetail(VersionSummary, frozen=True, kw_only=True):
     variants: list[VariantInfo]
     report: Report | None
     error: Problem | None = None
+    own_metric: str | None = None
 
 
 class ModelSummary(Struct, frozen=True):

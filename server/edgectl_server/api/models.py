@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import HTMLResponse
 
-from edgectl_server.api.access import Operator, get_services, viewer
+from edgectl_server.api.access import Admin, Operator, get_services, viewer
 from edgectl_server.api.paging import Paging
 from edgectl_server.api.problems import responses
 from edgectl_server.bundle_documents import DocumentFile
@@ -15,8 +15,10 @@ from edgectl_server.report_page.page import CONTENT_SECURITY_POLICY, render
 from edgectl_server.schemas import (
     LineageInfo,
     ModelNameStr,
+    ModelPolicy,
     ModelSummary,
     Page,
+    PolicyInfo,
     PushAccepted,
     PushRequest,
     VersionDetail,
@@ -138,7 +140,28 @@ def push_version(
     request: Request, response: Response, principal: Operator, name: NamePath, body: PushRequest
 ) -> PushAccepted:
     """Make a version of files that have been uploaded: a job begins."""
-    accepted = get_services(request).registry.push(name, body, principal.user)
+    accepted = get_services(request).registry.push(name, body, principal.user, principal.role)
     if not accepted.created:
         response.status_code = 200
     return accepted
+
+
+@router.get(
+    "/models/{name}/policy",
+    operation_id="get_policy",
+    dependencies=[viewer],
+    responses=responses(401, 422),
+)
+def get_policy(request: Request, name: NamePath) -> PolicyInfo:
+    """Show what every push of a model must keep."""
+    return get_services(request).policies.get(name)
+
+
+@router.put(
+    "/models/{name}/policy",
+    operation_id="put_policy",
+    responses=responses(401, 403, 409, 422),
+)
+def put_policy(request: Request, principal: Admin, name: NamePath, body: ModelPolicy) -> PolicyInfo:
+    """Replace what every push of a model must keep, from the next push on."""
+    return get_services(request).policies.put(name, body, principal.user)

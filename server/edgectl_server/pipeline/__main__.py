@@ -69,8 +69,7 @@ def _watch(worker: int) -> int:
 def _work(spec: PipelineSpec) -> int:
     """Do the work and return the exit code."""
     _limit(spec.limits)
-    inputs = (spec.source, spec.calibration, spec.evaluation, spec.parent)
-    confine(Path.cwd().resolve(), [path for path in inputs if path is not None])
+    confine(Path.cwd().resolve(), spec.files)
     drop_capabilities()
     refuse_system_calls()
     ending = _run(spec, _progress_channel())

@@ -15,13 +15,26 @@ from edgectl_server.pipeline.checks import DATATYPES
 from edgectl_server.pipeline.cleaning import clean
 from edgectl_server.pipeline.data import Samples
 from edgectl_server.pipeline.errors import PipelineRefused
+from edgectl_server.pipeline.evidence import Parent, collect, without_data
 from edgectl_server.pipeline.execution import Outputs, Runner
+from edgectl_server.pipeline.gates import Evidence
+from edgectl_server.pipeline.own_metric import OwnMetric, read_source
 from edgectl_server.pipeline.scoring import Yardstick, check_finite, choose_yardstick, find_scores
 from edgectl_server.pipeline.spec import PipelineSpec, Progress
 
-__all__ = ["OUTPUTS_FILE", "Baseline", "Facts", "judge", "run_fp32"]
+__all__ = [
+    "OUTPUTS_FILE",
+    "Baseline",
+    "Facts",
+    "ParentNames",
+    "judge",
+    "read_parent",
+    "run_fp32",
+    "run_parent",
+]
 
 OUTPUTS_FILE = "fp32.npz"
+PARENT_FILE = "replaced.npz"
 _OUTPUT_BYTES_MAX = 256 * 1024 * 1024
 """Outputs of the measured samples are kept in memory, those of fp32 and of one variant."""
 _RANK_MAX = 8
@@ -50,6 +63,8 @@ class Baseline:
         specs: their names, datatypes and shapes.
         scores: the output of class scores, if there is one.
         yardstick: how variants are measured; None where there is no data.
+        evidence: what its own answers prove.
+        parent: the answers of the version that is replaced.
         warnings: for the report.
     """
 
@@ -59,6 +74,8 @@ class Baseline:
     specs: tuple[TensorSpec, ...]
     scores: Scores | None
     yardstick: Yardstick | None
+    evidence: Evidence
+    parent: Parent
     warnings: tuple[str, ...]
 
 
@@ -103,21 +120,28 @@ def run_fp32(
     )
 
 
-def judge(spec: PipelineSpec, facts: Facts, directory: Path, samples: Samples) -> Baseline:
+def judge(
+    spec: PipelineSpec, facts: Facts, directory: Path, samples: Samples, parent: Parent
+) -> Baseline:
     """Say what the answers of the fp32 model are worth, and how variants are measured.
 
     Raises:
-        PipelineRefused: ``data.label``, ``model.labels``.
+        PipelineRefused: ``data.label``, ``model.labels``, ``pipeline.metric``, ``metric.…``.
     """
     samples = samples.choose(facts.samples, spec.seed)
     with np.load(directory / OUTPUTS_FILE, allow_pickle=False) as arrays:
         outputs = {one.name: arrays[f"arr_{n}"] for n, one in enumerate(facts.outputs)}
     (directory / OUTPUTS_FILE).unlink()
-    scores = find_scores(outputs)
+    scores = find_scores(outputs, samples.inputs)
     warnings = facts.warnings + _check_class_names(spec.labels, outputs, scores)
     yardstick = None
+    evidence = without_data(spec.requirements)
     if samples.role != "random":
-        yardstick, more = choose_yardstick(samples, outputs, scores)
+        own = None
+        if spec.own_metric is not None:
+            own = OwnMetric(read_source(spec.own_metric), spec.limits.metric_s_max)
+        yardstick, more = choose_yardstick(samples, outputs, scores, metric=spec.metric, own=own)
+        evidence = collect(yardstick, outputs, spec.requirements, parent)
         warnings += more
     else:
         warnings += ("Golden cases are made of random numbers, for lack of data.",)
@@ -128,8 +152,38 @@ def judge(spec: PipelineSpec, facts: Facts, directory: Path, samples: Samples) -
         specs=facts.outputs,
         scores=scores,
         yardstick=yardstick,
+        evidence=evidence,
+        parent=parent,
         warnings=warnings,
     )
+
+
+class ParentNames(Struct, frozen=True):
+    """Names of the outputs in `PARENT_FILE`, in their order."""
+
+    names: tuple[str, ...]
+
+
+def run_parent(
+    path: Path, directory: Path, inputs: tuple[TensorSpec, ...], samples: Samples
+) -> ParentNames:
+    """Run the version that is replaced on the samples; for a task.
+
+    Raises:
+        PipelineRefused: it does not load or run, such as with other inputs.
+    """
+    outputs = Runner(path, inputs).run(samples)
+    np.savez(directory / PARENT_FILE, *outputs.values())
+    return ParentNames(tuple(outputs))
+
+
+def read_parent(directory: Path, found: ParentNames) -> Parent:
+    """Return what `run_parent` left."""
+    path = directory / PARENT_FILE
+    with np.load(path, allow_pickle=False) as arrays:
+        outputs = {name: arrays[f"arr_{n}"] for n, name in enumerate(found.names)}
+    path.unlink()
+    return Parent(outputs, "")
 
 
 def _check_class_names(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from edgectl_protocol.manifest import Evaluation, Quantization
+import msgspec
+
+from edgectl_protocol.manifest import Evaluation, GateResult, Quantization
 from edgectl_server.pipeline.baseline import Baseline
 from edgectl_server.pipeline.data import Samples
 from edgectl_server.pipeline.execution import TOOL, Runner, peak_bytes
@@ -19,7 +21,10 @@ __all__ = ["write_candidates"]
 
 
 def write_candidates(
-    trials: Trials, rows: Sequence[TrialRow], cases: Samples
+    trials: Trials,
+    rows: Sequence[TrialRow],
+    cases: Samples,
+    gates: Mapping[str, tuple[GateResult, ...]],
 ) -> tuple[Candidate, ...]:
     """Write the files of every variant to publish, each in a folder named after it.
 
@@ -27,6 +32,7 @@ def write_candidates(
         trials: what was made.
         rows: what is published, in the order in which devices try it.
         cases: inputs of the golden cases.
+        gates: by recipe: what is signed of its gates.
     """
     candidates = []
     limits = trials.spec.limits
@@ -34,7 +40,8 @@ def write_candidates(
         trials.progress(Progress(stage="golden", message=row.variant, done=rank, total=len(rows)))
         write = functools.partial(_write, trials, row, cases, rank)
         task = Task(row.variant, write, Candidate)
-        candidates.append(run_one(task, limits, seconds_max=limits.trial_s_max))
+        made = run_one(task, limits, seconds_max=limits.trial_s_max)
+        candidates.append(msgspec.structs.replace(made, gates=gates[row.recipe]))
     return tuple(candidates)
 
 

@@ -51,11 +51,11 @@ def landlock_version() -> int:
     return max(0, _system_call(_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION))
 
 
-def confine(work: Path, inputs: Iterable[Path]) -> bool:
+def confine(work: Path | None, inputs: Iterable[Path]) -> bool:
     """Take from this process, and all that it starts, every file but what the work needs.
 
     Args:
-        work: the folder that may be changed; absolute, resolved.
+        work: the folder that may be changed; absolute, resolved. None: nothing may be changed.
         inputs: files that may be read besides.
 
     Returns:
@@ -77,7 +77,8 @@ def confine(work: Path, inputs: Iterable[Path]) -> bool:
     packed = struct.pack(f"={known}Q", *attributes[:known])
     ruleset = _checked(_system_call(_CREATE_RULESET, packed, len(packed), 0))
     try:
-        _grant(ruleset, work, _WORK & handled)
+        if work is not None:
+            _grant(ruleset, work, _WORK & handled)
         _grant(ruleset, Path(_SINK), (_READ_FILE | _WRITE_FILE) & handled)
         for path in (*_readable(work), *inputs):
             _grant(ruleset, path, _READ)
@@ -88,19 +89,20 @@ def confine(work: Path, inputs: Iterable[Path]) -> bool:
     return True
 
 
-def _readable(work: Path) -> Iterator[Path]:
+def _readable(work: Path | None) -> Iterator[Path]:
     """Yield what Python and its libraries read."""
+    kept_out = () if work is None else (work, *work.parents)
     own = (sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, *sys.path)
     for text in dict.fromkeys((*_LIBRARIES, *_SYSTEM_FILES, *own)):
         path = Path(text)
         if not path.is_absolute() or not path.exists():
             continue
         resolved = path.resolve()
-        if resolved not in work.parents:
+        if resolved not in kept_out[1:]:
             yield resolved
             continue
         for child in resolved.iterdir():
-            if child.resolve() not in (work, *work.parents):
+            if child.resolve() not in kept_out:
                 yield child.resolve()
 
 

@@ -35,6 +35,7 @@ LABEL_KEY = "label"
 _FREE_SIZE = 64
 """Height and width of made-up pictures for an input that takes any."""
 SINGLE_KEY = "input"
+_LABEL_RANK_MAX = 3
 _HEADER_BYTES_MAX = 10_000
 _MEMBERS_MAX = 66
 """The most inputs, labels, and one too many to be told of."""
@@ -59,13 +60,14 @@ class Samples:
     Attributes:
         role: which file they are from; ``random``: made up, for lack of any.
         inputs: array by input name; the first axis counts the samples.
-        labels: int64 [N], or None.
+        labels: classes, int64 [N]; or numbers, float64 [N], [N, …] with at most three axes; or
+            None.
         digest: of the file; empty for made-up samples.
     """
 
     role: Role
     inputs: dict[str, Array]
-    labels: npt.NDArray[np.int64] | None = None
+    labels: Array | None = None
     digest: str = ""
 
     @property
@@ -273,20 +275,32 @@ def _check_finite(role: Role, name: str, array: Array) -> None:
             )
 
 
-def _check_labels(role: Role, array: Array) -> npt.NDArray[np.int64]:
-    if array.dtype.kind not in "iu":
+def _check_labels(role: Role, array: Array) -> Array:
+    """Return classes as int64, targets and boxes as float64."""
+    if array.dtype.kind not in "iuf":
         raise PipelineRefused(
             "data.dtype",
-            f"Array 'label' of the {role} data is {array.dtype}, expected integers.",
+            f"Array 'label' of the {role} data is {array.dtype}, expected numbers.",
             "Give each sample the index of its class: label.astype('int64').",
         )
+    if array.dtype.kind == "f":
+        if not 1 <= array.ndim <= _LABEL_RANK_MAX:
+            raise _label_shape(role, array, "[N], [N, K] or [N, K, 5]")
+        _check_finite(role, LABEL_KEY, array)
+        return array.astype(np.float64)
     if array.ndim != 1:
-        raise PipelineRefused(
-            "data.shape",
-            f"Array 'label' of the {role} data has the shape {_shape(array.shape)}, expected [N].",
-            "Give one class index a sample; for one-hot labels: label.argmax(axis=1).",
-        )
+        raise _label_shape(role, array, "[N]")
     return array.astype(np.int64)
+
+
+def _label_shape(role: Role, array: Array, expected: str) -> PipelineRefused:
+    return PipelineRefused(
+        "data.shape",
+        f"Array 'label' of the {role} data has the shape {_shape(array.shape)}, expected "
+        f"{expected}.",
+        "Give one class index a sample; for one-hot labels: label.argmax(axis=1). Targets and "
+        "boxes are floats.",
+    )
 
 
 def _shape(shape: tuple[Any, ...]) -> str:

@@ -44,6 +44,15 @@ Codes are stable, an area and a problem; these are all of them:
 ``pipeline.accuracy``       every int8 recipe loses more than is allowed
 ``pipeline.quantization``   no int8 recipe can make a variant of the model
 ``pipeline.no_data``        only int8 was asked for, without data to measure it
+``pipeline.metric``         the metric that was asked for cannot be measured with model and data
+``pipeline.data``           the data checks found an error: what is measured would mean nothing
+``pipeline.contract``       applications of the version that is replaced would not work
+``pipeline.gates``          no variant passes what is required
+``metric.source``           metric.py cannot be loaded, or has no function metric
+``metric.failed``           it raised an error
+``metric.value``            it returned no finite number
+``metric.time``             it took more than the limit
+``metric.crashed``          its process ended without an answer
 ``pipeline.memory``         failed: the memory limit
 ``pipeline.time``           failed: the limit of processor time or of the wall clock
 ``pipeline.disk``           failed: a file cannot be read or written

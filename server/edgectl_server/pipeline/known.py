@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from edgectl_server.pipeline.gates import Evidence
 from edgectl_server.pipeline.processor import saturates
 from edgectl_server.pipeline.spec import PipelineSpec
 
@@ -25,16 +26,19 @@ __all__ = ["KNOWN_FOLDER", "Measured", "recall", "remember", "trial_key"]
 KNOWN_FOLDER = "known"
 _TOOLS = ("edgectl", "numpy", "onnx", "onnxruntime")
 _OF_THE_CHOICE = frozenset(
-    {"model", "version", "max_drop_points", "precisions", "labels", "recipes", "objective"}
+    {
+        *("model", "version", "max_drop_points", "precisions", "labels", "recipes", "objective"),
+        *("requirements", "allowed", "allowed_by", "replaced"),
+    }
 )
-"""What a trial does not depend on."""
+"""What a trial does not depend on; of requirements it has the readings, and not the bounds."""
 
 
 class Measured(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a trial gives; `skipped` says why there was nothing to do."""
 
     size_bytes: int = 0
-    value: float = 0.0
+    evidence: Evidence | None = None
     update_bytes: int | None = None
     skipped: str = ""
     digest: str = ""
@@ -52,9 +56,12 @@ def trial_key(spec: PipelineSpec) -> str:
         value = getattr(spec, name)
         fields[name] = _digest(value) if isinstance(value, Path) else msgspec.to_builtins(value)
     limits = spec.limits
+    replaced = None if spec.replaced is None else spec.replaced.model
     facts = {
         "fields": fields,
         "samples": [limits.calibration_samples_max, limits.evaluation_samples_max],
+        "readings": sorted({one.name for one in spec.requirements}),
+        "replaced": None if replaced is None else _digest(replaced),
         "saturates": saturates(),
         "tools": {name: version(name) for name in _TOOLS},
     }

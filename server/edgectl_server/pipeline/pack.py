@@ -168,6 +168,7 @@ def pack(
             scores=candidate.scores,
             labels=labels if candidate.scores is not None else (),
             processing=result.report.processing,
+            gates=candidate.gates,
         )
         content = encode(config)
         assert decode_config(content) == config, "a device reads what was meant"

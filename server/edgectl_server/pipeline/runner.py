@@ -44,6 +44,7 @@ from edgectl_server.pipeline.spec import (
     PipelineResult,
     PipelineSpec,
     Progress,
+    Replaced,
     encode,
 )
 from edgectl_server.pipeline.system_calls import has_seccomp
@@ -99,6 +100,8 @@ def run_pipeline(
         calibration=spec.calibration and spec.calibration.resolve(),
         evaluation=spec.evaluation and spec.evaluation.resolve(),
         parent=spec.parent and spec.parent.resolve(),
+        own_metric=spec.own_metric and spec.own_metric.resolve(),
+        replaced=spec.replaced and _absolute(spec.replaced),
     )
     (directory / SPEC_FILE).write_bytes(encode(absolute))
     exit_ = _run_child(spec.limits, directory, on_progress, cancelled)
@@ -107,6 +110,13 @@ def run_pipeline(
     if exit_.code == _EXIT_REFUSED:
         raise _error(_read(directory / REFUSAL_FILE, Ending))
     raise explain(exit_.code, exit_.cpu_s, exit_.stderr, spec.limits)
+
+
+def _absolute(replaced: Replaced) -> Replaced:
+    found: Replaced = msgspec.structs.replace(
+        replaced, model=replaced.model and replaced.model.resolve()
+    )
+    return found
 
 
 _Outcome = TypeVar("_Outcome", PipelineResult, Ending)

@@ -1,36 +1,50 @@
-"""What a model's answers are worth: accuracy on labels, or agreement with the fp32 model.
+"""What a model's answers are worth: by which metric, on which data.
 
-In this order, and the report says which:
+``--metric`` names one (`edgectl_server.pipeline.metrics`), or brings its own
+(`edgectl_server.pipeline.own_metric`). Otherwise it is chosen in this order, and the report says
+which:
 
-1. `accuracy`, with labels and class scores (a float output [N, C] with 2 ≤ C ≤ 1024): the share of
-   samples whose class is right. The class is the model's own integer output [N] where it has
-   exactly one (scikit-learn's ``label``), otherwise the index of the highest score.
-2. `agreement`, with class scores but no labels: the share of samples whose highest score is that of
-   the fp32 model.
-3. `agreement`, without class scores: R² of the outputs against those of the fp32 model, the share
-   of their variance that is kept; the lowest over all float outputs, at least 0.
+1. `map`, with boxes as labels and a detector's outputs;
+2. `auc`, of an autoencoder (an output of the input's shape) with labels 0 and 1;
+3. `accuracy`, with classes as labels and class scores (a float output [N, C] with 2 ≤ C ≤ 1024) or
+   one integer output [N];
+4. `auc`, of one score a sample with labels 0 and 1;
+5. `rmse`, with numbers as labels and a float output of their shape;
+6. `agreement` with fp32, without labels, or without an output that they fit: of the class where
+   there are class scores, of the outputs themselves (R²) where there are none.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from edgectl_protocol.manifest import Scores
+from edgectl_protocol.requirements import OWN_METRIC
 from edgectl_server.pipeline.data import Array, Samples
+from edgectl_server.pipeline.detection import find_detections
 from edgectl_server.pipeline.errors import PipelineRefused
 from edgectl_server.pipeline.execution import Outputs
+from edgectl_server.pipeline.metrics import (
+    METRICS,
+    Answers,
+    NotMeasurable,
+    class_output,
+    is_reconstruction,
+    points,
+)
+from edgectl_server.pipeline.own_metric import OwnMetric
 
 __all__ = [
     "Yardstick",
+    "all_finite",
     "check_finite",
     "choose_yardstick",
     "find_scores",
-    "kept_variance",
     "same_outputs",
 ]
 
@@ -44,40 +58,66 @@ class Yardstick:
     """How variants are measured, and what fp32 reaches.
 
     Attributes:
-        metric: what `value` returns.
+        metric: name of what `value` returns.
+        higher_is_better: its direction.
+        measure: the metric itself.
         source: which data it is measured on.
         samples: those it is measured on.
         reference: the fp32 model's value.
         outputs: the fp32 model's outputs for `samples`.
         scores: the output of class scores, if there is one.
-        classes: the integer output that names the class, if there is exactly one.
         explanation: what the metric means, for the report.
     """
 
-    metric: Literal["accuracy", "agreement"]
+    metric: str
+    higher_is_better: bool
+    measure: Callable[[Answers], float]
     source: Literal["evaluation", "calibration"]
     samples: Samples
     reference: float
     outputs: Outputs
     scores: Scores | None
-    classes: str | None
     explanation: str
 
-    def value(self, outputs: Outputs) -> float:
-        """Return the metric, 0 to 1, of a variant's outputs for the samples."""
-        if not all(np.isfinite(array).all() for array in outputs.values() if _is_float(array)):
-            return 0.0
-        if self.metric == "accuracy":
-            assert self.samples.labels is not None
-            return _share(_predictions(outputs, self.scores, self.classes), self.samples.labels)
-        if self.scores is not None:
-            name = self.scores.output
-            return _share(outputs[name].argmax(axis=1), self.outputs[name].argmax(axis=1))
-        return kept_variance(outputs, self.outputs)
+    def answers(self, outputs: Outputs) -> Answers:
+        """Return a variant's outputs for the samples, with what they are compared with."""
+        return Answers(
+            outputs=outputs,
+            labels=self.samples.labels,
+            inputs=self.samples.inputs,
+            reference=self.outputs,
+            scores=self.scores,
+        )
+
+    def value(self, outputs: Outputs) -> float | None:
+        """Return the metric of a variant's outputs for the samples.
+
+        None where they hold NaN or infinity, or where it cannot be measured.
+
+        Raises:
+            PipelineRefused: ``metric.…``, of a metric of one's own.
+        """
+        if not all_finite(outputs):
+            return None
+        try:
+            found = self.measure(self.answers(outputs))
+        except NotMeasurable:
+            return None
+        return found if math.isfinite(found) else None
+
+    def drop_points(self, value: float) -> float:
+        """Return how much worse than fp32 a value is, in points (`metrics.points`)."""
+        return points(self.reference, value, higher_is_better=self.higher_is_better)
 
 
-def find_scores(outputs: Outputs) -> Scores | None:
-    """Return the first output that holds one score a class, judged by its values on data."""
+def find_scores(outputs: Outputs, inputs: dict[str, Array] | None = None) -> Scores | None:
+    """Return the first output that holds one score a class, judged by its values on data.
+
+    A reconstruction of the input has as many columns as a sample has values, and no classes; the
+    scores of a detector are of boxes.
+    """
+    if is_reconstruction(outputs, inputs or {}) or find_detections(outputs) is not None:
+        return None
     for name, array in outputs.items():
         if _is_float(array) and array.ndim == _SCORES_RANK and 2 <= array.shape[1] <= CLASSES_MAX:  # noqa: PLR2004
             sums = array.astype(np.float64).sum(axis=1)
@@ -87,7 +127,12 @@ def find_scores(outputs: Outputs) -> Scores | None:
 
 
 def choose_yardstick(
-    samples: Samples, outputs: Outputs, scores: Scores | None
+    samples: Samples,
+    outputs: Outputs,
+    scores: Scores | None,
+    *,
+    metric: str = "",
+    own: OwnMetric | None = None,
 ) -> tuple[Yardstick, tuple[str, ...]]:
     """Choose the metric for the data there is.
 
@@ -95,57 +140,128 @@ def choose_yardstick(
         samples: evaluation data, or calibration data in its place.
         outputs: the fp32 model's outputs for them.
         scores: see `find_scores`.
+        metric: name of the metric that is asked for; empty: by the data.
+        own: the metric that was pushed, in its place.
 
     Returns:
         The yardstick, and warnings for the report.
 
     Raises:
-        PipelineRefused: ``data.label``: a label is no class of the model.
+        PipelineRefused: ``data.label``: a label is no class of the model; ``data.dtype``: labels
+            of a classifier are no integers; ``pipeline.metric``: what is asked for cannot be
+            measured; ``metric.…``, of a metric of one's own.
     """
     assert samples.role != "random", "made-up samples measure nothing"
-    warnings = []
-    classes = _class_output(outputs)
-    if scores is not None and samples.labels is not None:
-        if classes is None:
-            _check_labels(samples, outputs[scores.output].shape[1])
-        reference = _share(_predictions(outputs, scores, classes), samples.labels)
-        metric: Literal["accuracy", "agreement"] = "accuracy"
-        explanation = f"accuracy on {samples.count} labelled samples of the {samples.role} data"
+    answers = Answers(outputs, samples.labels, samples.inputs, reference=outputs, scores=scores)
+    _check_labels(samples, outputs, scores)
+    warnings: list[str] = []
+    higher_is_better = True
+    if own is not None:
+        reference, higher_is_better = own.measure(answers)
+        name, measure = OWN_METRIC, _same_direction(own, higher_is_better=higher_is_better)
+        explanation = f"metric.py on {samples.count} samples of the {samples.role} data"
     else:
-        metric, reference = "agreement", 1.0
-        what = "the same class as fp32" if scores else "R² against the outputs of fp32"
-        explanation = f"agreement: {what} on {samples.count} samples of the {samples.role} data"
-        if samples.labels is None:
-            warnings.append(
-                f"No labels: measured is {explanation}, which does not say how good fp32 is. "
-                "Push evaluation data with 'label' to measure accuracy."
-            )
-        else:
-            warnings.append(
-                f"The model has no output of class scores [N, C], so the labels cannot be used; "
-                f"measured is {explanation}."
-            )
+        name, reference = _asked(metric, answers) if metric else _by_the_data(answers)
+        measure, higher_is_better = METRICS[name].value, METRICS[name].higher_is_better
+        explanation, more = _explain(name, answers, samples, asked=bool(metric))
+        warnings += more
     if samples.role == "calibration":
         warnings.append(
             "No evaluation data: measured on the calibration data, which static recipes have seen."
         )
     yardstick = Yardstick(
-        metric=metric,
+        metric=name,
+        higher_is_better=higher_is_better,
+        measure=measure,
         source=samples.role,
         samples=samples,
         reference=reference,
         outputs=outputs,
         scores=scores,
-        classes=classes,
         explanation=explanation,
     )
     return yardstick, tuple(warnings)
 
 
+def _same_direction(own: OwnMetric, *, higher_is_better: bool) -> Callable[[Answers], float]:
+    """Return the metric alone; its direction must not depend on the answers."""
+
+    def measure(answers: Answers) -> float:
+        value, higher = own.measure(answers)
+        if higher != higher_is_better:
+            raise PipelineRefused(
+                "metric.failed",
+                "metric.py cannot be used: HIGHER_IS_BETTER is not the same each time.",
+                "Set it once, at the top of the file.",
+            )
+        return value
+
+    return measure
+
+
+def _asked(metric: str, answers: Answers) -> tuple[str, float]:
+    try:
+        return metric, METRICS[metric].value(answers)
+    except NotMeasurable as error:
+        raise PipelineRefused(
+            "pipeline.metric",
+            f"The model cannot be measured by {metric}: {error}.",
+            "Push data with the labels that the metric needs, or leave --metric out.",
+        ) from error
+
+
+def _by_the_data(answers: Answers) -> tuple[str, float]:
+    for name in _candidates(answers):
+        try:
+            return name, METRICS[name].value(answers)
+        except NotMeasurable:  # such as labels of one class only: the data checks say it
+            continue
+    return "agreement", 1.0
+
+
+def _candidates(answers: Answers) -> tuple[str, ...]:
+    """Return the metrics that fit labels and outputs, the best first; see the module."""
+    labels, outputs = answers.labels, answers.outputs
+    if labels is None:
+        return ()
+    if find_detections(outputs) is not None:
+        return ("map",)
+    binary = labels.dtype.kind == "i" and bool(((labels == 0) | (labels == 1)).all())
+    if is_reconstruction(outputs, answers.inputs):
+        return ("auc",) if binary else ("rmse",)
+    if labels.dtype.kind == "i" and (answers.scores is not None or class_output(outputs)):
+        return ("accuracy",)
+    return ("auc", "rmse") if binary else ("rmse",)
+
+
+def _explain(
+    name: str, answers: Answers, samples: Samples, *, asked: bool
+) -> tuple[str, tuple[str, ...]]:
+    """Return what is measured, and warnings where it is not what one would want."""
+    where = f"{samples.count} samples of the {samples.role} data"
+    if name != "agreement":
+        return f"{METRICS[name].meaning} ({name}) on {where}", ()
+    what = "the same class as fp32" if answers.scores else "R² against the outputs of fp32"
+    explanation = f"agreement: {what} on {where}"
+    if asked:
+        return explanation, ()
+    if samples.labels is None:
+        warning = (
+            f"No labels: measured is {explanation}, which does not say how good fp32 is. "
+            "Push evaluation data with 'label' to measure accuracy."
+        )
+    else:
+        warning = (
+            "The model has no output of class scores [N, C] nor of the labels' shape, so that "
+            f"the labels cannot be used; measured is {explanation}."
+        )
+    return explanation, (warning,)
+
+
 def check_finite(outputs: Outputs) -> None:
     """Raise `PipelineRefused` ``model.non_finite`` if an output holds NaN or infinity."""
     for name, array in outputs.items():
-        if _is_float(array) and not np.isfinite(array).all():
+        if not all_finite({name: array}):
             raise PipelineRefused(
                 "model.non_finite",
                 f"Output {name[:80]!r} of the model holds NaN or infinity for finite inputs.",
@@ -153,19 +269,9 @@ def check_finite(outputs: Outputs) -> None:
             )
 
 
-def kept_variance(outputs: Outputs, wanted: Outputs) -> float:
-    """Return R² against the wanted outputs, 0 to 1: the lowest over all float outputs.
-
-    Without a float output it is the share of values that are equal.
-    """
-    return min(
-        (
-            _variance_kept(outputs[name], reference)
-            for name, reference in wanted.items()
-            if _is_float(reference)
-        ),
-        default=_equal_share(outputs, wanted),
-    )
+def all_finite(outputs: Outputs) -> bool:
+    """Say whether no output holds NaN or infinity."""
+    return all(bool(np.isfinite(array).all()) for array in outputs.values() if _is_float(array))
 
 
 def same_outputs(left: Outputs, right: Outputs, tolerance: float) -> bool:
@@ -190,28 +296,21 @@ def _is_float(array: Array) -> bool:
     return array.dtype.kind == "f"
 
 
-def _share(left: Array, right: Array) -> float:
-    return float(np.mean(left == right))
-
-
-def _predictions(outputs: Outputs, scores: Scores | None, classes: str | None) -> Array:
-    if classes is not None:
-        return outputs[classes]
-    assert scores is not None
-    highest: npt.NDArray[np.int64] = outputs[scores.output].argmax(axis=1)
-    return highest
-
-
-def _class_output(outputs: Outputs) -> str | None:
-    names = [
-        name for name, array in outputs.items() if array.ndim == 1 and array.dtype.kind in "iu"
-    ]
-    return names[0] if len(names) == 1 else None
-
-
-def _check_labels(samples: Samples, classes: int) -> None:
-    assert samples.labels is not None
-    lowest, highest = int(samples.labels.min()), int(samples.labels.max())
+def _check_labels(samples: Samples, outputs: Outputs, scores: Scores | None) -> None:
+    """Refuse labels that are no classes of a model whose classes are the columns of its scores."""
+    labels = samples.labels
+    if labels is None or scores is None or class_output(outputs) is not None:
+        return
+    if labels.dtype.kind == "f":
+        if labels.shape == outputs[scores.output].shape:
+            return  # targets
+        raise PipelineRefused(
+            "data.dtype",
+            f"Array 'label' of the {samples.role} data is {labels.dtype}, expected integers.",
+            "Give each sample the index of its class: label.astype('int64').",
+        )
+    classes = outputs[scores.output].shape[1]
+    lowest, highest = int(labels.min()), int(labels.max())
     if lowest < 0 or highest >= classes:
         raise PipelineRefused(
             "data.label",
@@ -219,21 +318,3 @@ def _check_labels(samples: Samples, classes: int) -> None:
             f"expected class indices 0 to {classes - 1}.",
             "Number the classes as the model's scores are ordered, from 0.",
         )
-
-
-def _variance_kept(array: Array, reference: Array) -> float:
-    """Return R² of `array` against `reference`, at least 0; axis 0 counts the samples."""
-    wanted = reference.astype(np.float64)
-    wrong = float(np.square(array.astype(np.float64) - wanted).sum())
-    spread = float(np.square(wanted - wanted.mean(axis=0, keepdims=True)).sum())
-    if spread == 0.0:
-        return 1.0 if wrong == 0.0 else 0.0
-    kept = 1.0 - wrong / spread
-    return max(0.0, kept) if math.isfinite(kept) else 0.0
-
-
-def _equal_share(outputs: Outputs, references: Outputs) -> float:
-    return min(
-        (float(np.mean(outputs[name] == reference)) for name, reference in references.items()),
-        default=1.0,
-    )

@@ -11,20 +11,29 @@ import dataclasses
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from edgectl_protocol.manifest import TensorSpec
-from edgectl_server.pipeline.baseline import Baseline, Facts, judge, run_fp32
+from edgectl_server.pipeline.baseline import (
+    Baseline,
+    Facts,
+    ParentNames,
+    judge,
+    read_parent,
+    run_fp32,
+    run_parent,
+)
 from edgectl_server.pipeline.candidates import write_candidates
-from edgectl_server.pipeline.checks import ModelFacts, check_model, parse_model
-from edgectl_server.pipeline.data import Role, Samples, load_samples, random_samples
-from edgectl_server.pipeline.errors import PipelineRefused
-from edgectl_server.pipeline.execution import Runner, latencies, measured_on
+from edgectl_server.pipeline.checks import check_model, parse_model
+from edgectl_server.pipeline.course import Course, Findings, Subject
+from edgectl_server.pipeline.data import Role, Samples, load_samples
+from edgectl_server.pipeline.data_checks import check_data
+from edgectl_server.pipeline.errors import PipelineFailed, PipelineRefused
+from edgectl_server.pipeline.evidence import Parent
+from edgectl_server.pipeline.execution import Runner, latencies, peak_bytes
+from edgectl_server.pipeline.gates import Contract
 from edgectl_server.pipeline.golden_cases import choose_golden
 from edgectl_server.pipeline.planning import keeps_accuracy, mixed_counts, nearest, other_ranges
 from edgectl_server.pipeline.processing import add_processing
@@ -47,13 +56,16 @@ from edgectl_server.pipeline.spec import (
     PipelineResult,
     PipelineSpec,
     Progress,
-    TensorRow,
-    TrialReport,
     TrialRow,
-    to_document,
 )
-from edgectl_server.pipeline.tasks import Task, run_one
+from edgectl_server.pipeline.tasks import Task, run_all, run_one
 from edgectl_server.pipeline.trials import Trials
+from edgectl_server.pipeline.verdicts import (
+    check_version,
+    judge_costs,
+    no_variant,
+    refuse_version,
+)
 
 __all__ = ["search"]
 
@@ -64,31 +76,12 @@ class _Measured(Struct, frozen=True):
     pairs: tuple[tuple[float, float], ...]
 
 
+class _Memory(Struct, frozen=True):
+    bytes: int
+
+
 class _Nodes(Struct, frozen=True):
     nodes: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """What is being worked on, once it has passed the checks."""
-
-    spec: PipelineSpec
-    source: str
-    model: Any
-    facts: ModelFacts
-    processing: tuple[str, ...]
-    calibration: Samples | None
-    evaluation: Samples | None
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        return self.facts.inputs
-
-    @property
-    def samples(self) -> Samples:
-        """The best data there is: evaluation, calibration, made up."""
-        made_up = random_samples(self.inputs, self.spec.limits.golden_cases, self.spec.seed)
-        return self.evaluation or self.calibration or made_up
 
 
 def search(
@@ -121,7 +114,8 @@ def search(
         )
 
     facts = run_one(Task("fp32", run, Facts), limits, seconds_max=limits.wall_s)
-    baseline = judge(spec, facts, directory, subject.samples)
+    parent = _run_parent(subject, facts, directory)
+    baseline = judge(spec, facts, directory, subject.samples, parent)
     trials = Trials(
         spec=spec,
         directory=directory,
@@ -130,6 +124,7 @@ def search(
         calibration=subject.calibration,
         progress=progress,
         deadline=time.monotonic() + limits.search_s_max,
+        evidence={"fp32": baseline.evidence},
     )
     golden = choose_golden(
         baseline.samples,
@@ -138,30 +133,89 @@ def search(
         count=limits.golden_cases,
         seed=spec.seed,
     )
-    layers = _try_recipes(trials)
-    rows = _with_latencies(trials)
-    warnings = list(baseline.warnings)
-    published = choose(rows, spec.precisions, spec.objective)
-
-    def report() -> TrialReport:
-        seconds = time.monotonic() - begun
-        made = _report(subject, baseline, rows, layers, warnings=warnings, seconds=seconds)
-        return msgspec.structs.replace(made, golden=golden.kinds)
-
-    if "int8" in spec.precisions and not any(row.precision == "int8" for row in published):
-        try:
-            measured = baseline.yardstick is not None
-            fp32_wanted = "fp32" in spec.precisions
-            warnings.append(check_int8(rows, measured=measured, fp32_wanted=fp32_wanted))
-        except PipelineRefused as error:
-            error.data["report"] = to_document(report())
-            raise
+    findings = _check_version(subject, baseline)
+    course = Course(subject, trials, findings, begun, list(baseline.warnings))
+    course.rows = [_fp32_row(trials)]
+    course.refuse(refuse_version(findings.gates, spec))
+    course.golden = golden.kinds
+    course.layers = _try_recipes(trials)
+    course.rows = _with_latencies(trials)
+    course.memory = _memory(trials, course.rows)
+    yardstick = baseline.yardstick
+    course.rows = judge_costs(course.rows, trials.evidence, course.memory, spec, yardstick)
+    course.published = publish_order(choose(course.rows, spec.precisions, spec.objective))
+    _check_published(course)
     cases = baseline.samples.take(golden.rows)
-    candidates = write_candidates(trials, publish_order(published), cases)
-    return PipelineResult(source=subject.source, report=report(), candidates=candidates)
+    gates = {row.recipe: course.signed_gates(row) for row in course.published}
+    candidates = write_candidates(trials, course.published, cases, gates)
+    return PipelineResult(source=subject.source, report=course.report(), candidates=candidates)
 
 
-def _check(spec: PipelineSpec, progress: Callable[[Progress], None]) -> _Subject:
+def _check_version(subject: Subject, baseline: Baseline) -> Findings:
+    """Ask what needs no recipe: is the data worth anything, do applications still work."""
+    spec, scores = subject.spec, baseline.scores
+    classes = None
+    if scores is not None:
+        classes = baseline.outputs[scores.output].shape[1]
+    yardstick = baseline.yardstick
+    data_checks = check_data(
+        subject.calibration,
+        subject.evaluation,
+        classes=classes,
+        classifies=yardstick is not None and yardstick.metric not in {"rmse", "map"},
+    )
+    labels = spec.labels if scores is not None else ()
+    contract = Contract(subject.inputs, baseline.specs, scores, labels)
+    return Findings(check_version(contract, data_checks, spec), data_checks)
+
+
+def _check_published(course: Course) -> None:
+    """Refuse the push if what was asked for is not published; note what is left out."""
+    spec, rows = course.subject.spec, course.rows
+    int8 = any(row.precision == "int8" for row in course.published)
+    if not course.published or ("int8" in spec.precisions and not int8):
+        looked_at = [row for row in rows if row.precision == "int8"] if course.published else rows
+        course.refuse(no_variant(looked_at, course.gates))
+    if "int8" in spec.precisions and not int8:
+        try:
+            measured = course.trials.baseline.yardstick is not None
+            fp32_wanted = "fp32" in spec.precisions
+            course.warnings.append(check_int8(rows, measured=measured, fp32_wanted=fp32_wanted))
+        except PipelineRefused as error:
+            course.refuse(error)
+    course.warnings += [
+        f"fp32 is not published: {row.reason}."
+        for row in rows
+        if row.precision == "fp32" and row.status == "rejected"
+    ]
+
+
+def _run_parent(subject: Subject, facts: Facts, directory: Path) -> Parent:
+    """Return the answers of the version that is replaced, if they are needed and can be had."""
+    spec = subject.spec
+    if spec.replaced is None or subject.samples.role == "random":
+        return Parent()
+    if all(one.name != "parent_agreement" for one in spec.requirements):
+        return Parent(None, "it was not asked for")
+    path = spec.replaced.model
+    if path is None:
+        return Parent(None, f"the model of version {spec.replaced.version} cannot be read")
+    samples = subject.samples.choose(facts.samples, spec.seed)
+
+    def run() -> ParentNames:
+        return run_parent(path, directory, subject.inputs, samples)
+
+    try:
+        task = Task("replaced", run, ParentNames)
+        found = run_one(task, spec.limits, seconds_max=spec.limits.trial_s_max)
+    except (PipelineRefused, PipelineFailed) as error:
+        return Parent(
+            None, f"version {spec.replaced.version} does not take this data: {error.detail}"
+        )
+    return read_parent(directory, found)
+
+
+def _check(spec: PipelineSpec, progress: Callable[[Progress], None]) -> Subject:
     progress(Progress(stage="check", message="model file"))
     size = spec.source.stat().st_size
     with spec.source.open("rb") as file:
@@ -182,7 +236,7 @@ def _check(spec: PipelineSpec, progress: Callable[[Progress], None]) -> _Subject
         progress(Progress(stage="check", message=f"{role} data"))
         return load_samples(path, role, facts.inputs, bytes_max=spec.limits.data_bytes_max)
 
-    return _Subject(
+    return Subject(
         spec=spec,
         source=source,
         model=model,
@@ -253,11 +307,11 @@ def _names(groups: Sequence[Group]) -> tuple[str, ...]:
 # ------------------------------------------------------------ measuring
 
 
-def _with_latencies(trials: Trials) -> list[TrialRow]:
-    """Return all rows, fp32 first, with the latencies of those that may be published."""
-    limits, baseline = trials.spec.limits, trials.baseline
+def _fp32_row(trials: Trials) -> TrialRow:
+    """Return the row of fp32, its latencies still to be measured."""
+    baseline = trials.baseline
     yardstick = baseline.yardstick
-    fp32 = TrialRow(
+    return TrialRow(
         recipe="fp32",
         variant="fp32",
         precision="fp32",
@@ -267,6 +321,33 @@ def _with_latencies(trials: Trials) -> list[TrialRow]:
         value=yardstick.reference if yardstick else None,
         drop_points=0.0 if yardstick else None,
     )
+
+
+def _memory(trials: Trials, rows: Sequence[TrialRow]) -> dict[str, int]:
+    """Return what loading and running each model adds to a process, if a gate asks for it."""
+    limits = trials.spec.limits
+    if all(one.name != "ram" for one in trials.spec.requirements):
+        return {}
+    sample = trials.baseline.samples.choose(1, 0)
+
+    def task(row: TrialRow) -> Task[_Memory]:
+        path = trials.baseline.path if row.recipe == "fp32" else trials.path(row.recipe)
+
+        def call() -> _Memory:
+            before = peak_bytes()
+            Runner(path, trials.inputs).run(sample)
+            return _Memory(max(0, peak_bytes() - before))
+
+        return Task(row.recipe, call, _Memory)
+
+    tasks = (task(row) for row in rows if row.status == "accepted")
+    found = run_all(tasks, limits, workers=1, seconds_max=limits.trial_s_max)
+    return {done.task.name: done.value.bytes for done in found if done.value is not None}
+
+
+def _with_latencies(trials: Trials) -> list[TrialRow]:
+    """Return all rows, fp32 first, with the latencies of those that may be published."""
+    limits, baseline = trials.spec.limits, trials.baseline
     chosen = measured_rows(trials.rows)
     paths = [baseline.path, *(trials.path(row.recipe) for row in chosen)]
     trials.progress(Progress(stage="latency", message=f"{len(paths)} variants"))
@@ -283,40 +364,4 @@ def _with_latencies(trials: Trials) -> list[TrialRow]:
         p50_us, p95_us = by_recipe.get(row.recipe, (None, None))
         return msgspec.structs.replace(row, latency_p50_us=p50_us, latency_p95_us=p95_us)
 
-    return [with_latency(row) for row in (fp32, *trials.rows)]
-
-
-def _report(
-    subject: _Subject,
-    baseline: Baseline,
-    rows: Sequence[TrialRow],
-    layers: tuple[LayerRow, ...],
-    *,
-    warnings: Sequence[str],
-    seconds: float,
-) -> TrialReport:
-    yardstick = baseline.yardstick
-    return TrialReport(
-        metric=yardstick.metric if yardstick else None,
-        metric_source=yardstick.source if yardstick else None,
-        samples=yardstick.samples.count if yardstick else 0,
-        reference=yardstick.reference if yardstick else None,
-        max_drop_points=subject.spec.max_drop_points,
-        opset=subject.facts.opset,
-        nodes=subject.facts.nodes,
-        parameters=subject.facts.parameters,
-        inputs=_tensor_rows(subject.inputs),
-        outputs=_tensor_rows(baseline.specs),
-        trials=tuple(rows),
-        measured_on=measured_on(),
-        warnings=tuple(warnings),
-        sensitivity=layers,
-        search_s=round(seconds, 2),
-        processing=subject.processing,
-    )
-
-
-def _tensor_rows(specs: tuple[TensorSpec, ...]) -> tuple[TensorRow, ...]:
-    return tuple(
-        TensorRow(name=spec.name, datatype=spec.datatype, shape=spec.shape) for spec in specs
-    )
+    return [with_latency(row) for row in (_fp32_row(trials), *trials.rows)]

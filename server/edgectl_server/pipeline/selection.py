@@ -42,14 +42,21 @@ _MEASURED_MAX = 32
 PORTABLE_VARIANT = "int8-portable"
 
 
-def gate_reason(metric: str, reference: float, value: float, max_drop_points: float) -> str:
-    """Return why a variant's value is refused, or an empty text."""
-    drop = 100 * (reference - value)
-    if drop <= max_drop_points + _ROUNDING:
+def gate_reason(metric: str, reference: float, value: float, lost: float, allowed: float) -> str:
+    """Return why a variant's value is refused, or an empty text.
+
+    Args:
+        metric: its name.
+        reference: what fp32 reaches.
+        value: what the variant reaches.
+        lost: how much worse that is, in points (`metrics.points`).
+        allowed: how many points may be lost.
+    """
+    if lost <= allowed + _ROUNDING:
         return ""
     return (
-        f"loses {drop:.2f} points of {metric} ({reference:.4f} to {value:.4f}), "
-        f"allowed are {max_drop_points:g}"
+        f"loses {lost:.2f} points of {metric} ({reference:.4f} to {value:.4f}), "
+        f"allowed are {allowed:g}"
     )
 
 
@@ -69,7 +76,10 @@ def choose(
         precisions: what was asked for.
         objective: of the choice between int8 recipes.
     """
-    chosen = [row for row in trials if row.precision == "fp32" and "fp32" in precisions]
+    wanted = "fp32" in precisions
+    chosen = [
+        row for row in trials if row.precision == "fp32" and wanted and row.status == "accepted"
+    ]
     chosen += [row for row in trials if row.precision == "fp16" and row.status == "accepted"]
     best = best_int8(trials, objective)
     portable = best_int8([row for row in trials if row.portable], objective)

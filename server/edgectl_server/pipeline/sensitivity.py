@@ -14,8 +14,8 @@ from pathlib import Path
 from edgectl_protocol.manifest import TensorSpec
 from edgectl_server.pipeline.data import Samples
 from edgectl_server.pipeline.execution import Outputs, Runner
+from edgectl_server.pipeline.metrics import kept_variance
 from edgectl_server.pipeline.recipes import NothingToQuantize, Recipe, make
-from edgectl_server.pipeline.scoring import kept_variance
 from edgectl_server.pipeline.spec import LayerRow
 
 __all__ = ["SAMPLES_MAX", "Group", "group_nodes", "measure_group"]

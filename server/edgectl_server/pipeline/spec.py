@@ -17,8 +17,16 @@ import msgspec
 from msgspec import Meta, Struct
 
 from edgectl_protocol.chunks import BLOB_BYTES_MAX
-from edgectl_protocol.manifest import Evaluation, Golden, Quantization, Scores, TensorSpec
+from edgectl_protocol.manifest import (
+    Evaluation,
+    GateResult,
+    Golden,
+    Quantization,
+    Scores,
+    TensorSpec,
+)
 from edgectl_protocol.names import Digest, ModelName, Variant, Version
+from edgectl_protocol.requirements import Requirement
 from edgectl_server.pipeline.steps import Processing
 
 __all__ = [
@@ -27,13 +35,18 @@ __all__ = [
     "RESULT_FILE",
     "SPEC_FILE",
     "Candidate",
+    "Confusion",
+    "DataCheckRow",
+    "Disagreement",
     "Ending",
+    "GateRow",
     "LayerRow",
     "Objective",
     "PipelineLimits",
     "PipelineResult",
     "PipelineSpec",
     "Progress",
+    "Replaced",
     "TensorRow",
     "TrialReport",
     "TrialRow",
@@ -91,6 +104,20 @@ class PipelineLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Of one trial, by the clock."""
     search_s_max: Annotated[float, Meta(gt=0)] = 1800.0
     """No trial is begun later than this after the first."""
+    metric_s_max: Annotated[float, Meta(gt=0)] = 60.0
+    """Of one measurement by a pushed ``metric.py``."""
+
+
+class Replaced(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The version that a new one replaces, as applications know it."""
+
+    version: Version
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    scores: Scores | None = None
+    labels: tuple[str, ...] = ()
+    model: Path | None = None
+    """Its ONNX file, for comparison; None: it cannot be read, such as an encrypted one."""
 
 
 class PipelineSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -119,8 +146,31 @@ class PipelineSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """By which it was made."""
     parent_float_nodes: tuple[str, ...] = ()
     """What it left in float."""
+    metric: str = ""
+    """Name of a metric; empty: as the data says."""
+    own_metric: Path | None = None
+    """A ``metric.py``, in its place."""
+    requirements: tuple[Requirement, ...] = ()
+    allowed: tuple[str, ...] = ()
+    """Gates that are overridden."""
+    allowed_by: str = ""
+    replaced: Replaced | None = None
     seed: int = 0
     limits: PipelineLimits = PipelineLimits()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that are read."""
+        replaced = self.replaced.model if self.replaced is not None else None
+        named = (
+            self.source,
+            self.calibration,
+            self.evaluation,
+            self.own_metric,
+            self.parent,
+            replaced,
+        )
+        return tuple(path for path in named if path is not None)
 
 
 class Progress(Struct, frozen=True, kw_only=True):
@@ -177,10 +227,58 @@ class LayerRow(Struct, frozen=True, kw_only=True):
     """How many operators they are."""
 
 
+class GateRow(Struct, frozen=True, kw_only=True):
+    """A gate and how a variant stands to it; see `edgectl_protocol.manifest.GateResult`."""
+
+    variant: str
+    """Empty: the version as a whole."""
+    name: str
+    status: Literal["passed", "failed", "not_enough_data", "overridden"]
+    measured: float | None = None
+    bound: float | None = None
+    direction: Literal["<=", ">=", ""] = ""
+    unit: Literal["share", "points", "number", "bytes", "time", ""] = ""
+    detail: str = ""
+    overridden_by: str = ""
+
+
+class DataCheckRow(Struct, frozen=True, kw_only=True):
+    """Something remarkable about the data; see `edgectl_server.pipeline.data_checks`."""
+
+    name: str
+    severity: Literal["info", "warning", "error"]
+    detail: str
+    hint: str = ""
+
+
+class Confusion(Struct, frozen=True, kw_only=True):
+    """How often which class was named: rows are true classes, columns those that were named."""
+
+    variant: str
+    before: tuple[tuple[int, ...], ...]
+    """By fp32."""
+    after: tuple[tuple[int, ...], ...]
+    """By the variant."""
+
+
+class Disagreement(Struct, frozen=True, kw_only=True):
+    """A sample of which a variant says another class than fp32."""
+
+    index: int
+    """Of the sample in the measured data."""
+    label: int | None
+    reference_class: int
+    reference_score: float
+    """What fp32 gives its class."""
+    variant_class: int
+    variant_score: float
+
+
 class TrialReport(Struct, frozen=True, kw_only=True):
     """What was tried and measured."""
 
-    metric: Literal["accuracy", "agreement"] | None
+    metric: str | None
+    """See `edgectl_server.pipeline.metrics`; ``own``: the pushed ``metric.py``."""
     metric_source: Literal["evaluation", "calibration"] | None
     samples: int
     reference: float | None
@@ -201,6 +299,12 @@ class TrialReport(Struct, frozen=True, kw_only=True):
     """What the search took, by the clock."""
     processing: tuple[str, ...] = ()
     """Declared steps that are part of the model, a line for each input and output."""
+    gates: tuple[GateRow, ...] = ()
+    data_checks: tuple[DataCheckRow, ...] = ()
+    confusion: Confusion | None = None
+    """Of the variant that is tried first, if the model names at most 64 classes."""
+    top_disagreements: tuple[Disagreement, ...] = ()
+    """Of the same variant, the ones that fp32 was surest of first."""
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
@@ -216,6 +320,7 @@ class Candidate(Struct, frozen=True, kw_only=True):
     trial: TrialRow
     evaluation: Evaluation | None = None
     scores: Scores | None = None
+    gates: tuple[GateResult, ...] = ()
     rss_bytes: int = 0
     """What loading and running it added to the resident memory of a process with the runtime."""
 

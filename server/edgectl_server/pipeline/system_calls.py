@@ -17,8 +17,16 @@ import ctypes
 import errno
 import os
 import struct
+from collections.abc import Iterator
+from typing import NamedTuple
 
-__all__ = ["REFUSED", "drop_capabilities", "has_seccomp", "refuse_system_calls"]
+__all__ = [
+    "REFUSED",
+    "drop_capabilities",
+    "has_seccomp",
+    "refuse_all_but_computing",
+    "refuse_system_calls",
+]
 
 _CAPABILITY_VERSION_3 = 0x20080522
 _PR_CAPBSET_DROP = 24
@@ -27,6 +35,8 @@ _CAPABILITIES = 64
 _ALLOW = 0x7FFF0000
 _ERRNO = 0x00050000
 _UNKNOWN = -1
+_MASKED_EQUAL = 7
+_CLONE_THREAD = 0x00010000
 _LIBRARY = "libseccomp.so.2"
 
 REFUSED = (
@@ -46,6 +56,48 @@ REFUSED = (
     "personality", "quotactl", "reboot", "sethostname", "setdomainname", "swapoff", "swapon",
     "syslog", "vhangup",
 )  # fmt: skip
+
+
+MORE_REFUSED = (
+    # processes and signals
+    "fork", "vfork", "kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo",
+    "prlimit64", "setrlimit", "setpriority", "setsid", "setpgid", "sched_setaffinity",
+    "sched_setscheduler", "sched_setparam", "sched_setattr", "ioprio_set",
+    # changes of files
+    "truncate", "ftruncate", "fallocate", "rename", "renameat", "renameat2", "mkdir", "mkdirat",
+    "rmdir", "creat", "link", "linkat", "unlink", "unlinkat", "symlink", "symlinkat", "mknod",
+    "mknodat", "copy_file_range", "chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown",
+    "lchown", "fchownat", "utime", "utimes", "futimesat", "utimensat", "setxattr", "lsetxattr",
+    "fsetxattr", "removexattr", "lremovexattr", "fremovexattr",
+    # identity, and what is shared with others
+    "setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid", "setgroups", "setfsuid",
+    "setfsgid", "capset", "shmget", "msgget", "semget", "mq_open",
+)  # fmt: skip
+"""Besides, for a process that computes one thing and tells it by a pipe that it has."""
+
+_ABSENT = ("clone3", "openat2")
+"""Answered as by an older kernel, so that libraries take the older call: its arguments are seen."""
+
+
+class _Argument(ctypes.Structure):
+    """libseccomp's ``struct scmp_arg_cmp``."""
+
+    _fields_ = (
+        ("number", ctypes.c_uint),
+        ("comparison", ctypes.c_int),
+        ("mask", ctypes.c_uint64),
+        ("value", ctypes.c_uint64),
+    )
+
+
+class _Rule(NamedTuple):
+    """A call that is refused, always or where the bits of `mask` of an argument are `value`."""
+
+    name: str
+    error: int = errno.EPERM
+    argument: int = -1
+    mask: int = 0
+    value: int = 0
 
 
 def drop_capabilities() -> None:
@@ -74,6 +126,27 @@ def refuse_system_calls() -> bool:
     Returns:
         False where libseccomp is not installed, or the kernel has no seccomp: nothing has changed.
     """
+    return _load([_Rule(name) for name in REFUSED])
+
+
+def refuse_all_but_computing() -> bool:
+    """Refuse also new processes, signals, and every change of a file; threads and reading are left.
+
+    Returns:
+        As `refuse_system_calls`.
+    """
+    return _load([*(_Rule(name) for name in (*REFUSED, *MORE_REFUSED)), *_by_argument()])
+
+
+def _by_argument() -> Iterator[_Rule]:
+    yield from (_Rule(name, errno.ENOSYS) for name in _ABSENT)
+    yield _Rule("clone", argument=0, mask=_CLONE_THREAD, value=0)  # a process, and no thread
+    for flag in (os.O_WRONLY, os.O_RDWR, os.O_CREAT, os.O_TRUNC):
+        yield _Rule("open", argument=1, mask=flag, value=flag)
+        yield _Rule("openat", argument=2, mask=flag, value=flag)
+
+
+def _load(rules: list[_Rule]) -> bool:
     library = _library()
     if library is None:
         return False
@@ -82,11 +155,18 @@ def refuse_system_calls() -> bool:
     if not context.value:
         return False
     try:
-        action = ctypes.c_uint32(_ERRNO | errno.EPERM)
-        for name in REFUSED:
-            number = library.seccomp_syscall_resolve_name(name.encode())
-            if number != _UNKNOWN:
-                library.seccomp_rule_add(context, action, ctypes.c_int(number), ctypes.c_uint(0))
+        for rule in rules:
+            number = library.seccomp_syscall_resolve_name(rule.name.encode())
+            if number == _UNKNOWN:
+                continue
+            compared = _Argument(rule.argument, _MASKED_EQUAL, rule.mask, rule.value)
+            library.seccomp_rule_add_array(
+                context,
+                ctypes.c_uint32(_ERRNO | rule.error),
+                ctypes.c_int(number),
+                ctypes.c_uint(rule.argument >= 0),
+                ctypes.byref(compared),
+            )
         return int(library.seccomp_load(context)) == 0
     finally:
         library.seccomp_release(context)

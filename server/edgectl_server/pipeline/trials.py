@@ -18,7 +18,9 @@ from edgectl_protocol.manifest import TensorSpec
 from edgectl_server.pipeline.baseline import Baseline
 from edgectl_server.pipeline.data import Samples
 from edgectl_server.pipeline.errors import PipelineFailed, PipelineRefused
+from edgectl_server.pipeline.evidence import collect
 from edgectl_server.pipeline.execution import Runner, latencies
+from edgectl_server.pipeline.gates import Evidence
 from edgectl_server.pipeline.known import Measured, recall, remember
 from edgectl_server.pipeline.pinned import estimate_update
 from edgectl_server.pipeline.processor import saturates
@@ -31,10 +33,10 @@ from edgectl_server.pipeline.recipes import (
     make,
 )
 from edgectl_server.pipeline.scoring import Yardstick
-from edgectl_server.pipeline.selection import gate_reason
 from edgectl_server.pipeline.sensitivity import SAMPLES_MAX, Group, measure_group
 from edgectl_server.pipeline.spec import LayerRow, PipelineSpec, Progress, TrialRow
 from edgectl_server.pipeline.tasks import Done, Task, run_all, run_one
+from edgectl_server.pipeline.verdicts import judge_answers
 
 __all__ = ["Trials"]
 
@@ -62,6 +64,7 @@ class Trials:
         deadline: no trial is begun later than this, by the monotonic clock.
         rows: one a recipe, in the order in which they were tried.
         recipes: by name, all that were tried.
+        evidence: by recipe: what its answers prove.
     """
 
     spec: PipelineSpec
@@ -73,6 +76,7 @@ class Trials:
     deadline: float
     rows: list[TrialRow] = field(default_factory=list)
     recipes: dict[str, Recipe] = field(default_factory=dict)
+    evidence: dict[str, Evidence] = field(default_factory=dict)
     _ranges: dict[str, int | str] = field(default_factory=dict)
     """By ranges: the number of samples that they are of, or why there are none."""
 
@@ -236,11 +240,11 @@ class Trials:
             times = self._times_slower(runner)
             if times > _SLOWER_MAX:
                 return Measured(skipped=f"{times:.0f} times slower than fp32")
-        value = yardstick.value(runner.run(yardstick.samples))
+        outputs = runner.run(yardstick.samples)
         parent = self.spec.parent if recipe.precision == "int8" else None
         return Measured(
             size_bytes=target.stat().st_size,
-            value=value,
+            evidence=collect(yardstick, outputs, self.spec.requirements, self.baseline.parent),
             update_bytes=None if parent is None else estimate_update(parent, target),
         )
 
@@ -257,22 +261,22 @@ class Trials:
         if done.value.skipped:
             skipped = _skipped(recipe, done.value.skipped)
             return msgspec.structs.replace(skipped, known=done.value.known)
-        yardstick = self.baseline.yardstick
+        yardstick, evidence = self.baseline.yardstick, done.value.evidence
         assert yardstick is not None
-        value = done.value.value
-        reason = gate_reason(
-            yardstick.metric, yardstick.reference, value, self.spec.max_drop_points
-        )
-        return msgspec.structs.replace(
-            _skipped(recipe, reason),
-            status="rejected" if reason else "accepted",
+        assert evidence is not None
+        self.evidence[recipe.name] = evidence
+        value = evidence.value
+        row = msgspec.structs.replace(
+            _skipped(recipe, ""),
+            status="accepted",
             size_bytes=done.value.size_bytes,
             value=value,
-            drop_points=round(100 * (yardstick.reference - value), 4),
+            drop_points=None if value is None else round(yardstick.drop_points(value), 4),
             seconds=done.seconds,
             update_bytes=done.value.update_bytes,
             known=done.value.known,
         )
+        return judge_answers(row, evidence, self.spec, yardstick)
 
 
 def _skipped(recipe: Recipe, reason: str) -> TrialRow:

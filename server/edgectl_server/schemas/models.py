@@ -10,8 +10,14 @@ from pydantic import Field
 from edgectl_server.schemas.base import DigestStr, Problem, Schema, Sha256, VersionStr
 
 __all__ = [
+    "ConfusionInfo",
+    "DataCheckInfo",
+    "DisagreementInfo",
+    "GateInfo",
     "LayerInfo",
+    "ModelPolicy",
     "ModelSummary",
+    "PolicyInfo",
     "PushAccepted",
     "PushOptions",
     "PushRequest",
@@ -27,13 +33,43 @@ __all__ = [
 
 TensorName = Annotated[str, Field(min_length=1, max_length=256)]
 Sizes = Annotated[list[Annotated[int, Field(ge=-1, le=2**24)]], Field(min_length=1, max_length=8)]
+MetricStr = Literal["accuracy", "top5", "f1", "auc", "rmse", "map", "agreement"]
+RequirementStr = Annotated[str, Field(max_length=64)]
+GateStr = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+
+
+class ModelPolicy(Schema):
+    """``PUT /models/{name}/policy``: what every push of a model must keep, besides its own."""
+
+    max_drop_points: float | None = Field(default=None, ge=0, le=100)
+    """Largest loss against fp32, in points; None: no policy on it."""
+    metric: MetricStr | None = None
+    """By which every push is measured; None: each as it asks."""
+    require: list[RequirementStr] = Field(default=[], max_length=16)
+    """What every variant must reach, such as `accuracy>=0.9`."""
+    revision: int | None = Field(default=None, ge=0)
+    """Of the policy that this one is made from: if another is in force by now, it is refused."""
+
+
+class PolicyInfo(Schema):
+    """The policy of a model; without one it is empty, with the revision 0."""
+
+    model: str
+    max_drop_points: float | None
+    metric: str | None
+    require: list[str]
+    revision: int
+    """Grows with each change."""
+    changed_at: datetime | None
+    changed_by: str
 
 
 class PushOptions(Schema):
     """How the pipeline shall work."""
 
-    max_drop_points: float = Field(default=1.0, ge=0, le=100)
-    """Largest loss against fp32, in points of the metric (1 point = 0.01)."""
+    max_drop_points: float | None = Field(default=None, ge=0, le=100)
+    """Largest loss against fp32, in points: hundredths of a score, percent of an error. None: what
+    the model's policy says, or else 1."""
     precisions: list[Literal["fp32", "fp16", "int8"]] = Field(default=["fp32", "int8"])
     """int8: at least one int8 variant must pass, or the push is refused."""
     labels: list[str] = Field(default=[])
@@ -41,6 +77,12 @@ class PushOptions(Schema):
     """Declared pre- and post-processing, TOML; calibration and evaluation data are before it."""
     input_shapes: dict[TensorName, Sizes] = Field(default={}, max_length=64)
     """Shapes to fix, by input of the model; -1 first leaves the batch free."""
+    metric: MetricStr | None = None
+    """None: as the data and the model's policy say."""
+    require: list[RequirementStr] = Field(default=[], max_length=16)
+    """What every variant must reach, such as `accuracy>=0.9` or `size<=200kB`."""
+    allow: list[GateStr] = Field(default=[], max_length=32)
+    """Gates that are overridden; those of the model's policy by an admin alone."""
     objective: Literal["latency", "size"] = "latency"
     """What the choice between variants that keep the accuracy looks at first."""
     search_s_max: float = Field(default=1800.0, gt=0, le=86400)
@@ -61,6 +103,8 @@ class PushRequest(Schema):
     """None: the next free integer, or the version that already has this content."""
     calibration: Sha256 | None = None
     evaluation: Sha256 | None = None
+    own_metric: Sha256 | None = None
+    """A `metric.py`, by which the variants are measured."""
     options: PushOptions = PushOptions()
     parent: VersionStr | None = None
     training_data: DigestStr | None = None
@@ -94,7 +138,7 @@ class Trial(Schema):
     reason: str = ""
     size_bytes: int | None = None
     value: float | None = None
-    """Of the report's metric, 0 to 1."""
+    """Of the report's metric."""
     drop_points: float | None = None
     latency_p50_us: float | None = None
     latency_p95_us: float | None = None
@@ -121,11 +165,61 @@ class LayerInfo(Schema):
     """How many operators they are."""
 
 
+class GateInfo(Schema):
+    """What a variant had to be, and what it is."""
+
+    variant: str
+    """Empty: the version as a whole."""
+    name: str
+    status: Literal["passed", "failed", "not_enough_data", "overridden"]
+    measured: float | None = None
+    bound: float | None = None
+    direction: Literal["<=", ">=", ""] = ""
+    unit: Literal["share", "points", "number", "bytes", "time", ""] = ""
+    """Of both; times are in microseconds."""
+    detail: str = ""
+    overridden_by: str = ""
+    """Who pushed with `--allow`."""
+
+
+class DataCheckInfo(Schema):
+    """Something remarkable about the data."""
+
+    name: str
+    severity: Literal["info", "warning", "error"]
+    detail: str
+    hint: str = ""
+
+
+class ConfusionInfo(Schema):
+    """How often which class was named: rows are true classes, columns those that were named."""
+
+    variant: str
+    before: list[list[int]]
+    """By fp32."""
+    after: list[list[int]]
+    """By the variant."""
+
+
+class DisagreementInfo(Schema):
+    """A sample of which a variant says another class than fp32."""
+
+    index: int
+    """Of the sample in the measured data."""
+    label: int | None
+    reference_class: int
+    reference_score: float
+    """What fp32 gives its class."""
+    variant_class: int
+    variant_score: float
+
+
 class Report(Schema):
     """The quantization report of a version."""
 
-    metric: Literal["accuracy", "agreement"] | None
-    """None where there was no data to measure on."""
+    metric: str | None
+    """`accuracy`, `top5`, `f1`, `auc`, `rmse`, `map`, `agreement`, or `own` for a pushed
+    metric.py; None where there was no data to measure on."""
     metric_source: Literal["evaluation", "calibration"] | None
     samples: int
     reference: float | None
@@ -147,6 +241,12 @@ class Report(Schema):
     """What the search took, by the clock."""
     processing: list[str] = Field(default=[])
     """Declared steps that are part of the model, a line for each input and output."""
+    gates: list[GateInfo] = Field(default=[])
+    data_checks: list[DataCheckInfo] = Field(default=[])
+    confusion: ConfusionInfo | None = None
+    """Of the variant that is tried first, if the model names at most 64 classes."""
+    top_disagreements: list[DisagreementInfo] = Field(default=[])
+    """Of the same variant, the ones that fp32 was surest of first."""
 
 
 class VariantInfo(Schema):
@@ -201,6 +301,7 @@ class VersionDetail(VersionSummary):
     source_name: str
     calibration: str | None
     evaluation: str | None
+    own_metric: str | None = None
     options: PushOptions
     parent: str | None
     labels: list[str]

@@ -21,6 +21,7 @@ from edgectl_server.clock import now
 from edgectl_server.hub import Hub
 from edgectl_server.jobs import Jobs
 from edgectl_server.openid.handover import Handover
+from edgectl_server.policies import Policies
 from edgectl_server.registry import PUSH, Registry
 from edgectl_server.services import Services
 from edgectl_server.settings import Settings
@@ -86,6 +87,7 @@ def services(tmp_path: Path, clock: Clock) -> Iterator[Services]:
         "handover": Handover(database, clock),
         "jobs": jobs,
         "uploads": Uploads(settings.data_path / "uploads", settings, blobs, database, clock),
+        "policies": Policies(database, clock),
         "registry": Registry(
             database, blobs, jobs, clock, shares=list, waits_for=lambda: lambda _path: None
         ),

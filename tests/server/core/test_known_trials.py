@@ -3,9 +3,11 @@
 import msgspec
 import pytest
 
+from edgectl_protocol.requirements import parse_requirement
 from edgectl_server.known_trials import KnownTrials
+from edgectl_server.pipeline.gates import Evidence
 from edgectl_server.pipeline.known import KNOWN_FOLDER, Measured, recall, remember, trial_key
-from edgectl_server.pipeline.spec import PipelineLimits, PipelineSpec
+from edgectl_server.pipeline.spec import PipelineLimits, PipelineSpec, Replaced
 from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.tables import Blob
 from server.fleet.fleet_helpers import Clock
@@ -31,7 +33,8 @@ class Site:
     def make(self, directory, recipe, content=b"model", value=0.5):
         target = directory / f"{recipe}.onnx"
         target.write_bytes(content)
-        return remember(directory, recipe, target, Measured(size_bytes=len(content), value=value))
+        made = Measured(size_bytes=len(content), evidence=Evidence(value=value))
+        return remember(directory, recipe, target, made)
 
 
 @pytest.fixture
@@ -47,7 +50,7 @@ def test_what_was_measured_is_known_in_the_next_run(site):
     assert site.trials.keep(KEY, first) == 0
     second = site.run()
     found = recall(second, "int8-a", second / "a.onnx")
-    assert (found.value, found.known) == (0.5, True)
+    assert (found.evidence.value, found.known) == (0.5, True)
     assert (second / "a.onnx").read_bytes() == b"model"
     assert recall(second, "int8-b", second / "b.onnx").skipped == "nothing to do"
     assert recall(second, "int8-c", second / "c.onnx") is None
@@ -146,7 +149,7 @@ def test_the_key_is_of_all_that_matters_and_of_nothing_else(tmp_path):
     same = {
         "model": "other", "version": "2", "max_drop_points": 3.0, "labels": ("a", "b"),
         "recipes": ("x",), "objective": "size", "precisions": ("int8",),
-        "limits": PipelineLimits(workers=7),
+        "limits": PipelineLimits(workers=7), "allowed": ("size",), "allowed_by": "ann",
     }  # fmt: skip
     for name, value in same.items():
         assert key(**{name: value}) == key(), name
@@ -154,9 +157,13 @@ def test_the_key_is_of_all_that_matters_and_of_nothing_else(tmp_path):
     other.write_bytes(b"b")
     differs = {
         "source": other, "calibration": source, "evaluation": source, "seed": 1,
-        "limits": PipelineLimits(calibration_samples_max=3),
+        "limits": PipelineLimits(calibration_samples_max=3), "metric": "f1", "own_metric": source,
+        "requirements": (parse_requirement("auc>=0.5"),),
+        "replaced": Replaced(version="1", inputs=(), outputs=(), model=source),
     }  # fmt: skip
     keys = {key(**{name: value}) for name, value in differs.items()} | {key()}
     assert len(keys) == len(differs) + 1
+    bounds = {key(requirements=(parse_requirement(f"auc>=0.{n}"),)) for n in (5, 6)}
+    assert len(bounds) == 1, "the bound is no part of what was measured"
     other.write_bytes(b"a")
     assert key(source=other) == key(), "the content counts, not the name"

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 from sqlalchemy import select
 
-from edgectl_protocol.manifest import decode_config, decode_manifest
+from edgectl_protocol.manifest import CONFIG_FILE, decode_config, decode_manifest, layer_by_file
 from edgectl_protocol.metadata import target_path
 from edgectl_server.clock import now
 from edgectl_server.errors import Unavailable
@@ -406,3 +406,50 @@ def test_steps_and_shapes_reach_the_bundle(world):
     assert [(one.datatype, one.shape) for one in config.inputs] == [("INT16", (-1, 50, 3))]
     assert (config.outputs[0].name, config.labels) == ("probabilities", ("x", "y", "z"))
     assert list(config.processing) == detail.report.processing
+
+
+QUICK = {"precisions": ["fp32"]}
+
+
+def end_of(world, accepted):
+    """Do the job and return the job's row."""
+    world.work()
+    return world.jobs.get(accepted.job)
+
+
+def test_a_version_that_breaks_the_contract_is_refused_unless_it_is_allowed(world):
+    names = ["walking", "up", "down", "sitting", "standing", "lying", "transition"]
+    first = world.push(options={"labels": names, **QUICK})
+    assert end_of(world, first).state == "succeeded"
+    turned = {"labels": names[::-1], **QUICK}
+    refused = end_of(world, world.push(options=turned))
+    assert (refused.state, refused.error["code"]) == ("failed", "pipeline.contract")
+    assert "version 1" in refused.error["detail"]
+    detail = world.registry.version("har", "2")
+    assert detail.state == "refused"
+    assert next(gate for gate in detail.report.gates if gate.name == "contract").status == "failed"
+    allowed = world.push(options={**turned, "allow": ["contract"]})
+    assert end_of(world, allowed).state == "succeeded"
+    with world.database.read() as session:
+        rows = session.scalars(select(BundleVariant).where(BundleVariant.version_id == 3)).all()
+    for row in rows:
+        layer = layer_by_file(decode_manifest(world.blobs.read(row.manifest)), CONFIG_FILE)
+        gates = {one.name: one for one in decode_config(world.blobs.read(layer.digest)).gates}
+        assert gates["contract"].status == "overridden"
+        assert gates["contract"].overridden_by == "anna"
+
+
+def test_ones_own_metric_and_the_agreement_with_the_version_before(world):
+    assert end_of(world, world.push(options=QUICK)).state == "succeeded"
+    source = (
+        b"def metric(outputs, labels, inputs):\n"
+        b"    return (outputs['logits'].argmax(axis=1) == labels).mean()"
+    )
+    own = world.blobs.add_bytes(source).removeprefix("sha256:")
+    asked = {**QUICK, "require": ["own>=0.9", "parent_agreement>=0.99"]}
+    assert end_of(world, world.push(own_metric=own, options=asked)).state == "succeeded"
+    report = world.registry.version("har", "2").report
+    assert report.metric == "own"
+    measured = {gate.name: gate.measured for gate in report.gates}
+    assert measured["own"] == pytest.approx(0.954, abs=0.002)
+    assert measured["parent_agreement"] == 1.0

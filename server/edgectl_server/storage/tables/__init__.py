@@ -25,6 +25,7 @@ from edgectl_server.storage.tables.models import (
     Job,
     KnownTrial,
     Model,
+    ModelPolicyRow,
     ModelVersion,
     Worker,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "LoginSession",
     "Measurement",
     "Model",
+    "ModelPolicyRow",
     "ModelVersion",
     "OpenIdPerson",
     "Outbox",

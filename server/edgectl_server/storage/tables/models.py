@@ -20,6 +20,7 @@ __all__ = [
     "Job",
     "KnownTrial",
     "Model",
+    "ModelPolicyRow",
     "ModelVersion",
     "Worker",
 ]
@@ -64,6 +65,17 @@ class Model(Base):
     created_by: Mapped[str] = mapped_column(String(128))
 
 
+class ModelPolicyRow(Base):
+    """What every push of a model must keep; by name, so that it may be there before the model."""
+
+    __tablename__ = "model_policy"
+    model: Mapped[str] = mapped_column(String(64), primary_key=True)
+    document: Mapped[Document]
+    revision: Mapped[int]  # grows with each change
+    changed_at: Mapped[datetime]
+    changed_by: Mapped[str] = mapped_column(String(128))
+
+
 class ModelVersion(Base):
     """One pushed version; immutable but for its state, report and job."""
 
@@ -79,6 +91,7 @@ class ModelVersion(Base):
     source_name: Mapped[str] = mapped_column(String(256))
     calibration: Mapped[str | None] = mapped_column(String(71))
     evaluation: Mapped[str | None] = mapped_column(String(71))
+    own_metric: Mapped[str | None] = mapped_column(String(71))  # a metric.py
     options: Mapped[Document]
     encrypted: Mapped[bool] = mapped_column(default=False)  # in all its variants
     report: Mapped[Document | None]

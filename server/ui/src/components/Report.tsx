@@ -31,10 +31,31 @@ export function Report({ report, bundles }: { report: ReportInfo; bundles: Bundl
   );
 }
 
+const METRICS: Record<string, string> = {
+  accuracy: "accuracy",
+  agreement: "agreement with fp32",
+  auc: "area under the ROC curve",
+  f1: "mean F1",
+  map: "mean average precision",
+  own: "metric.py",
+  rmse: "root mean squared error",
+  top5: "top-5 accuracy",
+};
+const SHARES = new Set(["accuracy", "agreement", "top5"]);
+
+function measured(metric: string | null, value: number): string {
+  return metric != null && SHARES.has(metric) ? share(value) : Number(value.toPrecision(4)).toString();
+}
+
+function heading(metric: string | null): string {
+  const words = metric == null ? "accuracy" : metric === "agreement" ? "agreement" : (METRICS[metric] ?? metric);
+  return words.charAt(0).toUpperCase() + words.slice(1);
+}
+
 function basis(report: ReportInfo): string {
   if (!report.metric) return "no data to measure on: nothing is known about accuracy";
   const data = report.metric_source === "evaluation" ? "evaluation" : "calibration";
-  const metric = report.metric === "agreement" ? "agreement with fp32" : "accuracy";
+  const metric = METRICS[report.metric] ?? report.metric;
   return `${metric} on ${count(report.samples)} ${data} samples, at most ${report.max_drop_points.toFixed(2)} points lost`;
 }
 
@@ -51,7 +72,7 @@ function Trials({ report, bundles }: { report: ReportInfo; bundles: Bundle[] }) 
             <th scope="col">Recipe</th>
             <th scope="col">Verdict</th>
             <th scope="col">Size</th>
-            <th scope="col">{report.metric === "agreement" ? "Agreement" : "Accuracy"}</th>
+            <th scope="col">{heading(report.metric)}</th>
             <th scope="col">Points, limit {report.max_drop_points.toFixed(2)}</th>
             <th scope="col">Latency p50, p95</th>
           </tr>
@@ -67,6 +88,7 @@ function Trials({ report, bundles }: { report: ReportInfo; bundles: Bundle[] }) 
               slowest={slowest}
               widest={widest}
               limit={report.max_drop_points}
+              metric={report.metric}
             />
           ))}
         </tbody>
@@ -84,9 +106,10 @@ interface TrialRowProps {
   slowest: number;
   widest: number;
   limit: number;
+  metric: string | null;
 }
 
-function TrialRow({ number, trial, published, largest, slowest, widest, limit }: TrialRowProps) {
+function TrialRow({ number, trial, published, largest, slowest, widest, limit, metric }: TrialRowProps) {
   const drop = trial.drop_points;
   return (
     <>
@@ -112,7 +135,7 @@ function TrialRow({ number, trial, published, largest, slowest, widest, limit }:
       <td>
         <Measure text={bytes(trial.size_bytes)} share={trial.size_bytes == null ? null : trial.size_bytes / largest} />
       </td>
-      <td className="number nowrap">{trial.value == null ? <span className="soft">–</span> : share(trial.value)}</td>
+      <td className="number nowrap">{trial.value == null ? <span className="soft">–</span> : measured(metric, trial.value)}</td>
       <td>
         <Measure
           text={points(drop)}

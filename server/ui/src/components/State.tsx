@@ -37,6 +37,13 @@ const STATES: Record<string, [tone: Tone, icon: IconName, words: string]> = {
   accepted: ["idle", "check", "Accepted"],
   published: ["good", "check", "Published"],
   skipped: ["idle", "minus", "Skipped"],
+  // gates and data checks
+  passed: ["good", "check", "Passed"],
+  not_enough_data: ["idle", "minus", "Not enough data"],
+  overridden: ["warn", "minus", "Overridden"],
+  error: ["bad", "cross", "Error"],
+  warning: ["warn", "minus", "Warning"],
+  info: ["idle", "minus", "Info"],
   // jobs
   queued: ["idle", "clock", "Queued"],
   succeeded: ["good", "check", "Succeeded"],

@@ -9,6 +9,7 @@ import { Confirm } from "../components/Confirm";
 import { Command, Digest } from "../components/Command";
 import { Measurements } from "../components/Measurements";
 import { Empty, Facts, Head, Loaded, Note, Panel } from "../components/Panels";
+import { Findings } from "../components/Findings";
 import { Report } from "../components/Report";
 import { State } from "../components/State";
 import { Sensitivity, Tradeoffs } from "../components/Tradeoffs";
@@ -87,6 +88,7 @@ function Inside({ version }: { version: Version }) {
         <>
           <Tradeoffs report={version.report} bundles={version.variants} />
           <Report report={version.report} bundles={version.variants} />
+          <Findings report={version.report} />
           <Sensitivity report={version.report} />
         </>
       ) : (
