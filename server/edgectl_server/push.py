@@ -239,7 +239,7 @@ class PushHandler:
         encrypt = PushOptions.model_validate(version.options).encrypt
         key = (
             None if encrypt else trial_key(spec)
-        )  # nothing in the clear stays of what is encrypted
+        )  # of what is encrypted nothing stays in the clear
         if key is not None:
             self._known_trials.bring(key, work)
         try:
@@ -322,6 +322,7 @@ class PushHandler:
                 memory_bytes=self._settings.pipeline_memory_bytes_max,
                 cpu_s=self._settings.pipeline_cpu_s_max,
                 wall_s=float(self._settings.pipeline_wall_s_max),
+                workers=self._settings.pipeline_workers,
                 search_s_max=options.search_s_max,
             ),
         )
