@@ -48,8 +48,8 @@ def test_a_real_server_encrypts_and_both_say_so(tmp_path, edgectl):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("--encrypt=fp16",), "expected fp32 or int8"),
-        (("--encrypt=",), "expected fp32 or int8"),
+        (("--encrypt=fp16",), "fp16 is not made"),
+        (("--encrypt=",), "expected one of fp32, fp16, int8"),
         (("--precision", "fp32", "--encrypt=int8"), "int8 is not made"),
     ],
 )

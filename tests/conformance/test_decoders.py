@@ -49,6 +49,7 @@ from edgectl_protocol import (
     messages,
     metadata,
     names,
+    requirements,
     topics,
 )
 from edgectl_protocol.errors import ProtocolError
@@ -215,6 +216,11 @@ DECODERS = (
             (b"ee_" + b"0" * 16 + b"_" + b"x" * 43,)),
     Decoder("enrolment.parse_fingerprint", of_text(enrolment.parse_fingerprint), PROTOCOL,
             (enrolment.format_fingerprint("0" * 64).encode(),)),
+    Decoder("requirements.parse_requirement", of_text(requirements.parse_requirement), PROTOCOL,
+            (b"size<=200kB", b"latency_p95<=5ms")),
+    Decoder("requirements.parse_requirements",
+            of_text(lambda text: requirements.parse_requirements(text.split())), PROTOCOL,
+            (b"size<=200kB accuracy>=0.9",)),
     Decoder("audit.decode_line", audit.decode_line, PROTOCOL,
             (b'{"export": {"format": "edgectl-audit-1", "exported_at": ""}}',)),
     Decoder("edgectl_agent.trust.verifier.parse_envelope", parse_envelope, (Refused,),

@@ -69,6 +69,8 @@ class LightDevice(Pi):
         order = self.verify(payload)
         before = self.orders.setdefault(order.counter, payload)
         assert before == payload, f"{self.name}: two orders of number {order.counter}"
+        if order.counter in {waiting.counter for waiting, _ in self._steps}:
+            return  # the retained message again, after a reconnect
         if order.counter > self.accepted[0]:
             assert not self._steps, f"{self.name}: ordered again before it was done"
             self._steps = [(order, state) for state in STEPS]
