@@ -18,16 +18,25 @@ import signal
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["CommandCancelled", "CommandOverrun", "Ended", "isolation", "read_regular", "run"]
+__all__ = [
+    "CommandCancelled",
+    "CommandOverrun",
+    "Ended",
+    "has_ended",
+    "isolation",
+    "read_regular",
+    "run",
+]
 
 _POLL_S = 0.1
 _STDERR_BYTES_KEPT = 16 * 1024
 _READ_BYTES = 64 * 1024
+_CPU_TOLERANCE_S = 1.0
 _SHELL_SIGNAL_BASE = 128
 _NAMESPACES = (
     "unshare", "--user", "--map-current-user", "--net", "--pid", "--fork", "--kill-child=KILL",
@@ -73,10 +82,20 @@ class Ended:
         return any(mark in self.stderr for mark in _OUT_OF_MEMORY)
 
     @property
+    def how(self) -> str:
+        """Name of the signal, or the exit code, for people."""
+        return signal.Signals(-self.code).name if self.code < 0 else f"exit code {self.code}"
+
+    @property
     def last_line(self) -> str:
         """The last line of its standard error, at most 300 characters."""
         lines = self.stderr.decode(errors="replace").strip().splitlines()
         return lines[-1][:300] if lines else ""
+
+    def out_of_processor_time(self, cpu_s: float) -> bool:
+        """Whether the kernel has ended it because it had no more than `cpu_s`."""
+        over = self.cpu_s >= cpu_s - _CPU_TOLERANCE_S
+        return self.code == -signal.SIGXCPU or (self.code == -signal.SIGKILL and over)
 
 
 def run(
@@ -116,19 +135,20 @@ def run(
     )
     pipes = _Pipes(child, stdout_bytes_max)
     try:
-        while not _has_ended(child.pid):
+        while not has_ended(child.pid):
             if cancelled():
                 raise CommandCancelled
             if time.monotonic() > deadline:
                 raise CommandOverrun("wall")
             for line in pipes.read(_POLL_S):
                 on_line(line)
-        pipes.drain()
+        _kill_group(child)  # whatever it may have left behind
+        for line in pipes.rest(deadline):
+            on_line(line)
         return _reap(child, pipes.stderr)
     finally:
         if child.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
+            _kill_group(child)
             child.wait()
         pipes.close()
         for stream in (child.stdin, child.stdout, child.stderr):
@@ -194,10 +214,12 @@ class _Pipes:
                 self.stderr = (self.stderr + content)[-_STDERR_BYTES_KEPT:]
         return lines
 
-    def drain(self) -> None:
-        """Read what is left after the command has ended, for its last words."""
+    def rest(self, deadline: float) -> Iterator[bytes]:
+        """Yield the lines that are left after the command and all of its group have ended."""
         while self._selector.get_map() and self._selector.select(0):
-            self.read(0)
+            if time.monotonic() > deadline:  # somebody has left the group, and writes on
+                raise CommandOverrun("wall")
+            yield from self.read(0)
 
     def close(self) -> None:
         """Forget the pipes; whoever started the command closes them."""
@@ -211,14 +233,17 @@ class _Pipes:
         return lines
 
 
-def _has_ended(pid: int) -> bool:
-    """Say whether the child has ended, without reaping it, so that its group can be killed."""
+def has_ended(pid: int) -> bool:
+    """Say whether a child has ended, without reaping it, so that its group can be killed."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def _reap(child: subprocess.Popen[bytes], stderr: bytes) -> Ended:
+def _kill_group(child: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)  # whatever it may have left behind
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+def _reap(child: subprocess.Popen[bytes], stderr: bytes) -> Ended:
     _, status, usage = os.wait4(child.pid, 0)
     code = os.waitstatus_to_exitcode(status)
     child.returncode = code

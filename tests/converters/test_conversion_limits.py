@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 from converters.conftest import pythons
 from edgectl_server.converters import conversion, foreign
 from edgectl_server.converters.conversion import ConverterLimits, convert
-from edgectl_server.pipeline import confinement, system_calls
+from edgectl_server.pipeline import confinement, system_calls, watched
+from edgectl_server.pipeline.child import read_outcome
 from edgectl_server.pipeline.errors import PipelineCancelled, PipelineFailed, PipelineRefused
 
 pytestmark = pytest.mark.timeout(600)
@@ -68,6 +70,7 @@ def scene(environments, tmp_path):
         description = {
             "confinement": confinement.__file__,
             "system_calls": system_calls.__file__,
+            "watched": watched.__file__,
             "modules": {"refusal": str(FOREIGN / "refusal.py"), "attack": str(script)},
             "script": "attack",
             "limits": {
@@ -77,10 +80,13 @@ def scene(environments, tmp_path):
             "job": {"source": str(source), "data": str(data), "parent": str(os.getpid()), **job},
         }  # fmt: skip
         (work / "job.json").write_text(json.dumps(description))
-        command = [python, "-s", "-P", "-B", FOREIGN / "child.py", "job.json"]
+        command = [python, "-s", "-P", FOREIGN / "child.py", "job.json"]
         environment = conversion._environment(work)
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=work, env=environment, stdin=pipe, stdout=pipe), work
+        child = subprocess.Popen(
+            command, cwd=work, env=environment, stdin=pipe, stdout=pipe, start_new_session=True
+        )
+        return child, work
 
     return start
 
@@ -97,10 +103,14 @@ def test_a_converter_that_was_taken_over_reaches_its_own_files_alone(scene, conf
             child.communicate()
             job = json.loads((work / "job.json").read_text())
             loose = tmp_path / "loose.py"
-            loose.write_text("def confine(*_): ...\ndef refuse_system_calls(): ...")
+            loose.write_text(
+                "def confine(*_): ...\ndef drop_capabilities(): ...\ndef refuse_system_calls(): ..."
+            )
             job["confinement"] = job["system_calls"] = str(loose)
             (work / "job.json").write_text(json.dumps(job))
-            child = subprocess.Popen(child.args, cwd=work, stdin=subprocess.PIPE)
+            child = subprocess.Popen(
+                child.args, cwd=work, stdin=subprocess.PIPE, start_new_session=True
+            )
         child.wait(60)
         child.communicate()
     done = json.loads((work / "result.json").read_text())["done"]
@@ -123,7 +133,7 @@ def test_it_ends_when_the_server_dies(scene):
     workers = psutil.Process(child.pid).children()
     assert len(workers) == 1
     child.stdin.close()  # as the kernel does for a process that has died
-    assert child.wait(30) == 4
+    assert child.wait(30) == -signal.SIGKILL, "its whole group is killed"
     psutil.wait_procs(workers, timeout=30)
     assert not any(one.is_running() for one in workers)
     child.stdout.close()
@@ -171,13 +181,13 @@ def test_what_the_child_leaves_is_not_believed(tmp_path):
     ):
         path.write_bytes(content)
         with pytest.raises(PipelineFailed) as caught:
-            conversion._read(path, conversion._Done)
+            read_outcome(path, conversion._Done, "converter")
         assert caught.value.code == "pipeline.crashed"
     path.unlink()
     os.mkfifo(path)
     with pytest.raises(PipelineFailed):
-        conversion._read(path, conversion._Done)
+        read_outcome(path, conversion._Done, "converter")
     path.unlink()
     path.symlink_to("/etc/passwd")
     with pytest.raises(PipelineFailed):
-        conversion._read(path, conversion._Done)
+        read_outcome(path, conversion._Done, "converter")

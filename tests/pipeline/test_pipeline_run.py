@@ -333,6 +333,7 @@ def test_a_missing_source_is_a_failure_of_ours(tmp_path):
 
 def test_the_result_may_not_be_a_link_or_nonsense(tmp_path, monkeypatch):
     """A child that has been taken over writes what it likes."""
+    from edgectl_server.confined import Ended
     from edgectl_server.pipeline import runner
 
     secret = tmp_path / "secret.json"
@@ -345,7 +346,7 @@ def test_the_result_may_not_be_a_link_or_nonsense(tmp_path, monkeypatch):
                 path.symlink_to(secret)
             else:
                 path.write_bytes(content)
-            return runner._Exit(code=0, cpu_s=0.0, stderr=b"")
+            return Ended(code=0, cpu_s=0.0, stderr=b"")
 
         return fake
 

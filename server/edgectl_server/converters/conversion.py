@@ -7,28 +7,23 @@ ONNX file that comes out goes through all checks of the pipeline.
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
-from edgectl_server import confined
+from edgectl_server.confined import Ended, isolation
 from edgectl_server.converters import foreign
 from edgectl_server.converters.environments import ConverterName, Environment, Environments
 from edgectl_server.converters.formats import Format
-from edgectl_server.pipeline import confinement, system_calls
-from edgectl_server.pipeline.errors import (
-    PipelineCancelled,
-    PipelineError,
-    PipelineFailed,
-    PipelineRefused,
-)
-from edgectl_server.pipeline.spec import OUTCOME_BYTES_MAX, Ending, Progress
+from edgectl_server.pipeline import confinement, system_calls, watched
+from edgectl_server.pipeline.child import environment, read_outcome, run_child
+from edgectl_server.pipeline.endings import error_of
+from edgectl_server.pipeline.errors import PipelineFailed, PipelineRefused
+from edgectl_server.pipeline.spec import Ending, Progress
 
 __all__ = ["Check", "Conversion", "ConverterLimits", "convert", "to_tflite"]
 
@@ -37,8 +32,7 @@ logger = logging.getLogger(__name__)
 MiB = 1024**2
 _STAGE = "convert"
 _JOB, _RESULT, _REFUSAL = "job.json", "result.json", "refusal.json"
-_EXIT_REFUSED = 3
-_STDOUT_BYTES_MAX = MiB
+_NAME = "converter"
 _LIBRARIES = ("refusal", "archives", "comparison")
 _SCRIPTS: dict[Format, tuple[ConverterName, str]] = {
     "sklearn": ("sklearn", "from_sklearn"),
@@ -223,15 +217,21 @@ def _run(
 
     started = time.monotonic()
     python = environments.python(converter, tell=tell, cancelled=cancelled)
-    environment = environments.installed(converter)
-    assert environment is not None
+    installed = environments.installed(converter)
+    assert installed is not None
     inputs = [job["source"], *([str(data.resolve())] if data else [])]
     description = {
         "confinement": confinement.__file__,
         "system_calls": system_calls.__file__,
+        "watched": watched.__file__,
         "modules": {name: str(_FOREIGN / f"{name}.py") for name in (*_LIBRARIES, script)},
         "script": script,
-        "limits": msgspec.to_builtins(limits),
+        "limits": {
+            "memory_bytes": limits.memory_bytes,
+            "cpu_s": limits.cpu_s,
+            "file_bytes_max": limits.file_bytes_max,
+            "files_max": limits.files_max,
+        },
         "inputs": inputs,
         "job": {
             **job,
@@ -245,16 +245,16 @@ def _run(
         (directory / name).unlink(missing_ok=True)
     (directory / _JOB).write_bytes(msgspec.json.encode(description))
     ended = _child(python, directory, limits, on_progress, cancelled)
-    if ended.code == _EXIT_REFUSED:
-        raise _error(_read(directory / _REFUSAL, Ending))
+    if ended.code == watched.EXIT_REFUSED:
+        raise error_of(read_outcome(directory / _REFUSAL, Ending, _NAME))
     if ended.code != 0:
         raise _explain(ended, limits)
-    done = _read(directory / _RESULT, _Done)
+    done = read_outcome(directory / _RESULT, _Done, _NAME)
     conversion = Conversion(
         path=target,
         source_format=job["format"],
         target_format="tflite" if script == "to_tflite" else "onnx",
-        tools=_tools(environment, script),
+        tools=_tools(installed, script),
         checks=done.checks,
         seconds=round(time.monotonic() - started, 1),
         labels=done.labels,
@@ -273,54 +273,23 @@ def _child(
     limits: ConverterLimits,
     on_progress: Callable[[Progress], None],
     cancelled: Callable[[], bool],
-) -> confined.Ended:
-    def on_line(line: bytes) -> None:
-        try:
-            on_progress(msgspec.json.decode(line, type=Progress))
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            return
-
+) -> Ended:
     if not confinement.landlock_version():
         logger.warning("the kernel has no Landlock: a converter could read the server's files")
-    try:
-        return confined.run(
-            [
-                *confined.isolation(),
-                str(python),
-                "-s",
-                "-P",
-                "-B",
-                str(_FOREIGN / "child.py"),
-                _JOB,
-            ],
-            directory,
-            environment=_environment(directory),
-            wall_s=limits.wall_s,
-            stdout_bytes_max=_STDOUT_BYTES_MAX,
-            on_line=on_line,
-            cancelled=cancelled,
-        )
-    except confined.CommandCancelled as error:
-        raise PipelineCancelled("pipeline.cancelled", "The push was cancelled.") from error
-    except confined.CommandOverrun as error:
-        if error.of == "wall":
-            raise _too_slow(f"{limits.wall_s:g} s by the clock") from error
-        raise PipelineFailed(
-            "pipeline.crashed",
-            "The converter's process wrote more than it may.",
-            "Do not push this model again; report it.",
-        ) from error
+    return run_child(
+        [*isolation(), str(python), "-s", "-P", str(_FOREIGN / "child.py"), _JOB],
+        directory,
+        environment=_environment(directory),
+        wall_s=limits.wall_s,
+        on_progress=on_progress,
+        cancelled=cancelled,
+        too_slow=_too_slow,
+        name=_NAME,
+    )
 
 
 def _environment(directory: Path) -> dict[str, str]:
-    return {
-        "PATH": os.defpath,
-        "LANG": "C.UTF-8",
-        "HOME": str(directory),
-        "TMPDIR": str(directory),
-        "PYTHONHASHSEED": "0",
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
+    return environment(directory) | {
         "TF_NUM_INTRAOP_THREADS": "1",
         "TF_NUM_INTEROP_THREADS": "1",
         "TF_CPP_MIN_LOG_LEVEL": "2",
@@ -328,30 +297,11 @@ def _environment(directory: Path) -> dict[str, str]:
     }
 
 
-def _tools(environment: Environment, script: str) -> dict[str, str]:
-    known = {name.lower().replace("_", "-"): name for name in environment.packages}
+def _tools(installed: Environment, script: str) -> dict[str, str]:
+    known = {name.lower().replace("_", "-"): name for name in installed.packages}
     told = {one.replace("_", "-") for one in _TOLD_OF[script]}
-    found = {name: environment.packages[known[name]] for name in sorted(told & set(known))}
-    return {"python": environment.python} | found
-
-
-_Outcome = TypeVar("_Outcome", _Done, Ending)
-
-
-def _read(path: Path, kind: type[_Outcome]) -> _Outcome:
-    try:
-        return msgspec.json.decode(confined.read_regular(path, OUTCOME_BYTES_MAX), type=kind)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise PipelineFailed(
-            "pipeline.crashed",
-            "The converter's process ended without a readable result.",
-            "Push again; if it happens again, report it with the server's log.",
-        ) from error
-
-
-def _error(ending: Ending) -> PipelineError:
-    kind = PipelineRefused if ending.kind == "refused" else PipelineFailed
-    return kind(ending.code, ending.detail, ending.hint, ending.data)
+    found = {name: installed.packages[known[name]] for name in sorted(told & set(known))}
+    return {"python": installed.python} | found
 
 
 def _too_slow(limit: str) -> PipelineFailed:
@@ -362,7 +312,7 @@ def _too_slow(limit: str) -> PipelineFailed:
     )
 
 
-def _explain(ended: confined.Ended, limits: ConverterLimits) -> PipelineFailed:
+def _explain(ended: Ended, limits: ConverterLimits) -> PipelineFailed:
     """Say what it means that the child was killed or crashed."""
     if ended.out_of_memory:
         return PipelineFailed(
@@ -370,12 +320,10 @@ def _explain(ended: confined.Ended, limits: ConverterLimits) -> PipelineFailed:
             f"The conversion needs more than {limits.memory_bytes // MiB} MiB.",
             "Push a smaller model, or raise the server's memory limit.",
         )
-    over = ended.cpu_s >= limits.cpu_s - 1
-    if ended.code == -signal.SIGXCPU or (ended.code == -signal.SIGKILL and over):
+    if ended.out_of_processor_time(limits.cpu_s):
         return _too_slow(f"{limits.cpu_s} s of processor time")
-    how = signal.Signals(-ended.code).name if ended.code < 0 else f"exit code {ended.code}"
     return PipelineFailed(
         "pipeline.crashed",
-        f"The converter's process crashed ({how}). Its last words: {ended.last_line or '-'}",
+        f"The converter's process crashed ({ended.how}). Its last words: {ended.last_line or '-'}",
         "The server is unharmed. Do not push this model again; report it.",
     )

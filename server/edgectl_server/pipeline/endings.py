@@ -1,44 +1,49 @@
-"""What it means that a process of the pipeline was killed or has crashed."""
+"""How a process of the pipeline has ended, as it is written down, and as an error."""
 
 from __future__ import annotations
 
 import signal
 
-from edgectl_server.pipeline.errors import PipelineFailed
-from edgectl_server.pipeline.spec import PipelineLimits
+from edgectl_server.confined import Ended
+from edgectl_server.pipeline.errors import PipelineFailed, PipelineRefused
+from edgectl_server.pipeline.spec import Ending, PipelineLimits
 
-__all__ = ["explain", "out_of_memory", "too_slow"]
-
-_CPU_TOLERANCE_S = 1.0
-_OUT_OF_MEMORY = (b"bad_alloc", b"MemoryError", b"Cannot allocate memory")
+__all__ = ["ending_of", "error_of", "explain", "out_of_memory", "too_slow"]
 
 
-def explain(code: int, cpu_s: float, words: bytes, limits: PipelineLimits) -> PipelineFailed:
-    """Return the error for a process that did not end by itself.
+def ending_of(error: PipelineRefused | PipelineFailed) -> Ending:
+    """Return an error as a child writes it down."""
+    return Ending(
+        kind="refused" if isinstance(error, PipelineRefused) else "failed",
+        code=error.code,
+        detail=error.detail,
+        hint=error.hint,
+        data=error.data,
+    )
 
-    Args:
-        code: its exit code, or minus the signal that ended it.
-        cpu_s: the processor time that it has used.
-        words: the end of what it wrote to standard error.
-        limits: those that it ran under.
-    """
-    last = words.decode(errors="replace").strip().splitlines()
-    said = f" Its last words: {last[-1][:300]}" if last else ""
-    if any(mark in words for mark in _OUT_OF_MEMORY):
+
+def error_of(ending: Ending) -> PipelineRefused | PipelineFailed:
+    """Return the error that a child has written down."""
+    kind = PipelineRefused if ending.kind == "refused" else PipelineFailed
+    return kind(ending.code, ending.detail, ending.hint, ending.data)
+
+
+def explain(ended: Ended, limits: PipelineLimits) -> PipelineFailed:
+    """Return the error for a process that was killed or has crashed under its limits."""
+    if ended.out_of_memory:
         return out_of_memory(limits)
-    over = cpu_s >= limits.cpu_s - _CPU_TOLERANCE_S
-    if code == -signal.SIGXCPU or (code == -signal.SIGKILL and over):
+    if ended.out_of_processor_time(limits.cpu_s):
         return too_slow(f"{limits.cpu_s} s of processor time")
-    if code == -signal.SIGKILL:
+    if ended.code == -signal.SIGKILL:
         return PipelineFailed(
             "pipeline.crashed",
             "The pipeline's process was killed from outside.",
             "Push again; if the kernel's log says that memory ran out, give the server more.",
         )
-    how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    said = f" Its last words: {ended.last_line}" if ended.last_line else ""
     return PipelineFailed(
         "pipeline.crashed",
-        f"The pipeline's process crashed ({how}).{said}",
+        f"The pipeline's process crashed ({ended.how}).{said}",
         "The server is unharmed. Do not push this model again; report it.",
     )
 

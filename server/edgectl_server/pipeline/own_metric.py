@@ -36,10 +36,12 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from edgectl_server.confined import has_ended
 from edgectl_server.pipeline.confinement import confine
 from edgectl_server.pipeline.errors import PipelineRefused
 from edgectl_server.pipeline.metrics import Answers
 from edgectl_server.pipeline.system_calls import refuse_all_but_computing
+from edgectl_server.pipeline.watched import lower
 
 __all__ = ["SOURCE_BYTES_MAX", "OwnMetric", "read_source"]
 
@@ -131,11 +133,7 @@ class OwnMetric:
         os.dup2(writing, _PIPE)
         os.closerange(_PIPE + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         seconds = math.ceil(self.seconds_max) + 1
-        own = {resource.RLIMIT_FSIZE: 0, resource.RLIMIT_CORE: 0, resource.RLIMIT_CPU: seconds}
-        for kind, value in own.items():
-            _, hard = resource.getrlimit(kind)
-            bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            resource.setrlimit(kind, (bound, bound))
+        lower({resource.RLIMIT_FSIZE: 0, resource.RLIMIT_CORE: 0, resource.RLIMIT_CPU: seconds})
         confine(None, [])
         refuse_all_but_computing()
 
@@ -144,7 +142,7 @@ def _end(pid: int) -> int:
     """Let a process that has answered end by itself, for a moment; return its status."""
     until = time.monotonic() + _LINGER_S
     while time.monotonic() < until:
-        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+        if has_ended(pid):
             break
         time.sleep(_LINGER_S / 500)
     with contextlib.suppress(ProcessLookupError):

@@ -24,7 +24,8 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from edgectl_server.pipeline.endings import explain, out_of_memory
+from edgectl_server.confined import Ended
+from edgectl_server.pipeline.endings import ending_of, error_of, explain, out_of_memory
 from edgectl_server.pipeline.errors import PipelineFailed, PipelineRefused
 from edgectl_server.pipeline.execution import describe
 from edgectl_server.pipeline.spec import OUTCOME_BYTES_MAX, Ending, PipelineLimits, encode
@@ -165,7 +166,7 @@ class _Running(Generic[T]):
             )
         elif code != 0:
             words = b"".join(said for one, said in self.said.items() if one != self.answer)
-            error = explain(code, cpu_s, words, limits)
+            error = explain(Ended(code, cpu_s, words), limits)
         else:
             value, error = _decode(self.said[self.answer], self.task.kind, limits)
         return Done(self.task, value, error, round(time.monotonic() - self.begun, 2))
@@ -202,20 +203,14 @@ def _answer(task: Task[Any]) -> bytes:
     """Return what the task gives, or the error with which it ends, as JSON after one letter."""
     try:
         return b"v" + msgspec.json.encode(task.call())
-    except PipelineRefused as error:
-        return b"r" + encode(_ending("refused", error))
-    except PipelineFailed as error:
-        return b"f" + encode(_ending("failed", error))
+    except (PipelineRefused, PipelineFailed) as error:
+        return b"x" + encode(ending_of(error))
     except MemoryError:
         return b"m"
     except OSError as error:
         return b"o" + msgspec.json.encode(f"{error.strerror or error}")
     except Exception as error:  # noqa: BLE001  # onnxruntime's errors have no common base
         return b"e" + msgspec.json.encode(f"{type(error).__name__}: {describe(error)}")
-
-
-def _ending(kind: Any, error: PipelineRefused | PipelineFailed) -> Ending:
-    return Ending(kind=kind, code=error.code, detail=error.detail, hint=error.hint, data=error.data)
 
 
 def _decode(
@@ -225,10 +220,8 @@ def _decode(
     try:
         if letter == b"v":
             return msgspec.json.decode(document, type=kind), None
-        if letter in {b"r", b"f"}:
-            ending = msgspec.json.decode(document, type=Ending)
-            raised = PipelineRefused if letter == b"r" else PipelineFailed
-            return None, raised(ending.code, ending.detail, ending.hint, ending.data)
+        if letter == b"x":
+            return None, error_of(msgspec.json.decode(document, type=Ending))
         if letter == b"m":
             return None, out_of_memory(limits)
         text = msgspec.json.decode(document, type=str)

@@ -1,32 +1,25 @@
 """The child of a conversion: ``python child.py job.json``, with the converter's own Python.
 
-Two processes, as in `edgectl_server.pipeline.__main__`: the first watches and kills the worker when
-standard input ends, which is when the server has died; it passes a signal on as 128 and its number.
-The worker reads the text of the modules that it will run, takes from itself what it does not need
-(memory, processor time, files, and by Landlock every folder but its own), and only then looks at
-the model. It tells its progress as lines of JSON on standard output, and leaves ``result.json``
-(exit code 0) or ``refusal.json`` (exit code 3).
+The first process watches, and ends the worker with the server (see
+`edgectl_server.pipeline.watched`). The worker reads the text of the modules that it will run, takes
+from itself what it does not need (memory, processor time, files, privileges, and by Landlock every
+folder but its own), and only then looks at the model. It tells its progress as lines of JSON on
+standard output, and leaves ``result.json`` (exit code 0) or ``refusal.json`` (exit code 3).
 
-The standard library alone is imported here; the job brings the paths of `confinement` and of
-`system_calls`.
+The standard library alone is imported here; the job brings the paths of `watched`,
+`confinement` and `system_calls`.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import resource
-import signal
 import sys
-import threading
 import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-EXIT_REFUSED = 3
-_EXIT_ORPHANED = 4
-_SHELL_SIGNAL_BASE = 128
 _PACKAGE = "edgectl_server.converters.foreign"
 
 Tell = Callable[[str], None]
@@ -35,32 +28,19 @@ Tell = Callable[[str], None]
 def main(arguments: list[str]) -> int:
     """Do the job whose file is named in `arguments`; return the exit code."""
     job = json.loads(Path(arguments[0]).read_text())
-    worker = os.fork()
-    return _watch(worker) if worker else _work(job)
+    watched = _module("watched", Path(job["watched"]).read_text())
+    code: int = watched.watched(lambda: _work(job, watched))
+    return code
 
 
-def _watch(worker: int) -> int:
-    """Return the worker's exit code, unless standard input ends before."""
-
-    def end_with_parent() -> None:
-        while os.read(0, 4096):
-            pass
-        os.kill(worker, signal.SIGKILL)
-        os._exit(_EXIT_ORPHANED)
-
-    threading.Thread(target=end_with_parent, name="parent-watch", daemon=True).start()
-    _, status = os.waitpid(worker, 0)
-    code = os.waitstatus_to_exitcode(status)
-    return code if code >= 0 else _SHELL_SIGNAL_BASE - code
-
-
-def _work(job: dict[str, Any]) -> int:
+def _work(job: dict[str, Any], watched: types.ModuleType) -> int:
     """Do the work and return the exit code."""
     modules = {name: Path(path).read_text() for name, path in job["modules"].items()}
     confinement = _module("confinement", Path(job["confinement"]).read_text())
     system_calls = _module("system_calls", Path(job["system_calls"]).read_text())
-    _limit(job["limits"])
+    watched.limit(**job["limits"])
     confinement.confine(Path.cwd().resolve(), [Path(path) for path in job["inputs"]])
+    system_calls.drop_capabilities()
     system_calls.refuse_system_calls()
     _register(modules)
     channel = os.fdopen(os.dup(1), "w")
@@ -73,7 +53,7 @@ def _work(job: dict[str, Any]) -> int:
     outcome = _run(job, tell)
     refused = "code" in outcome
     Path("refusal.json" if refused else "result.json").write_text(json.dumps(outcome))
-    return EXIT_REFUSED if refused else 0
+    return watched.EXIT_REFUSED if refused else 0
 
 
 def _run(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
@@ -116,21 +96,6 @@ def _module(name: str, text: str) -> types.ModuleType:
     sys.modules[name] = module
     exec(compile(text, f"{name}.py", "exec"), module.__dict__)  # noqa: S102 - our own files
     return module
-
-
-def _limit(limits: dict[str, int]) -> None:
-    """Set the limits of this process; a hard limit that is lower already stays."""
-    wanted = {
-        resource.RLIMIT_AS: limits["memory_bytes"],
-        resource.RLIMIT_CPU: limits["cpu_s"],
-        resource.RLIMIT_FSIZE: limits["file_bytes_max"],
-        resource.RLIMIT_NOFILE: limits["files_max"],
-        resource.RLIMIT_CORE: 0,
-    }
-    for kind, value in wanted.items():
-        _, hard = resource.getrlimit(kind)
-        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (bound, bound))
 
 
 if __name__ == "__main__":
