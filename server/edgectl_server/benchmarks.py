@@ -54,6 +54,7 @@ from edgectl_server.schemas import BenchmarkStart, JobInfo
 from edgectl_server.signing.orders import OrderSigner
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.tables import BundleVariant, Device, Job, ModelVersion
+from edgectl_server.version_rows import get_version
 
 __all__ = ["Benchmarks"]
 
@@ -270,15 +271,7 @@ class Benchmarks:
 
 
 def _find_version(session: Session, model: str, version: str) -> ModelVersion:
-    row = session.scalars(
-        select(ModelVersion).where(ModelVersion.model == model, ModelVersion.version == version)
-    ).one_or_none()
-    if row is None:
-        raise NotFound(
-            "version.unknown",
-            f"there is no version {version} of {model}",
-            hint=f"`edgectl models show {model}` lists the versions",
-        )
+    row = get_version(session, model, version)
     if row.state != "ready":
         raise Conflict(
             "benchmark.not_ready",

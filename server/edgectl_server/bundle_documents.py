@@ -7,7 +7,7 @@ for what has no bundle. Bundles of servers before this one may have fewer docume
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from sqlalchemy import select
@@ -28,6 +28,7 @@ from edgectl_server.schemas import AncestorInfo, LineageInfo, ToolInfo, VariantL
 from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.tables import BundleVariant, ModelVersion
+from edgectl_server.version_rows import bundles_of, find_version, get_version
 
 __all__ = ["BundleDocuments", "DocumentFile"]
 
@@ -51,8 +52,8 @@ class BundleDocuments:
             NotFound: ``version.unknown``, ``variant.unknown``, ``document.unknown``.
         """
         with self._database.read() as session:
-            row = _version(session, name, version)
-            bundles = _bundles(session, row)
+            row = get_version(session, name, version)
+            bundles = bundles_of(session, row.id)
         for bundle in bundles:
             if bundle.variant == variant:
                 return self._document(bundle, file)
@@ -66,8 +67,8 @@ class BundleDocuments:
     def lineage(self, name: str, version: str) -> LineageInfo:
         """Return where a version comes from; raise `NotFound` ``version.unknown``."""
         with self._database.read() as session:
-            row = _version(session, name, version)
-            bundles = _bundles(session, row)
+            row = get_version(session, name, version)
+            bundles = bundles_of(session, row.id)
             ancestors = list(_ancestors(session, row))
             children = session.scalars(
                 select(ModelVersion.version)
@@ -140,37 +141,12 @@ class BundleDocuments:
         return decode_manifest(self._blobs.read(bundle.manifest))
 
 
-def _version(session: Session, name: str, version: str) -> ModelVersion:
-    row = session.scalars(
-        select(ModelVersion).where(ModelVersion.model == name, ModelVersion.version == version)
-    ).one_or_none()
-    if row is None:
-        raise NotFound(
-            "version.unknown",
-            f"there is no version {version} of {name}",
-            hint=f"`edgectl models show {name}` lists the versions",
-        )
-    return row
-
-
-def _bundles(session: Session, row: ModelVersion) -> Sequence[BundleVariant]:
-    return session.scalars(
-        select(BundleVariant)
-        .where(BundleVariant.version_id == row.id)
-        .order_by(BundleVariant.rank, BundleVariant.variant)
-    ).all()
-
-
 def _ancestors(session: Session, row: ModelVersion) -> Iterator[AncestorInfo]:
     """Yield the versions that this one descends from, the nearest first."""
     seen: set[Any] = {row.version}
     while row.parent is not None and row.parent not in seen and len(seen) <= ANCESTORS_MAX:
         seen.add(row.parent)
-        found = session.scalars(
-            select(ModelVersion).where(
-                ModelVersion.model == row.model, ModelVersion.version == row.parent
-            )
-        ).one_or_none()
+        found = find_version(session, row.model, row.parent)
         if found is None:
             return
         row = found

@@ -51,6 +51,17 @@ class ServerError(Exception):
         self.hint = hint
         self.data: dict[str, Any] = data or {}
 
+    def document(self) -> dict[str, Any]:
+        """Return it as a row keeps it: RFC 9457 problem details."""
+        return {
+            "title": self.title,
+            "status": self.status,
+            "code": self.code,
+            "detail": self.detail,
+            "hint": self.hint,
+            "data": self.data,
+        }
+
 
 class Unauthorized(ServerError):
     """Nobody, or nobody we know, is asking."""

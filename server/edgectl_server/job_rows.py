@@ -44,7 +44,7 @@ def end_job(
 ) -> None:
     """Write the end of a job into its row."""
     job.state, job.result = state, result
-    job.error = None if error is None else _document(error)
+    job.error = None if error is None else error.document()
     job.finished_at, job.lease_until = now, None
 
 
@@ -65,14 +65,3 @@ def job_info(job: Job) -> JobInfo:
             "subject": job.payload.get("subject", {}),
         }
     )
-
-
-def _document(error: ServerError) -> dict[str, Any]:
-    return {
-        "title": error.title,
-        "status": error.status,
-        "code": error.code,
-        "detail": error.detail,
-        "hint": error.hint,
-        "data": error.data,
-    }

@@ -26,13 +26,13 @@ from edgectl_protocol.messages import (
 from edgectl_protocol.update import UpdateState
 from edgectl_server.domain.targets import Target, energy_uj
 from edgectl_server.domain.variants import Measured
-from edgectl_server.errors import NotFound
 from edgectl_server.schemas import MeasurementInfo, Page
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.inserts import insert_new
 from edgectl_server.storage.paging import PageQuery, fetch_page, match, order
-from edgectl_server.storage.tables import BundleVariant, Device, Job, Measurement, ModelVersion
+from edgectl_server.storage.tables import BundleVariant, Device, Job, Measurement
 from edgectl_server.targets import Targets
+from edgectl_server.version_rows import get_version
 
 __all__ = ["BENCHMARK", "Measurements", "benchmark_jobs", "measurement_info"]
 
@@ -191,17 +191,7 @@ class Measurements:
         """
         columns = order(paging.sort, _SORT, default="-at", last=Measurement.id)
         with self._database.read() as session:
-            row = session.scalars(
-                select(ModelVersion).where(
-                    ModelVersion.model == model, ModelVersion.version == version
-                )
-            ).one_or_none()
-            if row is None:
-                raise NotFound(
-                    "version.unknown",
-                    f"there is no version {version} of {model}",
-                    hint=f"`edgectl models show {model}` lists the versions",
-                )
+            row = get_version(session, model, version)
             wanted = select(Measurement).where(Measurement.version_id == row.id).order_by(*columns)
             if device_class is not None:
                 wanted = wanted.where(Measurement.device_class == device_class)

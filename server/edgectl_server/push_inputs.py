@@ -32,6 +32,7 @@ from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.files import make_private_directory
 from edgectl_server.storage.tables import BundleVariant, ModelVersion
+from edgectl_server.version_rows import bundles_of
 
 __all__ = ["PushInputs", "variants_of"]
 
@@ -211,11 +212,7 @@ class PushInputs:
 def variants_of(database: Database, version_id: int) -> Sequence[BundleVariant]:
     """Return the variants of a version in the order in which devices try them."""
     with database.read() as session:
-        return session.scalars(
-            select(BundleVariant)
-            .where(BundleVariant.version_id == version_id)
-            .order_by(BundleVariant.rank)
-        ).all()
+        return bundles_of(session, version_id)
 
 
 def _terms(payload: dict[str, Any], options: PushOptions) -> Terms:

@@ -52,13 +52,13 @@ from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.paging import PageQuery, fetch_page, match, order
 from edgectl_server.storage.tables import (
-    BundleVariant,
     DesiredSlot,
     Job,
     Model,
     ModelVersion,
 )
 from edgectl_server.uploads import discard_uploads
+from edgectl_server.version_rows import bundles_of, find_version, get_version
 
 __all__ = ["PUSH", "Registry", "content_of"]
 
@@ -284,17 +284,7 @@ class Registry:
         """Return a version with its report; raise `NotFound` ``version.unknown``."""
         shown = self._shown()
         with self._database.read() as session:
-            row = session.scalars(
-                select(ModelVersion).where(
-                    ModelVersion.model == name, ModelVersion.version == version
-                )
-            ).one_or_none()
-            if row is None:
-                raise NotFound(
-                    "version.unknown",
-                    f"there is no version {version} of {name}",
-                    hint=f"`edgectl models show {name}` lists the versions",
-                )
+            row = get_version(session, name, version)
             options = PushOptions.model_validate(row.options)
             return VersionDetail(
                 **_summary(session, row, shown).model_dump(),
@@ -315,11 +305,7 @@ class Registry:
         name, _, version = reference.partition("@")
         shown = self._shown()
         with self._database.read() as session:
-            row = session.scalars(
-                select(ModelVersion).where(
-                    ModelVersion.model == name, ModelVersion.version == version
-                )
-            ).one_or_none()
+            row = find_version(session, name, version)
             return None if row is None else _summary(session, row, shown)
 
     def _shown(self) -> _Shown:
@@ -463,11 +449,6 @@ def _variants(session: Session, row: ModelVersion) -> list[VariantInfo]:
     """Return the bundles of a version that is made, the one that is tried first first."""
     if row.state not in _MADE:
         return []
-    found = session.scalars(
-        select(BundleVariant)
-        .where(BundleVariant.version_id == row.id)
-        .order_by(BundleVariant.rank, BundleVariant.variant)
-    )
     return [
         VariantInfo(
             variant=one.variant,
@@ -480,7 +461,7 @@ def _variants(session: Session, row: ModelVersion) -> list[VariantInfo]:
             rank=one.rank,
             trial=Trial.model_validate(one.trial),
         )
-        for one in found
+        for one in bundles_of(session, row.id)
     ]
 
 

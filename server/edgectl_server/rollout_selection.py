@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from edgectl_server.errors import Conflict, NotFound, Refused
+from edgectl_server.errors import Conflict, Refused
 from edgectl_server.schemas import Selector
 from edgectl_server.storage.tables import (
     DesiredSlot,
@@ -17,6 +17,7 @@ from edgectl_server.storage.tables import (
     Rollout,
     RolloutDevice,
 )
+from edgectl_server.version_rows import get_version
 
 __all__ = ["DEVICES_MAX", "check_free", "desired_versions", "find_ready_version", "select_devices"]
 
@@ -32,15 +33,7 @@ def find_ready_version(session: Session, model: str, version: str) -> ModelVersi
         Conflict: ``rollout.not_ready`` or ``rollout.unsigned``.
     """
     session.get(Model, model, with_for_update=True)
-    row = session.scalars(
-        select(ModelVersion).where(ModelVersion.model == model, ModelVersion.version == version)
-    ).one_or_none()
-    if row is None:
-        raise NotFound(
-            "version.unknown",
-            f"there is no version {version} of {model}",
-            hint="push it first",
-        )
+    row = get_version(session, model, version)
     if row.state == "unsigned":
         raise Conflict(
             "rollout.unsigned",

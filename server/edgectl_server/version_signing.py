@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
-from typing import Any
 
 from sqlalchemy import select
 
@@ -119,7 +118,7 @@ class VersionSigning:
             if row.state not in states or row.state == settled.state:
                 return False
             row.state = settled.state
-            row.problem = None if settled.state != "failed" else _document(_not_signed(row))
+            row.problem = None if settled.state != "failed" else _not_signed(row).document()
             name = f"{row.model}@{row.version}"
             note(session, "settle_version", name, {"state": settled.state})
         logger.info("%s is %s", name, settled.state)
@@ -133,13 +132,3 @@ def _not_signed(row: ModelVersion) -> ServerError:
         "was changed or dissolved",
         hint="push the same files again: whoever signs for this model now is asked to",
     )
-
-
-def _document(error: ServerError) -> dict[str, Any]:
-    return {
-        "title": error.title,
-        "status": error.status,
-        "code": error.code,
-        "detail": error.detail,
-        "hint": error.hint,
-    }

@@ -4,9 +4,9 @@ import os
 import sys
 
 import psutil
-from waiting import wait_for
 
 from edgectl_server import confined
+from waiting import wait_for
 
 SECOND_WHEN_TOLD = """
 import os, time

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import click
 
-from edgectl.client import Client
-from edgectl.errors import EdgectlError, LocalError, doing
+from edgectl.errors import doing
+from edgectl.job_end import check_succeeded, follow_job
 from edgectl.output import consoles, plain, print_json
-from edgectl.progress import PushProgress
 from edgectl.session import Session, examples, json_option, limit_option, pass_session
 from edgectl.tables import jobs_table
 from edgectl.types import JobInfo
@@ -44,17 +43,13 @@ def list_jobs(session: Session, state: str | None, limit: int, *, as_json: bool)
 @pass_session
 def show_job(session: Session, job: str, *, watch: bool, as_json: bool) -> None:
     """Show a job; with --watch, the exit code is 1 when it does not succeed."""
-    _, errors = consoles()
     with session.connect() as client:
         found = client.job(job)  # a server that is not there is said at once, not waited for
         if watch and not found.ended:
-            with PushProgress(errors) as progress:
-                found = _wait(client, job, progress)
+            found = follow_job(client, job)
     _print_job(found, as_json=as_json)
-    if watch and found.state != "succeeded":
-        if found.error is not None:
-            raise EdgectlError(found.error.code, found.error.detail, found.error.hint)
-        raise EdgectlError(f"job.{found.state}", f"the job is {found.state}")
+    if watch:
+        check_succeeded(found)
 
 
 @jobs.command("cancel", epilog=examples("edgectl jobs cancel JOB"))
@@ -66,17 +61,6 @@ def cancel_job(session: Session, job: str, *, as_json: bool) -> None:
     with session.connect() as client, doing(f"cancelling {job}"):
         found = client.cancel_job(job)
     _print_job(found, as_json=as_json)
-
-
-def _wait(client: Client, job: str, progress: PushProgress) -> JobInfo:
-    try:
-        return client.wait_job(job, progress.job)
-    except KeyboardInterrupt:
-        raise LocalError(
-            "job.interrupted",
-            f"no longer watching; job {job} goes on",
-            f"stop it with `edgectl jobs cancel {job}`",
-        ) from None
 
 
 def _print_job(job: JobInfo, *, as_json: bool) -> None:

@@ -9,8 +9,8 @@ import msgspec
 
 from edgectl.client import Client
 from edgectl.errors import EdgectlError, LocalError, doing
+from edgectl.job_end import check_succeeded, follow_job
 from edgectl.output import consoles, plain, print_json
-from edgectl.progress import PushProgress
 from edgectl.session import (
     DEVICE,
     MODEL_AND_VERSION,
@@ -110,7 +110,7 @@ def bench(
         with doing(f"asking {device} to measure {model}"):
             job = client.start_benchmark(name, version, asked)
         if not detach:
-            job = _wait(client, job.id)
+            job = follow_job(client, job.id)
     if detach:
         _print_started(job, as_json=as_json)
         return
@@ -119,7 +119,8 @@ def bench(
         print_json(job.result)
     elif measured and not as_json:
         consoles()[0].print(measurements_table(measured))
-    _check_outcome(job, device)
+    with doing(f"measuring on {device}"):
+        check_succeeded(job)
     if not as_json:
         found = (job.result or {}).get("device_class") or "of no class: only shown, not used"
         consoles()[1].print(plain(f"{device} is {found}"))
@@ -135,18 +136,6 @@ def _find(client: Client, name: str) -> TargetInfo:
         f"there is no device class {name!r}",
         f"the classes are: {', '.join(one.name for one in found)}",
     )
-
-
-def _wait(client: Client, job: str) -> JobInfo:
-    try:
-        with PushProgress(consoles()[1]) as progress:
-            return client.wait_job(job, progress.job)
-    except KeyboardInterrupt:
-        raise LocalError(
-            "job.interrupted",
-            f"no longer watching; job {job} goes on",
-            f"stop it with `edgectl jobs cancel {job}`",
-        ) from None
 
 
 def _print_started(job: JobInfo, *, as_json: bool) -> None:
@@ -167,14 +156,3 @@ def _measurements(job: JobInfo) -> list[MeasurementInfo]:
             f"the result of job {job.id} is not understood: {error}",
             "bring this command line and the server to the same version",
         ) from error
-
-
-def _check_outcome(job: JobInfo, device: str) -> None:
-    if job.state == "succeeded":
-        return
-    with doing(f"measuring on {device}"):
-        if job.error is not None:
-            raise EdgectlError(
-                job.error.code, job.error.detail, job.error.hint, data=job.error.data
-            )
-        raise EdgectlError(f"job.{job.state}", f"the job is {job.state}")

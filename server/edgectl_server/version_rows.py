@@ -1,0 +1,42 @@
+"""The rows of a version: itself, and the bundles that were made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from edgectl_server.errors import NotFound
+from edgectl_server.storage.tables import BundleVariant, ModelVersion
+
+__all__ = ["bundles_of", "find_version", "get_version"]
+
+
+def find_version(session: Session, model: str, version: str) -> ModelVersion | None:
+    """Return a version, or None."""
+    wanted = select(ModelVersion).where(
+        ModelVersion.model == model, ModelVersion.version == version
+    )
+    return session.scalars(wanted).one_or_none()
+
+
+def get_version(session: Session, model: str, version: str) -> ModelVersion:
+    """Return a version; raise `NotFound` ``version.unknown``."""
+    row = find_version(session, model, version)
+    if row is None:
+        raise NotFound(
+            "version.unknown",
+            f"there is no version {version} of {model}",
+            hint=f"`edgectl models show {model}` lists the versions",
+        )
+    return row
+
+
+def bundles_of(session: Session, version_id: int) -> Sequence[BundleVariant]:
+    """Return the bundles of a version, the one that devices try first at first."""
+    return session.scalars(
+        select(BundleVariant)
+        .where(BundleVariant.version_id == version_id)
+        .order_by(BundleVariant.rank, BundleVariant.variant)
+    ).all()
