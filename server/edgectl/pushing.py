@@ -49,14 +49,19 @@ def start_push(
 
 def finish_push(client: Client, progress: PushProgress, accepted: PushAccepted) -> VersionDetail:
     """Wait for the job, if there is one, and return the version as it then is."""
-    if accepted.job is not None:
-        try:
-            client.wait_job(accepted.job, progress.job)
-        except KeyboardInterrupt:
-            raise LocalError(
-                "push.interrupted",
-                f"no longer watching; the push of {accepted.model}@{accepted.version} goes on",
-                f"follow it with `edgectl jobs show {accepted.job} --watch`,"
-                f" stop it with `edgectl jobs cancel {accepted.job}`",
-            ) from None
-    return client.patiently(lambda: client.get_version(accepted.model, accepted.version))
+    with doing(f"waiting for {accepted.model}@{accepted.version}"):
+        if accepted.job is not None:
+            _wait(client, progress, accepted, accepted.job)
+        return client.patiently(lambda: client.get_version(accepted.model, accepted.version))
+
+
+def _wait(client: Client, progress: PushProgress, accepted: PushAccepted, job: str) -> None:
+    try:
+        client.wait_job(job, progress.job)
+    except KeyboardInterrupt:
+        raise LocalError(
+            "push.interrupted",
+            f"no longer watching; the push of {accepted.model}@{accepted.version} goes on",
+            f"follow it with `edgectl jobs show {job} --watch`,"
+            f" stop it with `edgectl jobs cancel {job}`",
+        ) from None

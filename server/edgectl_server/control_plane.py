@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from edgectl_protocol.enrolment import BrokerAddress
 from edgectl_server.admission import Admission
@@ -133,134 +134,181 @@ def open_control_plane(
         Unavailable: keys, metadata or certificates are damaged, or the broker does not start.
     """
     targets = open_targets(settings.targets_file)
-    data = settings.data_path
-    passphrase = read_passphrase(settings.key_passphrase_file)
-    keys = Keys.open(data / "keys", passphrase=passphrase)
-    repository = Repository.open(data / "tuf", keys, now())
-    repository.refresh(now())
-    content_keys = ContentKeys.open(data / "keys", passphrase=passphrase)
-    authority = Authority.open(
-        data / "pki",
-        now(),
-        passphrase=passphrase,
-        device_lifetime=timedelta(days=settings.device_certificate_days),
-    )
-    admission = Admission(database=database, now=now, requests_max=settings.enrol_requests_max)
-
+    held = _open_keys(settings, now)
     with ExitStack() as stack:
-        revocations = RevocationList(authority, now)
-        broker, address = _open_broker(settings, authority, revocations, now)
+        revocations = RevocationList(held.authority, now)
+        broker, address = _open_broker(settings, held.authority, revocations, now)
         stack.callback(broker.stop)
-        signer = OrderSigner(keys, lambda: repository.order_keyids)
-        measurements = Measurements(database=database, targets=targets, now=now)
-        ordering = Ordering(
-            database=database,
-            signer=signer,
-            content_keys=content_keys,
-            now=now,
-            measurements=measurements,
-        )
-        fleet = Fleet(
-            database=database,
-            ordering=ordering,
-            authority=authority,
-            broker=broker,
-            targets=targets,
-            now=now,
-        )
-        telemetry = Telemetry(
-            database=database, retention_days=settings.telemetry_retention_days, now=now
-        )
         ticker = Ticker()
-        rollouts = Rollouts(database=database, ordering=ordering, now=now, wake=ticker.wake)
-        security = SecurityEvents(
-            database=database, retention_days=settings.telemetry_retention_days, now=now
-        )
-        benchmarks = Benchmarks(
+        parts = _deal_with_devices(
+            settings=settings,
             database=database,
-            measurements=measurements,
-            ordering=ordering,
-            signer=signer,
+            targets=targets,
+            held=held,
+            broker=broker,
+            ticker=ticker,
             now=now,
-            wake=ticker.wake,
-        )
-        intake = Intake(
-            database=database,
-            fleet=fleet,
-            telemetry=telemetry,
-            rollouts=rollouts,
-            security=security,
-            benchmarks=benchmarks,
         )
         connections = _Connections(ticker.wake)
         link = BrokerLink(
             broker.host,
             broker.port,
-            authority.server_identity(now()),
-            on_message=intake.put,
+            held.authority.server_identity(now()),
+            on_message=parts.intake.put,
             on_connected=connections.note,
         )
         publisher = Publisher(
-            database=database, blobs=blobs, repository=repository, link=link, now=now
+            database=database, blobs=blobs, repository=held.repository, link=link, now=now
         )
-        signing = VersionSigning(database, repository, now)
+        signing = VersionSigning(database, held.repository, now)
         alerts = Alerts(now)
-        trust = Trust(
-            repository=repository, publisher=publisher, signing=signing, alerts=alerts, now=now
-        )
+        admission = Admission(database=database, now=now, requests_max=settings.enrol_requests_max)
         plane = ControlPlane(
-            repository=repository,
-            content_keys=content_keys,
-            authority=authority,
+            repository=held.repository,
+            content_keys=held.content_keys,
+            authority=held.authority,
             revocations=revocations,
             broker=broker,
             link=link,
             publisher=publisher,
-            ordering=ordering,
+            ordering=parts.ordering,
             admission=admission,
             enrolment=Enroller(
                 database=database,
-                authority=authority,
-                repository=repository,
+                authority=held.authority,
+                repository=held.repository,
                 admission=admission,
                 broker=lambda: address,
                 now=now,
                 grace=timedelta(days=settings.renewal_grace_days),
             ),
-            fleet=fleet,
+            fleet=parts.fleet,
             targets=targets,
-            measurements=measurements,
-            benchmarks=benchmarks,
-            rollouts=rollouts,
-            telemetry=telemetry,
-            security=security,
+            measurements=parts.measurements,
+            benchmarks=parts.benchmarks,
+            rollouts=parts.rollouts,
+            telemetry=parts.telemetry,
+            security=parts.security,
             signing=signing,
             alerts=alerts,
-            trust=trust,
-            intake=intake,
+            trust=Trust(
+                repository=held.repository,
+                publisher=publisher,
+                signing=signing,
+                alerts=alerts,
+                now=now,
+            ),
+            intake=parts.intake,
             ticker=ticker,
             stack=stack,
-        )
-        certificates = OwnCertificates(
-            authority=authority,
-            broker=broker,
-            link=link,
-            broker_hosts=_broker_hosts(settings),
-            now=now,
         )
         for source in _alert_sources(settings, plane, database):
             alerts.add(source)
         duties = _duties(settings, plane, database, connections, now)
-        duties.append(Duty("the certificates", _CERTIFICATES_S, certificates.renew))
-        if isinstance(broker, ExistingBroker):
-            # The server may have ended before that broker had the list.
-            broker.shut_out(fleet.shut_out_since(now() - _SHUT_OUT_AGAIN))
-        changed = targets.classify_all(database)
-        if changed:
-            logger.info("%d devices are of another class now", changed)
+        _catch_up(plane, database, now)
         _start(plane, [*duties, *more_duties])
         plane.stack = stack.pop_all()
         return plane
+
+
+class _Held(NamedTuple):
+    """What signs, and what says who is who; on disk."""
+
+    repository: Repository
+    content_keys: ContentKeys
+    authority: Authority
+    signer: OrderSigner
+
+
+def _open_keys(settings: Settings, now: Callable[[], datetime]) -> _Held:
+    data = settings.data_path
+    passphrase = read_passphrase(settings.key_passphrase_file)
+    keys = Keys.open(data / "keys", passphrase=passphrase)
+    repository = Repository.open(data / "tuf", keys, now())
+    repository.refresh(now())
+    return _Held(
+        repository=repository,
+        content_keys=ContentKeys.open(data / "keys", passphrase=passphrase),
+        authority=Authority.open(
+            data / "pki",
+            now(),
+            passphrase=passphrase,
+            device_lifetime=timedelta(days=settings.device_certificate_days),
+        ),
+        signer=OrderSigner(keys, lambda: repository.order_keyids),
+    )
+
+
+class _Parts(NamedTuple):
+    """What devices are told, and what they say."""
+
+    measurements: Measurements
+    ordering: Ordering
+    fleet: Fleet
+    telemetry: Telemetry
+    rollouts: Rollouts
+    security: SecurityEvents
+    benchmarks: Benchmarks
+    intake: Intake
+
+
+def _deal_with_devices(
+    *,
+    settings: Settings,
+    database: Database,
+    targets: Targets,
+    held: _Held,
+    broker: RunningBroker,
+    ticker: Ticker,
+    now: Callable[[], datetime],
+) -> _Parts:
+    days = settings.telemetry_retention_days
+    measurements = Measurements(database=database, targets=targets, now=now)
+    ordering = Ordering(
+        database=database,
+        signer=held.signer,
+        content_keys=held.content_keys,
+        now=now,
+        measurements=measurements,
+    )
+    fleet = Fleet(
+        database=database,
+        ordering=ordering,
+        authority=held.authority,
+        broker=broker,
+        targets=targets,
+        now=now,
+    )
+    telemetry = Telemetry(database=database, retention_days=days, now=now)
+    rollouts = Rollouts(database=database, ordering=ordering, now=now, wake=ticker.wake)
+    security = SecurityEvents(database=database, retention_days=days, now=now)
+    benchmarks = Benchmarks(
+        database=database,
+        measurements=measurements,
+        ordering=ordering,
+        signer=held.signer,
+        now=now,
+        wake=ticker.wake,
+    )
+    intake = Intake(
+        database=database,
+        fleet=fleet,
+        telemetry=telemetry,
+        rollouts=rollouts,
+        security=security,
+        benchmarks=benchmarks,
+    )
+    return _Parts(measurements, ordering, fleet, telemetry, rollouts, security, benchmarks, intake)
+
+
+def _catch_up(plane: ControlPlane, database: Database, now: Callable[[], datetime]) -> None:
+    """Do what has become due while the server was not there."""
+    if isinstance(plane.broker, ExistingBroker):
+        # The server may have ended before that broker had the list.
+        plane.broker.shut_out(plane.fleet.shut_out_since(now() - _SHUT_OUT_AGAIN))
+    changed = plane.targets.classify_all(database)
+    if changed:
+        logger.info("%d devices are of another class now", changed)
 
 
 def _open_broker(
@@ -393,6 +441,13 @@ def _duties(
             publisher.publish_metadata()
             ordering.publish_all(link)
 
+    certificates = OwnCertificates(
+        authority=plane.authority,
+        broker=plane.broker,
+        link=link,
+        broker_hosts=_broker_hosts(settings),
+        now=now,
+    )
     signed_with: list[frozenset[str]] = []
 
     def refresh() -> None:
@@ -431,4 +486,5 @@ def _duties(
         Duty("the measurements", _RETENTION_S, plane.measurements.delete_old),
         Duty("the old security events", _RETENTION_S, plane.security.delete_old),
         Duty("the security events", _SECURITY_S, plane.security.flush),
+        Duty("the certificates", _CERTIFICATES_S, certificates.renew),
     ]

@@ -125,15 +125,18 @@ class PushInputs:
             allowed=terms.allow,
             allowed_by=terms.allowed_by,
             replaced=self._replaced(version, terms, fetch),
-            limits=PipelineLimits(
-                memory_bytes=self._settings.pipeline_memory_bytes_max,
-                cpu_s=self._settings.pipeline_cpu_s_max,
-                wall_s=float(self._settings.pipeline_wall_s_max),
-                workers=self._settings.pipeline_workers,
-                search_s_max=options.search_s_max,
-            ),
+            limits=self._limits(options.search_s_max),
         )
         return spec, pushed
+
+    def _limits(self, search_s_max: float) -> PipelineLimits:
+        return PipelineLimits(
+            memory_bytes=self._settings.pipeline_memory_bytes_max,
+            cpu_s=self._settings.pipeline_cpu_s_max,
+            wall_s=float(self._settings.pipeline_wall_s_max),
+            workers=self._settings.pipeline_workers,
+            search_s_max=search_s_max,
+        )
 
     def _converter_limits(self) -> ConverterLimits:
         return ConverterLimits(

@@ -19,7 +19,7 @@ from edgectl_server.auth import Auth
 from edgectl_server.benchmarks import Benchmarks
 from edgectl_server.bundle_documents import BundleDocuments
 from edgectl_server.clock import now
-from edgectl_server.control_plane import open_control_plane
+from edgectl_server.control_plane import ControlPlane, open_control_plane
 from edgectl_server.distribution.interface import RunningBroker
 from edgectl_server.distribution.link import BrokerLink
 from edgectl_server.distribution.publisher import Publisher
@@ -179,15 +179,7 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         shares=plane.fleet.shares,
         waits_for=plane.signing.waits_for,
     )
-    hub = Hub()
-    opened.callback(hub.join)
-    opened.callback(hub.close)
-    hub.register("fleet", lambda _: plane.fleet.summary())
-    hub.register("device", plane.fleet.snapshot)
-    hub.register("rollout", plane.rollouts.snapshot)
-    hub.register("job", jobs.snapshot)
-    hub.register("version", registry.snapshot)
-    hub.register("trust", lambda _: plane.trust.summary())
+    hub = _open_hub(plane, jobs, registry, opened)
     opened.callback(jobs.close)
     jobs.start()
     return Services(
@@ -224,6 +216,20 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         trust=plane.trust,
         first_password=first_password,
     )
+
+
+def _open_hub(plane: ControlPlane, jobs: Jobs, registry: Registry, opened: ExitStack) -> Hub:
+    """Return what live listeners are told of."""
+    hub = Hub()
+    opened.callback(hub.join)
+    opened.callback(hub.close)
+    hub.register("fleet", lambda _: plane.fleet.summary())
+    hub.register("device", plane.fleet.snapshot)
+    hub.register("rollout", plane.rollouts.snapshot)
+    hub.register("job", jobs.snapshot)
+    hub.register("version", registry.snapshot)
+    hub.register("trust", lambda _: plane.trust.summary())
+    return hub
 
 
 def _alert_sources(

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from edgectl.commands.push import parse_input_shapes
+from edgectl.push_options import parse_input_shapes
 from edgectl_server.pipeline.checks import check_model
 from edgectl_server.pipeline.errors import PipelineRefused
 from pipeline import crafted

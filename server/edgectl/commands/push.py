@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,23 +12,26 @@ from edgectl.errors import EdgectlError, doing
 from edgectl.gate_options import check_allow, check_require, choose_metric
 from edgectl.output import consoles, plain, print_json
 from edgectl.progress import PushProgress
+from edgectl.push_options import (
+    choose_encrypted,
+    choose_precisions,
+    name_of,
+    parse_input_shapes,
+    parse_labels,
+    read_card,
+    read_steps,
+)
 from edgectl.pushing import finish_push, start_push
 from edgectl.saved_models import one_file
 from edgectl.session import NAME, VERSION, Session, examples, json_option, pass_session
 from edgectl.tables import report_table
 from edgectl.trust_tables import wait_text
 from edgectl.types import PushAccepted, PushOptions, VersionDetail
-from edgectl_protocol.errors import InvalidName
-from edgectl_protocol.names import check_model_name
 
-__all__ = ["parse_input_shapes", "parse_labels", "push", "read_steps"]
+__all__ = ["push"]
 
 _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 _MODEL = click.Path(exists=True, readable=True, path_type=Path)
-_LABELS_BYTES_MAX = 1024 * 1024
-_STEPS_BYTES_MAX = 32 * 1024
-_CARD_CHARACTERS_MAX = 64 * 1024
-_PRECISIONS = ("fp32", "fp16", "int8")
 
 
 @click.command(
@@ -83,6 +84,7 @@ _PRECISIONS = ("fp32", "fp16", "int8")
 )
 @click.option(
     "--precision",
+    callback=lambda _context, _parameter, text: choose_precisions("--precision", text),
     default="fp32,int8",
     show_default=True,
     help="What may be made; with int8, at least one int8 variant must pass.",
@@ -136,7 +138,7 @@ def push(
     metric: str | None,
     require: tuple[str, ...],
     allow: tuple[str, ...],
-    precision: str,
+    precision: list[str],
     objective: str,
     search_time: int,
     encrypt: str | None,
@@ -155,32 +157,30 @@ def push(
 
     Uploads are resumed where they broke off; the same content is never pushed twice. The exit code
     is 1 when every int8 variant loses more than --max-drop, or a gate refuses, with the table of
-    what was tried. A model's policy adds to what is asked for here, and the stricter wins.
-    A model of a team that signs its own waits for its signatures, with exit code 0.
-    Ctrl-C leaves the push running on the server.
+    what was tried. A model's policy adds to what is asked for here, and the stricter wins. A model
+    of a team that signs its own waits for its signatures, with exit code 0. Ctrl-C leaves the push
+    running on the server.
 
     With --encrypt, broker, blob store and mirrors hold ciphertext; the key goes to each device in
     its signed order. If all variants are encrypted, the server deletes the uploaded files.
     """
-    name = name or _name_of(model)
-    precisions = _choose("--precision", precision)
+    name = name or name_of(model)
     chosen = choose_metric(metric)
     options = PushOptions(
         max_drop_points=max_drop,
         metric=chosen.name,
         require=check_require(require),
         allow=check_allow(allow),
-        precisions=precisions,
+        precisions=precision,
         labels=parse_labels(labels),
         processing=read_steps(processing),
         input_shapes=parse_input_shapes(input_shapes),
         objective=objective,
         search_s_max=search_time,
-        encrypt=_encrypted(encrypt, precisions),
-        card=_read_card(card),
+        encrypt=choose_encrypted(encrypt, precision),
+        card=read_card(card),
     )
-    _, errors = consoles()
-    with session.connect() as client, PushProgress(errors) as progress:
+    with session.connect() as client, PushProgress(consoles()[1]) as progress:
         with doing(f"pushing {model.name} as {name}"), one_file(model) as file:
             accepted = start_push(
                 client,
@@ -194,127 +194,18 @@ def push(
                 options=options,
                 parent=parent,
             )
-        if detach:
-            result = None
-        else:
-            with doing(f"waiting for {accepted.model}@{accepted.version}"):
-                result = finish_push(client, progress, accepted)
+        result = None if detach else finish_push(client, progress, accepted)
+    _show(accepted, result, as_json=as_json)
+
+
+def _show(accepted: PushAccepted, result: VersionDetail | None, *, as_json: bool) -> None:
+    """Show how far the push is; end with its reason if nothing was made."""
     if result is None:
         _show_detached(accepted, as_json=as_json)
         return
     _show_result(result, created=accepted.created, as_json=as_json)
     if result.state not in {"ready", "unsigned"}:
         _fail(result)
-
-
-def parse_labels(text: str | None) -> list[str]:
-    """Return class names from a file, one a line, or from ``a,b,c``."""
-    if not text:
-        return []
-    path = Path(text)
-    if "," in text or not (path.is_file() or path.suffix == ".txt"):
-        return [label.strip() for label in text.split(",") if label.strip()]
-    try:
-        with path.open("rb") as file:
-            content = file.read(_LABELS_BYTES_MAX + 1)
-        lines = content.decode().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.BadParameter(f"{path}: {error}", param_hint="--labels") from error
-    if len(content) > _LABELS_BYTES_MAX:
-        raise click.BadParameter(f"{path} is larger than 1 MiB", param_hint="--labels")
-    return [line.strip() for line in lines if line.strip()]
-
-
-def read_steps(path: Path | None) -> str:
-    """Return the text of a file of declared steps; the server says what is wrong in it."""
-    if path is None:
-        return ""
-    try:
-        with path.open("rb") as file:
-            content = file.read(_STEPS_BYTES_MAX + 1)
-        text = content.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.BadParameter(f"{path}: {error}", param_hint="--processing") from error
-    if len(content) > _STEPS_BYTES_MAX or not text.strip():
-        raise click.BadParameter(
-            f"{path} has {'more than 32 KiB' if text.strip() else 'no steps'}; expected TOML such "
-            'as [[output]] with steps = [{do = "softmax"}]',
-            param_hint="--processing",
-        )
-    return text
-
-
-def parse_input_shapes(texts: Iterable[str]) -> dict[str, list[int]]:
-    """Return sizes by input from texts such as ``x=Nx3x224x224`` or ``x=1,3,224,224``."""
-    shapes: dict[str, list[int]] = {}
-    for text in texts:
-        name, _, sizes = text.rpartition("=")
-        found = re.fullmatch(r"(N|-1|1)((?:[x,][0-9]{1,9})*)", sizes)
-        if not name or found is None or sizes.count("x") * sizes.count(","):
-            raise click.BadParameter(
-                f"expected INPUT=SIZES with the batch first, N or 1, such as x=Nx3x224x224, got "
-                f"{text!r}",
-                param_hint="--input-shape",
-            )
-        if name in shapes:
-            raise click.BadParameter(f"{name!r} is given twice", param_hint="--input-shape")
-        batch = 1 if found[1] == "1" else -1
-        shapes[name] = [batch, *map(int, re.findall("[0-9]+", found[2]))]
-    return shapes
-
-
-def _read_card(path: Path | None) -> str:
-    """Return what the user has written for the model card."""
-    if path is None:
-        return ""
-    try:
-        with path.open("rb") as file:
-            text = file.read(_CARD_CHARACTERS_MAX * 4 + 1).decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.BadParameter(f"{path}: {error}", param_hint="--card") from error
-    if len(text) > _CARD_CHARACTERS_MAX:
-        raise click.BadParameter(
-            f"{path} has more than {_CARD_CHARACTERS_MAX} characters", param_hint="--card"
-        )
-    return text
-
-
-def _name_of(model: Path) -> str:
-    stem = model.resolve().name if model.is_dir() else model.stem
-    try:
-        return check_model_name(stem)
-    except InvalidName as error:
-        proposal = re.sub(r"[^a-z0-9_-]+", "-", stem.lower()).strip("-_")[:64] or "my-model"
-        raise click.UsageError(
-            f"{stem!r} cannot be the name of a model; give one, such as --name {proposal}"
-        ) from error
-
-
-def _encrypted(text: str | None, precisions: list[str]) -> list[str]:
-    """Return which variants are to be encrypted."""
-    if text is None:
-        return []
-    if text == "all":
-        return precisions
-    chosen = _choose("--encrypt", text)
-    missing = sorted(set(chosen) - set(precisions))
-    if missing:
-        raise click.BadParameter(
-            f"{', '.join(missing)} is not made; --precision says what is", param_hint="--encrypt"
-        )
-    return chosen
-
-
-def _choose(option: str, text: str) -> list[str]:
-    chosen = [part.strip() for part in text.split(",") if part.strip()]
-    unknown = sorted(set(chosen) - set(_PRECISIONS))
-    if unknown or not chosen:
-        expected = ", ".join(_PRECISIONS)
-        raise click.BadParameter(
-            f"expected one of {expected}, or several with commas between, got {text!r}",
-            param_hint=option,
-        )
-    return [precision for precision in _PRECISIONS if precision in chosen]
 
 
 def _show_detached(accepted: PushAccepted, *, as_json: bool) -> None:
@@ -349,7 +240,7 @@ def _show_result(version: VersionDetail, *, created: bool, as_json: bool) -> Non
 
 
 def _fail(version: VersionDetail) -> NoReturn:
-    """End with the reason of a push that has not become ready."""
+    """End with the reason of a push of which nothing was made."""
     name = f"{version.model}@{version.version}"
     if version.error is not None:
         error = version.error
