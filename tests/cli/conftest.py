@@ -61,3 +61,11 @@ def logged_in(edgectl, fleet_server, monkeypatch):
     monkeypatch.setenv("EDGECTL_URL", fleet_server.url)
     monkeypatch.setenv("EDGECTL_TOKEN", TOKEN)
     return edgectl
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch):
+    """A file to push, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "har.onnx").write_bytes(b"a model")
+    return "har.onnx"

@@ -2,7 +2,6 @@
 
 import json
 import os
-import stat
 import subprocess
 import sys
 
@@ -20,7 +19,7 @@ from cli.answers import (
     summary,
     version,
 )
-from cli.fake_server import PASSWORD, TOKEN, problem
+from cli.fake_server import TOKEN, problem
 from edgectl_server import schemas
 
 SHOWING = [
@@ -58,13 +57,6 @@ SHOWING = [
     ("doctor",),
     ("logout",),
 ]
-
-
-@pytest.fixture
-def model(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "har.onnx").write_bytes(b"a model")
-    return "har.onnx"
 
 
 # ---------------------------------------------------------------- what every command does
@@ -198,234 +190,6 @@ def test_a_real_process_has_the_same_exit_codes(home, server):
     assert b"Traceback" not in unreachable.stderr
 
 
-# ---------------------------------------------------------------- login
-
-
-def config_of(home):
-    return home / "edgectl" / "config.json"
-
-
-def test_login_keeps_the_token_for_the_owner_only(edgectl, fleet_server, home):
-    old = os.umask(0)
-    try:
-        got = edgectl(
-            *("login", fleet_server.url + "/", "--username", "ana", "--password-stdin"),
-            stdin=PASSWORD + "\n",
-        )
-    finally:
-        os.umask(old)
-    assert got.code == 0, got.err
-    assert got.out == f"logged in to {fleet_server.url} as ana (operator)\n"
-    assert stat.S_IMODE(config_of(home).stat().st_mode) == 0o600
-    assert stat.S_IMODE(config_of(home).parent.stat().st_mode) == 0o700
-    assert list(config_of(home).parent.iterdir()) == [config_of(home)]
-    assert TOKEN in config_of(home).read_text()
-    assert PASSWORD not in config_of(home).read_text() + got.out + got.err
-    assert TOKEN not in got.out + got.err
-    assert edgectl("models", "list").code == 0
-
-
-def test_login_by_token(edgectl, fleet_server):
-    got = edgectl("login", fleet_server.url, "--token-stdin", "--json", stdin=TOKEN + "\n")
-    assert json.loads(got.out) == {"url": fleet_server.url, "user": "ana", "role": "operator"}
-    assert edgectl("devices", "list").code == 0
-
-
-@pytest.mark.parametrize("flag", ["--password-stdin", "--token-stdin"])
-@pytest.mark.parametrize("secret", ["a secret of mine", "unguessed", ""])
-def test_login_with_a_wrong_secret_stores_and_shows_nothing(
-    edgectl, fleet_server, home, flag, secret
-):
-    user = ["--username", "ana"] if flag == "--password-stdin" else []
-    got = edgectl("login", fleet_server.url, *user, flag, stdin=secret + "\n")
-    assert (got.code, got.out) == (1, "")
-    assert got.err.startswith("error[auth.")
-    assert not secret or secret not in got.err
-    assert not config_of(home).exists()
-
-
-def test_token_goes_only_to_the_server_that_gave_it(edgectl, fleet_server, monkeypatch):
-    edgectl("login", fleet_server.url, "--token-stdin", stdin=TOKEN + "\n")
-    fleet_server.seen.clear()
-    other = f"http://localhost:{fleet_server.port}"
-    got = edgectl("--url", other, "models", "list")
-    assert got.code == 1
-    assert "error[auth.missing]" in got.err
-    assert fleet_server.seen == []
-
-
-def test_redirects_are_not_followed_with_a_token(logged_in, fleet_server):
-    fleet_server.routes["GET", "/models"] = (302, b"")
-    got = logged_in("models", "list")
-    assert got.code == 1
-    assert "error[http.302]: the server redirects to http://127.0.0.1:1/elsewhere" in got.err
-
-
-def test_logout_revokes_and_forgets(edgectl, fleet_server, home):
-    edgectl("login", fleet_server.url, "--token-stdin", stdin=TOKEN + "\n")
-    got = edgectl("logout", "--json")
-    assert json.loads(got.out) == {"url": fleet_server.url, "logged_out": True, "revoked": True}
-    assert len(fleet_server.requests("DELETE", "/tokens/0123456789abcdef")) == 1
-    assert TOKEN not in config_of(home).read_text()
-    assert edgectl("models", "list").code == 1
-
-
-def test_logout_forgets_even_without_the_server(edgectl, fleet_server, home):
-    edgectl("login", fleet_server.url, "--token-stdin", stdin=TOKEN + "\n")
-    fleet_server.kill()
-    got = edgectl("logout")
-    assert got.code == 0
-    assert got.err.startswith("warning: the server still knows the token")
-    assert TOKEN not in config_of(home).read_text()
-
-
-@pytest.mark.parametrize(
-    "content", [b"{", b"\xff", b'{"current": 1}', b'{"unknown": 1}', b" " * 2_000_000]
-)
-def test_damaged_configuration_is_named(edgectl, home, content):
-    config_of(home).parent.mkdir(parents=True)
-    config_of(home).write_bytes(content)
-    got = edgectl("models", "list")
-    assert got.code == 1
-    assert got.err.startswith(f"error[config.file]: {config_of(home)}")
-    assert "\ntry: " in got.err
-
-
-@pytest.mark.parametrize("token", ["with space", "nicht-ä", "new\nline"])
-def test_token_that_cannot_be_a_header_is_refused(logged_in, monkeypatch, token):
-    monkeypatch.setenv("EDGECTL_TOKEN", token)
-    got = logged_in("models", "list")
-    assert got.code == 1
-    assert got.err.startswith("error[auth.token]")
-    assert token not in got.err
-
-
-# ---------------------------------------------------------------- push
-
-
-def test_push_uploads_waits_and_reports(logged_in, fleet_server, model, tmp_path):
-    (tmp_path / "cal.npz").write_bytes(b"calibration")
-    (tmp_path / "labels.txt").write_text("walking\n\nsitting\n")
-    got = logged_in(
-        *("push", model, "--calibration", "cal.npz", "--labels", "labels.txt"),
-        *("--max-drop", "0.5", "--precision", "int8", "--parent", "0"),
-    )
-    assert got.code == 0, got.err
-    assert sorted(map(bytes, fleet_server.uploads.values())) == [b"a model", b"calibration"]
-    body = fleet_server.requests("POST", "/models/har/versions")[0].json()
-    asked = schemas.PushRequest.model_validate(body)
-    assert asked.filename == "har.onnx"
-    assert asked.parent == "0"
-    assert asked.options == schemas.PushOptions(
-        max_drop_points=0.5, precisions=["int8"], labels=["walking", "sitting"]
-    )
-    assert "accuracy of fp32 0.954 on 1500 samples" in got.out
-    rows = [line.split() for line in got.out.splitlines()]
-    assert any(row[0] == "dynamic" and "rejected" in row for row in rows if row)
-    assert "dynamic: loses 3 points" in got.out.splitlines()
-    assert "Next: edgectl rollout start har@1 --all" in got.out
-
-
-def test_push_with_steps_and_input_shapes(logged_in, fleet_server, model, tmp_path):
-    steps = '[[output]]\nname = "p"\nsteps = [{do = "softmax"}]\n'
-    (tmp_path / "steps.toml").write_text(steps)
-    got = logged_in(
-        *("push", model, "--processing", "steps.toml"),
-        *("--input-shape", "x=Nx3x224x224", "--input-shape", "a=b=1,7"),
-    )
-    assert got.code == 0, got.err
-    body = fleet_server.requests("POST", "/models/har/versions")[0].json()
-    asked = schemas.PushRequest.model_validate(body)
-    assert asked.options.processing == steps
-    assert asked.options.input_shapes == {"x": [-1, 3, 224, 224], "a=b": [1, 7]}
-    assert "output logits: FP32 [N, 7] → softmax → p: FP32 [N, 7]" in got.out.splitlines()
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("x", "x=Nx3x224x224"),
-        ("x=", "x=Nx3x224x224"),
-        ("=1x2", "x=Nx3x224x224"),
-        ("x=2x3", "N or 1"),
-        ("x=Nx-1", "N or 1"),
-        ("x=Nx3,4", "N or 1"),
-        ("x=Nx99999999999", "N or 1"),
-        ("x=NxH", "N or 1"),
-    ],
-)
-def test_an_input_shape_that_is_none(logged_in, model, text, says):
-    got = logged_in("push", model, "--input-shape", text)
-    assert got.code == 2
-    assert says in " ".join(got.err.split())
-
-
-@pytest.mark.parametrize("content", [b"", b" \n", b"\xff", b"#" * 40_000])
-def test_a_file_of_steps_that_is_none(logged_in, model, tmp_path, content):
-    (tmp_path / "steps.toml").write_bytes(content)
-    got = logged_in("push", model, "--processing", "steps.toml")
-    assert got.code == 2
-    assert "steps.toml" in got.err
-
-
-def test_refused_push_shows_the_table_and_fails(logged_in, fleet_server, model):
-    error = schemas.Problem(
-        title="Refused", status=422, code="quantize.drop", detail="loses 3", hint="more data"
-    )
-    refused = version(state="refused", error=error, variants=[], best=None)
-    fleet_server.routes["GET", "/models/har/versions/1"] = (200, refused)
-    fleet_server.routes["GET", "/jobs/J1"] = (200, job("failed", error=error))
-    got = logged_in("push", model)
-    assert got.code == 1
-    assert "loses 3 points" in got.out
-    assert "Next:" not in got.out
-    assert got.err.splitlines()[-3:] == [
-        "error[quantize.drop]: loses 3",
-        "while: making har@1 of har.onnx",
-        "try: more data",
-    ]
-    as_json = logged_in("push", model, "--json")
-    assert as_json.code == 1
-    assert json.loads(as_json.out)["state"] == "refused"
-
-
-def test_push_of_the_same_content_says_so(logged_in, fleet_server, model):
-    accepted = schemas.PushAccepted(model="har", version="1", job=None, created=False)
-    fleet_server.routes["POST", "/models/har/versions"] = (200, accepted)
-    got = logged_in("push", model)
-    assert got.code == 0
-    assert got.out.startswith("har@1 has this very content already\n")
-    assert not fleet_server.requests("GET", "/jobs")
-
-
-def test_detached_push_does_not_wait(logged_in, fleet_server, model):
-    got = logged_in("push", model, "--detach", "--json")
-    assert json.loads(got.out)["job"] == "J1"
-    assert not fleet_server.requests("GET", "/jobs")
-
-
-def test_interrupted_push_goes_on_and_says_how_to_follow(
-    logged_in, fleet_server, model, monkeypatch
-):
-    def interrupt(self, job_id, progress):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("edgectl.client.Client.wait_job", interrupt)
-    got = logged_in("push", model)
-    assert got.code == 1
-    assert "error[push.interrupted]" in got.err
-    assert "edgectl jobs show J1 --watch" in got.err
-    assert not fleet_server.requests("POST", "/jobs")
-
-
-def test_name_that_no_model_can_have_is_proposed_better(logged_in, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "My Model v1.onnx").write_bytes(b"x")
-    got = logged_in("push", "My Model v1.onnx")
-    assert got.code == 2
-    assert "--name my-model-v1" in got.err
-
-
 # ---------------------------------------------------------------- rollouts, jobs, doctor
 
 
@@ -544,7 +308,7 @@ def test_doctor_names_what_fails_and_what_to_do(logged_in, fleet_server, monkeyp
 
 def test_doctor_sees_a_configuration_that_others_may_read(edgectl, fleet_server, home):
     edgectl("login", fleet_server.url, "--token-stdin", stdin=TOKEN + "\n")
-    config_of(home).chmod(0o644)
+    (home / "edgectl" / "config.json").chmod(0o644)
     found = {one["name"]: one for one in json.loads(edgectl("doctor", "--json").out)}
     assert found["configuration"]["status"] == "warn"
     assert found["configuration"]["next"].startswith("chmod 600 ")

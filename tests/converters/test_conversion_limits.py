@@ -22,7 +22,7 @@ FOREIGN = Path(foreign.__path__[0])
 
 # Stands in for the work; all around it is real.
 ATTACK = """
-import socket, subprocess
+import os, socket, subprocess
 from pathlib import Path
 
 def convert(job, tell):
@@ -39,6 +39,7 @@ def convert(job, tell):
         "import the server": lambda: __import__("edgectl_server.push"),
         "read the input": lambda: Path(job["source"]).read_bytes(),
         "write its own": lambda: Path("own").write_bytes(b"fine"),
+        "give a file away": lambda: os.chown("own", 1, 1),
         "import its libraries": lambda: __import__("skl2onnx"),
     }
     done = []
@@ -122,6 +123,7 @@ def test_a_converter_that_was_taken_over_reaches_its_own_files_alone(scene, conf
     else:
         Path("/tmp", f"edgectl-{os.getpid()}").unlink()
         assert {"read a key", "write elsewhere", "run a program", "connect"} <= set(done)
+        assert ("give a file away" in done) == (os.geteuid() == 0)
         assert "import the server" not in done, "the environment has no edgectl"
 
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from html.parser import HTMLParser
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from playwright.sync_api import sync_playwright
 
 from edgectl_server.report_page import document, plots
 from edgectl_server.report_page.page import CONTENT_SECURITY_POLICY, PAGE_BYTES_MAX, render
 from report.documents import EVIL, poisoned, report, version
-from ui.browser import ARGUMENTS, CHROMIUM, PHONE, WIDE
+from ui.browser import PHONE, WIDE, launched
 
 HEADINGS = [
     "Size, speed and accuracy",
@@ -209,12 +207,8 @@ def test_ticks_are_few_and_inside(low, width, count):
 
 @pytest.fixture(scope="module")
 def browser():
-    if not os.access(CHROMIUM, os.X_OK):
-        pytest.skip(f"{CHROMIUM} is not there: install Debian's package chromium")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with launched() as started:
         yield started
-        started.close()
 
 
 @pytest.mark.chromium

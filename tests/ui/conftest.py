@@ -1,16 +1,14 @@
 """One server with realistic rows and one browser for all tests of the web UI."""
 
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from e2e.fleet import Server
 from edgectl_server.storage.database import Database
 from ui import rows
-from ui.browser import ARGUMENTS, CHROMIUM, open_page
+from ui.browser import launched, open_page
 
 WEB = Path(__file__).parents[2] / "server/edgectl_server/web"
 ROLES = ("viewer", "operator", "admin")
@@ -18,13 +16,8 @@ ROLES = ("viewer", "operator", "admin")
 
 @pytest.fixture(scope="module")
 def browser():
-    """Debian's chromium. Its library keeps an event loop running until the end of the file."""
-    if not os.access(CHROMIUM, os.X_OK):
-        pytest.skip(f"{CHROMIUM} is not there: install Debian's package chromium")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with launched() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture(scope="session")

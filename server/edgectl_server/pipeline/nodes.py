@@ -33,7 +33,6 @@ PROCESSING_PREFIX = "edgectl_processing/"
 """Begins the name of every node, and of every tensor between them, that a step has made."""
 _CONSTANT_ELEMENTS_MAX = 2 * 1024 * 1024
 _ELEMENTS_MAX = 2**26
-_FLOAT_TYPES = ("FP32", "FP64")
 _CLIP_BY_INPUTS = 11
 _SUM_AXES_BY_INPUT = 13
 _AXES_BY_INPUT = 18

@@ -41,7 +41,6 @@ _SENSITIVITY_ROWS = 30
 _X_MIN = 1e-6
 """Smaller is not measured, and would make an axis without end."""
 _DIRECTIONS = {"<=": "at most", ">=": "at least"}
-_REASON_STATES = frozenset({"rejected", "failed", "skipped"})
 
 
 # ---------------------------------------------------------------- in short

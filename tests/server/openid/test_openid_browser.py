@@ -8,11 +8,11 @@ import subprocess
 import sys
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from e2e.fleet import Server
 from server.openid.openid_providers import CLIENT, SECRET, RealProvider
-from ui.browser import ARGUMENTS, CHROMIUM
+from ui.browser import launched
 from waiting import wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.chromium]
@@ -57,10 +57,7 @@ def server(tmp_path, provider):
 
 @pytest.fixture
 def page(server):
-    if not os.access(CHROMIUM, os.X_OK):
-        pytest.skip(f"{CHROMIUM} is not there: install Debian's package chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with launched() as browser:
         context = browser.new_context(locale="en-GB")
         context.set_default_timeout(15_000)
         # The provider's test pages would load a font from the world.
@@ -73,7 +70,6 @@ def page(server):
         page.on("console", lambda said: page.troubles.append((page.url, said.type, said.text)))
         page.on("pageerror", lambda error: page.troubles.append((page.url, "thrown", str(error))))
         yield page
-        browser.close()
 
 
 def log_in_at_the_provider(page, login):
