@@ -31,8 +31,8 @@ __all__ = [
 
 _SHAPES = (
     ("diamond", "published"),
-    ("circle", "within the budget"),
-    ("cross", "outside the budget"),
+    ("circle", "accepted"),
+    ("cross", "rejected"),
     ("square", "fp32, the reference"),
 )
 _BUDGETS_SHOWN = 4.0
@@ -69,7 +69,7 @@ def _lead(document: Document, first: Trial | None, original: Trial | None) -> Ht
     words = ""
     if first is None:
         words = {
-            "refused": "Nothing was published: no variant stays within what may be lost. ",
+            "refused": "Nothing was published: the push was refused. ",
             "failed": "Nothing was published: the work has failed. ",
             "processing": "The work is not finished. ",
         }.get(document.state, "Nothing was published. ")
@@ -81,7 +81,7 @@ def _lead(document: Document, first: Trial | None, original: Trial | None) -> Ht
     if counted:
         words += (
             f"{count_text(counted, 'quantized variant was', 'quantized variants were')} measured, "
-            f"{tried['rejected']} lost too much."
+            f"{tried['rejected']} of them rejected."
         )
     return tag("p", words, class_="lead")
 
