@@ -94,6 +94,8 @@ def _changes(document: Document, first: Trial, original: Trial) -> str:
     if first.latency_p50_us and original.latency_p50_us:
         factor = original.latency_p50_us / first.latency_p50_us
         speed = f"{factor:.1f} times as fast" if factor >= 1 else f"{1 / factor:.1f} times slower"
+        if "1.0 times" in speed:
+            speed = "as fast"
         changes.append(f"{speed} on this machine")
     if first.drop_points is not None:
         what = "lost" if first.drop_points >= 0 else "gained"
