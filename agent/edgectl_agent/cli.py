@@ -205,6 +205,8 @@ def _say_as(options: argparse.Namespace) -> Any:
                     f"approve it with: edgectl devices approve {line['device']} "
                     f"--fingerprint {line['fingerprint']}"
                 )
+            case "benchmark":
+                text = _benchmark_text(line)
             case "renewed":
                 text = f"certificate renewed, until {line['expires_at']}"
             case "refused":
@@ -214,6 +216,14 @@ def _say_as(options: argparse.Namespace) -> Any:
         print(text, flush=True)
 
     return say
+
+
+def _benchmark_text(line: dict[str, Any]) -> str:
+    if "reason" in line:
+        return f"benchmark ended [{line['reason']['code']}] {line['reason']['detail']}"
+    if "variant" in line:
+        return f"benchmark: {line['variant']} {line['verdict']}"
+    return "benchmark begins"
 
 
 def _identity(settings: Settings, disk: RealDisk, say: Any) -> Any:

@@ -23,11 +23,9 @@ def findings_table(report: types.Report) -> Group:
     if gates:
         columns = ["GATE", "VARIANT", "STATUS", ">MEASURED", ">BOUND"]
         parts += [Text(""), table(columns, [_gate_row(gate) for gate in gates], gap=1)]
-        parts += [
-            Text(f"{plain(gate.name)}: {_note(gate)}", style="dim italic")
-            for gate in gates
-            if gate.status != "passed" and _note(gate)
-        ]
+        notes = [f"{plain(gate.name)}: {_note(gate)}" for gate in gates
+                 if gate.status != "passed" and _note(gate)]  # fmt: skip
+        parts += [Text(note, style="dim italic") for note in dict.fromkeys(notes)]
     if report.data_checks:
         columns = ["DATA", "SEVERITY", "FOUND"]
         rows = [

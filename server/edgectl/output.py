@@ -13,7 +13,8 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +22,7 @@ from edgectl.clock import now
 from edgectl.errors import EdgectlError
 
 __all__ = [
+    "Folding",
     "age",
     "bytes_text",
     "consoles",
@@ -103,12 +105,37 @@ def print_error(error: EdgectlError) -> None:
     sys.stderr.flush()
 
 
+class Folding:
+    """A name that goes on in the next line, behind a dash, where the terminal is too narrow."""
+
+    def __init__(self, name: str) -> None:
+        self._parts = re.findall(r"[^-]*-|[^-]+", name)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        widths = [len(part) for part in self._parts] or [0]
+        return Measurement(max(widths), sum(widths)).with_maximum(options.max_width)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = [""]
+        for part in self._parts:
+            if lines[-1] and len(lines[-1]) + len(part) > options.max_width:
+                lines.append("")
+            lines[-1] += part
+        yield Text("\n".join(lines))
+
+
 def table(
-    columns: Sequence[str], rows: Iterable[Sequence[Text | str]], title: str = "", *, gap: int = 2
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Text | Folding | str]],
+    title: str = "",
+    *,
+    gap: int = 2,
+    folding: bool = False,
 ) -> Table:
     """Return a table; a column whose heading starts with ``>`` is aligned to the right.
 
-    The first column is never folded. `gap` is the number of spaces between columns.
+    The first column is never folded; with `folding` it is the only one that is. `gap` is the
+    number of spaces between columns.
     """
     result = Table(
         title=Text(title) if title else None,
@@ -124,10 +151,10 @@ def table(
             Text(column.removeprefix(">")),
             justify="right" if column.startswith(">") else "left",
             overflow="fold",
-            no_wrap=number == 0,  # names and ids are copied
+            no_wrap=(number == 0) is not folding,  # names and ids are copied
         )
     for row in rows:
-        result.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+        result.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
@@ -13,6 +14,7 @@ from rich.text import Text
 from edgectl import types
 from edgectl.gate_tables import findings_table
 from edgectl.output import (
+    Folding,
     age,
     bytes_text,
     latency_text,
@@ -40,6 +42,8 @@ __all__ = [
     "version_table",
     "versions_table",
 ]
+
+_NUMBER = re.compile(r"-?\d[\d.]*")
 
 
 # ---------------------------------------------------------------- models
@@ -128,7 +132,7 @@ def report_table(version: types.VersionDetail, report: types.Report) -> Group:
     published = {variant.trial.recipe for variant in version.variants}
     rows = [
         (
-            plain(trial.recipe),
+            Folding(plain(trial.recipe)),
             state_text("published" if trial.recipe in published else trial.status),
             bytes_text(trial.size_bytes),
             share_text(trial.value),
@@ -138,7 +142,6 @@ def report_table(version: types.VersionDetail, report: types.Report) -> Group:
         for trial in report.trials
     ]
     name = f"{plain(version.model)}@{plain(version.version)}"
-    reasons = [f"{plain(one.recipe)}: {plain(one.reason)}" for one in report.trials if one.reason]
     notes = [plain(line) for line in report.processing]
     notes += [f"measured on {plain(report.measured_on)}", *map(plain, report.warnings)]
     encrypted = [plain(one.variant) for one in version.variants if one.encrypted]
@@ -147,13 +150,26 @@ def report_table(version: types.VersionDetail, report: types.Report) -> Group:
             f"encrypted: {', '.join(encrypted)}; only devices ordered to run it can read it"
         )
     notes += _update_notes(version, report)
-    lines = [*reasons, *notes]
+    lines = [*_reasons(report.trials), *notes]
     return Group(
         Text(f"{name}: {measured}", style="bold"),
-        table(columns, rows, gap=1),
+        table(columns, rows, gap=1, folding=True),
         *(Text(line, style="dim italic") for line in lines),
         findings_table(report),
     )
+
+
+def _reasons(trials: Sequence[types.Trial]) -> list[str]:
+    """Return why recipes were not taken; of reasons that differ in numbers alone the first."""
+    alike: dict[str, list[types.Trial]] = {}
+    for trial in trials:
+        if trial.reason:
+            alike.setdefault(_NUMBER.sub("0", trial.reason), []).append(trial)
+    return [
+        f"{plain(first.recipe)}: {plain(first.reason)}"
+        + (f"; {len(others)} more alike" if others else "")
+        for first, *others in alike.values()
+    ]
 
 
 def _update_notes(version: types.VersionDetail, report: types.Report) -> list[str]:
@@ -167,10 +183,16 @@ def _update_notes(version: types.VersionDetail, report: types.Report) -> list[st
         anew = sizes.get(variant.trial.recipe.removesuffix("-parent"))
         more = "" if anew in {None, size} else f"; with scales of its own {bytes_text(anew)}"
         notes.append(
-            f"update of {plain(variant.variant)} from {plain(version.parent or 'the parent')}: "
+            f"update of {plain(variant.variant)} from {_parent(version)}: "
             f"about {bytes_text(size)} of {bytes_text(variant.model_bytes)}{more}"
         )
     return notes
+
+
+def _parent(version: types.VersionDetail) -> str:
+    if not version.parent:
+        return "the parent"
+    return f"{plain(version.model)}@{plain(version.parent)}"
 
 
 # ---------------------------------------------------------------- devices

@@ -13,7 +13,7 @@ import logging
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
@@ -35,9 +35,23 @@ _PORT = click.IntRange(1, 65535)
 _SHORT = {"listen_host": "--host", "listen_port": "--port"}
 
 
-def _setting_options(command: _Command) -> _Command:
-    """Give a command an option for every setting, and one for the file."""
+_WORKER = frozenset({
+    *("data", "database_url", "blobs_url", "log_level", "job_lease_s", "job_attempts_max"),
+    *("pipeline_workers", "known_trials_bytes_max"),
+})  # fmt: skip
+"""Settings that a worker uses; the others are the server's, and may stand in the same file."""
+
+
+def _worker_options(command: _Command) -> _Command:
+    """Give a command an option for what a worker uses, and one for the file."""
+    return _setting_options(command, _WORKER)
+
+
+def _setting_options(command: _Command, only: Collection[str] = ()) -> _Command:
+    """Give a command an option for every setting, or for `only` these, and one for the file."""
     for field in reversed(msgspec.structs.fields(Settings)):
+        if only and field.name not in only:
+            continue
         kind = (get_args(field.type) or (field.type,))[0]
         if get_origin(field.type) is Literal:
             kind = click.Choice(get_args(field.type))
@@ -128,7 +142,7 @@ def start(config: Path | None, as_json: bool, **flags: Any) -> None:
         "--database-url postgresql+psycopg://edgectl@db/edgectl --blobs-url s3://models/edgectl",
     )
 )
-@_setting_options
+@_worker_options
 @click.option("--json", "as_json", is_flag=True, help="Print the ready line as JSON.")
 def worker(config: Path | None, as_json: bool, **flags: Any) -> None:
     """Make trials for the server on another machine, until SIGTERM or Ctrl-C.

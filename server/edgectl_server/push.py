@@ -157,7 +157,7 @@ class PushHandler:
         context.check()
         context.progress("sign", f"{len(variants)} variants")
         self._repository.add_targets(_targets(variants), self._now())
-        context.progress("publish", f"{version.model} {version.version}")
+        context.progress("publish", f"{version.model}@{version.version}")
         self._publisher.publish_metadata()  # where the broker is away, it is done when it is back
         settled = self._signing.state_of(variants)
         with self._database.write() as session:

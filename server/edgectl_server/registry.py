@@ -91,6 +91,7 @@ def content_of(request: PushRequest) -> str:
             "calibration": request.calibration,
             "evaluation": request.evaluation,
             **({} if request.own_metric is None else {"own_metric": request.own_metric}),
+            **({} if request.parent is None else {"parent": request.parent}),
             "options": options,
         },
         sort_keys=True,

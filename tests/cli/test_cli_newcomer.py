@@ -10,6 +10,7 @@ from rich.console import Console
 from cli.answers import HOSTILE, job, page, rollout_device, telemetry, trial, version
 from cli.fake_server import TOKEN, problem
 from edgectl import tables
+from edgectl.target_tables import targets_table
 from edgectl_server import schemas
 
 
@@ -121,6 +122,56 @@ def test_the_report_fits_into_80_columns():
     assert max(map(len, lines)) <= 80
     assert any(line.startswith(f"{recipe} rejected") and "+12.34" in line for line in lines)
     assert any(line.startswith(f"{recipe}: loses") for line in lines)
+
+
+def test_a_recipe_that_is_too_long_goes_on_behind_a_dash():
+    recipe = "int8-static-percentile-per-channel-reduced-parent"
+    found = version()
+    found.report.trials = [trial(recipe=recipe, status="rejected", size_bytes=123_456)]
+    detail = decoded(tables.types.VersionDetail, found)
+    lines = shown(tables.report_table(detail, detail.report))
+    assert max(map(len, lines)) <= 80
+    first = next(number for number, line in enumerate(lines) if line.startswith("int8-static"))
+    assert lines[first].split()[:3] == [recipe.removesuffix("reduced-parent"), "rejected", "123.5"]
+    assert lines[first + 1].strip() == "reduced-parent"
+
+
+def test_reasons_that_differ_in_numbers_alone_are_one_line():
+    found = version()
+    found.report.trials = [
+        trial(recipe="a", status="rejected", reason="loses 5.40 points of auc, allowed are 0.5"),
+        trial(recipe="b", status="rejected", reason="loses 12 points of auc, allowed are 0.5"),
+        trial(recipe="c", status="skipped", reason="needs calibration data"),
+    ]
+    detail = decoded(tables.types.VersionDetail, found)
+    lines = shown(tables.report_table(detail, detail.report))
+    assert "a: loses 5.40 points of auc, allowed are 0.5; 1 more alike" in lines
+    assert "c: needs calibration data" in lines
+    assert not any(line.startswith("b:") for line in lines)
+
+
+def test_device_classes_fit_into_80_columns():
+    classes = [
+        schemas.TargetInfo(
+            name="arm64-dotprod",
+            description="64-bit ARM boards with the int8 dot product (Cortex-A55, A76 and newer)",
+            machine=["armv7e-m", "armv8-m.main", "armv8.1-m.main"],
+            cpu_model=[],
+            cpu_features=["avx512_vnni|avx_vnni"],
+            runtimes=["onnxruntime", "litert"],
+            execution_providers=[],
+            memory_bytes=1,
+            opset=21,
+            objective="latency",
+            watts_per_core=1.0,
+            limits=schemas.TargetLimits(latency_p95_us=None, rss_bytes=None),
+            saturates=False,
+            devices=2,
+        )
+    ]
+    lines = shown(targets_table([decoded(tables.types.TargetInfo, one) for one in classes]))
+    assert max(map(len, lines)) <= 80
+    assert len(lines) <= 3
 
 
 def test_classes_of_the_fleet_are_added_up_in_a_line_of_their_own():

@@ -155,6 +155,11 @@ def test_what_no_variant_reaches_is_refused(tmp_path, har):
     assert all(UNREACHED[text] in report.trials[1].reason for text in of_answers)
     assert all(said in report.trials[0].reason for said in UNREACHED.values())
     assert "--allow accuracy" in error.hint
+    after = report.confusion.after  # of what came nearest, not of fp32 once more
+    (nearest,) = (one for one in report.trials if one.recipe == report.confusion.variant)
+    assert nearest.precision == "int8"
+    right = sum(after[one][one] for one in range(len(after)))
+    assert right / sum(map(sum, after)) == pytest.approx(nearest.value, abs=1e-6)
 
 
 def test_leaving_the_data_out_is_no_way_round(tmp_path, har):

@@ -134,7 +134,7 @@ def test_what_devices_have_measured_is_on_the_page_of_the_version(visit):
     expect(measured).to_contain_text("1.21 ms")
     expect(measured).to_contain_text("16 of 16")
     page.goto(page.url.replace("/models/har/3", "/models/kws/1.0"))
-    expect(page.get_by_text("edgectl bench kws:1.0 --device DEVICE")).to_be_visible()
+    expect(page.get_by_text("edgectl bench kws@1.0 --device DEVICE")).to_be_visible()
 
 
 def test_a_trial_is_shown_where_it_ended_and_older_updates_on_request(visit):

@@ -63,9 +63,9 @@ def show_target(session: Session, name: str, *, as_json: bool) -> None:
 
 @click.command(
     epilog=examples(
-        "edgectl bench har:1 --device pi-1",
-        "edgectl bench har:1 --device pi-1 --variant int8 --variant fp32 --runs 1000",
-        "edgectl bench har:1 --device pi-1 --detach",
+        "edgectl bench har@1 --device pi-1",
+        "edgectl bench har@1 --device pi-1 --variant int8 --variant fp32 --runs 1000",
+        "edgectl bench har@1 --device pi-1 --detach",
     )
 )
 @click.argument("model", type=MODEL_AND_VERSION)
@@ -97,7 +97,7 @@ def bench(
     detach: bool,
     as_json: bool,
 ) -> None:
-    """Measure the variants of MODEL:VERSION on a real device.
+    """Measure the variants of MODEL@VERSION on a real device.
 
     The device fetches them as for an update and runs them in its trial process; what it serves is
     not touched, and an update goes first. What it measures is kept for its class, and decides from

@@ -106,7 +106,8 @@ class Course:
     def report(self) -> TrialReport:
         """Return the report as far as it is known."""
         gates = gate_rows("", self.findings.gates)
-        for row in self.published or nearest_rows(self.rows, self.gates):
+        shown = self.published or nearest_rows(self.rows, self.gates)
+        for row in shown:
             gates += gate_rows(row.variant if self.published else row.recipe, self.gates(row))
         chosen = next((row for row in self.published if row.precision != "fp32"), None)
         return msgspec.structs.replace(
@@ -121,15 +122,18 @@ class Course:
             golden=self.golden,
             gates=tuple(gates),
             data_checks=self.findings.data_checks,
-            confusion=self._confusion(chosen),
+            confusion=self._confusion(shown),
             top_disagreements=()
             if chosen is None
             else self.trials.evidence[chosen.recipe].disagreements,
         )
 
-    def _confusion(self, chosen: TrialRow | None) -> Confusion | None:
+    def _confusion(self, shown: Sequence[TrialRow]) -> Confusion | None:
+        """Return that of the first choice, or of what came nearest where nothing is published."""
         before = self.trials.baseline.evidence.confusion
-        recipe, variant = ("fp32", "fp32") if chosen is None else (chosen.recipe, chosen.variant)
+        chosen = next((row for row in shown if row.precision != "fp32"), None)
+        recipe = "fp32" if chosen is None else chosen.recipe
+        variant = chosen.variant if chosen is not None and self.published else recipe
         after = self.trials.evidence[recipe].confusion
         if before is None or after is None:
             return None

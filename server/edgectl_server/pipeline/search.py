@@ -355,7 +355,7 @@ def _with_latencies(trials: Trials) -> list[TrialRow]:
     limits, baseline = trials.spec.limits, trials.baseline
     chosen = measured_rows(trials.rows)
     paths = [baseline.path, *(trials.path(row.recipe) for row in chosen)]
-    trials.progress(Progress(stage="latency", message=f"{len(paths)} variants"))
+    trials.progress(Progress(stage="latency", message=f"variants: {len(paths)}"))
 
     def call() -> _Measured:
         runners = [Runner(path, trials.inputs) for path in paths]

@@ -24,7 +24,7 @@ def confusion(document: Document) -> Html:
     parts = []
     if len(found.names) <= _MATRIX_CLASSES_MAX:
         first = document.first_choice
-        after = first.recipe if first else "quantized"
+        after = first.recipe if first else found.variant or "quantized"
         parts.append(
             tag(
                 "div",

@@ -91,6 +91,8 @@ class Confusion:
     names: tuple[str, ...]
     before: tuple[tuple[int, ...], ...]
     after: tuple[tuple[int, ...], ...]
+    variant: str = ""
+    """Whose the second is; of a version that was refused, the recipe that came nearest."""
 
 
 @dataclass(frozen=True)
@@ -305,7 +307,8 @@ def _confusion(report: Mapping[str, Any], names: tuple[str, ...]) -> Confusion |
     names = given if len(given) == len(before) else names
     if len(names) != len(before):
         names = tuple(str(number) for number in range(len(before)))
-    return Confusion(names=names, before=before, after=after)
+    variant = _as_text(found.get("variant"))
+    return Confusion(names=names, before=before, after=after, variant=variant)
 
 
 def _matrix(found: Mapping[str, Any], key: str) -> tuple[tuple[int, ...], ...]:

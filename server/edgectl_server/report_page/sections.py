@@ -31,8 +31,8 @@ __all__ = [
 
 _SHAPES = (
     ("diamond", "published"),
-    ("circle", "within the budget"),
-    ("cross", "outside the budget"),
+    ("circle", "accepted"),
+    ("cross", "rejected"),
     ("square", "fp32, the reference"),
 )
 _BUDGETS_SHOWN = 4.0
@@ -68,7 +68,7 @@ def _lead(document: Document, first: Trial | None, original: Trial | None) -> Ht
     words = ""
     if first is None:
         words = {
-            "refused": "Nothing was published: no variant stays within what may be lost. ",
+            "refused": "Nothing was published: the push was refused. ",
             "failed": "Nothing was published: the work has failed. ",
             "processing": "The work is not finished. ",
         }.get(document.state, "Nothing was published. ")
@@ -80,7 +80,7 @@ def _lead(document: Document, first: Trial | None, original: Trial | None) -> Ht
     if counted:
         words += (
             f"{count_text(counted, 'quantized variant was', 'quantized variants were')} measured, "
-            f"{tried['rejected']} lost too much."
+            f"{tried['rejected']} of them rejected."
         )
     return tag("p", words, class_="lead")
 
@@ -93,6 +93,8 @@ def _changes(document: Document, first: Trial, original: Trial) -> str:
     if first.latency_p50_us and original.latency_p50_us:
         factor = original.latency_p50_us / first.latency_p50_us
         speed = f"{factor:.1f} times as fast" if factor >= 1 else f"{1 / factor:.1f} times slower"
+        if "1.0 times" in speed:
+            speed = "as fast"
         changes.append(f"{speed} on this machine")
     if first.drop_points is not None:
         what = "lost" if first.drop_points >= 0 else "gained"

@@ -221,6 +221,15 @@ def test_steps_that_cannot_be_read_are_told_at_once(push):
     assert "softmax" in answer.json()["hint"]
 
 
+def test_a_push_with_another_parent_is_another_push(push):
+    """The parent decides what is compared, and brings a recipe of its own."""
+    first = push().json()
+    assert push().json()["created"] is False
+    child = push(parent=first["version"])
+    assert (child.status_code, child.json()["version"]) == (202, "2")
+    assert push(parent="9").json()["code"] == "version.parent"
+
+
 def test_the_identity_of_a_push_is_stable():
     """Written down once: another value would make every known push a new version."""
     request = PushRequest(model="0" * 64, filename="x")

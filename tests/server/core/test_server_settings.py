@@ -72,3 +72,11 @@ def test_the_command_shows_what_would_be_used(tmp_path):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(Refused):
         load_settings({}, {}, tmp_path / "none.toml")
+
+
+def test_a_worker_has_options_for_what_it_uses_alone():
+    command = [sys.executable, "-P", "-m", "edgectl_server", "worker"]
+    shown = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
+    assert {"--database-url", "--blobs-url", "--data", "--pipeline-workers"} <= set(shown.split())
+    for other in ("--broker", "--listen-port", "--tls", "--oidc-issuer"):
+        assert other not in shown

@@ -26,7 +26,7 @@ export function Measurements({ model, version }: { model: string; version: strin
       {page.total === 0 ? (
         <Empty icon="clock" title="Nothing yet">
           <p className="soft">Every update measures. Or ask a device that is connected:</p>
-          <Command text={benchmark(`${model}:${version}`)} />
+          <Command text={benchmark(`${model}@${version}`)} />
         </Empty>
       ) : (
         <>

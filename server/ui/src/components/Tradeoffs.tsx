@@ -23,8 +23,8 @@ const POINTS_SHOWN_MIN = 2;
 
 const WORDS: Record<Shape, string> = {
   published: "published",
-  accepted: "within the budget",
-  rejected: "outside the budget",
+  accepted: "accepted",
+  rejected: "rejected",
   reference: "fp32, the reference",
 };
 
