@@ -32,12 +32,12 @@ from sqlalchemy.orm import Session
 
 from edgectl_protocol.manifest import (
     CONFIG_FILE,
-    MODEL_FILE,
     Lineage,
     decode_config,
     decode_manifest,
     is_encrypted,
     layer_by_file,
+    model_layer,
 )
 from edgectl_server.converters.conversion import ConverterLimits
 from edgectl_server.converters.environments import Environments
@@ -355,11 +355,11 @@ class PushHandler:
         try:
             bundle = decode_manifest(self._blobs.read(manifest))
             config = decode_config(self._blobs.read(layer_by_file(bundle, CONFIG_FILE).digest))
-            self._blobs.size(layer_by_file(bundle, MODEL_FILE).digest)
+            self._blobs.size(model_layer(bundle).digest)
         except NotFound:  # the blob store has lost it: only the update becomes larger
             return _Parent()
         return _Parent(
-            model=layer_by_file(bundle, MODEL_FILE).digest,
+            model=model_layer(bundle).digest,
             recipe=config.quantization.recipe,
             float_nodes=config.quantization.float_nodes,
         )
@@ -391,7 +391,7 @@ class PushHandler:
         model = None
         needed = any(one.name == "parent_agreement" for one in terms.requirements)
         if needed and not is_encrypted(manifest):
-            model = fetch(layer_by_file(manifest, MODEL_FILE).digest, "replaced.onnx")
+            model = fetch(model_layer(manifest).digest, "replaced.onnx")
         return Replaced(
             version=before.version,
             inputs=config.inputs,

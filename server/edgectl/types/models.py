@@ -120,6 +120,7 @@ class Trial(Struct, frozen=True):
     float_nodes: int = 0
     update_bytes: int | None = None
     known: bool = False
+    runtime: str = "onnxruntime"
 
 
 class LayerInfo(Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 The child handles hostile files, so that what it writes is decoded with bounds and types, and names
 no path: every file of a candidate has a fixed place below the working directory
-(``<variant>/model.onnx``, ``<variant>/golden.npz``).
+(``<variant>/model.onnx`` or ``model.tflite``, ``<variant>/golden.npz``).
 
 `TrialRow` and `TrialReport` have the fields of ``schemas.Trial`` and ``schemas.Report``;
 a test keeps them equal.
@@ -22,6 +22,7 @@ from edgectl_protocol.manifest import (
     GateResult,
     Golden,
     Quantization,
+    Runtime,
     Scores,
     TensorSpec,
 )
@@ -214,6 +215,8 @@ class TrialRow(Struct, frozen=True, kw_only=True):
     """About how many bytes lead to it from the parent's int8 variant."""
     known: bool = False
     """It was made before, of the same files in the same way."""
+    runtime: Runtime = "onnxruntime"
+    """What runs it on devices."""
 
 
 class LayerRow(Struct, frozen=True, kw_only=True):
@@ -321,6 +324,7 @@ class Candidate(Struct, frozen=True, kw_only=True):
     evaluation: Evaluation | None = None
     scores: Scores | None = None
     gates: tuple[GateResult, ...] = ()
+    runtime: Runtime = "onnxruntime"
     rss_bytes: int = 0
     """What loading and running it added to the resident memory of a process with the runtime."""
 

@@ -152,6 +152,8 @@ class Trial(Schema):
     """About how many bytes lead to it from the parent's int8 variant."""
     known: bool = False
     """It was made before, of the same files in the same way."""
+    runtime: Literal["onnxruntime", "litert"] = "onnxruntime"
+    """What runs it on devices."""
 
 
 class LayerInfo(Schema):
