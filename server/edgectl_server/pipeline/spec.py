@@ -46,6 +46,7 @@ __all__ = [
     "PipelineLimits",
     "PipelineResult",
     "PipelineSpec",
+    "Precision",
     "Progress",
     "Replaced",
     "TensorRow",

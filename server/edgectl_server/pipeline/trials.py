@@ -81,8 +81,14 @@ class Trials:
     """By ranges: the number of samples that they are of, or why there are none."""
 
     def path(self, recipe: str) -> Path:
-        """Return the file of a variant."""
+        """Return the file of a variant, or of the model that they are compared with."""
+        if recipe == self.baseline.recipe:
+            return self.baseline.path
         return self.directory / f"{recipe}.onnx"
+
+    def runner(self, recipe: str) -> Runner:
+        """Load a variant, or the model that they are compared with."""
+        return self.baseline.runner(self.path(recipe), self.inputs)
 
     def calibration_samples(self, recipe: Recipe) -> int:
         """Return how many samples the variant's ranges are of."""

@@ -85,7 +85,11 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path: Path, length: int) -> Non
             {"outputs": (TensorSpec(name="y", datatype="FP32", shape=(1, 2)),)},
             "has shape [None, 1]",
         ),
-        ({"inputs": (TensorSpec(name="x", datatype="FP32", shape=(-1, 1)),)}, "has shape [1, 1]"),
+        ({"inputs": (TensorSpec(name="x", datatype="FP32", shape=(2, 1)),)}, "has shape [1, 1]"),
+        (
+            {"inputs": (TensorSpec(name="x", datatype="FP32", shape=(-1, 2)),)},
+            "has shape [None, 1]",
+        ),
         (
             {"inputs": tuple(TensorSpec(name=n, datatype="FP32", shape=(1, 1)) for n in "xz")},
             "the bundle says ['x', 'z']",
@@ -121,6 +125,18 @@ def test_inputs_outside_the_contract_and_stopped_runs_fail(tmp_path: Path) -> No
     stop.set()
     with pytest.raises(RunFailed, match="stopped"):
         model.run(one, stop)
+
+
+def test_any_number_of_samples_is_computed_one_by_one(tmp_path: Path) -> None:
+    """As the contract of a model promises whose ONNX twin takes them at once."""
+    bundle = make_litert_bundle(
+        tmp_path,
+        inputs=(TensorSpec(name="x", datatype="FP32", shape=(-1, 1)),),
+        outputs=(TensorSpec(name="y", datatype="FP32", shape=(-1, 1)),),
+    )
+    assert tried(bundle).verdict is Verdict.OK
+    samples = inputs_of(SINE, 7)
+    assert np.array_equal(Model(bundle).run({"x": samples})["y"], answers(SINE, samples))
 
 
 def test_an_encrypted_model_is_opened_in_memory(tmp_path: Path) -> None:
