@@ -27,33 +27,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from edgectl_protocol.manifest import (
-    CONFIG_FILE,
-    Lineage,
-    decode_config,
-    decode_manifest,
-    is_encrypted,
-    layer_by_file,
-    model_layer,
-)
+from edgectl_protocol.manifest import Lineage, decode_manifest
 from edgectl_server.converters.conversion import ConverterLimits
 from edgectl_server.converters.environments import Environments
+from edgectl_server.converters.for_litert import ForLitert, convert_for_litert
 from edgectl_server.converters.pushed import Pushed, as_onnx
-from edgectl_server.errors import NotFound, ServerError
+from edgectl_server.errors import ServerError
 from edgectl_server.jobs import JobCancelled, JobContext, JobFailed
 from edgectl_server.pipeline.errors import PipelineCancelled, PipelineError, PipelineRefused
 from edgectl_server.pipeline.spec import (
     PipelineLimits,
     PipelineSpec,
     Progress,
-    Replaced,
     to_document,
 )
 from edgectl_server.pipeline.steps import decode_steps
 from edgectl_server.policies import MAX_DROP_POINTS, Terms
+from edgectl_server.predecessors import parent_of, replaced_by, variants_of
 from edgectl_server.schemas import PushOptions
 from edgectl_server.settings import Settings
 from edgectl_server.signing.repository import Target
@@ -123,15 +115,6 @@ class _Packed(NamedTuple):
     report: dict[str, Any]
     labels: list[str]
     """Names of the classes: those of the push, or those that the model brings."""
-
-
-class _Parent(NamedTuple):
-    """What a version may take over from the one before."""
-
-    model: str | None = None
-    """Digest of its int8 model."""
-    recipe: str = ""
-    float_nodes: tuple[str, ...] = ()
 
 
 class PushHandler:
@@ -234,7 +217,7 @@ class PushHandler:
             context.progress(progress.stage, progress.message, progress.done, progress.total)
 
         context.progress("fetch", version.source_name)
-        spec, pushed = self._spec(context, version, directory, tell)
+        spec, pushed, notes = self._spec(context, version, directory, tell)
         work = make_private_directory(directory / "work")
         encrypt = PushOptions.model_validate(version.options).encrypt
         key = (
@@ -263,7 +246,7 @@ class PushHandler:
             card=PushOptions.model_validate(version.options).card,
         )
         report = to_document(result.report)
-        report["warnings"] = [*pushed.notes, *report["warnings"]]
+        report["warnings"] = [*notes, *report["warnings"]]
         return _Packed(variants, report, list(spec.labels))
 
     def _spec(
@@ -272,7 +255,7 @@ class PushHandler:
         version: ModelVersion,
         directory: Path,
         tell: Callable[[Progress], None],
-    ) -> tuple[PipelineSpec, Pushed]:
+    ) -> tuple[PipelineSpec, Pushed, tuple[str, ...]]:
         def fetch(digest: str | None, name: str) -> Path | None:
             if digest is None:
                 return None
@@ -281,7 +264,7 @@ class PushHandler:
             return directory / name
 
         options = PushOptions.model_validate(version.options)
-        parent = self._parent(version)
+        parent = parent_of(self._database, self._blobs, version)
         terms = _terms(context.payload, options)
         source = fetch(version.source, "source")
         assert source is not None
@@ -297,6 +280,11 @@ class PushHandler:
             on_progress=tell,
             cancelled=context.cancelled,
         )
+        converted = ForLitert(())
+        if "litert" in options.runtimes and pushed.source_format != "tflite":
+            converted = self._for_litert(
+                context, options, directory, tell, (pushed.path, calibration, evaluation)
+            )
         spec = PipelineSpec(
             model=version.model,
             version=version.version,
@@ -312,12 +300,20 @@ class PushHandler:
             input_shapes={name: tuple(shape) for name, shape in options.input_shapes.items()},
             processing=decode_steps(options.processing) if options.processing else None,
             objective=options.objective,
+            runtimes=tuple(dict.fromkeys(options.runtimes)),
+            converted=converted.converted,
             metric=terms.metric,
             own_metric=fetch(version.own_metric, "metric.py"),
             requirements=terms.requirements,
             allowed=terms.allow,
             allowed_by=terms.allowed_by,
-            replaced=self._replaced(version, terms, fetch),
+            replaced=replaced_by(
+                self._database,
+                self._blobs,
+                version,
+                fetch,
+                needed=any(one.name == "parent_agreement" for one in terms.requirements),
+            ),
             limits=PipelineLimits(
                 memory_bytes=self._settings.pipeline_memory_bytes_max,
                 cpu_s=self._settings.pipeline_cpu_s_max,
@@ -326,79 +322,41 @@ class PushHandler:
                 search_s_max=options.search_s_max,
             ),
         )
-        return spec, pushed
+        return spec, pushed, (*pushed.notes, *converted.notes)
+
+    def _for_litert(
+        self,
+        context: JobContext,
+        options: PushOptions,
+        directory: Path,
+        tell: Callable[[Progress], None],
+        files: tuple[Path, Path | None, Path | None],
+    ) -> ForLitert:
+        """Convert the model for LiteRT; `files` are model, calibration and evaluation data."""
+        impossible = ""
+        if options.processing:
+            impossible = "declared steps can be part of an ONNX model alone"
+        elif options.input_shapes:
+            impossible = "its shapes are not fixed before the conversion"
+        return convert_for_litert(
+            files[0],
+            make_private_directory(directory / "litert"),
+            precisions=options.precisions,
+            calibration=files[1],
+            evaluation=files[2],
+            impossible=impossible,
+            alone=set(options.runtimes) == {"litert"},
+            environments=self._environments,
+            limits=self._converter_limits(),
+            on_progress=tell,
+            cancelled=context.cancelled,
+        )
 
     def _converter_limits(self) -> ConverterLimits:
         return ConverterLimits(
             memory_bytes=self._settings.pipeline_memory_bytes_max,
             cpu_s=self._settings.pipeline_cpu_s_max,
             wall_s=float(self._settings.pipeline_wall_s_max),
-        )
-
-    def _parent(self, version: ModelVersion) -> _Parent:
-        """Return the int8 variant of the parent that devices try first, where it can be read."""
-        with self._database.read() as session:
-            manifest = session.scalar(
-                select(BundleVariant.manifest)
-                .join(ModelVersion, ModelVersion.id == BundleVariant.version_id)
-                .where(
-                    ModelVersion.model == version.model,
-                    ModelVersion.version == version.parent,
-                    BundleVariant.precision == "int8",
-                    BundleVariant.content_key.is_(None),
-                )
-                .order_by(BundleVariant.rank)
-                .limit(1)
-            )
-        if manifest is None:
-            return _Parent()
-        try:
-            bundle = decode_manifest(self._blobs.read(manifest))
-            config = decode_config(self._blobs.read(layer_by_file(bundle, CONFIG_FILE).digest))
-            self._blobs.size(model_layer(bundle).digest)
-        except NotFound:  # the blob store has lost it: only the update becomes larger
-            return _Parent()
-        return _Parent(
-            model=model_layer(bundle).digest,
-            recipe=config.quantization.recipe,
-            float_nodes=config.quantization.float_nodes,
-        )
-
-    def _replaced(
-        self, version: ModelVersion, terms: Terms, fetch: Callable[[str | None, str], Path | None]
-    ) -> Replaced | None:
-        """Return the version that this one replaces: its parent, or the newest that is made."""
-        with self._database.read() as session:
-            made = select(ModelVersion).where(
-                ModelVersion.model == version.model,
-                ModelVersion.id != version.id,
-                ModelVersion.state.in_(("ready", "unsigned")),
-            )
-            if version.parent is not None:
-                made = made.where(ModelVersion.version == version.parent)
-            before = session.scalars(made.order_by(ModelVersion.id.desc()).limit(1)).first()
-        variants = [] if before is None else self._variants(before)
-        if before is None or not variants:
-            return None
-        # All variants answer alike; fp32 is what the new fp32 is compared with.
-        chosen = next((one for one in variants if one.precision == "fp32"), variants[0])
-        try:
-            manifest = decode_manifest(self._blobs.read(chosen.manifest))
-            config = decode_config(self._blobs.read(layer_by_file(manifest, CONFIG_FILE).digest))
-        except NotFound:
-            logger.warning("the blob store has lost %s %s", before.model, before.version)
-            return None
-        model = None
-        needed = any(one.name == "parent_agreement" for one in terms.requirements)
-        if needed and not is_encrypted(manifest):
-            model = fetch(model_layer(manifest).digest, "replaced.onnx")
-        return Replaced(
-            version=before.version,
-            inputs=config.inputs,
-            outputs=config.outputs,
-            scores=config.scores,
-            labels=config.labels,
-            model=model,
         )
 
     def _version(self, context: JobContext) -> ModelVersion:
@@ -408,12 +366,7 @@ class PushHandler:
             return row
 
     def _variants(self, version: ModelVersion) -> Sequence[BundleVariant]:
-        with self._database.read() as session:
-            return session.scalars(
-                select(BundleVariant)
-                .where(BundleVariant.version_id == version.id)
-                .order_by(BundleVariant.rank)
-            ).all()
+        return variants_of(self._database, version.id)
 
 
 @contextmanager

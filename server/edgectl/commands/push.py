@@ -31,6 +31,7 @@ _LABELS_BYTES_MAX = 1024 * 1024
 _STEPS_BYTES_MAX = 32 * 1024
 _CARD_CHARACTERS_MAX = 64 * 1024
 _PRECISIONS = ("fp32", "fp16", "int8")
+_RUNTIMES = ("onnxruntime", "litert")
 
 
 @click.command(
@@ -48,6 +49,8 @@ _PRECISIONS = ("fp32", "fp16", "int8")
         "edgectl push detector.onnx --evaluation eval.npz --metric map --max-drop 0.5",
         "edgectl push har.onnx --evaluation eval.npz --metric metric.py",
         "edgectl push har.onnx --labels new.txt --allow contract",
+        "edgectl push har.onnx --calibration cal.npz --runtime onnxruntime,litert",
+        "edgectl push person.tflite --evaluation eval.npz",
         "edgectl push har.onnx --calibration cal.npz --encrypt all",
         "edgectl push har.onnx --calibration cal.npz --encrypt int8",
     )
@@ -86,6 +89,12 @@ _PRECISIONS = ("fp32", "fp16", "int8")
     default="fp32,int8",
     show_default=True,
     help="What may be made; with int8, at least one int8 variant must pass.",
+)
+@click.option(
+    "--runtime",
+    default="onnxruntime",
+    show_default=True,
+    help="For which variants are made: onnxruntime, litert, or both with a comma between.",
 )
 @click.option(
     "--objective",
@@ -137,6 +146,7 @@ def push(
     require: tuple[str, ...],
     allow: tuple[str, ...],
     precision: str,
+    runtime: str,
     objective: str,
     search_time: int,
     encrypt: str | None,
@@ -151,7 +161,9 @@ def push(
     """Push a model: check, quantize, measure, sign and publish it.
 
     MODEL is ONNX, or becomes it on the server: a TensorFlow SavedModel (its folder), Keras (.keras,
-    .h5), PyTorch (.pt2, by torch.export.save) or scikit-learn (.skops); see docs/converters.md.
+    .h5), PyTorch (.pt2, by torch.export.save) or scikit-learn (.skops); see docs/converters.md. A
+    .tflite file is measured and published as it is, for devices that have LiteRT; with --runtime
+    onnxruntime,litert ONNX is converted for them too; see docs/tflite.md.
 
     Uploads are resumed where they broke off; the same content is never pushed twice. The exit code
     is 1 when every int8 variant loses more than --max-drop, or a gate refuses, with the table of
@@ -163,7 +175,7 @@ def push(
     its signed order. If all variants are encrypted, the server deletes the uploaded files.
     """
     name = name or _name_of(model)
-    precisions = _choose("--precision", precision)
+    precisions = _choose("--precision", precision, _PRECISIONS)
     chosen = choose_metric(metric)
     options = PushOptions(
         max_drop_points=max_drop,
@@ -174,6 +186,7 @@ def push(
         labels=parse_labels(labels),
         processing=read_steps(processing),
         input_shapes=parse_input_shapes(input_shapes),
+        runtimes=_choose("--runtime", runtime, _RUNTIMES),
         objective=objective,
         search_s_max=search_time,
         encrypt=_encrypted(encrypt, precisions),
@@ -296,7 +309,7 @@ def _encrypted(text: str | None, precisions: list[str]) -> list[str]:
         return []
     if text == "all":
         return precisions
-    chosen = _choose("--encrypt", text)
+    chosen = _choose("--encrypt", text, _PRECISIONS)
     missing = sorted(set(chosen) - set(precisions))
     if missing:
         raise click.BadParameter(
@@ -305,16 +318,16 @@ def _encrypted(text: str | None, precisions: list[str]) -> list[str]:
     return chosen
 
 
-def _choose(option: str, text: str) -> list[str]:
+def _choose(option: str, text: str, known: tuple[str, ...]) -> list[str]:
     chosen = [part.strip() for part in text.split(",") if part.strip()]
-    unknown = sorted(set(chosen) - set(_PRECISIONS))
+    unknown = sorted(set(chosen) - set(known))
     if unknown or not chosen:
-        expected = ", ".join(_PRECISIONS)
+        expected = ", ".join(known)
         raise click.BadParameter(
             f"expected one of {expected}, or several with commas between, got {text!r}",
             param_hint=option,
         )
-    return [precision for precision in _PRECISIONS if precision in chosen]
+    return [one for one in known if one in chosen]
 
 
 def _show_detached(accepted: PushAccepted, *, as_json: bool) -> None:

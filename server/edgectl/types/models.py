@@ -40,6 +40,7 @@ class PushOptions(Struct, frozen=True):
     labels: list[str] = field(default_factory=list)
     processing: str = ""
     input_shapes: dict[str, list[int]] = field(default_factory=dict)
+    runtimes: list[str] = field(default_factory=lambda: ["onnxruntime"])
     objective: str = "latency"
     search_s_max: float = 1800.0
     encrypt: list[str] = field(default_factory=list)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -247,16 +247,20 @@ class ParentNames(Struct, frozen=True):
 
 
 def run_parent(
-    path: Path, directory: Path, inputs: tuple[TensorSpec, ...], samples: Samples
+    path: Path,
+    directory: Path,
+    inputs: tuple[TensorSpec, ...],
+    samples: Samples,
+    outputs: Sequence[str],
 ) -> ParentNames:
     """Run the version that is replaced on the samples; for a task.
 
     Raises:
         PipelineRefused: it does not load or run, such as with other inputs.
     """
-    outputs = Runner(path, inputs).run(samples)
-    np.savez(directory / PARENT_FILE, *outputs.values())
-    return ParentNames(tuple(outputs))
+    found = Runner(path, inputs, outputs=outputs).run(samples)
+    np.savez(directory / PARENT_FILE, *found.values())
+    return ParentNames(tuple(found))
 
 
 def read_parent(directory: Path, found: ParentNames) -> Parent:

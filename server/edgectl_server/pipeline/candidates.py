@@ -13,11 +13,14 @@ from edgectl_server.pipeline.baseline import Baseline
 from edgectl_server.pipeline.data import Samples
 from edgectl_server.pipeline.execution import peak_bytes, tool_of
 from edgectl_server.pipeline.golden import write_golden
-from edgectl_server.pipeline.spec import Candidate, Progress, TrialRow
+from edgectl_server.pipeline.spec import LITERT_PREFIX, Candidate, Progress, TrialRow
 from edgectl_server.pipeline.tasks import Task, run_one
 from edgectl_server.pipeline.trials import Trials
 
 __all__ = ["write_candidates"]
+
+CALIBRATION_MAX = 128
+"""Samples of which the converter to TFLite takes the ranges (`converters.foreign.to_tflite`)."""
 
 
 def write_candidates(
@@ -62,6 +65,8 @@ def _write(trials: Trials, row: TrialRow, cases: Samples, rank: int) -> Candidat
         folder / "golden.npz", runner, cases, reference=reference, scaled=baseline.scaled
     )
     used = 0 if recipe is None else trials.calibration_samples(recipe)
+    if row.recipe == f"{LITERT_PREFIX}int8" and trials.calibration is not None:
+        used = min(CALIBRATION_MAX, trials.calibration.count)
     calibration = trials.calibration if used else None
     return Candidate(
         variant=row.variant,

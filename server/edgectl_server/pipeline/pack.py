@@ -173,8 +173,7 @@ def pack(
         content = encode(config)
         assert decode_config(content) == config, "a device reads what was meant"
         key = make_content_key() if candidate.precision in encrypt else None
-        name = config.model_file
-        file = _file_layer(blobs, folder / name, name, LAYER_WEIGHT, key)
+        file = _model_layer(blobs, folder, config, key)
         about = _provenance(config, result.report, file, tools=tools, card=card)
         layers = (
             file,
@@ -189,6 +188,11 @@ def pack(
             )
         )
     return packed
+
+
+def _model_layer(blobs: Blobs, folder: Path, config: BundleConfig, key: bytes | None) -> Descriptor:
+    name = config.model_file
+    return _file_layer(blobs, folder / name, name, LAYER_WEIGHT, key)
 
 
 def _provenance(

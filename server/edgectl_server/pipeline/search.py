@@ -28,6 +28,7 @@ from edgectl_server.pipeline.baseline import (
 )
 from edgectl_server.pipeline.candidates import write_candidates
 from edgectl_server.pipeline.checks import check_model, parse_model
+from edgectl_server.pipeline.converted import try_converted
 from edgectl_server.pipeline.course import Course, Findings, Subject
 from edgectl_server.pipeline.data import Role, Samples, load_samples
 from edgectl_server.pipeline.data_checks import check_data
@@ -53,6 +54,7 @@ from edgectl_server.pipeline.selection import (
 )
 from edgectl_server.pipeline.sensitivity import Group, group_nodes
 from edgectl_server.pipeline.spec import (
+    LITERT_PREFIX,
     LayerRow,
     PipelineResult,
     PipelineSpec,
@@ -131,12 +133,14 @@ def search(
     course.refuse(refuse_version(findings.gates, spec))
     course.golden = golden.kinds
     if subject.tflite is None:
-        course.layers = _try_recipes(trials)
+        if "onnxruntime" in spec.runtimes:
+            course.layers = _try_recipes(trials)
+        try_converted(trials)
     course.rows = _with_latencies(trials)
     course.memory = _memory(trials, course.rows)
     yardstick = baseline.yardstick
     course.rows = judge_costs(course.rows, trials.evidence, course.memory, spec, yardstick)
-    course.published = publish_order(choose(course.rows, spec.precisions, spec.objective))
+    course.published = _chosen(course)
     _check_published(course)
     cases = baseline.samples.take(golden.rows)
     gates = {row.recipe: course.signed_gates(row) for row in course.published}
@@ -160,6 +164,17 @@ def _check_version(subject: Subject, baseline: Baseline) -> Findings:
     labels = spec.labels if scores is not None else ()
     contract = Contract(subject.inputs, baseline.specs, scores, labels)
     return Findings(check_version(contract, data_checks, spec), data_checks)
+
+
+def _chosen(course: Course) -> list[TrialRow]:
+    """Return the rows to publish, in the order in which devices try them."""
+    spec = course.subject.spec
+    converted = [row for row in course.rows if row.recipe.startswith(LITERT_PREFIX)]
+    own = [row for row in course.rows if row not in converted]
+    if course.subject.tflite is None and "onnxruntime" not in spec.runtimes:
+        own = []
+    chosen = choose(own, spec.precisions, spec.objective)
+    return publish_order([*chosen, *(row for row in converted if row.status == "accepted")])
 
 
 def _check_published(course: Course) -> None:
@@ -194,9 +209,11 @@ def _run_parent(subject: Subject, facts: Facts, directory: Path) -> Parent:
     if path is None:
         return Parent(None, f"the model of version {spec.replaced.version} cannot be read")
     samples = subject.samples.choose(facts.samples, spec.seed)
+    inputs = subject.inputs if path.suffix == ".onnx" else spec.replaced.inputs
+    outputs = [one.name for one in spec.replaced.outputs]
 
     def run() -> ParentNames:
-        return run_parent(path, directory, subject.inputs, samples)
+        return run_parent(path, directory, inputs, samples, outputs)
 
     try:
         task = Task("replaced", run, ParentNames)

@@ -113,7 +113,7 @@ def best_int8(trials: Sequence[TrialRow], objective: Objective = "latency") -> T
 def publish_order(rows: Sequence[TrialRow]) -> list[TrialRow]:
     """Return the rows in the order in which devices try them, all else being equal."""
     fp32 = next((row for row in rows if row.precision == "fp32"), None)
-    others = sorted((row for row in rows if row.precision != "fp32"), key=_size)
+    others = sorted((row for row in rows if row is not fp32), key=_size)
     if fp32 is None:
         return others
     before = [row for row in others if comes_first(row, fp32)]

@@ -31,12 +31,14 @@ from edgectl_protocol.requirements import Requirement
 from edgectl_server.pipeline.steps import Processing
 
 __all__ = [
+    "LITERT_PREFIX",
     "OUTCOME_BYTES_MAX",
     "REFUSAL_FILE",
     "RESULT_FILE",
     "SPEC_FILE",
     "Candidate",
     "Confusion",
+    "Converted",
     "DataCheckRow",
     "Disagreement",
     "Ending",
@@ -62,6 +64,8 @@ RESULT_FILE = "result.json"
 REFUSAL_FILE = "refusal.json"
 OUTCOME_BYTES_MAX = 4 * 1024 * 1024
 
+LITERT_PREFIX = "litert-"
+"""Of the recipes, and variants, that are an ONNX model converted for LiteRT."""
 Precision = Literal["fp32", "fp16", "int8"]
 Objective = Literal["latency", "size"]
 """What the choice between variants that keep the accuracy looks at first."""
@@ -122,6 +126,22 @@ class Replaced(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Its ONNX file, for comparison; None: it cannot be read, such as an encrypted one."""
 
 
+class Converted(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The model as a ``.tflite`` file, by a converter; it is believed as little as a pushed one."""
+
+    precision: Literal["fp32", "int8"]
+    path: Path | None = None
+    reason: str = ""
+    """Why there is no file."""
+    tried: bool = True
+    """Whether the converter was asked."""
+
+    @property
+    def recipe(self) -> str:
+        """Its name in the report, and as a variant."""
+        return f"{LITERT_PREFIX}{self.precision}"
+
+
 class PipelineSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One run of the pipeline."""
 
@@ -142,6 +162,10 @@ class PipelineSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     recipes: tuple[str, ...] = ()
     """Names of the recipes to try, and no others; empty: as the search goes."""
     objective: Objective = "latency"
+    runtimes: tuple[Runtime, ...] = ("onnxruntime",)
+    """For which variants are published; a ``.tflite`` file is for LiteRT in any case."""
+    converted: tuple[Converted, ...] = ()
+    """The model for LiteRT, to be measured beside the others."""
     parent: Path | None = None
     """The int8 model of the version that this one comes after, whose scales may be kept."""
     parent_recipe: str = ""
@@ -171,6 +195,7 @@ class PipelineSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             self.own_metric,
             self.parent,
             replaced,
+            *(one.path for one in self.converted),
         )
         return tuple(path for path in named if path is not None)
 
