@@ -56,6 +56,16 @@ def _setting_options(command: _Command) -> _Command:
     )(command)
 
 
+def _log(settings: Settings) -> None:
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    for chatty in ("alembic", "uvicorn"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.root.level))
+
+
 def _data_options(command: _Command) -> _Command:
     """Give a command what it takes to find and open the data folder."""
     for option in (
@@ -106,16 +116,32 @@ def start(config: Path | None, as_json: bool, **flags: Any) -> None:
     """Run the server until SIGTERM or Ctrl-C."""
     with _errors(as_json=as_json):
         settings = load_settings(flags, os.environ, config)
-        logging.basicConfig(
-            level=settings.log_level.upper(),
-            stream=sys.stderr,
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        )
-        for chatty in ("alembic", "uvicorn"):
-            logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.root.level))
+        _log(settings)
         from edgectl_server.running import run_server
 
         run_server(settings, as_json=as_json)
+
+
+@main.command(
+    epilog=_examples(
+        "edgectl server worker --data /var/lib/edgectl-worker "
+        "--database-url postgresql+psycopg://edgectl@db/edgectl --blobs-url s3://models/edgectl",
+    )
+)
+@_setting_options
+@click.option("--json", "as_json", is_flag=True, help="Print the ready line as JSON.")
+def worker(config: Path | None, as_json: bool, **flags: Any) -> None:
+    """Make trials for the server on another machine, until SIGTERM or Ctrl-C.
+
+    A push divides its recipes among the server and all workers. Database and blob store are the
+    server's, the data folder is the worker's own; it needs no keys and no broker.
+    """
+    with _errors(as_json=as_json):
+        settings = load_settings(flags, os.environ, config)
+        _log(settings)
+        from edgectl_server.worker import run_worker
+
+        run_worker(settings, as_json=as_json)
 
 
 @main.command(

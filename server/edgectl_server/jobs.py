@@ -164,8 +164,19 @@ class Jobs:
         worker: str = "server",
         lease_s: float = 30.0,
         attempts_max: int = 3,
+        look_s: float = _IDLE_S,
     ) -> None:
-        """Take what it needs; `worker` is the name of this one, the same after a restart."""
+        """Take what it needs.
+
+        Args:
+            database: of the rows.
+            now: the clock.
+            worker: the name of this one, the same after a restart.
+            lease_s: how long a worker may be silent.
+            attempts_max: how often a job is tried.
+            look_s: how often it looks for jobs that others have made.
+        """
+        self._look_s = look_s
         self._worker = worker
         self._database = database
         self._now = now
@@ -289,7 +300,7 @@ class Jobs:
                     self._work(context)
             except Exception:  # the worker outlives a database that is away for a moment
                 logger.exception("the job worker has met an error and goes on")
-            self._wake.wait(_IDLE_S)
+            self._wake.wait(self._look_s)
 
     def _claim(self) -> JobContext | None:
         """Take the oldest job that waits, or whose worker has been silent for too long."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -29,23 +29,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import msgspec
 from sqlalchemy.orm import Session
 
-from edgectl_protocol.manifest import Lineage, decode_manifest
-from edgectl_server.converters.conversion import ConverterLimits
-from edgectl_server.converters.environments import Environments
-from edgectl_server.converters.for_litert import ForLitert, convert_for_litert
-from edgectl_server.converters.pushed import Pushed, as_onnx
+from edgectl_protocol.manifest import (
+    Lineage,
+    decode_manifest,
+)
 from edgectl_server.errors import ServerError
 from edgectl_server.jobs import JobCancelled, JobContext, JobFailed
 from edgectl_server.pipeline.errors import PipelineCancelled, PipelineError, PipelineRefused
 from edgectl_server.pipeline.spec import (
-    PipelineLimits,
     PipelineSpec,
     Progress,
     to_document,
 )
-from edgectl_server.pipeline.steps import decode_steps
-from edgectl_server.policies import MAX_DROP_POINTS, Terms
-from edgectl_server.predecessors import parent_of, replaced_by, variants_of
+from edgectl_server.push_inputs import PushInputs, variants_of
 from edgectl_server.schemas import PushOptions
 from edgectl_server.settings import Settings
 from edgectl_server.signing.repository import Target
@@ -53,6 +49,7 @@ from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.files import make_private_directory
 from edgectl_server.storage.tables import Blob, BundleVariant, Job, ModelVersion
+from edgectl_server.trial_sharing import Distributes
 from edgectl_server.uploads import discard_uploads
 from edgectl_server.version_signing import Settled
 
@@ -131,6 +128,7 @@ class PushHandler:
         signing: Settles,
         content_keys: KeepsKeys,
         known_trials: RemembersTrials,
+        sharing: Distributes,
         publisher: Publishes,
         now: Callable[[], datetime],
     ) -> None:
@@ -138,28 +136,24 @@ class PushHandler:
         self._directory = make_private_directory(directory)
         for left in self._directory.iterdir():  # of a server that was killed
             shutil.rmtree(left, ignore_errors=True)
-        self._settings = settings
-        self._environments = Environments(
-            settings.converters_path,
-            build_s_max=float(settings.converter_install_s_max),
-            on_demand=settings.converters_on_demand,
-        )
+        self._inputs = PushInputs(settings, database, blobs)
         self._database = database
         self._blobs = blobs
         self._repository = repository
         self._signing = signing
         self._content_keys = content_keys
         self._known_trials = known_trials
+        self._sharing = sharing
         self._publisher = publisher
         self._now = now
 
     def run(self, context: JobContext) -> None:
         """Do the push; see the module."""
         version = self._version(context)
-        variants = self._variants(version)
+        variants = variants_of(self._database, version.id)
         if not variants:
             self._make(context, version)
-            variants = self._variants(version)
+            variants = variants_of(self._database, version.id)
         context.check()
         context.progress("sign", f"{len(variants)} variants")
         self._repository.add_targets(_targets(variants), self._now())
@@ -217,15 +211,17 @@ class PushHandler:
             context.progress(progress.stage, progress.message, progress.done, progress.total)
 
         context.progress("fetch", version.source_name)
-        spec, pushed, notes = self._spec(context, version, directory, tell)
+        spec, pushed = self._inputs.fetch(context, version, directory, tell)
         work = make_private_directory(directory / "work")
         encrypt = PushOptions.model_validate(version.options).encrypt
-        key = (
-            None if encrypt else trial_key(spec)
-        )  # of what is encrypted nothing stays in the clear
+        alone = pushed.source_format == "tflite"  # nothing is tried of it
+        # Of what is encrypted nothing stays in the clear.
+        key = None if encrypt or alone else trial_key(spec)
         if key is not None:
             self._known_trials.bring(key, work)
         try:
+            if key is not None:
+                self._share(context, spec, key, work)
             result = run_pipeline(spec, work, on_progress=tell, cancelled=context.cancelled)
         finally:
             if key is not None:
@@ -246,127 +242,35 @@ class PushHandler:
             card=PushOptions.model_validate(version.options).card,
         )
         report = to_document(result.report)
-        report["warnings"] = [*notes, *report["warnings"]]
+        report["warnings"] = [*pushed.notes, *report["warnings"]]
         return _Packed(variants, report, list(spec.labels))
 
-    def _spec(
-        self,
-        context: JobContext,
-        version: ModelVersion,
-        directory: Path,
-        tell: Callable[[Progress], None],
-    ) -> tuple[PipelineSpec, Pushed, tuple[str, ...]]:
-        def fetch(digest: str | None, name: str) -> Path | None:
-            if digest is None:
-                return None
-            context.check()
-            self._blobs.copy_to(digest, directory / name)
-            return directory / name
+    def _share(self, context: JobContext, spec: PipelineSpec, key: str, work: Path) -> None:
+        """Have other machines make trials, where there are any, and do a part too."""
+        from edgectl_server.pipeline.runner import run_pipeline
 
-        options = PushOptions.model_validate(version.options)
-        parent = parent_of(self._database, self._blobs, version)
-        terms = _terms(context.payload, options)
-        source = fetch(version.source, "source")
-        assert source is not None
-        calibration = fetch(version.calibration, "calibration.npz")
-        evaluation = fetch(version.evaluation, "evaluation.npz")
-        pushed = as_onnx(
-            source,
-            version.source_name,
-            make_private_directory(directory / "converted"),
-            data=evaluation or calibration,
-            environments=self._environments,
-            limits=self._converter_limits(),
-            on_progress=tell,
-            cancelled=context.cancelled,
-        )
-        converted = ForLitert(())
-        if "litert" in options.runtimes and pushed.source_format != "tflite":
-            converted = self._for_litert(
-                context, options, directory, tell, (pushed.path, calibration, evaluation)
-            )
-        spec = PipelineSpec(
-            model=version.model,
-            version=version.version,
-            source=pushed.path,
-            calibration=calibration,
-            evaluation=evaluation,
-            max_drop_points=terms.max_drop_points,
-            precisions=tuple(sorted(set(options.precisions))),
-            parent=fetch(parent.model, "parent.onnx"),
-            parent_recipe=parent.recipe,
-            parent_float_nodes=parent.float_nodes,
-            labels=tuple(options.labels) or pushed.labels,
-            input_shapes={name: tuple(shape) for name, shape in options.input_shapes.items()},
-            processing=decode_steps(options.processing) if options.processing else None,
-            objective=options.objective,
-            runtimes=tuple(dict.fromkeys(options.runtimes)),
-            converted=converted.converted,
-            metric=terms.metric,
-            own_metric=fetch(version.own_metric, "metric.py"),
-            requirements=terms.requirements,
-            allowed=terms.allow,
-            allowed_by=terms.allowed_by,
-            replaced=replaced_by(
-                self._database,
-                self._blobs,
-                version,
-                fetch,
-                needed=any(one.name == "parent_agreement" for one in terms.requirements),
-            ),
-            limits=PipelineLimits(
-                memory_bytes=self._settings.pipeline_memory_bytes_max,
-                cpu_s=self._settings.pipeline_cpu_s_max,
-                wall_s=float(self._settings.pipeline_wall_s_max),
-                workers=self._settings.pipeline_workers,
-                search_s_max=options.search_s_max,
-            ),
-        )
-        return spec, pushed, (*pushed.notes, *converted.notes)
+        def tell(progress: Progress) -> None:
+            context.progress(progress.stage, f"part 1 of {len(others) + 1}: {progress.message}")
 
-    def _for_litert(
-        self,
-        context: JobContext,
-        options: PushOptions,
-        directory: Path,
-        tell: Callable[[Progress], None],
-        files: tuple[Path, Path | None, Path | None],
-    ) -> ForLitert:
-        """Convert the model for LiteRT; `files` are model, calibration and evaluation data."""
-        impossible = ""
-        if options.processing:
-            impossible = "declared steps can be part of an ONNX model alone"
-        elif options.input_shapes:
-            impossible = "its shapes are not fixed before the conversion"
-        return convert_for_litert(
-            files[0],
-            make_private_directory(directory / "litert"),
-            precisions=options.precisions,
-            calibration=files[1],
-            evaluation=files[2],
-            impossible=impossible,
-            alone=set(options.runtimes) == {"litert"},
-            environments=self._environments,
-            limits=self._converter_limits(),
-            on_progress=tell,
-            cancelled=context.cancelled,
-        )
-
-    def _converter_limits(self) -> ConverterLimits:
-        return ConverterLimits(
-            memory_bytes=self._settings.pipeline_memory_bytes_max,
-            cpu_s=self._settings.pipeline_cpu_s_max,
-            wall_s=float(self._settings.pipeline_wall_s_max),
-        )
+        if "onnxruntime" not in spec.runtimes:
+            return
+        spec = msgspec.structs.replace(spec, converted=())  # measured once, by the whole search
+        others = self._sharing.begin(context, spec, key)
+        if not others:
+            return
+        part = msgspec.structs.replace(spec, part=0, parts=len(others) + 1)
+        with suppress(PipelineRefused):  # the whole search decides, on all trials
+            run_pipeline(part, work, on_progress=tell, cancelled=context.cancelled)
+        context.progress("quantize", f"{len(others)} other machines")
+        self._sharing.wait(context, others)
+        self._known_trials.keep(key, work)
+        self._known_trials.bring(key, work)
 
     def _version(self, context: JobContext) -> ModelVersion:
         with self._database.read() as session:
             row = session.get(ModelVersion, context.payload["version_id"])
             assert row is not None, context.payload
             return row
-
-    def _variants(self, version: ModelVersion) -> Sequence[BundleVariant]:
-        return variants_of(self._database, version.id)
 
 
 @contextmanager
@@ -385,14 +289,6 @@ def _translated() -> Iterator[None]:
             f"cannot write the files of the job: {error.strerror or error}",
             hint="make room in the server's data folder, then push again",
         ) from error
-
-
-def _terms(payload: dict[str, Any], options: PushOptions) -> Terms:
-    """Return the terms of a job; one that was made by an older release has its options alone."""
-    if "terms" in payload:
-        return msgspec.convert(payload["terms"], type=Terms)
-    asked = options.max_drop_points
-    return Terms(max_drop_points=MAX_DROP_POINTS if asked is None else asked)
 
 
 def _targets(variants: Sequence[BundleVariant]) -> list[Target]:

@@ -47,6 +47,7 @@ from edgectl_server.targets import Targets
 from edgectl_server.telemetry import Telemetry
 from edgectl_server.ticker import Duty
 from edgectl_server.tls import ServerTls, open_tls
+from edgectl_server.trial_sharing import TrialSharing
 from edgectl_server.trust import Trust
 from edgectl_server.uploads import Uploads
 
@@ -164,6 +165,7 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         signing=plane.signing,
         content_keys=plane.content_keys,
         known_trials=known_trials,
+        sharing=TrialSharing(database, blobs, jobs, now),
         publisher=plane.publisher,
         now=now,
     )

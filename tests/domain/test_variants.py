@@ -51,6 +51,15 @@ def facts(
             [facts("fp32", 4 * MIB, 100), facts("int8", MIB, 109)], ["int8", "fp32"], id="noise"
         ),
         pytest.param(
+            [
+                facts("int8-portable", MIB, 90, rank=1),
+                facts("fp32", 4 * MIB, 100, rank=2),
+                facts("int8", 2 * MIB, 30, rank=0),
+            ],
+            ["int8", "int8-portable", "fp32"],
+            id="the fast one that the pipeline prefers before a smaller one",
+        ),
+        pytest.param(
             [facts("fp32", 4 * MIB, 100), facts("int8-dynamic", MIB, 400)],
             ["fp32", "int8-dynamic"],
             id="smaller but slower comes last",

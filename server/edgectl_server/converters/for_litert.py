@@ -67,8 +67,7 @@ def convert_for_litert(
         cancelled: asked several times a second.
 
     Raises:
-        PipelineRefused, PipelineFailed: nothing could be converted, and it is wanted alone.
-        PipelineCancelled: `cancelled` has said so.
+        PipelineError: nothing could be converted, and it is wanted alone; or it was cancelled.
     """
     if impossible and alone:
         raise PipelineRefused(
@@ -86,8 +85,7 @@ def convert_for_litert(
         if reason:
             converted.append(Converted(precision=precision, reason=reason, tried=False))
             continue
-        work = directory / precision
-        work.mkdir()
+        (work := directory / precision).mkdir()
         try:
             made = to_tflite(
                 source,

@@ -16,8 +16,8 @@ Rules, each a filter or a key of the sort:
    measured on the class is estimated: the pipeline's latency, times how much more the class needed
    for what was measured on both.
 6. With less there is nothing to compare, and the pipeline's own measurement decides: first those
-   that are not slower than the reference (fp32), the smallest file first: less to fetch, less
-   memory, and on the device at least as fast by all that is known. `NOISE` is granted, because two
+   that are not slower than the reference (fp32), in the order of the pipeline's preference, which
+   knows what the push has asked for; of equals the smallest file. `NOISE` is granted, because two
    runs of one model differ by as much. What was not measured counts as not slower. Then those that
    are slower, the fastest first: a slow int8 model (dynamic quantization of convolutions was seen 3
    to 10 times slower than fp32) is the last resort, not the first.
@@ -190,7 +190,7 @@ class _Rule:
     ) -> None:
         self._figures = figures
         self._limit_us = None if target is None else target.limits.latency_p95_us
-        self._objective = "size"
+        self._objective = ""
         cost: Callable[[ClassFigures], float | None] = _latency
         timed = [one for one in usable if one.manifest in figures and self._p50(one) is not None]
         comparable = target is not None and len(timed) >= _COMPARABLE
@@ -212,14 +212,23 @@ class _Rule:
 
     def key(self, one: VariantFacts) -> _Key:
         """Return what `one` is sorted by."""
-        decide = self._by_size if self._objective == "size" else self._by_cost
+        rules = {"": self._by_rank, "size": self._by_size}
+        decide = rules.get(self._objective, self._by_cost)
         return (self._is_refused(one), self._is_late(one), *decide(one), one.rank, one.variant)
 
+    def _by_rank(self, one: VariantFacts) -> _Key:
+        if self._is_slower(one):
+            return (True, self._costs[one], one.model_bytes)
+        return (False, one.rank, one.model_bytes)
+
     def _by_size(self, one: VariantFacts) -> _Key:
+        if self._is_slower(one):
+            return (True, self._costs[one], one.model_bytes)
+        return (False, one.model_bytes, self._costs.get(one, 0.0))
+
+    def _is_slower(self, one: VariantFacts) -> bool:
         cost = self._costs.get(one)
-        if cost is not None and self._reference is not None and cost > self._reference * NOISE:
-            return (True, cost, one.model_bytes)
-        return (False, one.model_bytes, cost or 0.0)
+        return cost is not None and self._reference is not None and cost > self._reference * NOISE
 
     def _by_cost(self, one: VariantFacts) -> _Key:
         cost = self._costs.get(one)

@@ -295,8 +295,13 @@ def _try_recipes(trials: Trials) -> tuple[LayerRow, ...]:
     inherited = recipe_of_parent(spec.parent_recipe, spec.parent_float_nodes)
     if spec.parent is not None and inherited is not None and "int8" in spec.precisions:
         first.append(inherited)
-    trials.run(first)
-    if spec.recipes or trials.calibration is None or "int8" not in spec.precisions:
+    trials.run(first[spec.part :: spec.parts])
+    if (
+        spec.parts > 1
+        or spec.recipes
+        or trials.calibration is None
+        or "int8" not in spec.precisions
+    ):
         return ()
     more = other_ranges(trials.rows, list(trials.recipes.values()))
     if more:

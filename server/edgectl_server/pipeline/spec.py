@@ -182,6 +182,10 @@ class PipelineSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     allowed_by: str = ""
     replaced: Replaced | None = None
     seed: int = 0
+    part: Annotated[int, Meta(ge=0)] = 0
+    """Which of `parts` of the table of recipes is tried, and no more than that; see `parts`."""
+    parts: Annotated[int, Meta(ge=1, le=64)] = 1
+    """1: the whole search. More: another machine does the rest, and this run is for its trials."""
     limits: PipelineLimits = PipelineLimits()
 
     @property

@@ -21,6 +21,7 @@ from edgectl_server.signing.keys import Keys
 from edgectl_server.signing.repository import Repository
 from edgectl_server.storage.blobs import BlobStore, file_digest
 from edgectl_server.storage.tables import Blob, BundleVariant, Job, ModelVersion
+from edgectl_server.trial_sharing import TrialSharing
 from edgectl_server.uploads import Uploads
 from edgectl_server.version_signing import VersionSigning
 
@@ -64,6 +65,7 @@ class World:
             signing=signing,
             content_keys=ContentKeys.open(directory / "keys"),
             known_trials=KnownTrials(database, self.blobs, now, bytes_max=2**30),
+            sharing=TrialSharing(database, self.blobs, self.jobs, now),
             publisher=self.publisher,
             now=now,
         )

@@ -25,6 +25,7 @@ from edgectl_server.signing.keys import Keys
 from edgectl_server.signing.repository import Repository
 from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.tables import Blob, BundleVariant, ModelVersion
+from edgectl_server.trial_sharing import TrialSharing
 from edgectl_server.version_signing import VersionSigning
 
 ACTIVITY = Path(__file__).parents[3] / "server/edgectl/demo/activity"
@@ -81,6 +82,7 @@ class World:
             signing=self.signing,
             content_keys=ContentKeys.open(self.directory / "keys"),
             known_trials=KnownTrials(self.database, self.blobs, now, bytes_max=2**30),
+            sharing=TrialSharing(self.database, self.blobs, self.jobs, now),
             publisher=self.publisher,
             now=now,
         )
