@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -80,14 +81,7 @@ class PushInputs:
         Raises:
             PipelineError: the model cannot be converted.
         """
-
-        def fetch(digest: str | None, name: str) -> Path | None:
-            if digest is None:
-                return None
-            context.check()
-            self._blobs.copy_to(digest, directory / name)
-            return directory / name
-
+        fetch = functools.partial(self._lay, context, directory)
         options = PushOptions.model_validate(version.options)
         parent = self._parent(version)
         terms = _terms(context.payload, options)
@@ -105,8 +99,9 @@ class PushInputs:
             on_progress=tell,
             cancelled=context.cancelled,
         )
-        files = (pushed.path, calibration, evaluation)
-        converted = self._for_litert(context, pushed, options, directory, tell, files)
+        converted = self._for_litert(
+            context, pushed, directory, tell, options=options, data=(calibration, evaluation)
+        )
         pushed = dataclasses.replace(pushed, for_litert=converted.notes)
         spec = PipelineSpec(
             model=version.model,
@@ -135,18 +130,29 @@ class PushInputs:
         )
         return spec, pushed
 
+    def _lay(
+        self, context: JobContext, directory: Path, digest: str | None, name: str
+    ) -> Path | None:
+        """Lay a blob into the job's folder."""
+        if digest is None:
+            return None
+        context.check()
+        self._blobs.copy_to(digest, directory / name)
+        return directory / name
+
     def _for_litert(
         self,
         context: JobContext,
         pushed: Pushed,
-        options: PushOptions,
         directory: Path,
         tell: Callable[[Progress], None],
-        files: tuple[Path, Path | None, Path | None],
+        *,
+        options: PushOptions,
+        data: tuple[Path | None, Path | None],
     ) -> ForLitert:
         """Convert the model for LiteRT, if that is wanted and it is not for it already.
 
-        `files` are model, calibration and evaluation data.
+        `data` are those of calibration and of evaluation.
         """
         if "litert" not in options.runtimes or pushed.source_format == "tflite":
             return ForLitert(())
@@ -156,11 +162,11 @@ class PushInputs:
         elif options.input_shapes:
             impossible = "its shapes are not fixed before the conversion"
         return convert_for_litert(
-            files[0],
+            pushed.path,
             make_private_directory(directory / "litert"),
             precisions=options.precisions,
-            calibration=files[1],
-            evaluation=files[2],
+            calibration=data[0],
+            evaluation=data[1],
             impossible=impossible,
             alone=set(options.runtimes) == {"litert"},
             environments=self._environments,
