@@ -37,6 +37,7 @@ import base64, json, sys, time
 from types import SimpleNamespace
 import numpy as np
 from edgectl_agent import runtime
+from edgectl_agent.onnx_session import _open
 from edgectl_agent.decryption import refuse_dumps
 refuse_dumps()
 path, key = json.loads(sys.stdin.readline())
@@ -49,9 +50,11 @@ def status(field):
             return int(row.split()[1]) * 1024
 before = status("VmRSS")
 started = time.perf_counter()
-source, size = runtime._source(SimpleNamespace(key=content, model=path))
+source, size = runtime._source(
+    SimpleNamespace(key=content, model=path, config=SimpleNamespace(model_file="model.onnx"))
+)
 opened = time.perf_counter()
-session = runtime._open_session(source, 1)
+session = _open(source, 1)
 del source
 loaded = time.perf_counter()
 inputs = {node.name: np.zeros([n if isinstance(n, int) else 1 for n in node.shape], np.float32)

@@ -11,6 +11,7 @@ does with it; no process may be left, and the parent's memory must not grow with
 from __future__ import annotations
 
 import collections
+import itertools
 import json
 import os
 import random
@@ -32,11 +33,25 @@ from edgectl_server.pipeline.errors import PipelineError
 from edgectl_server.pipeline.runner import run_pipeline
 from edgectl_server.pipeline.spec import PipelineLimits, PipelineSpec
 
-__all__ = ["LIMITS", "MUTATIONS", "Mutated", "Outcome", "Source", "give", "mutated", "sources"]
+__all__ = [
+    "LIMITS",
+    "MUTATIONS",
+    "OF_BYTES",
+    "Mutated",
+    "Outcome",
+    "Source",
+    "give",
+    "mutated",
+    "mutated_tflite",
+    "sources",
+]
 
 ROOT = Path(__file__).parents[1]
 ACTIVITY = ROOT / "server" / "edgectl" / "demo" / "activity"
 DATA = ROOT / "tests" / "data"
+TFLITE = DATA / "tflite"
+TFLITE_SHARE = 4
+"""One of so many files is no ONNX but ``.tflite``."""
 SOURCES = (
     (ACTIVITY / "har_v1.onnx", ACTIVITY / "calibration.npz"),
     (DATA / "anomaly" / "ae.onnx", DATA / "anomaly" / "calibration.npz"),
@@ -95,6 +110,26 @@ def mutated(models: list[Source], count: int, seed: int) -> Iterator[Mutated]:
         name = names[number % len(names)]
         source = chance.choice(models)
         yield Mutated(name, MUTATIONS[name](source.content, chance), source.samples)
+
+
+def mutated_tflite(folder: Path, count: int, seed: int) -> Iterator[Mutated]:
+    """Yield `count` changed ``.tflite`` files; their samples go to `folder`."""
+    chance = random.Random(seed)  # noqa: S311  # repeatable on purpose
+    samples = folder / "tflite.npz"
+    np.savez(samples, input=np.linspace(0, 6, SAMPLES, dtype=np.float32).reshape(-1, 1))
+    models = [path.read_bytes() for path in sorted(TFLITE.glob("hello_world_*.tflite"))]
+    for number in range(count):
+        change = OF_BYTES[number % len(OF_BYTES)]
+        yield Mutated(f"tflite{change.__name__}", change(chance.choice(models), chance), samples)
+
+
+def _word(content: bytes, chance: random.Random) -> bytes:
+    """Set offsets, lengths and enumerations, which are words of four bytes in a FlatBuffer."""
+    changed = bytearray(content)
+    for _ in range(chance.choice((1, 2, 4))):
+        at = 4 * chance.randrange(len(changed) // 4)
+        changed[at : at + 4] = (chance.choice(_NUMBERS) & 0xFFFFFFFF).to_bytes(4, "little")
+    return bytes(changed)
 
 
 def _flip(content: bytes, chance: random.Random) -> bytes:
@@ -238,6 +273,8 @@ def _versions(model: Any, chance: random.Random) -> None:
         model.opset_import.add(domain=chance.choice(["", "com.evil"]), version=chance.randrange(30))
 
 
+OF_BYTES = (_flip, _flip_head, _cut, _repeat, _word)
+"""What can be done to a file of any format."""
 MUTATIONS: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "bytes flipped": _flip,
     "bytes flipped at an end": _flip_head,
@@ -290,7 +327,11 @@ def main(arguments: list[str]) -> int:
         models = sources(scratch)
         _give_all(iter([Mutated("none", models[0].content, models[0].samples)]), scratch)
         before = me.memory_info().rss
-        outcomes, errors = _give_all(mutated(models, count, seed), scratch)
+        of_tflite = count // TFLITE_SHARE
+        files = itertools.chain(
+            mutated(models, count - of_tflite, seed), mutated_tflite(scratch, of_tflite, seed)
+        )
+        outcomes, errors = _give_all(files, scratch)
         after = me.memory_info().rss
     left = [child.pid for child in me.children(recursive=True)]
     took = time.monotonic() - began
@@ -340,7 +381,7 @@ def _give_all(files: Iterator[Mutated], scratch: Path) -> tuple[list[Outcome], l
 def _print(outcomes: list[Outcome], result: dict[str, Any]) -> None:
     codes = [code for code, _ in collections.Counter(one.code for one in outcomes).most_common()]
     print(f"{len(outcomes)} files, {AT_ONCE} at a time, {os.cpu_count()} processors\n")
-    for mutation in sorted(MUTATIONS):
+    for mutation in sorted({one.mutation for one in outcomes}):
         mine = collections.Counter(one.code for one in outcomes if one.mutation == mutation)
         shown = ", ".join(f"{code} {mine[code]}" for code in codes if mine[code])
         print(f"  {mutation:<24} {sum(mine.values()):>4}  {shown}")

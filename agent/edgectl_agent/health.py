@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from datetime import datetime
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 from edgectl_protocol.messages import Capabilities, SystemSample
@@ -28,7 +29,11 @@ _FEATURES = frozenset(
         "vfpv4",
     }
 )  # fmt: skip
-_RUNTIMES = ("onnxruntime", "ai-edge-litert", "tflite-runtime")
+_RUNTIMES = {
+    "onnxruntime": ("onnxruntime", "onnxruntime"),
+    "litert": ("ai-edge-litert", "ai_edge_litert"),
+}
+"""Distribution and module of each runtime, by the name that bundles ask for it."""
 _TEMPERATURE_C = (-40.0, 150.0)
 """What a processor can plausibly have; sensors without a reading answer with wild values."""
 
@@ -151,11 +156,13 @@ def _distribution() -> str:
 
 def _runtimes() -> dict[str, str]:
     found = {}
-    for name in _RUNTIMES:
+    for name, (distribution, module) in _RUNTIMES.items():
         try:
-            found[name] = metadata.version(name)
+            version = metadata.version(distribution)
         except metadata.PackageNotFoundError:
             continue
+        if find_spec(module) is not None:  # found, not imported: that costs 40 MB
+            found[name] = version
     return found
 
 

@@ -39,7 +39,6 @@ from edgectl_protocol.manifest import (
     CONFIG_FILE,
     GOLDEN_FILE,
     MANIFEST_BYTES_MAX,
-    MODEL_FILE,
     BundleConfig,
     Manifest,
     decode_config,
@@ -189,7 +188,7 @@ class Store:
         try:
             config_layer = layer_by_file(decoded, CONFIG_FILE)
             config = decode_config(self._read_checked(config_layer.digest, _CONFIG_BYTES_MAX))
-            model = layer_by_file(decoded, MODEL_FILE)
+            model = layer_by_file(decoded, config.model_file)
             golden = layer_by_file(decoded, GOLDEN_FILE)
         except ProtocolError as error:
             raise StepRejected("bundle.malformed", str(error)) from error

@@ -48,11 +48,14 @@ def main(arguments: list[str]) -> int:
     _limit_processor(task.timeout_s)
     try:
         # Imported here: a runtime that cannot be imported is a finding, not a traceback.
-        from edgectl_agent import golden, runtime
+        from edgectl_agent import golden
+        from edgectl_agent.runtime import check_runtime
+
+        check_runtime(task.bundle.config.runtime)
     except ImportError as error:
         _say(output, _result(Verdict.FAILED, "trial.runtime", f"no runtime: {error}"))
         return 0
-    del golden, runtime
+    del golden
     if not _limit_memory(task.memory_bytes_max):
         detail = f"{task.memory_bytes_max} bytes do not even hold the runtime"
         _say(output, _result(Verdict.FAILED, "trial.memory_low", detail))

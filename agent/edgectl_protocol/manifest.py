@@ -7,7 +7,7 @@ Layers are ``.raw``, so that a layer's digest is the file's digest and the blob 
 ::
 
     manifest ── config          application/vnd.cncf.model.config.v1+json
-             ├─ model.onnx      …weight.v1.raw          the model
+             ├─ model.onnx      …weight.v1.raw          the model, or model.tflite
              ├─ edgectl.json    …weight.config.v1.raw   `BundleConfig`
              ├─ golden.npz      …dataset.v1.raw         golden inputs and outputs
              ├─ model-card.md   …doc.v1.raw             for people
@@ -23,6 +23,7 @@ are those of the ciphertext, so that nothing which only moves or checks bytes ne
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -43,6 +44,7 @@ __all__ = [
     "CARD_FILE",
     "CONFIG_FILE",
     "CONFIG_MEDIA_TYPE",
+    "FORMATS",
     "GATES_MAX",
     "GOLDEN_FILE",
     "LAYER_CONFIG",
@@ -51,7 +53,7 @@ __all__ = [
     "LAYER_WEIGHT",
     "MANIFEST_BYTES_MAX",
     "MANIFEST_MEDIA_TYPE",
-    "MODEL_FILE",
+    "MODEL_FILES",
     "PROCESSING_LINE_MAX",
     "SBOM_FILE",
     "TITLE_ANNOTATION",
@@ -59,11 +61,13 @@ __all__ = [
     "BundleConfig",
     "Descriptor",
     "Evaluation",
+    "Format",
     "GateResult",
     "Golden",
     "Lineage",
     "Manifest",
     "Quantization",
+    "Runtime",
     "Scores",
     "TensorSpec",
     "Tolerance",
@@ -72,6 +76,7 @@ __all__ = [
     "device_layers",
     "is_encrypted",
     "layer_by_file",
+    "model_layer",
 ]
 
 MANIFEST_MEDIA_TYPE = "application/vnd.oci.image.manifest.v1+json"
@@ -84,13 +89,17 @@ LAYER_DOC = "application/vnd.cncf.model.doc.v1.raw"
 TITLE_ANNOTATION = "org.opencontainers.image.title"
 FILEPATH_ANNOTATION = "org.cncf.model.filepath"
 
-MODEL_FILE = "model.onnx"
+Runtime = Literal["onnxruntime", "litert"]
+"""What runs a model, by the name that devices report it under."""
+Format = Literal["onnx", "tflite"]
+FORMATS: Mapping[Runtime, Format] = {"onnxruntime": "onnx", "litert": "tflite"}
+"""What each runtime reads."""
+MODEL_FILES: Mapping[Format, str] = {"onnx": "model.onnx", "tflite": "model.tflite"}
+"""Name of the model's file by its format; a bundle has one of them."""
 CONFIG_FILE = "edgectl.json"
 GOLDEN_FILE = "golden.npz"
 CARD_FILE = "model-card.md"
 SBOM_FILE = "sbom.cdx.json"
-_SECRET_FILES = (MODEL_FILE, GOLDEN_FILE)
-"""Encrypted in an encrypted bundle, both."""
 
 MANIFEST_BYTES_MAX = 64 * 1024
 """A manifest is one chunk."""
@@ -150,11 +159,14 @@ class TensorSpec(Struct, frozen=True, kw_only=True):
     shape: Annotated[tuple[Annotated[int, Meta(ge=-1, le=2**31 - 1)], ...], Meta(max_length=8)]
 
 
-class Scores(Struct, frozen=True, kw_only=True):
+class Scores(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Which output holds one score a class, so that classes and confidence can be counted."""
 
     output: Name
     kind: Literal["logits", "probabilities"]
+    scale: Annotated[float, Meta(gt=0)] = 1.0
+    """Of an output of integers: a score is ``scale * (element - zero_point)``."""
+    zero_point: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] = 0
 
 
 class Tolerance(Struct, frozen=True, kw_only=True):
@@ -246,8 +258,8 @@ class BundleConfig(Struct, frozen=True, kw_only=True, omit_defaults=True):
     model: ModelName
     version: Version
     variant: Variant
-    runtime: Literal["onnxruntime"]
-    format: Literal["onnx"]
+    runtime: Runtime
+    format: Format
     precision: Literal["fp32", "fp16", "int8"]
     inputs: Annotated[tuple[TensorSpec, ...], Meta(min_length=1, max_length=64)]
     outputs: Annotated[tuple[TensorSpec, ...], Meta(min_length=1, max_length=64)]
@@ -265,14 +277,19 @@ class BundleConfig(Struct, frozen=True, kw_only=True, omit_defaults=True):
     and output; for people, nothing is decided by it."""
     gates: Annotated[tuple[GateResult, ...], Meta(max_length=GATES_MAX)] = ()
 
+    @property
+    def model_file(self) -> str:
+        """Name of the layer that is the model."""
+        return MODEL_FILES[self.format]
+
 
 def decode_manifest(content: bytes) -> Manifest:
     """Decode a manifest and check that its layers can be fetched and told apart.
 
     Raises:
         LimitExceeded: longer than `MANIFEST_BYTES_MAX`.
-        MalformedMessage: not such a manifest, a file twice, a long layer without chunk index, or
-            an encryption that this contract does not know.
+        MalformedMessage: not such a manifest, a file twice, two models, a long layer without chunk
+            index, or an encryption that this contract does not know.
     """
     if len(content) > MANIFEST_BYTES_MAX:
         raise LimitExceeded(f"a manifest of {len(content)} bytes, at most {MANIFEST_BYTES_MAX}")
@@ -283,18 +300,22 @@ def decode_manifest(content: bytes) -> Manifest:
     files = [layer.file for layer in manifest.layers]
     if "" in files or len(set(files)) != len(files):
         raise MalformedMessage(f"the manifest's layers need distinct titles, got {files}")
+    models = set(files) & set(MODEL_FILES.values())
+    if len(models) > 1:
+        raise MalformedMessage(f"a bundle holds one model, got {sorted(models)}")
     for layer in manifest.layers:
         if chunk_count(layer.size) > 1 and layer.chunk_index is None:
             raise MalformedMessage(f"layer {layer.file} has no {INDEX_ANNOTATION} annotation")
-    _check_encryption(manifest)
+    _check_encryption(manifest, models)
     return manifest
 
 
-def _check_encryption(manifest: Manifest) -> None:
-    """Check that what is secret is sealed as a whole, in a way that is known; the rest is plain."""
+def _check_encryption(manifest: Manifest, models: set[str]) -> None:
+    """Check that model and golden data are sealed both, in a way that is known, or neither."""
     sealed = {layer.file for layer in manifest.layers if layer.encrypted}
-    if sealed and sealed != set(_SECRET_FILES):
-        raise MalformedMessage(f"encrypted are {sorted(sealed)}, expected {sorted(_SECRET_FILES)}")
+    secret = {*models, GOLDEN_FILE}
+    if sealed and (sealed != secret or not models):
+        raise MalformedMessage(f"encrypted are {sorted(sealed)}, expected {sorted(secret)}")
     for layer in manifest.layers:
         scheme = layer.annotations.get(ENCRYPTION_ANNOTATION)
         if scheme != (SCHEME if layer.encrypted else None):
@@ -307,13 +328,19 @@ def _check_encryption(manifest: Manifest) -> None:
 
 
 def decode_config(content: bytes) -> BundleConfig:
-    """Decode ``edgectl.json``; raise `LimitExceeded` or `MalformedMessage`."""
+    """Decode ``edgectl.json``; raise `LimitExceeded` or `MalformedMessage`.
+
+    Malformed is also a format that the runtime does not read.
+    """
     if len(content) > CONFIG_BYTES_MAX:
         raise LimitExceeded(f"edgectl.json of {len(content)} bytes, at most {CONFIG_BYTES_MAX}")
     try:
-        return msgspec.json.decode(content, type=BundleConfig)
+        config = msgspec.json.decode(content, type=BundleConfig)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedMessage("not an edgectl.json") from error
+    if FORMATS[config.runtime] != config.format:
+        raise MalformedMessage(f"{config.runtime} does not read the format {config.format}")
+    return config
 
 
 def layer_by_file(manifest: Manifest, file: str) -> Descriptor:
@@ -322,6 +349,14 @@ def layer_by_file(manifest: Manifest, file: str) -> Descriptor:
         if layer.file == file:
             return layer
     raise MalformedMessage(f"the manifest has no layer {file}")
+
+
+def model_layer(manifest: Manifest) -> Descriptor:
+    """Return the layer that is the model; raise `MalformedMessage` if there is none."""
+    for layer in manifest.layers:
+        if layer.file in MODEL_FILES.values():
+            return layer
+    raise MalformedMessage("the manifest has no layer that is a model")
 
 
 def is_encrypted(manifest: Manifest) -> bool:

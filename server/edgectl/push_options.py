@@ -14,6 +14,7 @@ from edgectl_protocol.names import check_model_name
 __all__ = [
     "choose_encrypted",
     "choose_precisions",
+    "choose_runtimes",
     "name_of",
     "parse_input_shapes",
     "parse_labels",
@@ -25,6 +26,7 @@ _LABELS_BYTES_MAX = 1024 * 1024
 _STEPS_BYTES_MAX = 32 * 1024
 _CARD_CHARACTERS_MAX = 64 * 1024
 _PRECISIONS = ("fp32", "fp16", "int8")
+_RUNTIMES = ("onnxruntime", "litert")
 
 
 def name_of(model: Path) -> str:
@@ -41,15 +43,24 @@ def name_of(model: Path) -> str:
 
 def choose_precisions(option: str, text: str) -> list[str]:
     """Return the precisions that are named with `option`, in the order of their bits."""
+    return _choose(option, text, _PRECISIONS)
+
+
+def choose_runtimes(option: str, text: str) -> list[str]:
+    """Return the runtimes that are named with `option`."""
+    return _choose(option, text, _RUNTIMES)
+
+
+def _choose(option: str, text: str, known: tuple[str, ...]) -> list[str]:
     chosen = [part.strip() for part in text.split(",") if part.strip()]
-    unknown = sorted(set(chosen) - set(_PRECISIONS))
+    unknown = sorted(set(chosen) - set(known))
     if unknown or not chosen:
-        expected = ", ".join(_PRECISIONS)
+        expected = ", ".join(known)
         raise click.BadParameter(
             f"expected one of {expected}, or several with commas between, got {text!r}",
             param_hint=option,
         )
-    return [precision for precision in _PRECISIONS if precision in chosen]
+    return [one for one in known if one in chosen]
 
 
 def choose_encrypted(text: str | None, precisions: list[str]) -> list[str]:

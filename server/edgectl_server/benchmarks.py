@@ -229,16 +229,16 @@ class Benchmarks:
         if result is not None and result.manifest not in job.payload[_MEASURED]:
             self._measurements.take_report(session, device, report)
         if job.state in {"queued", "running"}:
-            self._advance(job, device, report)
+            self._advance(session, job, device, report)
         return None
 
-    def _advance(self, job: Job, device: Device, report: BenchmarkReport) -> None:
+    def _advance(self, session: Session, job: Job, device: Device, report: BenchmarkReport) -> None:
         now = self._now()
         measured = dict(job.payload[_MEASURED])
         total = len(job.payload["manifests"])
         message = "the device has begun"
         if report.result is not None and report.result.manifest not in measured:
-            info = measurement_info(report, device, self._measurements.target(device))
+            info = measurement_info(session, report, device, self._measurements.target(device))
             measured[report.result.manifest] = info.model_dump(mode="json")
             job.payload = {**job.payload, _MEASURED: measured}
             message = f"{info.variant}: {info.reason or _told(info.latency_p50_us)}"

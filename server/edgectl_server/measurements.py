@@ -135,7 +135,7 @@ class Measurements:
             "source": source,
             "verdict": verdict,
             "reason": reason,
-            "runtime": _runtime(capabilities),
+            "runtime": _runtime(bundle, capabilities),
             "cpu_model": "" if capabilities is None else capabilities.cpu_model,
             "at": at,
             "received_at": self._now(),
@@ -243,12 +243,15 @@ def benchmark_jobs(session: Session, device: str | None = None) -> Sequence[Job]
 
 
 def measurement_info(
-    report: BenchmarkReport, device: Device, target: Target | None
+    session: Session, report: BenchmarkReport, device: Device, target: Target | None
 ) -> MeasurementInfo:
     """Return the result of a report as it is shown."""
     result = report.result
     assert result is not None
     capabilities = _capabilities(device)
+    bundle = session.scalars(
+        select(BundleVariant).where(BundleVariant.manifest == result.manifest).limit(1)
+    ).one_or_none()
     reason = result.reason
     figures = figures_of(result.trial)
     return MeasurementInfo(
@@ -261,7 +264,7 @@ def measurement_info(
         reason="" if reason is None else f"{reason.code}: {reason.detail}",
         at=report.at,
         energy_uj=energy_of(figures, target),
-        runtime=_runtime(capabilities),
+        runtime=_runtime(bundle, capabilities),
         cpu_model="" if capabilities is None else capabilities.cpu_model,
         **figures,
     )
@@ -317,6 +320,8 @@ def _capabilities(device: Device) -> Capabilities | None:
     return msgspec.convert(reported, Capabilities)
 
 
-def _runtime(capabilities: Capabilities | None) -> str:
-    version = None if capabilities is None else capabilities.runtimes.get("onnxruntime")
-    return "" if version is None else f"onnxruntime {version}"[:64]
+def _runtime(bundle: BundleVariant | None, capabilities: Capabilities | None) -> str:
+    """Name what the device runs the variant with."""
+    name = "onnxruntime" if bundle is None else bundle.trial.get("runtime", "onnxruntime")
+    version = None if capabilities is None else capabilities.runtimes.get(name)
+    return "" if version is None else f"{name} {version}"[:64]

@@ -452,6 +452,7 @@ def variants_of(session: Session, version_id: int) -> tuple[VariantFacts, ...]:
             model_bytes=row.model_bytes,
             latency_p50_us=_number(row.trial.get("latency_p50_us")),
             rank=row.rank,
+            runtime=str(row.trial.get("runtime", "onnxruntime")),
             encrypted=row.content_key is not None,
             portable=bool(row.trial.get("portable", True)),
         )

@@ -214,9 +214,9 @@ class PushHandler:
         spec, pushed = self._inputs.fetch(context, version, directory, tell)
         work = make_private_directory(directory / "work")
         encrypt = PushOptions.model_validate(version.options).encrypt
-        key = (
-            None if encrypt else trial_key(spec)
-        )  # of what is encrypted nothing stays in the clear
+        alone = pushed.source_format == "tflite"  # nothing is tried of it
+        # Of what is encrypted nothing stays in the clear.
+        key = None if encrypt or alone else trial_key(spec)
         if key is not None:
             self._known_trials.bring(key, work)
         try:
@@ -252,6 +252,9 @@ class PushHandler:
         def tell(progress: Progress) -> None:
             context.progress(progress.stage, f"part 1 of {len(others) + 1}: {progress.message}")
 
+        if "onnxruntime" not in spec.runtimes:
+            return
+        spec = msgspec.structs.replace(spec, converted=())  # measured once, by the whole search
         others = self._sharing.begin(context, spec, key)
         if not others:
             return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,14 +14,15 @@ from sqlalchemy import select
 
 from edgectl_protocol.manifest import (
     CONFIG_FILE,
-    MODEL_FILE,
     decode_config,
     decode_manifest,
     is_encrypted,
     layer_by_file,
+    model_layer,
 )
 from edgectl_server.converters.conversion import ConverterLimits
 from edgectl_server.converters.environments import Environments
+from edgectl_server.converters.for_litert import ForLitert, convert_for_litert
 from edgectl_server.converters.pushed import Pushed, as_onnx
 from edgectl_server.errors import NotFound
 from edgectl_server.jobs import JobContext
@@ -79,14 +82,7 @@ class PushInputs:
         Raises:
             PipelineError: the model cannot be converted.
         """
-
-        def fetch(digest: str | None, name: str) -> Path | None:
-            if digest is None:
-                return None
-            context.check()
-            self._blobs.copy_to(digest, directory / name)
-            return directory / name
-
+        fetch = functools.partial(self._lay, context, directory)
         options = PushOptions.model_validate(version.options)
         parent = self._parent(version)
         terms = _terms(context.payload, options)
@@ -104,6 +100,10 @@ class PushInputs:
             on_progress=tell,
             cancelled=context.cancelled,
         )
+        converted = self._for_litert(
+            context, pushed, directory, tell, options=options, data=(calibration, evaluation)
+        )
+        pushed = dataclasses.replace(pushed, for_litert=converted.notes)
         spec = PipelineSpec(
             model=version.model,
             version=version.version,
@@ -119,23 +119,70 @@ class PushInputs:
             input_shapes={name: tuple(shape) for name, shape in options.input_shapes.items()},
             processing=decode_steps(options.processing) if options.processing else None,
             objective=options.objective,
+            runtimes=tuple(dict.fromkeys(options.runtimes)),
+            converted=converted.converted,
             metric=terms.metric,
             own_metric=fetch(version.own_metric, "metric.py"),
             requirements=terms.requirements,
             allowed=terms.allow,
             allowed_by=terms.allowed_by,
             replaced=self._replaced(version, terms, fetch),
-            limits=self._limits(options.search_s_max),
+            limits=self._limits(options),
         )
         return spec, pushed
 
-    def _limits(self, search_s_max: float) -> PipelineLimits:
+    def _lay(
+        self, context: JobContext, directory: Path, digest: str | None, name: str
+    ) -> Path | None:
+        """Lay a blob into the job's folder."""
+        if digest is None:
+            return None
+        context.check()
+        self._blobs.copy_to(digest, directory / name)
+        return directory / name
+
+    def _for_litert(
+        self,
+        context: JobContext,
+        pushed: Pushed,
+        directory: Path,
+        tell: Callable[[Progress], None],
+        *,
+        options: PushOptions,
+        data: tuple[Path | None, Path | None],
+    ) -> ForLitert:
+        """Convert the model for LiteRT, if that is wanted and it is not for it already.
+
+        `data` are those of calibration and of evaluation.
+        """
+        if "litert" not in options.runtimes or pushed.source_format == "tflite":
+            return ForLitert(())
+        impossible = ""
+        if options.processing:
+            impossible = "declared steps can be part of an ONNX model alone"
+        elif options.input_shapes:
+            impossible = "its shapes are not fixed before the conversion"
+        return convert_for_litert(
+            pushed.path,
+            make_private_directory(directory / "litert"),
+            precisions=options.precisions,
+            calibration=data[0],
+            evaluation=data[1],
+            impossible=impossible,
+            alone=set(options.runtimes) == {"litert"},
+            environments=self._environments,
+            limits=self._converter_limits(),
+            on_progress=tell,
+            cancelled=context.cancelled,
+        )
+
+    def _limits(self, options: PushOptions) -> PipelineLimits:
         return PipelineLimits(
             memory_bytes=self._settings.pipeline_memory_bytes_max,
             cpu_s=self._settings.pipeline_cpu_s_max,
             wall_s=float(self._settings.pipeline_wall_s_max),
             workers=self._settings.pipeline_workers,
-            search_s_max=search_s_max,
+            search_s_max=options.search_s_max,
         )
 
     def _converter_limits(self) -> ConverterLimits:
@@ -146,10 +193,10 @@ class PushInputs:
         )
 
     def _parent(self, version: ModelVersion) -> _Parent:
-        """Return the int8 variant of the parent that devices try first, where it can be read."""
+        """Return the parent's int8 ONNX variant that devices try first, where it can be read."""
         with self._database.read() as session:
-            manifest = session.scalar(
-                select(BundleVariant.manifest)
+            variants = session.scalars(
+                select(BundleVariant)
                 .join(ModelVersion, ModelVersion.id == BundleVariant.version_id)
                 .where(
                     ModelVersion.model == version.model,
@@ -158,18 +205,18 @@ class PushInputs:
                     BundleVariant.content_key.is_(None),
                 )
                 .order_by(BundleVariant.rank)
-                .limit(1)
-            )
-        if manifest is None:
+            ).all()
+        chosen = next((one for one in variants if _is_onnx(one)), None)
+        if chosen is None:
             return _Parent()
         try:
-            bundle = decode_manifest(self._blobs.read(manifest))
+            bundle = decode_manifest(self._blobs.read(chosen.manifest))
             config = decode_config(self._blobs.read(layer_by_file(bundle, CONFIG_FILE).digest))
-            self._blobs.size(layer_by_file(bundle, MODEL_FILE).digest)
+            self._blobs.size(model_layer(bundle).digest)
         except NotFound:  # the blob store has lost it: only the update becomes larger
             return _Parent()
         return _Parent(
-            model=layer_by_file(bundle, MODEL_FILE).digest,
+            model=model_layer(bundle).digest,
             recipe=config.quantization.recipe,
             float_nodes=config.quantization.float_nodes,
         )
@@ -191,7 +238,8 @@ class PushInputs:
         if before is None or not variants:
             return None
         # All variants answer alike; fp32 is what the new fp32 is compared with.
-        chosen = next((one for one in variants if one.precision == "fp32"), variants[0])
+        onnx_first = sorted(variants, key=_is_onnx, reverse=True)
+        chosen = next((one for one in onnx_first if one.precision == "fp32"), variants[0])
         try:
             manifest = decode_manifest(self._blobs.read(chosen.manifest))
             config = decode_config(self._blobs.read(layer_by_file(manifest, CONFIG_FILE).digest))
@@ -201,7 +249,7 @@ class PushInputs:
         model = None
         needed = any(one.name == "parent_agreement" for one in terms.requirements)
         if needed and not is_encrypted(manifest):
-            model = fetch(layer_by_file(manifest, MODEL_FILE).digest, "replaced.onnx")
+            model = fetch(model_layer(manifest).digest, f"replaced.{config.format}")
         return Replaced(
             version=before.version,
             inputs=config.inputs,
@@ -210,6 +258,11 @@ class PushInputs:
             labels=config.labels,
             model=model,
         )
+
+
+def _is_onnx(variant: BundleVariant) -> bool:
+    """Say so; variants that were made before there was another runtime name none."""
+    return bool(variant.trial.get("runtime", "onnxruntime") == "onnxruntime")
 
 
 def variants_of(database: Database, version_id: int) -> Sequence[BundleVariant]:

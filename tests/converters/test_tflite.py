@@ -1,12 +1,20 @@
 """ONNX to TFLite: float32 and full-integer int8 of real models, checked against the ONNX."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, save
 
-from edgectl_server.converters.conversion import ConverterLimits, to_tflite
-from edgectl_server.pipeline.errors import PipelineRefused
+from edgectl_server.converters.conversion import ConverterLimits, convert, to_tflite
+from edgectl_server.converters.for_litert import convert_for_litert
+from edgectl_server.pipeline.errors import PipelineFailed, PipelineRefused
+from edgectl_server.pipeline.spec import PipelineLimits
+from edgectl_server.pipeline.tflite_checks import check_tflite
+from pipeline.conftest import run
 
+ACTIVITY = Path(__file__).parents[2] / "server/edgectl/demo/activity"
 pytestmark = pytest.mark.timeout(900)  # the first test of a machine installs
 
 
@@ -35,21 +43,109 @@ def lite(environments, tmp_path):
     return run
 
 
-def test_a_network_with_channels_first(pictures, converted, lite):
-    data = pictures / "digits.npz"
-    source = converted(pictures / "cnn.pt2", data).conversion.path
-    exact = lite(source, "fp32", data)
-    (check,) = exact.checks
-    assert exact.target_format == "tflite"
-    assert exact.path.read_bytes()[4:8] == b"TFL3"
-    assert check.max_abs < 1e-4
-    assert check.agreement == 1.0
-    assert {"onnx2tf", "onnxruntime", "python"} <= set(exact.tools)
-    small = lite(source, "int8", data)
-    (check,) = small.checks
-    assert check.max_abs > 0, "it was rounded"
-    assert check.agreement >= 0.95
-    assert small.path.stat().st_size < source.stat().st_size
+@pytest.fixture(scope="module")
+def network(pictures, environments, tmp_path_factory):
+    """The network as ONNX."""
+    return convert(
+        pictures / "cnn.pt2",
+        "pytorch",
+        tmp_path_factory.mktemp("onnx"),
+        data=pictures / "digits.npz",
+        environments=environments,
+        limits=ConverterLimits(),
+        on_progress=lambda _: None,
+        cancelled=lambda: False,
+    ).path
+
+
+@pytest.fixture(scope="module")
+def made(pictures, network, environments, tmp_path_factory):
+    """The network for LiteRT, float32 and int8."""
+    return convert_for_litert(
+        network,
+        tmp_path_factory.mktemp("litert"),
+        precisions=("fp32", "int8"),
+        calibration=pictures / "digits.npz",
+        evaluation=None,
+        impossible="",
+        alone=False,
+        environments=environments,
+        limits=ConverterLimits(),
+        on_progress=lambda _: None,
+        cancelled=lambda: False,
+    )
+
+
+def test_a_network_with_channels_first(made, network):
+    exact, small = made.converted
+    assert (exact.precision, small.precision) == ("fp32", "int8")
+    found = [
+        re.fullmatch(
+            rf"converted for LiteRT, {precision}, onnx to tflite: differs by (\S+) at most, "
+            r"same class (\S+), on 256 samples",
+            note,
+        )
+        for precision, note in zip(("fp32", "int8"), made.notes, strict=True)
+    ]
+    (exact_off, exact_same), (small_off, small_same) = (
+        tuple(map(float, one.groups())) for one in found
+    )
+    assert 0 < exact_off < 1e-4 < small_off, "that of int8 is rounded"
+    assert (exact_same, small_same >= 0.95) == (1.0, True)
+    assert small.path.stat().st_size < network.stat().st_size
+    for one in (exact, small):
+        facts = check_tflite(one.path.read_bytes(), PipelineLimits())
+        assert [(spec.datatype, spec.shape) for spec in facts.inputs] == [("FP32", (1, 1, 8, 8))]
+        assert facts.scalings == {}, "inputs and outputs are those of the ONNX"
+        assert facts.precision == one.precision
+
+
+def test_both_are_published_beside_the_onnx(made, network, pictures, tmp_path):
+    """Through the pipeline's child: the contract is one, and the accuracy holds."""
+    result = run(
+        tmp_path,
+        source=network,
+        calibration=pictures / "digits.npz",
+        evaluation=pictures / "digits.npz",
+        converted=made.converted,
+        runtimes=("onnxruntime", "litert"),
+        recipes=("int8-static-minmax-per-tensor",),
+        allowed=("data",),
+    ).result
+    rows = {row.recipe: row for row in result.report.trials}
+    assert {rows[one].status for one in ("fp32", "litert-fp32", "litert-int8")} == {"accepted"}
+    candidates = {one.variant: one for one in result.candidates}
+    assert set(candidates) == {"fp32", "int8", "litert-fp32", "litert-int8"}
+    assert len({(one.inputs, one.outputs) for one in result.candidates}) == 1
+    assert candidates["litert-int8"].quantization.calibration_samples > 0
+    assert rows["litert-int8"].size_bytes < rows["litert-fp32"].size_bytes
+
+
+def test_what_cannot_be_converted_is_told_or_refused(environments, tmp_path):
+    source = ACTIVITY / "har_v1.onnx"
+    fields = {
+        "precisions": ("fp32", "int8"),
+        "calibration": None,
+        "evaluation": ACTIVITY / "eval.npz",
+        "environments": environments,
+        "limits": ConverterLimits(wall_s=0.5),
+        "on_progress": lambda _: None,
+        "cancelled": lambda: False,
+    }
+    (folder := tmp_path / "both").mkdir()
+    made = convert_for_litert(source, folder, impossible="", alone=False, **fields)
+    assert [(one.precision, one.path, one.tried) for one in made.converted] == [
+        ("fp32", None, True),
+        ("int8", None, False),
+    ]
+    assert "more than 0.5 s" in made.converted[0].reason
+    (folder := tmp_path / "alone").mkdir()
+    with pytest.raises(PipelineFailed) as caught:
+        convert_for_litert(source, folder, impossible="", alone=True, **fields)
+    assert caught.value.code == "pipeline.time"
+    with pytest.raises(PipelineRefused) as caught:
+        convert_for_litert(source, folder, impossible="for a reason", alone=True, **fields)
+    assert caught.value.code == "convert.unsupported"
 
 
 def test_int8_without_data_and_operators_that_tflite_does_not_have(tmp_path, lite):

@@ -248,12 +248,12 @@ class Agent(Process):
             return None
         return versions[0]
 
-    def infer(self, model: str, array: Any) -> dict[str, Any]:
+    def infer(self, model: str, array: Any, name: str = "input") -> dict[str, Any]:
         """Ask the local endpoint for a prediction on one float32 array [1, …]."""
         body = {
             "inputs": [
                 {
-                    "name": "input",
+                    "name": name,
                     "shape": list(array.shape),
                     "datatype": "FP32",
                     "data": array.ravel().tolist(),

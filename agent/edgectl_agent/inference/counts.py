@@ -111,6 +111,8 @@ class Counts:
         scores = outputs.get(self._scores.output)
         if scores is None or scores.ndim == 0 or not 0 < scores.shape[-1] <= CLASSES_MAX:
             return ()
+        if scores.dtype.kind in "iu":
+            scores = self._scores.scale * (scores.astype(np.float64) - self._scores.zero_point)
         softmax = self._scores.kind == "logits"
         if scores.size == scores.shape[-1] <= _PLAIN_ELEMENTS_MAX:
             return (_prediction(scores.ravel().tolist(), softmax=softmax),)

@@ -15,6 +15,7 @@ from edgectl.progress import PushProgress
 from edgectl.push_options import (
     choose_encrypted,
     choose_precisions,
+    choose_runtimes,
     name_of,
     parse_input_shapes,
     parse_labels,
@@ -49,6 +50,8 @@ _MODEL = click.Path(exists=True, readable=True, path_type=Path)
         "edgectl push detector.onnx --evaluation eval.npz --metric map --max-drop 0.5",
         "edgectl push har.onnx --evaluation eval.npz --metric metric.py",
         "edgectl push har.onnx --labels new.txt --allow contract",
+        "edgectl push har.onnx --calibration cal.npz --runtime onnxruntime,litert",
+        "edgectl push person.tflite --evaluation eval.npz",
         "edgectl push har.onnx --calibration cal.npz --encrypt all",
         "edgectl push har.onnx --calibration cal.npz --encrypt int8",
     )
@@ -88,6 +91,13 @@ _MODEL = click.Path(exists=True, readable=True, path_type=Path)
     default="fp32,int8",
     show_default=True,
     help="What may be made; with int8, at least one int8 variant must pass.",
+)
+@click.option(
+    "--runtime",
+    callback=lambda _context, _parameter, text: choose_runtimes("--runtime", text),
+    default="onnxruntime",
+    show_default=True,
+    help="For which variants are made: onnxruntime, litert, or both with a comma between.",
 )
 @click.option(
     "--objective",
@@ -139,6 +149,7 @@ def push(
     require: tuple[str, ...],
     allow: tuple[str, ...],
     precision: list[str],
+    runtime: list[str],
     objective: str,
     search_time: int,
     encrypt: str | None,
@@ -153,7 +164,9 @@ def push(
     """Push a model: check, quantize, measure, sign and publish it.
 
     MODEL is ONNX, or becomes it on the server: a TensorFlow SavedModel (its folder), Keras (.keras,
-    .h5), PyTorch (.pt2, by torch.export.save) or scikit-learn (.skops); see docs/converters.md.
+    .h5), PyTorch (.pt2, by torch.export.save) or scikit-learn (.skops); see docs/converters.md. A
+    .tflite file is measured and published as it is, for devices that have LiteRT; with --runtime
+    onnxruntime,litert ONNX is converted for them too; see docs/tflite.md.
 
     Uploads are resumed where they broke off; the same content is never pushed twice. The exit code
     is 1 when every int8 variant loses more than --max-drop, or a gate refuses, with the table of
@@ -175,6 +188,7 @@ def push(
         labels=parse_labels(labels),
         processing=read_steps(processing),
         input_shapes=parse_input_shapes(input_shapes),
+        runtimes=runtime,
         objective=objective,
         search_s_max=search_time,
         encrypt=choose_encrypted(encrypt, precision),

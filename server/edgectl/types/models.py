@@ -40,6 +40,7 @@ class PushOptions(Struct, frozen=True):
     labels: list[str] = field(default_factory=list)
     processing: str = ""
     input_shapes: dict[str, list[int]] = field(default_factory=dict)
+    runtimes: list[str] = field(default_factory=lambda: ["onnxruntime"])
     objective: str = "latency"
     search_s_max: float = 1800.0
     encrypt: list[str] = field(default_factory=list)
@@ -120,6 +121,7 @@ class Trial(Struct, frozen=True):
     float_nodes: int = 0
     update_bytes: int | None = None
     known: bool = False
+    runtime: str = "onnxruntime"
 
 
 class LayerInfo(Struct, frozen=True):

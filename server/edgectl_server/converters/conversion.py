@@ -180,7 +180,7 @@ def to_tflite(
     Args:
         source: a model that has passed the pipeline's checks.
         directory: an existing folder of this conversion alone; ``model.tflite`` is left in it.
-        precision: ``int8``: weights, activations, inputs and outputs.
+        precision: ``int8``: weights and activations; inputs and outputs are those of the ONNX.
         data: ``.npz`` of inputs; int8 is calibrated with them, and refused without.
         environments: where the converter's environment is, or is made.
         limits: the bounds.

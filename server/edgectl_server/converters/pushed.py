@@ -27,11 +27,13 @@ class Pushed:
         path: the file.
         source_format: what was pushed.
         conversion: what was done and checked; None where nothing had to be.
+        for_litert: lines for the report about what was made of it for LiteRT.
     """
 
     path: Path
     source_format: Format
     conversion: Conversion | None = None
+    for_litert: tuple[str, ...] = ()
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -42,8 +44,9 @@ class Pushed:
     def notes(self) -> tuple[str, ...]:
         """Lines for the report: what was converted, and how far the two differ."""
         if self.conversion is None:
-            return ()
-        return (f"converted, {self.conversion.summary}", *self.conversion.warnings)
+            return self.for_litert
+        summary = f"converted, {self.conversion.summary}"
+        return (summary, *self.conversion.warnings, *self.for_litert)
 
 
 def as_onnx(

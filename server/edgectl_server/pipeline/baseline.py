@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 
-from edgectl_protocol.manifest import Scores, TensorSpec
+from edgectl_protocol.manifest import Runtime, Scores, TensorSpec
 from edgectl_server.pipeline.checks import DATATYPES
-from edgectl_server.pipeline.cleaning import clean
+from edgectl_server.pipeline.cleaning import TOLERANCE, clean, not_repeatable
 from edgectl_server.pipeline.data import Samples
 from edgectl_server.pipeline.errors import PipelineRefused
 from edgectl_server.pipeline.evidence import Parent, collect, without_data
 from edgectl_server.pipeline.execution import Outputs, Runner
 from edgectl_server.pipeline.gates import Evidence
 from edgectl_server.pipeline.own_metric import OwnMetric, read_source
-from edgectl_server.pipeline.scoring import Yardstick, check_finite, choose_yardstick, find_scores
-from edgectl_server.pipeline.spec import PipelineSpec, Progress
+from edgectl_server.pipeline.scoring import (
+    Yardstick,
+    check_finite,
+    choose_yardstick,
+    find_scores,
+    same_outputs,
+)
+from edgectl_server.pipeline.spec import PipelineSpec, Precision, Progress
+from edgectl_server.pipeline.tflite_checks import TfliteFacts
 
 __all__ = [
+    "AS_PUSHED",
     "OUTPUTS_FILE",
     "Baseline",
     "Facts",
@@ -31,8 +40,12 @@ __all__ = [
     "read_parent",
     "run_fp32",
     "run_parent",
+    "run_tflite",
 ]
 
+AS_PUSHED = "as-pushed"
+"""The recipe of a ``.tflite`` file, which is published as it is."""
+_PROBES_MAX = 16
 OUTPUTS_FILE = "fp32.npz"
 PARENT_FILE = "replaced.npz"
 _OUTPUT_BYTES_MAX = 256 * 1024 * 1024
@@ -50,6 +63,11 @@ class Facts(Struct, frozen=True, kw_only=True):
     samples: int
     """How many of the samples were run."""
     warnings: tuple[str, ...]
+    runtime: Runtime = "onnxruntime"
+    precision: Precision = "fp32"
+    scalings: dict[str, tuple[float, int]] = {}
+    """Scale and zero point of each output of integers that stand for numbers; what is in the file
+    are the numbers."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +84,9 @@ class Baseline:
         evidence: what its own answers prove.
         parent: the answers of the version that is replaced.
         warnings: for the report.
+        runtime: what runs it.
+        precision: ``fp32``, unless it is a ``.tflite`` file.
+        scaled: outputs whose integers stand for numbers; in `outputs` are the numbers.
     """
 
     path: Path
@@ -77,6 +98,18 @@ class Baseline:
     evidence: Evidence
     parent: Parent
     warnings: tuple[str, ...]
+    runtime: Runtime = "onnxruntime"
+    precision: Precision = "fp32"
+    scaled: frozenset[str] = frozenset()
+
+    @property
+    def recipe(self) -> str:
+        """Its name among the trials."""
+        return "fp32" if self.runtime == "onnxruntime" else AS_PUSHED
+
+    def runner(self, path: Path, inputs: tuple[TensorSpec, ...]) -> Runner:
+        """Load a model with these inputs and the outputs of this one."""
+        return Runner(path, inputs, outputs=[one.name for one in self.specs])
 
 
 def run_fp32(
@@ -105,19 +138,62 @@ def run_fp32(
     cleaned = clean(model, directory, inputs, samples)
     progress(Progress(stage="evaluate", message="fp32"))
     runner = Runner(cleaned.path, inputs)
+    outputs, count = _run_fitting(runner, samples, spec)
+    specs = _output_specs(outputs, free_batch=runner.free_batch)
+    np.savez(directory / OUTPUTS_FILE, *(outputs[one.name] for one in specs))
+    return Facts(file=cleaned.path.name, outputs=specs, samples=count, warnings=cleaned.warnings)
+
+
+def run_tflite(
+    spec: PipelineSpec,
+    path: Path,
+    *,
+    facts: TfliteFacts,
+    samples: Samples,
+    progress: Callable[[Progress], None],
+) -> Facts:
+    """Run a ``.tflite`` file, as it was pushed, on the samples; for a task.
+
+    Args:
+        spec: what is asked for.
+        path: the file, in the folder where files are made.
+        facts: what its checks have found.
+        samples: the best data there is.
+        progress: told of every step.
+
+    Raises:
+        PipelineRefused: as `run_fp32`, and ``model.not_repeatable``.
+    """
+    progress(Progress(stage="evaluate", message=facts.precision))
+    runner = Runner(path, facts.inputs, outputs=facts.outputs)
+    probes = samples.choose(_PROBES_MAX, spec.seed)
+    if not same_outputs(runner.run(probes), runner.run(probes), TOLERANCE):
+        raise not_repeatable()
+    outputs, count = _run_fitting(runner, samples, spec)
+    specs = _output_specs(outputs, free_batch=runner.free_batch)
+    scalings = {name: one for name, one in facts.scalings.items() if name in facts.outputs}
+    for name, one in scalings.items():
+        outputs[name] = one.numbers(outputs[name])
+    np.savez(path.parent / OUTPUTS_FILE, *(outputs[one.name] for one in specs))
+    return Facts(
+        file=path.name,
+        outputs=specs,
+        samples=count,
+        warnings=(),
+        runtime="litert",
+        precision=facts.precision,
+        scalings={name: (one.scale, one.zero_point) for name, one in scalings.items()},
+    )
+
+
+def _run_fitting(runner: Runner, samples: Samples, spec: PipelineSpec) -> tuple[Outputs, int]:
+    """Run as many samples as there is room for their outputs; return these, and how many."""
     first = runner.run(samples.choose(1, spec.seed))
     row_bytes = max(1, sum(array.nbytes for array in first.values()))
     fitting = max(1, min(spec.limits.evaluation_samples_max, _OUTPUT_BYTES_MAX // row_bytes))
     outputs = runner.run(samples.choose(fitting, spec.seed))
     check_finite(outputs)
-    specs = _output_specs(outputs, free_batch=runner.free_batch)
-    np.savez(directory / OUTPUTS_FILE, *(outputs[one.name] for one in specs))
-    return Facts(
-        file=cleaned.path.name,
-        outputs=specs,
-        samples=min(fitting, samples.count),
-        warnings=cleaned.warnings,
-    )
+    return outputs, min(fitting, samples.count)
 
 
 def judge(
@@ -133,6 +209,9 @@ def judge(
         outputs = {one.name: arrays[f"arr_{n}"] for n, one in enumerate(facts.outputs)}
     (directory / OUTPUTS_FILE).unlink()
     scores = find_scores(outputs, samples.inputs)
+    if scores is not None and scores.output in facts.scalings:
+        scale, zero_point = facts.scalings[scores.output]
+        scores = msgspec.structs.replace(scores, scale=scale, zero_point=zero_point)
     warnings = facts.warnings + _check_class_names(spec.labels, outputs, scores)
     yardstick = None
     evidence = without_data(spec.requirements)
@@ -155,6 +234,9 @@ def judge(
         evidence=evidence,
         parent=parent,
         warnings=warnings,
+        runtime=facts.runtime,
+        precision=facts.precision,
+        scaled=frozenset(facts.scalings),
     )
 
 
@@ -165,16 +247,20 @@ class ParentNames(Struct, frozen=True):
 
 
 def run_parent(
-    path: Path, directory: Path, inputs: tuple[TensorSpec, ...], samples: Samples
+    path: Path,
+    directory: Path,
+    inputs: tuple[TensorSpec, ...],
+    samples: Samples,
+    outputs: Sequence[str],
 ) -> ParentNames:
     """Run the version that is replaced on the samples; for a task.
 
     Raises:
         PipelineRefused: it does not load or run, such as with other inputs.
     """
-    outputs = Runner(path, inputs).run(samples)
-    np.savez(directory / PARENT_FILE, *outputs.values())
-    return ParentNames(tuple(outputs))
+    found = Runner(path, inputs, outputs=outputs).run(samples)
+    np.savez(directory / PARENT_FILE, *found.values())
+    return ParentNames(tuple(found))
 
 
 def read_parent(directory: Path, found: ParentNames) -> Parent:

@@ -8,16 +8,19 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from edgectl_protocol.manifest import Evaluation, GateResult, Quantization
+from edgectl_protocol.manifest import FORMATS, MODEL_FILES, Evaluation, GateResult, Quantization
 from edgectl_server.pipeline.baseline import Baseline
 from edgectl_server.pipeline.data import Samples
-from edgectl_server.pipeline.execution import TOOL, Runner, peak_bytes
+from edgectl_server.pipeline.execution import peak_bytes, tool_of
 from edgectl_server.pipeline.golden import write_golden
-from edgectl_server.pipeline.spec import Candidate, Progress, TrialRow
+from edgectl_server.pipeline.spec import LITERT_PREFIX, Candidate, Progress, TrialRow
 from edgectl_server.pipeline.tasks import Task, run_one
 from edgectl_server.pipeline.trials import Trials
 
 __all__ = ["write_candidates"]
+
+CALIBRATION_MAX = 128
+"""Samples of which the converter to TFLite takes the ranges (`converters.foreign.to_tflite`)."""
 
 
 def write_candidates(
@@ -51,15 +54,19 @@ def _write(trials: Trials, row: TrialRow, cases: Samples, rank: int) -> Candidat
     recipe = trials.recipes.get(row.recipe)
     folder = trials.directory / row.variant
     folder.mkdir(exist_ok=True)
-    path = folder / "model.onnx"
-    shutil.copyfile(baseline.path if recipe is None else trials.path(row.recipe), path)
+    path = folder / MODEL_FILES[FORMATS[row.runtime]]
+    shutil.copyfile(trials.path(row.recipe), path)
     before = peak_bytes()
-    runner = Runner(path, trials.inputs)
+    runner = baseline.runner(path, trials.inputs)
     runner.run(cases.choose(1, 0))
     rss_bytes = max(0, peak_bytes() - before)
-    reference = None if recipe is None else Runner(baseline.path, trials.inputs)
-    golden, _ = write_golden(folder / "golden.npz", runner, cases, reference=reference)
+    reference = None if row.precision == "fp32" else trials.runner(baseline.recipe)
+    golden, _ = write_golden(
+        folder / "golden.npz", runner, cases, reference=reference, scaled=baseline.scaled
+    )
     used = 0 if recipe is None else trials.calibration_samples(recipe)
+    if row.recipe == f"{LITERT_PREFIX}int8" and trials.calibration is not None:
+        used = min(CALIBRATION_MAX, trials.calibration.count)
     calibration = trials.calibration if used else None
     return Candidate(
         variant=row.variant,
@@ -72,12 +79,13 @@ def _write(trials: Trials, row: TrialRow, cases: Samples, rank: int) -> Candidat
             recipe=row.recipe,
             calibration=calibration.digest if calibration else None,
             calibration_samples=used,
-            tool=TOOL,
+            tool=tool_of(row.runtime),
             float_nodes=() if recipe is None else recipe.excluded,
         ),
         trial=row,
         evaluation=_evaluation(baseline, row),
         scores=baseline.scores,
+        runtime=row.runtime,
         rss_bytes=rss_bytes,
     )
 

@@ -21,7 +21,7 @@ from edgectl_server.pipeline.errors import PipelineRefused
 from edgectl_server.pipeline.execution import Runner, describe
 from edgectl_server.pipeline.scoring import check_finite, same_outputs
 
-__all__ = ["TOLERANCE", "Cleaned", "clean"]
+__all__ = ["TOLERANCE", "Cleaned", "clean", "not_repeatable"]
 
 TOLERANCE = 1e-4
 """Largest difference to the pushed model, as a share of the largest output."""
@@ -40,6 +40,15 @@ class Cleaned:
 
     path: Path
     warnings: tuple[str, ...]
+
+
+def not_repeatable() -> PipelineRefused:
+    """Return the refusal of a model that nothing could prove on a device."""
+    return PipelineRefused(
+        "model.not_repeatable",
+        "The model gives other outputs for the same inputs when it runs again.",
+        "Export it for inference: without dropout, random operators or state.",
+    )
 
 
 def clean(model: Any, directory: Path, inputs: tuple[TensorSpec, ...], samples: Samples) -> Cleaned:
@@ -63,11 +72,7 @@ def clean(model: Any, directory: Path, inputs: tuple[TensorSpec, ...], samples: 
     wanted = runner.run(probes)
     check_finite(wanted)
     if not same_outputs(wanted, runner.run(probes), TOLERANCE):
-        raise PipelineRefused(
-            "model.not_repeatable",
-            "The model gives other outputs for the same inputs when it runs again.",
-            "Export it for inference: without dropout, random operators or state.",
-        )
+        raise not_repeatable()
 
     def differs(path: Path) -> str:
         """Say why the file is not the pushed model in another form; empty if it is."""

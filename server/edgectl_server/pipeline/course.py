@@ -25,6 +25,7 @@ from edgectl_server.pipeline.spec import (
     TrialRow,
     to_document,
 )
+from edgectl_server.pipeline.tflite_checks import TfliteFacts
 from edgectl_server.pipeline.trials import Trials
 from edgectl_server.pipeline.verdicts import gate_rows, nearest_rows, variant_gates
 
@@ -44,6 +45,8 @@ class Subject:
     processing: tuple[str, ...]
     calibration: Samples | None
     evaluation: Samples | None
+    tflite: TfliteFacts | None = None
+    """Of a ``.tflite`` file, which is published as it is."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -162,7 +165,7 @@ def _report(
         inputs=_tensor_rows(subject.inputs),
         outputs=_tensor_rows(baseline.specs),
         trials=tuple(rows),
-        measured_on=measured_on(),
+        measured_on=measured_on([baseline.runtime, *(row.runtime for row in rows)]),
         warnings=tuple(warnings),
         sensitivity=layers,
         search_s=round(seconds, 2),

@@ -14,7 +14,7 @@ import math
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -99,7 +99,12 @@ class Samples:
 
 
 def load_samples(
-    path: Path, role: Role, inputs: tuple[TensorSpec, ...], *, bytes_max: int
+    path: Path,
+    role: Role,
+    inputs: tuple[TensorSpec, ...],
+    *,
+    bytes_max: int,
+    quantize: Mapping[str, Callable[[Array], Array]] | None = None,
 ) -> Samples:
     """Read and check a file of samples.
 
@@ -108,6 +113,7 @@ def load_samples(
         role: named in every error.
         inputs: the model's inputs.
         bytes_max: the most that it may hold, unpacked.
+        quantize: by input that takes integers: what makes them of floats, for data that has those.
 
     Raises:
         PipelineRefused: with a code ``data.…``.
@@ -121,7 +127,11 @@ def load_samples(
     if LABEL_KEY not in names and LABEL_KEY in arrays:
         labels = _check_labels(role, arrays.pop(LABEL_KEY))
     for spec in inputs:
-        _check_array(role, spec, arrays[spec.name])
+        array = arrays[spec.name]
+        if array.dtype.kind == "f" and quantize is not None and spec.name in quantize:
+            _check_finite(role, spec.name, array)
+            arrays[spec.name] = array = quantize[spec.name](array)
+        _check_array(role, spec, array)
     counts = {name: array.shape[0] for name, array in arrays.items()}
     if labels is not None:
         counts[LABEL_KEY] = labels.shape[0]

@@ -14,6 +14,7 @@ Codes are stable, an area and a problem; these are all of them:
 ``model.not_onnx``          it is something else
 ``model.damaged``           it begins like ONNX but cannot be read to the end
 ``model.opset``             its operator set is older or newer than devices can run
+``model.tflite``            a ``.tflite`` file, and the push asks for what only ONNX can have
 ``model.operator``          an operator that its operator set or the oldest device does not have
 ``model.functions``         it brings functions of its own
 ``model.custom_op``         it uses operators outside ONNX and onnxruntime

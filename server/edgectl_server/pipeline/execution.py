@@ -1,7 +1,8 @@
-"""Running a candidate with onnxruntime: one thread, as devices do, and what it costs.
+"""Running a candidate with its runtime: one thread, as devices do, and what it costs.
 
-Every array has the batch as its first axis. Errors of onnxruntime become `PipelineRefused`
-``model.unsupported`` (it cannot be loaded) or ``model.run`` (it cannot be run), except those that
+A ``.tflite`` file is run by LiteRT, any other by onnxruntime. Every array has the batch as its
+first axis. Errors of the runtime become `PipelineRefused` ``model.unsupported`` (it cannot be
+loaded) or ``model.run`` (it cannot be run), except those that
 say that memory has run out, which become `MemoryError`.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from edgectl_protocol.manifest import TensorSpec
+from edgectl_protocol.manifest import Runtime, TensorSpec
 from edgectl_server.pipeline.data import Array, Samples
 from edgectl_server.pipeline.errors import PipelineRefused
+from edgectl_server.pipeline.litert import LitertSession, litert_tool
 from edgectl_server.pipeline.processor import processor_name
 from edgectl_server.pipeline.spec import PipelineLimits
 
@@ -32,6 +34,7 @@ __all__ = [
     "latencies",
     "measured_on",
     "peak_bytes",
+    "tool_of",
 ]
 
 Outputs = dict[str, Array]
@@ -60,6 +63,7 @@ class Runner:
         path: Path,
         inputs: tuple[TensorSpec, ...],
         *,
+        outputs: Sequence[str] = (),
         exact: bool = False,
         one_by_one: bool = False,
     ) -> None:
@@ -68,6 +72,7 @@ class Runner:
         Args:
             path: the file.
             inputs: of the model.
+            outputs: names of those of a ``.tflite`` file, in its order; ONNX files say them.
             exact: compute what lies between DequantizeLinear and QuantizeLinear in float, as no
                 processor's 8-bit products would saturate; slow, and only of use for accuracy.
             one_by_one: never run more than one sample at a time.
@@ -76,21 +81,20 @@ class Runner:
             PipelineRefused: ``model.unsupported``, ``model.opset``.
             MemoryError: it does not fit in the limit.
         """
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _ERRORS_ONLY
-        if exact:
-            options.add_session_config_entry("session.disable_quant_qdq", "1")
+        self._session: Any
+        litert = path.suffix == ".tflite"
+        self._runtime = "LiteRT" if litert else "onnxruntime"
         try:
-            self._session: Any = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's errors have no common base
-            raise _load_error(error) from error
-        self._names = [output.name for output in self._session.get_outputs()]
+            if litert:
+                self._session = LitertSession(path, [spec.name for spec in inputs], outputs)
+                self._names = list(outputs)
+            else:
+                self._session = _open_onnx(path, exact=exact)
+                self._names = [output.name for output in self._session.get_outputs()]
+        except Exception as error:  # the errors of a runtime have no common base
+            raise _load_error(error, self._runtime) from error
         self._free_batch = all(spec.shape[0] < 0 for spec in inputs)
-        self._batch = _BATCH if self._free_batch and not one_by_one else 1
+        self._batch = _BATCH if self._free_batch and not one_by_one and not litert else 1
 
     @property
     def free_batch(self) -> bool:
@@ -106,8 +110,8 @@ class Runner:
         """
         try:
             values = self._session.run(self._names, feeds)
-        except Exception as error:  # onnxruntime's errors have no common base
-            raise _run_error(error) from error
+        except Exception as error:  # the errors of a runtime have no common base
+            raise _run_error(error, self._runtime) from error
         return dict(zip(self._names, values, strict=True))
 
     def run(self, samples: Samples) -> Outputs:
@@ -138,6 +142,16 @@ class Runner:
                 "The size of an output changes from sample to sample.",
                 "Export a model whose outputs have one size, such as a fixed number of boxes.",
             ) from error
+
+
+def _open_onnx(path: Path, *, exact: bool) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS_ONLY
+    if exact:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def latencies(runners: Sequence[Runner], samples: Samples, limits: PipelineLimits) -> list[Latency]:
@@ -173,9 +187,15 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def measured_on() -> str:
-    """Name the processor and the runtime of the measurements."""
-    return f"{processor_name()}, {TOOL}, 1 thread"
+def measured_on(runtimes: Collection[Runtime]) -> str:
+    """Name the processor and the runtimes of the measurements."""
+    tools = ", ".join(tool_of(one) for one in sorted(set(runtimes), reverse=True))
+    return f"{processor_name()}, {tools}, 1 thread"
+
+
+def tool_of(runtime: Runtime) -> str:
+    """Return name and version of a runtime."""
+    return litert_tool() if runtime == "litert" else TOOL
 
 
 def _check_rows(name: str, value: object, rows: int) -> None:
@@ -202,8 +222,15 @@ def _reason(error: Exception) -> str:
     return text
 
 
-def _load_error(error: Exception) -> PipelineRefused:
+def _load_error(error: Exception, runtime: str) -> PipelineRefused:
     reason = _reason(error)
+    if runtime == "LiteRT":
+        return PipelineRefused(
+            "model.unsupported",
+            f"LiteRT cannot load the model: {reason}",
+            "Load it with ai_edge_litert.interpreter.Interpreter on your machine, and convert it "
+            "again with a newer TensorFlow.",
+        )
     if "ValidateOpset" in reason or "opset" in reason.lower():
         return PipelineRefused(
             "model.opset",
@@ -217,10 +244,10 @@ def _load_error(error: Exception) -> PipelineRefused:
     )
 
 
-def _run_error(error: Exception) -> PipelineRefused:
+def _run_error(error: Exception, runtime: str) -> PipelineRefused:
     return PipelineRefused(
         "model.run",
         f"The model loads but does not run: {_reason(error)}",
-        "Run it with onnxruntime on one of your samples; push calibration data if it needs "
+        f"Run it with {runtime} on one of your samples; push calibration data if it needs "
         "particular inputs.",
     )

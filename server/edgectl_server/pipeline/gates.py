@@ -237,12 +237,17 @@ def contract_changes(before: Contract, after: Contract) -> tuple[str, ...]:
     new = sorted({spec.name for spec in after.inputs} - {spec.name for spec in before.inputs})
     changes += [f"input {name[:80]!r} is new" for name in new]
     kinds = before.scores, after.scores
-    if kinds[0] and kinds[1] and kinds[0] != kinds[1]:
+    if kinds[0] and kinds[1] and _meaning(kinds[0]) != _meaning(kinds[1]):
         changes.append(
             f"class scores were {kinds[0].kind} in {kinds[0].output[:80]!r}, now {kinds[1].kind} "
             f"in {kinds[1].output[:80]!r}"
         )
     return (*changes, *_label_changes(before.labels, after.labels))
+
+
+def _meaning(scores: Scores) -> tuple[str, str]:
+    """Return what classes are read from; the scale of integers is another in each training."""
+    return scores.output, scores.kind
 
 
 def _tensor_changes(

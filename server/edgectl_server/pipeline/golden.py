@@ -9,12 +9,14 @@ narrow enough to catch a wrong file, a wrong kernel or a broken build:
   processor's answer differs from ours by about as much as ours from fp32: ``atol`` is the larger of
   5 % of the range of the output and the 90th percentile of that difference, and one case in ten may
   be further off;
-- integer outputs (classes) are compared exactly; a class may change on a close call, so that one
-  case in ten may differ.
+- integers that stand for numbers: as float outputs of int8, and at least one step;
+- other integer outputs (classes) are compared exactly; a class may change on a close call, so that
+  one case in ten may differ.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +38,12 @@ _SMALLEST = 1e-6
 
 
 def write_golden(
-    path: Path, runner: Runner, cases: Samples, *, reference: Runner | None = None
+    path: Path,
+    runner: Runner,
+    cases: Samples,
+    *,
+    reference: Runner | None = None,
+    scaled: Collection[str] = (),
 ) -> tuple[Golden, Outputs]:
     """Run the cases, write ``golden.npz``, and return its description and the outputs.
 
@@ -44,7 +51,8 @@ def write_golden(
         path: the file; the same cases and outputs give the same bytes.
         runner: the variant.
         cases: the inputs, one case a row.
-        reference: the fp32 model, for an int8 variant.
+        reference: the fp32 model, for a variant of another precision.
+        scaled: outputs whose integers stand for numbers.
     """
     outputs = _run_alone(runner, cases)
     wanted = None if reference is None else _run_alone(reference, cases)
@@ -53,7 +61,7 @@ def write_golden(
     with path.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
     tolerances = {
-        name: _tolerance(array, None if wanted is None else wanted[name])
+        name: _tolerance(array, None if wanted is None else wanted[name], scaled=name in scaled)
         for name, array in outputs.items()
     }
     exact = all(array.dtype.kind == "f" for array in outputs.values())
@@ -72,16 +80,19 @@ def _run_alone(runner: Runner, cases: Samples) -> Outputs:
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
-def _tolerance(array: Array, wanted: Array | None) -> Tolerance:
-    if array.dtype.kind != "f":
+def _tolerance(array: Array, wanted: Array | None, *, scaled: bool) -> Tolerance:
+    if array.dtype.kind != "f" and not scaled:
         return Tolerance(atol=0.0, rtol=0.0)
     values = array.astype(np.float64)
-    if wanted is None:
+    smallest = 1.0 if scaled else _SMALLEST
+    if wanted is None and not scaled:
         of_cases = np.abs(values.reshape(len(values), -1)).max(axis=1, initial=0.0)
         typical = max(float(np.median(of_cases)), _TYPICAL_OF_LARGEST * float(of_cases.max()))
         largest = max(_SMALLEST, typical)
         rtol = max(_RTOL, _EPSILONS * float(np.finfo(array.dtype).eps))
         return Tolerance(atol=_ATOL_OF_LARGEST * largest * (rtol / _RTOL), rtol=rtol)
     spread = float(values.max(initial=0.0) - values.min(initial=0.0))
-    difference = float(np.percentile(np.abs(values - wanted), _INT8_PERCENTILE))
-    return Tolerance(atol=max(_SMALLEST, INT8_ATOL_OF_RANGE * spread, difference), rtol=0.0)
+    difference = 0.0
+    if wanted is not None:
+        difference = float(np.percentile(np.abs(values - wanted), _INT8_PERCENTILE))
+    return Tolerance(atol=max(smallest, INT8_ATOL_OF_RANGE * spread, difference), rtol=0.0)

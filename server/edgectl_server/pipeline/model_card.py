@@ -67,7 +67,11 @@ def _what(about: Provenance) -> Iterable[tuple[str, str]]:
     if config.quantization.float_nodes:
         yield "Operators left in float", str(len(config.quantization.float_nodes))
     yield "Parameters", f"{about.parameters:,}"
-    yield "Nodes, opset", f"{about.nodes:,}, {about.opset}"
+    if about.opset:
+        yield "Nodes, opset", f"{about.nodes:,}, {about.opset}"
+    else:  # a .tflite file has none
+        yield "Operators", f"{about.nodes:,}"
+    yield "Runtime", _plain(config.runtime)
     if about.model_bytes:
         yield "File", f"{about.model_bytes:,} bytes"
     yield from (("Input", _tensor(one)) for one in config.inputs)

@@ -35,13 +35,13 @@ from edgectl_protocol.manifest import (
     CONFIG_FILE,
     CONFIG_MEDIA_TYPE,
     FILEPATH_ANNOTATION,
+    FORMATS,
     GOLDEN_FILE,
     LAYER_CONFIG,
     LAYER_DATASET,
     LAYER_DOC,
     LAYER_WEIGHT,
     MANIFEST_MEDIA_TYPE,
-    MODEL_FILE,
     SBOM_FILE,
     TITLE_ANNOTATION,
     BundleConfig,
@@ -92,7 +92,7 @@ class PackedVariant:
         digest: of the manifest.
         target: its path in the TUF targets.
         bundle_bytes: what a device fetches: manifest, layers but documents, and their indexes.
-        model_bytes: length of ``model.onnx``, in the clear.
+        model_bytes: length of the model's file, in the clear.
         rank: 0 is tried first.
         trial: the row of the report, as JSON's plain types.
         content_key: of an encrypted bundle; None for a plain one.
@@ -156,8 +156,8 @@ def pack(
             model=model,
             version=version,
             variant=candidate.variant,
-            runtime="onnxruntime",
-            format="onnx",
+            runtime=candidate.runtime,
+            format=FORMATS[candidate.runtime],
             precision=candidate.precision,
             inputs=candidate.inputs,
             outputs=candidate.outputs,
@@ -173,7 +173,7 @@ def pack(
         content = encode(config)
         assert decode_config(content) == config, "a device reads what was meant"
         key = make_content_key() if candidate.precision in encrypt else None
-        file = _file_layer(blobs, folder / MODEL_FILE, MODEL_FILE, LAYER_WEIGHT, key)
+        file = _model_layer(blobs, folder, config, key)
         about = _provenance(config, result.report, file, tools=tools, card=card)
         layers = (
             file,
@@ -188,6 +188,11 @@ def pack(
             )
         )
     return packed
+
+
+def _model_layer(blobs: Blobs, folder: Path, config: BundleConfig, key: bytes | None) -> Descriptor:
+    name = config.model_file
+    return _file_layer(blobs, folder / name, name, LAYER_WEIGHT, key)
 
 
 def _provenance(

@@ -81,6 +81,10 @@ def run_pipeline(
         evaluation=spec.evaluation and spec.evaluation.resolve(),
         parent=spec.parent and spec.parent.resolve(),
         own_metric=spec.own_metric and spec.own_metric.resolve(),
+        converted=tuple(
+            msgspec.structs.replace(one, path=one.path and one.path.resolve())
+            for one in spec.converted
+        ),
         replaced=spec.replaced and _absolute(spec.replaced),
     )
     (directory / SPEC_FILE).write_bytes(encode(absolute))

@@ -126,7 +126,7 @@ def _properties(about: Provenance) -> list[dict[str, str]]:
             "edgectl:float_nodes": "\n".join(config.quantization.float_nodes),
             "edgectl:format": config.format,
             "edgectl:nodes": str(about.nodes),
-            "edgectl:opset": str(about.opset),
+            "edgectl:opset": str(about.opset or ""),
             "edgectl:parameters": str(about.parameters),
             "edgectl:precision": config.precision,
             "edgectl:recipe": config.quantization.recipe,

@@ -24,15 +24,17 @@ from edgectl_server.pipeline.baseline import (
     read_parent,
     run_fp32,
     run_parent,
+    run_tflite,
 )
 from edgectl_server.pipeline.candidates import write_candidates
 from edgectl_server.pipeline.checks import check_model, parse_model
+from edgectl_server.pipeline.converted import try_converted
 from edgectl_server.pipeline.course import Course, Findings, Subject
 from edgectl_server.pipeline.data import Role, Samples, load_samples
 from edgectl_server.pipeline.data_checks import check_data
 from edgectl_server.pipeline.errors import PipelineFailed, PipelineRefused
 from edgectl_server.pipeline.evidence import Parent
-from edgectl_server.pipeline.execution import Runner, latencies, peak_bytes
+from edgectl_server.pipeline.execution import latencies, peak_bytes
 from edgectl_server.pipeline.gates import Contract
 from edgectl_server.pipeline.golden_cases import choose_golden
 from edgectl_server.pipeline.planning import keeps_accuracy, mixed_counts, nearest, other_ranges
@@ -52,6 +54,7 @@ from edgectl_server.pipeline.selection import (
 )
 from edgectl_server.pipeline.sensitivity import Group, group_nodes
 from edgectl_server.pipeline.spec import (
+    LITERT_PREFIX,
     LayerRow,
     PipelineResult,
     PipelineSpec,
@@ -59,6 +62,8 @@ from edgectl_server.pipeline.spec import (
     TrialRow,
 )
 from edgectl_server.pipeline.tasks import Task, run_all, run_one
+from edgectl_server.pipeline.tflite import TFLITE_FILE, check_pushed
+from edgectl_server.pipeline.tflite_checks import is_tflite
 from edgectl_server.pipeline.trials import Trials
 from edgectl_server.pipeline.verdicts import (
     check_version,
@@ -100,20 +105,9 @@ def search(
         MemoryError: the checks do not fit in the limit.
     """
     begun = time.monotonic()
-    subject = _check(spec, progress)
-    limits = spec.limits
-
-    def run() -> Facts:
-        return run_fp32(
-            spec,
-            subject.model,
-            directory,
-            inputs=subject.inputs,
-            samples=subject.samples,
-            progress=progress,
-        )
-
-    facts = run_one(Task("fp32", run, Facts), limits, seconds_max=limits.wall_s)
+    subject = _check(spec, directory, progress)
+    spec, limits = subject.spec, subject.spec.limits
+    facts = _run_reference(subject, directory, progress)
     parent = _run_parent(subject, facts, directory)
     baseline = judge(spec, facts, directory, subject.samples, parent)
     trials = Trials(
@@ -124,7 +118,7 @@ def search(
         calibration=subject.calibration,
         progress=progress,
         deadline=time.monotonic() + limits.search_s_max,
-        evidence={"fp32": baseline.evidence},
+        evidence={"fp32": baseline.evidence, baseline.recipe: baseline.evidence},
     )
     golden = choose_golden(
         baseline.samples,
@@ -135,15 +129,18 @@ def search(
     )
     findings = _check_version(subject, baseline)
     course = Course(subject, trials, findings, begun, list(baseline.warnings))
-    course.rows = [_fp32_row(trials)]
+    course.rows = [_reference_row(trials)]
     course.refuse(refuse_version(findings.gates, spec))
     course.golden = golden.kinds
-    course.layers = _try_recipes(trials)
+    if subject.tflite is None:
+        if "onnxruntime" in spec.runtimes:
+            course.layers = _try_recipes(trials)
+        try_converted(trials)
     course.rows = _with_latencies(trials)
     course.memory = _memory(trials, course.rows)
     yardstick = baseline.yardstick
     course.rows = judge_costs(course.rows, trials.evidence, course.memory, spec, yardstick)
-    course.published = publish_order(choose(course.rows, spec.precisions, spec.objective))
+    course.published = _chosen(course)
     _check_published(course)
     cases = baseline.samples.take(golden.rows)
     gates = {row.recipe: course.signed_gates(row) for row in course.published}
@@ -167,6 +164,17 @@ def _check_version(subject: Subject, baseline: Baseline) -> Findings:
     labels = spec.labels if scores is not None else ()
     contract = Contract(subject.inputs, baseline.specs, scores, labels)
     return Findings(check_version(contract, data_checks, spec), data_checks)
+
+
+def _chosen(course: Course) -> list[TrialRow]:
+    """Return the rows to publish, in the order in which devices try them."""
+    spec = course.subject.spec
+    converted = [row for row in course.rows if row.recipe.startswith(LITERT_PREFIX)]
+    own = [row for row in course.rows if row not in converted]
+    if course.subject.tflite is None and "onnxruntime" not in spec.runtimes:
+        own = []
+    chosen = choose(own, spec.precisions, spec.objective)
+    return publish_order([*chosen, *(row for row in converted if row.status == "accepted")])
 
 
 def _check_published(course: Course) -> None:
@@ -201,9 +209,11 @@ def _run_parent(subject: Subject, facts: Facts, directory: Path) -> Parent:
     if path is None:
         return Parent(None, f"the model of version {spec.replaced.version} cannot be read")
     samples = subject.samples.choose(facts.samples, spec.seed)
+    inputs = subject.inputs if path.suffix == ".onnx" else spec.replaced.inputs
+    outputs = [one.name for one in spec.replaced.outputs]
 
     def run() -> ParentNames:
-        return run_parent(path, directory, subject.inputs, samples)
+        return run_parent(path, directory, inputs, samples, outputs)
 
     try:
         task = Task("replaced", run, ParentNames)
@@ -215,11 +225,35 @@ def _run_parent(subject: Subject, facts: Facts, directory: Path) -> Parent:
     return read_parent(directory, found)
 
 
-def _check(spec: PipelineSpec, progress: Callable[[Progress], None]) -> Subject:
+def _run_reference(
+    subject: Subject, directory: Path, progress: Callable[[Progress], None]
+) -> Facts:
+    """Run what all is compared with on the samples."""
+    spec, tflite = subject.spec, subject.tflite
+
+    def run() -> Facts:
+        if tflite is not None:
+            path = directory / TFLITE_FILE
+            return run_tflite(spec, path, facts=tflite, samples=subject.samples, progress=progress)
+        return run_fp32(
+            spec,
+            subject.model,
+            directory,
+            inputs=subject.inputs,
+            samples=subject.samples,
+            progress=progress,
+        )
+
+    return run_one(Task("fp32", run, Facts), spec.limits, seconds_max=spec.limits.wall_s)
+
+
+def _check(spec: PipelineSpec, directory: Path, progress: Callable[[Progress], None]) -> Subject:
     progress(Progress(stage="check", message="model file"))
     size = spec.source.stat().st_size
     with spec.source.open("rb") as file:
         content = file.read(min(size, spec.limits.source_bytes_max) + 1)
+    if is_tflite(content):
+        return check_pushed(content, spec, directory, progress)
     model = parse_model(content, spec.limits)
     facts = check_model(model, spec.limits, input_shapes=spec.input_shapes)
     processing: tuple[str, ...] = ()
@@ -312,16 +346,18 @@ def _names(groups: Sequence[Group]) -> tuple[str, ...]:
 # ------------------------------------------------------------ measuring
 
 
-def _fp32_row(trials: Trials) -> TrialRow:
-    """Return the row of fp32, its latencies still to be measured."""
+def _reference_row(trials: Trials) -> TrialRow:
+    """Return the row of what all is compared with, its latencies still to be measured."""
     baseline = trials.baseline
     yardstick = baseline.yardstick
+    wanted = baseline.precision in trials.spec.precisions
     return TrialRow(
-        recipe="fp32",
-        variant="fp32",
-        precision="fp32",
+        recipe=baseline.recipe,
+        variant=baseline.precision,
+        precision=baseline.precision,
+        runtime=baseline.runtime,
         status="accepted",
-        reason="" if "fp32" in trials.spec.precisions else "the reference; not asked for",
+        reason="" if wanted else "the reference; not asked for",
         size_bytes=baseline.path.stat().st_size,
         value=yardstick.reference if yardstick else None,
         drop_points=0.0 if yardstick else None,
@@ -336,11 +372,9 @@ def _memory(trials: Trials, rows: Sequence[TrialRow]) -> dict[str, int]:
     sample = trials.baseline.samples.choose(1, 0)
 
     def task(row: TrialRow) -> Task[_Memory]:
-        path = trials.baseline.path if row.recipe == "fp32" else trials.path(row.recipe)
-
         def call() -> _Memory:
             before = peak_bytes()
-            Runner(path, trials.inputs).run(sample)
+            trials.runner(row.recipe).run(sample)
             return _Memory(max(0, peak_bytes() - before))
 
         return Task(row.recipe, call, _Memory)
@@ -354,19 +388,19 @@ def _with_latencies(trials: Trials) -> list[TrialRow]:
     """Return all rows, fp32 first, with the latencies of those that may be published."""
     limits, baseline = trials.spec.limits, trials.baseline
     chosen = measured_rows(trials.rows)
-    paths = [baseline.path, *(trials.path(row.recipe) for row in chosen)]
-    trials.progress(Progress(stage="latency", message=f"variants: {len(paths)}"))
+    recipes = [baseline.recipe, *(row.recipe for row in chosen)]
+    trials.progress(Progress(stage="latency", message=f"variants: {len(recipes)}"))
 
     def call() -> _Measured:
-        runners = [Runner(path, trials.inputs) for path in paths]
+        runners = [trials.runner(recipe) for recipe in recipes]
         found = latencies(runners, baseline.samples, limits)
         return _Measured(tuple((one.p50_us, one.p95_us) for one in found))
 
     done = run_one(Task("latency", call, _Measured), limits, seconds_max=limits.trial_s_max)
-    by_recipe = dict(zip(["fp32", *(row.recipe for row in chosen)], done.pairs, strict=True))
+    by_recipe = dict(zip(recipes, done.pairs, strict=True))
 
     def with_latency(row: TrialRow) -> TrialRow:
         p50_us, p95_us = by_recipe.get(row.recipe, (None, None))
         return msgspec.structs.replace(row, latency_p50_us=p50_us, latency_p95_us=p95_us)
 
-    return [with_latency(row) for row in (_fp32_row(trials), *trials.rows)]
+    return [with_latency(row) for row in (_reference_row(trials), *trials.rows)]

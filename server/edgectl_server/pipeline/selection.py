@@ -113,10 +113,12 @@ def best_int8(trials: Sequence[TrialRow], objective: Objective = "latency") -> T
 def publish_order(rows: Sequence[TrialRow]) -> list[TrialRow]:
     """Return the rows in the order in which devices try them, all else being equal.
 
-    Int8 in the order of `choose`, the best by the objective before the portable one; then fp16.
+    Int8 in the order of `choose`, the best by the objective before the portable one; then fp16,
+    then fp32 for another runtime.
     """
     fp32 = next((row for row in rows if row.precision == "fp32"), None)
     others = [row for kind in ("int8", "fp16") for row in rows if row.precision == kind]
+    others += [row for row in rows if row.precision == "fp32" and row is not fp32]
     if fp32 is None:
         return others
     before = [row for row in others if comes_first(row, fp32)]

@@ -2,7 +2,7 @@
 
 The child handles hostile files, so that what it writes is decoded with bounds and types, and names
 no path: every file of a candidate has a fixed place below the working directory
-(``<variant>/model.onnx``, ``<variant>/golden.npz``).
+(``<variant>/model.onnx`` or ``model.tflite``, ``<variant>/golden.npz``).
 
 `TrialRow` and `TrialReport` have the fields of ``schemas.Trial`` and ``schemas.Report``;
 a test keeps them equal.
@@ -22,6 +22,7 @@ from edgectl_protocol.manifest import (
     GateResult,
     Golden,
     Quantization,
+    Runtime,
     Scores,
     TensorSpec,
 )
@@ -30,12 +31,14 @@ from edgectl_protocol.requirements import Requirement
 from edgectl_server.pipeline.steps import Processing
 
 __all__ = [
+    "LITERT_PREFIX",
     "OUTCOME_BYTES_MAX",
     "REFUSAL_FILE",
     "RESULT_FILE",
     "SPEC_FILE",
     "Candidate",
     "Confusion",
+    "Converted",
     "DataCheckRow",
     "Disagreement",
     "Ending",
@@ -45,6 +48,7 @@ __all__ = [
     "PipelineLimits",
     "PipelineResult",
     "PipelineSpec",
+    "Precision",
     "Progress",
     "Replaced",
     "TensorRow",
@@ -60,6 +64,8 @@ RESULT_FILE = "result.json"
 REFUSAL_FILE = "refusal.json"
 OUTCOME_BYTES_MAX = 4 * 1024 * 1024
 
+LITERT_PREFIX = "litert-"
+"""Of the recipes, and variants, that are an ONNX model converted for LiteRT."""
 Precision = Literal["fp32", "fp16", "int8"]
 Objective = Literal["latency", "size"]
 """What the choice between variants that keep the accuracy looks at first."""
@@ -120,6 +126,22 @@ class Replaced(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Its ONNX file, for comparison; None: it cannot be read, such as an encrypted one."""
 
 
+class Converted(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The model as a ``.tflite`` file, by a converter; it is believed as little as a pushed one."""
+
+    precision: Literal["fp32", "int8"]
+    path: Path | None = None
+    reason: str = ""
+    """Why there is no file."""
+    tried: bool = True
+    """Whether the converter was asked."""
+
+    @property
+    def recipe(self) -> str:
+        """Its name in the report, and as a variant."""
+        return f"{LITERT_PREFIX}{self.precision}"
+
+
 class PipelineSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One run of the pipeline."""
 
@@ -140,6 +162,10 @@ class PipelineSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     recipes: tuple[str, ...] = ()
     """Names of the recipes to try, and no others; empty: as the search goes."""
     objective: Objective = "latency"
+    runtimes: tuple[Runtime, ...] = ("onnxruntime",)
+    """For which variants are published; a ``.tflite`` file is for LiteRT in any case."""
+    converted: tuple[Converted, ...] = ()
+    """The model for LiteRT, to be measured beside the others."""
     parent: Path | None = None
     """The int8 model of the version that this one comes after, whose scales may be kept."""
     parent_recipe: str = ""
@@ -173,6 +199,7 @@ class PipelineSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             self.own_metric,
             self.parent,
             replaced,
+            *(one.path for one in self.converted),
         )
         return tuple(path for path in named if path is not None)
 
@@ -218,6 +245,8 @@ class TrialRow(Struct, frozen=True, kw_only=True):
     """About how many bytes lead to it from the parent's int8 variant."""
     known: bool = False
     """It was made before, of the same files in the same way."""
+    runtime: Runtime = "onnxruntime"
+    """What runs it on devices."""
 
 
 class LayerRow(Struct, frozen=True, kw_only=True):
@@ -325,6 +354,7 @@ class Candidate(Struct, frozen=True, kw_only=True):
     evaluation: Evaluation | None = None
     scores: Scores | None = None
     gates: tuple[GateResult, ...] = ()
+    runtime: Runtime = "onnxruntime"
     rss_bytes: int = 0
     """What loading and running it added to the resident memory of a process with the runtime."""
 

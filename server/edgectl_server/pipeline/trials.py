@@ -34,7 +34,7 @@ from edgectl_server.pipeline.recipes import (
 )
 from edgectl_server.pipeline.scoring import Yardstick
 from edgectl_server.pipeline.sensitivity import SAMPLES_MAX, Group, measure_group
-from edgectl_server.pipeline.spec import LayerRow, PipelineSpec, Progress, TrialRow
+from edgectl_server.pipeline.spec import LITERT_PREFIX, LayerRow, PipelineSpec, Progress, TrialRow
 from edgectl_server.pipeline.tasks import Done, Task, run_all, run_one
 from edgectl_server.pipeline.verdicts import judge_answers
 
@@ -56,7 +56,7 @@ class Trials:
 
     Attributes:
         spec: what is asked for.
-        directory: where files are made; a variant is ``<recipe>.onnx``.
+        directory: where files are made; a variant is ``<recipe>.onnx`` or ``.tflite``.
         inputs: of the model.
         baseline: the fp32 model.
         calibration: data for static recipes, or None.
@@ -81,8 +81,15 @@ class Trials:
     """By ranges: the number of samples that they are of, or why there are none."""
 
     def path(self, recipe: str) -> Path:
-        """Return the file of a variant."""
-        return self.directory / f"{recipe}.onnx"
+        """Return the file of a variant, or of the model that they are compared with."""
+        if recipe == self.baseline.recipe:
+            return self.baseline.path
+        ending = "tflite" if recipe.startswith(LITERT_PREFIX) else "onnx"
+        return self.directory / f"{recipe}.{ending}"
+
+    def runner(self, recipe: str) -> Runner:
+        """Load a variant, or the model that they are compared with."""
+        return self.baseline.runner(self.path(recipe), self.inputs)
 
     def calibration_samples(self, recipe: Recipe) -> int:
         """Return how many samples the variant's ranges are of."""

@@ -430,7 +430,8 @@ def _shape_text(shape: tuple[int, ...]) -> str:
 def _network(document: Document) -> str:
     if not document.measured:
         return ""
+    opset = f", opset {document.opset}" if document.opset else ""
     return (
-        f"{count_text(document.parameters, 'parameter')}, {count_text(document.nodes, 'node')}, "
-        f"opset {document.opset}"
+        f"{count_text(document.parameters, 'parameter')}, {count_text(document.nodes, 'node')}"
+        f"{opset}"
     )

@@ -83,6 +83,11 @@ class PushOptions(Schema):
     """What every variant must reach, such as `accuracy>=0.9` or `size<=200kB`."""
     allow: list[GateStr] = Field(default=[], max_length=32)
     """Gates that are overridden; those of the model's policy by an admin alone."""
+    runtimes: list[Literal["onnxruntime", "litert"]] = Field(
+        default=["onnxruntime"], min_length=1, max_length=2
+    )
+    """For which variants are made. An ONNX model is converted for LiteRT; a `.tflite` file is for
+    LiteRT in any case."""
     objective: Literal["latency", "size"] = "latency"
     """What the choice between variants that keep the accuracy looks at first."""
     search_s_max: float = Field(default=1800.0, gt=0, le=86400)
@@ -152,6 +157,8 @@ class Trial(Schema):
     """About how many bytes lead to it from the parent's int8 variant."""
     known: bool = False
     """It was made before, of the same files in the same way."""
+    runtime: Literal["onnxruntime", "litert"] = "onnxruntime"
+    """What runs it on devices."""
 
 
 class LayerInfo(Schema):

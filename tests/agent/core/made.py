@@ -21,7 +21,7 @@ from edgectl_protocol.manifest import (
     LAYER_DOC,
     LAYER_WEIGHT,
     MANIFEST_MEDIA_TYPE,
-    MODEL_FILE,
+    MODEL_FILES,
     TITLE_ANNOTATION,
     BundleConfig,
     Descriptor,
@@ -82,7 +82,7 @@ def describe(model: str, version: str, variant: str) -> BundleConfig:
 def make_bundle(config: BundleConfig, model: bytes, golden: bytes) -> MadeBundle:
     """Pack the files as the server does, with chunk indexes where a layer has several chunks."""
     files = (
-        (MODEL_FILE, LAYER_WEIGHT, model),
+        (MODEL_FILES["onnx"], LAYER_WEIGHT, model),
         (CONFIG_FILE, LAYER_CONFIG, msgspec.json.encode(config)),
         (GOLDEN_FILE, LAYER_DATASET, golden),
         (CARD_FILE, LAYER_DOC, b"{}"),

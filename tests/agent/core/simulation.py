@@ -39,7 +39,7 @@ from edgectl_agent.trial import TrialResult, Verdict
 from edgectl_protocol.manifest import (
     CONFIG_FILE,
     GOLDEN_FILE,
-    MODEL_FILE,
+    MODEL_FILES,
     decode_manifest,
     layer_by_file,
 )
@@ -325,7 +325,7 @@ class World:
         assert bundle.manifest not in self.blamed, "what was found bad is used again"
         made = self.bundles[bundle.manifest]
         manifest = decode_manifest(made.manifest)
-        for file, path in ((MODEL_FILE, bundle.model), (GOLDEN_FILE, bundle.golden)):
+        for file, path in ((MODEL_FILES["onnx"], bundle.model), (GOLDEN_FILE, bundle.golden)):
             signed = made.blobs[layer_by_file(manifest, file).digest]
             assert self.disk.read_located(path) == signed, f"{file} is not what was signed"
         assert bundle.config == made.config, CONFIG_FILE

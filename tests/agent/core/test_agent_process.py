@@ -16,7 +16,7 @@ from agent.core.device import Device
 from agent.core.made import MadeBundle, make_bundle, make_order
 from agent.inference import models
 from edgectl_protocol import topics
-from edgectl_protocol.manifest import MODEL_FILE, decode_manifest, layer_by_file
+from edgectl_protocol.manifest import MODEL_FILES, decode_manifest, layer_by_file
 from edgectl_protocol.messages import UpdatePolicy
 from edgectl_protocol.names import digest_of
 from waiting import wait_for
@@ -69,7 +69,7 @@ def infer(endpoint: str) -> tuple[int, int]:
 
 
 def model_digest(bundle: MadeBundle) -> str:
-    return layer_by_file(decode_manifest(bundle.manifest), MODEL_FILE).digest
+    return layer_by_file(decode_manifest(bundle.manifest), MODEL_FILES["onnx"]).digest
 
 
 @both_brokers

@@ -12,7 +12,7 @@ from agent.core.made import START, MadeBundle, make_order, simple_bundle, slot_o
 from agent.core.simulation import World, damage_model
 from edgectl_agent.core import steps
 from edgectl_protocol import topics
-from edgectl_protocol.manifest import MODEL_FILE, decode_manifest, layer_by_file
+from edgectl_protocol.manifest import MODEL_FILES, decode_manifest, layer_by_file
 from edgectl_protocol.messages import Reason, SeedRequest, UpdatePolicy
 
 V1 = simple_bundle("1")
@@ -47,7 +47,7 @@ def committed_v1() -> World:
 
 
 def model_digest(bundle: MadeBundle) -> str:
-    return layer_by_file(decode_manifest(bundle.manifest), MODEL_FILE).digest
+    return layer_by_file(decode_manifest(bundle.manifest), MODEL_FILES["onnx"]).digest
 
 
 # ---------------------------------------------------------------- the disk

@@ -16,14 +16,15 @@ KEY = bytes(range(32))
 def encrypt_bundle(bundle: Bundle, directory: Path, *, key: bytes = KEY) -> Bundle:
     """Return the same bundle, encrypted, under another digest; each call gives a fresh key."""
     paths = {}
-    for file, source in (("model.onnx", bundle.model), ("golden.npz", bundle.golden)):
+    model = bundle.config.model_file
+    for file, source in ((model, bundle.model), ("golden.npz", bundle.golden)):
         paths[file] = directory / f"{bundle.slot}-{bundle.version}-{file}+encrypted"
         paths[file].unlink(missing_ok=True)
         encrypt_layer(Path(source), paths[file], content_key=key, file=file)
     return msgspec.structs.replace(
         bundle,
         manifest=digest_of(f"encrypted {bundle.manifest}".encode()),
-        model=str(paths["model.onnx"]),
+        model=str(paths[model]),
         golden=str(paths["golden.npz"]),
         key=bytearray(key),
     )

@@ -103,7 +103,7 @@ def test_the_key_is_forgotten_after_loading(tmp_path: Path) -> None:
     sealed = encrypt_bundle(make_bundle(tmp_path), tmp_path)
     model, _ = prepare(sealed, Stop())
     assert sealed.key == bytearray(32)
-    assert model._session._model_bytes in (None, b"")
+    assert model._session._session._model_bytes in (None, b"")
     model.close()
 
 

@@ -12,7 +12,7 @@ from edgectl_agent.inference.process import InferenceProcess, child_environment
 ACTIVITY = Path(__file__).parents[3] / "server/edgectl/demo/activity/har_v1.onnx"
 PROGRAM = """
 import sys
-import edgectl_agent.runtime as runtime
+import edgectl_agent.onnx_session as runtime
 session = runtime.onnxruntime.InferenceSession(sys.argv[1])
 """
 
@@ -34,7 +34,7 @@ def test_no_identifier_is_left_in_the_home_folder(tmp_path):
 
 
 def test_the_runtime_alone_would_leave_one(tmp_path):
-    alone = PROGRAM.replace("edgectl_agent.runtime as runtime", "onnxruntime").replace(
+    alone = PROGRAM.replace("edgectl_agent.onnx_session as runtime", "onnxruntime").replace(
         "runtime.onnxruntime.", "onnxruntime."
     )
     assert files_left_by(alone, tmp_path / "alone") != []

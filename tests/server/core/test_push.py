@@ -16,6 +16,7 @@ from edgectl_server.clock import now
 from edgectl_server.errors import Unavailable
 from edgectl_server.jobs import Jobs
 from edgectl_server.known_trials import KnownTrials
+from edgectl_server.ordering import variants_of
 from edgectl_server.push import PushHandler
 from edgectl_server.registry import PUSH, Registry
 from edgectl_server.schemas import PushOptions, PushRequest, Report
@@ -455,3 +456,24 @@ def test_ones_own_metric_and_the_agreement_with_the_version_before(world):
     measured = {gate.name: gate.measured for gate in report.gates}
     assert measured["own"] == pytest.approx(0.954, abs=0.002)
     assert measured["parent_agreement"] == 1.0
+
+
+def test_a_tflite_file_is_published_as_it_is(world):
+    """It is nobody's parent: the next version, as ONNX, has no scales to keep."""
+    sine = Path(__file__).parents[2] / "data/tflite/hello_world_int8.tflite"
+    model = world.blobs.add_file(sine).removeprefix("sha256:")
+    world.push(model=model, calibration=None, evaluation=None)
+    world.work()
+    check_published(world)
+    detail = world.registry.version("har", "1")
+    assert [(one.variant, one.precision) for one in detail.variants] == [("int8", "int8")]
+    assert [trial.runtime for trial in detail.report.trials] == ["litert"]
+    with world.database.read() as session:
+        (facts,) = variants_of(session, world.version().id)
+    assert (facts.runtime, facts.precision) == ("litert", "int8")
+    world.push(parent="1", options=PushOptions(allow=["contract"]))
+    world.work()
+    second = world.registry.version("har", "2")
+    assert second.state == "ready"
+    assert all(trial.update_bytes is None for trial in second.report.trials)
+    assert {trial.runtime for trial in second.report.trials} == {"onnxruntime"}

@@ -39,7 +39,7 @@ from edgectl_protocol.manifest import (
     LAYER_CONFIG,
     LAYER_DOC,
     LAYER_WEIGHT,
-    MODEL_FILE,
+    MODEL_FILES,
     TITLE_ANNOTATION,
     Descriptor,
     Manifest,
@@ -196,7 +196,7 @@ def make_manifest(blobs: BlobStore, seed: str, size: int) -> bytes:
         artifact_type="application/vnd.cncf.model.manifest.v1+json",
         config=layer("application/vnd.cncf.model.config.v1+json", "config", b"{}"),
         layers=(
-            layer(LAYER_WEIGHT, MODEL_FILE, model),
+            layer(LAYER_WEIGHT, MODEL_FILES["onnx"], model),
             layer(LAYER_CONFIG, CONFIG_FILE, f'{{"of": "{seed}"}}'.encode()),
             layer(LAYER_DOC, CARD_FILE, f'{{"report": "{seed}"}}'.encode()),
         ),

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from edgectl_protocol import topics
 from edgectl_protocol.chunks import CHUNK_BYTES, parse_index
-from edgectl_protocol.manifest import MODEL_FILE, decode_manifest, layer_by_file
+from edgectl_protocol.manifest import MODEL_FILES, decode_manifest, layer_by_file
 from edgectl_protocol.messages import (
     Ack,
     DeviceEvent,
@@ -60,7 +60,7 @@ def test_from_enrolment_to_committed(site: Site) -> None:
 
     content = pis[0].fetch(manifests["int8"], 1)
     assert digest_of(content) == manifests["int8"]
-    model = layer_by_file(decode_manifest(content), MODEL_FILE)
+    model = layer_by_file(decode_manifest(content), MODEL_FILES["onnx"])
     assert model.size == 150_000
     assert model.chunk_index is not None
     assert digest_of(pis[1].fetch(model.digest, model.size)) == model.digest
@@ -221,7 +221,7 @@ def test_missing_chunks_are_published_again_while_a_rollout_runs(site: Site) -> 
     wait_for(lambda: site.plane.fleet.summary().online == 1)
     start(site)
     pi.order(1)
-    model = layer_by_file(decode_manifest(pi.fetch(manifests["fp32"], 1)), MODEL_FILE)
+    model = layer_by_file(decode_manifest(pi.fetch(manifests["fp32"], 1)), MODEL_FILES["onnx"])
     content = pi.fetch(model.digest, model.size)
 
     pi.got.clear()

@@ -5,7 +5,7 @@ from sqlalchemy import select
 
 from edgectl_protocol import topics
 from edgectl_protocol.chunks import chunk_count
-from edgectl_protocol.manifest import CARD_FILE, MODEL_FILE, decode_manifest, layer_by_file
+from edgectl_protocol.manifest import CARD_FILE, MODEL_FILES, decode_manifest, layer_by_file
 from edgectl_protocol.messages import SeedRequest
 from edgectl_protocol.names import digest_of
 from edgectl_server.clock import now
@@ -51,7 +51,7 @@ def noted(site: Site) -> dict[str, bool]:
 
 
 def model_of(site: Site, manifest: str):
-    return layer_by_file(decode_manifest(site.blobs.read(manifest)), MODEL_FILE)
+    return layer_by_file(decode_manifest(site.blobs.read(manifest)), MODEL_FILES["onnx"])
 
 
 def test_devices_layers_of_all_variants_and_no_documents(quiet: Site) -> None:

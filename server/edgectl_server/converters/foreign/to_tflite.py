@@ -1,8 +1,11 @@
 """ONNX → TFLite by onnx2tf: float32, or full-integer int8 calibrated with given data.
 
 onnx2tf makes a Keras model in TensorFlow's layout (channels last); TensorFlow's own converter
-writes it, for int8 with the data as representative samples: weights, activations, inputs and
-outputs are int8. An input [N, C, H, W] becomes [1, H, W, C], and so do the samples.
+writes it, for int8 with the data as representative samples: weights and activations are int8.
+
+Applications must not notice which variant a device runs. So the file takes and gives what the ONNX
+does, in its order, for one sample: inputs and outputs are transposed in the graph where onnx2tf has
+moved the channels, and those of int8 stay in float32, with one operator at each that converts.
 
 int8 differs from its source by its rounding, so that it is compared with wide bounds: this finds a
 conversion that went wrong. Whether the accuracy holds is for the evaluation data to say.
@@ -29,6 +32,8 @@ from edgectl_server.converters.foreign.refusal import Refusal, one_line
 __all__ = ["convert"]
 
 _CALIBRATION_MAX = 128
+_PROBES = 4
+"""Samples by which the layout of an output is told."""
 _ROUNDED = 0.1
 _AGREEMENT = 0.8
 _HINT = "Publish it as ONNX: device classes that run ONNX need no TFLite."
@@ -48,17 +53,14 @@ def convert(job: dict[str, Any], tell: Any) -> dict[str, Any]:
     samples = read_samples(job["data"], inputs)
     tell("starting TensorFlow")
     network = _network(source, tell)
-    arrays = [
-        _laid_out(samples.arrays[one.name], made.shape)
-        for one, made in zip(inputs, network.inputs, strict=True)
-    ]
-    tell(f"writing {job['precision']}")
-    _write(network, target, arrays if integer else None)
-    tell("comparing")
     run, names = onnx_runner(source)
     expected = run(samples.arrays)
-    found = _answers(target, arrays)
-    found = [_back(array, like) for array, like in zip(found, expected, strict=True)]
+    arrays = [samples.arrays[one.name] for one in inputs]
+    function = _as_in_onnx(network, arrays, expected)
+    tell(f"writing {job['precision']}")
+    _write(function, network, target, arrays, integer=integer)
+    tell("comparing")
+    found = _answers(target, arrays, expected)
     return {"checks": check(names, expected, found, samples, _tolerance(expected, integer=integer))}
 
 
@@ -96,7 +98,94 @@ def _network(source: Path, tell: Any) -> Any:
         ) from error
 
 
-def _write(network: Any, target: Path, calibration: list[Any] | None) -> None:
+def _as_in_onnx(network: Any, arrays: list[Any], expected: list[Any]) -> Any:
+    """Return a function that takes and gives tensors in the layout of the ONNX.
+
+    Args:
+        network: the Keras model.
+        arrays: samples for each input.
+        expected: what the ONNX answers to them.
+    """
+    import tensorflow as tf
+
+    moved = [_is_moved(one, made.shape) for one, made in zip(arrays, network.inputs, strict=True)]
+
+    def laid_out(tensors: Any) -> list[Any]:
+        pairs = zip(tensors, moved, strict=True)
+        return [tf.transpose(one, _to_last(len(one.shape))) if move else one for one, move in pairs]
+
+    few = [tf.constant(one[:_PROBES]) for one in arrays]
+    answers = _listed(network(laid_out(few), training=False))
+    if len(answers) != len(expected):
+        raise Refusal(
+            "convert.unsupported",
+            f"onnx2tf has made {len(answers)} outputs of {len(expected)}.",
+            _HINT,
+        )
+    orders = [_order(got.numpy(), want) for got, want in zip(answers, expected, strict=True)]
+
+    def function(*tensors: Any) -> list[Any]:
+        found = _listed(network(laid_out(tensors), training=False))
+        pairs = zip(found, orders, strict=True)
+        return [one if order is None else tf.transpose(one, order) for one, order in pairs]
+
+    return function
+
+
+def _listed(outputs: Any) -> list[Any]:
+    return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
+
+
+def _to_last(rank: int) -> list[int]:
+    """Return the order of axes that puts the channels last."""
+    return [0, *range(2, rank), 1]
+
+
+def _to_first(rank: int) -> list[int]:
+    """Return the order of axes that puts the channels behind the batch."""
+    return [0, rank - 1, *range(1, rank - 1)]
+
+
+def _is_moved(array: Any, shape: tuple[int | None, ...]) -> bool:
+    """Say whether onnx2tf has moved the channels of an input; where both would do, it has."""
+    rank = array.ndim
+    orders = [list(range(rank))]
+    if rank >= 3:  # noqa: PLR2004 - no channels
+        orders.insert(0, _to_last(rank))
+    for order in orders:
+        sizes = [array.shape[axis] for axis in order]
+        if len(shape) == rank and all(
+            want in (None, got) for want, got in zip(tuple(shape)[1:], sizes[1:], strict=True)
+        ):
+            return order != list(range(rank))
+    raise Refusal(
+        "convert.unsupported",
+        f"onnx2tf has made an input of the shape {list(shape)[1:]} of {list(array.shape[1:])}.",
+        _HINT,
+    )
+
+
+def _order(got: Any, wanted: Any) -> list[int] | None:
+    """Return the order of axes that makes an output that of the ONNX; None if it is already."""
+    wanted = wanted[:_PROBES]
+    orders = [None, _to_first(got.ndim)] if got.ndim >= 3 else [None]  # noqa: PLR2004 - no channels
+    fitting = []
+    for order in orders:
+        array = got if order is None else np.transpose(got, order)
+        if array.shape == wanted.shape:
+            difference = np.abs(array.astype(np.float64) - wanted.astype(np.float64))
+            fitting.append((float(difference.mean()) if difference.size else 0.0, order))
+    if not fitting:
+        raise Refusal(
+            "convert.unsupported",
+            f"onnx2tf has made an output of the shape {list(got.shape[1:])} of "
+            f"{list(wanted.shape[1:])}.",
+            _HINT,
+        )
+    return min(fitting, key=lambda pair: pair[0])[1]
+
+
+def _write(function: Any, network: Any, target: Path, arrays: list[Any], *, integer: bool) -> None:
     """Write the TFLite file, for one sample at a time.
 
     What onnx2tf writes itself is not taken: its SavedModel needs renames between folders, which the
@@ -104,21 +193,22 @@ def _write(network: Any, target: Path, calibration: list[Any] | None) -> None:
     """
     import tensorflow as tf
 
-    specs = [tf.TensorSpec([1, *one.shape[1:]], one.dtype) for one in network.inputs]
-    function = tf.function(lambda *tensors: network(list(tensors), training=False))
-    concrete = function.get_concrete_function(*specs)
+    # By names in alphabetical order, which is one of the orders that the converter may write.
+    specs = [
+        tf.TensorSpec([1, *array.shape[1:]], array.dtype, name=f"input_{number:02}")
+        for number, array in enumerate(arrays)
+    ]
+    concrete = tf.function(function).get_concrete_function(*specs)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], network)
-    if calibration is not None:
+    if integer:
 
         def representative() -> Iterator[list[Any]]:
-            for i in range(min(_CALIBRATION_MAX, len(calibration[0]))):
-                yield [array[i : i + 1] for array in calibration]
+            for i in range(min(_CALIBRATION_MAX, len(arrays[0]))):
+                yield [array[i : i + 1] for array in arrays]
 
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = representative
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = tf.int8
-        converter.inference_output_type = tf.int8
     try:
         target.write_bytes(converter.convert())
     except Exception as error:  # TensorFlow's converter raises its own and Python's
@@ -129,66 +219,30 @@ def _write(network: Any, target: Path, calibration: list[Any] | None) -> None:
         ) from error
 
 
-def _laid_out(array: Any, shape: tuple[int | None, ...]) -> Any:
-    """Return samples in the layout of a TensorFlow input: channels last, where they were first."""
-    wanted = tuple(shape)[1:]
-    moved = np.moveaxis(array, 1, -1) if array.ndim > 2 else array  # noqa: PLR2004 - no channels
-    for candidate in (array, moved):
-        if len(candidate.shape) == len(shape) and all(
-            want in (None, got) for want, got in zip(wanted, candidate.shape[1:], strict=True)
-        ):
-            return np.ascontiguousarray(candidate)
-    raise Refusal(
-        "convert.unsupported",
-        f"onnx2tf has made an input of the shape {list(wanted)} of {list(array.shape[1:])}.",
-        _HINT,
-    )
-
-
-def _answers(target: Path, arrays: list[Any]) -> list[Any]:
-    """Run the TFLite file, sample by sample, and return its outputs as numbers."""
+def _answers(target: Path, arrays: list[Any], expected: list[Any]) -> list[Any]:
+    """Run the TFLite file, sample by sample, and return its outputs, all in the file's order."""
     import tensorflow as tf
 
     interpreter = tf.lite.Interpreter(model_path=str(target), num_threads=1)
     interpreter.allocate_tensors()
-    inputs = sorted(interpreter.get_input_details(), key=_place)
-    outputs = sorted(interpreter.get_output_details(), key=_place)
+    inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+    given = [(list(one["shape"]), one["dtype"]) for one in inputs]
+    if given != [([1, *array.shape[1:]], array.dtype) for array in arrays] or len(outputs) != len(
+        expected
+    ):
+        raise Refusal(
+            "convert.unsupported",
+            "TensorFlow has written other inputs or outputs than the model has.",
+            _HINT,
+        )
     answers: list[list[Any]] = [[] for _ in outputs]
     for i in range(len(arrays[0])):
         for array, one in zip(arrays, inputs, strict=True):
-            interpreter.set_tensor(one["index"], _quantized(array[i : i + 1], one))
+            interpreter.set_tensor(one["index"], array[i : i + 1])
         interpreter.invoke()
         for answer, one in zip(answers, outputs, strict=True):
-            answer.append(_real(interpreter.get_tensor(one["index"]), one))
+            answer.append(interpreter.get_tensor(one["index"]))
     return [np.concatenate(one) for one in answers]
-
-
-def _place(detail: dict[str, Any]) -> tuple[int, str]:
-    """Sort tensors by the number in their name: ``tensors_10`` after ``tensors_2``."""
-    digits = "".join(sign for sign in detail["name"].partition(":")[0] if sign.isdigit())
-    return int(digits or 0), detail["name"]
-
-
-def _back(array: Any, like: Any) -> Any:
-    """Return an output with the channels where the source has them."""
-    if array.shape != like.shape and array.ndim >= 3:  # noqa: PLR2004 - no channels
-        moved = np.moveaxis(array, -1, 1)
-        if moved.shape == like.shape:
-            return moved
-    return array
-
-
-def _quantized(value: Any, detail: dict[str, Any]) -> Any:
-    kind, (scale, zero) = detail["dtype"], detail["quantization"]
-    if not scale:
-        return value.astype(kind)
-    bounds = np.iinfo(kind)
-    return np.clip(np.round(value / scale) + zero, bounds.min, bounds.max).astype(kind)
-
-
-def _real(value: Any, detail: dict[str, Any]) -> Any:
-    scale, zero = detail["quantization"]
-    return (value.astype(np.float32) - zero) * scale if scale else value
 
 
 def _tolerance(expected: list[Any], *, integer: bool) -> Tolerance:

@@ -378,7 +378,7 @@ function Background({ version }: { version: Version }) {
             rows={[
               ["Parameters", count(report.parameters)],
               ["Nodes", count(report.nodes)],
-              ["Opset", report.opset],
+              ["Opset", report.opset || "–"],
               ["Measured on", report.measured_on || "–"],
             ]}
           />

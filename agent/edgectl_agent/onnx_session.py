@@ -1,0 +1,112 @@
+"""A model in onnxruntime, on the CPU.
+
+Rules: no memory arena, so that what a run has used goes back to the allocator (measured: no
+slower); no spinning, because a device has other work to do between two requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import onnxruntime
+
+from edgectl_agent.session import (
+    ModelRefused,
+    Node,
+    RunFailed,
+    Stop,
+    Tensor,
+    first_line,
+    raise_if_memory,
+)
+
+__all__ = ["OnnxSession"]
+
+_DATATYPES: Mapping[str, str] = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}
+_LOG_ERRORS = 3
+
+
+class OnnxSession:
+    """See `edgectl_agent.session.Session`."""
+
+    named = True
+
+    def __init__(self, source: str | bytes, threads: int) -> None:
+        """Load a model.
+
+        Args:
+            source: path of the file, or its content.
+            threads: within one operator.
+
+        Raises:
+            ModelRefused: ``load.invalid``.
+            MemoryError: there was not enough memory for it.
+        """
+        self._session: Any = _open(source, threads)
+        self.inputs = _nodes(self._session.get_inputs())
+        self.outputs = _nodes(self._session.get_outputs())
+
+    def run(
+        self, outputs: tuple[str, ...], inputs: Mapping[str, Tensor], stop: Stop | None
+    ) -> list[Tensor]:
+        """Compute the outputs; a run under way is ended at its next operator."""
+        options = None
+        if stop is not None:
+            options = onnxruntime.RunOptions()
+            stop.ends(lambda: setattr(options, "terminate", True))
+        try:
+            values: list[Tensor] = self._session.run(outputs, inputs, options)
+        except Exception as error:  # the runtime raises a dozen unrelated types
+            raise_if_memory(error)
+            raise RunFailed(first_line(error)) from error
+        return values
+
+
+def _open(source: str | bytes, threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = False
+    options.log_severity_level = _LOG_ERRORS
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise_if_memory(error)
+        raise ModelRefused(
+            "load.invalid",
+            f"onnxruntime {onnxruntime.__version__} cannot load it: {first_line(error)}",
+        ) from error
+    if isinstance(source, bytes) and hasattr(session, "_model_bytes"):
+        # Kept only to open the session again with other providers, of which there are none.
+        session._model_bytes = b""  # noqa: SLF001
+    return session
+
+
+def _nodes(found: Any) -> tuple[Node, ...]:
+    """Describe inputs or outputs; the runtime knows some outputs' shapes only after a run."""
+    return tuple(
+        Node(
+            one.name,
+            _DATATYPES.get(one.type, one.type),
+            tuple(size if isinstance(size, int) else None for size in one.shape)
+            if one.shape
+            else None,
+        )
+        for one in found
+    )
