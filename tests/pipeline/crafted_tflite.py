@@ -10,8 +10,8 @@ import flatbuffers
 import numpy as np
 
 Builder = Any
-FLOAT32, STRING, INT8 = 0, 5, 9
-ADD, WHILE, CUSTOM, DELEGATE = 0, 119, 32, 51
+FLOAT32, STRING, BOOL = 0, 5, 6
+ADD, CUSTOM, DELEGATE, GREATER_EQUAL, WHILE = 0, 32, 51, 62, 119
 
 
 def tensor(

@@ -7,14 +7,18 @@ protocol asks for a 4xx status.
 A request runs on the event loop when its model and its body are small, else in the one worker
 thread, so that health and small models answer while a large one computes. There a run is stopped
 after `RUN_SECONDS_MAX`: a model that hangs on some input must not take the others with it, and the
-failure must be counted. On the event loop nobody is left to stop it: there the pulse names the
-model, falls silent, and the supervisor ends the process.
+failure must be counted. What cannot be stopped, such as a loop in LiteRT, and computes as long
+again, ends this process: the pulse names the model, and the supervisor sees to it. On the event
+loop nobody is left to stop a run: there the pulse names the model, falls silent, and the supervisor
+ends the process.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -35,6 +39,8 @@ WAITING_MAX = 128
 """Requests for the worker thread, also those whose clients have gone."""
 RUN_SECONDS_MAX = 30.0
 _OK, _BAD, _NOT_FOUND, _METHOD, _FAILED, _BUSY = 200, 400, 404, 405, 500, 503
+_PLATFORMS = {"onnx": "onnx_onnxv1", "tflite": "tensorflow_tflite"}
+"""By format, in the protocol's words: project and format."""
 _READS = frozenset({b"GET", b"HEAD"})
 
 
@@ -48,12 +54,19 @@ class Routes:
         *,
         pulse: Pulse | None = None,
         run_seconds_max: float = RUN_SECONDS_MAX,
+        give_up: Callable[[], object] = os.abort,
     ) -> None:
-        """Answer from `slots`; `worker` has one thread; `pulse` shows what computes."""
+        """Answer from `slots`; `worker` has one thread; `pulse` shows what computes.
+
+        `give_up` ends the process when a run does not let itself be stopped.
+        """
         self._pulse = pulse or Pulse()
         self._slots = slots
         self._worker = worker
         self._run_seconds_max = run_seconds_max
+        self._give_up = give_up
+        self._stopped_s = 0.0
+        """When the present run was told to stop, if it was."""
         self._waiting = 0
         self._running: tuple[float, Stop] | None = None
         """When the worker's present run began, by `time.monotonic`, and what ends it."""
@@ -160,8 +173,13 @@ class Routes:
 
     def _stop_overdue(self) -> None:
         running = self._running  # once: the worker changes it at any time
-        if running is not None and time.monotonic() - running[0] > self._run_seconds_max:
-            running[1].set()
+        now = time.monotonic()
+        if running is not None and not running[1].is_set():
+            if now - running[0] > self._run_seconds_max:
+                self._stopped_s = now
+                running[1].set()
+        elif running is not None and now - self._stopped_s > self._run_seconds_max:
+            self._give_up()
         self._watching = None
         if self._waiting:
             loop = asyncio.get_running_loop()
@@ -188,7 +206,7 @@ def _metadata(served: Served) -> dict[str, Any]:
     return {
         "name": bundle.slot,
         "versions": [bundle.version],
-        "platform": "onnx_onnxv1",
+        "platform": _PLATFORMS[bundle.config.format],
         "inputs": bundle.config.inputs,
         "outputs": bundle.config.outputs,
         "parameters": served.parameters,

@@ -20,6 +20,17 @@ from edgectl_protocol.manifest import (
     Tolerance,
 )
 from edgectl_protocol.names import digest_of
+from pipeline.crafted_tflite import (
+    ADD,
+    BOOL,
+    FLOAT32,
+    GREATER_EQUAL,
+    WHILE,
+    node,
+    subgraph,
+    tensor,
+    write,
+)
 
 MODELS = Path(__file__).parents[2] / "data" / "tflite"
 SINE = MODELS / "hello_world_float.tflite"
@@ -51,9 +62,27 @@ def inputs_of(model: Path, count: int = 4) -> Array:
     return random.integers(bounds.min, bounds.max, shape, detail["dtype"], endpoint=True)
 
 
-def make_litert_bundle(directory: Path, model: Path = SINE, **config: Any) -> Bundle:
+def endless(path: Path) -> Path:
+    """A model that doubles a number while it equals itself: done at once for NaN, else never."""
+
+    def graph(names: str, kinds: tuple[int, int], one: dict[str, Any]) -> dict[str, Any]:
+        tensors = [tensor(name, [1], kind=kind) for name, kind in zip(names, kinds, strict=True)]
+        return subgraph(tensors, [one], outputs=(1,))
+
+    graphs = [
+        graph("xy", (FLOAT32, FLOAT32), node([0], [1], calls=(1, 2))),
+        graph("ab", (FLOAT32, BOOL), node([0, 0], [1], code=1)),
+        graph("cd", (FLOAT32, FLOAT32), node([0, 0], [1], code=2)),
+    ]
+    path.write_bytes(write([(WHILE, ""), (GREATER_EQUAL, ""), (ADD, "")], [b""], graphs))
+    return path
+
+
+def make_litert_bundle(
+    directory: Path, model: Path = SINE, samples: Array | None = None, **config: Any
+) -> Bundle:
     """Make a bundle of a ``.tflite`` file with one input ``x`` and one output ``y``."""
-    samples = inputs_of(model)
+    samples = inputs_of(model) if samples is None else samples
     outputs = answers(model, samples)
     golden = directory / "golden.npz"
     np.savez(golden, **{"input.x": samples, "output.y": outputs})

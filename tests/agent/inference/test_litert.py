@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from importlib import metadata
@@ -18,6 +19,7 @@ from agent.inference.litert import (
     SINE,
     SINE_INT8,
     answers,
+    endless,
     inputs_of,
     make_litert_bundle,
 )
@@ -158,6 +160,7 @@ def test_integers_go_in_and_out_of_the_endpoint(tmp_path: Path) -> None:
         client = Client(process.endpoint)
         status, metadata_ = client.call("GET", "/v2/models/sine")
         assert status == 200
+        assert metadata_["platform"] == "tensorflow_tflite"
         assert metadata_["inputs"] == [{"name": "x", "datatype": "INT8", "shape": [1, 1]}]
         tensor = {"name": "x", "datatype": "INT8", "shape": [1, 1], "data": [17]}
         status, reply = client.call("POST", "/v2/models/sine/infer", {"inputs": [tensor]})
@@ -222,3 +225,52 @@ def test_a_device_without_the_runtime_says_so(tmp_path: Path) -> None:
         [sys.executable, "-c", program], input=content, capture_output=True, check=True, timeout=60
     )
     assert done.stdout.decode().strip() == "load.runtime"
+
+
+def test_a_run_that_cannot_be_stopped_ends_the_process(tmp_path: Path) -> None:
+    """In a process of its own, whose worker thread would never come back."""
+    program = """
+import asyncio, json, sys, time
+from concurrent.futures import ThreadPoolExecutor
+import msgspec
+from edgectl_agent.bundle import Bundle
+from edgectl_agent.inference.endpoint import Request
+from edgectl_agent.inference.routes import Routes
+from edgectl_agent.inference.slots import Slots
+
+async def main():
+    slots = Slots()
+    routes = Routes(slots, ThreadPoolExecutor(1), run_seconds_max=0.3)
+    bundle = msgspec.json.decode(sys.stdin.buffer.read(), type=Bundle)
+    await slots.load(bundle, time.monotonic() + 60, inline=False)
+    request = Request()
+    request.method, request.url = b"POST", b"/v2/models/sine/infer"
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1], "data": [1.0]}
+    request.body = json.dumps({"inputs": [tensor]}).encode()
+    print("begun", flush=True)
+    await routes(request)
+
+asyncio.run(main())
+"""
+    samples = np.full(1, np.nan, np.float32)
+    bundle = make_litert_bundle(tmp_path, endless(tmp_path / "endless.tflite"), samples)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input=msgspec.json.encode(bundle),
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stdout == b"begun\n", done.stderr.decode()
+    assert done.returncode == -signal.SIGABRT
+
+
+def test_a_trial_of_it_ends_in_time(tmp_path: Path) -> None:
+    bundle = make_litert_bundle(
+        tmp_path, endless(tmp_path / "endless.tflite"), np.full(1, np.nan, np.float32)
+    )
+    np.savez(
+        bundle.golden, **{"input.x": np.ones(1, np.float32), "output.y": np.ones(1, np.float32)}
+    )
+    result = run_trial(bundle, timeout_s=2, memory_bytes_max=MEMORY)
+    assert (result.verdict, code_of(result)) == (Verdict.REJECTED, "trial.timeout")

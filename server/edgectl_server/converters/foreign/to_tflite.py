@@ -203,7 +203,9 @@ def _write(function: Any, network: Any, target: Path, arrays: list[Any], *, inte
     if integer:
 
         def representative() -> Iterator[list[Any]]:
-            for i in range(min(_CALIBRATION_MAX, len(arrays[0]))):
+            # Spread over all of them: data is often sorted by class.
+            count = min(_CALIBRATION_MAX, len(arrays[0]))
+            for i in np.linspace(0, len(arrays[0]) - 1, count).astype(np.int64):
                 yield [array[i : i + 1] for array in arrays]
 
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
