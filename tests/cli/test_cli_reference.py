@@ -48,7 +48,7 @@ def test_every_command_that_shows_something_can_show_json(path, context):
 def test_every_example_parses(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     files = ("har.onnx", "har_v2.onnx", "detector.onnx", "cal.npz", "eval.npz", "steps.toml")
-    for name in (*files, "model.keras"):
+    for name in (*files, "model.keras", "person.tflite"):
         (tmp_path / name).touch()
     (tmp_path / "saved_model").mkdir()
     words = shlex.split(line.split(" < ")[0])[1:]
