@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from importlib.resources import files
 
 import jsonschema
@@ -151,10 +152,12 @@ def test_a_long_card_is_cut(activity_run):
     assert len(card) < CARD_CHARACTERS_MAX + 4096
 
 
-def test_documents_of_an_encrypted_bundle_name_no_plain_file(activity_run, blobs, schema):
+def test_documents_of_an_encrypted_bundle_name_no_plain_file(activity_run, blobs, schema, tmp_path):
+    directory = tmp_path / "run"  # of its own, because packing writes beside it
+    shutil.copytree(activity_run.directory, directory)
     encrypted = pack(
         activity_run.result,
-        activity_run.directory,
+        directory,
         blobs=blobs,
         model="har",
         version="1",
