@@ -130,7 +130,18 @@ function Unsigned({ wait }: { wait: Schemas["SignatureWait"] }) {
   );
 }
 
-const STAGES = ["fetch", "check", "clean", "evaluate", "quantize", "golden", "publish"];
+const STAGES = [
+  "fetch",
+  "convert",
+  "check",
+  "clean",
+  "evaluate",
+  "quantize",
+  "sensitivity",
+  "latency",
+  "golden",
+  "publish",
+];
 
 function Job({ id }: { id: string }) {
   useLive(`job:${id}`);
