@@ -96,13 +96,8 @@ class Trials:
         used = self._ranges.get(recipe.ranges) if recipe.kind == "static" else None
         return used if isinstance(used, int) else 0
 
-    def run(self, recipes: Sequence[Recipe], *, total: int | None = None) -> list[TrialRow]:
-        """Try recipes and return their rows, in their order.
-
-        Args:
-            recipes: which.
-            total: how many there are to be in all, for the progress; None: not known.
-        """
+    def run(self, recipes: Sequence[Recipe]) -> list[TrialRow]:
+        """Try recipes and return their rows, in their order."""
         self.recipes |= {recipe.name: recipe for recipe in recipes}
         found = {recipe.name: row for recipe in recipes if (row := self._impossible(recipe))}
         for ranges in dict.fromkeys(one.ranges for one in recipes if one.kind == "static"):
@@ -122,7 +117,7 @@ class Trials:
                     stage="quantize",
                     message=recipe.name,
                     done=before + len(found),
-                    total=total or before + len(recipes),
+                    total=before + len(recipes),
                 )
             )
         late = "the time for the search was up"
