@@ -38,8 +38,10 @@ __all__ = [
     "DeviceEvent",
     "InferenceWindow",
     "Installed",
+    "MaintenanceWindow",
     "MetadataHead",
     "Nonce",
+    "ObservationReport",
     "Order",
     "Reason",
     "Report",
@@ -48,6 +50,7 @@ __all__ = [
     "SeedRequest",
     "SlotOrder",
     "SlotReport",
+    "SwapReport",
     "SystemSample",
     "TelemetryBatch",
     "TrialReport",
@@ -73,6 +76,8 @@ REPORT_BYTES_MAX = (MESSAGE_BYTES_MAX - 1024) * 3 // 4
 Time = Annotated[datetime, Meta(tz=True)]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Text = Annotated[str, Meta(max_length=1024)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 Code = Annotated[str, Meta(pattern=r"^[a-z0-9]+(\.[a-z0-9_]+){1,3}$", max_length=64)]
 Nonce = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
 """128 random bits in hexadecimal."""
@@ -118,6 +123,19 @@ class SlotOrder(_Message, frozen=True, kw_only=True, omit_defaults=True):
     rollout: Annotated[str, Meta(max_length=64)] | None = None
 
 
+class MaintenanceWindow(_Message, frozen=True, kw_only=True, omit_defaults=True):
+    """When a device may switch models; fetching and proving go ahead at any time."""
+
+    days: Annotated[tuple[Weekday, ...], Meta(max_length=7)] = ()
+    """On which it begins; empty is every day."""
+    start_minute: Annotated[int, Meta(ge=0, le=1439)]
+    """Of the day."""
+    minutes: Annotated[int, Meta(ge=1, le=1440)]
+    """How long it is open, also past midnight."""
+    clock: Literal["utc", "local"] = "local"
+    """By which clock; ``local`` is that of the device's own time zone."""
+
+
 class UpdatePolicy(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """How the device goes about it."""
 
@@ -128,6 +146,25 @@ class UpdatePolicy(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """Requests needed before the error rate says anything."""
     attempts_max: Annotated[int, Meta(ge=1, le=100)] = 5
     retry_delay_s_max: Annotated[float, Meta(gt=0, le=86400)] = 300.0
+    windows: Annotated[tuple[MaintenanceWindow, ...], Meta(max_length=14)] = ()
+    """When models may be switched; empty is at any time."""
+    shadow_s: Annotated[float, Meta(ge=0, le=7 * 86400)] = 0.0
+    """How long a proved candidate answers copies of live requests before it is activated; 0: not
+    at all."""
+    mirror_share: Share = 0.1
+    """Share of the live requests that are copied: to the candidate while it is a shadow, to the
+    previous model while the new one is observed."""
+    mirror_cpu_max: Share = 0.25
+    """What copied requests may cost, as a share of one processor core."""
+    latency_ratio_max: Annotated[float, Meta(gt=1, le=1000)] | None = 5.0
+    """How much slower than the previous model, by the 95th percentile, an observed one may be;
+    None: however much."""
+    class_shift_max: Share | None = 0.5
+    """Largest total variation distance between the classes that the observed and the previous
+    model give, where both have the same labels; None: whatever they give."""
+    disagreement_max: Share | None = 0.5
+    """Largest share of copied requests to which the two models give different answers, where both
+    have the same labels; None: any."""
 
 
 class Order(_Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -155,6 +192,12 @@ class Order(_Message, frozen=True, kw_only=True, omit_defaults=True):
     before it, or to nothing. A slot that is named in `slots` too is not meant."""
     keys: Annotated[dict[Digest, SealedKey], Meta(max_length=KEYS_MAX)] = {}
     """By manifest: the content key of each encrypted candidate, sealed to this device."""
+    coupled: Annotated[
+        tuple[Annotated[tuple[ModelName, ...], Meta(min_length=2, max_length=SLOTS_MAX)], ...],
+        Meta(max_length=SLOTS_MAX),
+    ] = ()
+    """Slots that switch together or not at all, such as a detector and its classifier. A slot is in
+    one group at most."""
 
 
 class BenchmarkRequest(_Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -224,6 +267,45 @@ class TrialReport(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """How many runs the latencies are of; 0: not told."""
     threads: Count = 0
     """Threads within one operator; 0: not told."""
+    provider: Annotated[str, Meta(max_length=64)] = ""
+    """Execution provider or delegate that ran it, such as ``CPUExecutionProvider``; empty: not
+    told."""
+    throttled: bool = False
+    """The processor was hot or slowed down meanwhile: the latencies are not what it can do."""
+    temperature_c: float | None = None
+    """Hottest sensor at the end; None: there is none."""
+
+
+class ObservationReport(_Message, frozen=True, kw_only=True, omit_defaults=True):
+    """What a model did while it was a shadow, or while it was observed after its activation."""
+
+    requests: Count = 0
+    """Live requests that it answered itself; 0 for a shadow."""
+    errors: Count = 0
+    non_finite: Count = 0
+    latency_p95_us: float | None = None
+    """Of its own runs, live or copied; None: not enough of them."""
+    reference_p95_us: float | None = None
+    """The same of the model that it is compared with, which serves or served before."""
+    class_shift: float | None = None
+    """Total variation distance between the classes of both, from 0 to 1."""
+    mirrored: Count = 0
+    """Copied requests that both have answered."""
+    agreed: Count = 0
+    """Those of them to which both gave the same answer."""
+    skipped: Count = 0
+    """Requests that were chosen and not copied, for the budget's sake."""
+
+
+class SwapReport(_Message, frozen=True, kw_only=True, omit_defaults=True):
+    """What it took to put a model into its slot."""
+
+    load_ms: float = 0.0
+    """Loading and warming up, beside the model that served."""
+    gap_ms: float = 0.0
+    """How long requests had to wait because memory forbade two models at once; 0: not at all."""
+    resident: bool = False
+    """Whether the model before it stays in memory while this one is observed."""
 
 
 class UpdateReport(_Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -240,6 +322,9 @@ class UpdateReport(_Message, frozen=True, kw_only=True, omit_defaults=True):
     rollout: Annotated[str, Meta(max_length=64)] | None = None
     reason: Reason | None = None
     trial: TrialReport | None = None
+    shadow: ObservationReport | None = None
+    observation: ObservationReport | None = None
+    swap: SwapReport | None = None
 
 
 class SlotReport(_Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -321,6 +406,9 @@ class DeviceEvent(_Message, frozen=True, kw_only=True, omit_defaults=True):
     rollout: Annotated[str, Meta(max_length=64)] | None = None
     reason: Reason | None = None
     trial: TrialReport | None = None
+    shadow: ObservationReport | None = None
+    observation: ObservationReport | None = None
+    swap: SwapReport | None = None
 
 
 class SecurityEvent(_Message, frozen=True, kw_only=True, omit_defaults=True):
