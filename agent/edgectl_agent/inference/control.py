@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from edgectl_agent.bundle import Bundle
+from edgectl_agent.inference.options import Options
 from edgectl_protocol.names import ModelName
 
 __all__ = [
@@ -41,6 +42,7 @@ class Start(Struct, frozen=True, kw_only=True, tag="start"):
     host: str
     port: int
     socket: str | None
+    options: Options = Options()
 
 
 class Load(Struct, frozen=True, kw_only=True, tag="load"):
@@ -75,6 +77,7 @@ class Started(Struct, frozen=True, kw_only=True):
     """Reply to `Start`."""
 
     port: int
+    grpc_port: int | None = None
 
 
 class Loaded(Struct, frozen=True, kw_only=True):

@@ -23,6 +23,7 @@ from signal import Signals
 from typing import IO, NamedTuple, TypeVar
 
 import msgspec
+from msgspec import structs
 
 from edgectl_agent.bundle import Bundle
 from edgectl_agent.clock import now
@@ -42,6 +43,7 @@ from edgectl_agent.inference.control import (
     line,
 )
 from edgectl_agent.inference.errors import InferenceDown, LoadFailed, SlotEmpty
+from edgectl_agent.inference.options import Options
 from edgectl_agent.inference.pulse import Place, Pulse, Silence, make_page
 from edgectl_protocol.messages import InferenceWindow
 
@@ -80,10 +82,17 @@ class InferenceProcess:
     Attributes:
         endpoint: where applications reach it, such as ``http://127.0.0.1:8500``; empty before
             the first start.
+        grpc_port: where it speaks gRPC; None where it does not.
     """
 
     def __init__(
-        self, *, host: str, port: int, socket: Path | None, log: Path | None = None
+        self,
+        *,
+        host: str,
+        port: int,
+        socket: Path | None,
+        log: Path | None = None,
+        options: Options | None = None,
     ) -> None:
         """Describe the process; nothing is started.
 
@@ -92,9 +101,12 @@ class InferenceProcess:
             port: TCP port, 0 for any free one.
             socket: path of a Unix socket as well, or None.
             log: file that gets the child's standard error; None throws it away.
+            options: what else can be set about the endpoint.
         """
         self.endpoint = ""
+        self.grpc_port: int | None = None
         self._host, self._port = host, port
+        self._options = options or Options()
         self._socket = socket.absolute() if socket is not None else None
         self._log = log
         self._lock = threading.RLock()
@@ -125,12 +137,15 @@ class InferenceProcess:
                     "inference.start", f"cannot start the inference process: {error}"
                 ) from error
             path = str(self._socket) if self._socket is not None else None
-            command = Start(host=self._host, port=self._port, socket=path)
+            command = Start(host=self._host, port=self._port, socket=path, options=self._options)
             reply = self._command(command, timeout_s)
             if reply.code:
                 self.stop()
                 raise InferenceDown(reply.code, reply.detail)
-            self._port = msgspec.json.decode(reply.result, type=Started).port
+            started = msgspec.json.decode(reply.result, type=Started)
+            self._port, self.grpc_port = started.port, started.grpc_port
+            if started.grpc_port is not None:
+                self._options = structs.replace(self._options, grpc_port=started.grpc_port)
             shown = f"[{self._host}]" if ":" in self._host else self._host
             self.endpoint = f"http://{shown}:{self._port}"
 

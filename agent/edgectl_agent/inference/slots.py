@@ -24,6 +24,7 @@ from edgectl_agent.inference.counts import Counts
 from edgectl_agent.inference.errors import LoadFailed
 from edgectl_agent.inference.protocol import response_parameters
 from edgectl_agent.inference.pulse import padded
+from edgectl_agent.inference.statistics import Statistics
 from edgectl_agent.runtime import DTYPES, Model, ModelRefused, RunFailed, Stop, Tensor
 
 __all__ = ["Served", "Slots", "prepare"]
@@ -46,6 +47,7 @@ class Served:
         self.bundle = model.bundle
         self.name = padded(model.bundle.manifest)
         self.counts = Counts(model.config)
+        self.statistics = Statistics()
         self.inline = inline and run_seconds <= INLINE_SECONDS_MAX
         self.parameters = response_parameters(self.bundle, non_finite=False)
         self.parameters_non_finite = response_parameters(self.bundle, non_finite=True)
@@ -82,6 +84,10 @@ class Slots:
 
     def __len__(self) -> int:
         return len(self._serving)
+
+    def __iter__(self) -> Iterator[Served]:
+        """Go through what serves, by slot."""
+        return iter([self._serving[slot] for slot in sorted(self._serving)])
 
     async def load(self, bundle: Bundle, deadline: float, *, inline: bool = True) -> float:
         """Put `bundle` into its slot and return how long loading and warming up took, in ms.
