@@ -20,6 +20,7 @@ _CREDENTIALS = struct.Struct("3i")
 """Process, user and group: unix(7), SO_PEERCRED."""
 _TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _ESTABLISHED = "01"
+_VERSION_4 = 4
 
 Address = tuple[str, int]
 
@@ -80,12 +81,13 @@ class Peer:
         """Return the user of a row of the table if that is the other end."""
         assert self._theirs is not None
         local, remote, state, user, inode = (fields[at] for at in (1, 2, 3, 7, 9))
-        port = f":{self._our_port:04X}"
-        if local != _shown(self._theirs[0]) + f":{self._theirs[1]:04X}":
+        host, _, port = local.partition(":")
+        our_host, _, our_port = remote.partition(":")
+        if int(port, 16) != self._theirs[1] or int(our_port, 16) != self._our_port:
             return None
-        if not remote.endswith(port):
+        if host not in _shown(self._theirs[0]):
             return None
-        if self._our_host is not None and remote != _shown(self._our_host) + port:
+        if self._our_host is not None and our_host not in _shown(self._our_host):
             return None
         # An end that was closed already belongs to no process, and shows user 0.
         return int(user) if state == _ESTABLISHED and inode != "0" else None
@@ -95,11 +97,19 @@ NOBODY = Peer(None)
 """The other end of no connection."""
 
 
-def _shown(host: str) -> str:
-    """Return an address as the kernel's table shows it: words in the machine's order."""
-    packed = _parsed(host).packed
-    words = [int.from_bytes(packed[at : at + 4], sys.byteorder) for at in range(0, len(packed), 4)]
-    return "".join(f"{word:08X}" for word in words)
+def _shown(host: str) -> set[str]:
+    """Return an address as the kernel's tables may show it: words in the machine's order."""
+    found = _parsed(host)
+    forms = {found.packed}
+    if found.version == _VERSION_4:
+        forms.add(ipaddress.IPv6Address(f"::ffff:{found}").packed)
+    return {
+        "".join(
+            f"{int.from_bytes(packed[at : at + 4], sys.byteorder):08X}"
+            for at in range(0, len(packed), 4)
+        )
+        for packed in forms
+    }
 
 
 def _parsed(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
