@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 _FOREVER = float("inf")
 _LINGER_S = 2.0
 _PIPELINED_MAX = 4
+_HEADS_MAX = 256
+_HEAD_BYTES_MAX = 1024
+"""Of a head that is remembered."""
 _KEPT_HEADERS = frozenset(
     {b"host", b"origin", b"expect", b"content-encoding", b"inference-header-content-length",
      b"content-length", b"authorization"}
@@ -104,6 +107,18 @@ class Request:
         self.body: bytes | bytearray = b""
         self.peer = NOBODY
 
+    def again(self, body: bytes, peer: Peer) -> Request:
+        """Return a request with the same head and another body."""
+        request = Request()
+        request.method, request.url = self.method, self.url
+        request.host, request.origin = self.host, self.origin
+        request.content_encoding = self.content_encoding
+        request.authorization = self.authorization
+        request.header_length = self.header_length
+        request.keep_alive, request.old = self.keep_alive, self.old
+        request.body, request.peer = body, peer
+        return request
+
 
 Handler = Callable[[Request], Answer | asyncio.Future[Answer]]
 
@@ -116,6 +131,10 @@ class Shared(Protocol):
     connections: set[Connection]
     buffered: int
     """Bytes of bodies that all of them keep in memory."""
+    received: memoryview
+    """Where what comes is put until it is parsed."""
+    heads: dict[bool, dict[bytes, tuple[Request, int]]]
+    """Heads that were admitted, with the length of the body: over the Unix socket, and over TCP."""
 
     def names_us(self, host: bytes) -> bool:
         """Say whether a Host header names this machine."""
@@ -138,7 +157,7 @@ class _Stop(Exception):
     """Leaves the parser; what is to be answered is already queued."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """One client. Requests are answered one at a time, in order."""
 
     def __init__(self, endpoint: Shared, *, local: bool) -> None:
@@ -167,7 +186,7 @@ class Connection(asyncio.Protocol):
         self._read_until = _FOREVER
         self._write_until = _FOREVER
 
-    # ------------------------------------------------------------ asyncio.Protocol
+    # ------------------------------------------------------------ asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the client in, or turn it away when there are too many."""
@@ -182,10 +201,22 @@ class Connection(asyncio.Protocol):
             self._refuse(503, "too many connections: close some, or send requests one by one")
             self._next()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  # the interface
+        """Return where to put what comes: one place for all connections.
+
+        It is parsed before anything else is received, and the parser copies what it keeps.
+        """
+        return self._endpoint.received
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Parse what has come and answer what is complete."""
         if self._deaf:
             return
+        begins = self._request is None and not self._queue and not self._busy
+        if begins and self._knows_head(nbytes):
+            self._next()
+            return
+        data = self._endpoint.received[:nbytes]
         try:
             self._parser.feed_data(data)
         except (_Stop, httptools.HttpParserCallbackError):
@@ -199,7 +230,44 @@ class Connection(asyncio.Protocol):
             self._head_bytes += len(data)
             if self._head_bytes > 2 * self._limits.head_bytes_max:
                 self._refuse(431, "the request's head is too long")
+        if begins and len(self._queue) == 1:
+            self._learn_head(nbytes, self._queue[0])
         self._next()
+
+    def _knows_head(self, nbytes: int) -> bool:
+        """Take a request whose head, byte for byte, has been parsed and admitted before.
+
+        Only one that came whole, and alone: all else is the parser's. A client that asks again and
+        again sends the same head; to parse and check it anew is a tenth of a small request's cost.
+        """
+        received, endpoint = self._endpoint.received, self._endpoint
+        head_end = _find_end(received, nbytes)
+        known = endpoint.heads[self._local].get(bytes(received[:head_end]))
+        if known is None or known[1] != nbytes - head_end:
+            return False
+        length = known[1]
+        if endpoint.buffered + length > self._limits.buffered_bytes_max:
+            return False  # the parser finds the words for it
+        endpoint.buffered += length
+        self._held += length
+        self._read_until = time.monotonic() + self._limits.idle_s_max
+        self._queue.append(known[0].again(bytes(received[head_end:nbytes]), self._peer))
+        return True
+
+    def _learn_head(self, nbytes: int, request: Request | Answer) -> None:
+        """Remember the head of a request that came whole and was admitted."""
+        if isinstance(request, Answer) or self._request is not None or self._deaf:
+            return
+        received, heads = self._endpoint.received, self._endpoint.heads[self._local]
+        head_end = _find_end(received, nbytes)
+        length = len(request.body)
+        # What follows a head in chunks is longer than the body.
+        if not 0 < head_end <= _HEAD_BYTES_MAX or length != nbytes - head_end:
+            return
+        if request.expect is None and request.keep_alive:
+            if len(heads) >= _HEADS_MAX:
+                heads.clear()
+            heads[bytes(received[:head_end])] = (request.again(b"", NOBODY), length)
 
     def eof_received(self) -> bool:
         """Let a client that has half-closed still get its answers."""
@@ -467,6 +535,14 @@ class Connection(asyncio.Protocol):
         length = min(length, self._held)
         self._held -= length
         self._endpoint.buffered -= length
+
+
+def _find_end(received: memoryview, nbytes: int) -> int:
+    """Return where the first request's head ends in what has come; 0 when it does not."""
+    whole = received.obj
+    assert isinstance(whole, bytearray)
+    at = whole.find(b"\r\n\r\n", 0, min(nbytes, _HEAD_BYTES_MAX))
+    return at + 4 if at > 0 else 0
 
 
 def _internal_error() -> Answer:

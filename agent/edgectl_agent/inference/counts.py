@@ -16,6 +16,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from edgectl_agent.inference.control import SlotHealth, Tally
+from edgectl_agent.inference.tensors import all_finite
 from edgectl_agent.runtime import Tensor
 from edgectl_protocol.histograms import CONFIDENCE_EDGES, LATENCY_EDGES_US, bin_of
 from edgectl_protocol.manifest import BundleConfig
@@ -73,9 +74,9 @@ class Counts:
         Outputs that are not finite count against the model only if its inputs are: a NaN that an
         application has sent must not take a sound model away.
         """
-        finite = all(_finite(outputs[name]) for name in self._outputs)
+        finite = all(all_finite(outputs[name]) for name in self._outputs)
         blamed = not finite and all(
-            _finite(array) for array in (inputs or {}).values() if array.dtype.kind == "f"
+            all_finite(array) for array in (inputs or {}).values() if array.dtype.kind == "f"
         )
         predictions = self._predictions(outputs) if finite else ()
         with self._lock:
@@ -142,9 +143,3 @@ def _prediction(scores: list[float], *, softmax: bool) -> tuple[int, float]:
     if softmax:
         return index, 1.0 / sum([math.exp(score - best) for score in scores])
     return index, best
-
-
-def _finite(array: Tensor) -> bool:
-    # The sum of finite numbers may overflow: it decides only when it is finite itself.
-    with np.errstate(over="ignore", invalid="ignore"):
-        return math.isfinite(array.sum()) or bool(np.isfinite(array).all())
