@@ -23,14 +23,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from edgectl_agent.inference.bearer import Bearer
-from edgectl_agent.inference.connection import (
-    RETRY_AFTER,
-    Answer,
-    Connection,
-    Handler,
-    Limits,
-    Request,
-)
+from edgectl_agent.inference.connection import Connection, Handler
+from edgectl_agent.inference.exchange import RETRY_AFTER, Answer, Limits, Request
+from edgectl_agent.inference.heads import Heads
 
 __all__ = ["RETRY_AFTER", "Answer", "Endpoint", "Limits", "Request"]
 
@@ -72,14 +67,14 @@ class Endpoint:
         self._named: dict[bytes, bool] = {}
         """What `names_us` has said before: clients ask again and again by the same name."""
         self.received = memoryview(bytearray(_RECEIVE_BYTES))
-        self.heads: dict[bool, dict[bytes, tuple[Request, int]]] = {False: {}, True: {}}
+        self.heads = {False: Heads(), True: Heads()}
         self._sweeping: asyncio.TimerHandle | None = None
 
     async def listen_tcp(self, host: str, port: int) -> int:
         """Listen on `host` and `port`, 0 for any free one; return the port. Raises OSError."""
         self._hosts = {b"localhost", host.encode().lower(), *self._names}
         self._named.clear()
-        self.heads[False].clear()
+        self.heads[False].forget()
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
             lambda: Connection(self, local=False), host, port, backlog=self.limits.connections_max
