@@ -7,7 +7,7 @@ are kept here. What else it may use (memory, processor time, files) it takes fro
 begins: see `edgectl_server.pipeline.confinement`.
 
 As another user it keeps the one privilege to read and to look into every folder, because ours, and
-those of the interpreter, may be closed to others. What it is granted of that is for Landlock to say.
+those of the interpreter, may be closed to others. What that reaches is for Landlock to say.
 
 The command must end when its standard input ends: that is when this process has died.
 """

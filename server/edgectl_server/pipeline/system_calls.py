@@ -8,8 +8,8 @@ machine's libseccomp does not know are left out. Source: ``seccomp(2)``, libsecc
 leave out.
 
 Where the server is root, the child is another user with the one capability to read and search
-(`edgectl_server.confined`); it has no other, also where it has to stay root: it may not do what only
-root may. Sources: ``capabilities(7)``, ``capset(2)``.
+(`edgectl_server.confined`). It has no other, also where it has to stay root: it may not do what
+only root may. Sources: ``capabilities(7)``, ``capset(2)``.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ class _Rule(NamedTuple):
 def drop_capabilities() -> None:
     """Give up every capability for good; nothing changes for a process that has none.
 
-    Who is not root keeps the one to read and search, where it has it: without it the interpreter and
-    the work may be out of reach. Landlock says of which files that holds.
+    Who is not root keeps the one to read and search, where it has it: without it the interpreter
+    and the work may be out of reach. Landlock says of which files that holds.
 
     Raises:
         OSError: the kernel does not let go of them.
