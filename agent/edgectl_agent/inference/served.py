@@ -37,6 +37,8 @@ class Served:
 
     Attributes:
         mirror: gets copies of what the model answers; None while nothing is mirrored.
+        successor: done when another model serves in its place, or none does; requests wait for it,
+            because memory forbids two models and this one has gone. None while it serves.
     """
 
     def __init__(self, model: Model, run_seconds: float, *, inline: bool = True) -> None:
@@ -45,6 +47,7 @@ class Served:
         self.name = padded(model.bundle.manifest)
         self.counts = Counts(model.config)
         self.mirror: Mirror | None = None
+        self.successor: asyncio.Future[None] | None = None
         self.inline = inline and run_seconds <= INLINE_SECONDS_MAX
         self.parameters = response_parameters(self.bundle, non_finite=False)
         self.parameters_non_finite = response_parameters(self.bundle, non_finite=True)

@@ -51,6 +51,7 @@ from edgectl_agent.inference.endpoint import Endpoint
 from edgectl_agent.inference.errors import InferenceError, LoadFailed
 from edgectl_agent.inference.pulse import BEAT_S, Pulse
 from edgectl_agent.inference.routes import Routes
+from edgectl_agent.inference.service import Service
 from edgectl_agent.inference.slots import Slots
 
 __all__ = ["main"]
@@ -67,7 +68,8 @@ class _Server:
         self._pulse = pulse
         self._slots = Slots(pulse=pulse)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
-        self._endpoint = Endpoint(Routes(self._slots, self._worker, pulse=pulse))
+        self._service = Service(self._slots, self._worker, pulse=pulse)
+        self._endpoint = Endpoint(Routes(self._service))
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Reply to commands until the supervisor's end is closed."""
