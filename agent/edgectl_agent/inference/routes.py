@@ -16,8 +16,8 @@ import msgspec
 from edgectl_agent.inference.endpoint import Answer, Request
 from edgectl_agent.inference.protocol import Call, encode_outputs, parse_call
 from edgectl_agent.inference.refusals import Kind, Refused
+from edgectl_agent.inference.served import Served
 from edgectl_agent.inference.service import Computed, Service
-from edgectl_agent.inference.slots import Served
 from edgectl_protocol import __version__
 
 __all__ = ["Routes", "failure"]
