@@ -17,9 +17,9 @@ from edgectl_agent.inference import descriptions
 from edgectl_agent.inference.endpoint import RETRY_AFTER, Answer, Request
 from edgectl_agent.inference.protocol import Call, encode_outputs, parse_call
 from edgectl_agent.inference.refusals import Kind, Refused
+from edgectl_agent.inference.served import Served
 from edgectl_agent.inference.service import Computed, Service
 from edgectl_agent.inference.shared_memory import Register, SharedMemory
-from edgectl_agent.inference.slots import Served
 
 __all__ = ["Routes", "failure"]
 

@@ -28,8 +28,9 @@ from msgspec import Struct
 from edgectl_agent.inference.protocol import Call
 from edgectl_agent.inference.pulse import Place, Pulse
 from edgectl_agent.inference.refusals import Kind, Refused
+from edgectl_agent.inference.served import Served
 from edgectl_agent.inference.shared_memory import SharedMemory
-from edgectl_agent.inference.slots import Served, Slots
+from edgectl_agent.inference.slots import Slots
 from edgectl_agent.inference.statistics import Spent
 from edgectl_agent.runtime import RunFailed, Stop, Tensor
 
@@ -37,6 +38,8 @@ __all__ = ["Codec", "Computed", "Service", "Shares"]
 
 INLINE_BODY_BYTES_MAX = 64 * 1024
 RUN_SECONDS_MAX = 30.0
+GAP_SECONDS_MAX = 30.0
+"""Requests wait so long at most for a model that is loaded once the one before it has gone."""
 
 Given = TypeVar("Given")
 Written = TypeVar("Written")
@@ -88,6 +91,7 @@ class Service:
         memory: SharedMemory | None = None,
         pulse: Pulse | None = None,
         run_seconds_max: float = RUN_SECONDS_MAX,
+        gap_seconds_max: float = GAP_SECONDS_MAX,
         give_up: Callable[[], object] = os.abort,
     ) -> None:
         """Answer from `slots`.
@@ -99,6 +103,7 @@ class Service:
             memory: shared memory; None where it is not switched on.
             pulse: shows what computes.
             run_seconds_max: after which a run on the worker thread is stopped.
+            gap_seconds_max: how long a request waits for a model that is being replaced.
             give_up: ends the process when a run does not let itself be stopped.
         """
         self.slots = slots
@@ -107,6 +112,7 @@ class Service:
         self._pulse = pulse or Pulse()
         self._worker = worker
         self._run_seconds_max = run_seconds_max
+        self._gap_seconds_max = gap_seconds_max
         self._give_up = give_up
         self._stopped_s = 0.0
         """When the present run was told to stop, if it was."""
@@ -138,6 +144,8 @@ class Service:
             raise Refused(
                 f"version {version[:64]!r} is not loaded: {serves!r} serves", Kind.UNKNOWN
             )
+        if version and served.successor is not None:
+            raise Refused(f"version {serves!r} is being replaced: ask again", Kind.BUSY)
         return served
 
     def infer(
@@ -158,6 +166,8 @@ class Service:
             size: bytes of the content.
             client: whose share of the queue it takes.
         """
+        if served.successor is not None:
+            return self._infer_later(served, content, codec, size=size, client=client)
         came = time.perf_counter_ns()
         if served.inline and size <= INLINE_BODY_BYTES_MAX:
             return self._answer(served, content, codec, came, place=Place.LOOP)
@@ -172,6 +182,40 @@ class Service:
         if self._watching is None:
             self._watching = loop.call_later(self._run_seconds_max / 4, self._stop_overdue)
         return future
+
+    def _infer_later(
+        self,
+        served: Served,
+        content: Given,
+        codec: Codec[Given, Written],
+        *,
+        size: int,
+        client: Hashable,
+    ) -> Written | asyncio.Future[Written]:
+        """Promise an answer of what follows `served`, which had to go before that is loaded."""
+        successor = served.successor
+        assert successor is not None
+        try:
+            self._admit(client)
+        except Refused as refused:
+            return codec.refuse(refused)
+
+        async def answer() -> Written:
+            try:
+                async with asyncio.timeout(self._gap_seconds_max):
+                    await asyncio.shield(successor)
+            except TimeoutError:
+                return codec.refuse(Refused("the model is being replaced: try again", Kind.BUSY))
+            finally:
+                self._forget(client)
+            try:
+                following = self.find(served.bundle.slot)
+            except Refused as refused:
+                return codec.refuse(refused)
+            outcome = self.infer(following, content, codec, size=size, client=client)
+            return await outcome if isinstance(outcome, asyncio.Future) else outcome
+
+        return asyncio.ensure_future(answer())
 
     def _admit(self, client: Hashable) -> None:
         """Give `client` a place in the queue; raise `Refused` when there is none for it."""
@@ -188,10 +232,14 @@ class Service:
         self._waiting[client] += 1
 
     def _done(self, served: Served, client: Hashable) -> None:
+        self._forget(client)
+        served.leave()
+
+    def _forget(self, client: Hashable) -> None:
+        """Take back the place of `client` in the queue."""
         self._waiting[client] -= 1
         if not self._waiting[client]:
             del self._waiting[client]
-        served.leave()
 
     def _on_worker(
         self, served: Served, content: Given, codec: Codec[Given, Written], came: int
@@ -262,6 +310,9 @@ class Service:
             self._pulse.end(place)
         latency_us = (time.perf_counter_ns() - started) / 1000
         finite = served.counts.served(latency_us, outputs, inputs)
+        mirror = served.mirror  # once: the event loop changes it at any time
+        if mirror is not None:
+            mirror.offer(inputs, outputs, finite=finite)
         return Computed(outputs, finite)
 
     def _stop_overdue(self) -> None:
