@@ -117,6 +117,7 @@ TRANSITIONS: Mapping[tuple[UpdateState, UpdateEvent], UpdateState] = {
     (_S.ACTIVATING,   _E.ABORTED):  _S.ROLLING_BACK,
 
     (_S.OBSERVING,    _E.OK):       _S.COMMITTED,
+    (_S.OBSERVING,    _E.FAILED):   _S.ROLLING_BACK,  # its files are damaged: back, and again
     (_S.OBSERVING,    _E.BREACHED): _S.ROLLING_BACK,
     (_S.OBSERVING,    _E.ABORTED):  _S.ROLLING_BACK,
 

@@ -1,4 +1,4 @@
-"""Maintenance windows as people write them: ``mon-fri 02:00-04:00, sat 22:00-02:00, 12:00-13:00 utc``.
+"""Maintenance windows as people write them: ``mon-fri 02:00-04:00, sat 22:00-02:00 utc``.
 
 A window is optional days, a time span, and optionally ``utc``; without it the device's own local
 time counts. Days are ``mon`` to ``sun``, ranges or single ones joined by ``+``, and say when the
@@ -20,7 +20,8 @@ WEEKDAYS: tuple[Weekday, ...] = get_args(Weekday)
 """From Monday."""
 WINDOWS_MAX = 14
 _TEXT_MAX = 1024
-_DAY_MINUTES = 1440
+_HOUR_MINUTES = 60
+_DAY_MINUTES = 24 * _HOUR_MINUTES
 _WINDOW = re.compile(
     r"(?:(?P<days>[a-z]{3}(?:[-+][a-z]{3})*)\s+)?"
     r"(?P<from>\d{2}:\d{2})-(?P<to>\d{2}:\d{2})(?:\s+(?P<clock>utc|local))?",
@@ -67,9 +68,9 @@ def _parse(text: str) -> MaintenanceWindow:
 
 def _minute(text: str) -> int:
     hour, minute = int(text[:2]), int(text[3:])
-    if minute > 59 or hour * 60 + minute > _DAY_MINUTES:
+    if minute >= _HOUR_MINUTES or hour * _HOUR_MINUTES + minute > _DAY_MINUTES:
         raise MalformedMessage(f"{text} is no time of day")
-    return hour * 60 + minute
+    return hour * _HOUR_MINUTES + minute
 
 
 def _days(text: str) -> tuple[Weekday, ...]:
@@ -78,8 +79,8 @@ def _days(text: str) -> tuple[Weekday, ...]:
         first, *last = part.split("-")
         if len(last) > 1 or any(one not in WEEKDAYS for one in (first, *last)):
             raise MalformedMessage(f"{text!r} are no days such as mon-fri or sat+sun")
-        at = WEEKDAYS.index(first)  # type: ignore[arg-type]  # it is one of them
-        length = (WEEKDAYS.index(last[0]) - at) % 7 if last else 0  # type: ignore[arg-type]
+        at = WEEKDAYS.index(first)
+        length = (WEEKDAYS.index(last[0]) - at) % 7 if last else 0
         days.update((at + more) % 7 for more in range(length + 1))
     return tuple(WEEKDAYS[day] for day in sorted(days))
 
@@ -93,4 +94,4 @@ def _format(window: MaintenanceWindow) -> str:
 
 
 def _time(minute: int) -> str:
-    return f"{minute // 60:02d}:{minute % 60:02d}"
+    return f"{minute // _HOUR_MINUTES:02d}:{minute % _HOUR_MINUTES:02d}"
