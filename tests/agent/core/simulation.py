@@ -144,6 +144,7 @@ class World:
     refusal: tuple[str, int | None] | None = None
     """Code and counter of what is refused now."""
     trials: list[str] = field(default_factory=list)
+    answers: list[Reason | None] = field(default_factory=list)
     limits: TransferLimits | None = None
 
     def __post_init__(self) -> None:
@@ -159,7 +160,7 @@ class World:
     def boot(self) -> None:
         """Assemble the device as the supervisor does, and bring it up."""
         self.boots += 1
-        self.jobs: deque[steps.Step | steps.Collect] = deque()
+        self.jobs: deque[steps.Step | steps.Collect | steps.Release] = deque()
         self.inference = FakeInference(self)
         store = Store(self.disk)
         self.store = store
@@ -193,6 +194,8 @@ class World:
             outlet=self,
             submit=self.jobs.append,
             cancel=lambda: None,
+            give_up=self._give_up,
+            answer=lambda _request, reason: self.answers.append(reason),
             wait_for_disk=self._wait_for_disk,
         )
         changes = self.serving.restore(fresh=True, leave=machine.unsettled)
@@ -225,9 +228,8 @@ class World:
             if self.jobs:
                 self._run_job()
                 continue
-            observed = self.machine.observed
-            if observed is not None:
-                seen = self.serving.health(observed[0])
+            for slot in (*self.machine.observed, *self.machine.shadowed):
+                seen = self.serving.health(slot)
                 if seen is not None:
                     self.feed(seen)
             due_s = self.machine.due_s
@@ -294,6 +296,9 @@ class World:
             return TrialResult(verdict=Verdict.REJECTED, reason=reason, report=report)
         return TrialResult(verdict=Verdict.OK, report=report)
 
+    def _give_up(self, reason: Reason) -> None:
+        raise AssertionError(f"nothing hangs here: {reason}")
+
     def _wait_for_disk(self, _error: OSError) -> bool:
         self.disk.capacity = 1 << 40  # somebody made room
         return True
@@ -307,7 +312,7 @@ class World:
             self.blamed.add(update.manifest)
         if update.state is UpdateState.COMMITTED:
             self.committed[update.slot] = update.manifest
-        elif told.before is UpdateState.COMMITTED and told.event is UpdateEvent.ABORTED:
+        elif told.before is UpdateState.COMMITTED and update.state is UpdateState.ROLLING_BACK:
             del self.committed[update.slot]  # withdrawn
 
     def accept(self) -> None:
@@ -368,6 +373,9 @@ class World:
         job = self.jobs.popleft()
         if isinstance(job, steps.Collect):
             self.performer.collect(job.keep)
+            return
+        if isinstance(job, steps.Release):
+            self.performer.release(job.slots)
             return
         self.feed(self.performer.perform(job, lambda: False))
 
