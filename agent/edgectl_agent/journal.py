@@ -48,12 +48,12 @@ class Journal:
         except FileNotFoundError:
             self._rewrite(EMPTY)
             return EMPTY
-        records, clean = parse_journal(content)
-        if not records and content:
+        found, clean = _newest(content)
+        if found is None and content:
             _log.error("the journal is damaged: kept as %s, beginning anew", _DAMAGED_PATH)
             self._disk.rename_durably(_PATH, _DAMAGED_PATH)
-        record = records[-1] if records else EMPTY
-        if clean and records:
+        record = found or EMPTY
+        if clean and found is not None:
             self._size, self._torn = len(content), False
         else:
             self._rewrite(record)
@@ -75,21 +75,35 @@ class Journal:
         self._size, self._torn = len(line), False
 
 
+def _newest(content: bytes) -> tuple[Record | None, bool]:
+    """Return the last good line, and whether it is the last one and whole."""
+    *lines, tail = content.split(b"\n")
+    for number, line in enumerate(reversed(lines)):
+        try:
+            return _decode(line), not tail and number == 0
+        except MalformedMessage:  # of a later agent, perhaps
+            continue
+    return None, False
+
+
 def parse_journal(content: bytes) -> tuple[list[Record], bool]:
     """Return the good lines in order, and whether there is nothing but good lines."""
     records = []
     *lines, tail = content.split(b"\n")
     clean = not tail
     for line in lines:
-        digits, _, text = line.partition(b" ")
-        if digits != _check_sum(text):
-            clean = False
-            continue
         try:
-            records.append(decode_record(text))
-        except MalformedMessage:  # of a later agent, perhaps
+            records.append(_decode(line))
+        except MalformedMessage:
             clean = False
     return records, clean
+
+
+def _decode(line: bytes) -> Record:
+    digits, _, text = line.partition(b" ")
+    if digits != _check_sum(text):
+        raise MalformedMessage("a torn line")
+    return decode_record(text)
 
 
 def _line(record: Record) -> bytes:

@@ -73,6 +73,8 @@ class Performer:
         slots = slots_of(step)
         slot = slots[0] if len(slots) == 1 else ""
         try:
+            if cancelled():
+                raise StepCancelled  # before it has begun
             return self._perform(step, cancelled)
         except StepError as error:
             slot, reason = error.slot or slot, error.reason

@@ -136,7 +136,7 @@ def is_open(slot: str, record: Record, pointer: SlotPointer) -> bool:
 def withdrawn(order: Order, record: Record, pointers: Mapping[str, SlotPointer]) -> tuple[str, ...]:
     """Return the slots that run what they have committed and the order takes back."""
     slots = []
-    for slot in sorted(set(order.withdrawn) - set(order.slots)):
+    for slot in sorted(set(order.withdrawn) - set(record.wanted_slots)):
         update = record.updates.get(slot)
         running = pointers.get(slot, SlotPointer()).running
         if update is None or running is None or update.state is not _S.COMMITTED:
