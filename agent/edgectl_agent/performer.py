@@ -18,7 +18,14 @@ from edgectl_agent.core.machine import Machine
 from edgectl_agent.core.record import Floor, SlotPointer
 from edgectl_agent.core.timing import Moment
 from edgectl_agent.downloader import Downloader, Progress
-from edgectl_agent.errors import AgentError, StepCancelled, StepError, StepRejected, make_reason
+from edgectl_agent.errors import (
+    AgentError,
+    StepCancelled,
+    StepError,
+    StepFailed,
+    StepRejected,
+    make_reason,
+)
 from edgectl_agent.journal import Journal
 from edgectl_agent.serving import Serving, Switched
 from edgectl_agent.store import Store
@@ -29,6 +36,8 @@ __all__ = ["Engine", "Metadata", "Outlet", "Performer", "Result"]
 
 Result = steps.StepDone | steps.StepFailed | steps.StepRejected
 Preparing = steps.Refresh | steps.Download | steps.Verify | steps.Trial | steps.Accompany
+_NO_SHADOW = frozenset({"load.memory", "load.memory_low", "slot.empty"})
+"""Why a candidate cannot be a shadow here that is no reason not to serve."""
 _log = logging.getLogger(__name__)
 
 
@@ -95,11 +104,18 @@ class Performer:
 
     def release(self, slots: tuple[str, ...]) -> None:
         """Free the models that are kept beside what serves."""
+        for slot in slots:
+            self._serving.release(slot)
 
     def _perform(self, step: steps.Step, cancelled: Callable[[], bool]) -> Result:
         match step:
             case steps.Activate():
-                return _switched(step, self._serving.activate(step.installed))
+                switched = self._serving.activate(step.installed)
+                for slot in step.installed:
+                    self._serving.mirror(
+                        slot, share=step.policy.mirror_share, cpu_max=step.policy.mirror_cpu_max
+                    )
+                return _switched(step, switched)
             case steps.RollBack():
                 manifests = {update.slot: update.manifest for update in step.updates}
                 return _switched(step, self._serving.roll_back(manifests))
@@ -138,7 +154,22 @@ class Performer:
             case steps.Trial():
                 return self._try(step, cancelled)
             case steps.Accompany():
-                return done
+                return self._accompany(step)
+
+    def _accompany(self, step: steps.Accompany) -> Result:
+        update, policy = step.update, step.policy
+        try:
+            self._serving.accompany(
+                update.slot,
+                step.installed,
+                share=policy.mirror_share,
+                cpu_max=policy.mirror_cpu_max,
+            )
+        except StepFailed as error:
+            if error.code not in _NO_SHADOW:
+                raise
+            _log.warning("slot %s has no shadow: %s", update.slot, error)
+        return steps.StepDone(step=step.step, slot=update.slot)
 
     def _try(self, step: steps.Trial, cancelled: Callable[[], bool]) -> Result:
         bundle = self._bundle(step)

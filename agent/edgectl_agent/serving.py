@@ -23,35 +23,16 @@ from edgectl_agent.bundle import Bundle
 from edgectl_agent.core.record import SlotPointer
 from edgectl_agent.core.steps import HealthSeen, PointerChanged
 from edgectl_agent.errors import KeyUnavailable, StepFailed, StepRejected, make_reason
+from edgectl_agent.inference.control import SlotHealth
 from edgectl_agent.inference.errors import InferenceDown, InferenceError, LoadFailed
 from edgectl_agent.store import Store
 from edgectl_protocol.messages import InferenceWindow, Installed, Reason, SwapReport
 
-__all__ = ["Inference", "Serving", "SlotCounts", "Switched"]
+__all__ = ["Inference", "Serving", "Switched"]
 
 _BLAMED = frozenset({"load.invalid", "load.contract", "load.warm_up"})
 """Why a bundle would not load that are the bundle's own fault."""
 _log = logging.getLogger(__name__)
-
-
-class SlotCounts(Protocol):
-    """Counts of what serves in a slot, since it was loaded."""
-
-    @property
-    def manifest(self) -> str:
-        """What serves."""
-
-    @property
-    def requests(self) -> int:
-        """All requests."""
-
-    @property
-    def errors(self) -> int:
-        """Those that failed."""
-
-    @property
-    def non_finite(self) -> int:
-        """Those with a NaN or an infinity among the outputs."""
 
 
 class Inference(Protocol):
@@ -60,10 +41,22 @@ class Inference(Protocol):
     def switch(self, bundles: Sequence[Bundle]) -> Mapping[str, SwapReport]:
         """Serve these bundles in their slots, all at once or none; what it took, by slot."""
 
+    def exchange(self, manifests: Mapping[str, str]) -> Mapping[str, SwapReport] | None:
+        """Serve the companions of these manifests, all at once; None where one is not there."""
+
+    def accompany(self, bundle: Bundle, *, share: float, cpu_max: float) -> SwapReport:
+        """Load `bundle` beside what serves in its slot, and mirror requests to it."""
+
+    def mirror(self, slot: str, *, share: float, cpu_max: float) -> bool:
+        """Mirror requests of `slot` to its companion, if there is one."""
+
+    def release(self, slot: str) -> None:
+        """Free the companion of `slot`."""
+
     def unload(self, slot: str) -> None:
         """Serve nothing in `slot`."""
 
-    def health(self, slot: str) -> SlotCounts:
+    def health(self, slot: str) -> SlotHealth:
         """Return the counts of `slot`."""
 
     def windows(self) -> tuple[InferenceWindow, ...]:
@@ -128,6 +121,10 @@ class Serving:
     def roll_back(self, manifests: Mapping[str, str]) -> Switched:
         """Point slots away from what they run to what ran before, and serve that.
 
+        What ran before answers again at once where it is still in memory: that comes before the
+        pointers, because it was hashed when it was loaded, and because the disk may be slow or
+        broken. A power loss in between finds the old pointers, and the rollback in the journal.
+
         Args:
             manifests: by slot, what must not run; a slot that runs something else stays as it is.
 
@@ -141,10 +138,58 @@ class Serving:
                 pointer = pointers.get(slot, SlotPointer())
                 if pointer.running is not None and pointer.running.manifest == manifest:
                     changed[slot] = SlotPointer(running=pointer.previous)
+            swaps = self._exchange(changed)
             if changed:
                 self._store.point(changed)
-            after = {**pointers, **changed}
-            return self._serve({slot: after.get(slot, SlotPointer()) for slot in manifests})
+            after = {slot: {**pointers, **changed}.get(slot, SlotPointer()) for slot in manifests}
+            if swaps is None or set(swaps) != set(after):
+                return self._serve(after)
+            return Switched(after, swaps)
+
+    def accompany(
+        self, slot: str, installed: Installed, *, share: float, cpu_max: float
+    ) -> SwapReport:
+        """Load a candidate beside what serves in `slot`, and let it answer copies of requests.
+
+        Args:
+            slot: where.
+            installed: the candidate.
+            share: of the live requests that are copied.
+            cpu_max: what copies may cost, as a share of one processor core.
+
+        Raises:
+            StepFailed: a file is damaged, nothing serves there (``slot.empty``), memory does not
+                hold both (``load.memory_low``), or the inference process is down.
+            StepRejected: the inference process will not load it.
+        """
+        with self.lock, _Keys() as bundles:
+            bundles.append(self._bundle(slot, installed))
+            try:
+                return self._inference.accompany(bundles[0], share=share, cpu_max=cpu_max)
+            except LoadFailed as error:
+                kind = StepRejected if error.code in _BLAMED else StepFailed
+                raise kind(error.code, error.detail, slot=slot) from error
+            except InferenceError as error:
+                raise StepFailed(error.code, error.detail, slot=slot) from error
+
+    def mirror(self, slot: str, *, share: float, cpu_max: float) -> bool:
+        """Mirror requests of `slot` to what is in memory beside it; say whether something is.
+
+        A share of 0 ends that. Where the inference process is down there is nothing.
+        """
+        with self.lock:
+            try:
+                return self._inference.mirror(slot, share=share, cpu_max=cpu_max)
+            except InferenceError:
+                return False
+
+    def release(self, slot: str) -> None:
+        """Free what is in memory beside what serves in `slot`; nothing is lost by failing."""
+        with self.lock:
+            try:
+                self._inference.release(slot)
+            except InferenceError as error:
+                _log.warning("the companion of %s is not freed: %s", slot, error)
 
     def restore(self, *, fresh: bool, leave: Collection[str] = ()) -> list[PointerChanged]:
         """Serve what the pointers say; return the slots that had to change.
@@ -192,6 +237,12 @@ class Serving:
             requests=seen.requests,
             errors=seen.errors,
             non_finite=seen.non_finite,
+            latency=seen.latency,
+            classes=seen.classes,
+            before=seen.before,
+            companion=seen.companion,
+            copies=seen.copies,
+            comparable=seen.comparable,
         )
 
     def windows(self) -> tuple[InferenceWindow, ...]:
@@ -234,6 +285,22 @@ class Serving:
             self._loaded.pop(slot, None)
         return Switched(now, swaps)
 
+    def _exchange(self, changed: Mapping[str, SlotPointer]) -> dict[str, SwapReport] | None:
+        """Let what ran before serve again, where it is in memory for all these slots."""
+        manifests = {slot: one.running.manifest for slot, one in changed.items() if one.running}
+        if not manifests or len(manifests) != len(changed):
+            return None
+        try:
+            swaps = self._inference.exchange(manifests)
+        except InferenceError:
+            return None  # it is found to be down when something is to be loaded
+        if swaps is None:
+            return None
+        self._loaded.update(manifests)
+        for slot in manifests:
+            self.release(slot)  # what was there is not wanted any more
+        return dict(swaps)
+
     def _sound(self, slot: str, pointer: SlotPointer) -> tuple[Bundle | None, SlotPointer]:
         """Return the bundle that a slot runs or falls back to, and the pointer as it is then."""
         while pointer.running is not None:
@@ -255,6 +322,8 @@ class Serving:
         except InferenceDown as error:
             raise StepFailed(error.code, error.detail) from error
         except LoadFailed as error:
+            for bundle in missing:  # where memory was short, what served may be gone
+                self._loaded.pop(bundle.slot, None)
             kind = StepRejected if error.code in _BLAMED else StepFailed
             raise kind(error.code, error.detail, slot=error.slot) from error
         self._loaded.update({one.slot: one.manifest for one in missing})

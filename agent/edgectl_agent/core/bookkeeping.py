@@ -19,7 +19,6 @@ from edgectl_agent.core.timing import Moment, delay_s
 from edgectl_agent.core.waiting import Gate
 from edgectl_agent.core.windows import Windows
 from edgectl_protocol.messages import (
-    Installed,
     ObservationReport,
     Reason,
     SlotReport,
@@ -186,17 +185,14 @@ class Bookkeeping:
                 self._wanted = steps.Trial(step=step, update=update)
             case _S.SHADOWING:
                 self._seen.pop(update.slot, None)
-                self._wanted = steps.Accompany(step=step, update=update, policy=self._policy)
+                self._wanted = steps.Accompany(
+                    step=step,
+                    update=update,
+                    installed=update.installed(moment.wall),
+                    policy=self._policy,
+                )
             case _S.ACTIVATING:
-                installed = {
-                    one.slot: Installed(
-                        version=one.version,
-                        variant=one.candidate.variant,
-                        manifest=one.manifest,
-                        since=moment.wall,
-                    )
-                    for one in updates
-                }
+                installed = {one.slot: one.installed(moment.wall) for one in updates}
                 self._wanted = steps.Activate(
                     step=step, updates=updates, installed=installed, policy=self._policy
                 )

@@ -25,13 +25,11 @@ from __future__ import annotations
 
 from msgspec import structs
 
-from edgectl_agent.core import coupling, steps, wishes
+from edgectl_agent.core import coupling, observation, steps, wishes
 from edgectl_agent.core.course import Course
 from edgectl_agent.core.orders import (
     choose,
     is_open,
-    judge_health,
-    judge_shadow,
     refuse,
     stands,
     withdrawn,
@@ -332,13 +330,13 @@ class Machine(Course):
 
     def _observe(self, health: steps.HealthSeen, moment: Moment) -> None:
         if self.observed.get(health.slot) == health.manifest:
-            reason, self._seen[health.slot] = judge_health(health, self._policy)
+            self._seen[health.slot] = observation.report(health, self._policy)
+            reason = observation.judge(health, self._policy)
             if reason is not None:
                 self._breach({health.slot: reason}, moment)
-        elif health.slot in self.shadowed:
-            reason, seen = judge_shadow(health, self.shadowed[health.slot], self._policy)
-            if seen is not None:
-                self._seen[health.slot] = seen
+        elif health.companion and self.shadowed.get(health.slot) == health.companion:
+            self._seen[health.slot] = observation.report_shadow(health, self._policy)
+            reason = observation.judge_shadow(health, self._policy)
             if reason is not None:
                 self._reject(reason, moment)
 

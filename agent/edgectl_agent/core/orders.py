@@ -1,4 +1,4 @@
-"""Judgements about orders and health, each a pure function that the machine asks."""
+"""Judgements about orders, each a pure function that the machine asks."""
 
 from __future__ import annotations
 
@@ -6,16 +6,8 @@ from collections.abc import Collection, Mapping
 from datetime import timedelta
 
 from edgectl_agent.core.record import REJECTED_MAX, Record, SlotPointer, Update
-from edgectl_agent.core.steps import HealthSeen
 from edgectl_agent.core.timing import Moment
-from edgectl_protocol.messages import (
-    Candidate,
-    ObservationReport,
-    Order,
-    Reason,
-    SlotOrder,
-    UpdatePolicy,
-)
+from edgectl_protocol.messages import Candidate, Order, Reason, SlotOrder
 from edgectl_protocol.update import ENDED, UpdateState
 
 __all__ = [
@@ -23,8 +15,6 @@ __all__ = [
     "choose",
     "expiry",
     "is_open",
-    "judge_health",
-    "judge_shadow",
     "needed",
     "refuse",
     "remember",
@@ -155,55 +145,3 @@ def needed(record: Record, pointers: Mapping[str, SlotPointer]) -> tuple[str, ..
         if update.state not in ENDED or update.state is _S.FAILED:
             manifests.add(update.manifest)
     return tuple(sorted(manifests))
-
-
-def judge_health(
-    health: HealthSeen, policy: UpdatePolicy
-) -> tuple[Reason | None, ObservationReport]:
-    """Say why the model under observation must go, or None, and what was seen of it."""
-    seen = ObservationReport(
-        requests=health.requests, errors=health.errors, non_finite=health.non_finite
-    )
-    return _judge(health.requests, health.errors, health.non_finite, policy), seen
-
-
-def judge_shadow(
-    health: HealthSeen, manifest: str, policy: UpdatePolicy
-) -> tuple[Reason | None, ObservationReport | None]:
-    """Say the same of a shadow, `manifest`, from what its slot tells; None: nothing of it."""
-    shadow = health.companion
-    if shadow is None or shadow.manifest != manifest:
-        return None, None
-    seen = ObservationReport(
-        errors=shadow.errors,
-        non_finite=shadow.non_finite,
-        mirrored=shadow.mirrored,
-        agreed=shadow.agreed,
-    )
-    reason = _judge(shadow.mirrored, shadow.errors, shadow.non_finite, policy)
-    limit = policy.disagreement_max
-    if reason is None and limit is not None and shadow.mirrored >= max(1, policy.requests_min):
-        share = 1 - shadow.agreed / shadow.mirrored
-        if share > limit:
-            reason = Reason(
-                code="observe.disagreement",
-                detail=f"other answers to {share:.1%} of {shadow.mirrored} copied requests, "
-                f"at most {limit:.1%} may be",
-            )
-    return reason, seen
-
-
-def _judge(requests: int, errors: int, non_finite: int, policy: UpdatePolicy) -> Reason | None:
-    if non_finite > 0:
-        return Reason(
-            code="observe.non_finite",
-            detail=f"{non_finite} of {requests} requests gave NaN or infinity",
-        )
-    if requests < max(1, policy.requests_min):
-        return None  # not enough to say anything
-    if errors / requests <= policy.error_rate_max:
-        return None
-    return Reason(
-        code="observe.error_rate",
-        detail=f"{errors} of {requests} requests failed, at most {policy.error_rate_max:.1%} may",
-    )

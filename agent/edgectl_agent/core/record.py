@@ -8,6 +8,7 @@ the store, for as many slots as belong together, and the machine is told of it.
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
@@ -131,6 +132,15 @@ class Update(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def members(self) -> tuple[ModelName, ...]:
         """The slots that are switched in one step with this one, itself among them."""
         return self.together or (self.slot,)
+
+    def installed(self, since: datetime) -> Installed:
+        """Return the candidate as what a slot runs from `since` on."""
+        return Installed(
+            version=self.version,
+            variant=self.candidate.variant,
+            manifest=self.manifest,
+            since=since,
+        )
 
     def report(self) -> UpdateReport:
         """Return the update as it is reported; bytes transferred are not known here."""

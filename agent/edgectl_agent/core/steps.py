@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from edgectl_agent.core.evidence import Copies, Evidence
 from edgectl_agent.core.record import Floor, Record, SlotPointer, Update
 from edgectl_protocol.messages import (
     Installed,
@@ -29,7 +30,6 @@ __all__ = [
     "Answer",
     "Cancel",
     "Collect",
-    "CompanionSeen",
     "Download",
     "Event",
     "GiveUp",
@@ -113,26 +113,25 @@ class StepRejected(_Value, frozen=True, kw_only=True):
     pointers: dict[str, SlotPointer] = {}
 
 
-class CompanionSeen(_Value, frozen=True, kw_only=True):
-    """Counts of the model that is kept beside what serves in a slot."""
-
-    manifest: str
-    mirrored: int = 0
-    """Copied requests that both have answered."""
-    agreed: int = 0
-    errors: int = 0
-    non_finite: int = 0
-
-
 class HealthSeen(_Value, frozen=True, kw_only=True):
-    """Counts of what serves in a slot since it was loaded."""
+    """Counts of what serves in a slot since it began to, and of what it can be compared with."""
 
     slot: str
     manifest: str
     requests: int
     errors: int
     non_finite: int
-    companion: CompanionSeen | None = None
+    latency: tuple[int, ...] = ()
+    """Histogram of the runs, as in `edgectl_agent.core.evidence`."""
+    classes: tuple[int, ...] = ()
+    before: Evidence | None = None
+    """Of what served before; None where that is not known."""
+    companion: str = ""
+    """Manifest of what is in memory beside it: the one before, or a shadow. Empty: nothing is."""
+    copies: Copies | None = None
+    """What the companion did with copies of requests; None while nothing is mirrored."""
+    comparable: bool = False
+    """Whether the classes of both mean the same: they have the same labels."""
 
 
 class InferenceDied(_Value, frozen=True, kw_only=True):
@@ -293,6 +292,7 @@ class Accompany(_Value, frozen=True, kw_only=True):
 
     step: int
     update: Update
+    installed: Installed
     policy: UpdatePolicy
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -26,6 +26,7 @@ from agent.core.simulated_disk import PowerCut, SimulatedDisk, Survival
 from edgectl_agent.bundle import Bundle
 from edgectl_agent.core import steps, windows
 from edgectl_agent.core.machine import Machine
+from edgectl_agent.core.evidence import Copies
 from edgectl_agent.core.record import Floor, Update
 from edgectl_agent.core.timing import Moment
 from edgectl_agent.core.transfer import TransferLimits
@@ -105,24 +106,90 @@ class FakeInference:
         self._world = world
         self.serving: dict[str, Bundle] = {}
         self.companions: dict[str, Bundle] = {}
+        self.mirrored: set[str] = set()
 
     def switch(self, bundles: Sequence[Bundle]) -> dict[str, SwapReport]:
         for bundle in bundles:
             self._world.check_files(bundle)
             if bundle.manifest in self._world.unloadable:
                 raise LoadFailed("load.invalid", "this one does not load", slot=bundle.slot)
-        self.serving.update({bundle.slot: bundle for bundle in bundles})
+        for bundle in bundles:
+            old = self.serving.pop(bundle.slot, None)
+            self.serving[bundle.slot] = bundle
+            self.release(bundle.slot)
+            if old is not None and self._world.roomy:
+                self.companions[bundle.slot] = old
+        self._check_coupled()
         return {bundle.slot: SwapReport(load_ms=1.0) for bundle in bundles}
+
+    def exchange(self, manifests: Mapping[str, str]) -> dict[str, SwapReport] | None:
+        ready = {slot: self.companions.get(slot) for slot in manifests}
+        for slot, manifest in manifests.items():
+            companion = ready[slot]
+            if companion is None or companion.manifest != manifest:
+                return None
+        for slot, companion in ready.items():
+            assert companion is not None
+            assert companion.manifest not in self._world.blamed, "what was found bad serves again"
+            self.serving[slot], self.companions[slot] = companion, self.serving[slot]
+        self._check_coupled()
+        return {slot: SwapReport(resident=True) for slot in manifests}
+
+    def accompany(self, bundle: Bundle, *, share: float, cpu_max: float) -> SwapReport:
+        if bundle.slot not in self.serving:
+            raise SlotEmpty("slot.empty", bundle.slot)
+        self._world.check_files(bundle)
+        if bundle.manifest in self._world.unloadable:
+            raise LoadFailed("load.invalid", "this one does not load", slot=bundle.slot)
+        if not self._world.roomy:
+            raise LoadFailed("load.memory_low", "two models do not fit", slot=bundle.slot)
+        self.companions[bundle.slot] = bundle
+        self.mirrored.add(bundle.slot)
+        return SwapReport(load_ms=1.0, resident=True)
+
+    def mirror(self, slot: str, *, share: float, cpu_max: float) -> bool:
+        if share > 0 and slot in self.companions:
+            self.mirrored.add(slot)
+        return slot in self.mirrored
+
+    def release(self, slot: str) -> None:
+        self.companions.pop(slot, None)
+        self.mirrored.discard(slot)
 
     def unload(self, slot: str) -> None:
         self.serving.pop(slot, None)
+        self.release(slot)
+
+    def die(self) -> None:
+        self.serving.clear()
+        self.companions.clear()
+        self.mirrored.clear()
+
+    def _check_coupled(self) -> None:
+        """Coupled slots never answer with two versions."""
+        found = [self.serving[slot] for slot in self._world.coupled if slot in self.serving]
+        assert len({one.version for one in found}) <= 1, f"two halves serve: {found}"
 
     def health(self, slot: str) -> SlotHealth:
         bundle = self.serving.get(slot)
         if bundle is None:
             raise SlotEmpty("slot.empty", slot)
         errors = 50 if bundle.manifest in self._world.erring else 0
-        return SlotHealth(manifest=bundle.manifest, requests=50, errors=errors, non_finite=0)
+        return SlotHealth(
+            manifest=bundle.manifest,
+            requests=50,
+            errors=errors,
+            non_finite=0,
+            companion=self.companions[slot].manifest if slot in self.companions else "",
+            copies=self._copies(slot) if slot in self.mirrored else None,
+            comparable=True,
+        )
+
+    def _copies(self, slot: str) -> Copies:
+        companion = self.companions[slot].manifest
+        errors = 50 if companion in self._world.erring else 0
+        agreed = 0 if companion in self._world.differing else 50 - errors
+        return Copies(runs=50, errors=errors, agreed=agreed)
 
 
 @dataclass
@@ -136,6 +203,8 @@ class World:
     failing_trial: set[str] = field(default_factory=set)
     unloadable: set[str] = field(default_factory=set)
     erring: set[str] = field(default_factory=set)
+    differing: set[str] = field(default_factory=set)
+    """Whose answers to copies are others than those of what serves."""
     roomy: bool = True
     """Whether memory holds two models of a slot."""
     metadata_failures: int = 0

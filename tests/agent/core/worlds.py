@@ -127,6 +127,12 @@ class RandomWorld(World):
             if not self.turn():
                 return
 
+    def many_turns(self) -> None:
+        """Let happen what is going to, unless it is to be waited for very long."""
+        for _ in range(150):
+            if not self.turn():
+                return
+
     def _run_job(self) -> None:
         if "hangs" in self.enabled and not self.calm and self.random.random() < 0.02:
             job = self.jobs[0]
@@ -157,7 +163,7 @@ class RandomWorld(World):
 
     def happen(self) -> None:
         """One thing, of those that are enabled."""
-        choices = [self.order, self.order, self.some_turns, self.some_turns, self.settle]
+        choices = [self.order, self.order, self.some_turns, self.some_turns, self.many_turns]
         choices += [act for name, act in self._acts().items() if name in self.enabled]
         self.random.choice(choices)()
 
@@ -241,8 +247,7 @@ class RandomWorld(World):
         self.met.add("deaths")
         suspects = [one.manifest for one in self.inference.serving.values()]
         known = self.random.random() < 0.6 and suspects
-        self.inference.serving.clear()
-        self.inference.companions.clear()
+        self.inference.die()
         self.feed(
             steps.InferenceDied(
                 reason=Reason(code="inference.died", detail="killed by SIGSEGV"),
@@ -292,7 +297,8 @@ class RandomWorld(World):
         self.broker.retained = {k: v for one in ALL for k, v in one.retained.items()}
         self.metadata_failures = 0
         self.skew_s = 0.0
-        self.failing_trial, self.erring, self.unloadable = set(), set(), set()
+        for bad in (self.failing_trial, self.erring, self.unloadable, self.differing):
+            bad.clear()
 
     def remind(self) -> None:
         """An order that was refused for the clock's sake is looked at again."""
@@ -331,6 +337,7 @@ def run_world(seed: int) -> Trace:
         ("bad trials", world.failing_trial),
         ("errors", world.erring),
         ("no load", world.unloadable),
+        ("shadows", world.differing),
     ):
         if name in enabled:
             bad.update(one.digest for one in ALL if chooser.random() < 0.25)
