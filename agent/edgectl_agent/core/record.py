@@ -56,6 +56,8 @@ class SlotPointer(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     running: Installed | None = None
     previous: Installed | None = None
+    together: Annotated[tuple[ModelName, ...], Meta(max_length=SLOTS_MAX)] = ()
+    """Slots that got what they run in the same step, itself among them; empty is itself alone."""
 
 
 class SlotPointers(Struct, frozen=True, kw_only=True):

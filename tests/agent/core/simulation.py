@@ -25,8 +25,8 @@ from agent.core.made import START, MadeBundle
 from agent.core.simulated_disk import PowerCut, SimulatedDisk, Survival
 from edgectl_agent.bundle import Bundle
 from edgectl_agent.core import steps, windows
-from edgectl_agent.core.machine import Machine
 from edgectl_agent.core.evidence import Copies
+from edgectl_agent.core.machine import Machine
 from edgectl_agent.core.record import Floor, Update
 from edgectl_agent.core.timing import Moment
 from edgectl_agent.core.transfer import TransferLimits

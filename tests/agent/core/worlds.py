@@ -1,4 +1,4 @@
-"""Worlds made from seeds: each enables some kinds of faults and lets things happen at random moments.
+"""Worlds made from seeds: each enables some faults, and lets things happen at random moments.
 
 `run_world` plays one: a phase in which everything goes wrong that this world has enabled, then the
 faults end and the device must come to rest. What must hold is checked by `simulation.World`
