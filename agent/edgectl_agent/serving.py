@@ -278,18 +278,22 @@ class Serving:
         """Load what the pointers say, or what they fall back to; return them as they are then."""
         with _Keys() as bundles:
             now = self._sound(pointers, bundles)
+            self._empty(sorted(slot for slot, one in now.items() if one.running is None))
             try:
                 swaps = self._load(bundles)
             except StepRejected as error:
                 # It did load before: the machine is short of something, and may recover.
                 raise StepFailed(error.code, error.detail, slot=error.slot) from error
-        for slot in sorted(set(now) - set(swaps)):
+        return Switched(now, swaps)
+
+    def _empty(self, slots: Sequence[str]) -> None:
+        """Serve nothing in these slots; before others of their group serve something else."""
+        for slot in slots:
             try:
                 self._inference.unload(slot)
             except InferenceDown as error:
                 raise StepFailed(error.code, error.detail) from error
             self._loaded.pop(slot, None)
-        return Switched(now, swaps)
 
     def _exchange(self, changed: Mapping[str, SlotPointer]) -> dict[str, SwapReport] | None:
         """Let what ran before serve again, where it is in memory for all these slots."""
@@ -317,7 +321,7 @@ class Serving:
         now = dict(pointers)
         found: dict[str, Bundle] = {}
         while True:
-            damaged = set()
+            damaged: set[str] = set()
             for slot, pointer in sorted(now.items()):
                 if pointer.running is None or slot in found:
                     continue

@@ -120,23 +120,17 @@ def partner_reason(slot: str, reason: Reason) -> Reason:
 
 
 def together(
-    slot: str, record: Record, pointers: Mapping[str, SlotPointer], slots: Collection[str]
+    slot: str, record: Record, pointers: Mapping[str, SlotPointer], withdrawn: Collection[str] = ()
 ) -> tuple[str, ...]:
-    """Return those of `slots` that are committed and must go back together with `slot`.
+    """Return the slots that go back in one step with `slot`, itself among them, sorted.
 
-    They were switched with it and still run what they got then, or the order couples them now.
+    Those that got in one step with it what they still run, whatever has been tried there since; and
+    those of `withdrawn` that the order couples with it.
     """
-    update = record.updates.get(slot)
-    names = {*coupled(record, slot), *(update.members if update else ())}
     found = {slot}
-    for one in names & set(slots):
-        other = record.updates.get(one)
-        running = pointers.get(one, SlotPointer()).running
-        if other is None or running is None or other.state is not _S.COMMITTED:
-            continue
-        switched_with_it = update is not None and other.members == update.members
-        if running.manifest == other.manifest and (
-            switched_with_it or one in coupled(record, slot)
-        ):
-            found.add(one)
+    group = pointers.get(slot, SlotPointer()).together
+    found.update(one for one in group if one in pointers and pointers[one].together == group)
+    for names in record.order.coupled if record.order else ():
+        if slot in names:
+            found.update(set(names) & set(withdrawn))
     return tuple(sorted(found))

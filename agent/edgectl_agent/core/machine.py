@@ -177,19 +177,24 @@ class Machine(Course):
         update = self.record.updates.get(event.slot)
         if update is None or update.state not in SWITCHING:
             self._interrupt(moment)
-            slots = coupling.together(event.slot, self.record, self.pointers, self.pointers)
-            for slot in slots:
-                self._retry_at.pop(slot, None)
-                running = self.pointers[slot].running
-                assert running is not None, slot
-                self._put(wishes.as_committed(self.record, slot, running))
-            self._work(slots)
+            self._return(coupling.together(event.slot, self.record, self.pointers))
         elif update.state is _S.ROLLING_BACK:
             self._blame(update.manifest)
             return
         else:
             self._cancel(moment)
         self._breach({event.slot: reason}, moment)
+
+    def _return(self, slots: tuple[str, ...]) -> None:
+        """Work on what slots run, to take it back; what was tried there since is forgotten."""
+        for slot in slots:
+            self._retry_at.pop(slot, None)
+            running = self.pointers[slot].running
+            assert running is not None, slot
+            update = wishes.as_committed(self.record, slot, running)
+            together = slots if len(slots) > 1 else ()
+            self._put(structs.replace(update, together=together))
+        self._work(slots)
 
     def _interrupt(self, moment: Moment) -> None:
         """Put aside what is worked on and has switched nothing; it goes on at once after that."""
@@ -219,7 +224,7 @@ class Machine(Course):
         slots = withdrawn(order, self.record, self.pointers) if order else ()
         if not slots:
             return False
-        self._work(coupling.together(slots[0], self.record, self.pointers, slots))
+        self._return(coupling.together(slots[0], self.record, self.pointers, slots))
         reason = Reason(code="update.withdrawn", detail="an order takes the model back")
         for update in self._current():
             self._note(update, _E.ABORTED, aborted=True, reason=reason)

@@ -222,6 +222,7 @@ class World:
     trials: list[str] = field(default_factory=list)
     answers: list[Reason | None] = field(default_factory=list)
     limits: TransferLimits | None = None
+    cancellations: int = 0
     held: Reason | None = None
     coupled: tuple[str, ...] = ()
     """Slots that every order couples, and asks the same version of."""
@@ -394,6 +395,7 @@ class World:
     def _cancel(self) -> None:
         out = [one.step for one in self.jobs if not isinstance(one, steps.Collect | steps.Release)]
         self.cancelled.update(out)
+        self.cancellations += 1
 
     def _give_up(self, reason: Reason) -> None:
         raise AssertionError(f"nothing hangs here: {reason}")
@@ -410,7 +412,7 @@ class World:
             self._check_gate(update)
         if update.reason is not None:
             self.reasons.append(update.reason.code)
-        if update.manifest in self.machine.record.rejected:
+        if update.reason is not None and _blames(told.event, update.reason.code):
             self.blamed.add(update.manifest)
         if update.state is UpdateState.COMMITTED:
             self.committed[update.slot] = update.manifest
@@ -500,6 +502,13 @@ class World:
         result = self.performer.perform(job, lambda: job.step in self.cancelled)
         self.check_coupled()
         self.feed(result)
+
+
+def _blames(event: UpdateEvent, code: str) -> bool:
+    """Say whether what happened is the model's own fault; said apart from the machine's code."""
+    return event in {UpdateEvent.REJECTED, UpdateEvent.BREACHED} and code.startswith(
+        ("trial.", "observe.", "shadow.", "load.", "bundle.", "update.unwanted")
+    )
 
 
 def damage_model(world: World) -> str:

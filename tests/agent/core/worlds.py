@@ -13,11 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from agent.core.made import START, MadeBundle, make_order, simple_bundle, slot_order
+from agent.core.made import START, MadeBundle, describe, make_order, simple_bundle, slot_order
 from agent.core.simulated_disk import PowerCut, Survival
 from agent.core.simulation import World
 from edgectl_agent.core import steps
+from edgectl_protocol import topics
 from edgectl_protocol.messages import Order, Reason, SlotOrder, UpdatePolicy
+from edgectl_protocol.names import digest_of
 from edgectl_protocol.update import ENDED, UpdateEvent, UpdateState
 from edgectl_protocol.windows import parse_windows
 
@@ -29,7 +31,7 @@ VERSIONS = ("1", "2", "3")
 FAULTS = (
     "cuts", "kills", "bad trials", "errors", "no load", "deaths", "metadata", "no memory",
     "bits", "full disk", "lost chunks", "altered chunks", "holds", "windows", "wrong clock",
-    "rollbacks", "installs", "withdrawals", "shadows", "hangs", "coupled",
+    "rollbacks", "installs", "withdrawals", "shadows", "hangs", "coupled", "strange bundles",
 )  # fmt: skip
 """What may go wrong, or come between."""
 _SHARES = {"cuts": 0.8, "coupled": 0.5, "shadows": 0.4}
@@ -37,6 +39,10 @@ _SHARES = {"cuts": 0.8, "coupled": 0.5, "shadows": 0.4}
 HELD = Reason(code="hold.asked", detail="somebody says not now")
 _WINDOWS = parse_windows("02:00-04:00, mon+wed 13:00-13:30 utc")
 _LENGTHS = {"activity": 40_000, "classifier": 2_000, "detector": 3_000}
+
+
+def _retained(manifest: bytes) -> dict[str, bytes]:
+    return {topics.chunk(digest_of(manifest), 0): manifest}
 
 
 def _made() -> dict[str, dict[str, tuple[MadeBundle, ...]]]:
@@ -53,7 +59,17 @@ def _made() -> dict[str, dict[str, tuple[MadeBundle, ...]]]:
 
 
 BUNDLES = _made()
-ALL = tuple(one for versions in BUNDLES.values() for some in versions.values() for one in some)
+_OTHER = simple_bundle("9", model="activity", length=2_000)
+STRANGE = (
+    MadeBundle(describe("activity", "4", "int8"), b"{}", {}, _retained(b"{}")),
+    _OTHER,
+    simple_bundle("4", model="activity", length=2_000),
+)
+"""Candidates of one version: no manifest, another version, and a good one."""
+ALL = (
+    *(one for versions in BUNDLES.values() for some in versions.values() for one in some),
+    *STRANGE,
+)
 
 
 @dataclass(frozen=True)
@@ -121,7 +137,7 @@ class RandomWorld(World):
     def some_turns(self) -> None:
         """Let some things happen, and now and then something beside them."""
         for _ in range(int(self.random.expovariate(1 / 12))):
-            if "kills" in self.enabled and self.random.random() < 0.01:
+            if "kills" in self.enabled and self.random.random() < 0.03:
                 self.met.add("kills")
                 raise _Killed
             if not self.turn():
@@ -145,6 +161,7 @@ class RandomWorld(World):
 
     def _hang(self, job: steps.Step) -> None:
         """The step does not come back until it is cancelled, and perhaps not even then."""
+        before = self.cancellations
         for _ in range(3):
             due_s = self.machine.due_s
             assert due_s is not None, "a step that hangs is not noticed"
@@ -152,6 +169,7 @@ class RandomWorld(World):
             self.feed(steps.Ticked())
             if self.random.random() < 0.5:
                 break
+        assert self.cancellations > before, "a step that hangs is not cancelled"
         reason = Reason(code="update.cancelled", detail="at last")
         self.feed(steps.StepFailed(step=job.step, slot="", reason=reason))
 
@@ -192,6 +210,11 @@ class RandomWorld(World):
             together = slot in PAIR and self.coupled
             version = pair if together else self.random.choice(VERSIONS)
             slots[slot] = slot_order(BUNDLES[slot][version], rollout=f"r{self.counter}")
+        if "strange bundles" in self.enabled and self.random.random() < 0.3:
+            self.met.add("strange bundles")
+            slots["activity"] = SlotOrder(
+                model="activity", version="4", candidates=tuple(one.candidate for one in STRANGE)
+            )
         if self.coupled and any(slot not in slots for slot in PAIR):
             for slot in PAIR:
                 slots.pop(slot, None)
@@ -262,11 +285,15 @@ class RandomWorld(World):
         self.metadata_failures = self.random.randint(1, 4)
 
     def flip_bit(self) -> None:
-        blobs = [path for path in self.disk.paths() if path.startswith("blobs/")]
-        if blobs:
+        sizes = {
+            path: size
+            for path in self.disk.paths()
+            if path.startswith("blobs/") and (size := self.disk.size(path))
+        }
+        if sizes:
             self.met.add("bits")
-            path = self.random.choice(blobs)
-            self.disk.flip(path, self.random.randrange(self.disk.size(path) or 1))
+            path = self.random.choice(sorted(sizes))
+            self.disk.flip(path, self.random.randrange(sizes[path]))
 
     def fill_disk(self) -> None:
         self.met.add("full disk")
