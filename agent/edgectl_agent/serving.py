@@ -106,7 +106,7 @@ class Serving:
         """
         with self.lock, _Keys() as bundles:
             for slot, one in sorted(installed.items()):
-                bundles.append(self._bundle(slot, one))
+                bundles.append(self._store.installed(slot, one))
             pointers = self._store.pointers()
             changed = {}
             for slot, one in installed.items():
@@ -163,7 +163,7 @@ class Serving:
             StepRejected: the inference process will not load it.
         """
         with self.lock, _Keys() as bundles:
-            bundles.append(self._bundle(slot, installed))
+            bundles.append(self._store.installed(slot, installed))
             try:
                 return self._inference.accompany(bundles[0], share=share, cpu_max=cpu_max)
             except LoadFailed as error:
@@ -256,14 +256,6 @@ class Serving:
         finally:
             self.lock.release()
 
-    def _bundle(self, slot: str, installed: Installed) -> Bundle:
-        return self._store.bundle(
-            slot,
-            manifest=installed.manifest,
-            version=installed.version,
-            variant=installed.variant,
-        )
-
     def _serve(self, pointers: Mapping[str, SlotPointer]) -> Switched:
         """Load what the pointers say, or what they fall back to; return them as they are then."""
         now = {}
@@ -305,7 +297,7 @@ class Serving:
         """Return the bundle that a slot runs or falls back to, and the pointer as it is then."""
         while pointer.running is not None:
             try:
-                return self._bundle(slot, pointer.running), pointer
+                return self._store.installed(slot, pointer.running), pointer
             except KeyUnavailable:
                 raise
             except (StepFailed, StepRejected) as error:

@@ -433,6 +433,8 @@ class Machine:
                     variant=update.candidate.variant,
                     manifest=update.manifest,
                     since=moment.wall,
+                    threads=0 if update.trial is None else update.trial.threads,
+                    provider="" if update.trial is None else update.trial.provider,
                 )
                 self._wanted = steps.Activate(step=step, update=update, installed=installed)
             case _S.ROLLING_BACK:

@@ -6,7 +6,6 @@ Loading computes in a thread of its own; everything else is of the event loop.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import time
 
 import numpy as np
@@ -19,9 +18,9 @@ from edgectl_agent.inference.errors import LoadFailed
 from edgectl_agent.inference.mirror import Mirror
 from edgectl_agent.inference.protocol import response_parameters
 from edgectl_agent.inference.pulse import padded
-from edgectl_agent.runtime import DTYPES, Model, ModelRefused, RunFailed, Stop, Tensor
+from edgectl_agent.runtime import DTYPES, Model, ModelRefused, RunFailed, Stop, Tensor, free
 
-__all__ = ["Served", "free", "load_beside", "prepare"]
+__all__ = ["Served", "load_beside", "prepare"]
 
 INLINE_SECONDS_MAX = 0.002
 """A model whose run takes longer gets the worker thread, so that the event loop stays free.
@@ -151,11 +150,3 @@ def _warm_up_inputs(bundle: Bundle) -> dict[str, Tensor]:
             )
             for spec in bundle.config.inputs
         }
-
-
-def free(model: Model) -> None:
-    """Free a session and give its memory back to the system."""
-    model.close()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
-    if trim is not None:
-        trim(0)

@@ -30,7 +30,8 @@ from edgectl_agent.inference.errors import LoadFailed, SlotEmpty
 from edgectl_agent.inference.memory import available_bytes, needed_bytes
 from edgectl_agent.inference.mirror import Mirror, comparable
 from edgectl_agent.inference.pulse import Pulse
-from edgectl_agent.inference.served import Served, free, load_beside
+from edgectl_agent.inference.served import Served, load_beside
+from edgectl_agent.runtime import free
 
 __all__ = ["Served", "Slots"]
 
