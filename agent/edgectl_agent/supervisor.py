@@ -133,6 +133,8 @@ class Supervisor:
             port=settings.port,
             socket=settings.state_directory / settings.socket if settings.socket else None,
             log=settings.state_directory / "inference.log",
+            reserve_bytes=settings.memory_reserve_bytes,
+            batch_rows_max=settings.batch_rows_max,
         )
         self._key = load_key(disk, settings.key)
         self._connection = Connection(

@@ -53,6 +53,8 @@ class Start(Struct, frozen=True, kw_only=True, tag="start"):
     socket: str | None
     reserve_bytes: int = RESERVE_BYTES
     """Memory that must stay free beside two models of one slot."""
+    batch_rows_max: int = 1
+    """Rows of waiting requests that are computed as one; 1 joins none."""
 
 
 class Load(Struct, frozen=True, kw_only=True, tag="load"):

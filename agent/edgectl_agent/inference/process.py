@@ -99,6 +99,7 @@ class InferenceProcess:
         socket: Path | None,
         log: Path | None = None,
         reserve_bytes: int = RESERVE_BYTES,
+        batch_rows_max: int = 1,
     ) -> None:
         """Describe the process; nothing is started.
 
@@ -108,12 +109,13 @@ class InferenceProcess:
             socket: path of a Unix socket as well, or None.
             log: file that gets the child's standard error; None throws it away.
             reserve_bytes: memory that must stay free beside two models of one slot.
+            batch_rows_max: rows of waiting requests that are computed as one; 1 joins none.
         """
         self.endpoint = ""
         self._host, self._port = host, port
         self._socket = socket.absolute() if socket is not None else None
         self._log = log
-        self._reserve_bytes = reserve_bytes
+        self._reserve_bytes, self._batch_rows_max = reserve_bytes, batch_rows_max
         self._lock = threading.RLock()
         self._child: subprocess.Popen[bytes] | None = None
         self._channel: sockets.socket | None = None
@@ -143,7 +145,11 @@ class InferenceProcess:
                 ) from error
             path = str(self._socket) if self._socket is not None else None
             command = Start(
-                host=self._host, port=self._port, socket=path, reserve_bytes=self._reserve_bytes
+                host=self._host,
+                port=self._port,
+                socket=path,
+                reserve_bytes=self._reserve_bytes,
+                batch_rows_max=self._batch_rows_max,
             )
             reply = self._command(command, timeout_s)
             if reply.code:

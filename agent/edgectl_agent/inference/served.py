@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
+from typing import Any
 
 import numpy as np
 
 from edgectl_agent.bundle import Bundle
 from edgectl_agent.decryption import Undecipherable
 from edgectl_agent.golden import GoldenMalformed, read_golden
+from edgectl_agent.inference.batching import is_batchable
 from edgectl_agent.inference.counts import Counts
 from edgectl_agent.inference.errors import LoadFailed
 from edgectl_agent.inference.mirror import Mirror
@@ -38,6 +41,7 @@ class Served:
         mirror: gets copies of what the model answers; None while nothing is mirrored.
         successor: done when another model serves in its place, or none does; requests wait for it,
             because memory forbids two models and this one has gone. None while it serves.
+        batchable: whether requests may be joined; those that may wait in `waiting`.
     """
 
     def __init__(self, model: Model, run_seconds: float, *, inline: bool = True) -> None:
@@ -45,6 +49,8 @@ class Served:
         self.bundle = model.bundle
         self.name = padded(model.bundle.manifest)
         self.counts = Counts(model.config)
+        self.batchable = is_batchable(model.config)
+        self.waiting: deque[Any] = deque()
         self.mirror: Mirror | None = None
         self.successor: asyncio.Future[None] | None = None
         self.inline = inline and run_seconds <= INLINE_SECONDS_MAX

@@ -140,6 +140,7 @@ class _Server:
 
     async def _listen(self, command: Start) -> int:
         self._slots.reserve_bytes = command.reserve_bytes
+        self._service.batch_rows_max = command.batch_rows_max
         where = f"{command.host}:{command.port}"
         try:
             port = await self._endpoint.listen_tcp(command.host, command.port)

@@ -21,10 +21,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol, TypeVar
+from contextlib import suppress
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from msgspec import Struct
 
+from edgectl_agent.inference.batching import join, joinable, rows_of, split
 from edgectl_agent.inference.protocol import Call
 from edgectl_agent.inference.pulse import Place, Pulse
 from edgectl_agent.inference.refusals import Kind, Refused
@@ -77,6 +79,16 @@ class Codec(Protocol[Given_contra, Written_co]):
         ...
 
 
+class _Waiting:
+    """A request that waits for others of the same model, or for its turn."""
+
+    __slots__ = ("call", "codec", "content", "future")
+
+    def __init__(self, content: Any, codec: Codec[Any, Any], future: asyncio.Future[Any]) -> None:
+        self.content, self.codec, self.future = content, codec, future
+        self.call: Call | None = None
+
+
 class Service:
     """Answers requests from `slots`, whatever transport they came by."""
 
@@ -87,14 +99,18 @@ class Service:
         *,
         shares: Shares | None = None,
         pulse: Pulse | None = None,
+        batch_rows_max: int = 1,
         run_seconds_max: float = RUN_SECONDS_MAX,
         gap_seconds_max: float = GAP_SECONDS_MAX,
         give_up: Callable[[], object] = os.abort,
     ) -> None:
         """Answer from `slots`; `worker` has one thread; `pulse` shows what computes.
 
-        `give_up` ends the process when a run does not let itself be stopped.
+        Requests that wait for a model which takes any number of rows are joined up to
+        `batch_rows_max` rows; 1 joins none. `give_up` ends the process when a run does not let
+        itself be stopped.
         """
+        self.batch_rows_max = batch_rows_max
         self.slots = slots
         self._shares = shares or Shares()
         self._pulse = pulse or Pulse()
@@ -161,7 +177,12 @@ class Service:
             return codec.refuse(refused)
         served.enter()
         loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._worker, self._on_worker, served, content, codec)
+        if self.batch_rows_max > 1 and served.batchable:
+            future = loop.create_future()
+            served.waiting.append(_Waiting(content, codec, future))
+            self._worker.submit(self._on_worker_together, served, loop)
+        else:
+            future = loop.run_in_executor(self._worker, self._on_worker, served, content, codec)
         future.add_done_callback(lambda _: self._done(served, client))
         if self._watching is None:
             self._watching = loop.call_later(self._run_seconds_max / 4, self._stop_overdue)
@@ -234,6 +255,82 @@ class Service:
         finally:
             self._running = None
 
+    def _on_worker_together(self, served: Served, loop: asyncio.AbstractEventLoop) -> None:
+        """Answer on the worker thread what waits for a model, up to so many rows, in one run.
+
+        There is a call for each request: those find nothing whose request was joined to another.
+        """
+        batch = self._gather(served, loop)
+        if not batch:
+            return
+        try:
+            computed = self._compute_together(served, batch) if len(batch) > 1 else None
+            for number, (waiting, call) in enumerate(batch):
+                if computed is None:
+                    answer = self._alone(served, waiting, call)
+                else:
+                    answer = _written(waiting, call, computed[number], served)
+                _tell(loop, waiting, answer)
+        except Exception as error:  # noqa: BLE001 - handed on to whoever waits
+            for waiting, _ in batch:
+                _tell(loop, waiting, error)
+
+    def _gather(
+        self, served: Served, loop: asyncio.AbstractEventLoop
+    ) -> list[tuple[_Waiting, Call]]:
+        """Take requests that wait and fit one another; the first one always fits."""
+        batch: list[tuple[_Waiting, Call]] = []
+        total = 0
+        while served.waiting:
+            waiting: _Waiting = served.waiting.popleft()
+            try:
+                call = waiting.call = waiting.call or waiting.codec.read(waiting.content, served)
+            except Refused as refused:
+                served.counts.refused()
+                _tell(loop, waiting, waiting.codec.refuse(refused))
+                continue
+            except Exception as error:  # noqa: BLE001 - handed on to whoever waits
+                _tell(loop, waiting, error)
+                continue
+            rows = rows_of(call.inputs)
+            fits = rows is not None and total + rows <= self.batch_rows_max
+            if batch and not (fits and joinable(batch[0][1].inputs, call.inputs)):
+                served.waiting.appendleft(waiting)
+                break
+            batch.append((waiting, call))
+            total += rows or self.batch_rows_max
+        return batch
+
+    def _compute_together(
+        self, served: Served, batch: list[tuple[_Waiting, Call]]
+    ) -> list[Computed] | None:
+        """Run several requests as one; None where that fails, and each has to be run alone."""
+        requests = [call.inputs for _, call in batch]
+        stop = Stop()
+        self._running = (time.monotonic(), stop)
+        try:
+            outputs, latency_us = self._run(served, join(requests), Place.WORKER, stop)
+        except (RunFailed, MemoryError):
+            return None
+        finally:
+            self._running = None
+        parts = split(outputs, [len(next(iter(inputs.values()))) for inputs in requests])
+        if parts is None:
+            return None
+        pairs = zip(requests, parts, strict=True)
+        return [self._count(served, inputs, part, latency_us) for inputs, part in pairs]
+
+    def _alone(self, served: Served, waiting: _Waiting, call: Call) -> object:
+        stop = Stop()
+        self._running = (time.monotonic(), stop)
+        try:
+            computed = self.compute(served, call.inputs, Place.WORKER, stop)
+        except Refused as refused:
+            return waiting.codec.refuse(refused)
+        finally:
+            self._running = None
+        return _written(waiting, call, computed, served)
+
     def _answer(
         self,
         served: Served,
@@ -267,10 +364,8 @@ class Service:
         Raises:
             Refused: the model failed.
         """
-        self._pulse.begin(place, served.name)
-        started = time.perf_counter_ns()
         try:
-            outputs = served.model.run(inputs, stop)
+            outputs, latency_us = self._run(served, inputs, place, stop)
         except (RunFailed, MemoryError) as error:
             served.counts.failed()
             if stop is not None and stop.is_set():
@@ -278,9 +373,29 @@ class Service:
             else:
                 sentence = f"the model failed on this input: {error}"
             raise Refused(sentence, Kind.FAILED) from error
+        return self._count(served, inputs, outputs, latency_us)
+
+    def _run(
+        self, served: Served, inputs: Mapping[str, Tensor], place: int, stop: Stop | None
+    ) -> tuple[dict[str, Tensor], float]:
+        """Return the outputs, and the microseconds that the run took."""
+        self._pulse.begin(place, served.name)
+        started = time.perf_counter_ns()
+        try:
+            outputs = served.model.run(inputs, stop)
         finally:
             self._pulse.end(place)
-        finite = served.counts.served((time.perf_counter_ns() - started) / 1000, outputs)
+        return outputs, (time.perf_counter_ns() - started) / 1000
+
+    def _count(
+        self,
+        served: Served,
+        inputs: Mapping[str, Tensor],
+        outputs: Mapping[str, Tensor],
+        latency_us: float,
+    ) -> Computed:
+        """Count one answered request, and copy it where it is chosen."""
+        finite = served.counts.served(latency_us, outputs)
         mirror = served.mirror  # once: the event loop changes it at any time
         if mirror is not None:
             mirror.offer(inputs, outputs, finite=finite)
@@ -299,3 +414,25 @@ class Service:
         if self._waiting:
             loop = asyncio.get_running_loop()
             self._watching = loop.call_later(self._run_seconds_max / 4, self._stop_overdue)
+
+
+def _written(waiting: _Waiting, call: Call, computed: Computed, served: Served) -> object:
+    try:
+        return waiting.codec.write(call, computed, served)
+    except Refused as refused:
+        return waiting.codec.refuse(refused)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, waiting: _Waiting, answer: object) -> None:
+    """Give an answer, or an error, to whoever waits for it on the event loop."""
+
+    def tell() -> None:
+        if waiting.future.done():
+            return
+        if isinstance(answer, Exception):
+            waiting.future.set_exception(answer)
+        else:
+            waiting.future.set_result(answer)
+
+    with suppress(RuntimeError):  # the loop has been closed
+        loop.call_soon_threadsafe(tell)
