@@ -104,8 +104,7 @@ async def load_beside(bundle: Bundle, deadline: float, *, inline: bool = True) -
 
 
 def _too_slow(slot: str) -> LoadFailed:
-    detail = "the model took longer to load than was allowed"
-    return LoadFailed("load.timeout", detail, slot=slot)
+    return LoadFailed("load.timeout", "the model took longer to load than was allowed", slot=slot)
 
 
 def prepare(bundle: Bundle, stop: Stop) -> tuple[Model, float]:

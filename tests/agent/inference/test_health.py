@@ -7,11 +7,14 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 
 import onnxruntime
 import psutil
+import pytest
 
+from edgectl_agent import health
 from edgectl_agent.health import capabilities, system_sample
 from edgectl_protocol.messages import Capabilities, SystemSample, decode, encode
 
