@@ -21,6 +21,7 @@ import queue
 import random
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
@@ -37,6 +38,7 @@ from edgectl_agent.downloader import Downloader, Progress
 from edgectl_agent.durable import RealDisk
 from edgectl_agent.enrol import AUTHORITY_PATH, CERTIFICATE_PATH, ROOT_PATH, Identity
 from edgectl_agent.errors import Refused, TokenAway
+from edgectl_agent.inference.options import Options
 from edgectl_agent.inference.process import InferenceProcess
 from edgectl_agent.journal import Journal
 from edgectl_agent.keeper import Keeper
@@ -134,7 +136,7 @@ class Supervisor:
             socket=settings.state_directory / settings.socket if settings.socket else None,
             log=settings.state_directory / "inference.log",
             reserve_bytes=settings.memory_reserve_bytes,
-            batch_rows_max=settings.batch_rows_max,
+            options=_endpoint_options(settings),
         )
         self._key = load_key(disk, settings.key)
         self._connection = Connection(
@@ -457,3 +459,21 @@ def _count_boot(disk: RealDisk) -> int:
         boot = 1
     disk.write_atomic("boot", str(boot).encode())
     return boot
+
+
+def _endpoint_options(settings: Settings) -> Options:
+    token_file = None
+    if settings.endpoint_token_file:
+        token_file = str(settings.state_directory / Path(settings.endpoint_token_file).expanduser())
+    return Options(
+        names=tuple(filter(None, (name.strip() for name in settings.endpoint_names.split(",")))),
+        token_file=token_file,
+        token_on_socket=settings.endpoint_token_on_socket,
+        body_bytes_max=settings.endpoint_body_bytes_max,
+        connections_max=settings.endpoint_connections_max,
+        queue_max=settings.endpoint_queue_max,
+        client_max=settings.endpoint_client_max,
+        batch_rows_max=settings.batch_rows_max,
+        shared_memory=settings.shared_memory,
+        grpc_port=settings.grpc_port or None,
+    )

@@ -21,6 +21,7 @@ from edgectl_agent.inference.errors import LoadFailed
 from edgectl_agent.inference.mirror import Mirror
 from edgectl_agent.inference.protocol import response_parameters
 from edgectl_agent.inference.pulse import padded
+from edgectl_agent.inference.statistics import Statistics
 from edgectl_agent.runtime import DTYPES, Model, ModelRefused, RunFailed, Stop, Tensor, free
 
 __all__ = ["Served", "load_beside", "prepare"]
@@ -49,6 +50,7 @@ class Served:
         self.bundle = model.bundle
         self.name = padded(model.bundle.manifest)
         self.counts = Counts(model.config)
+        self.statistics = Statistics()
         self.batchable = is_batchable(model.config)
         self.waiting: deque[Any] = deque()
         self.mirror: Mirror | None = None

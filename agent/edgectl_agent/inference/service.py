@@ -19,19 +19,22 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from typing import Any, NamedTuple, Protocol, TypeVar
+from contextlib import contextmanager
+from typing import TypeVar
 
 from msgspec import Struct
 
-from edgectl_agent.inference.batching import join, joinable, rows_of, split
+from edgectl_agent.inference.codec import Codec, Computed
 from edgectl_agent.inference.protocol import Call
 from edgectl_agent.inference.pulse import Place, Pulse
 from edgectl_agent.inference.refusals import Kind, Refused
 from edgectl_agent.inference.served import Served
+from edgectl_agent.inference.shared_memory import SharedMemory
 from edgectl_agent.inference.slots import Slots
+from edgectl_agent.inference.statistics import Spent
+from edgectl_agent.inference.together import Together
 from edgectl_agent.runtime import RunFailed, Stop, Tensor
 
 __all__ = ["Codec", "Computed", "Service", "Shares"]
@@ -43,8 +46,6 @@ GAP_SECONDS_MAX = 30.0
 
 Given = TypeVar("Given")
 Written = TypeVar("Written")
-Given_contra = TypeVar("Given_contra", contravariant=True)
-Written_co = TypeVar("Written_co", covariant=True)
 
 
 class Shares(Struct, frozen=True, kw_only=True):
@@ -53,40 +54,6 @@ class Shares(Struct, frozen=True, kw_only=True):
     queue_max: int = 128
     client_max: int = 64
     """Of one client: an address, or a user of the Unix socket."""
-
-
-class Computed(NamedTuple):
-    """What a model has given."""
-
-    outputs: Mapping[str, Tensor]
-    finite: bool
-    """Whether no output holds a NaN or an infinity."""
-
-
-class Codec(Protocol[Given_contra, Written_co]):
-    """A transport's format; every method is called on any thread."""
-
-    def read(self, content: Given_contra, served: Served) -> Call:
-        """Return the arrays of a request; raise `Refused` for what is outside the contract."""
-        ...
-
-    def write(self, call: Call, computed: Computed, served: Served) -> Written_co:
-        """Return the answer; raise `Refused` where the outputs have no place in it."""
-        ...
-
-    def refuse(self, refused: Refused) -> Written_co:
-        """Return the answer that says why there are no outputs."""
-        ...
-
-
-class _Waiting:
-    """A request that waits for others of the same model, or for its turn."""
-
-    __slots__ = ("call", "codec", "content", "future")
-
-    def __init__(self, content: Any, codec: Codec[Any, Any], future: asyncio.Future[Any]) -> None:
-        self.content, self.codec, self.future = content, codec, future
-        self.call: Call | None = None
 
 
 class Service:
@@ -98,23 +65,34 @@ class Service:
         worker: ThreadPoolExecutor,
         *,
         shares: Shares | None = None,
+        memory: SharedMemory | None = None,
         pulse: Pulse | None = None,
         batch_rows_max: int = 1,
         run_seconds_max: float = RUN_SECONDS_MAX,
         gap_seconds_max: float = GAP_SECONDS_MAX,
         give_up: Callable[[], object] = os.abort,
     ) -> None:
-        """Answer from `slots`; `worker` has one thread; `pulse` shows what computes.
+        """Answer from `slots`.
 
-        Requests that wait for a model which takes any number of rows are joined up to
-        `batch_rows_max` rows; 1 joins none. `give_up` ends the process when a run does not let
-        itself be stopped.
+        Args:
+            slots: the models.
+            worker: has one thread.
+            shares: bounds of its queue.
+            memory: shared memory; None where it is not switched on.
+            pulse: shows what computes.
+            batch_rows_max: rows of waiting requests that are computed as one; 1 joins none.
+            run_seconds_max: after which a run on the worker thread is stopped.
+            gap_seconds_max: how long a request waits for a model that is being replaced.
+            give_up: ends the process when a run does not let itself be stopped.
         """
-        self.batch_rows_max = batch_rows_max
         self.slots = slots
+        self.memory = memory
         self._shares = shares or Shares()
         self._pulse = pulse or Pulse()
         self._worker = worker
+        self._together: Together | None = None
+        if batch_rows_max > 1:
+            self._together = Together(self, worker, rows_max=batch_rows_max)
         self._run_seconds_max = run_seconds_max
         self._gap_seconds_max = gap_seconds_max
         self._give_up = give_up
@@ -130,15 +108,18 @@ class Service:
         """Say whether any model serves."""
         return len(self.slots) > 0
 
-    def find(self, name: str, version: str = "") -> Served:
+    def find(self, name: str, version: str = "", *, to_infer: bool = False) -> Served:
         """Return the model that serves under `name`; raise `Refused` where none does.
 
         Args:
             name: of the slot.
             version: any if empty, else that very one, because a slot serves exactly one.
+            to_infer: a client that wants outputs is told to ask again while nothing serves yet.
         """
         served = self.slots.get(name)
         if served is None:
+            if to_infer and not self.ready():
+                raise Refused("not ready: no model is loaded yet", Kind.BUSY)
             raise Refused(f"no model {name[:64]!r} is loaded", Kind.UNKNOWN)
         serves = served.bundle.version
         if version and version != serves:
@@ -169,20 +150,21 @@ class Service:
         """
         if served.successor is not None:
             return self._infer_later(served, content, codec, size=size, client=client)
+        came = time.perf_counter_ns()
         if served.inline and size <= INLINE_BODY_BYTES_MAX:
-            return self._answer(served, content, codec, Place.LOOP)
+            return self._answer(served, content, codec, came, place=Place.LOOP)
         try:
             self._admit(client)
         except Refused as refused:
             return codec.refuse(refused)
         served.enter()
         loop = asyncio.get_running_loop()
-        if self.batch_rows_max > 1 and served.batchable:
-            future = loop.create_future()
-            served.waiting.append(_Waiting(content, codec, future))
-            self._worker.submit(self._on_worker_together, served, loop)
+        if self._together is not None and served.batchable:
+            future = self._together.join(served, content, codec, came)
         else:
-            future = loop.run_in_executor(self._worker, self._on_worker, served, content, codec)
+            future = loop.run_in_executor(
+                self._worker, self._on_worker, served, content, codec, came
+            )
         future.add_done_callback(lambda _: self._done(served, client))
         if self._watching is None:
             self._watching = loop.call_later(self._run_seconds_max / 4, self._stop_overdue)
@@ -246,109 +228,51 @@ class Service:
         if not self._waiting[client]:
             del self._waiting[client]
 
-    def _on_worker(self, served: Served, content: Given, codec: Codec[Given, Written]) -> Written:
+    def _on_worker(
+        self, served: Served, content: Given, codec: Codec[Given, Written], came: int
+    ) -> Written:
         """Answer on the worker thread, in a run that the event loop can stop."""
+        with self.under_way() as stop:
+            return self._answer(served, content, codec, came, place=Place.WORKER, stop=stop)
+
+    @contextmanager
+    def under_way(self) -> Iterator[Stop]:
+        """A run on the worker thread that the event loop can stop."""
         stop = Stop()
         self._running = (time.monotonic(), stop)
         try:
-            return self._answer(served, content, codec, Place.WORKER, stop)
+            yield stop
         finally:
             self._running = None
-
-    def _on_worker_together(self, served: Served, loop: asyncio.AbstractEventLoop) -> None:
-        """Answer on the worker thread what waits for a model, up to so many rows, in one run.
-
-        There is a call for each request: those find nothing whose request was joined to another.
-        """
-        batch = self._gather(served, loop)
-        if not batch:
-            return
-        try:
-            computed = self._compute_together(served, batch) if len(batch) > 1 else None
-            for number, (waiting, call) in enumerate(batch):
-                if computed is None:
-                    answer = self._alone(served, waiting, call)
-                else:
-                    answer = _written(waiting, call, computed[number], served)
-                _tell(loop, waiting, answer)
-        except Exception as error:  # noqa: BLE001 - handed on to whoever waits
-            for waiting, _ in batch:
-                _tell(loop, waiting, error)
-
-    def _gather(
-        self, served: Served, loop: asyncio.AbstractEventLoop
-    ) -> list[tuple[_Waiting, Call]]:
-        """Take requests that wait and fit one another; the first one always fits."""
-        batch: list[tuple[_Waiting, Call]] = []
-        total = 0
-        while served.waiting:
-            waiting: _Waiting = served.waiting.popleft()
-            try:
-                call = waiting.call = waiting.call or waiting.codec.read(waiting.content, served)
-            except Refused as refused:
-                served.counts.refused()
-                _tell(loop, waiting, waiting.codec.refuse(refused))
-                continue
-            except Exception as error:  # noqa: BLE001 - handed on to whoever waits
-                _tell(loop, waiting, error)
-                continue
-            rows = rows_of(call.inputs)
-            fits = rows is not None and total + rows <= self.batch_rows_max
-            if batch and not (fits and joinable(batch[0][1].inputs, call.inputs)):
-                served.waiting.appendleft(waiting)
-                break
-            batch.append((waiting, call))
-            total += rows or self.batch_rows_max
-        return batch
-
-    def _compute_together(
-        self, served: Served, batch: list[tuple[_Waiting, Call]]
-    ) -> list[Computed] | None:
-        """Run several requests as one; None where that fails, and each has to be run alone."""
-        requests = [call.inputs for _, call in batch]
-        stop = Stop()
-        self._running = (time.monotonic(), stop)
-        try:
-            outputs, latency_us = self._run(served, join(requests), Place.WORKER, stop)
-        except (RunFailed, MemoryError):
-            return None
-        finally:
-            self._running = None
-        parts = split(outputs, [len(next(iter(inputs.values()))) for inputs in requests])
-        if parts is None:
-            return None
-        pairs = zip(requests, parts, strict=True)
-        return [self._count(served, inputs, part, latency_us) for inputs, part in pairs]
-
-    def _alone(self, served: Served, waiting: _Waiting, call: Call) -> object:
-        stop = Stop()
-        self._running = (time.monotonic(), stop)
-        try:
-            computed = self.compute(served, call.inputs, Place.WORKER, stop)
-        except Refused as refused:
-            return waiting.codec.refuse(refused)
-        finally:
-            self._running = None
-        return _written(waiting, call, computed, served)
 
     def _answer(
         self,
         served: Served,
         content: Given,
         codec: Codec[Given, Written],
+        came: int,
+        *,
         place: int,
         stop: Stop | None = None,
     ) -> Written:
-        """Answer one request, on whatever thread `place` says."""
+        """Answer one request that came at `came`, on whatever thread `place` says."""
+        begun = time.perf_counter_ns()
         try:
             try:
                 call = codec.read(content, served)
             except Refused:
                 served.counts.refused()
                 raise
-            return codec.write(call, self.compute(served, call.inputs, place, stop), served)
+            read = time.perf_counter_ns()
+            computed = self.compute(served, call.inputs, place, stop)
+            ran = time.perf_counter_ns()
+            written = codec.write(call, computed, served)
         except Refused as refused:
+            served.statistics.failed(time.perf_counter_ns() - came)
             return codec.refuse(refused)
+        spent = Spent(begun - came, read - begun, ran - read, time.perf_counter_ns() - ran)
+        served.statistics.answered(spent, _rows(call, served))
+        return written
 
     def compute(
         self, served: Served, inputs: Mapping[str, Tensor], place: int, stop: Stop | None = None
@@ -365,7 +289,7 @@ class Service:
             Refused: the model failed.
         """
         try:
-            outputs, latency_us = self._run(served, inputs, place, stop)
+            outputs, latency_us = self.run(served, inputs, place, stop)
         except (RunFailed, MemoryError) as error:
             served.counts.failed()
             if stop is not None and stop.is_set():
@@ -373,12 +297,12 @@ class Service:
             else:
                 sentence = f"the model failed on this input: {error}"
             raise Refused(sentence, Kind.FAILED) from error
-        return self._count(served, inputs, outputs, latency_us)
+        return self.count(served, inputs, outputs, latency_us)
 
-    def _run(
+    def run(
         self, served: Served, inputs: Mapping[str, Tensor], place: int, stop: Stop | None
     ) -> tuple[dict[str, Tensor], float]:
-        """Return the outputs, and the microseconds that the run took."""
+        """Return the outputs, and the microseconds that the run took; count nothing."""
         self._pulse.begin(place, served.name)
         started = time.perf_counter_ns()
         try:
@@ -387,7 +311,7 @@ class Service:
             self._pulse.end(place)
         return outputs, (time.perf_counter_ns() - started) / 1000
 
-    def _count(
+    def count(
         self,
         served: Served,
         inputs: Mapping[str, Tensor],
@@ -395,7 +319,7 @@ class Service:
         latency_us: float,
     ) -> Computed:
         """Count one answered request, and copy it where it is chosen."""
-        finite = served.counts.served(latency_us, outputs)
+        finite = served.counts.served(latency_us, outputs, inputs)
         mirror = served.mirror  # once: the event loop changes it at any time
         if mirror is not None:
             mirror.offer(inputs, outputs, finite=finite)
@@ -416,23 +340,9 @@ class Service:
             self._watching = loop.call_later(self._run_seconds_max / 4, self._stop_overdue)
 
 
-def _written(waiting: _Waiting, call: Call, computed: Computed, served: Served) -> object:
-    try:
-        return waiting.codec.write(call, computed, served)
-    except Refused as refused:
-        return waiting.codec.refuse(refused)
-
-
-def _tell(loop: asyncio.AbstractEventLoop, waiting: _Waiting, answer: object) -> None:
-    """Give an answer, or an error, to whoever waits for it on the event loop."""
-
-    def tell() -> None:
-        if waiting.future.done():
-            return
-        if isinstance(answer, Exception):
-            waiting.future.set_exception(answer)
-        else:
-            waiting.future.set_result(answer)
-
-    with suppress(RuntimeError):  # the loop has been closed
-        loop.call_soon_threadsafe(tell)
+def _rows(call: Call, served: Served) -> int:
+    """Return how many rows a batch has; 1 where the model takes none."""
+    spec = served.bundle.config.inputs[0]
+    if not spec.shape or spec.shape[0] != -1:
+        return 1
+    return int(call.inputs[spec.name].shape[0])

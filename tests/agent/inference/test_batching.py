@@ -23,6 +23,7 @@ from agent.inference.scoring import scoring
 from edgectl_agent.bundle import Bundle
 from edgectl_agent.inference.batching import is_batchable, join, joinable, rows_of, split
 from edgectl_agent.inference.connection import Answer, Request
+from edgectl_agent.inference.options import Options
 from edgectl_agent.inference.process import InferenceProcess
 from edgectl_agent.inference.routes import Routes
 from edgectl_agent.inference.service import Service
@@ -193,7 +194,9 @@ def test_off_unless_asked_for(tmp_path: Path) -> None:
 
 def test_in_a_real_process(tmp_path: Path) -> None:
     """A large model, several clients at once, and a swap in between: everybody gets an answer."""
-    process = InferenceProcess(host="127.0.0.1", port=0, socket=None, batch_rows_max=16)
+    process = InferenceProcess(
+        host="127.0.0.1", port=0, socket=None, options=Options(batch_rows_max=16)
+    )
     process.start()
     try:
         process._hung_models.update(  # so that it computes on the worker thread
