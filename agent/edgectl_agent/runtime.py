@@ -47,6 +47,7 @@ __all__ = [
     "providers_for",
     "shape_fits",
     "threads_for",
+    "trim_memory",
 ]
 
 _ONE_THREAD_BYTES_MAX = 1024 * 1024
@@ -116,6 +117,11 @@ class Model:
 def free(model: Model) -> None:
     """Free a session and give its memory back to the system."""
     model.close()
+    trim_memory()
+
+
+def trim_memory() -> None:
+    """Give the system back what was freed: loading leaves as much behind as a model takes."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
     if trim is not None:
         trim(0)

@@ -16,6 +16,7 @@ from agent.inference.models import Client, infinite_loop, make_bundle
 from agent.inference.scoring import BODY, scoring
 from edgectl_agent.inference.errors import LoadFailed, SlotEmpty
 from edgectl_agent.inference.process import InferenceProcess
+from edgectl_protocol.messages import SLOTS_MAX
 from waiting import wait_for
 
 ONE = np.ones((1, 1), np.float32)
@@ -267,3 +268,14 @@ def test_a_gap_has_an_end_for_those_who_wait(tmp_path: Path) -> None:
         assert failed.value.code == "load.timeout"
     finally:
         process.stop()
+
+
+def test_as_many_slots_as_there_may_be_with_long_descriptions(
+    process: InferenceProcess, client: Client, tmp_path: Path
+) -> None:
+    """4 MiB in one command: 16 slots of models with as many long labels as there may be."""
+    labels = tuple(f"{number:04}" + "x" * 252 for number in range(1024))
+    bundles = [scoring(tmp_path, "1", slot=f"slot-{n}", labels=labels) for n in range(SLOTS_MAX)]
+    assert len(msgspec.json.encode(bundles)) > 4 * 1024 * 1024
+    assert len(process.switch(bundles)) == SLOTS_MAX
+    assert ask(client, bundles[-1].slot) == bundles[-1].manifest
