@@ -29,6 +29,10 @@ class Bundle(Struct, frozen=True, kw_only=True):
     config: BundleConfig
     key: bytearray | None = None
     """Content key of an encrypted bundle; None for a plain one."""
+    threads: int = 0
+    """Threads within one operator, as its trial has found best; 0: by the model's size."""
+    provider: str = ""
+    """Execution provider or delegate, as its trial has chosen; empty: the runtime's usual one."""
 
     def forget_key(self) -> None:
         """Overwrite the content key, once nobody needs it any more."""

@@ -29,11 +29,12 @@ _FEATURES = frozenset(
         "vfpv4",
     }
 )  # fmt: skip
-_RUNTIMES = {
-    "onnxruntime": ("onnxruntime", "onnxruntime"),
-    "litert": ("ai-edge-litert", "ai_edge_litert"),
-}
-"""Distribution and module of each runtime, by the name that bundles ask for it."""
+_RUNTIMES = (
+    ("onnxruntime", "onnxruntime", "onnxruntime"),
+    ("litert", "ai-edge-litert", "ai_edge_litert"),
+    ("litert", "tflite-runtime", "tflite_runtime"),
+)
+"""Name that bundles ask for, distribution and module of each runtime, the better one first."""
 _TEMPERATURE_C = (-40.0, 150.0)
 """What a processor can plausibly have; sensors without a reading answer with wild values."""
 
@@ -155,14 +156,14 @@ def _distribution() -> str:
 
 
 def _runtimes() -> dict[str, str]:
-    found = {}
-    for name, (distribution, module) in _RUNTIMES.items():
+    found: dict[str, str] = {}
+    for name, distribution, module in _RUNTIMES:
         try:
             version = metadata.version(distribution)
         except metadata.PackageNotFoundError:
             continue
         if find_spec(module) is not None:  # found, not imported: that costs 40 MB
-            found[name] = version
+            found.setdefault(name, version)
     return found
 
 

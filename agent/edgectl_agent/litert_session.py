@@ -1,4 +1,7 @@
-"""A model in LiteRT, the runtime of ``.tflite`` files, on the CPU (PyPI: ``ai-edge-litert``).
+"""A model in LiteRT, the runtime of ``.tflite`` files, on the CPU.
+
+PyPI: ``ai-edge-litert``; where that cannot be had, as on 32-bit boards, its predecessor of the same
+interface, ``tflite-runtime``.
 
 Rules:
 
@@ -6,7 +9,9 @@ Rules:
   because names in such files are what a converter has left there.
 * Nothing is resized. Such files are made for one sample; where the contract says any number (-1),
   samples are computed one after the other.
-* One thread, one run at a time: a run sets inputs, computes and reads outputs in one memory.
+* One run at a time: it sets inputs, computes and reads outputs in one memory.
+* XNNPACK computes, which the runtime has built in, unless a trial has found that it is worse than
+  the plain operators: that it gives other answers, or dies.
 * A run under way cannot be ended; a `Stop` ends those to come.
 * The content of an encrypted model stays in memory: the runtime computes with the file itself.
 """
@@ -15,7 +20,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from importlib import metadata
+from importlib import import_module, metadata
 from typing import Any
 
 import numpy as np
@@ -32,14 +37,30 @@ from edgectl_agent.session import (
 )
 from edgectl_protocol.manifest import TensorSpec
 
-__all__ = ["LitertSession", "check_installed"]
+__all__ = ["PLAIN", "PROVIDERS", "LitertSession", "check_installed"]
+
+PLAIN = "builtin"
+PROVIDERS = ("XNNPACK", PLAIN)
 
 _DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def check_installed() -> None:
     """Import the runtime; raise ImportError where it is not installed."""
-    import ai_edge_litert.interpreter  # noqa: F401
+    _runtime()
+
+
+def _runtime() -> tuple[Any, str]:
+    """Return the module of the interpreter, and the name of its distribution."""
+    try:
+        import ai_edge_litert.interpreter as newer
+    except ImportError as missing:
+        try:
+            older = import_module("tflite_runtime.interpreter")
+        except ImportError:
+            raise missing from None
+        return older, "tflite-runtime"
+    return newer, "ai-edge-litert"
 
 
 class LitertSession:
@@ -47,28 +68,40 @@ class LitertSession:
 
     named = False
 
-    def __init__(self, source: str | bytes, inputs: tuple[TensorSpec, ...]) -> None:
+    def __init__(
+        self,
+        source: str | bytes,
+        inputs: tuple[TensorSpec, ...],
+        threads: int = 1,
+        provider: str = "",
+    ) -> None:
         """Load a model.
 
         Args:
             source: path of the file, or its content.
             inputs: of the contract; the names that `run` gets.
+            threads: within one operator.
+            provider: one of `PROVIDERS`; the first where it is none of them.
 
         Raises:
             ModelRefused: ``load.invalid``.
             MemoryError: there was not enough memory for it.
             ImportError: the runtime is not installed.
         """
-        from ai_edge_litert.interpreter import Interpreter
-
-        given = {"model_path": source} if isinstance(source, str) else {"model_content": source}
+        runtime, distribution = _runtime()
+        given: dict[str, Any] = {"num_threads": threads}
+        given["model_path" if isinstance(source, str) else "model_content"] = source
+        self.provider = provider if provider in PROVIDERS else PROVIDERS[0]
+        if self.provider == PLAIN:
+            resolver = runtime.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+            given["experimental_op_resolver_type"] = resolver
         try:
-            self._interpreter: Any = Interpreter(**given, num_threads=1)
+            self._interpreter: Any = runtime.Interpreter(**given)
             self._interpreter.allocate_tensors()
             found = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         except Exception as error:  # ValueError and RuntimeError, and what pybind11 makes of others
             raise_if_memory(error)
-            version = metadata.version("ai-edge-litert")
+            version = metadata.version(distribution)
             raise ModelRefused(
                 "load.invalid", f"LiteRT {version} cannot load it: {first_line(error)}"
             ) from error

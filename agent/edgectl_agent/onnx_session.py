@@ -1,11 +1,17 @@
-"""A model in onnxruntime, on the CPU.
+"""A model in onnxruntime.
 
-Rules: no memory arena, so that what a run has used goes back to the allocator (measured: no
-slower); no spinning, because a device has other work to do between two requests.
+Rules:
+
+* No memory arena, so that what a run has used goes back to the allocator (measured: no slower); no
+  spinning, because a device has other work to do between two requests.
+* The processor runs what it is, unless a trial has chosen another execution provider: one of a
+  short list that are for devices, load nothing from elsewhere and build nothing for minutes. What
+  the provider cannot run, and a model that it does not take, the processor runs.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +27,7 @@ from edgectl_agent.session import (
     raise_if_memory,
 )
 
-__all__ = ["OnnxSession"]
+__all__ = ["OTHERS", "USUAL", "OnnxSession", "providers"]
 
 _DATATYPES: Mapping[str, str] = {
     "tensor(bool)": "BOOL",
@@ -39,6 +45,16 @@ _DATATYPES: Mapping[str, str] = {
     "tensor(string)": "BYTES",
 }
 _LOG_ERRORS = 3
+USUAL = "CPUExecutionProvider"
+OTHERS = ("CUDAExecutionProvider", "ACLExecutionProvider", "XnnpackExecutionProvider")
+"""Worth a trial where this onnxruntime has been built with them, in this order."""
+log = logging.getLogger(__name__)
+
+
+def providers() -> tuple[str, ...]:
+    """Return the providers that are worth a trial here, the usual one first."""
+    there = set(onnxruntime.get_available_providers())
+    return (USUAL, *(one for one in OTHERS if one in there))
 
 
 class OnnxSession:
@@ -46,18 +62,19 @@ class OnnxSession:
 
     named = True
 
-    def __init__(self, source: str | bytes, threads: int) -> None:
+    def __init__(self, source: str | bytes, threads: int, provider: str = "") -> None:
         """Load a model.
 
         Args:
             source: path of the file, or its content.
             threads: within one operator.
+            provider: one of `providers`; the usual one where it is empty or not there.
 
         Raises:
             ModelRefused: ``load.invalid``.
             MemoryError: there was not enough memory for it.
         """
-        self._session: Any = _open(source, threads)
+        self._session, self.provider = _open(source, threads, provider)
         self.inputs = _nodes(self._session.get_inputs())
         self.outputs = _nodes(self._session.get_outputs())
 
@@ -77,15 +94,28 @@ class OnnxSession:
         return values
 
 
-def _open(source: str | bytes, threads: int) -> Any:
+def _open(source: str | bytes, threads: int, provider: str) -> tuple[Any, str]:
+    """Return a session, and what runs it."""
+    if provider in providers()[1:]:
+        try:
+            return _open_with(source, threads, provider), provider
+        except ModelRefused as error:
+            log.warning("%s does not take the model, the processor does: %s", provider, error)
+    return _open_with(source, threads, USUAL), USUAL
+
+
+def _open_with(source: str | bytes, threads: int, provider: str) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = False
     options.log_severity_level = _LOG_ERRORS
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    wanted: list[Any] = [provider] if provider == USUAL else [provider, USUAL]
+    if provider == "XnnpackExecutionProvider":  # has threads of its own
+        wanted[0] = (provider, {"intra_op_num_threads": str(threads)})
     try:
-        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(source, options, providers=wanted)
     except Exception as error:
         raise_if_memory(error)
         raise ModelRefused(
@@ -93,7 +123,7 @@ def _open(source: str | bytes, threads: int) -> Any:
             f"onnxruntime {onnxruntime.__version__} cannot load it: {first_line(error)}",
         ) from error
     if isinstance(source, bytes) and hasattr(session, "_model_bytes"):
-        # Kept only to open the session again with other providers, of which there are none.
+        # Kept only to open the session again with other providers, which nobody does.
         session._model_bytes = b""  # noqa: SLF001
     return session
 

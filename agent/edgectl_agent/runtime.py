@@ -7,13 +7,16 @@ needs it.
 Rules:
 
 * A model is refused at loading unless its inputs and outputs are those of the signed contract.
-* One thread for small models; for larger ones all cores, because a device has other work to do
-  between two requests. LiteRT has one.
+* Threads and provider are those that the bundle's trial has chosen. Where nobody has, it is one
+  thread for small models, for larger ones all cores, because a device has other work to do between
+  two requests; one in LiteRT.
+* A provider that is not there any more, or does not take the model, is replaced by the usual one.
 * An encrypted model is opened in memory and handed to the runtime there.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import time
 from collections.abc import Mapping
@@ -40,8 +43,11 @@ __all__ = [
     "Stop",
     "Tensor",
     "check_runtime",
+    "free",
+    "providers_for",
     "shape_fits",
     "threads_for",
+    "trim_memory",
 ]
 
 _ONE_THREAD_BYTES_MAX = 1024 * 1024
@@ -56,6 +62,7 @@ class Model:
         config: the signed contract.
         load_ms: how long loading took, in milliseconds.
         threads: within one operator.
+        provider: what runs it.
     """
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
@@ -63,8 +70,7 @@ class Model:
 
         Args:
             bundle: verified files.
-            threads: threads within one operator; None decides by the size of the file. LiteRT has
-                one.
+            threads: within one operator; None for what the bundle says, or the file's size.
 
         Raises:
             ModelRefused: unreadable, not to be opened with the bundle's key, not a model for its
@@ -79,10 +85,10 @@ class Model:
             raise ModelRefused("load.runtime", f"no {self.config.runtime} here: {error}") from error
         started = time.perf_counter()
         source, size = _source(bundle)
-        self.threads = 1
-        if self.config.runtime == "onnxruntime":
-            self.threads = threads or threads_for(size)
-        self._session: Session | None = _open(self.config, source, self.threads)
+        usual = threads_for(size) if self.config.runtime == "onnxruntime" else 1
+        self.threads = min(threads or bundle.threads or usual, len(os.sched_getaffinity(0)))
+        self._session: Session | None = _open(self.config, source, self.threads, bundle.provider)
+        self.provider = self._session.provider
         self.load_ms = (time.perf_counter() - started) * 1000
         _check_contract("input", self.config.inputs, self._session, self._session.inputs)
         _check_contract("output", self.config.outputs, self._session, self._session.outputs)
@@ -108,6 +114,19 @@ class Model:
         self._session = None
 
 
+def free(model: Model) -> None:
+    """Free a session and give its memory back to the system."""
+    model.close()
+    trim_memory()
+
+
+def trim_memory() -> None:
+    """Give the system back what was freed: loading leaves as much behind as a model takes."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
+    if trim is not None:
+        trim(0)
+
+
 def check_runtime(runtime: Runtime) -> None:
     """Import a runtime; raise ImportError where it is not installed."""
     if runtime == "litert":
@@ -116,6 +135,17 @@ def check_runtime(runtime: Runtime) -> None:
         check_installed()
     else:
         from edgectl_agent import onnx_session  # noqa: F401
+
+
+def providers_for(runtime: Runtime) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the providers here that may be faster than the usual one, and those that are safer."""
+    if runtime == "litert":
+        from edgectl_agent.litert_session import PLAIN
+
+        return (), (PLAIN,)
+    from edgectl_agent.onnx_session import providers
+
+    return providers()[1:], ()
 
 
 def threads_for(model_bytes: int) -> int:
@@ -144,14 +174,14 @@ def _source(bundle: Bundle) -> tuple[str | bytes, int]:
     return content, len(content)
 
 
-def _open(config: BundleConfig, source: str | bytes, threads: int) -> Session:
+def _open(config: BundleConfig, source: str | bytes, threads: int, provider: str) -> Session:
     if config.runtime == "litert":
         from edgectl_agent.litert_session import LitertSession
 
-        return LitertSession(source, config.inputs)
+        return LitertSession(source, config.inputs, threads, provider)
     from edgectl_agent.onnx_session import OnnxSession
 
-    return OnnxSession(source, threads)
+    return OnnxSession(source, threads, provider)
 
 
 def _check_contract(

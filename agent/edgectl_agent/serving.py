@@ -107,7 +107,7 @@ class Serving:
         """
         with self.lock, _Keys() as bundles:
             for slot, one in sorted(installed.items()):
-                bundles.append(self._bundle(slot, one))
+                bundles.append(self._store.installed(slot, one))
             pointers = self._store.pointers()
             changed = {}
             together = tuple(sorted(installed)) if len(installed) > 1 else ()
@@ -167,7 +167,7 @@ class Serving:
             StepRejected: the inference process will not load it.
         """
         with self.lock, _Keys() as bundles:
-            bundles.append(self._bundle(slot, installed))
+            bundles.append(self._store.installed(slot, installed))
             try:
                 return self._inference.accompany(bundles[0], share=share, cpu_max=cpu_max)
             except LoadFailed as error:
@@ -266,14 +266,6 @@ class Serving:
         finally:
             self.lock.release()
 
-    def _bundle(self, slot: str, installed: Installed) -> Bundle:
-        return self._store.bundle(
-            slot,
-            manifest=installed.manifest,
-            version=installed.version,
-            variant=installed.variant,
-        )
-
     def _serve(self, pointers: Mapping[str, SlotPointer]) -> Switched:
         """Load what the pointers say, or what they fall back to; return them as they are then."""
         with _Keys() as bundles:
@@ -326,7 +318,7 @@ class Serving:
                 if pointer.running is None or slot in found:
                     continue
                 try:
-                    found[slot] = self._bundle(slot, pointer.running)
+                    found[slot] = self._store.installed(slot, pointer.running)
                 except KeyUnavailable:
                     bundles.extend(found.values())
                     raise

@@ -111,11 +111,13 @@ class Session(Protocol):
         inputs: in the order of the file.
         outputs: in the order of the file.
         named: whether their names are those of the contract; otherwise their order is.
+        provider: execution provider or delegate that runs it.
     """
 
     inputs: tuple[Node, ...]
     outputs: tuple[Node, ...]
     named: bool
+    provider: str
 
     def run(
         self, outputs: tuple[str, ...], inputs: Mapping[str, Tensor], stop: Stop | None

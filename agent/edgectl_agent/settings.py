@@ -57,6 +57,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     spool_bytes_max: Annotated[int, Meta(ge=65536)] = 16 * 1024**2
     disk_reserve_bytes: Annotated[int, Meta(ge=0)] = 32 * 1024**2
     maintenance: Annotated[str, Meta(max_length=1024)] = ""
+    memory_reserve_bytes: Annotated[int, Meta(ge=0)] = 48 * 1024**2
+    batch_rows_max: Annotated[int, Meta(ge=1, le=1024)] = 1
     trial_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 60.0
     trial_memory_bytes_max: Annotated[int, Meta(ge=64 * 1024**2)] = 1024**3
 

@@ -26,6 +26,7 @@ import logging
 from collections.abc import Iterable, Mapping
 
 import msgspec
+from msgspec import structs
 
 from edgectl_agent.bundle import Bundle
 from edgectl_agent.core.record import SlotPointer, SlotPointers, decode_pointers
@@ -47,6 +48,7 @@ from edgectl_protocol.manifest import (
     is_encrypted,
     layer_by_file,
 )
+from edgectl_protocol.messages import Installed
 from edgectl_protocol.metadata import target_path
 from edgectl_protocol.names import check_model_name, digest_of, hex_of
 
@@ -160,6 +162,16 @@ class Store:
             return decode_manifest(content)
         except ProtocolError as error:
             raise StepRejected("bundle.malformed", str(error)) from error
+
+    def installed(self, slot: str, installed: Installed) -> Bundle:
+        """Return what a slot runs, as `bundle` does, to be run as its trial has found best."""
+        bundle = self.bundle(
+            slot,
+            manifest=installed.manifest,
+            version=installed.version,
+            variant=installed.variant,
+        )
+        return structs.replace(bundle, threads=installed.threads, provider=installed.provider)
 
     def bundle(self, slot: str, *, manifest: str, version: str, variant: str) -> Bundle:
         """Hash every file of a bundle and return it ready to be loaded, with its content key.

@@ -137,6 +137,7 @@ class Supervisor:
             port=settings.port,
             socket=settings.state_directory / settings.socket if settings.socket else None,
             log=settings.state_directory / "inference.log",
+            reserve_bytes=settings.memory_reserve_bytes,
             options=_endpoint_options(settings),
         )
         self._key = load_key(disk, settings.key)
@@ -488,6 +489,7 @@ def _endpoint_options(settings: Settings) -> Options:
         connections_max=settings.endpoint_connections_max,
         queue_max=settings.endpoint_queue_max,
         client_max=settings.endpoint_client_max,
+        batch_rows_max=settings.batch_rows_max,
         shared_memory=settings.shared_memory,
         grpc_port=settings.grpc_port or None,
     )

@@ -15,6 +15,7 @@ import os
 import resource
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,12 +23,14 @@ import msgspec
 
 from edgectl_agent.decryption import Undecipherable, refuse_dumps
 from edgectl_agent.errors import make_reason
+from edgectl_agent.thermal import Look, look, throttled
 from edgectl_agent.trial import Progress, Task, TrialResult, Verdict
 from edgectl_protocol.manifest import Budget
 from edgectl_protocol.messages import TrialReport
 
 if TYPE_CHECKING:
-    from edgectl_agent.golden import Replay
+    from edgectl_agent.bundle import Bundle
+    from edgectl_agent.golden import Cases, Replay
     from edgectl_agent.runtime import Model
 
 __all__ = ["main"]
@@ -35,6 +38,9 @@ __all__ = ["main"]
 _ADDRESS_SLACK_BYTES = 512 * 1024 * 1024
 """Address space that libraries reserve and never use: thread arenas, stacks."""
 _REPLAY_S_MAX = 2.0
+_MEASURE_S = 0.2
+_HAND_OVER_S = 0.0003
+_CLEARLY_FASTER = 0.8
 _NOT_THE_MODEL = frozenset({"load.unreadable", "load.undecipherable"})
 """Of the disk, or of a key that is not this bundle's."""
 
@@ -49,37 +55,40 @@ def main(arguments: list[str]) -> int:
     try:
         # Imported here: a runtime that cannot be imported is a finding, not a traceback.
         from edgectl_agent import golden
-        from edgectl_agent.runtime import check_runtime
+        from edgectl_agent.runtime import check_runtime, providers_for
 
         check_runtime(task.bundle.config.runtime)
+        faster, safer = providers_for(task.bundle.config.runtime)
     except ImportError as error:
-        _say(output, _result(Verdict.FAILED, "trial.runtime", f"no runtime: {error}"))
+        result = _result(Verdict.FAILED, "trial.runtime", f"no runtime: {error}")
+        _say(output, Progress(result=result))
         return 0
     del golden
     if not _limit_memory(task.memory_bytes_max):
         detail = f"{task.memory_bytes_max} bytes do not even hold the runtime"
-        _say(output, _result(Verdict.FAILED, "trial.memory_low", detail))
+        _say(output, Progress(result=_result(Verdict.FAILED, "trial.memory_low", detail)))
         return 0
-    _say(output, None)
-    _say(output, _prove(task))
+    _say(output, Progress(faster=faster, safer=safer))
+    _say(output, Progress(result=_prove(task)))
     return 0
 
 
 def _prove(task: Task) -> TrialResult:
     """Load and replay; every way in which the candidate can be wrong becomes a verdict."""
     from edgectl_agent.golden import GoldenMalformed, read_golden, replay
-    from edgectl_agent.runtime import Model, ModelRefused, RunFailed
+    from edgectl_agent.runtime import ModelRefused, RunFailed
 
     bundle = task.bundle
     verdict = Verdict.REJECTED
+    before = look(Path(task.system))
     try:
         cases = read_golden(bundle)
-        model = Model(bundle)
+        model = _load_with_best_threads(bundle, cases, task.timeout_s / 4)
         if task.runs is None:
             seen = replay(model, cases, seconds_max=min(_REPLAY_S_MAX, task.timeout_s / 4))
         else:
             seen = replay(model, cases, seconds_max=task.timeout_s / 2, runs_max=task.runs)
-        return _judge(task, model, seen)
+        return _judge(task, model, seen, before)
     except ModelRefused as error:
         code, detail = "trial.load", error.detail
         if error.code in _NOT_THE_MODEL:
@@ -99,8 +108,41 @@ def _prove(task: Task) -> TrialResult:
     return _result(verdict, code, detail)
 
 
-def _judge(task: Task, model: Model, seen: Replay) -> TrialResult:
+def _load_with_best_threads(bundle: Bundle, cases: Cases, seconds_max: float) -> Model:
+    """Load the candidate with as many threads as make it clearly faster than with fewer.
+
+    Where one run takes less than handing over to another thread does, nothing else is tried; no
+    other number is, either, once `seconds_max` have gone by.
+    """
+    from edgectl_agent.golden import median_s
+    from edgectl_agent.runtime import Model, free
+
+    began_s = time.monotonic()
+    cores = len(os.sched_getaffinity(0))
+    model = Model(bundle, threads=1)
+    best_s, best = median_s(model, cases, _MEASURE_S), 1
+    if best_s < _HAND_OVER_S:
+        return model
+    for threads in sorted({min(2, cores), cores} - {1}):
+        if time.monotonic() - began_s > seconds_max:
+            break
+        free(model)
+        try:
+            model = Model(bundle, threads=threads)
+            found_s = median_s(model, cases, _MEASURE_S)
+        except MemoryError:
+            break
+        if found_s < _CLEARLY_FASTER * best_s:
+            best_s, best = found_s, threads
+    if model.threads != best:
+        free(model)
+        model = Model(bundle, threads=best)
+    return model
+
+
+def _judge(task: Task, model: Model, seen: Replay, before: Look) -> TrialResult:
     config = task.bundle.config
+    after = look(Path(task.system))
     report = TrialReport(
         golden_passed=seen.passed,
         golden_total=seen.total,
@@ -111,6 +153,9 @@ def _judge(task: Task, model: Model, seen: Replay) -> TrialResult:
         max_abs_diff=seen.max_abs_diff,
         runs=seen.runs,
         threads=model.threads,
+        provider=model.provider,
+        throttled=throttled(before, after),
+        temperature_c=after.temperature_c,
     )
     if report.rss_bytes > task.memory_bytes_max:
         detail = f"{report.rss_bytes} bytes of memory, at most {task.memory_bytes_max}"
@@ -124,22 +169,26 @@ def _judge(task: Task, model: Model, seen: Replay) -> TrialResult:
             report,
         )
     over = _over_budget(report, config.budget)
+    if over and report.throttled and set(over) == {"latency_p95_us"}:
+        hot = "" if after.temperature_c is None else f", at {after.temperature_c:.0f} °C"
+        detail = f"the processor was slowed down meanwhile{hot}: {over['latency_p95_us']}"
+        return _result(Verdict.FAILED, "trial.throttled", detail, report)
     if over:
-        return _result(Verdict.REJECTED, "trial.budget", over, report)
+        return _result(Verdict.REJECTED, "trial.budget", "; ".join(over.values()), report)
     return TrialResult(verdict=Verdict.OK, report=report)
 
 
-def _over_budget(report: TrialReport, budget: Budget) -> str:
-    """Return what is over the bundle's budget, or nothing."""
-    return "; ".join(
-        f"{name} {got:.6g}, allowed {allowed:.6g}"
+def _over_budget(report: TrialReport, budget: Budget) -> dict[str, str]:
+    """Return what is over the bundle's budget, by name."""
+    return {
+        name: f"{name} {got:.6g}, allowed {allowed:.6g}"
         for name, got, allowed in (
             ("latency_p95_us", report.latency_p95_us, budget.latency_p95_us),
             ("load_ms", report.load_ms, budget.load_ms),
             ("rss_bytes", report.rss_bytes, budget.rss_bytes),
         )
         if allowed is not None and got > allowed
-    )
+    }
 
 
 def _limit_processor(timeout_s: float) -> None:
@@ -172,8 +221,8 @@ def _end_with_supervisor() -> None:
     os._exit(1)
 
 
-def _say(output: int, result: TrialResult | None) -> None:
-    os.write(output, msgspec.json.encode(Progress(result=result)) + b"\n")
+def _say(output: int, progress: Progress) -> None:
+    os.write(output, msgspec.json.encode(progress) + b"\n")
 
 
 def _result(

@@ -43,6 +43,7 @@ __all__ = [
     "Nonce",
     "ObservationReport",
     "Order",
+    "ProviderTried",
     "Reason",
     "Report",
     "ReportedState",
@@ -243,6 +244,9 @@ class Reason(_Message, frozen=True, kw_only=True, omit_defaults=True):
     detail: Text
 
 
+Provider = Annotated[str, Meta(max_length=64)]
+
+
 class Installed(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """A bundle that is on the device and verified."""
 
@@ -250,6 +254,17 @@ class Installed(_Message, frozen=True, kw_only=True, omit_defaults=True):
     variant: Variant
     manifest: Digest
     since: Time
+    threads: Annotated[int, Meta(ge=0, le=1024)] = 0
+    """Threads within one operator that its trial has found best; 0: by the model's size."""
+    provider: Provider = ""
+    """Execution provider or delegate that its trial has chosen; empty: the runtime's usual one."""
+
+
+class ProviderTried(_Message, frozen=True, kw_only=True, omit_defaults=True):
+    """An execution provider or delegate that is not used."""
+
+    provider: Provider
+    reason: Reason
 
 
 class TrialReport(_Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -267,9 +282,11 @@ class TrialReport(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """How many runs the latencies are of; 0: not told."""
     threads: Count = 0
     """Threads within one operator; 0: not told."""
-    provider: Annotated[str, Meta(max_length=64)] = ""
+    provider: Provider = ""
     """Execution provider or delegate that ran it, such as ``CPUExecutionProvider``; empty: not
     told."""
+    others: Annotated[tuple[ProviderTried, ...], Meta(max_length=8)] = ()
+    """Providers that were tried as well and are not used, and why."""
     throttled: bool = False
     """The processor was hot or slowed down meanwhile: the latencies are not what it can do."""
     temperature_c: float | None = None

@@ -1,4 +1,4 @@
-"""Make ``har_v2.onnx`` of the demo: ``har_v1.onnx`` with a log-softmax at its end, written carelessly.
+"""Make the demo's ``har_v2.onnx``: ``har_v1.onnx`` with a log-softmax at its end, done carelessly.
 
 It is sharpened, so that confidences look decided, and it is the one that textbooks warn of, without
 taking off the largest score first: ``exp`` overflows above 88, and infinity by infinity is no

@@ -1,9 +1,9 @@
 """Judgements about a model from counts: while it is observed, and while it is a shadow. Pure.
 
-Each question is a small function of its own. It answers with a reason to refuse the model, or None:
-that is either a good answer or *not enough data*, which is neither good nor bad, and which time
-decides. `observe.*` is about a model that serves, compared with the one before it; `shadow.*` about
-a candidate that answers copies, compared with the one that serves.
+Each question is a small function of its own. It answers with what speaks against the model, or
+None: that is either a good answer or *not enough data*, which is neither good nor bad, and which
+time decides. `observe.*` is about a model that serves, compared with the one before it; `shadow.*`
+about a candidate that answers copies, compared with the one that serves.
 
 What is compared, and how sure one must be:
 
@@ -44,12 +44,24 @@ def judge(health: HealthSeen, policy: UpdatePolicy) -> Reason | None:
             code="observe.non_finite",
             detail=f"{own.non_finite} of {own.requests} requests gave NaN or infinity",
         )
-    reason = _error_rate("observe.error_rate", own.errors, own.requests, policy)
-    if reason is None and before is not None:
-        reason = _latency("observe.latency", own.latency, before.latency, policy)
-    if reason is None and before is not None and health.comparable:
-        reason = _class_shift(own.classes, before.classes, policy)
-    return reason or _disagreement("observe.disagreement", health, policy)
+    failing = _error_rate(own.errors, own.requests, policy)
+    if failing:
+        return Reason(code="observe.error_rate", detail=f"too many errors: {failing}")
+    slower = None if before is None else _latency(own.latency, before.latency, policy)
+    if slower:
+        return Reason(code="observe.latency", detail=f"too slow: {slower}")
+    if before is not None and health.comparable:
+        shifted = _class_shift(own.classes, before.classes, policy)
+        if shifted:
+            return Reason(
+                code="observe.class_shift", detail=f"another mixture of classes: {shifted}"
+            )
+    differing = _disagreement(health, policy)
+    return (
+        Reason(code="observe.disagreement", detail=f"other answers: {differing}")
+        if differing
+        else None
+    )
 
 
 def judge_shadow(health: HealthSeen, policy: UpdatePolicy) -> Reason | None:
@@ -68,10 +80,17 @@ def judge_shadow(health: HealthSeen, policy: UpdatePolicy) -> Reason | None:
             detail=f"{copies.non_finite} of {copies.runs} copied requests gave NaN or infinity "
             f"where the model that serves gave none",
         )
+    failing = _error_rate(copies.errors, copies.runs, policy)
+    if failing:
+        return Reason(code="shadow.error_rate", detail=f"too many errors: {failing}")
+    slower = _latency(copies.latency, health.latency, policy)
+    if slower:
+        return Reason(code="shadow.latency", detail=f"too slow: {slower}")
+    differing = _disagreement(health, policy)
     return (
-        _error_rate("shadow.error_rate", copies.errors, copies.runs, policy)
-        or _latency("shadow.latency", copies.latency, health.latency, policy)
-        or _disagreement("shadow.disagreement", health, policy)
+        Reason(code="shadow.disagreement", detail=f"other answers: {differing}")
+        if differing
+        else None
     )
 
 
@@ -115,33 +134,27 @@ def report_shadow(health: HealthSeen, policy: UpdatePolicy) -> ObservationReport
 # ---------------------------------------------------------------- questions
 
 
-def _error_rate(code: str, errors: int, requests: int, policy: UpdatePolicy) -> Reason | None:
+def _error_rate(errors: int, requests: int, policy: UpdatePolicy) -> str | None:
     if requests < _enough(policy) or errors / requests <= policy.error_rate_max:
         return None
-    return Reason(
-        code=code,
-        detail=f"{errors} of {requests} requests failed, at most {policy.error_rate_max:.1%} may",
-    )
+    return f"{errors} of {requests} requests failed, at most {policy.error_rate_max:.1%} may"
 
 
-def _latency(
-    code: str, own: Sequence[int], other: Sequence[int], policy: UpdatePolicy
-) -> Reason | None:
+def _latency(own: Sequence[int], other: Sequence[int], policy: UpdatePolicy) -> str | None:
     ratio, enough = policy.latency_ratio_max, _enough(policy)
     if ratio is None or sum(own) < enough or sum(other) < enough:
         return None
     own_us, other_us = _lower_edge_us(own), quantile(LATENCY_EDGES_US, other, _PERCENTILE)
     if other_us is None or own_us <= ratio * other_us:
         return None
-    return Reason(
-        code=code,
-        detail=f"95 % of {sum(own)} runs take up to {own_us:.6g} µs or more, those of the model "
+    return (
+        f"the 95th percentile of {sum(own)} runs is {own_us:.6g} µs or more, that of the model "
         f"beside it ({sum(other)} runs) at most {other_us:.6g} µs; "
-        f"at most {ratio:g} times that is allowed",
+        f"at most {ratio:g} times that is allowed"
     )
 
 
-def _class_shift(own: Sequence[int], other: Sequence[int], policy: UpdatePolicy) -> Reason | None:
+def _class_shift(own: Sequence[int], other: Sequence[int], policy: UpdatePolicy) -> str | None:
     limit, enough = policy.class_shift_max, _enough(policy)
     distance = _distance(own, other, enough)
     if limit is None or distance is None:
@@ -149,15 +162,14 @@ def _class_shift(own: Sequence[int], other: Sequence[int], policy: UpdatePolicy)
     by_chance = _by_chance(own) + _by_chance(other) + _deviation(sum(own), sum(other))
     if distance - by_chance <= limit:
         return None
-    return Reason(
-        code="observe.class_shift",
-        detail=f"the classes of {sum(own)} predictions are {distance:.3f} away from those of the "
+    return (
+        f"the classes of {sum(own)} predictions are {distance:.3f} away from those of the "
         f"model before ({sum(other)} predictions), of which {by_chance:.3f} may be chance; "
-        f"at most {limit:g} is allowed",
+        f"at most {limit:g} is allowed"
     )
 
 
-def _disagreement(code: str, health: HealthSeen, policy: UpdatePolicy) -> Reason | None:
+def _disagreement(health: HealthSeen, policy: UpdatePolicy) -> str | None:
     copies, limit = health.copies, policy.disagreement_max
     if copies is None or limit is None or not health.comparable:
         return None
@@ -165,10 +177,9 @@ def _disagreement(code: str, health: HealthSeen, policy: UpdatePolicy) -> Reason
     differing = mirrored - copies.agreed
     if mirrored < _enough(policy) or differing / mirrored <= limit:
         return None
-    return Reason(
-        code=code,
-        detail=f"both models answered {mirrored} copied requests, {differing} of them differently; "
-        f"at most {limit:.1%} may",
+    return (
+        f"both models answered {mirrored} copied requests, {differing} of them differently; "
+        f"at most {limit:.1%} may"
     )
 
 

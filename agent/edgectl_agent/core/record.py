@@ -142,6 +142,8 @@ class Update(Struct, frozen=True, kw_only=True, omit_defaults=True):
             variant=self.candidate.variant,
             manifest=self.manifest,
             since=since,
+            threads=0 if self.trial is None else self.trial.threads,
+            provider="" if self.trial is None else self.trial.provider,
         )
 
     def report(self) -> UpdateReport:

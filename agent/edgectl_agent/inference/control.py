@@ -42,8 +42,8 @@ __all__ = [
 
 RESERVE_BYTES = 48 * 1024 * 1024
 """Memory that stays free beside two models of one slot, unless a setting says otherwise."""
-LINE_BYTES_MAX = 4 * 1024 * 1024
-"""Room for a bundle's description (at most 1 MiB) and for the counts of 16 slots."""
+LINE_BYTES_MAX = 24 * 1024 * 1024
+"""Room for the descriptions of bundles for 16 slots (at most 1 MiB each), and for their counts."""
 
 
 class Start(Struct, frozen=True, kw_only=True, tag="start"):

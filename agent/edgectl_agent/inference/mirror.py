@@ -99,7 +99,7 @@ class Mirror:
         self._fits = _same_inputs(serving.model.config, self._config)
         self._classes = comparable(serving.model.config, self._config)
         self._serving_scores = serving.model.config.scores
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._loop_thread = asyncio.get_running_loop(), threading.get_ident()
         self._queue: queue.SimpleQueue[_Copy | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._credit_s, self._credited_s = min(cpu_max, 0.05) * SAVED_S_MAX, time.monotonic()
@@ -134,6 +134,9 @@ class Mirror:
                 self._counts["skipped"] += 1
             return
         copy = _Copy({name: _owned(one) for name, one in inputs.items()}, outputs, finite)
+        if threading.get_ident() == self._loop_thread:
+            self._hand_over_soon(copy)  # waking the loop from the loop would cost a system call
+            return
         with suppress(RuntimeError):  # the loop has been closed
             self._loop.call_soon_threadsafe(self._hand_over_soon, copy)
 

@@ -20,6 +20,8 @@ class Options(Struct, frozen=True, kw_only=True):
     connections_max: int = 128
     queue_max: int = 128
     client_max: int = 64
+    batch_rows_max: int = 1
+    """Rows of waiting requests that are computed as one; 1 joins none."""
     shared_memory: bool = False
     grpc_port: int | None = None
     """TCP port of gRPC, 0 for any free one; None for no gRPC."""

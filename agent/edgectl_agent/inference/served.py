@@ -6,23 +6,25 @@ Loading computes in a thread of its own; everything else is of the event loop.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import time
+from collections import deque
+from typing import Any
 
 import numpy as np
 
 from edgectl_agent.bundle import Bundle
 from edgectl_agent.decryption import Undecipherable
 from edgectl_agent.golden import GoldenMalformed, read_golden
+from edgectl_agent.inference.batching import is_batchable
 from edgectl_agent.inference.counts import Counts
 from edgectl_agent.inference.errors import LoadFailed
 from edgectl_agent.inference.mirror import Mirror
 from edgectl_agent.inference.protocol import response_parameters
 from edgectl_agent.inference.pulse import padded
 from edgectl_agent.inference.statistics import Statistics
-from edgectl_agent.runtime import DTYPES, Model, ModelRefused, RunFailed, Stop, Tensor
+from edgectl_agent.runtime import DTYPES, Model, ModelRefused, RunFailed, Stop, Tensor, free
 
-__all__ = ["Served", "free", "load_beside", "prepare"]
+__all__ = ["Served", "load_beside", "prepare"]
 
 INLINE_SECONDS_MAX = 0.002
 """A model whose run takes longer gets the worker thread, so that the event loop stays free.
@@ -40,6 +42,7 @@ class Served:
         mirror: gets copies of what the model answers; None while nothing is mirrored.
         successor: done when another model serves in its place, or none does; requests wait for it,
             because memory forbids two models and this one has gone. None while it serves.
+        batchable: whether requests may be joined; those that may wait in `waiting`.
     """
 
     def __init__(self, model: Model, run_seconds: float, *, inline: bool = True) -> None:
@@ -48,6 +51,8 @@ class Served:
         self.name = padded(model.bundle.manifest)
         self.counts = Counts(model.config)
         self.statistics = Statistics()
+        self.batchable = is_batchable(model.config)
+        self.waiting: deque[Any] = deque()
         self.mirror: Mirror | None = None
         self.successor: asyncio.Future[None] | None = None
         self.inline = inline and run_seconds <= INLINE_SECONDS_MAX
@@ -101,8 +106,7 @@ async def load_beside(bundle: Bundle, deadline: float, *, inline: bool = True) -
 
 
 def _too_slow(slot: str) -> LoadFailed:
-    detail = "the model took longer to load than was allowed"
-    return LoadFailed("load.timeout", detail, slot=slot)
+    return LoadFailed("load.timeout", "the model took longer to load than was allowed", slot=slot)
 
 
 def prepare(bundle: Bundle, stop: Stop) -> tuple[Model, float]:
@@ -153,11 +157,3 @@ def _warm_up_inputs(bundle: Bundle) -> dict[str, Tensor]:
             )
             for spec in bundle.config.inputs
         }
-
-
-def free(model: Model) -> None:
-    """Free a session and give its memory back to the system."""
-    model.close()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
-    if trim is not None:
-        trim(0)

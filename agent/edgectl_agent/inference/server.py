@@ -156,6 +156,7 @@ class _Server:
             self._worker,
             shares=Shares(queue_max=options.queue_max, client_max=options.client_max),
             memory=SharedMemory(options.body_bytes_max) if options.shared_memory else None,
+            batch_rows_max=options.batch_rows_max,
             pulse=self._pulse,
         )
         limits = Limits(

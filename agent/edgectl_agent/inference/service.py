@@ -19,12 +19,14 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol, TypeVar
+from contextlib import contextmanager
+from typing import TypeVar
 
 from msgspec import Struct
 
+from edgectl_agent.inference.codec import Codec, Computed
 from edgectl_agent.inference.protocol import Call
 from edgectl_agent.inference.pulse import Place, Pulse
 from edgectl_agent.inference.refusals import Kind, Refused
@@ -32,6 +34,7 @@ from edgectl_agent.inference.served import Served
 from edgectl_agent.inference.shared_memory import SharedMemory
 from edgectl_agent.inference.slots import Slots
 from edgectl_agent.inference.statistics import Spent
+from edgectl_agent.inference.together import Together
 from edgectl_agent.runtime import RunFailed, Stop, Tensor
 
 __all__ = ["Codec", "Computed", "Service", "Shares"]
@@ -43,8 +46,6 @@ GAP_SECONDS_MAX = 30.0
 
 Given = TypeVar("Given")
 Written = TypeVar("Written")
-Given_contra = TypeVar("Given_contra", contravariant=True)
-Written_co = TypeVar("Written_co", covariant=True)
 
 
 class Shares(Struct, frozen=True, kw_only=True):
@@ -53,30 +54,6 @@ class Shares(Struct, frozen=True, kw_only=True):
     queue_max: int = 128
     client_max: int = 64
     """Of one client: an address, or a user of the Unix socket."""
-
-
-class Computed(NamedTuple):
-    """What a model has given."""
-
-    outputs: Mapping[str, Tensor]
-    finite: bool
-    """Whether no output holds a NaN or an infinity."""
-
-
-class Codec(Protocol[Given_contra, Written_co]):
-    """A transport's format; every method is called on any thread."""
-
-    def read(self, content: Given_contra, served: Served) -> Call:
-        """Return the arrays of a request; raise `Refused` for what is outside the contract."""
-        ...
-
-    def write(self, call: Call, computed: Computed, served: Served) -> Written_co:
-        """Return the answer; raise `Refused` where the outputs have no place in it."""
-        ...
-
-    def refuse(self, refused: Refused) -> Written_co:
-        """Return the answer that says why there are no outputs."""
-        ...
 
 
 class Service:
@@ -90,6 +67,7 @@ class Service:
         shares: Shares | None = None,
         memory: SharedMemory | None = None,
         pulse: Pulse | None = None,
+        batch_rows_max: int = 1,
         run_seconds_max: float = RUN_SECONDS_MAX,
         gap_seconds_max: float = GAP_SECONDS_MAX,
         give_up: Callable[[], object] = os.abort,
@@ -102,6 +80,7 @@ class Service:
             shares: bounds of its queue.
             memory: shared memory; None where it is not switched on.
             pulse: shows what computes.
+            batch_rows_max: rows of waiting requests that are computed as one; 1 joins none.
             run_seconds_max: after which a run on the worker thread is stopped.
             gap_seconds_max: how long a request waits for a model that is being replaced.
             give_up: ends the process when a run does not let itself be stopped.
@@ -111,6 +90,9 @@ class Service:
         self._shares = shares or Shares()
         self._pulse = pulse or Pulse()
         self._worker = worker
+        self._together: Together | None = None
+        if batch_rows_max > 1:
+            self._together = Together(self, worker, rows_max=batch_rows_max)
         self._run_seconds_max = run_seconds_max
         self._gap_seconds_max = gap_seconds_max
         self._give_up = give_up
@@ -177,7 +159,12 @@ class Service:
             return codec.refuse(refused)
         served.enter()
         loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._worker, self._on_worker, served, content, codec, came)
+        if self._together is not None and served.batchable:
+            future = self._together.join(served, content, codec, came)
+        else:
+            future = loop.run_in_executor(
+                self._worker, self._on_worker, served, content, codec, came
+            )
         future.add_done_callback(lambda _: self._done(served, client))
         if self._watching is None:
             self._watching = loop.call_later(self._run_seconds_max / 4, self._stop_overdue)
@@ -245,10 +232,16 @@ class Service:
         self, served: Served, content: Given, codec: Codec[Given, Written], came: int
     ) -> Written:
         """Answer on the worker thread, in a run that the event loop can stop."""
+        with self.under_way() as stop:
+            return self._answer(served, content, codec, came, place=Place.WORKER, stop=stop)
+
+    @contextmanager
+    def under_way(self) -> Iterator[Stop]:
+        """A run on the worker thread that the event loop can stop."""
         stop = Stop()
         self._running = (time.monotonic(), stop)
         try:
-            return self._answer(served, content, codec, came, place=Place.WORKER, stop=stop)
+            yield stop
         finally:
             self._running = None
 
@@ -295,10 +288,8 @@ class Service:
         Raises:
             Refused: the model failed.
         """
-        self._pulse.begin(place, served.name)
-        started = time.perf_counter_ns()
         try:
-            outputs = served.model.run(inputs, stop)
+            outputs, latency_us = self.run(served, inputs, place, stop)
         except (RunFailed, MemoryError) as error:
             served.counts.failed()
             if stop is not None and stop.is_set():
@@ -306,9 +297,28 @@ class Service:
             else:
                 sentence = f"the model failed on this input: {error}"
             raise Refused(sentence, Kind.FAILED) from error
+        return self.count(served, inputs, outputs, latency_us)
+
+    def run(
+        self, served: Served, inputs: Mapping[str, Tensor], place: int, stop: Stop | None
+    ) -> tuple[dict[str, Tensor], float]:
+        """Return the outputs, and the microseconds that the run took; count nothing."""
+        self._pulse.begin(place, served.name)
+        started = time.perf_counter_ns()
+        try:
+            outputs = served.model.run(inputs, stop)
         finally:
             self._pulse.end(place)
-        latency_us = (time.perf_counter_ns() - started) / 1000
+        return outputs, (time.perf_counter_ns() - started) / 1000
+
+    def count(
+        self,
+        served: Served,
+        inputs: Mapping[str, Tensor],
+        outputs: Mapping[str, Tensor],
+        latency_us: float,
+    ) -> Computed:
+        """Count one answered request, and copy it where it is chosen."""
         finite = served.counts.served(latency_us, outputs, inputs)
         mirror = served.mirror  # once: the event loop changes it at any time
         if mirror is not None:

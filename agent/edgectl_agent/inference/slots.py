@@ -30,7 +30,8 @@ from edgectl_agent.inference.errors import LoadFailed, SlotEmpty
 from edgectl_agent.inference.memory import available_bytes, needed_bytes
 from edgectl_agent.inference.mirror import Mirror, comparable
 from edgectl_agent.inference.pulse import Pulse
-from edgectl_agent.inference.served import Served, free, load_beside
+from edgectl_agent.inference.served import Served, load_beside
+from edgectl_agent.runtime import free, trim_memory
 
 __all__ = ["Served", "Slots"]
 
@@ -154,6 +155,7 @@ class Slots:
                 await self._fill_again(gap)
             raise
         gaps_ms = await self._switch(ready, gap)
+        await asyncio.to_thread(trim_memory)
         return {
             slot: Swap(
                 load_ms=load_ms[slot],
@@ -201,6 +203,7 @@ class Slots:
                     "load.memory_low", "two models do not fit into memory", slot=bundle.slot
                 )
             slot.companion = await load_beside(bundle, deadline, inline=inline)
+            await asyncio.to_thread(trim_memory)
         await self.mirror(bundle.slot, share, cpu_max)
         return Swap(load_ms=(time.monotonic() - began) * 1000, resident=True)
 

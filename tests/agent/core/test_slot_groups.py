@@ -111,3 +111,106 @@ def test_a_slot_that_is_not_named_stays_as_it_is(tmp_path: Path) -> None:
         store.point({"../blobs": SlotPointer()})
     (tmp_path / "slots.json").write_bytes(b"{")
     assert Store(RealDisk(tmp_path)).pointers() == {}
+
+
+# ---------------------------------------------------------------- what is in memory beside it
+
+
+def swapped(**changes: object) -> World:
+    """A device on which V2 has taken the place of V1."""
+    world = world_with(V1, V2)
+    for name, value in changes.items():
+        setattr(world, name, value)
+    world.serving.activate({"activity": installed(V1)})
+    world.serving.activate({"activity": installed(V2)})
+    return world
+
+
+def test_a_rollback_needs_no_file_of_what_is_in_memory() -> None:
+    world = swapped()
+    for path in [one for one in world.disk.paths() if one.startswith("blobs/")]:
+        world.disk.unlink(path)
+    switched = world.serving.roll_back({"activity": V2.digest})
+    assert serving(world) == {"activity": V1.digest}
+    assert switched.swaps["activity"].load_ms == 0
+    assert switched.pointers == world.store.pointers()
+    assert world.inference.companions == {}, "what was rolled back is not kept"
+
+
+def test_a_rollback_loads_what_memory_did_not_hold() -> None:
+    world = swapped(roomy=False)
+    switched = world.serving.roll_back({"activity": V2.digest})
+    assert serving(world) == {"activity": V1.digest}
+    assert switched.swaps["activity"].load_ms > 0
+
+
+def test_a_rollback_comes_before_a_broken_disk() -> None:
+    """The old model answers although the pointers cannot be written; the step is tried again."""
+    world = swapped()
+    right = world.disk.write_atomic
+
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    world.disk.write_atomic = broken  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="Read-only"):
+        world.serving.roll_back({"activity": V2.digest})
+    assert serving(world) == {"activity": V1.digest}
+    world.disk.write_atomic = right  # type: ignore[method-assign]
+    world.serving.roll_back({"activity": V2.digest})
+    assert serving(world) == {"activity": V1.digest}
+    assert world.store.pointers() == {"activity": SlotPointer(running=installed(V1))}
+
+
+def test_a_rollback_can_be_done_twice() -> None:
+    world = swapped()
+    first = world.serving.roll_back({"activity": V2.digest})
+    again = world.serving.roll_back({"activity": V2.digest})
+    assert first.pointers == again.pointers
+    assert serving(world) == {"activity": V1.digest}
+
+
+def test_a_group_goes_back_whole_where_memory_holds_one_of_them() -> None:
+    world = world_with(V1, V2)
+    world.serving.activate(dict.fromkeys(SLOTS, installed(V1)))
+    world.serving.activate(dict.fromkeys(SLOTS, installed(V2)))
+    world.serving.release("other")
+    world.serving.roll_back(dict.fromkeys(SLOTS, V2.digest))
+    assert serving(world) == dict.fromkeys(SLOTS, V1.digest)
+
+
+def test_a_candidate_beside_what_serves() -> None:
+    world = world_with(V1, V2)
+    with pytest.raises(StepFailed) as failed:
+        world.serving.accompany("activity", installed(V2), share=0.5, cpu_max=0.2)
+    assert failed.value.code == "slot.empty"
+    world.serving.activate({"activity": installed(V1)})
+    assert not world.serving.mirror("activity", share=0.5, cpu_max=0.2)
+    swap = world.serving.accompany("activity", installed(V2), share=0.5, cpu_max=0.2)
+    assert swap.resident
+    assert serving(world) == {"activity": V1.digest}, "it serves nobody"
+    assert world.store.pointers()["activity"].running == installed(V1)
+    assert world.serving.mirror("activity", share=0.5, cpu_max=0.2)
+    world.serving.release("activity")
+    world.unloadable = {V2.digest}
+    with pytest.raises(StepRejected) as rejected:
+        world.serving.accompany("activity", installed(V2), share=0.5, cpu_max=0.2)
+    assert (rejected.value.code, rejected.value.slot) == ("load.invalid", "activity")
+
+
+def test_threads_and_provider_are_what_the_pointer_says() -> None:
+    """They come from the trial, and are the same after a restart."""
+    world = world_with(V1)
+    chosen = Installed(
+        version="1",
+        variant=V1.config.variant,
+        manifest=V1.digest,
+        since=START,
+        threads=3,
+        provider="XnnpackExecutionProvider",
+    )
+    world.serving.activate({"activity": chosen})
+    for _ in range(2):
+        bundle = world.inference.serving["activity"]
+        assert (bundle.threads, bundle.provider) == (3, "XnnpackExecutionProvider")
+        world.boot()

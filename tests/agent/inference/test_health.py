@@ -7,11 +7,14 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 
 import onnxruntime
 import psutil
+import pytest
 
+from edgectl_agent import health
 from edgectl_agent.health import capabilities, system_sample
 from edgectl_protocol.messages import Capabilities, SystemSample, decode, encode
 
@@ -63,3 +66,20 @@ def test_the_supervisors_side_imports_no_runtime() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_litert_is_either_of_its_distributions(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"tflite-runtime": "2.14.0"}
+
+    def version(distribution: str) -> str:
+        if distribution not in versions:
+            raise metadata.PackageNotFoundError(distribution)
+        return versions[distribution]
+
+    monkeypatch.setattr(health.metadata, "version", version)
+    monkeypatch.setattr(health, "find_spec", lambda module: module)
+    assert health._runtimes() == {"litert": "2.14.0"}
+    versions["ai-edge-litert"] = "1.4.0"
+    assert health._runtimes() == {"litert": "1.4.0"}, "the newer one is what is used"
+    versions.clear()
+    assert health._runtimes() == {}

@@ -453,14 +453,18 @@ def test_a_model_that_hangs_on_loading_is_given_up(
 
 
 def test_memory_does_not_grow_with_swaps(process: InferenceProcess, tmp_path: Path) -> None:
-    """50 MB of weights each: a session that is not freed would show after one swap."""
+    """50 MB of weights each: a session that is not freed would show after one swap.
+
+    Two are in memory, the one that serves and the one before it; what loading leaves behind goes
+    back to the system too.
+    """
     bundle = large_bundle(tmp_path)
     process.load(bundle)
     process.load(another_version(bundle, "2"))
     before = process.rss_bytes()
-    for version in ("3", "4", "5", "6"):
-        process.load(another_version(bundle, version))
-    assert process.rss_bytes() < before + 40e6
+    for version in range(3, 11):
+        process.load(another_version(bundle, str(version)))
+    assert process.rss_bytes() < before + 20e6
 
 
 def test_a_child_that_cannot_be_started_is_an_error_not_a_hang(tmp_path: Path) -> None:

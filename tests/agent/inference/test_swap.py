@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,8 +17,13 @@ import pytest
 from agent.inference.encrypted import encrypt_bundle
 from agent.inference.models import Client, infinite_loop, make_bundle
 from agent.inference.scoring import BODY, scoring
+from edgectl_agent.inference.connection import Answer, Request
 from edgectl_agent.inference.errors import LoadFailed, SlotEmpty
 from edgectl_agent.inference.process import InferenceProcess
+from edgectl_agent.inference.routes import Routes
+from edgectl_agent.inference.service import Service, Shares
+from edgectl_agent.inference.slots import Slots
+from edgectl_protocol.messages import SLOTS_MAX
 from waiting import wait_for
 
 ONE = np.ones((1, 1), np.float32)
@@ -267,3 +275,48 @@ def test_a_gap_has_an_end_for_those_who_wait(tmp_path: Path) -> None:
         assert failed.value.code == "load.timeout"
     finally:
         process.stop()
+
+
+def test_as_many_slots_as_there_may_be_with_long_descriptions(
+    process: InferenceProcess, client: Client, tmp_path: Path
+) -> None:
+    """4 MiB in one command: 16 slots of models with as many long labels as there may be."""
+    labels = tuple(f"{number:04}" + "x" * 252 for number in range(1024))
+    bundles = [scoring(tmp_path, "1", slot=f"slot-{n}", labels=labels) for n in range(SLOTS_MAX)]
+    assert len(msgspec.json.encode(bundles)) > 4 * 1024 * 1024
+    assert len(process.switch(bundles)) == SLOTS_MAX
+    assert ask(client, bundles[-1].slot) == bundles[-1].manifest
+
+
+def test_waiting_for_a_successor_is_bounded(tmp_path: Path) -> None:
+    """In number by the endpoint's queue, and in time; an explicit version waits for nothing."""
+
+    async def run() -> None:
+        slots = Slots()
+        await slots.load([scoring(tmp_path, "1")], time.monotonic() + 60)
+        served = slots.get("scoring")
+        assert served is not None
+        shares = Shares(queue_max=2, client_max=2)
+        routes = Routes(Service(slots, ThreadPoolExecutor(1), shares=shares, gap_seconds_max=0.05))
+        successor = served.successor = asyncio.get_running_loop().create_future()
+
+        def ask(path: str = "/v2/models/scoring/infer") -> Answer | asyncio.Future[Answer]:
+            request = Request()
+            request.method, request.url, request.body = b"POST", path.encode(), BODY
+            return routes(request)
+
+        waiting = [ask(), ask()]
+        refused, versioned = ask(), ask("/v2/models/scoring/versions/1/infer")
+        assert isinstance(refused, Answer)
+        assert isinstance(versioned, Answer)
+        assert (refused.status, versioned.status) == (429, 503)
+        for one in waiting:
+            assert isinstance(one, asyncio.Future)
+            assert (await asyncio.wait_for(one, 20)).status == 503
+        again = ask()
+        assert isinstance(again, asyncio.Future), "there is room again"
+        served.successor = None
+        successor.set_result(None)
+        assert (await asyncio.wait_for(again, 20)).status == 200
+
+    asyncio.run(run())

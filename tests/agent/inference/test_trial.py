@@ -17,8 +17,17 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from agent.inference.models import HAR, activity, infinite_loop, make_bundle, save_model, tensor
+from agent.inference.models import (
+    HAR,
+    Client,
+    activity,
+    infinite_loop,
+    make_bundle,
+    save_model,
+    tensor,
+)
 from edgectl_agent.bundle import Bundle
+from edgectl_agent.inference.process import InferenceProcess
 from edgectl_agent.trial import TrialResult, Verdict, run_trial
 from edgectl_protocol.manifest import Budget, Golden, TensorSpec, Tolerance
 from waiting import wait_for
@@ -345,3 +354,56 @@ def test_golden_inputs_are_real(tmp_path: Path) -> None:
     """Guards the helper: the golden inputs are windows of the data set."""
     with np.load(make_bundle(tmp_path).golden) as arrays:
         assert np.array_equal(arrays["input.input"], activity()[0][:16])
+
+
+def test_the_service_does_not_notice_bad_candidates(
+    process: InferenceProcess, tmp_path: Path
+) -> None:
+    """One that disagrees, one that hangs and one that eats memory, tried beside
+    what serves: each is rejected with numbers, and no request fails or is answered by another."""
+    good = make_bundle(tmp_path)
+    process.load(good)
+    body = {"name": "input", "shape": [1, 6, 128], "datatype": "FP32"}
+    body["data"] = activity()[0][0].ravel().tolist()
+    stop, answers = threading.Event(), list[object]()
+
+    def ask() -> None:
+        client = Client(process.endpoint)
+        while not stop.is_set():
+            status, answer = client.call("POST", "/v2/models/activity/infer", {"inputs": [body]})
+            answers.append(answer["parameters"]["manifest"] if status == 200 else answer)
+        client.close()
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        bad = {
+            "trial.golden": tried(
+                make_bundle(
+                    tmp_path, version="2", golden_outputs={"logits": np.zeros((16, 7), np.float32)}
+                )
+            ),
+            "trial.timeout": tried(loop_bundle(tmp_path), timeout_s=4),
+            "trial.memory": tried(
+                make_bundle(
+                    tmp_path,
+                    glutton(tmp_path),
+                    slot="glutton",
+                    golden_inputs={"x": ONE},
+                    golden_outputs={"y": np.zeros((1,), np.float32)},
+                )
+            ),
+        }
+        seen = len(answers)
+        wait_for(lambda: len(answers) > seen + 20)
+    finally:
+        stop.set()
+        asking.join(30)
+    assert {result.verdict for result in bad.values()} == {Verdict.REJECTED}
+    assert [code_of(result) for result in bad.values()] == list(bad)
+    numbers = {"trial.golden": "0 of 16", "trial.timeout": "4 s", "trial.memory": str(MEMORY)}
+    for code, result in bad.items():
+        assert result.reason is not None
+        assert numbers[code] in result.reason.detail
+    assert set(answers) == {good.manifest}
+    assert process.health("activity").errors == 0
