@@ -31,6 +31,8 @@ _STATUSES = {
 _LATER = frozenset({Kind.FULL, Kind.BUSY})
 _READS = frozenset({b"GET", b"HEAD"})
 _REGION = b"shared_memory_region"
+_URLS_MAX = 64
+_URL_BYTES_MAX = 256
 
 _Branch = Callable[[Request, list[bytes]], Answer | asyncio.Future[Answer]]
 
@@ -47,23 +49,36 @@ class Routes:
             b"repository": self._repository,
             b"systemsharedmemory": self._memory,
         }
+        self._found: dict[bytes, tuple[_Branch, list[bytes]]] = {}
+        """What `_find` has said before: clients ask again and again for the same."""
 
     def __call__(self, request: Request) -> Answer | asyncio.Future[Answer]:
         """Answer at once, or promise to."""
-        path = request.url.partition(b"?")[0]
-        if b"%" in path:
-            path = unquote_to_bytes(path)
-        match path.split(b"/"):
-            case [b"", b"v2", branch, *rest] if branch:
-                answer = self._branches.get(branch, _no_such_route)
-            case [b"", b"v2", *rest]:
-                answer = self._server
-            case rest:
-                answer = _no_such_route
+        found = self._found.get(request.url)
+        if found is None:
+            found = self._find(request.url)
+            if len(request.url) <= _URL_BYTES_MAX:
+                if len(self._found) >= _URLS_MAX:
+                    self._found.clear()
+                self._found[request.url] = found
+        answer, rest = found
         try:
             return answer(request, rest)
         except Refused as refused:
             return self._codec.refuse(refused)
+
+    def _find(self, url: bytes) -> tuple[_Branch, list[bytes]]:
+        """Return what answers a path, and the parts that are left for it."""
+        path = url.partition(b"?")[0]
+        if b"%" in path:
+            path = unquote_to_bytes(path)
+        match path.split(b"/"):
+            case [b"", b"v2", branch, *rest] if branch:
+                return self._branches.get(branch, _no_such_route), rest
+            case [b"", b"v2", *rest]:
+                return self._server, rest
+            case rest:
+                return _no_such_route, rest
 
     def _server(self, request: Request, rest: list[bytes]) -> Answer:
         if rest not in ([], [b""]):

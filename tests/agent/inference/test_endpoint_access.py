@@ -230,7 +230,7 @@ def test_a_client_gets_its_share_of_the_queue_and_no_more(tmp_path: Path) -> Non
         shares = Shares(queue_max=3, client_max=2)
         service = Service(slots, ThreadPoolExecutor(1), shares=shares, run_seconds_max=0.3)
         routes = Routes(service)
-        await slots.load(counted_bundle(tmp_path), time.monotonic() + 60)
+        await slots.load((counted_bundle(tmp_path),), time.monotonic() + 60)
         waiting: list[asyncio.Future[Answer]] = []
         for who, full in [("a", ""), ("a", ""), ("a", "of this client"), ("b", ""), ("c", "3 req")]:
             answer = routes(request_of(who))
