@@ -557,6 +557,10 @@ def test_a_rollback_that_cannot_load_is_over_once_the_pointer_is_back() -> None:
     assert state(world)[0] == "rolled-back"
     assert world.running() == V1.digest
     assert world.machine.idle
+    assert "activity" in world.serving.silent, "the keeper tries it again"
+    world.unloadable = set()
+    world.serving.restore(fresh=False)
+    assert world.inference.serving["activity"].manifest == V1.digest
 
 
 def test_a_rollback_that_kills_the_agent_is_over_once_the_pointer_is_back() -> None:
