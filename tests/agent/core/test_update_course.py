@@ -357,6 +357,18 @@ def test_a_partner_that_runs_already_what_is_wanted_keeps_nobody_back() -> None:
     assert world.states("gearbox") == []
 
 
+@pytest.mark.parametrize(
+    "groups",
+    [[PAIR, ("gearbox", "other")], [PAIR, PAIR], [("activity", "activity")]],
+)
+def test_an_order_that_couples_a_slot_twice_is_refused(groups: list[tuple[str, ...]]) -> None:
+    world = world_with()
+    world.deliver(make_order(1, [V1], coupled=groups))
+    world.settle()
+    assert world.refusal == ("order.coupled", 1)
+    assert world.machine.record.counter == 0
+
+
 def test_nobody_is_blamed_when_one_of_several_has_killed_the_process() -> None:
     world = world_with(both(1, V1, G1), coupled=PAIR)
     world.deliver(both(2, V2, G2, policy=LONG))
