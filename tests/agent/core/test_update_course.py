@@ -393,6 +393,15 @@ def test_damage_takes_what_was_switched_together_back_together() -> None:
     assert (world.running(), world.running("gearbox")) == (V2.digest, G2.digest)
 
 
+def test_damage_that_took_one_back_alone_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgectl_agent.serving._partners", lambda slot, _: (slot,))
+    world = world_with(both(1, V1, G1), both(2, V2, G2), coupled=PAIR)
+    blob = next(iter(set(G2.blobs) - set(G1.blobs))).removeprefix("sha256:")
+    world.disk.flip(f"blobs/sha256/{blob}")
+    with pytest.raises(AssertionError, match="two halves"):
+        world.boot()
+
+
 # ---------------------------------------------------------------- wishes at the device
 
 
