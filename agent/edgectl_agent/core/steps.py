@@ -9,7 +9,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from edgectl_agent.core.record import Floor, Record, SlotPointer, Update
-from edgectl_protocol.messages import Installed, Order, Reason, TrialReport
+from edgectl_protocol.messages import Installed, Order, Reason, SlotOrder, TrialReport
 from edgectl_protocol.update import UpdateEvent, UpdateState
 
 __all__ = [
@@ -17,12 +17,15 @@ __all__ = [
     "Action",
     "Activate",
     "Announce",
+    "Answer",
     "Cancel",
     "Collect",
     "Download",
     "Event",
     "HealthSeen",
+    "HoldChanged",
     "InferenceDied",
+    "InstallAsked",
     "OrderArrived",
     "OrderRefused",
     "Persist",
@@ -31,6 +34,7 @@ __all__ = [
     "Refuse",
     "Report",
     "RollBack",
+    "RollbackAsked",
     "Step",
     "StepDone",
     "StepFailed",
@@ -119,6 +123,29 @@ class PointerChanged(_Value, frozen=True, kw_only=True):
     reason: Reason
 
 
+class HoldChanged(_Value, frozen=True, kw_only=True):
+    """Somebody at the device holds, or the hold has ended: nothing is switched meanwhile."""
+
+    held: Reason | None
+
+
+class RollbackAsked(_Value, frozen=True, kw_only=True):
+    """A person at the device wants back what ran in a slot before."""
+
+    slot: str
+    request: str = ""
+    """Of the asker, for `Answer`."""
+
+
+class InstallAsked(_Value, frozen=True, kw_only=True):
+    """A person at the device wants this in a slot; it counts until a newer order comes."""
+
+    slot: str
+    wanted: SlotOrder
+    request: str = ""
+    """Of the asker, for `Answer`."""
+
+
 class Ticked(_Value, frozen=True, kw_only=True):
     """Time has passed."""
 
@@ -132,6 +159,9 @@ Event = (
     | HealthSeen
     | InferenceDied
     | PointerChanged
+    | HoldChanged
+    | RollbackAsked
+    | InstallAsked
     | Ticked
 )
 
@@ -163,6 +193,13 @@ class Refuse(_Value, frozen=True, kw_only=True):
     reason: Reason
     counter: int | None = None
     """The order's number, where its signature is good."""
+
+
+class Answer(_Value, frozen=True, kw_only=True):
+    """Tell the asker of `request` that it is begun, or why it is not."""
+
+    request: str
+    reason: Reason | None = None
 
 
 class Report(_Value, frozen=True, kw_only=True):
@@ -226,4 +263,4 @@ class RollBack(_Value, frozen=True, kw_only=True):
 
 
 Step = Refresh | Download | Verify | Trial | Activate | RollBack
-Action = Persist | Announce | Accept | Refuse | Report | Collect | Cancel | Step
+Action = Persist | Announce | Accept | Refuse | Answer | Report | Collect | Cancel | Step
