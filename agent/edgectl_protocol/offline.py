@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from edgectl_protocol.errors import InvalidName, LimitExceeded, MalformedMessage
-from edgectl_protocol.manifest import LAYERS_MAX, MANIFEST_BYTES_MAX
+from edgectl_protocol.manifest import ARTIFACT_TYPE, LAYERS_MAX, MANIFEST_BYTES_MAX
 from edgectl_protocol.messages import CANDIDATES_MAX, Candidate
 from edgectl_protocol.metadata import parse_metadata_file, target_path
 from edgectl_protocol.names import Digest, hex_of
@@ -31,7 +31,6 @@ __all__ = [
     "ENTRIES_MAX",
     "INDEX_BYTES_MAX",
     "INDEX_FILE",
-    "INDEX_MEDIA_TYPE",
     "LAYOUT_CONTENT",
     "LAYOUT_FILE",
     "METADATA_FILES_MAX",
@@ -51,7 +50,6 @@ LAYOUT_FILE = "oci-layout"
 LAYOUT_CONTENT = json.dumps({"imageLayoutVersion": "1.0.0"}).encode()
 INDEX_FILE = "index.json"
 INDEX_BYTES_MAX = 64 * 1024
-INDEX_MEDIA_TYPE = "application/vnd.oci.image.index.v1+json"
 METADATA_FOLDER = "edgectl/metadata/"
 METADATA_FILES_MAX = 320
 """256 roots, 33 roles of targets, and the rest."""
@@ -81,7 +79,7 @@ class OfflineIndex(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 def make_index_entry(
-    *, model: str, version: str, variant: str, digest: str, size: int, artifact_type: str
+    *, model: str, version: str, variant: str, digest: str, size: int
 ) -> IndexEntry:
     """Return the entry of a variant."""
     name = re.sub(r"[^A-Za-z0-9]+", "-", f"{model}-{version}-{variant}").strip("-")
@@ -89,7 +87,7 @@ def make_index_entry(
         media_type="application/vnd.oci.image.manifest.v1+json",
         digest=digest,
         size=size,
-        artifact_type=artifact_type,
+        artifact_type=ARTIFACT_TYPE,
         annotations={
             TARGET_ANNOTATION: target_path(model, version, variant),
             NAME_ANNOTATION: name,
