@@ -46,7 +46,8 @@ REQUEST_S_MAX = 5.0
 _ACCEPT_S = 0.5
 _ANSWER_S_MAX = 10.0
 _SO_PEERGROUPS = 59
-_GROUPS_MAX = 1024
+_GROUPS_MAX = 256
+"""As many as Python's getsockopt takes."""
 _PATH_BYTES_MAX = 100
 """A little below what sockaddr_un holds."""
 _CREDENTIALS = struct.Struct("3i")
