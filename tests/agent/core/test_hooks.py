@@ -58,9 +58,7 @@ def test_a_hook_gets_a_small_environment_and_no_input(
     monkeypatch.setenv("EDGECTL_AGENT_TOKEN", "secret")
     script(folder / "pre-activate", f"cat; env > {tmp_path}/seen; pwd >> {tmp_path}/seen")
     run(folder)
-    seen = dict(
-        line.partition("=")[::2] for line in (tmp_path / "seen").read_text().splitlines()
-    )
+    seen = dict(line.partition("=")[::2] for line in (tmp_path / "seen").read_text().splitlines())
     assert "secret" not in seen.values()
     assert {name for name in seen if name.startswith("EDGECTL")} == {
         "EDGECTL_SLOT",
@@ -132,9 +130,7 @@ def test_what_it_leaves_behind_is_killed(folder: Path, tmp_path: Path) -> None:
     assert all(is_gone(number) for number in left)
 
 
-def test_its_output_is_bounded(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_its_output_is_bounded(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     script(folder / "pre-activate", "yes 'a flood of words' | head -c 50000000; echo end")
     with caplog.at_level(logging.INFO, "edgectl_agent.hooks"):
         run(folder)
@@ -143,9 +139,7 @@ def test_its_output_is_bounded(
     assert "50000" in caplog.records[-1].getMessage()
 
 
-def test_one_that_closes_its_output_and_goes_on_is_waited_for(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_one_that_closes_its_output_and_goes_on_is_waited_for(folder: Path, tmp_path: Path) -> None:
     script(folder / "pre-activate", f"exec >&- 2>&-; sleep 0.3; echo yes > {tmp_path}/done")
     run(folder)
     assert (tmp_path / "done").exists()

@@ -88,7 +88,7 @@ def heard(channel: socket.socket) -> bytes:
 
 
 def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_a_request_is_answered(path: Path, handler: Handler) -> None:
@@ -264,7 +264,7 @@ except AgentError as error:
         (12345, 12345, "2", False, "local.permission"),
     ],
 )
-def test_strangers_are_not_heard(
+def test_strangers_are_not_heard(  # noqa: PLR0917 - a table
     user: int, group: int, more: str, wide: bool, expected: str, tmp_path: Path
 ) -> None:
     """Group 1 is `daemon` everywhere; `wide` is a socket whose mode somebody has loosened."""
@@ -287,4 +287,3 @@ def test_strangers_are_not_heard(
     finally:
         control.stop()
         folder.rmdir()
-

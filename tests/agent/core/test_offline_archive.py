@@ -165,7 +165,13 @@ def test_every_truncation_is_refused(opened: Open) -> None:
 
 @pytest.mark.parametrize(
     "size",
-    [b"77777777777\0", b"\x80" + b"\0" * 10 + b"\x01", b"-0000000001\0", b"0x000000001\0", b" " * 12],
+    [
+        b"77777777777\0",
+        b"\x80" + b"\0" * 10 + b"\x01",
+        b"-0000000001\0",
+        b"0x000000001\0",
+        b" " * 12,
+    ],
 )
 def test_lengths_that_no_file_has(opened: Open, size: bytes) -> None:
     block = bytearray(header(blob_file("sha256:" + "b" * 64), 1))
@@ -228,5 +234,3 @@ def test_the_index_is_of_the_variants_of_one_version() -> None:
     ):
         with pytest.raises(ProtocolError):
             candidates_of(decode_index(spoiled))
-
-
