@@ -131,12 +131,13 @@ class Performer:
                 return self._try(step, cancelled)
             case steps.Activate():
                 self._hook("pre-activate", step, cancelled)
-                pointer = self._serving.activate(update.slot, step.installed)
+                switched = self._serving.activate({update.slot: step.installed})
                 self._judge_hook(step, cancelled)
             case steps.RollBack():
                 self._tell("pre-rollback", step, cancelled)
-                pointer = self._serving.roll_back(update.slot, update.manifest)
+                switched = self._serving.roll_back({update.slot: update.manifest})
                 self._tell("post-rollback", step, cancelled)
+        pointer = switched.pointers[update.slot]
         return steps.StepDone(step=step.step, slot=update.slot, pointer=pointer)
 
     def _hook(self, phase: Phase, step: steps.Step, cancelled: Callable[[], bool]) -> None:

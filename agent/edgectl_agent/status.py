@@ -13,14 +13,13 @@ import msgspec
 
 from edgectl_agent.clock import moment
 from edgectl_agent.core.machine import Machine
-from edgectl_agent.core.record import EMPTY, Record, SlotPointer, decode_pointer
+from edgectl_agent.core.record import EMPTY, Record, SlotPointer
 from edgectl_agent.durable import Disk, RealDisk
 from edgectl_agent.enrol import load_identity
 from edgectl_agent.errors import AgentError, Refused
 from edgectl_agent.hold import HoldFile
 from edgectl_agent.journal import parse_journal
-from edgectl_agent.store import stored_bytes
-from edgectl_protocol.errors import ProtocolError
+from edgectl_agent.store import read_pointers, stored_bytes
 from edgectl_protocol.messages import Installed
 from edgectl_protocol.update import ENDED, UpdateState
 
@@ -52,7 +51,7 @@ def read_status(directory: Path) -> dict[str, Any]:
     identity = load_identity(disk)
     records = read_records(disk)
     record = records[-1] if records else EMPTY
-    machine = Machine(identity.device if identity else "", record, _pointers(disk))
+    machine = Machine(identity.device if identity else "", record, read_pointers(disk))
     holds = HoldFile(disk, changes=False)
     holds.look(moment())
     return {
@@ -87,7 +86,7 @@ def read_models(directory: Path) -> list[dict[str, Any]]:
         for update in one.updates.values()
         if update.trial is not None
     }
-    pointers = _pointers(disk)
+    pointers = read_pointers(disk)
     rows = []
     for slot in sorted({*pointers, *record.updates}):
         pointer = pointers.get(slot, SlotPointer())
@@ -132,13 +131,3 @@ def _bytes(disk: Disk, manifest: str) -> int | None:
         return stored_bytes(disk, manifest)
     except (AgentError, OSError):
         return None
-
-
-def _pointers(disk: Disk) -> dict[str, SlotPointer]:
-    pointers = {}
-    for name in disk.list("slots"):
-        try:
-            pointers[name] = decode_pointer(disk.read(f"slots/{name}"))
-        except ProtocolError:
-            continue
-    return pointers

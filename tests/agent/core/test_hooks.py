@@ -148,9 +148,7 @@ def test_one_that_closes_its_output_and_goes_on_is_waited_for(folder: Path, tmp_
 def test_an_update_that_is_overtaken_does_not_wait(folder: Path, tmp_path: Path) -> None:
     script(folder / "pre-activate", f"echo $$ > {tmp_path}/own; sleep 600")
     with pytest.raises(StepCancelled):
-        Hooks(folder, timeout_s=60).run(
-            "pre-activate", **WHAT, cancelled=(tmp_path / "own").exists
-        )
+        Hooks(folder, timeout_s=60).run("pre-activate", **WHAT, cancelled=(tmp_path / "own").exists)
     number = (tmp_path / "own").read_text().strip()
     assert not number or is_gone(int(number))
 
