@@ -122,16 +122,17 @@ def _other_exports(server: Any, operator: dict[str, str], tmp_path: Path) -> Non
     with tarfile.open(output) as archive:
         _, _, candidates = candidates_of(decode_index(archive.extractfile("index.json").read()))
     assert [candidate.variant for candidate in candidates] == ["fp32"]
-    some = 0
+    some, refused = 0, set()
     for target in server.client.targets().items:
         try:
             pieces = list(server.client.export("har", "1", [("device_class", target.name)]))
         except ApiError as error:
-            assert error.code == "export.nothing", error
+            refused.add(error.code)
         else:
             assert sum(len(piece) for piece, _ in pieces) == pieces[0][1]
             some += 1
     assert some
+    assert refused <= {"export.nothing"}
     assert one["bytes"] == output.stat().st_size
     _skopeo_reads(output)
 
