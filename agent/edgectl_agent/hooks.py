@@ -34,12 +34,13 @@ import signal
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Literal
 
-from edgectl_agent.errors import StepCancelled, StepFailed
+from edgectl_agent.core.record import Update
+from edgectl_agent.errors import StepCancelled, StepFailed, StepRejected
 
 __all__ = ["HOOKS", "NO_HOOKS", "HookFailed", "Hooks", "Phase"]
 
@@ -126,6 +127,41 @@ class Hooks:
                 _Run(script, environment, self._timeout_s).to_its_end(cancelled)
         except OSError as error:
             raise HookFailed("hook.refused", f"{phase}: {error}", passing=True) from error
+
+    def ask(self, phase: Phase, updates: Sequence[Update], cancelled: Callable[[], bool]) -> None:
+        """Run the hooks of a phase for each update; raise as `run` does, with the update's slot."""
+        for update in updates:
+            try:
+                self.run(
+                    phase,
+                    slot=update.slot,
+                    version=update.version,
+                    variant=update.candidate.variant,
+                    manifest=update.manifest,
+                    cancelled=cancelled,
+                )
+            except HookFailed as error:
+                error.slot = update.slot
+                raise
+
+    def tell(self, phase: Phase, updates: Sequence[Update], cancelled: Callable[[], bool]) -> None:
+        """Run hooks that stop nothing."""
+        for update in updates:
+            try:
+                self.ask(phase, (update,), cancelled)
+            except HookFailed as error:
+                _log.warning("%s", error)
+
+    def judge(self, phase: Phase, updates: Sequence[Update], cancelled: Callable[[], bool]) -> None:
+        """Run hooks whose no is the model's fault; raise `StepRejected` for it, else as `ask`."""
+        try:
+            self.ask(phase, updates, cancelled)
+        except HookFailed as error:
+            if error.passing:
+                raise
+            raise StepRejected(
+                error.code, error.detail, hint=error.hint, slot=error.slot
+            ) from error
 
     def _scripts(self, directory: Path, phase: str) -> Iterator[Path]:
         """Yield what is to be run, each checked."""

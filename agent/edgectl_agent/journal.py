@@ -5,7 +5,8 @@ Rules:
 1. Every line is a whole `Record`; the last good one counts. The lines before it are a trail that
    ``edgectl-agent status`` can show.
 2. A torn last line is what a power loss leaves: it was never acted upon, because the machine acts
-   after `Journal.save` has returned. It is cut off before anything is written behind it.
+   after `Journal.save` has returned. Nothing is written behind it: the next line replaces the
+   whole. Reading writes nothing: a device with a full or a read-only disk comes up and serves.
 3. A long journal is replaced by its last line, in one step.
 4. A journal without any good line is put aside and a new one begun: models go on serving, and the
    server's next order is taken whatever its number. It is reported.
@@ -42,22 +43,18 @@ class Journal:
         self._torn = True  # until it has been read or rewritten
 
     def load(self) -> Record:
-        """Return the last record, and make the journal ready for the next; raise `OSError`."""
+        """Return the last record; raise `OSError`."""
         try:
             content = self._disk.read(_PATH, _READ_BYTES_MAX)
         except FileNotFoundError:
-            self._rewrite(EMPTY)
             return EMPTY
-        records, clean = parse_journal(content)
-        if not records and content:
+        found, clean = _newest(content)
+        if found is None and content:
             _log.error("the journal is damaged: kept as %s, beginning anew", _DAMAGED_PATH)
             self._disk.rename_durably(_PATH, _DAMAGED_PATH)
-        record = records[-1] if records else EMPTY
-        if clean and records:
+        if clean and found is not None:
             self._size, self._torn = len(content), False
-        else:
-            self._rewrite(record)
-        return record
+        return found or EMPTY
 
     def save(self, record: Record) -> None:
         """Return when `record` would survive a power loss; raise `OSError`."""
@@ -75,21 +72,35 @@ class Journal:
         self._size, self._torn = len(line), False
 
 
+def _newest(content: bytes) -> tuple[Record | None, bool]:
+    """Return the last good line, and whether it is the last one and whole."""
+    *lines, tail = content.split(b"\n")
+    for number, line in enumerate(reversed(lines)):
+        try:
+            return _decode(line), not tail and number == 0
+        except MalformedMessage:  # of a later agent, perhaps
+            continue
+    return None, False
+
+
 def parse_journal(content: bytes) -> tuple[list[Record], bool]:
     """Return the good lines in order, and whether there is nothing but good lines."""
     records = []
     *lines, tail = content.split(b"\n")
     clean = not tail
     for line in lines:
-        digits, _, text = line.partition(b" ")
-        if digits != _check_sum(text):
-            clean = False
-            continue
         try:
-            records.append(decode_record(text))
-        except MalformedMessage:  # of a later agent, perhaps
+            records.append(_decode(line))
+        except MalformedMessage:
             clean = False
     return records, clean
+
+
+def _decode(line: bytes) -> Record:
+    digits, _, text = line.partition(b" ")
+    if digits != _check_sum(text):
+        raise MalformedMessage("a torn line")
+    return decode_record(text)
 
 
 def _line(record: Record) -> bytes:

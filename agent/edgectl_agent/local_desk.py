@@ -36,8 +36,9 @@ __all__ = ["Asked", "LocalDesk", "Prepared"]
 ANSWER_S_MAX = 10.0
 """The main loop is busy for longer only while a disk fails."""
 _HINTS = {
-    "update.busy": "edgectl-agent status shows how far it is",
-    "update.nothing": "edgectl-agent models shows what runs in which slot, and what ran before",
+    "rollback.busy": "edgectl-agent status shows how far it is",
+    "rollback.nothing": "edgectl-agent models shows what runs in which slot, and what ran before",
+    "rollback.rejected": "edgectl-agent models shows what runs in which slot, and what ran before",
     "update.remembered": "an operator can have it tried again: edgectl rollout start --forgive",
 }
 

@@ -18,10 +18,17 @@ from edgectl_agent.core.machine import Machine
 from edgectl_agent.core.record import Floor, SlotPointer
 from edgectl_agent.core.timing import Moment
 from edgectl_agent.downloader import Downloader, Progress
-from edgectl_agent.errors import AgentError, StepCancelled, StepRejected, make_reason
-from edgectl_agent.hooks import NO_HOOKS, HookFailed, Hooks, Phase
+from edgectl_agent.errors import (
+    AgentError,
+    StepCancelled,
+    StepError,
+    StepFailed,
+    StepRejected,
+    make_reason,
+)
+from edgectl_agent.hooks import NO_HOOKS, Hooks
 from edgectl_agent.journal import Journal
-from edgectl_agent.serving import Serving
+from edgectl_agent.serving import Serving, Switched
 from edgectl_agent.store import Store
 from edgectl_agent.trial import TrialResult, Verdict
 from edgectl_protocol.messages import Reason
@@ -29,6 +36,9 @@ from edgectl_protocol.messages import Reason
 __all__ = ["Engine", "Metadata", "Outlet", "Performer", "Result"]
 
 Result = steps.StepDone | steps.StepFailed | steps.StepRejected
+Preparing = steps.Refresh | steps.Download | steps.Verify | steps.Trial | steps.Accompany
+_NO_SHADOW = frozenset({"load.memory", "load.memory_low", "slot.empty"})
+"""Why a candidate cannot be a shadow here that is no reason not to serve."""
 _log = logging.getLogger(__name__)
 
 
@@ -77,18 +87,22 @@ class Performer:
 
     def perform(self, step: steps.Step, cancelled: Callable[[], bool]) -> Result:
         """Run one step; never raises for anything that the world can do."""
-        update = step.update
         kind: type[steps.StepFailed | steps.StepRejected] = steps.StepFailed
+        slots = slots_of(step)
+        slot = slots[0] if len(slots) == 1 else ""
         try:
+            if cancelled():
+                raise StepCancelled  # before it has begun
             return self._perform(step, cancelled)
-        except StepRejected as error:
-            kind, reason = steps.StepRejected, error.reason
+        except StepError as error:
+            slot, reason = error.slot or slot, error.reason
+            if isinstance(error, StepRejected) and slot:
+                kind = steps.StepRejected
         except AgentError as error:
             reason = error.reason
         except OSError as error:
             reason = reason_of(error)
-        pointer = self._pointer(step)
-        return kind(step=step.step, slot=update.slot, reason=reason, pointer=pointer)
+        return kind(step=step.step, slot=slot, reason=reason, pointers=self._pointers(step))
 
     def collect(self, keep: tuple[str, ...]) -> None:
         """Remove what is not needed; what cannot be removed now is removed another time."""
@@ -97,7 +111,33 @@ class Performer:
         except OSError as error:
             _log.warning("cannot remove what is not needed: %s", error)
 
+    def release(self, slots: tuple[str, ...]) -> None:
+        """Free the models that are kept beside what serves."""
+        for slot in slots:
+            self._serving.release(slot)
+
     def _perform(self, step: steps.Step, cancelled: Callable[[], bool]) -> Result:
+        match step:
+            case steps.Activate():
+                self._hooks.ask("pre-activate", step.updates, cancelled)
+                switched = self._serving.activate(step.installed)
+                self._hooks.judge("post-activate", step.updates, cancelled)
+                for slot in step.installed:
+                    self._serving.mirror(
+                        slot, share=step.policy.mirror_share, cpu_max=step.policy.mirror_cpu_max
+                    )
+                return _switched(step, switched)
+            case steps.RollBack():
+                manifests = {update.slot: update.manifest for update in step.updates}
+                self._hooks.tell("pre-rollback", step.updates, cancelled)
+                switched = self._serving.roll_back(manifests)
+                self._hooks.tell("post-rollback", step.updates, cancelled)
+                return _switched(step, switched)
+            case _:
+                return self._prepare(step, cancelled)
+
+    def _prepare(self, step: Preparing, cancelled: Callable[[], bool]) -> Result:
+        """Run a step that switches nothing."""
         update = step.update
         done = steps.StepDone(step=step.step, slot=update.slot)
         match step:
@@ -107,7 +147,7 @@ class Performer:
                 )
                 return steps.StepDone(step=step.step, slot=update.slot, floor=floor)
             case steps.Download():
-                self._hook("pre-download", step, cancelled)
+                self._hooks.ask("pre-download", (update,), cancelled)
                 if step.key is not None:
                     self._store.keep_key(update.manifest, step.key)
                 self._downloader.fetch(
@@ -115,7 +155,7 @@ class Performer:
                     progress=lambda progress: self._progress(update.slot, progress),
                     cancelled=cancelled,
                 )
-                self._tell("post-download", step, cancelled)
+                self._hooks.tell("post-download", (update,), cancelled)
                 return done
             case steps.Verify():
                 bundle = self._bundle(step)
@@ -129,44 +169,23 @@ class Performer:
                 return done
             case steps.Trial():
                 return self._try(step, cancelled)
-            case steps.Activate():
-                self._hook("pre-activate", step, cancelled)
-                switched = self._serving.activate({update.slot: step.installed})
-                self._judge_hook(step, cancelled)
-            case steps.RollBack():
-                self._tell("pre-rollback", step, cancelled)
-                switched = self._serving.roll_back({update.slot: update.manifest})
-                self._tell("post-rollback", step, cancelled)
-        pointer = switched.pointers[update.slot]
-        return steps.StepDone(step=step.step, slot=update.slot, pointer=pointer)
+            case steps.Accompany():
+                return self._accompany(step)
 
-    def _hook(self, phase: Phase, step: steps.Step, cancelled: Callable[[], bool]) -> None:
-        """Run a hook that may stop the step."""
-        update = step.update
-        self._hooks.run(
-            phase,
-            slot=update.slot,
-            version=update.version,
-            variant=update.candidate.variant,
-            manifest=update.manifest,
-            cancelled=cancelled,
-        )
-
-    def _tell(self, phase: Phase, step: steps.Step, cancelled: Callable[[], bool]) -> None:
-        """Run a hook that stops nothing."""
+    def _accompany(self, step: steps.Accompany) -> Result:
+        update, policy = step.update, step.policy
         try:
-            self._hook(phase, step, cancelled)
-        except HookFailed as error:
-            _log.warning("%s", error)
-
-    def _judge_hook(self, step: steps.Activate, cancelled: Callable[[], bool]) -> None:
-        """Run the hook after an activation: the model is blamed for its no."""
-        try:
-            self._hook("post-activate", step, cancelled)
-        except HookFailed as error:
-            if error.passing:
+            self._serving.accompany(
+                update.slot,
+                step.installed,
+                share=policy.mirror_share,
+                cpu_max=policy.mirror_cpu_max,
+            )
+        except StepFailed as error:
+            if error.code not in _NO_SHADOW:
                 raise
-            raise StepRejected(error.code, error.detail, hint=error.hint) from error
+            _log.warning("slot %s has no shadow: %s", update.slot, error)
+        return steps.StepDone(step=step.step, slot=update.slot)
 
     def _try(self, step: steps.Trial, cancelled: Callable[[], bool]) -> Result:
         bundle = self._bundle(step)
@@ -193,14 +212,31 @@ class Performer:
             variant=update.candidate.variant,
         )
 
-    def _pointer(self, step: steps.Step) -> SlotPointer | None:
-        """Return what the slot runs after a step that may have changed it half-way."""
+    def _pointers(self, step: steps.Step) -> dict[str, SlotPointer]:
+        """Return what the slots run after a step that may have changed it half-way."""
         if not isinstance(step, steps.Activate | steps.RollBack):
-            return None
+            return {}
         try:
-            return self._store.pointers().get(step.update.slot, SlotPointer())
+            pointers = self._store.pointers()
         except OSError:
-            return None
+            return {}
+        return {slot: pointers.get(slot, SlotPointer()) for slot in slots_of(step)}
+
+
+def slots_of(step: steps.Step) -> tuple[str, ...]:
+    """Return the slots that a step is about."""
+    if isinstance(step, steps.Activate | steps.RollBack):
+        return tuple(update.slot for update in step.updates)
+    return (step.update.slot,)
+
+
+def _switched(step: steps.Activate | steps.RollBack, switched: Switched) -> steps.StepDone:
+    return steps.StepDone(
+        step=step.step,
+        slot=step.updates[0].slot,
+        pointers=switched.pointers,
+        swaps=switched.swaps,
+    )
 
 
 class Outlet(Protocol):
@@ -218,9 +254,6 @@ class Outlet(Protocol):
     def report(self) -> None:
         """The reported state has changed."""
 
-    def answer(self, request: str, reason: Reason | None) -> None:
-        """Tell who asked at the device that it is begun, or why it is not."""
-
 
 class Engine:
     """Feeds the machine and does what it says, in the order in which it says it."""
@@ -231,8 +264,10 @@ class Engine:
         journal: Journal,
         *,
         outlet: Outlet,
-        submit: Callable[[steps.Step | steps.Collect], None],
+        submit: Callable[[steps.Step | steps.Collect | steps.Release], None],
         cancel: Callable[[], None],
+        give_up: Callable[[Reason], None],
+        answer: Callable[[str, Reason | None], None] = lambda _request, _reason: None,
         wait_for_disk: Callable[[OSError], bool],
     ) -> None:
         """Take the machine and its surroundings.
@@ -241,8 +276,11 @@ class Engine:
             machine: as it was made from the journal.
             journal: where its record goes.
             outlet: what it says.
-            submit: runs steps and collections one after another, and feeds the results back.
+            submit: runs steps, collections and releases one after another, and feeds the results
+                back.
             cancel: asks the running step to end.
+            give_up: ends the agent, because a step does not end.
+            answer: tells who asked at the device whether it will be done, or why not.
             wait_for_disk: called when the record could not be written; True to try again.
         """
         self.machine = machine
@@ -250,6 +288,8 @@ class Engine:
         self._outlet = outlet
         self._submit = submit
         self._cancel = cancel
+        self._give_up = give_up
+        self._answer = answer
         self._wait_for_disk = wait_for_disk
 
     def start(self, moment: Moment, jitter: float) -> None:
@@ -262,7 +302,7 @@ class Engine:
 
     def stop(self, moment: Moment) -> None:
         """Note that the agent ends in good order."""
-        self._do(self.machine.stop(), moment)
+        self._do(self.machine.stop(moment), moment)
 
     def _do(self, actions: list[steps.Action], moment: Moment) -> None:
         for action in actions:
@@ -278,9 +318,11 @@ class Engine:
                 case steps.Report():
                     self._outlet.report()
                 case steps.Answer():
-                    self._outlet.answer(action.request, action.reason)
+                    self._answer(action.request, action.reason)
                 case steps.Cancel():
                     self._cancel()
+                case steps.GiveUp():
+                    self._give_up(action.reason)
                 case _:
                     self._submit(action)
 

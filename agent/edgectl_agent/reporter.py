@@ -99,14 +99,8 @@ class Reporter:
         endpoint: Callable[[], str],
         now: Callable[[], datetime],
         say: Say,
-        answered: Callable[[str, Reason | None], None] = lambda _request, _reason: None,
     ) -> None:
-        """Take where to say what.
-
-        `say` gets each transition for whoever watches the process, `answered` what becomes of a
-        request of somebody at the device.
-        """
-        self._answered = answered
+        """Take where to say what; `say` gets each transition for whoever watches the process."""
         self._device = device
         self._boot = boot
         self._signer = signer
@@ -159,6 +153,9 @@ class Reporter:
                 rollout=update.wanted.rollout,
                 reason=update.reason,
                 trial=update.trial,
+                shadow=update.shadow,
+                observation=update.observation,
+                swap=update.swap,
             )
 
         self._put("event", make)
@@ -203,10 +200,6 @@ class Reporter:
     def report(self) -> None:
         """Send the state with the next `pump`."""
         self._dirty = True
-
-    def answer(self, request: str, reason: Reason | None) -> None:
-        """Tell who asked at the device."""
-        self._answered(request, reason)
 
     # ------------------------------------------------------------ what the supervisor says
 

@@ -6,7 +6,8 @@ Rules:
    together change together: one change of the pointers, one switch in the inference process.
 2. Nothing is loaded whose files were not hashed just before.
 3. A slot whose files are found damaged falls back to its previous model where that is sound, and
-   is empty otherwise; the update machine is told, and has the damaged files fetched again.
+   is empty otherwise, and with it the slots that were switched together with it: what belongs
+   together is never mixed. The update machine is told, and has the damaged files fetched again.
 4. A slot whose key is not to be had (an encrypted bundle, the medium with the device's key not
    mounted) waits for it and changes nothing.
 5. A content key is forgotten as soon as the inference process has been given it.
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, Self
 
 from edgectl_agent.bundle import Bundle
@@ -109,10 +110,13 @@ class Serving:
                 bundles.append(self._bundle(slot, one))
             pointers = self._store.pointers()
             changed = {}
+            together = tuple(sorted(installed)) if len(installed) > 1 else ()
             for slot, one in installed.items():
                 pointer = pointers.get(slot, SlotPointer())
                 if pointer.running is None or pointer.running.manifest != one.manifest:
-                    changed[slot] = SlotPointer(running=one, previous=pointer.running)
+                    changed[slot] = SlotPointer(
+                        running=one, previous=pointer.running, together=together
+                    )
             if changed:
                 self._store.point(changed)
             now = {slot: {**pointers, **changed}[slot] for slot in installed}
@@ -191,7 +195,7 @@ class Serving:
             except InferenceError as error:
                 _log.warning("the companion of %s is not freed: %s", slot, error)
 
-    def restore(self, *, fresh: bool, leave: Collection[str] = ()) -> list[PointerChanged]:
+    def restore(self, *, fresh: bool, leave: frozenset[str] = frozenset()) -> list[PointerChanged]:
         """Serve what the pointers say; return the slots that had to change.
 
         Args:
@@ -203,22 +207,28 @@ class Serving:
             if fresh:
                 self._loaded.clear()
             self.silent.clear()
-            for slot, pointer in sorted(self._store.pointers().items()):
-                if slot in leave:
+            pointers = self._store.pointers()
+            for unit in _units(pointers):
+                if not leave.isdisjoint(unit):
                     continue
+                before = {slot: pointers[slot] for slot in unit}
                 try:
-                    now = self._serve({slot: pointer}).pointers[slot]
+                    now = self._serve(before).pointers
                 except (StepFailed, OSError) as error:
-                    _log.error("slot %s does not serve: %s", slot, error)
-                    self.silent[slot] = (
+                    _log.error("%s does not serve: %s", ", ".join(unit), error)
+                    reason = (
                         make_reason("disk.error", f"cannot be read: {error}")
                         if isinstance(error, OSError)
                         else error.reason
                     )
+                    self.silent.update(dict.fromkeys(unit, reason))
                     continue
-                if now != pointer:
-                    reason = StepFailed("store.damaged", f"files of slot {slot} were damaged")
-                    changes.append(PointerChanged(slot=slot, pointer=now, reason=reason.reason))
+                damaged = make_reason("store.damaged", f"files of {', '.join(unit)} were damaged")
+                changes += [
+                    PointerChanged(slot=slot, pointer=now[slot], reason=damaged)
+                    for slot in unit
+                    if now[slot] != before[slot]
+                ]
         return changes
 
     def health(self, slot: str) -> HealthSeen | None:
@@ -266,24 +276,24 @@ class Serving:
 
     def _serve(self, pointers: Mapping[str, SlotPointer]) -> Switched:
         """Load what the pointers say, or what they fall back to; return them as they are then."""
-        now = {}
         with _Keys() as bundles:
-            for slot, pointer in sorted(pointers.items()):
-                bundle, now[slot] = self._sound(slot, pointer)
-                if bundle is not None:
-                    bundles.append(bundle)
+            now = self._sound(pointers, bundles)
+            self._empty(sorted(slot for slot, one in now.items() if one.running is None))
             try:
                 swaps = self._load(bundles)
             except StepRejected as error:
                 # It did load before: the machine is short of something, and may recover.
                 raise StepFailed(error.code, error.detail, slot=error.slot) from error
-        for slot in sorted(set(now) - set(swaps)):
+        return Switched(now, swaps)
+
+    def _empty(self, slots: Sequence[str]) -> None:
+        """Serve nothing in these slots; before others of their group serve something else."""
+        for slot in slots:
             try:
                 self._inference.unload(slot)
             except InferenceDown as error:
                 raise StepFailed(error.code, error.detail) from error
             self._loaded.pop(slot, None)
-        return Switched(now, swaps)
 
     def _exchange(self, changed: Mapping[str, SlotPointer]) -> dict[str, SwapReport] | None:
         """Let what ran before serve again, where it is in memory for all these slots."""
@@ -301,18 +311,38 @@ class Serving:
             self.release(slot)  # what was there is not wanted any more
         return dict(swaps)
 
-    def _sound(self, slot: str, pointer: SlotPointer) -> tuple[Bundle | None, SlotPointer]:
-        """Return the bundle that a slot runs or falls back to, and the pointer as it is then."""
-        while pointer.running is not None:
-            try:
-                return self._bundle(slot, pointer.running), pointer
-            except KeyUnavailable:
-                raise
-            except (StepFailed, StepRejected) as error:
-                _log.error("slot %s: %s", slot, error)
-                pointer = SlotPointer(running=pointer.previous)
-                self._store.point({slot: pointer})
-        return None, pointer
+    def _sound(
+        self, pointers: Mapping[str, SlotPointer], bundles: list[Bundle]
+    ) -> dict[str, SlotPointer]:
+        """Collect the bundles that slots run or fall back to; return the pointers as they are then.
+
+        What was switched together falls back together, in one change of the pointers.
+        """
+        now = dict(pointers)
+        found: dict[str, Bundle] = {}
+        while True:
+            damaged: set[str] = set()
+            for slot, pointer in sorted(now.items()):
+                if pointer.running is None or slot in found:
+                    continue
+                try:
+                    found[slot] = self._bundle(slot, pointer.running)
+                except KeyUnavailable:
+                    bundles.extend(found.values())
+                    raise
+                except (StepFailed, StepRejected) as error:
+                    _log.error("slot %s: %s", slot, error)
+                    damaged.update(_partners(slot, now))
+            if not damaged:
+                break
+            for slot in damaged:
+                now[slot] = SlotPointer(running=now[slot].previous)
+                bundle = found.pop(slot, None)
+                if bundle is not None:
+                    bundle.forget_key()
+            self._store.point({slot: now[slot] for slot in damaged})
+        bundles.extend(found.values())
+        return now
 
     def _load(self, bundles: Sequence[Bundle]) -> dict[str, SwapReport]:
         """Load what is not loaded yet, together; return what it took, by slot of all of them."""
@@ -328,3 +358,15 @@ class Serving:
             raise kind(error.code, error.detail, slot=error.slot) from error
         self._loaded.update({one.slot: one.manifest for one in missing})
         return {one.slot: swaps.get(one.slot, SwapReport()) for one in bundles}
+
+
+def _partners(slot: str, pointers: Mapping[str, SlotPointer]) -> tuple[str, ...]:
+    """Return the slots that still run what they got in one step with `slot`, itself among them."""
+    together = pointers[slot].together
+    others = (one for one in together if one in pointers and pointers[one].together == together)
+    return tuple(sorted({slot, *others}))
+
+
+def _units(pointers: Mapping[str, SlotPointer]) -> tuple[tuple[str, ...], ...]:
+    """Return all slots, those together that fall back together."""
+    return tuple(sorted({_partners(slot, pointers) for slot in pointers}))

@@ -15,7 +15,6 @@ Everything that the machine must hear goes through one bounded inbox to the main
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import queue
@@ -37,7 +36,7 @@ from edgectl_agent.device_key import load_key
 from edgectl_agent.downloader import Downloader, Progress
 from edgectl_agent.durable import RealDisk
 from edgectl_agent.enrol import AUTHORITY_PATH, CERTIFICATE_PATH, ROOT_PATH, Identity
-from edgectl_agent.errors import Refused, TokenAway
+from edgectl_agent.errors import AgentError, TokenAway
 from edgectl_agent.hooks import Hooks
 from edgectl_agent.inference.process import InferenceProcess
 from edgectl_agent.journal import Journal
@@ -54,6 +53,7 @@ from edgectl_agent.serving import Serving
 from edgectl_agent.settings import Settings
 from edgectl_agent.signing import seal
 from edgectl_agent.spool import Spool
+from edgectl_agent.start import count_boot, lock_state
 from edgectl_agent.store import Store
 from edgectl_agent.trial import run_trial
 from edgectl_agent.trust.process import Trust
@@ -127,10 +127,12 @@ class Supervisor:
         self._device = identity.device
         self._disk = disk
         self._say = say
-        self._lock_handle = _lock(disk)
-        self._boot = _count_boot(disk)
+        self._lock_handle = lock_state(disk)
+        self._boot = count_boot(disk)
         self._inbox: queue.Queue[_Item] = queue.Queue(INBOX_MAX)
         self._stopping = threading.Event()
+        self._orderly = False
+        """It ends because it was asked to; whatever else ends it counts against the update."""
         self._random = random.SystemRandom()
         self._order_again_s: float | None = None
         self._telemetry_s = moment().elapsed_s + settings.telemetry_s
@@ -176,7 +178,12 @@ class Supervisor:
         )
         journal = Journal(self._disk)
         signer = self._key
-        machine = Machine(self._device, journal.load(), store.pointers())
+        machine = Machine(
+            self._device,
+            journal.load(),
+            store.pointers(),
+            maintenance=settings.maintenance_windows,
+        )
         self._serving = Serving(store, self._inference)
         self._trust = Trust(
             settings.state_directory / "tuf", self._disk.read(ROOT_PATH), Mailbox(self._connection)
@@ -206,7 +213,6 @@ class Supervisor:
             endpoint=lambda: self._inference.endpoint,
             now=now,
             say=self._say_with_bytes,
-            answered=lambda *answer: self._local.answered(*answer),  # noqa: PLW0108 - made below
         )
         self._engine = Engine(
             machine,
@@ -214,7 +220,9 @@ class Supervisor:
             outlet=self._reporter,
             submit=self._worker.submit,
             cancel=self._worker.cancel,
+            give_up=self._give_up,
             wait_for_disk=self._wait_for_disk,
+            answer=lambda *answer: self._local.answered(*answer),  # noqa: PLW0108 - made below
         )
         self._benchmarks = Benchmarks(
             self._device,
@@ -317,6 +325,7 @@ class Supervisor:
             self._renewer.start()
             while not self._stopping.is_set():
                 self._turn()
+            self._orderly = True
         finally:
             self._end()
 
@@ -397,9 +406,9 @@ class Supervisor:
     # ------------------------------------------------------------ what is looked at each turn
 
     def _watch_health(self) -> None:
-        observed = self._engine.machine.observed
-        if observed is not None and self._keeper.answering:
-            seen = self._serving.health(observed[0])
+        machine = self._engine.machine
+        for slot in (*machine.observed, *machine.shadowed):
+            seen = self._serving.health(slot) if self._keeper.answering else None
             if seen is not None:
                 self._feed(seen)
 
@@ -448,6 +457,12 @@ class Supervisor:
         _log.error("the journal cannot be written, updates wait: %s", error)
         return not self._stopping.wait(DISK_RETRY_S)
 
+    def _give_up(self, reason: Reason) -> None:
+        """End, because a step hangs where nothing can end it but the end of the process."""
+        raise AgentError(
+            reason.code, reason.detail, hint="whoever supervises the agent starts it anew"
+        )
+
     def _end(self) -> None:
         self._stopping.set()
         self._local.stop()
@@ -456,7 +471,8 @@ class Supervisor:
         self._worker.stop()
         self._trust.close()
         try:
-            self._engine.stop(moment())
+            if self._orderly:
+                self._engine.stop(moment())
         except OSError as error:
             _log.warning("the journal cannot be written: %s", error)
         if self._inference.alive():
@@ -470,28 +486,3 @@ class Supervisor:
         self._spool.close()
         os.close(self._lock_handle)
         self._say({"event": "stopped"})
-
-
-def _lock(disk: RealDisk) -> int:
-    """Take the state directory for this process; the lock ends with it."""
-    handle = os.open(disk.locate("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        raise Refused(
-            "state.locked",
-            f"another agent runs on {disk.locate('.')}",
-            hint="stop it, or give this one another --state",
-        ) from error
-    return handle
-
-
-def _count_boot(disk: RealDisk) -> int:
-    """Count this start, durably: messages are numbered by it."""
-    try:
-        boot = int(disk.read("boot", 32)) + 1
-    except (FileNotFoundError, ValueError):
-        boot = 1
-    disk.write_atomic("boot", str(boot).encode())
-    return boot

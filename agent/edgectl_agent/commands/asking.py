@@ -30,6 +30,7 @@ _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(s|min|m|h|d)")
 _SECONDS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
 _LOOK_S = 0.5
 _ENDED_WELL = "committed"
+_WAITING = "waiting"
 
 
 def add(commands: Commands) -> None:
@@ -201,6 +202,8 @@ def _follow(settings: Settings, options: argparse.Namespace, slot: str, *, ends:
         update = slots.get(slot, {}).get("update") or {}
         said = _say_once(options, slot, update, said)
         state = update.get("state", "")
+        if state == _WAITING:
+            return 0  # for the end of a hold, perhaps: that may be tomorrow
         if state in {one.value for one in ENDED} and not _goes_on(update):
             return 0 if state in ends else 1
         time.sleep(_LOOK_S)

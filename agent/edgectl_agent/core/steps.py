@@ -10,11 +10,20 @@ from msgspec import Struct
 
 from edgectl_agent.core.evidence import Copies, Evidence
 from edgectl_agent.core.record import Floor, Record, SlotPointer, Update
-from edgectl_protocol.messages import Installed, Order, Reason, SlotOrder, TrialReport
+from edgectl_protocol.messages import (
+    Installed,
+    Order,
+    Reason,
+    SlotOrder,
+    SwapReport,
+    TrialReport,
+    UpdatePolicy,
+)
 from edgectl_protocol.update import UpdateEvent, UpdateState
 
 __all__ = [
     "Accept",
+    "Accompany",
     "Action",
     "Activate",
     "Announce",
@@ -23,6 +32,7 @@ __all__ = [
     "Collect",
     "Download",
     "Event",
+    "GiveUp",
     "HealthSeen",
     "HoldChanged",
     "InferenceDied",
@@ -33,6 +43,7 @@ __all__ = [
     "PointerChanged",
     "Refresh",
     "Refuse",
+    "Release",
     "Report",
     "RollBack",
     "RollbackAsked",
@@ -76,7 +87,9 @@ class StepDone(_Value, frozen=True, kw_only=True):
     slot: str
     floor: Floor | None = None
     trial: TrialReport | None = None
-    pointer: SlotPointer | None = None
+    pointers: dict[str, SlotPointer] = {}
+    """What the slots run of which it may have changed that."""
+    swaps: dict[str, SwapReport] = {}
 
 
 class StepFailed(_Value, frozen=True, kw_only=True):
@@ -84,8 +97,9 @@ class StepFailed(_Value, frozen=True, kw_only=True):
 
     step: int
     slot: str
+    """Whose bundle it is about; of a step for several slots, empty where that is not known."""
     reason: Reason
-    pointer: SlotPointer | None = None
+    pointers: dict[str, SlotPointer] = {}
 
 
 class StepRejected(_Value, frozen=True, kw_only=True):
@@ -93,9 +107,10 @@ class StepRejected(_Value, frozen=True, kw_only=True):
 
     step: int
     slot: str
+    """Whose bundle it is."""
     reason: Reason
     trial: TrialReport | None = None
-    pointer: SlotPointer | None = None
+    pointers: dict[str, SlotPointer] = {}
 
 
 class HealthSeen(_Value, frozen=True, kw_only=True):
@@ -136,26 +151,26 @@ class PointerChanged(_Value, frozen=True, kw_only=True):
 
 
 class HoldChanged(_Value, frozen=True, kw_only=True):
-    """Somebody at the device holds, or the hold has ended: nothing is switched meanwhile."""
+    """Somebody or an application says "not now", or takes that back."""
 
     held: Reason | None
+    """Who and why, for people; None: models may be switched."""
 
 
 class RollbackAsked(_Value, frozen=True, kw_only=True):
-    """A person at the device wants back what ran in a slot before."""
+    """A person at the device wants what ran before, and never again what runs now."""
 
     slot: str
     request: str = ""
-    """Of the asker, for `Answer`."""
+    """Comes back with the `Answer`."""
 
 
 class InstallAsked(_Value, frozen=True, kw_only=True):
-    """A person at the device wants this in a slot; it counts until a newer order comes."""
+    """A person at the device wants a slot to run something, until a newer order comes."""
 
     slot: str
     wanted: SlotOrder
     request: str = ""
-    """Of the asker, for `Answer`."""
 
 
 class Ticked(_Value, frozen=True, kw_only=True):
@@ -208,10 +223,11 @@ class Refuse(_Value, frozen=True, kw_only=True):
 
 
 class Answer(_Value, frozen=True, kw_only=True):
-    """Tell the asker of `request` that it is begun, or why it is not."""
+    """Tell who asked whether it will be done."""
 
     request: str
-    reason: Reason | None = None
+    reason: Reason | None
+    """Why not; None: it will, or is being, done."""
 
 
 class Report(_Value, frozen=True, kw_only=True):
@@ -222,6 +238,18 @@ class Collect(_Value, frozen=True, kw_only=True):
     """Remove what neither a slot nor an update needs; `keep` are manifests."""
 
     keep: tuple[str, ...]
+
+
+class Release(_Value, frozen=True, kw_only=True):
+    """Free the models that are kept beside what serves in these slots."""
+
+    slots: tuple[str, ...]
+
+
+class GiveUp(_Value, frozen=True, kw_only=True):
+    """A step does not come back though it was told to: end the process, to be started anew."""
+
+    reason: Reason
 
 
 class Cancel(_Value, frozen=True, kw_only=True):
@@ -259,20 +287,43 @@ class Trial(_Value, frozen=True, kw_only=True):
     update: Update
 
 
-class Activate(_Value, frozen=True, kw_only=True):
-    """Switch the slot's pointer to the bundle and load it."""
+class Accompany(_Value, frozen=True, kw_only=True):
+    """Load the bundle beside what serves in its slot, and have it answer copies of requests."""
 
     step: int
     update: Update
     installed: Installed
+    policy: UpdatePolicy
+
+
+class Activate(_Value, frozen=True, kw_only=True):
+    """Switch the pointers of slots that belong together to their bundles, and load them."""
+
+    step: int
+    updates: tuple[Update, ...]
+    installed: dict[str, Installed]
+    """By slot."""
+    policy: UpdatePolicy
 
 
 class RollBack(_Value, frozen=True, kw_only=True):
-    """Switch the slot's pointer back from the update's bundle and load what it points to."""
+    """Switch the slots' pointers back from the updates' bundles and load what they point to."""
 
     step: int
-    update: Update
+    updates: tuple[Update, ...]
 
 
-Step = Refresh | Download | Verify | Trial | Activate | RollBack
-Action = Persist | Announce | Accept | Refuse | Answer | Report | Collect | Cancel | Step
+Step = Refresh | Download | Verify | Trial | Accompany | Activate | RollBack
+Action = (
+    Persist
+    | Announce
+    | Accept
+    | Refuse
+    | Answer
+    | Report
+    | Collect
+    | Release
+    | Cancel
+    | GiveUp
+    | Step
+)

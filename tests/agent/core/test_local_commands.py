@@ -57,11 +57,13 @@ def test_a_hold_keeps_models_from_being_switched(
     assert told["holds"]["person"]["reason"] == "night shift"
     assert 7000 < told["holds"]["person"]["left_s"] <= 7200
     ordered(plane, 1, bundle_of(tmp_path))
-    wait_for(lambda: device.told("status")["order_counter"] == 1, "the order")
+    assert device.wait("transition", after="waiting")["reason"]["code"] == "update.held"
     shown = device.command("status")[1]
     assert "person: 2 h left, night shift" in shown or "person: 1 h 59 min left" in shown
     assert "connection   connected" in shown
     assert "certificate  until" in shown
+    assert "update to 1 (fp32): waiting" in shown
+    assert "[update.held]" in shown
     # A script may hold too, and by the file alone; each holder ends its own.
     (device.state / "hold").unlink()
     (device.state / "hold").touch()
@@ -88,7 +90,7 @@ def test_rollback_returns_to_what_ran_before(
 ) -> None:
     device = started(plane, make_device)
     code, _, errors = device.command("rollback", "activity")
-    assert (code, "error[update.nothing]" in errors) == (1, True), errors
+    assert (code, "error[rollback.nothing]" in errors) == (1, True), errors
     assert device.command("rollback", "../x")[0] == 2
     ordered(plane, 1, bundle_of(tmp_path))
     plane.wait_state("pi-1", "activity", "committed", version="1")
