@@ -15,7 +15,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,7 +37,7 @@ from edgectl_agent.local_messages import Status
 from edgectl_agent.renewal import read_validity
 from edgectl_agent.settings import Settings
 
-__all__ = ["Check", "examine"]
+__all__ = ["CHECKS", "Check", "examine"]
 
 _FSYNC_S_WARN = 0.5
 _CONNECT_S_MAX = 10.0
@@ -72,22 +72,8 @@ class _Metadata(Struct):
 
 def examine(settings: Settings) -> Iterator[Check]:
     """Yield the checks, what the others rest on first."""
-    checks: list[tuple[str, Callable[[Settings], Check]]] = [
-        ("state directory", _state),
-        ("disk", _disk),
-        ("disk writes", _writes),
-        ("clock", _clock),
-        ("certificate", _certificate),
-        ("key", _key),
-        ("broker", _broker),
-        ("signed metadata", _metadata),
-        ("runtime", _runtime),
-        ("agent", _agent),
-        ("inference endpoint", _endpoint),
-        ("temperature", _temperature),
-    ]
     yield Check("settings", "ok", "read, and every value is in its bounds")
-    for name, check in checks:
+    for name, check in CHECKS.items():
         yield _guarded(name, lambda check=check: check(settings))  # type: ignore[misc]
 
 
@@ -317,3 +303,20 @@ def _temperature(settings: Settings) -> Check:
     if heat is not None and heat >= _HOT_C:
         return Check("temperature", "warn", detail, "it is about to slow down: cool it")
     return Check("temperature", "ok", detail)
+
+
+CHECKS: Mapping[str, Callable[[Settings], Check]] = {
+    "state directory": _state,
+    "disk": _disk,
+    "disk writes": _writes,
+    "clock": _clock,
+    "certificate": _certificate,
+    "key": _key,
+    "broker": _broker,
+    "signed metadata": _metadata,
+    "runtime": _runtime,
+    "agent": _agent,
+    "inference endpoint": _endpoint,
+    "temperature": _temperature,
+}
+"""By name, in the order in which they are made."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,8 @@ from edgectl_agent.settings import Settings
 from edgectl_protocol import __version__
 
 __all__ = ["LiveStatus"]
+
+_ERRNO = re.compile(r"\[Errno -?\d+\] ")
 
 
 class LiveStatus:
@@ -56,7 +59,7 @@ class LiveStatus:
             "up_s": round(moment.elapsed_s - self._begun_s, 1),
             "endpoint": self._endpoint(),
             "connected": self._connection.connected(),
-            "connection_error": self._connection.last_error or None,
+            "connection_error": _ERRNO.sub("", self._connection.last_error) or None,
             "certificate": self._certificate(moment),
             "holds": holds,
             "slots": msgspec.to_builtins(self._reporter.slots()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +18,9 @@ from agent.core.device import Device
 from agent.core.made import MadeBundle, make_bundle
 from agent.core.offline_file import Entries, entries_of, index_of, tar
 from agent.inference import models
+from edgectl_agent.errors import AgentError
+from edgectl_agent.local_client import ask, open_file
+from edgectl_agent.local_messages import SOCKET_FILE, Install
 from edgectl_protocol.manifest import MODEL_FILES, decode_manifest, layer_by_file
 from edgectl_protocol.offline import INDEX_FILE, METADATA_FOLDER, blob_file
 from edgectl_server.signing.keys import Keys
@@ -43,6 +47,18 @@ def install(device: Device, file: Path, *more: str) -> tuple[int, str]:
     if "error[" in errors:
         return code, errors.partition("error[")[2].partition("]")[0]
     return code, output.splitlines()[-1]
+
+
+def asked(device: Device, file: Path, variant: str | None = None) -> str:
+    """Ask the agent as the command does; return the code of its refusal."""
+    handle = open_file(file)
+    request = Install(name=file.name, variant=variant)
+    try:
+        with pytest.raises(AgentError) as caught:
+            ask(device.state / SOCKET_FILE, request, file=handle, timeout_s=60)
+    finally:
+        os.close(handle)
+    return caught.value.code
 
 
 @pytest.fixture
@@ -132,13 +148,13 @@ def test_what_is_spoiled_is_refused_and_nothing_is_left(
     file = tmp_path / "spoiled.oci"
     for name, content, expected in spoiled:
         file.write_bytes(content)
-        assert install(alone, file) == (1, expected), name
+        assert asked(alone, file) == expected, name
         assert not list((alone.state / "blobs" / "sha256").iterdir()), name
         assert not list((alone.state / "offline").iterdir()), name
     assert not Path("/tmp/edgectl-escaped").exists()
     assert alone.told("models") == []
     file.write_bytes(tar(good))
-    assert install(alone, file, "--variant", "int8") == (1, "offline.variant")
+    assert asked(alone, file, variant="int8") == "offline.variant"
     assert install(alone, file)[0] == 0
     assert alone.stop() == 0
 
