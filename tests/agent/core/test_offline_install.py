@@ -25,6 +25,7 @@ from edgectl_protocol.manifest import MODEL_FILES, decode_manifest, layer_by_fil
 from edgectl_protocol.offline import INDEX_FILE, METADATA_FOLDER, blob_file
 from edgectl_server.signing.keys import Keys
 from edgectl_server.signing.repository import Repository, Target
+from waiting import wait_for
 
 MakeDevice = Callable[..., Device]
 TIMESTAMP = METADATA_FOLDER + "timestamp.json"
@@ -176,6 +177,29 @@ def _stranger(tmp_path: Path, bundle: MadeBundle) -> Entries:
         METADATA_FOLDER + (f"{r}.json" if v is None else f"{v}.{r}.json"): content
         for r, v, content in files
     }
+
+
+def test_killed_in_the_middle_it_goes_on_without_the_file(
+    plane: ControlPlane, alone: Device, tmp_path: Path
+) -> None:
+    bundle = bundle_of(tmp_path)
+    sign(plane, bundle)
+    file = offline_file.write(tmp_path / "har.oci", entries_of(plane, bundle))
+    hook = Path(alone.settings["hooks"]) / "pre-download"
+    hook.parent.mkdir(mode=0o755)
+    hook.write_text(f"#!/bin/sh\ntest -e {tmp_path}/may || exit 75\n")
+    hook.chmod(0o755)
+    assert install(alone, file, "--no-wait")[0] == 0
+    alone.wait("transition", after="failed")  # and will be tried again, for some hundred seconds
+    alone.kill()
+    file.unlink()
+    assert len(list((alone.state / "offline").iterdir())) == 1
+    (tmp_path / "may").touch()
+    alone.start()
+    alone.wait("transition", after="committed")
+    assert alone.told("models")[0]["manifest"] == bundle.digest
+    wait_for(lambda: not list((alone.state / "offline").iterdir()), "it is forgotten")
+    assert alone.stop() == 0
 
 
 def test_expired_signatures_are_refused_with_the_day(
