@@ -284,6 +284,8 @@ def _endpoint(settings: Settings) -> Check:
         status = connection.getresponse().status
     finally:
         connection.close()
+    if status == http.client.UNAUTHORIZED:
+        return Check(name, "ok", f"{place} answers, and asks for its token")
     if status != http.client.OK:
         return Check(name, "fail", f"{place} answers {status}", "edgectl-agent logs")
     return Check(name, "ok", f"{place} answers")

@@ -53,7 +53,7 @@ from edgectl_agent.serving import Serving
 from edgectl_agent.settings import Settings
 from edgectl_agent.signing import seal
 from edgectl_agent.spool import Spool
-from edgectl_agent.start import count_boot, lock_state
+from edgectl_agent.start import count_boot, endpoint_options, lock_state
 from edgectl_agent.store import Store
 from edgectl_agent.trial import run_trial
 from edgectl_agent.trust.process import Trust
@@ -142,6 +142,7 @@ class Supervisor:
             port=settings.port,
             socket=settings.state_directory / settings.socket if settings.socket else None,
             log=settings.state_directory / "inference.log",
+            options=endpoint_options(settings),
         )
         self._key = load_key(disk, settings.key)
         self._connection = Connection(
