@@ -119,7 +119,8 @@ def open_file(path: Path) -> int:
         Refused: ``offline.file``: it cannot be read.
     """
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # Without O_NONBLOCK a pipe would be waited for; the agent refuses it.
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise Refused(
             "offline.file", f"cannot read {path}: {error.strerror}", hint="check the name"

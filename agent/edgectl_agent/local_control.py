@@ -93,6 +93,8 @@ class LocalControl:
         self._stopping.set()
         if self._listener is None:
             return
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # ends the wait for the next peer
         self._thread.join(2 * _ACCEPT_S)
         self._listener.close()
         with suppress(OSError):
@@ -156,19 +158,18 @@ class LocalControl:
                 for descriptor in descriptors:
                     opened.callback(os.close, descriptor)
                 request = decode_request(content)
-                brings = isinstance(request, Install)
-                if len(descriptors) != int(brings):
-                    raise Refused(
-                        "local.malformed",
-                        f"{len(descriptors)} files came with the request, expected {int(brings)}",
-                    )
-                return self._handle(request, descriptors[0] if brings else None)
+                return self._handle(request, _file_of(request, descriptors))
             except AgentError as error:
                 return answer_of(error)
             except ProtocolError as error:
                 return answer_of(Refused("local.malformed", f"{error}"))
             except OSError as error:
                 return answer_of(Refused("disk.error", f"{error}"))
+            except Exception:  # noqa: BLE001 - our bug; whoever asks must not end the agent
+                _log.exception("a request on the control socket")
+                return answer_of(
+                    Refused("local.broken", "the agent met a bug of its own", hint="see its log")
+                )
 
     def _check(self, peer: socket.socket) -> None:
         """Raise `Refused` ``local.stranger`` for who may not ask."""
@@ -220,6 +221,16 @@ def _receive(peer: socket.socket) -> tuple[bytes, list[int]]:
                 raise Refused("local.malformed", "not one request of a bounded length")
         opened.pop_all()
     return bytes(content[: content.index(b"\n")]), descriptors
+
+
+def _file_of(request: Request, descriptors: list[int]) -> int | None:
+    """Return the file that goes with a request; raise `Refused` for one too many or too few."""
+    expected = int(isinstance(request, Install))
+    if len(descriptors) != expected:
+        raise Refused(
+            "local.malformed", f"{len(descriptors)} files came with the request, not {expected}"
+        )
+    return descriptors[0] if descriptors else None
 
 
 def _groups(peer: socket.socket) -> tuple[int, ...]:

@@ -30,7 +30,7 @@ from edgectl_agent.durable import TEMPORARY_SUFFIX, Disk
 from edgectl_agent.errors import StepFailed
 from edgectl_agent.trust.frames import Want
 from edgectl_agent.trust.process import Trust
-from edgectl_protocol.errors import InvalidName
+from edgectl_protocol.errors import ProtocolError
 from edgectl_protocol.messages import MetadataHead, SlotOrder, encode
 from edgectl_protocol.metadata import METADATA_BYTES_MAX, parse_metadata_file
 from edgectl_protocol.names import check_model_name
@@ -148,7 +148,7 @@ class Packages:
             content = self._disk.read(f"{_FOLDER}/{slot}", _PACKAGE_BYTES_MAX)
             package = msgspec.msgpack.decode(content, type=Package)
             MetadataFiles(package.metadata)
-        except (OSError, InvalidName, ValueError, RecursionError) as error:
+        except (OSError, ProtocolError, ValueError, RecursionError) as error:
             _log.warning("offline/%.80s is not used: %s", slot, error)
             return None
         return package

@@ -7,7 +7,6 @@ import argparse
 import msgspec
 
 from edgectl_agent.commands.common import Commands, add_command, print_json
-from edgectl_agent.examination import examine
 from edgectl_agent.settings import Settings
 
 __all__ = ["add"]
@@ -26,6 +25,8 @@ def add(commands: Commands) -> None:
 
 
 def _doctor(settings: Settings, options: argparse.Namespace) -> int:
+    from edgectl_agent.examination import examine
+
     failed = False
     checks = []
     for check in examine(settings):

@@ -16,7 +16,6 @@ from edgectl_agent.core.record import EMPTY, Record, Update
 from edgectl_agent.durable import RealDisk
 from edgectl_agent.errors import UsageError
 from edgectl_agent.settings import Settings
-from edgectl_agent.status import open_state, read_records
 
 __all__ = ["add", "told"]
 
@@ -80,6 +79,8 @@ def _told_update(before: Update | None, update: Update) -> str:
 def _logs(settings: Settings, options: argparse.Namespace) -> int:
     if not 0 <= options.lines <= _LINES_MAX:
         raise UsageError("settings.value", f"--lines is 0 to {_LINES_MAX}", hint="--lines 200")
+    from edgectl_agent.status import open_state, read_records
+
     disk = open_state(settings.state_directory)
     records = [EMPTY, *read_records(disk)]
     words = [line for one, two in pairwise(records) for line in told(one, two)]

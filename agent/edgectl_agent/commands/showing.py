@@ -17,7 +17,6 @@ from edgectl_agent.errors import Unreachable
 from edgectl_agent.local_client import ask
 from edgectl_agent.local_messages import Status
 from edgectl_agent.settings import Settings
-from edgectl_agent.status import read_models, read_status
 
 __all__ = ["add"]
 
@@ -47,6 +46,8 @@ def add(commands: Commands) -> None:
 
 def _seen(settings: Settings) -> dict[str, Any]:
     """Return what is on the disk, with what the agent says where it runs."""
+    from edgectl_agent.status import read_status
+
     status = read_status(settings.state_directory)
     try:
         live = ask(settings.control_path, Status())
@@ -119,6 +120,8 @@ def _print_slot(slot: str, one: dict[str, Any]) -> None:
 
 
 def _models(settings: Settings, options: argparse.Namespace) -> int:
+    from edgectl_agent.status import read_models
+
     models = read_models(settings.state_directory)
     if options.json:
         print_json(models)

@@ -50,7 +50,7 @@ class Handler:
         if isinstance(request, RollBack):
             raise Refused("update.nothing", "nothing to return to", hint="look at it")
         if isinstance(request, Release):
-            raise OSError(errno.EROFS, "read-only")
+            raise OSError(errno.EROFS, "read-only") if request.name is None else KeyError("a bug")
         return Answer(data={"count": len(self.asked)})
 
 
@@ -101,6 +101,8 @@ def test_a_request_is_answered(path: Path, handler: Handler) -> None:
     assert (caught.value.code, caught.value.hint) == ("update.nothing", "look at it")
     with pytest.raises(Refused, match=r"disk\.error"):
         ask(path, Release())
+    with pytest.raises(Refused, match=r"local\.broken"):
+        ask(path, Release(name="x"))
 
 
 def test_the_socket_is_its_owners_alone(path: Path) -> None:
