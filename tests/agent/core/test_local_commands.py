@@ -161,6 +161,24 @@ def test_hooks_put_off_and_take_back(
     assert device.stop() == 0
 
 
+def test_a_hook_puts_off_the_switch_and_the_old_model_serves(
+    plane: ControlPlane, make_device: MakeDevice, tmp_path: Path
+) -> None:
+    device = make_device()
+    hook(device, "pre-activate", f"test $EDGECTL_VERSION = 1 || test -e {tmp_path}/may || exit 75")
+    device.start()
+    ordered(plane, 1, bundle_of(tmp_path))
+    device.wait("transition", after="committed", version="1")
+    ordered(plane, 2, bundle_of(tmp_path, "2"))
+    put_off = device.wait("transition", before="activating", version="2")
+    assert put_off["reason"]["code"] == "hook.failed"
+    assert running(device) == "1"
+    (tmp_path / "may").touch()
+    device.wait("transition", after="committed", version="2")
+    assert device.told("status")["rejected"] == []
+    assert device.stop() == 0
+
+
 def test_doctor_says_what_works_and_what_to_do(
     plane: ControlPlane, make_device: MakeDevice, tmp_path: Path
 ) -> None:
