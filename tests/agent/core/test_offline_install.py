@@ -199,6 +199,16 @@ def test_killed_in_the_middle_it_goes_on_without_the_file(
     alone.wait("transition", after="committed")
     assert alone.told("models")[0]["manifest"] == bundle.digest
     wait_for(lambda: not list((alone.state / "offline").iterdir()), "it is forgotten")
+    # A hold counts for files too; the command does not wait for its end.
+    (tmp_path / "two").mkdir()
+    second = bundle_of(tmp_path / "two", "2")
+    sign(plane, second)
+    alone.told("hold")
+    code, said = install(alone, offline_file.write(file, entries_of(plane, second)))
+    assert (code, json.loads(said)["update"]["state"]) == (0, "waiting"), said
+    assert alone.told("models")[0]["version"] == "1"
+    alone.told("hold", "--off")
+    alone.wait("transition", after="committed", version="2")
     assert alone.stop() == 0
 
 
