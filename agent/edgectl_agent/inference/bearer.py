@@ -46,15 +46,17 @@ def read_token(path: Path) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise TokenUnusable(f"cannot read the token file {path}: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(file.fileno())
+    try:
+        found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise TokenUnusable(f"the token file {path} is no regular file")
         if found.st_uid not in {0, os.geteuid()}:
             raise TokenUnusable(f"the token file {path} belongs to another user: chown it")
         if found.st_mode & 0o077:
             raise TokenUnusable(f"others may read the token file {path}: chmod 600 it")
-        content = file.read(_FILE_BYTES_MAX + 1).strip()
+        content = os.read(descriptor, _FILE_BYTES_MAX).strip()
+    finally:
+        os.close(descriptor)
     if _TOKEN.fullmatch(content) is None:
         raise TokenUnusable(
             f"the token file {path} must hold 16 to 512 letters, digits and any of ._~+/- "

@@ -23,18 +23,15 @@ from functools import lru_cache
 from pathlib import Path
 
 from edgectl_agent.inference.bearer import Bearer
-from edgectl_agent.inference.connection import (
-    RETRY_AFTER,
-    Answer,
-    Connection,
-    Handler,
-    Limits,
-    Request,
-)
+from edgectl_agent.inference.connection import Connection, Handler
+from edgectl_agent.inference.exchange import RETRY_AFTER, Answer, Limits, Request
+from edgectl_agent.inference.heads import Heads
 
 __all__ = ["RETRY_AFTER", "Answer", "Endpoint", "Limits", "Request"]
 
 _SWEEP_S = 0.5
+_NAMED_MAX = 64
+_RECEIVE_BYTES = 256 * 1024
 
 
 class Endpoint:
@@ -67,11 +64,17 @@ class Endpoint:
         self._servers: list[asyncio.Server] = []
         self._socket_path: Path | None = None
         self._hosts: set[bytes] = set()
+        self._named: dict[bytes, bool] = {}
+        """What `names_us` has said before: clients ask again and again by the same name."""
+        self.received = memoryview(bytearray(_RECEIVE_BYTES))
+        self.heads = {False: Heads(), True: Heads()}
         self._sweeping: asyncio.TimerHandle | None = None
 
     async def listen_tcp(self, host: str, port: int) -> int:
         """Listen on `host` and `port`, 0 for any free one; return the port. Raises OSError."""
         self._hosts = {b"localhost", host.encode().lower(), *self._names}
+        self._named.clear()
+        self.heads[False].forget()
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
             lambda: Connection(self, local=False), host, port, backlog=self.limits.connections_max
@@ -118,8 +121,13 @@ class Endpoint:
         A name must be ``localhost`` or the configured one. An address is always right: what
         rebinding needs is a name that its author controls.
         """
-        name = _name_of(host)
-        return name in self._hosts or _address(name) is not None
+        known = self._named.get(host)
+        if known is None:
+            name = _name_of(host)
+            known = name in self._hosts or _address(name) is not None
+            if len(self._named) < _NAMED_MAX:
+                self._named[host] = known
+        return known
 
     def serves_page(self, origin: bytes, host: bytes) -> bool:
         """Say whether a page of `origin` comes from this machine, asked by the Host header `host`.

@@ -17,7 +17,7 @@ import grpc.aio
 
 from edgectl_agent.inference import descriptions
 from edgectl_agent.inference.bearer import Bearer
-from edgectl_agent.inference.connection import Limits
+from edgectl_agent.inference.exchange import Limits
 from edgectl_agent.inference.grpc_codec import GrpcCodec, GrpcContent, uses_memory
 from edgectl_agent.inference.grpc_messages import METHODS, SERVICE, message
 from edgectl_agent.inference.peer import Peer

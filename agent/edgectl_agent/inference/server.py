@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import ipaddress
 import logging
 import os
 import select
@@ -170,6 +171,12 @@ class _Server:
             bearer_on_socket=options.token_on_socket,
         )
         self._open.append(endpoint.close)
+        if bearer is None and not _is_loopback(command.host):
+            log.warning(
+                "the endpoint listens on %s without a token: every machine that reaches it is "
+                "answered; see the setting endpoint_token_file",
+                command.host,
+            )
         where = f"{command.host}:{command.port}"
         try:
             port = await endpoint.listen_tcp(command.host, command.port)
@@ -249,6 +256,13 @@ def _watch(descriptor: int, gone: Callable[[], None]) -> None:
 
 
 _GRACE_S = 1.0
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _die_with(parent: int) -> None:

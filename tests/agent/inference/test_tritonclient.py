@@ -115,8 +115,8 @@ def test_server_and_models_describe_themselves(side: Side) -> None:
 @pytest.mark.parametrize("how", [{}, {"binary_data": False}], ids=["binary", "json"])
 @pytest.mark.parametrize("rows", [1, 4])
 def test_real_windows(side: Side, tmp_path: Path, how: dict[str, bool], rows: int) -> None:
-    if how and isinstance(side, Grpc):
-        pytest.skip("gRPC's client knows only the binary form")
+    if isinstance(side, Grpc):
+        how = {}  # its client knows only the binary form
     windows = activity()[0][:rows]
     outputs = [side.module.InferRequestedOutput("logits", **how)]
     for wanted in (None, outputs):
