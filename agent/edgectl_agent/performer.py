@@ -26,6 +26,7 @@ from edgectl_agent.errors import (
     StepRejected,
     make_reason,
 )
+from edgectl_agent.hooks import NO_HOOKS, Hooks
 from edgectl_agent.journal import Journal
 from edgectl_agent.serving import Serving, Switched
 from edgectl_agent.store import Store
@@ -67,8 +68,16 @@ class Performer:
         serving: Serving,
         trial: Callable[[Bundle], TrialResult],
         progress: Callable[[str, Progress], None],
+        hooks: Hooks = NO_HOOKS,
+        pinned: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
-        """Take what the steps need; `progress` is called with the slot, from the step's thread."""
+        """Take what the steps need.
+
+        `progress` is called with the slot, from the step's thread; `pinned` are manifests that
+        something else than an update needs.
+        """
+        self._hooks = hooks
+        self._pinned = pinned
         self._metadata = metadata
         self._downloader = downloader
         self._store = store
@@ -98,7 +107,7 @@ class Performer:
     def collect(self, keep: tuple[str, ...]) -> None:
         """Remove what is not needed; what cannot be removed now is removed another time."""
         try:
-            self._store.collect(keep)
+            self._store.collect((*keep, *self._pinned()))
         except OSError as error:
             _log.warning("cannot remove what is not needed: %s", error)
 
@@ -110,7 +119,9 @@ class Performer:
     def _perform(self, step: steps.Step, cancelled: Callable[[], bool]) -> Result:
         match step:
             case steps.Activate():
+                self._hooks.ask("pre-activate", step.updates, cancelled)
                 switched = self._serving.activate(step.installed)
+                self._hooks.judge("post-activate", step.updates, cancelled)
                 for slot in step.installed:
                     self._serving.mirror(
                         slot, share=step.policy.mirror_share, cpu_max=step.policy.mirror_cpu_max
@@ -118,7 +129,10 @@ class Performer:
                 return _switched(step, switched)
             case steps.RollBack():
                 manifests = {update.slot: update.manifest for update in step.updates}
-                return _switched(step, self._serving.roll_back(manifests))
+                self._hooks.tell("pre-rollback", step.updates, cancelled)
+                switched = self._serving.roll_back(manifests)
+                self._hooks.tell("post-rollback", step.updates, cancelled)
+                return _switched(step, switched)
             case _:
                 return self._prepare(step, cancelled)
 
@@ -133,6 +147,7 @@ class Performer:
                 )
                 return steps.StepDone(step=step.step, slot=update.slot, floor=floor)
             case steps.Download():
+                self._hooks.ask("pre-download", (update,), cancelled)
                 if step.key is not None:
                     self._store.keep_key(update.manifest, step.key)
                 self._downloader.fetch(
@@ -140,6 +155,7 @@ class Performer:
                     progress=lambda progress: self._progress(update.slot, progress),
                     cancelled=cancelled,
                 )
+                self._hooks.tell("post-download", (update,), cancelled)
                 return done
             case steps.Verify():
                 bundle = self._bundle(step)

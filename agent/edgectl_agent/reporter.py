@@ -326,9 +326,13 @@ class Reporter:
             refused_counter=self._refused_counter,
             capabilities=self._capabilities(),
             endpoint=self._endpoint(),
-            slots={slot: self._complete(slot, one) for slot, one in machine.slots().items()},
+            slots=self.slots(),
             rejected=machine.record.rejected,
         )
+
+    def slots(self) -> dict[str, SlotReport]:
+        """Return the slots as they are reported."""
+        return {slot: self._complete(slot, one) for slot, one in self._machine.slots().items()}
 
     def _complete(self, slot: str, report: SlotReport) -> SlotReport:
         """Add what the machine does not know: the fault of what runs, and the progress."""

@@ -6,6 +6,7 @@
     worker          one step at a time: refresh, download, verify, trial, activate, roll back
                     measurements that the server asks for, when no update is under way
     orders          checks the signature of what comes as an order or as a request
+    control         the control socket, and a thread for each who asks there
     mqtt            the connection; only puts things into the inbox or a mailbox
     renewal         asks the server for a new certificate when it is time to
 
@@ -14,14 +15,12 @@ Everything that the machine must hear goes through one bounded inbox to the main
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import queue
 import random
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
@@ -37,12 +36,16 @@ from edgectl_agent.device_key import load_key
 from edgectl_agent.downloader import Downloader, Progress
 from edgectl_agent.durable import RealDisk
 from edgectl_agent.enrol import AUTHORITY_PATH, CERTIFICATE_PATH, ROOT_PATH, Identity
-from edgectl_agent.errors import AgentError, Refused, TokenAway
-from edgectl_agent.inference.options import Options
+from edgectl_agent.errors import AgentError, TokenAway
+from edgectl_agent.hooks import Hooks
 from edgectl_agent.inference.process import InferenceProcess
 from edgectl_agent.journal import Journal
 from edgectl_agent.keeper import Keeper
 from edgectl_agent.keyring import Keyring
+from edgectl_agent.live_status import LiveStatus
+from edgectl_agent.local_desk import Asked
+from edgectl_agent.local_service import LocalService
+from edgectl_agent.offline import LocalMetadata, Packages
 from edgectl_agent.performer import Engine, Performer
 from edgectl_agent.renewal import Renewer
 from edgectl_agent.reporter import Reporter
@@ -50,6 +53,7 @@ from edgectl_agent.serving import Serving
 from edgectl_agent.settings import Settings
 from edgectl_agent.signing import seal
 from edgectl_agent.spool import Spool
+from edgectl_agent.start import count_boot, endpoint_options, lock_state
 from edgectl_agent.store import Store
 from edgectl_agent.trial import run_trial
 from edgectl_agent.trust.process import Trust
@@ -105,6 +109,7 @@ _Item = (
     | _ProgressMade
     | _Alarmed
     | _Said
+    | Asked
     | Crashed
 )
 
@@ -122,8 +127,8 @@ class Supervisor:
         self._device = identity.device
         self._disk = disk
         self._say = say
-        self._lock_handle = _lock(disk)
-        self._boot = _count_boot(disk)
+        self._lock_handle = lock_state(disk)
+        self._boot = count_boot(disk)
         self._inbox: queue.Queue[_Item] = queue.Queue(INBOX_MAX)
         self._stopping = threading.Event()
         self._orderly = False
@@ -138,7 +143,7 @@ class Supervisor:
             socket=settings.state_directory / settings.socket if settings.socket else None,
             log=settings.state_directory / "inference.log",
             reserve_bytes=settings.memory_reserve_bytes,
-            options=_endpoint_options(settings),
+            options=endpoint_options(settings),
         )
         self._key = load_key(disk, settings.key)
         self._connection = Connection(
@@ -185,6 +190,8 @@ class Supervisor:
         self._trust = Trust(
             settings.state_directory / "tuf", self._disk.read(ROOT_PATH), Mailbox(self._connection)
         )
+        self._packages = Packages(self._disk)
+        self._metadata = LocalMetadata(self._trust, self._packages, self._connection.connected)
         self._orders = OrderDesk(self._trust, self._put)
         self._downloader = Downloader(
             self._device,
@@ -217,6 +224,7 @@ class Supervisor:
             cancel=self._worker.cancel,
             give_up=self._give_up,
             wait_for_disk=self._wait_for_disk,
+            answer=lambda *answer: self._local.answered(*answer),  # noqa: PLW0108 - made below
         )
         self._benchmarks = Benchmarks(
             self._device,
@@ -236,11 +244,33 @@ class Supervisor:
             jitter=self._random.random,
         )
 
+        live = LiveStatus(
+            self._disk,
+            settings=settings,
+            machine=machine,
+            reporter=self._reporter,
+            connection=self._connection,
+            endpoint=lambda: self._inference.endpoint,
+            begun_s=moment().elapsed_s,
+        )
+        self._local = LocalService(
+            self._disk,
+            settings=settings,
+            machine=machine,
+            store=store,
+            packages=self._packages,
+            trust=self._trust,
+            put=self._put,
+            feed=self._feed,
+            status=lambda holds: live.take(moment(), holds),
+            stopping=self._stopping.is_set,
+        )
+
     def _make_worker(self) -> Worker:
         """Put together what fetches and tries."""
         settings = self._settings
         performer = Performer(
-            metadata=self._trust,
+            metadata=self._metadata,
             downloader=self._downloader,
             store=self._store,
             serving=self._serving,
@@ -250,6 +280,8 @@ class Supervisor:
                 memory_bytes_max=settings.trial_memory_bytes_max,
             ),
             progress=lambda slot, progress: self._put_progress(_ProgressMade(slot, progress)),
+            hooks=Hooks(settings.hooks_directory, timeout_s=settings.hook_timeout_s),
+            pinned=self._packages.pinned,
         )
         measurer = Measurer(
             metadata=self._trust,
@@ -281,6 +313,7 @@ class Supervisor:
             self._orders.start()
             self._keeper.begin(moment().elapsed_s)
             self._engine.start(moment(), self._random.random())
+            self._local.begin()
             self._benchmarks.start(moment())
             self._say(
                 {"event": "ready", "endpoint": self._inference.endpoint, "device": self._device}
@@ -312,6 +345,7 @@ class Supervisor:
             except queue.Empty:
                 item = None
         self._keeper.watch(moment().elapsed_s)
+        self._local.watch()
         self._watch_health()
         elapsed_s = moment().elapsed_s
         due_s = self._engine.machine.due_s
@@ -327,7 +361,7 @@ class Supervisor:
         self._trust.watch()
         self._reporter.pump(elapsed_s)
 
-    def _take(self, item: _Item) -> None:
+    def _take(self, item: _Item) -> None:  # noqa: C901, PLR0912 - one row a kind
         match item:
             case _LinkChanged(up=up):
                 if up:
@@ -349,6 +383,8 @@ class Supervisor:
                 self._benchmarks.take_result(item, moment())
             case _Alarmed(reason=reason):
                 self._reporter.alarm(reason, moment())
+            case Asked():
+                self._local.take(item)
             case Crashed(error=error):
                 raise error
             case _Said(line=line):
@@ -410,6 +446,7 @@ class Supervisor:
     def _say_with_bytes(self, line: dict[str, Any]) -> None:
         if line.get("event") == "transition":
             line["bytes_received"] = self._downloader.bytes_received
+            self._local.tidy()
         self._say(line)
 
     def _renew_keys(self, keys: Mapping[str, bytes]) -> None:
@@ -430,6 +467,7 @@ class Supervisor:
 
     def _end(self) -> None:
         self._stopping.set()
+        self._local.stop()
         self._renewer.stop()
         self._orders.stop()
         self._worker.stop()
@@ -450,46 +488,3 @@ class Supervisor:
         self._spool.close()
         os.close(self._lock_handle)
         self._say({"event": "stopped"})
-
-
-def _lock(disk: RealDisk) -> int:
-    """Take the state directory for this process; the lock ends with it."""
-    handle = os.open(disk.locate("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        raise Refused(
-            "state.locked",
-            f"another agent runs on {disk.locate('.')}",
-            hint="stop it, or give this one another --state",
-        ) from error
-    return handle
-
-
-def _count_boot(disk: RealDisk) -> int:
-    """Count this start, durably: messages are numbered by it."""
-    try:
-        boot = int(disk.read("boot", 32)) + 1
-    except (FileNotFoundError, ValueError):
-        boot = 1
-    disk.write_atomic("boot", str(boot).encode())
-    return boot
-
-
-def _endpoint_options(settings: Settings) -> Options:
-    token_file = None
-    if settings.endpoint_token_file:
-        token_file = str(settings.state_directory / Path(settings.endpoint_token_file).expanduser())
-    return Options(
-        names=tuple(filter(None, (name.strip() for name in settings.endpoint_names.split(",")))),
-        token_file=token_file,
-        token_on_socket=settings.endpoint_token_on_socket,
-        body_bytes_max=settings.endpoint_body_bytes_max,
-        connections_max=settings.endpoint_connections_max,
-        queue_max=settings.endpoint_queue_max,
-        client_max=settings.endpoint_client_max,
-        batch_rows_max=settings.batch_rows_max,
-        shared_memory=settings.shared_memory,
-        grpc_port=settings.grpc_port or None,
-    )

@@ -12,6 +12,9 @@ import pytest
 
 from edgectl.cli import cli
 from edgectl_agent.cli import main as agent_main
+from edgectl_agent.examination import CHECKS
+from edgectl_agent.hooks import HOOKS
+from edgectl_agent.reference import command_names
 from edgectl_protocol import topics
 from edgectl_server.cli import main as server_cli
 
@@ -91,13 +94,34 @@ def test_every_help_of_the_server_has_examples_that_parse(command):
         server_cli.commands[name].make_context(name, words)
 
 
-@pytest.mark.parametrize("command", ["", "enrol", "run", "status"])
+@pytest.mark.parametrize("command", ["", *command_names()])
 def test_every_help_of_the_agent_has_examples(command, capsys):
     with pytest.raises(SystemExit) as ended:
         agent_main([*([command] if command else []), "--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     assert f"edgectl-agent {command}".strip() in shown.partition("Examples:")[2]
+
+
+def test_the_agents_commands_are_those_of_the_reference():
+    done = subprocess.run(
+        [sys.executable, "-m", "edgectl_agent.reference"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (ROOT / "docs/device-commands.md").read_text() == done.stdout
+    page = (ROOT / "docs/device.md").read_text()
+    for command in command_names():
+        assert f"edgectl-agent {command}" in page, command
+
+
+def test_every_hook_and_check_is_documented():
+    page = (ROOT / "docs/device.md").read_text()
+    for hook in HOOKS:
+        assert f"`{hook}`" in page, hook
+    for check in CHECKS:
+        assert f"| {check} |" in page, check
 
 
 def test_the_make_targets_of_the_readme_exist():

@@ -33,6 +33,7 @@ ROLES = {
     "get_report_page": "viewer",
     "get_lineage": "viewer",
     "get_document": "viewer",
+    "export_version": "viewer",
     "push_version": "operator",
     "get_policy": "viewer",
     "put_policy": "admin",
