@@ -41,6 +41,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8500
     socket: str = ""
+    models_socket: str = "models.sock"
+    models_group: str = ""
     labels: Annotated[dict[Label, Label], Meta(max_length=32)] = {}
     telemetry_s: Annotated[float, Meta(ge=0.1, le=86400)] = 30.0
     spool_bytes_max: Annotated[int, Meta(ge=65536)] = 16 * 1024**2

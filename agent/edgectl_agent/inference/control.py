@@ -41,6 +41,9 @@ class Start(Struct, frozen=True, kw_only=True, tag="start"):
     host: str
     port: int
     socket: str | None
+    hub: str = ""
+    """Unix socket where applications get models to run themselves; empty for none."""
+    hub_group: str = ""
 
 
 class Load(Struct, frozen=True, kw_only=True, tag="load"):

@@ -80,6 +80,24 @@ class Counts:
                 self._classes[index] += 1
         return finite
 
+    def add(self, tally: Tally) -> None:
+        """Add counts that were made elsewhere, such as in an application's own process."""
+        with self._lock:
+            for counts in (self._totals, self._window):
+                counts[0] += tally.requests
+                counts[1] += tally.errors
+                counts[2] += tally.non_finite
+            self._refused += tally.refused
+            for ours, theirs in (
+                (self._latency, tally.latency),
+                (self._confidence, tally.confidence),
+            ):
+                for place, count in enumerate(theirs):
+                    ours[place] += count
+            self._classes.extend([0] * (len(tally.classes) - len(self._classes)))
+            for place, count in enumerate(tally.classes):
+                self._classes[place] += count
+
     def totals(self, manifest: str) -> SlotHealth:
         """Return the counts since loading, of the model with that manifest."""
         with self._lock:

@@ -83,7 +83,14 @@ class InferenceProcess:
     """
 
     def __init__(
-        self, *, host: str, port: int, socket: Path | None, log: Path | None = None
+        self,
+        *,
+        host: str,
+        port: int,
+        socket: Path | None,
+        hub: Path | None = None,
+        hub_group: str = "",
+        log: Path | None = None,
     ) -> None:
         """Describe the process; nothing is started.
 
@@ -91,11 +98,15 @@ class InferenceProcess:
             host: address to listen on; loopback unless other machines shall reach the endpoint.
             port: TCP port, 0 for any free one.
             socket: path of a Unix socket as well, or None.
+            hub: path of the Unix socket where applications get models to run themselves, or None.
+            hub_group: group that may connect to it as well; empty for the process's own.
             log: file that gets the child's standard error; None throws it away.
         """
         self.endpoint = ""
         self._host, self._port = host, port
         self._socket = socket.absolute() if socket is not None else None
+        self._hub = hub.absolute() if hub is not None else None
+        self._hub_group = hub_group
         self._log = log
         self._lock = threading.RLock()
         self._child: subprocess.Popen[bytes] | None = None
@@ -125,7 +136,13 @@ class InferenceProcess:
                     "inference.start", f"cannot start the inference process: {error}"
                 ) from error
             path = str(self._socket) if self._socket is not None else None
-            command = Start(host=self._host, port=self._port, socket=path)
+            command = Start(
+                host=self._host,
+                port=self._port,
+                socket=path,
+                hub=str(self._hub or ""),
+                hub_group=self._hub_group,
+            )
             reply = self._command(command, timeout_s)
             if reply.code:
                 self.stop()
@@ -246,8 +263,9 @@ class InferenceProcess:
                     child.kill()
                     child.wait()
                 self._status = child.returncode
-                if self._socket is not None and self._socket.is_socket():
-                    self._socket.unlink(missing_ok=True)
+                for path in (self._socket, self._hub):
+                    if path is not None and path.is_socket():
+                        path.unlink(missing_ok=True)
 
     def _spawn(self) -> None:
         ours, theirs = sockets.socketpair()

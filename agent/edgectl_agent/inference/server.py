@@ -44,6 +44,7 @@ from edgectl_agent.inference.control import (
 )
 from edgectl_agent.inference.endpoint import Endpoint
 from edgectl_agent.inference.errors import InferenceError, SlotEmpty
+from edgectl_agent.inference.hub import Hub
 from edgectl_agent.inference.pulse import BEAT_S, Pulse
 from edgectl_agent.inference.routes import Routes
 from edgectl_agent.inference.slots import Slots
@@ -63,6 +64,8 @@ class _Server:
         self._slots = Slots()
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
         self._endpoint = Endpoint(Routes(self._slots, self._worker, pulse=pulse))
+        self._hub = Hub(self._slots)
+        self._slots.switched = self._hub.changed
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Reply to commands until the supervisor's end is closed."""
@@ -72,6 +75,7 @@ class _Server:
                 writer.write(line(await self._reply(decode_command(content))))
                 await writer.drain()
         finally:
+            await self._hub.close()
             await self._endpoint.close()
 
     def _beat(self) -> None:
@@ -98,6 +102,7 @@ class _Server:
                 return Loaded(load_ms=await load)
             case Unload():
                 await self._slots.unload(command.slot)
+                self._hub.withdrawn(command.slot)
                 return None
             case Health():
                 served = self._slots.get(command.slot)
@@ -122,12 +127,28 @@ class _Server:
             if command.socket is not None:
                 where = command.socket
                 await self._endpoint.listen_unix(Path(command.socket))
+            if command.hub:
+                where = command.hub
+                self._hub.endpoint = f"http://{_in_url(command.host)}:{port}"
+                self._hub.listen(Path(command.hub), command.hub_group)
+        except KeyError as error:
+            raise InferenceError(
+                "inference.bind",
+                f"there is no group {command.hub_group!r}: make it, or set another models_group",
+            ) from error
         except OSError as error:
             raise InferenceError(
                 "inference.bind",
                 f"cannot listen on {where}: {error}; free it, or set another one for the endpoint",
             ) from error
         return port
+
+
+def _in_url(host: str) -> str:
+    """Return a host as an application on this device writes it into an address."""
+    if host in {"", "0.0.0.0", "::"}:  # noqa: S104 - everywhere is here as well
+        return "127.0.0.1" if host != "::" else "[::1]"
+    return f"[{host}]" if ":" in host else host
 
 
 def main(arguments: list[str]) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -75,6 +75,9 @@ class Slots:
     def __init__(self) -> None:
         self._serving: dict[str, Served] = {}
         self._retired: list[Served] = []
+        self._late: dict[str, tuple[Bundle, Counts]] = {}
+        self.switched: Callable[[str], object] = lambda _: None
+        """Called with the slot when another model, or none, takes a model's place."""
 
     def get(self, slot: str) -> Served | None:
         """Return what serves in `slot`, or None."""
@@ -109,6 +112,7 @@ class Slots:
         load_ms = (time.monotonic() - started) * 1000
         old = self._serving.get(bundle.slot)
         self._serving[bundle.slot] = Served(model, run_seconds, inline=inline)
+        self.switched(bundle.slot)
         await self._retire(old)
         return load_ms
 
@@ -123,6 +127,18 @@ class Slots:
             if tally.requests or tally.refused:
                 yield served.bundle, tally
         self._retired.clear()
+        for bundle, counts in self._late.values():
+            yield bundle, counts.take()
+        self._late.clear()
+
+    def count(self, bundle: Bundle, tally: Tally) -> None:
+        """Add what an application has counted to the counts of that very model."""
+        for served in (*self._serving.values(), *self._retired):
+            if served.bundle.manifest == bundle.manifest and served.bundle.slot == bundle.slot:
+                served.counts.add(tally)
+                return
+        late = self._late.setdefault(bundle.manifest, (bundle, Counts(bundle.config)))
+        late[1].add(tally)
 
     async def _retire(self, old: Served | None) -> None:
         if old is None:

@@ -1,0 +1,227 @@
+"""A model that is asked at the agent's inference endpoint: encrypted ones, and by choice.
+
+The same predictions, slower: a request over HTTP each, on one connection for each thread. The agent
+counts; here nothing is counted. Open Inference Protocol v2 with JSON tensors.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from edgectl_agent.inference.hub_messages import Elsewhere
+from edgectl_agent.sdk.contract import arrays_of
+from edgectl_agent.sdk.errors import InputRefused, ModelUnavailable, PredictionFailed
+from edgectl_agent.sdk.prediction import Answered, Prediction, Row, rows_of
+from edgectl_agent.session import DTYPES, Tensor
+from edgectl_agent.unix_path import short_path
+from edgectl_protocol.manifest import Scores, TensorSpec
+
+__all__ = ["Contract", "Remote"]
+
+_ANSWER_S_MAX = 60.0
+_ANSWER_BYTES_MAX = 256 * 1024 * 1024
+_OK, _BAD, _NOT_FOUND = 200, 400, 404
+
+
+class Contract(Struct, frozen=True, kw_only=True):
+    """What of a bundle's description is needed to ask for predictions and to read them."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    labels: tuple[str, ...] = ()
+    scores: Scores | None = None
+
+
+class _Parameters(Struct, frozen=True, kw_only=True):
+    manifest: str = ""
+    variant: str = ""
+    non_finite: bool = False
+
+
+class _Metadata(Struct, frozen=True, kw_only=True):
+    versions: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    labels: tuple[str, ...] = ()
+    scores: Scores | None = None
+    parameters: _Parameters = _Parameters()
+
+
+class _Output(Struct, frozen=True, kw_only=True):
+    name: str
+    shape: tuple[int, ...]
+    datatype: str
+    data: list[Any]
+
+
+class _Answer(Struct, frozen=True, kw_only=True):
+    model_version: str
+    outputs: tuple[_Output, ...]
+    parameters: _Parameters = _Parameters()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        with short_path(self._path) as name:
+            self.sock.connect(name)
+
+
+class Remote:
+    """One model of the endpoint; may be asked from any thread."""
+
+    def __init__(self, slot: str, endpoint: str, offered: Elsewhere | None = None) -> None:
+        """Take the contract, from the endpoint where the hub has not said it.
+
+        Args:
+            slot: name of the model.
+            endpoint: such as ``http://127.0.0.1:8500``, or ``unix:/path/to/socket``.
+            offered: what the hub says of it.
+
+        Raises:
+            ModelUnavailable: the endpoint was asked, and does not answer, or has no such model.
+        """
+        self._slot, self._endpoint = slot, endpoint
+        self._base = f"/v2/models/{quote(slot, safe='')}"
+        self._of_thread = threading.local()
+        self._connections: set[http.client.HTTPConnection] = set()
+        self.answered = Answered(version="", variant="", manifest="", config=_NO_CONTRACT)
+        if offered is None:
+            try:
+                self.refresh()
+            except BaseException:
+                self.close()
+                raise
+        else:
+            self.answered = Answered(
+                version=offered.version,
+                variant=offered.variant,
+                manifest=offered.manifest,
+                config=Contract(
+                    inputs=offered.config.inputs,
+                    outputs=offered.config.outputs,
+                    labels=offered.config.labels,
+                    scores=offered.config.scores,
+                ),
+            )
+
+    def refresh(self) -> None:
+        """Ask for the contract of what serves now; raise `ModelUnavailable`."""
+        found = msgspec.json.decode(self._ask("GET", self._base, None), type=_Metadata)
+        self.answered = Answered(
+            version=found.versions[0],
+            variant=found.parameters.variant,
+            manifest=found.parameters.manifest,
+            config=Contract(
+                inputs=found.inputs,
+                outputs=found.outputs,
+                labels=found.labels,
+                scores=found.scores,
+            ),
+        )
+
+    def predict(self, given: Any) -> Prediction:
+        """Ask for one prediction; see `Model.predict`."""
+        arrays = arrays_of(given, self.answered.config.inputs)
+        inputs = [
+            {
+                "name": spec.name,
+                "shape": arrays[spec.name].shape,
+                "datatype": spec.datatype,
+                "data": arrays[spec.name].ravel().tolist(),
+            }
+            for spec in self.answered.config.inputs
+        ]
+        body = msgspec.json.encode({"inputs": inputs})
+        content = self._ask("POST", f"{self._base}/infer", body)
+        answer = msgspec.json.decode(content, type=_Answer)
+        if answer.parameters.manifest != self.answered.manifest:
+            self.refresh()
+        values = {output.name: _array(output) for output in answer.outputs}
+        config = self.answered.config
+        rows: tuple[Row, ...] = ()
+        if config.scores is not None and not answer.parameters.non_finite:
+            rows = rows_of(config.scores, values[config.scores.output])
+        return Prediction(self.answered, values, rows)
+
+    def close(self) -> None:
+        """Hang up; a request under way connects again."""
+        while self._connections:
+            self._connections.pop().close()
+
+    def _ask(self, method: str, path: str, body: bytes | None) -> bytes:
+        """Return the answer's body; a kept connection that has gone is replaced once."""
+        for fresh in (False, True):
+            connection = self._connection(fresh=fresh)
+            try:
+                connection.request(method, path, body, {"Content-Type": "application/json"})
+                response = connection.getresponse()
+                content = response.read(_ANSWER_BYTES_MAX)
+            except (OSError, http.client.HTTPException) as error:
+                connection.close()
+                if fresh or isinstance(error, TimeoutError):
+                    raise ModelUnavailable(
+                        "sdk.agent",
+                        f"the inference endpoint does not answer at {self._endpoint}: {error}",
+                        hint="start the agent; `edgectl-agent status` says what runs",
+                    ) from error
+                continue
+            if response.status == _OK:
+                return content
+            raise self._error(response.status, content)
+        raise AssertionError
+
+    def _connection(self, *, fresh: bool) -> http.client.HTTPConnection:
+        kept: http.client.HTTPConnection | None = getattr(self._of_thread, "connection", None)
+        if kept is None or fresh:
+            if kept is not None:
+                self._connections.discard(kept)
+            address = urlsplit(self._endpoint)
+            if address.scheme == "unix":
+                kept = _UnixConnection(Path(address.path), _ANSWER_S_MAX)
+            else:
+                kept = http.client.HTTPConnection(
+                    address.hostname or "127.0.0.1", address.port or 80, timeout=_ANSWER_S_MAX
+                )
+            self._of_thread.connection = kept
+            self._connections.add(kept)
+        return kept
+
+    def _error(self, status: int, content: bytes) -> Exception:
+        try:
+            sentence = str(msgspec.json.decode(content, type=dict[str, Any]).get("error", ""))
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            sentence = f"HTTP {status}"
+        if status == _BAD:
+            return InputRefused("sdk.input", sentence)
+        if status == _NOT_FOUND:
+            return ModelUnavailable(
+                "sdk.empty", sentence, hint="`edgectl-agent status` says what this device runs"
+            )
+        return PredictionFailed("sdk.failed", sentence, hint="try again")
+
+
+_NO_CONTRACT = Contract(inputs=(), outputs=())
+
+
+def _array(output: _Output) -> Tensor:
+    """Return an output as an array; what JSON cannot say, NaN and infinities, comes as null."""
+    dtype = DTYPES[output.datatype]
+    if dtype.kind == "f":
+        data = [np.nan if value is None else value for value in output.data]
+        return np.array(data, dtype).reshape(output.shape)
+    return np.array(output.data, dtype).reshape(output.shape)

@@ -1,0 +1,491 @@
+"""The SDK against a real inference process: predictions, hot swaps, counts, an agent away."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import tempfile
+import threading
+import weakref
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+import edgectl_agent
+from agent.inference.encrypted import encrypt_bundle
+from agent.inference.litert import make_litert_bundle
+from agent.inference.models import activity, make_bundle, save_model, tensor
+from agent.sdk.conftest import Follow
+from edgectl_agent import InputRefused, Model, ModelUnavailable, PredictionFailed
+from edgectl_agent.bundle import Bundle
+from edgectl_agent.inference.process import InferenceProcess
+from waiting import wait_for
+
+LABELS = tuple(f"class {number}" for number in range(7))
+
+
+def activity_bundle(directory: Path, version: str = "1") -> Bundle:
+    return make_bundle(directory, version=version, scores=True, labels=LABELS)
+
+
+def passing_bundle(directory: Path, version: str = "2", **config: object) -> Bundle:
+    """A model with other inputs that gives back what it is given, NaN included."""
+    model = save_model(
+        directory / f"passing-{version}.onnx",
+        [helper.make_node("Identity", ["x"], ["y"])],
+        [tensor("x", TensorProto.FLOAT, ["N", 3])],
+        [tensor("y", TensorProto.FLOAT, ["N", 3])],
+    )
+    return make_bundle(
+        directory,
+        model,
+        version=version,
+        golden_inputs={"x": np.ones((2, 3), np.float32)},
+        **config,
+    )
+
+
+def picky_bundle(directory: Path, version: str = "2") -> Bundle:
+    """A model that fails on every index but 0 and 1."""
+    model = save_model(
+        directory / "gather.onnx",
+        [helper.make_node("Gather", ["table", "x"], ["y"])],
+        [tensor("x", TensorProto.INT64, ["N"])],
+        [tensor("y", TensorProto.FLOAT, ["N"])],
+        [helper.make_tensor("table", TensorProto.FLOAT, [2], [10.0, 20.0])],
+    )
+    return make_bundle(
+        directory,
+        model,
+        version=version,
+        golden_inputs={"x": np.array([1], np.int64)},
+        golden_outputs={"y": np.array([20], np.float32)},
+    )
+
+
+def test_a_prediction_is_that_of_the_endpoint(
+    process: InferenceProcess, follow: Follow, tmp_path: Path
+) -> None:
+    bundle = activity_bundle(tmp_path)
+    process.load(bundle)
+    model, asked = follow(), follow(in_process=False)
+    assert model.in_process
+    assert not asked.in_process
+    for sample in activity()[0][:20]:
+        ours, theirs = model.predict(sample), asked.predict(sample)
+        np.testing.assert_allclose(ours.output, theirs.output, rtol=1e-5, atol=1e-6)
+        assert ours.label == theirs.label == LABELS[int(ours.output.argmax())]
+        assert ours.confidence == pytest.approx(theirs.confidence)
+        assert 0 < (ours.confidence or 0) <= 1
+        for one in (ours, theirs):
+            assert (one.version, one.variant, one.manifest) == ("1", "fp32", bundle.manifest)
+    assert model.labels == asked.labels == LABELS
+    assert model.inputs == asked.inputs == bundle.config.inputs
+    assert model.outputs == bundle.config.outputs
+
+
+def test_whatever_an_application_has_becomes_the_models_input(
+    process: InferenceProcess, follow: Follow, tmp_path: Path
+) -> None:
+    process.load(activity_bundle(tmp_path))
+    model = follow()
+    sample = activity()[0][0]
+    expected = model.predict(sample[np.newaxis]).output
+    for given in (
+        sample,
+        sample.tolist(),
+        sample.astype(np.float64),
+        {"input": sample},
+        np.asfortranarray(sample),
+    ):
+        np.testing.assert_allclose(model.predict(given).output, expected, rtol=1e-5)
+    batch = model.predict_batch(activity()[0][:5])
+    assert len(batch) == 5
+    np.testing.assert_allclose(batch[0].output, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (np.zeros((6, 127), np.float32), "shape [6, 127], expected [-1, 6, 128]"),
+        (np.zeros((2, 1, 6, 128), np.float32), "expected"),
+        ({"other": 1}, "the model has ['input']"),
+        ([[1, 2], [3]], "rows differ in length"),
+        (np.full((6, 128), "1"), "is FP32, got"),
+        (np.zeros((6, 128), np.complex64), "is FP32, got complex64"),
+        (None, "is FP32, got object"),
+        (object(), "is FP32, got object"),
+    ],
+)
+def test_an_input_outside_the_contract_is_refused(
+    process: InferenceProcess, follow: Follow, tmp_path: Path, given: object, words: str
+) -> None:
+    process.load(activity_bundle(tmp_path))
+    model = follow()
+    with pytest.raises(InputRefused) as refused:
+        model.predict(given)
+    assert isinstance(refused.value, ValueError)
+    assert words in str(refused.value)
+    model.close()
+    (window,) = wait_for(process.windows)
+    assert (window.requests, window.refused) == (0, 1)
+
+
+def test_what_it_counts_is_in_the_slots_counts(
+    process: InferenceProcess, follow: Follow, tmp_path: Path
+) -> None:
+    bundle = activity_bundle(tmp_path)
+    process.load(bundle)
+    model, asked = follow(), follow(in_process=False)
+    labels = Counter[str | None]()
+    for sample in activity()[0][:300]:
+        labels[model.predict(sample).label] += 1
+    labels[asked.predict(activity()[0][0]).label] += 1
+    wait_for(lambda: process.health("activity").requests == 301)
+    (window,) = process.windows()
+    assert window.manifest == bundle.manifest
+    assert (window.requests, window.errors, window.non_finite) == (301, 0, 0)
+    assert sum(window.latency) == sum(window.confidence) == 301
+    assert {LABELS[n]: count for n, count in enumerate(window.classes) if count} == labels
+
+
+def test_the_last_counts_are_told_at_the_end_of_the_process(
+    process: InferenceProcess, hub: Path, tmp_path: Path
+) -> None:
+    process.load(activity_bundle(tmp_path))
+    program = (
+        "import sys, numpy\n"
+        "from edgectl_agent import Model\n"
+        "model = Model('activity', socket=sys.argv[1])\n"
+        "for _ in range(7): model.predict(numpy.zeros((6, 128), 'float32'))\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(hub)], check=True, timeout=60)
+    assert wait_for(lambda: process.health("activity").requests) == 7
+    assert "process" in (tmp_path / "log").read_text()
+
+
+def test_hot_swaps_under_load(process: InferenceProcess, follow: Follow, tmp_path: Path) -> None:
+    """Every prediction is answered, counted once, and for the digest that has answered."""
+    bundles = [activity_bundle(tmp_path, str(number)) for number in range(5)]
+    process.load(bundles[0])
+    model = follow()
+    stop = threading.Event()
+    answered: Counter[str] = Counter()
+    failures: list[Exception] = []
+
+    def ask() -> None:
+        mine: Counter[str] = Counter()
+        while not stop.is_set():
+            try:
+                mine[model.predict(activity()[0][0]).manifest] += 1
+            except Exception as error:  # noqa: BLE001 - whatever it is, the test shows it
+                failures.append(error)
+                return
+        answered.update(mine)
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for bundle in bundles[1:]:
+        process.load(bundle)
+        wait_for(lambda bundle=bundle: model.manifest == bundle.manifest)
+    stop.set()
+    for thread in threads:
+        thread.join(30)
+    assert not failures
+    model.close()
+    counted: Counter[str] = Counter()
+
+    def all_counted() -> bool:
+        for window in process.windows():
+            counted[window.manifest] += window.requests
+        return counted.total() == answered.total()
+
+    wait_for(all_counted)
+    assert counted == answered
+
+
+def test_a_swap_to_another_contract_is_seen(
+    process: InferenceProcess, follow: Follow, tmp_path: Path
+) -> None:
+    process.load(activity_bundle(tmp_path))
+    seen: list[tuple[str, str]] = []
+    model = follow(on_swap=lambda model: seen.append((model.version, model.inputs[0].name)))
+    process.load(passing_bundle(tmp_path))
+    wait_for(lambda: seen)
+    assert seen == [("2", "x")]
+    with pytest.raises(InputRefused):
+        model.predict(activity()[0][0])
+    assert model.predict([1, 2, 3]).output.tolist() == [[1, 2, 3]]
+    assert model.predict(np.ones((9, 3))).output.shape == (9, 3)
+
+
+def test_a_callback_that_fails_changes_nothing(
+    process: InferenceProcess, follow: Follow, tmp_path: Path
+) -> None:
+    def fail(_: Model) -> None:
+        raise RuntimeError
+
+    process.load(activity_bundle(tmp_path))
+    model = follow(on_swap=fail)
+    for version in ("2", "3"):
+        process.load(activity_bundle(tmp_path, version))
+        wait_for(lambda version=version: model.version == version)
+
+
+def test_a_model_that_misbehaves_here_is_seen_by_the_observation_at_once(
+    process: InferenceProcess, follow: Follow, tmp_path: Path
+) -> None:
+    process.load(picky_bundle(tmp_path))
+    model = follow()
+    assert model.predict([1]).output.tolist() == [20]
+    with pytest.raises(PredictionFailed) as failed:
+        model.predict([7])
+    assert failed.value.code == "sdk.failed"
+    wait_for(lambda: process.health("activity").errors == 1)
+    process.load(passing_bundle(tmp_path, "3"))
+    wait_for(lambda: model.version == "3")
+    for value in (np.nan, np.inf, -np.inf):
+        assert model.predict([1, value, 2]).label is None
+    wait_for(lambda: process.health("activity").non_finite == 3)
+
+
+def test_failures_without_end_do_not_flood_the_hub(
+    process: InferenceProcess, follow: Follow, tmp_path: Path
+) -> None:
+    process.load(picky_bundle(tmp_path))
+    model = follow()
+    failed = 0
+
+    def enough() -> bool:
+        nonlocal failed
+        with pytest.raises(PredictionFailed):
+            model.predict([7])
+        failed += 1
+        return failed >= 200
+
+    wait_for(enough)
+    wait_for(lambda: process.health("activity").errors == failed)
+    assert not model.problem
+
+
+def test_scores_of_any_shape_are_counted(
+    process: InferenceProcess, follow: Follow, tmp_path: Path
+) -> None:
+    process.load(passing_bundle(tmp_path, scores=True))
+    model = follow()
+    batch = model.predict([[9, 0, 0], [0, 9, 0], [0, 0, 9], [0, 0, 9]])
+    assert [index for index, _ in batch.rows] == [0, 1, 2, 2]
+    assert batch.labels == ["0", "1", "2", "2"]
+    assert model.predict([0, 9, 0]).index == 1
+    assert model.predict([[np.nan, 0, 0], [1, 2, 3]]).rows == ()
+    model.close()
+    wait_for(lambda: process.health("activity").requests == 3)
+    (window,) = process.windows()
+    assert window.classes == (1, 2, 2)
+    assert sum(window.confidence) == 5
+    assert window.non_finite == 1
+
+
+def test_litert_runs_in_the_applications_process_too(
+    process: InferenceProcess, follow: Follow, tmp_path: Path
+) -> None:
+    process.load(make_litert_bundle(tmp_path))
+    model = follow("sine")
+    assert model.in_process
+    assert abs(float(model.predict([[1.5708]]).output[0, 0]) - 1) < 0.1
+
+
+def test_an_encrypted_model_is_asked_at_the_endpoint(
+    process: InferenceProcess, follow: Follow, tmp_path: Path
+) -> None:
+    plain = activity_bundle(tmp_path)
+    process.load(encrypt_bundle(plain, tmp_path))
+    model = follow()
+    assert not model.in_process
+    prediction = model.predict(activity()[0][0])
+    assert prediction.label in LABELS
+    with pytest.raises(InputRefused):
+        model.predict([1, 2])
+    assert process.health("activity").requests == 1
+    process.load(plain)
+    wait_for(lambda: model.in_process)
+    np.testing.assert_allclose(
+        model.predict(activity()[0][0]).output, prediction.output, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_an_endpoint_can_be_asked_without_the_hub(
+    process: InferenceProcess, tmp_path: Path
+) -> None:
+    process.load(activity_bundle(tmp_path))
+    for endpoint in (process.endpoint, f"unix:{tmp_path}/inference.sock"):
+        with Model("activity", endpoint=endpoint) as model:
+            assert model.predict(activity()[0][0]).version == "1"
+            process.load(activity_bundle(tmp_path, "2"))
+            assert model.predict(activity()[0][0]).version == "2"
+            assert model.version == "2"
+            process.load(activity_bundle(tmp_path))
+    with pytest.raises(ModelUnavailable) as missing:
+        Model("another", endpoint=process.endpoint)
+    assert missing.value.code == "sdk.empty"
+
+
+def test_without_an_agent_the_next_step_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable) as missing:
+        Model("activity", socket=tmp_path / "none.sock", wait_s=0.3)
+    assert missing.value.code == "sdk.agent"
+    assert str(tmp_path) in str(missing.value)
+    assert "try: start the agent" in str(missing.value)
+
+
+def test_an_empty_slot_is_waited_for(
+    process: InferenceProcess, follow: Follow, tmp_path: Path
+) -> None:
+    model = follow(wait_s=0)
+    wait_for(lambda: "sdk.empty" in model.problem)
+    with pytest.raises(ModelUnavailable) as missing:
+        model.predict(activity()[0][0])
+    assert missing.value.code == "sdk.empty"
+    assert "edgectl rollout start" in str(missing.value)
+    waiting = follow(wait_s=0)
+    waiting._wait_s = 60
+    process.load(activity_bundle(tmp_path))
+    assert waiting.predict(activity()[0][0]).version == "1"
+
+
+def test_a_model_that_is_withdrawn_is_not_run_any_more(
+    process: InferenceProcess, follow: Follow, tmp_path: Path
+) -> None:
+    process.load(activity_bundle(tmp_path))
+    model = follow()
+    model.predict(activity()[0][0])
+    process.unload("activity")
+
+    def gone() -> str:
+        try:
+            model._wait_s = 0
+            model.predict(activity()[0][0])
+        except ModelUnavailable as error:
+            return error.code
+        return ""
+
+    assert wait_for(gone) == "sdk.withdrawn"
+    process.load(activity_bundle(tmp_path, "2"))
+    model._wait_s = 60
+    assert model.predict(activity()[0][0]).version == "2"
+
+
+def test_it_goes_on_without_the_agent_and_loses_no_counts(
+    process: InferenceProcess, follow: Follow, tmp_path: Path
+) -> None:
+    bundle = activity_bundle(tmp_path)
+    process.load(bundle)
+    model = follow()
+    process.stop()
+    wait_for(lambda: "sdk.agent" in model.problem)
+    for sample in activity()[0][:50]:
+        assert model.predict(sample).manifest == bundle.manifest
+    process.start()
+    wait_for(lambda: "sdk.empty" in model.problem)
+    assert model.predict(activity()[0][0]).manifest == bundle.manifest, "empty is not withdrawn"
+    process.load(bundle)
+    wait_for(lambda: process.health("activity").requests == 51)
+    assert not model.problem
+    process.load(activity_bundle(tmp_path, "2"))
+    wait_for(lambda: model.version == "2")
+
+
+def test_a_file_of_another_user_is_read_through_its_descriptor(tmp_path: Path) -> None:
+    """The application's user may connect, and open no file of the agent's."""
+    bundle = activity_bundle(tmp_path)
+    files = []
+    for file in (bundle.model, bundle.golden):
+        files.append(tmp_path / Path(file).name)
+        if not files[-1].exists():
+            files[-1].write_bytes(Path(file).read_bytes())
+        files[-1].chmod(0o600)
+    program = (
+        "import os, sys\n"
+        "import edgectl_agent.sdk, edgectl_agent.onnx_session\n"
+        "from edgectl_agent import Model\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "try:\n"
+        "    open(sys.argv[2], 'rb')\n"
+        "    sys.exit('the file could be opened')\n"
+        "except PermissionError: pass\n"
+        "model = Model('activity', socket=sys.argv[1])\n"
+        "print(model.in_process, model.version, model.predict([[0.0] * 128] * 6).label)\n"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        hub = Path(folder) / "models.sock"
+        process = InferenceProcess(
+            host="127.0.0.1", port=0, socket=None, hub=hub, hub_group="nogroup"
+        )
+        process.start()
+        try:
+            process.load(msgspec.structs.replace(bundle, model=str(files[0]), golden=str(files[1])))
+            done = subprocess.run(
+                [sys.executable, "-c", program, str(hub), str(files[0])],
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+                timeout=60,
+            )
+        finally:
+            process.stop()
+    assert done.stdout.startswith("True 1 class")
+
+
+def test_a_child_after_a_fork_starts_anew(
+    process: InferenceProcess, hub: Path, tmp_path: Path
+) -> None:
+    process.load(activity_bundle(tmp_path))
+    program = (
+        "import os, sys, numpy\n"
+        "from edgectl_agent import Model\n"
+        "model = Model('activity', socket=sys.argv[1])\n"
+        "x = numpy.zeros((6, 128), 'float32')\n"
+        "for _ in range(3): model.predict(x)\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    for _ in range(4): model.predict(x)\n"
+        "    model.close()\n"
+        "    os._exit(0)\n"
+        "status = os.waitpid(child, 0)[1]\n"
+        "for _ in range(5): model.predict(x)\n"
+        "sys.exit(status)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(hub)], check=True, timeout=60)
+    wait_for(lambda: process.health("activity").requests == 12)
+
+
+def test_a_model_that_nobody_uses_any_more_is_freed(
+    process: InferenceProcess, hub: Path, tmp_path: Path
+) -> None:
+    process.load(activity_bundle(tmp_path))
+    model = Model("activity", socket=hub)
+    gone, thread = weakref.ref(model), model._follower._thread
+    assert thread is not None
+    del model
+    gc.collect()
+    assert gone() is None
+    wait_for(lambda: not thread.is_alive())
+
+
+def test_the_package_is_light_until_the_sdk_is_asked_for() -> None:
+    program = (
+        "import sys, edgectl_agent\n"
+        "assert not {'numpy', 'onnxruntime', 'edgectl_agent.sdk'} & set(sys.modules)\n"
+        "from edgectl_agent import Model\n"
+        "assert 'onnxruntime' not in sys.modules, 'a runtime is imported with the first model'\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    with pytest.raises(AttributeError):
+        edgectl_agent.Nothing  # noqa: B018
