@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from edgectl_agent import connect
 from edgectl_agent.durable import RealDisk
 from edgectl_agent.errors import AgentError, UsageError
 from edgectl_agent.settings import Settings, load_settings, parse_labels
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "run": "starting the agent",
         "fingerprint": "reading the key of this device",
         "status": "reading the state directory",
+        "connect": "connecting source, model and sinks",
     }[options.command]
     try:
         settings = _settings(options)
@@ -170,6 +172,15 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     status.set_defaults(function=_status)
+    connect.add_parser(
+        commands,
+        [common],
+        _examples(
+            "edgectl-agent connect gesture --from folder:/photos?pattern=*.jpg --to -",
+            "edgectl-agent connect activity --from 'serial:/dev/ttyUSB0?window=128&step=64' "
+            "--to mqtt://localhost/activity",
+        ),
+    )
     return parser
 
 

@@ -160,8 +160,8 @@ class Follower:
                     ModelUnavailable(
                         "sdk.permission",
                         f"this user may not connect to {self._path}",
-                        hint="in the agent's settings, set models_group to a group of this user and "
-                        "models_socket to a folder that it can reach",
+                        hint="set models_group of the agent's settings to a group of this user, and "
+                        "models_socket to a path that it can reach",
                     )
                 )
             except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:

@@ -93,6 +93,10 @@ class Model:
         else:
             follower.start()
 
+    def wait(self, wait_s: float) -> None:
+        """Wait until there is a model, at most `wait_s`; raise `ModelUnavailable`."""
+        self._follower.wait(wait_s)
+
     def predict(self, given: Any) -> Prediction:
         """Return the outputs for one input, or one batch.
 
