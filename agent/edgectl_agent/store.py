@@ -1,4 +1,4 @@
-"""The blobs on the device, the partial downloads, and the pointer of each slot.
+"""The blobs on the device, the partial downloads, and the pointers of the slots.
 
 ::
 
@@ -7,14 +7,14 @@
     partial/<hex>.bitmap   which of its chunks have come
     sealed/<hex>           content key of an encrypted bundle, by its manifest, as an order brought
                            it: sealed to this device's key, which is not in the store
-    slots/<slot>           what runs and what it would roll back to (`SlotPointer`, JSON)
+    slots.json             what runs in each slot and what it would roll back to (`SlotPointers`)
 
 Rules:
 
 1. A blob gets its name after its content has been synchronized and hashed as it is on the disk.
 2. Nothing is used unverified: `Store.bundle` hashes every file again. A file that is not what its
    name says is removed, and can be fetched again.
-3. What runs is never written in place; a slot changes by one rename.
+3. What runs is never written in place; any number of slots change by one rename.
 4. A bit of a bitmap is set after the chunk has been synchronized, so a bitmap never promises more
    than there is; whatever it says, rule 1 holds.
 """
@@ -28,13 +28,13 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from edgectl_agent.bundle import Bundle
-from edgectl_agent.core.record import SlotPointer, decode_pointer
+from edgectl_agent.core.record import SlotPointer, SlotPointers, decode_pointers
 from edgectl_agent.durable import PRIVATE, TEMPORARY_SUFFIX, Disk
 from edgectl_agent.errors import KeyUnavailable, StepFailed, StepRejected
 from edgectl_agent.keyring import Keyring
 from edgectl_protocol.chunks import CHUNK_BYTES, Bitmap, chunk_count
 from edgectl_protocol.encryption import SEALED_KEY_BYTES
-from edgectl_protocol.errors import InvalidName, ProtocolError
+from edgectl_protocol.errors import ProtocolError
 from edgectl_protocol.manifest import (
     CONFIG_FILE,
     GOLDEN_FILE,
@@ -50,14 +50,14 @@ from edgectl_protocol.manifest import (
 from edgectl_protocol.metadata import target_path
 from edgectl_protocol.names import check_model_name, digest_of, hex_of
 
-__all__ = ["Partial", "Store"]
+__all__ = ["Partial", "Store", "read_pointers"]
 
 _BLOBS = "blobs/sha256"
 _PARTIAL = "partial"
 _SEALED = "sealed"
-_SLOTS = "slots"
+_SLOTS = "slots.json"
 _BITMAP_SUFFIX = ".bitmap"
-_POINTER_BYTES_MAX = 64 * 1024
+_POINTERS_BYTES_MAX = 1024 * 1024
 _CONFIG_BYTES_MAX = 1024 * 1024
 _log = logging.getLogger(__name__)
 
@@ -82,32 +82,21 @@ class Store:
         self._disk = disk
         self._keyring = keyring
         self._reserve_bytes = reserve_bytes
-        for folder in (_BLOBS, _PARTIAL, _SEALED, _SLOTS):
+        for folder in (_BLOBS, _PARTIAL, _SEALED):
             disk.make_directory(folder)
 
     # ------------------------------------------------------------ slots
 
     def pointers(self) -> dict[str, SlotPointer]:
-        """Return the pointer of every slot; one that cannot be read counts as empty."""
-        pointers = {}
-        for name in self._disk.list(_SLOTS):
-            if name.endswith(TEMPORARY_SUFFIX):
-                continue
-            try:
-                check_model_name(name)
-                content = self._disk.read(f"{_SLOTS}/{name}", _POINTER_BYTES_MAX)
-                pointers[name] = decode_pointer(content)
-            except InvalidName:
-                _log.warning("slots/%s is no slot of ours", name)
-            except ProtocolError:
-                _log.error("the pointer of slot %s is damaged: it counts as empty", name)
-                pointers[name] = SlotPointer()
-        return pointers
+        """Return the pointer of every slot; none where the file is damaged."""
+        return read_pointers(self._disk)
 
-    def point(self, slot: str, pointer: SlotPointer) -> None:
-        """Change what `slot` runs, in one step."""
-        path = f"{_SLOTS}/{check_model_name(slot)}"
-        self._disk.write_atomic(path, msgspec.json.encode(pointer))
+    def point(self, changed: Mapping[str, SlotPointer]) -> None:
+        """Change what these slots run, all of them in one step."""
+        for slot in changed:
+            check_model_name(slot)
+        pointers = SlotPointers(slots={**self.pointers(), **changed})
+        self._disk.write_atomic(_SLOTS, msgspec.json.encode(pointers))
 
     # ------------------------------------------------------------ blobs
 
@@ -235,11 +224,10 @@ class Store:
                 layers = ()  # damaged: its layers are found again when it is fetched again
             needed.update(hex_of(layer.digest) for layer in layers)
         removed = 0
-        for folder in (_BLOBS, _PARTIAL, _SEALED, _SLOTS):
+        for folder in (_BLOBS, _PARTIAL, _SEALED):
             for name in self._disk.list(folder):
                 leftover = name.endswith(TEMPORARY_SUFFIX)
-                stem = name.removesuffix(_BITMAP_SUFFIX)
-                if leftover or (folder != _SLOTS and stem not in needed):
+                if leftover or name.removesuffix(_BITMAP_SUFFIX) not in needed:
                     self._disk.unlink(f"{folder}/{name}")
                     removed += 1
         return removed
@@ -329,6 +317,17 @@ class Partial:
             )
         self._disk.rename_durably(self._path, _blob(self._digest))
         self._disk.unlink(self._bitmap_path)
+
+
+def read_pointers(disk: Disk) -> dict[str, SlotPointer]:
+    """Return the pointer of every slot of a state directory; none where the file is damaged."""
+    try:
+        return decode_pointers(disk.read(_SLOTS, _POINTERS_BYTES_MAX))
+    except FileNotFoundError:
+        return {}
+    except ProtocolError:
+        _log.error("%s is damaged: all slots count as empty, and are filled again", _SLOTS)
+        return {}
 
 
 def _hash(disk: Disk, path: str) -> str:

@@ -25,11 +25,11 @@ from collections.abc import Mapping
 from msgspec import structs
 
 from edgectl_agent.core import steps
+from edgectl_agent.core.observation import judge
 from edgectl_agent.core.orders import (
     choose,
     expiry,
     is_open,
-    judge_health,
     needed,
     refuse,
     stands,
@@ -332,7 +332,7 @@ class Machine:
     def _observe(self, health: steps.HealthSeen, moment: Moment) -> None:
         if self.observed != (health.slot, health.manifest):
             return
-        reason = judge_health(health, self._policy)
+        reason = judge(health, self._policy)
         if reason is not None:
             self._breach(reason, moment)
 

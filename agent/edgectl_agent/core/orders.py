@@ -1,4 +1,4 @@
-"""Judgements about orders and health, each a pure function that the machine asks."""
+"""Judgements about orders, each a pure function that the machine asks."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Collection, Mapping
 from datetime import timedelta
 
 from edgectl_agent.core.record import Record, SlotPointer, Update
-from edgectl_agent.core.steps import HealthSeen
 from edgectl_agent.core.timing import Moment
-from edgectl_protocol.messages import Candidate, Order, Reason, SlotOrder, UpdatePolicy
+from edgectl_protocol.messages import Candidate, Order, Reason, SlotOrder
 from edgectl_protocol.update import ENDED, UpdateState
 
 __all__ = [
@@ -16,7 +15,6 @@ __all__ = [
     "choose",
     "expiry",
     "is_open",
-    "judge_health",
     "needed",
     "refuse",
     "stands",
@@ -121,21 +119,3 @@ def needed(record: Record, pointers: Mapping[str, SlotPointer]) -> tuple[str, ..
         if update.state not in ENDED or update.state is _S.FAILED:
             manifests.add(update.manifest)
     return tuple(sorted(manifests))
-
-
-def judge_health(health: HealthSeen, policy: UpdatePolicy) -> Reason | None:
-    """Say why the model under observation must go, or None."""
-    if health.non_finite > 0:
-        return Reason(
-            code="observe.non_finite",
-            detail=f"{health.non_finite} of {health.requests} requests gave NaN or infinity",
-        )
-    if health.requests < max(1, policy.requests_min):
-        return None  # not enough to say anything
-    if health.errors / health.requests <= policy.error_rate_max:
-        return None
-    return Reason(
-        code="observe.error_rate",
-        detail=f"{health.errors} of {health.requests} requests failed, "
-        f"at most {policy.error_rate_max:.1%} may",
-    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from edgectl_agent.core.evidence import Copies, Evidence
 from edgectl_agent.core.record import Floor, Record, SlotPointer, Update
 from edgectl_protocol.messages import Installed, Order, Reason, TrialReport
 from edgectl_protocol.update import UpdateEvent, UpdateState
@@ -94,13 +95,24 @@ class StepRejected(_Value, frozen=True, kw_only=True):
 
 
 class HealthSeen(_Value, frozen=True, kw_only=True):
-    """Counts of what serves in a slot since it was loaded."""
+    """Counts of what serves in a slot since it began to, and of what it can be compared with."""
 
     slot: str
     manifest: str
     requests: int
     errors: int
     non_finite: int
+    latency: tuple[int, ...] = ()
+    """Histogram of the runs, as in `edgectl_agent.core.evidence`."""
+    classes: tuple[int, ...] = ()
+    before: Evidence | None = None
+    """Of what served before; None where that is not known."""
+    companion: str = ""
+    """Manifest of what is in memory beside it: the one before, or a shadow. Empty: nothing is."""
+    copies: Copies | None = None
+    """What the companion did with copies of requests; None while nothing is mirrored."""
+    comparable: bool = False
+    """Whether the classes of both mean the same: they have the same labels."""
 
 
 class InferenceDied(_Value, frozen=True, kw_only=True):

@@ -1,8 +1,8 @@
 """The flow itself: a source's thread, a queue, the model, the sinks.
 
-Where the source may wait, it waits for the queue; where the newest wins, the oldest item in the
-queue is dropped and counted. What is malformed or fails is counted and logged, at most once a minute
-for each kind, and ends nothing. A source that raises is run again, with growing pauses.
+Where the source may wait, it waits for the queue; where the newest wins, the oldest item in it is
+dropped and counted. What is malformed or fails is counted and logged, at most once a minute for
+each kind, and ends nothing. A source that raises is run again, with growing pauses.
 """
 
 from __future__ import annotations

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple, Protocol
 
 import httptools
@@ -23,6 +25,8 @@ __all__ = ["Answer", "Connection", "Handler", "Limits", "Request", "Shared"]
 log = logging.getLogger(__name__)
 
 _FOREVER = float("inf")
+_CREDENTIALS = struct.Struct("3i")
+"""Process, user and group: unix(7), SO_PEERCRED."""
 _LINGER_S = 2.0
 _PIPELINED_MAX = 4
 _KEPT_HEADERS = frozenset(
@@ -32,7 +36,7 @@ _KEPT_HEADERS = frozenset(
 _REASONS = {
     200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
     408: "Request Timeout", 413: "Content Too Large", 415: "Unsupported Media Type",
-    417: "Expectation Failed", 431: "Request Header Fields Too Large",
+    417: "Expectation Failed", 429: "Too Many Requests", 431: "Request Header Fields Too Large",
     500: "Internal Server Error", 503: "Service Unavailable",
 }  # fmt: skip
 _STATUS_LINES = {
@@ -71,8 +75,8 @@ class Request:
     """One request; the headers that matter, and the body."""
 
     __slots__ = (
-        "body", "content_encoding", "expect", "header_length", "host", "keep_alive", "method",
-        "old", "origin", "url",
+        "body", "client", "content_encoding", "expect", "header_length", "host", "keep_alive",
+        "method", "old", "origin", "url",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -87,6 +91,8 @@ class Request:
         self.old = False
         """HTTP/1.0, which closes unless told otherwise."""
         self.body: bytes | bytearray = b""
+        self.client: Hashable = None
+        """Who asks: the address, or the user at the other end of the Unix socket."""
 
 
 Handler = Callable[[Request], Answer | asyncio.Future[Answer]]
@@ -125,6 +131,7 @@ class Connection(asyncio.Protocol):
         self._endpoint = endpoint
         self._limits = endpoint.limits
         self._local = local
+        self._client: Hashable = None
         self._transport: Any = None
         self._parser = httptools.HttpRequestParser(self)
         self._request: Request | None = None
@@ -151,6 +158,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the client in, or turn it away when there are too many."""
         self._transport = transport
+        self._client = _peer(transport)
         self._read_until = time.monotonic() + self._limits.head_s_max
         others = len(self._endpoint.connections)
         self._endpoint.joined(self)
@@ -209,6 +217,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """A request's first byte."""
         self._request = Request()
+        self._request.client = self._client
         self._head_bytes = self._headers = 0
         self._in_head = True
         self._read_until = time.monotonic() + self._limits.head_s_max
@@ -429,6 +438,19 @@ class Connection(asyncio.Protocol):
         length = min(length, self._held)
         self._held -= length
         self._endpoint.buffered -= length
+
+
+def _peer(transport: asyncio.BaseTransport) -> Hashable:
+    """Return who is at the other end: an address, or a user's number."""
+    address = transport.get_extra_info("peername")
+    if isinstance(address, tuple):
+        return str(address[0])
+    peer = transport.get_extra_info("socket")
+    try:
+        credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    except OSError:
+        return None  # it has gone already
+    return int(_CREDENTIALS.unpack(credentials)[1])
 
 
 def _internal_error() -> Answer:

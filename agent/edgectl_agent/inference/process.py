@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from signal import Signals
@@ -28,10 +29,16 @@ from edgectl_agent.bundle import Bundle
 from edgectl_agent.clock import now
 from edgectl_agent.inference.control import (
     LINE_BYTES_MAX,
+    RESERVE_BYTES,
+    Accompany,
     Command,
+    Exchange,
     Health,
     Load,
     Loaded,
+    Mirror,
+    Mirroring,
+    Release,
     Reply,
     SlotHealth,
     Start,
@@ -43,7 +50,7 @@ from edgectl_agent.inference.control import (
 )
 from edgectl_agent.inference.errors import InferenceDown, LoadFailed, SlotEmpty
 from edgectl_agent.inference.pulse import Place, Pulse, Silence, make_page
-from edgectl_protocol.messages import InferenceWindow
+from edgectl_protocol.messages import InferenceWindow, SwapReport
 
 __all__ = [
     "Death",
@@ -57,7 +64,9 @@ __all__ = [
 
 _ANSWER_S_MAX = 5.0
 _DRAIN_S_MAX = 15.0
-"""After a model is loaded, requests in the old one may take this long to end."""
+"""Requests in an old model may take this long to end."""
+_AFTER_LOAD_S_MAX = 90.0
+"""After a model was loaded, or not: that, and loading again what had to go for it."""
 _STOP_S_MAX = 3.0
 _LOG_BYTES_MAX = 1024 * 1024
 
@@ -91,6 +100,7 @@ class InferenceProcess:
         hub: Path | None = None,
         hub_group: str = "",
         log: Path | None = None,
+        reserve_bytes: int = RESERVE_BYTES,
     ) -> None:
         """Describe the process; nothing is started.
 
@@ -101,6 +111,7 @@ class InferenceProcess:
             hub: path of the Unix socket where applications get models to run themselves, or None.
             hub_group: group that may connect to it as well; empty for the process's own.
             log: file that gets the child's standard error; None throws it away.
+            reserve_bytes: memory that must stay free beside two models of one slot.
         """
         self.endpoint = ""
         self._host, self._port = host, port
@@ -108,6 +119,7 @@ class InferenceProcess:
         self._hub = hub.absolute() if hub is not None else None
         self._hub_group = hub_group
         self._log = log
+        self._reserve_bytes = reserve_bytes
         self._lock = threading.RLock()
         self._child: subprocess.Popen[bytes] | None = None
         self._channel: sockets.socket | None = None
@@ -142,6 +154,7 @@ class InferenceProcess:
                 socket=path,
                 hub=str(self._hub or ""),
                 hub_group=self._hub_group,
+                reserve_bytes=self._reserve_bytes,
             )
             reply = self._command(command, timeout_s)
             if reply.code:
@@ -152,22 +165,79 @@ class InferenceProcess:
             self.endpoint = f"http://{shown}:{self._port}"
 
     def load(self, bundle: Bundle, timeout_s: float = 60) -> float:
-        """Put `bundle` into its slot without a failed request, and return load_ms.
+        """Put one bundle into its slot, as `switch` does, and return load_ms."""
+        return self.switch((bundle,), timeout_s)[bundle.slot].load_ms
 
-        The new model is loaded and warmed up beside the old one, the reference is switched, and
-        what is in the old one ends there before this returns.
+    def switch(self, bundles: Sequence[Bundle], timeout_s: float = 60) -> dict[str, SwapReport]:
+        """Put bundles into their slots without a failed request; say what it took, by slot.
+
+        The new models are loaded and warmed up beside the old ones, all references are switched at
+        once, and what is in the old ones ends there. The old ones stay as companions where memory
+        allows; where it forbids two, requests wait while the one goes and the other is loaded.
 
         Raises:
-            LoadFailed: the old one keeps serving. Codes: ``load.unreadable``, ``load.invalid``,
+            LoadFailed: the old ones keep serving. Codes: ``load.unreadable``, ``load.invalid``,
                 ``load.contract``, ``load.warm_up``, ``load.memory``, ``load.timeout``.
             InferenceDown: the child has died or does not answer; start it again.
         """
-        inline = bundle.manifest not in self._hung_models
-        command = Load(bundle=bundle, timeout_s=timeout_s, inline=inline)
-        reply = self._command(command, timeout_s + _DRAIN_S_MAX)
+        hung = tuple(one.manifest for one in bundles if one.manifest in self._hung_models)
+        command = Load(bundles=tuple(bundles), timeout_s=timeout_s, hung=hung)
+        reply = self._command(command, timeout_s + _AFTER_LOAD_S_MAX)
         if reply.code:
-            raise LoadFailed(reply.code, reply.detail)
-        return msgspec.json.decode(reply.result, type=Loaded).load_ms
+            raise LoadFailed(reply.code, reply.detail, slot=reply.slot)
+        return _reports(msgspec.json.decode(reply.result, type=Loaded))
+
+    def exchange(self, manifests: Mapping[str, str]) -> dict[str, SwapReport] | None:
+        """Let companions serve in place of what does, all at once, without loading anything.
+
+        Args:
+            manifests: of the companions, by slot.
+
+        Returns:
+            What it took, by slot; None where one of them is not there, and nothing has changed.
+        """
+        reply = self._command(Exchange(manifests=dict(manifests)), _DRAIN_S_MAX)
+        if reply.code == "slot.companion":
+            return None
+        return _reports(self._result(reply, Loaded))
+
+    def accompany(
+        self, bundle: Bundle, *, share: float, cpu_max: float, timeout_s: float = 60
+    ) -> SwapReport:
+        """Load `bundle` as the companion of what serves in its slot; mirror requests to it.
+
+        Args:
+            bundle: verified files.
+            share: of the live requests that are copied, after they were answered.
+            cpu_max: what copies may cost, as a share of one processor core.
+            timeout_s: for loading.
+
+        Raises:
+            LoadFailed: as `switch`, and ``load.memory_low``: two models do not fit.
+            SlotEmpty: nothing serves there.
+        """
+        hung = tuple({bundle.manifest} & self._hung_models)
+        command = Accompany(
+            bundle=bundle, timeout_s=timeout_s, share=share, cpu_max=cpu_max, hung=hung
+        )
+        reply = self._command(command, timeout_s + _AFTER_LOAD_S_MAX)
+        if reply.code == "slot.empty":
+            raise SlotEmpty(reply.code, reply.detail)
+        if reply.code:
+            raise LoadFailed(reply.code, reply.detail, slot=reply.slot)
+        return _reports(msgspec.json.decode(reply.result, type=Loaded))[bundle.slot]
+
+    def mirror(self, slot: str, *, share: float, cpu_max: float) -> bool:
+        """Mirror requests to the companion of `slot`; say whether there is one.
+
+        See `accompany` for the arguments; a share of 0 ends it.
+        """
+        command = Mirror(slot=slot, share=share, cpu_max=cpu_max)
+        return self._result(self._command(command, _ANSWER_S_MAX), Mirroring).on
+
+    def release(self, slot: str) -> None:
+        """Free the companion of `slot`; nothing happens when there is none."""
+        self._result(self._command(Release(slot=slot), _DRAIN_S_MAX), type(None))
 
     def unload(self, slot: str) -> None:
         """Empty `slot`; nothing happens when it is empty."""
@@ -341,6 +411,13 @@ class InferenceProcess:
         if reply.code:
             raise InferenceDown(reply.code, reply.detail)
         return msgspec.json.decode(reply.result, type=kind)
+
+
+def _reports(loaded: Loaded) -> dict[str, SwapReport]:
+    return {
+        slot: SwapReport(load_ms=swap.load_ms, gap_ms=swap.gap_ms, resident=swap.resident)
+        for slot, swap in loaded.swaps.items()
+    }
 
 
 def _signal_name(number: int) -> str:

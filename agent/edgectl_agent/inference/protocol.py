@@ -22,19 +22,16 @@ import numpy as np
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from edgectl_agent.bundle import Bundle
+from edgectl_agent.inference.refusals import Refused
 from edgectl_agent.runtime import DTYPES, Tensor, shape_fits
 from edgectl_protocol.manifest import BundleConfig, TensorSpec
 
-__all__ = ["Call", "Refused", "encode_outputs", "parse_call", "response_parameters"]
+__all__ = ["Call", "encode_outputs", "parse_call", "response_parameters"]
 
 _Size = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _Name = Annotated[str, Meta(max_length=256)]
 _NESTED = re.compile(rb"\s*\[\s*\[")
 _DIMENSIONS_MAX = 8
-
-
-class Refused(Exception):
-    """The request is outside the protocol or the contract; the message is for its author."""
 
 
 class _Input(Struct):

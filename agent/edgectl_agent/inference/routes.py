@@ -1,76 +1,45 @@
-"""The routes of Open Inference Protocol v2 over the models that serve.
+"""The routes of Open Inference Protocol v2, REST, over `Service`.
 
 Every route of the specification's REST part, with and without ``/versions/<version>``; a version
 other than the one that serves is 404, because a slot serves exactly one. Not ready is 404 too: the
 protocol asks for a 4xx status.
-
-A request runs on the event loop when its model and its body are small, else in the one worker
-thread, so that health and small models answer while a large one computes. There a run is stopped
-after `RUN_SECONDS_MAX`: a model that hangs on some input must not take the others with it, and the
-failure must be counted. What cannot be stopped, such as a loop in LiteRT, and computes as long
-again, ends this process: the pulse names the model, and the supervisor sees to it. On the event
-loop nobody is left to stop a run: there the pulse names the model, falls silent, and the supervisor
-ends the process.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 
 from edgectl_agent.inference.endpoint import Answer, Request
-from edgectl_agent.inference.protocol import Refused, encode_outputs, parse_call
-from edgectl_agent.inference.pulse import Place, Pulse
-from edgectl_agent.inference.slots import Served, Slots
-from edgectl_agent.runtime import RunFailed, Stop
+from edgectl_agent.inference.protocol import Call, encode_outputs, parse_call
+from edgectl_agent.inference.refusals import Kind, Refused
+from edgectl_agent.inference.served import Served
+from edgectl_agent.inference.service import Computed, Service
 from edgectl_protocol import __version__
 
 __all__ = ["Routes", "failure"]
 
-INLINE_BODY_BYTES_MAX = 64 * 1024
-WAITING_MAX = 128
-"""Requests for the worker thread, also those whose clients have gone."""
-RUN_SECONDS_MAX = 30.0
-_OK, _BAD, _NOT_FOUND, _METHOD, _FAILED, _BUSY = 200, 400, 404, 405, 500, 503
+_OK, _NOT_FOUND, _METHOD = 200, 404, 405
+_STATUSES = {
+    Kind.INVALID: 400, Kind.FORBIDDEN: 403, Kind.UNKNOWN: 404, Kind.FULL: 429, Kind.FAILED: 500,
+    Kind.BUSY: 503,
+}  # fmt: skip
+_LATER = frozenset({Kind.FULL, Kind.BUSY})
+_RETRY_AFTER = b"Retry-After: 1\r\n"
 _PLATFORMS = {"onnx": "onnx_onnxv1", "tflite": "tensorflow_tflite"}
 """By format, in the protocol's words: project and format."""
 _READS = frozenset({b"GET", b"HEAD"})
 
 
 class Routes:
-    """Answers requests from `slots`."""
+    """Answers HTTP requests."""
 
-    def __init__(
-        self,
-        slots: Slots,
-        worker: ThreadPoolExecutor,
-        *,
-        pulse: Pulse | None = None,
-        run_seconds_max: float = RUN_SECONDS_MAX,
-        give_up: Callable[[], object] = os.abort,
-    ) -> None:
-        """Answer from `slots`; `worker` has one thread; `pulse` shows what computes.
-
-        `give_up` ends the process when a run does not let itself be stopped.
-        """
-        self._pulse = pulse or Pulse()
-        self._slots = slots
-        self._worker = worker
-        self._run_seconds_max = run_seconds_max
-        self._give_up = give_up
-        self._stopped_s = 0.0
-        """When the present run was told to stop, if it was."""
-        self._waiting = 0
-        self._running: tuple[float, Stop] | None = None
-        """When the worker's present run began, by `time.monotonic`, and what ends it."""
-        self._watching: asyncio.TimerHandle | None = None
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._codec = _Rest()
 
     def __call__(self, request: Request) -> Answer | asyncio.Future[Answer]:
         """Answer at once, or promise to."""
@@ -84,7 +53,7 @@ class Routes:
                 found: object = {"name": "edgectl", "version": __version__, "extensions": []}
             case [b"", b"v2", b"health", b"live"]:
                 found = {"live": True}
-            case [b"", b"v2", b"health", b"ready"] if len(self._slots):
+            case [b"", b"v2", b"health", b"ready"] if self._service.ready():
                 found = {"ready": True}
             case [b"", b"v2", b"health", b"ready"]:
                 return failure(_NOT_FOUND, "not ready: no model is loaded yet")
@@ -95,16 +64,14 @@ class Routes:
     def _model(
         self, request: Request, name: bytes, rest: list[bytes]
     ) -> Answer | asyncio.Future[Answer]:
-        served = self._slots.get(name.decode("utf-8", "replace"))
-        if served is None:
-            shown = name[:64].decode("utf-8", "replace")
-            return failure(_NOT_FOUND, f"no model {shown!r} is loaded")
-        version = served.bundle.version
+        version = ""
         if len(rest) > 1 and rest[0] == b"versions":
-            if rest[1] != version.encode():
-                shown = rest[1][:64].decode("utf-8", "replace")
-                return failure(_NOT_FOUND, f"version {shown!r} is not loaded: {version!r} serves")
+            version = rest[1].decode("utf-8", "replace")
             rest = rest[2:]
+        try:
+            served = self._service.find(name.decode("utf-8", "replace"), version)
+        except Refused as refused:
+            return self._codec.refuse(refused)
         match rest:
             case [b"infer"]:
                 return self._infer(request, served)
@@ -118,76 +85,29 @@ class Routes:
         if request.method != b"POST":
             served.counts.refused()
             return failure(_METHOD, "use POST", b"Allow: POST\r\n")
-        if request.header_length is not None:
-            served.counts.refused()
-            return failure(
-                _BAD,
+        return self._service.infer(
+            served, request, self._codec, size=len(request.body), client=request.client
+        )
+
+
+class _Rest:
+    """Requests and answers of the REST part."""
+
+    def read(self, content: Request, served: Served) -> Call:
+        if content.header_length is not None:
+            raise Refused(
                 "binary tensors (Inference-Header-Content-Length) are not supported yet: "
-                "send the tensors' data as JSON",
+                "send the tensors' data as JSON"
             )
-        if served.inline and len(request.body) <= INLINE_BODY_BYTES_MAX:
-            return self._answer(served, request.body, Place.LOOP)
-        if self._waiting >= WAITING_MAX:
-            return failure(_BUSY, f"{WAITING_MAX} requests are waiting: try again")
-        self._waiting += 1
-        served.enter()
-        loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._worker, self._compute, served, request.body)
-        future.add_done_callback(lambda _: self._done(served))
-        if self._watching is None:
-            self._watching = loop.call_later(self._run_seconds_max / 4, self._stop_overdue)
-        return future
+        return parse_call(content.body, served.bundle.config)
 
-    def _compute(self, served: Served, body: bytes | bytearray) -> Answer:
-        """Answer on the worker thread, in a run that the event loop can stop."""
-        stop = Stop()
-        self._running = (time.monotonic(), stop)
-        try:
-            return self._answer(served, body, Place.WORKER, stop)
-        finally:
-            self._running = None
+    def write(self, call: Call, computed: Computed, served: Served) -> Answer:
+        parameters = served.parameters if computed.finite else served.parameters_non_finite
+        return Answer(_OK, encode_outputs(call, computed.outputs, served.bundle, parameters))
 
-    def _answer(
-        self, served: Served, body: bytes | bytearray, place: int, stop: Stop | None = None
-    ) -> Answer:
-        """Compute one request, on whatever thread `place` says."""
-        try:
-            call = parse_call(body, served.bundle.config)
-        except Refused as error:
-            served.counts.refused()
-            return failure(_BAD, str(error))
-        self._pulse.begin(place, served.name)
-        started = time.perf_counter_ns()
-        try:
-            outputs = served.model.run(call.inputs, stop)
-        except (RunFailed, MemoryError) as error:
-            served.counts.failed()
-            if stop is not None and stop.is_set():
-                return failure(_FAILED, "the model did not finish in time on this input")
-            return failure(_FAILED, f"the model failed on this input: {error}")
-        finally:
-            self._pulse.end(place)
-        finite = served.counts.served((time.perf_counter_ns() - started) / 1000, outputs)
-        parameters = served.parameters if finite else served.parameters_non_finite
-        return Answer(_OK, encode_outputs(call, outputs, served.bundle, parameters))
-
-    def _stop_overdue(self) -> None:
-        running = self._running  # once: the worker changes it at any time
-        now = time.monotonic()
-        if running is not None and not running[1].is_set():
-            if now - running[0] > self._run_seconds_max:
-                self._stopped_s = now
-                running[1].set()
-        elif running is not None and now - self._stopped_s > self._run_seconds_max:
-            self._give_up()
-        self._watching = None
-        if self._waiting:
-            loop = asyncio.get_running_loop()
-            self._watching = loop.call_later(self._run_seconds_max / 4, self._stop_overdue)
-
-    def _done(self, served: Served) -> None:
-        self._waiting -= 1
-        served.leave()
+    def refuse(self, refused: Refused) -> Answer:
+        headers = _RETRY_AFTER if refused.kind in _LATER else b""
+        return failure(_STATUSES[refused.kind], str(refused), headers)
 
 
 def failure(status: int, sentence: str, headers: bytes = b"") -> Answer:

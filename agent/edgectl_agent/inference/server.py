@@ -29,10 +29,15 @@ from msgspec import Raw, Struct
 from edgectl_agent.decryption import refuse_dumps
 from edgectl_agent.inference.control import (
     LINE_BYTES_MAX,
+    Accompany,
     Command,
+    Exchange,
     Health,
     Load,
     Loaded,
+    Mirror,
+    Mirroring,
+    Release,
     Reply,
     Start,
     Started,
@@ -43,10 +48,11 @@ from edgectl_agent.inference.control import (
     line,
 )
 from edgectl_agent.inference.endpoint import Endpoint
-from edgectl_agent.inference.errors import InferenceError, SlotEmpty
+from edgectl_agent.inference.errors import InferenceError, LoadFailed
 from edgectl_agent.inference.hub import Hub
 from edgectl_agent.inference.pulse import BEAT_S, Pulse
 from edgectl_agent.inference.routes import Routes
+from edgectl_agent.inference.service import Service
 from edgectl_agent.inference.slots import Slots
 
 __all__ = ["main"]
@@ -61,9 +67,10 @@ class _Server:
 
     def __init__(self, pulse: Pulse) -> None:
         self._pulse = pulse
-        self._slots = Slots()
+        self._slots = Slots(pulse=pulse)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
-        self._endpoint = Endpoint(Routes(self._slots, self._worker, pulse=pulse))
+        self._service = Service(self._slots, self._worker, pulse=pulse)
+        self._endpoint = Endpoint(Routes(self._service))
         self._hub = Hub(self._slots)
         self._slots.switched = self._hub.changed
 
@@ -85,6 +92,8 @@ class _Server:
     async def _reply(self, command: Command) -> Reply:
         try:
             result = await self._execute(command)
+        except LoadFailed as error:
+            return Reply(code=error.code, detail=error.detail, slot=error.slot)
         except InferenceError as error:
             return Reply(code=error.code, detail=error.detail)
         except Exception as error:
@@ -93,34 +102,49 @@ class _Server:
         return Reply(result=Raw(msgspec.json.encode(result)))
 
     async def _execute(self, command: Command) -> Struct | list[Window] | None:
+        slots = self._slots
+        result: Struct | list[Window] | None = None
         match command:
             case Start():
-                return Started(port=await self._listen(command))
+                result = Started(port=await self._listen(command))
             case Load():
-                deadline = time.monotonic() + command.timeout_s
-                load = self._slots.load(command.bundle, deadline, inline=command.inline)
-                return Loaded(load_ms=await load)
+                deadline, hung = time.monotonic() + command.timeout_s, frozenset(command.hung)
+                result = Loaded(swaps=await slots.load(command.bundles, deadline, hung=hung))
+            case Exchange():
+                result = Loaded(swaps=await slots.exchange(command.manifests))
+            case Accompany(bundle=bundle):
+                swap = await slots.accompany(
+                    bundle,
+                    time.monotonic() + command.timeout_s,
+                    inline=bundle.manifest not in command.hung,
+                    share=command.share,
+                    cpu_max=command.cpu_max,
+                )
+                result = Loaded(swaps={bundle.slot: swap})
+            case Mirror():
+                on = await slots.mirror(command.slot, command.share, command.cpu_max)
+                result = Mirroring(on=on)
+            case Release():
+                await slots.release(command.slot)
             case Unload():
-                await self._slots.unload(command.slot)
+                await slots.unload(command.slot)
                 self._hub.withdrawn(command.slot)
-                return None
             case Health():
-                served = self._slots.get(command.slot)
-                if served is None:
-                    raise SlotEmpty("slot.empty", f"no model is loaded in {command.slot!r}")
-                return served.counts.totals(served.bundle.manifest)
+                result = slots.health(command.slot)
             case Windows():
-                return [
+                result = [
                     Window(
                         slot=bundle.slot,
                         version=bundle.version,
                         manifest=bundle.manifest,
                         tally=tally,
                     )
-                    for bundle, tally in self._slots.take()
+                    for bundle, tally in slots.take()
                 ]
+        return result
 
     async def _listen(self, command: Start) -> int:
+        self._slots.reserve_bytes = command.reserve_bytes
         where = f"{command.host}:{command.port}"
         try:
             port = await self._endpoint.listen_tcp(command.host, command.port)

@@ -4,6 +4,7 @@ Rules:
 
 1. What is loaded goes on until something else is loaded and warm; then one reference changes. A
    prediction never waits for that.
+   What has just been replaced is kept for a minute, so that a rollback loads nothing.
 2. When the agent is away, the model goes on and its counts wait; connecting is tried again with
    growing pauses.
 3. Only `Withdrawn` takes a model away. A hub with an empty slot may just have been started.
@@ -56,7 +57,8 @@ _TELL_S_MIN = 0.25
 _PAUSE_S_MIN = 0.1
 _PAUSE_S_MAX = 5.0
 _RETIRED_S_MAX = 60.0
-"""How long counts of a model that was replaced are still looked for: predictions end in it."""
+"""How long a model that was replaced is kept: predictions end in it, and it may come back."""
+_RETIRED_MAX = 2
 _GIVE_UP_S = 2.0
 
 Serving = Loaded | Remote
@@ -160,8 +162,8 @@ class Follower:
                     ModelUnavailable(
                         "sdk.permission",
                         f"this user may not connect to {self._path}",
-                        hint="set models_group of the agent's settings to a group of this user, and "
-                        "models_socket to a path that it can reach",
+                        hint="set models_group to a group of this user and models_socket to a "
+                        "path that it can reach, in the agent's settings",
                     )
                 )
             except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -266,6 +268,10 @@ class Follower:
         if isinstance(serving, Loaded) and serving.answered.manifest == offer.manifest:
             self.problem = None
             return
+        for _, retired in self._retired:
+            if retired.answered.manifest == offer.manifest:  # rolled back: it is warm
+                self._switch(retired)
+                return
         try:
             loaded = load_offer(offer, files, self.wake)
         except (LoadFailed, OSError) as error:
@@ -286,6 +292,7 @@ class Follower:
     def _switch(self, serving: Serving) -> None:
         before = self.serving
         self._retire()
+        self._retired = [one for one in self._retired if one[1] is not serving]
         with self._ready:
             self.serving, self.problem = serving, None
             self._ready.notify_all()
@@ -299,6 +306,7 @@ class Follower:
     def _retire(self) -> None:
         if isinstance(self.serving, Loaded):
             self._retired.append((time.monotonic(), self.serving))
+            del self._retired[:-_RETIRED_MAX]
         elif self.serving is not None:
             self.serving.close()
 

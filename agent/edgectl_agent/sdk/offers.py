@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from edgectl_agent.bundle import Bundle
 from edgectl_agent.inference.errors import LoadFailed
 from edgectl_agent.inference.hub_messages import Offer
-from edgectl_agent.inference.slots import prepare
+from edgectl_agent.inference.served import prepare
 from edgectl_agent.sdk.loaded import Loaded
 from edgectl_agent.session import Stop
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -43,7 +43,7 @@ from edgectl_protocol.manifest import (
     decode_manifest,
     layer_by_file,
 )
-from edgectl_protocol.messages import Order, Reason, TrialReport, encode
+from edgectl_protocol.messages import Order, Reason, SwapReport, TrialReport, encode
 from edgectl_protocol.update import ENDED, UpdateEvent, UpdateState
 
 TURNS_MAX = 3000
@@ -101,16 +101,49 @@ class FakeInference:
     def __init__(self, world: World) -> None:
         self._world = world
         self.serving: dict[str, Bundle] = {}
+        self.companions: dict[str, Bundle] = {}
 
-    def load(self, bundle: Bundle) -> float:
+    def switch(self, bundles: Sequence[Bundle]) -> dict[str, SwapReport]:
+        for bundle in bundles:
+            self._world.check_files(bundle)
+            if bundle.manifest in self._world.unloadable:
+                raise LoadFailed("load.invalid", "this one does not load", slot=bundle.slot)
+        for bundle in bundles:
+            old = self.serving.pop(bundle.slot, None)
+            self.serving[bundle.slot] = bundle
+            if old is not None and self._world.roomy:
+                self.companions[bundle.slot] = old
+        return {bundle.slot: SwapReport(load_ms=1.0) for bundle in bundles}
+
+    def exchange(self, manifests: Mapping[str, str]) -> dict[str, SwapReport] | None:
+        ready = {slot: self.companions.get(slot) for slot in manifests}
+        for slot, manifest in manifests.items():
+            companion = ready[slot]
+            if companion is None or companion.manifest != manifest:
+                return None
+        for slot, companion in ready.items():
+            assert companion is not None
+            self.serving[slot], self.companions[slot] = companion, self.serving[slot]
+        return {slot: SwapReport(resident=True) for slot in manifests}
+
+    def accompany(self, bundle: Bundle, *, share: float, cpu_max: float) -> SwapReport:
+        if bundle.slot not in self.serving:
+            raise SlotEmpty("slot.empty", bundle.slot)
         self._world.check_files(bundle)
         if bundle.manifest in self._world.unloadable:
-            raise LoadFailed("load.invalid", "this one does not load")
-        self.serving[bundle.slot] = bundle
-        return 1.0
+            raise LoadFailed("load.invalid", "this one does not load", slot=bundle.slot)
+        self.companions[bundle.slot] = bundle
+        return SwapReport(load_ms=1.0, resident=True)
+
+    def mirror(self, slot: str, *, share: float, cpu_max: float) -> bool:
+        return share > 0 and slot in self.companions
+
+    def release(self, slot: str) -> None:
+        self.companions.pop(slot, None)
 
     def unload(self, slot: str) -> None:
         self.serving.pop(slot, None)
+        self.companions.pop(slot, None)
 
     def health(self, slot: str) -> SlotHealth:
         bundle = self.serving.get(slot)
@@ -131,6 +164,8 @@ class World:
     failing_trial: set[str] = field(default_factory=set)
     unloadable: set[str] = field(default_factory=set)
     erring: set[str] = field(default_factory=set)
+    roomy: bool = True
+    """Whether memory holds two models of a slot."""
     metadata_failures: int = 0
     elapsed_s: float = 0.0
     boots: int = 0

@@ -17,7 +17,8 @@ from agent.inference.models import make_bundle
 from edgectl_agent.bundle import Bundle
 from edgectl_agent.golden import GoldenMalformed, read_golden
 from edgectl_agent.inference.endpoint import Answer, Endpoint, Limits, Request
-from edgectl_agent.inference.protocol import Refused, parse_call
+from edgectl_agent.inference.protocol import parse_call
+from edgectl_agent.inference.refusals import Refused
 
 SETTINGS = settings(
     max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -45,6 +45,7 @@ from edgectl_agent.inference.process import (
     SlotEmpty,
 )
 from edgectl_agent.inference.routes import Routes
+from edgectl_agent.inference.service import Service
 from edgectl_agent.inference.slots import Slots
 from edgectl_protocol.names import digest_of
 from waiting import wait_for
@@ -413,8 +414,8 @@ def test_health_is_answered_while_a_model_computes_for_ever(
 def test_a_run_that_hangs_is_stopped_and_counted(tmp_path: Path) -> None:
     async def run() -> None:
         slots, worker = Slots(), ThreadPoolExecutor(1)
-        routes = Routes(slots, worker, run_seconds_max=0.2)
-        await slots.load(counted_bundle(tmp_path), time.monotonic() + 60)
+        routes = Routes(Service(slots, worker, run_seconds_max=0.2))
+        await slots.load([counted_bundle(tmp_path)], time.monotonic() + 60)
         request = Request()
         request.method, request.url = b"POST", b"/v2/models/counted/infer"
         for rounds, expected in ((2**50, 500), (2**50, 500), (10, 200)):

@@ -28,7 +28,7 @@ from edgectl_agent.bundle import Bundle
 from edgectl_agent.health import capabilities
 from edgectl_agent.inference.counts import Counts
 from edgectl_agent.inference.process import InferenceProcess
-from edgectl_agent.inference.slots import prepare
+from edgectl_agent.inference.served import prepare
 from edgectl_agent.runtime import Model, ModelRefused, RunFailed, Stop
 from edgectl_agent.trial import TrialResult, Verdict, run_trial
 from edgectl_protocol.manifest import Scores, TensorSpec, Tolerance
@@ -236,13 +236,14 @@ import msgspec
 from edgectl_agent.bundle import Bundle
 from edgectl_agent.inference.endpoint import Request
 from edgectl_agent.inference.routes import Routes
+from edgectl_agent.inference.service import Service
 from edgectl_agent.inference.slots import Slots
 
 async def main():
     slots = Slots()
-    routes = Routes(slots, ThreadPoolExecutor(1), run_seconds_max=0.3)
+    routes = Routes(Service(slots, ThreadPoolExecutor(1), run_seconds_max=0.3))
     bundle = msgspec.json.decode(sys.stdin.buffer.read(), type=Bundle)
-    await slots.load(bundle, time.monotonic() + 60, inline=False)
+    await slots.load([bundle], time.monotonic() + 60, hung=[bundle.manifest])
     request = Request()
     request.method, request.url = b"POST", b"/v2/models/sine/infer"
     tensor = {"name": "x", "datatype": "FP32", "shape": [1], "data": [1.0]}
