@@ -131,4 +131,5 @@ def _metadata(served: Served) -> dict[str, Any]:
         "outputs": bundle.config.outputs,
         "parameters": served.parameters,
         "labels": bundle.config.labels,
+        "scores": bundle.config.scores,
     }

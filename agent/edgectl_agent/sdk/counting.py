@@ -42,7 +42,7 @@ class Counting:
     """Counters of one loaded model; safe to use from several threads."""
 
     def __init__(self, manifest: str, config: BundleConfig) -> None:
-        self._manifest = manifest
+        self.manifest = manifest
         self._scores = config.scores
         self._score_output = config.scores.output if config.scores is not None else ""
         self._small = _small_scores(config)
@@ -111,7 +111,7 @@ class Counting:
             if not self._requests and not self._refused:
                 return None
             counted = Counted(
-                manifest=self._manifest,
+                manifest=self.manifest,
                 requests=self._requests,
                 errors=self._errors,
                 non_finite=self._non_finite,

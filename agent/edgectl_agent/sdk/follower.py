@@ -43,6 +43,7 @@ from edgectl_agent.inference.hub_messages import (
     Waiting,
     Withdrawn,
 )
+from edgectl_agent.sdk.counting import Counting
 from edgectl_agent.sdk.errors import ModelUnavailable
 from edgectl_agent.sdk.line import HubLine
 from edgectl_agent.sdk.loaded import Loaded
@@ -57,8 +58,8 @@ _TELL_S_MIN = 0.25
 _PAUSE_S_MIN = 0.1
 _PAUSE_S_MAX = 5.0
 _RETIRED_S_MAX = 60.0
-"""How long a model that was replaced is kept: predictions end in it, and it may come back."""
-_RETIRED_MAX = 2
+"""How long the model that was replaced is kept, for it may come back, and how long predictions that
+are still in a model may count."""
 _GIVE_UP_S = 2.0
 
 Serving = Loaded | Remote
@@ -87,7 +88,10 @@ class Follower:
         self.serving: Serving | None = None
         self.problem: ModelUnavailable | None = None
         self._slot, self._path, self._changed, self._files = slot, path, changed, files
-        self._retired: list[tuple[float, Loaded]] = []
+        self._before: Loaded | None = None
+        """What was replaced last."""
+        self._owed: list[tuple[float, Counting]] = []
+        """Counts of what was replaced, and when."""
         self._start_anew()
         _followers.add(self)
 
@@ -147,7 +151,8 @@ class Follower:
         if self._line is not None:
             self._line.close()
         closed = self._closing
-        self.serving, self._retired = None, []
+        self.serving = self._before = None
+        self._owed = []
         self._start_anew()
         self._closing = closed
 
@@ -268,10 +273,10 @@ class Follower:
         if isinstance(serving, Loaded) and serving.answered.manifest == offer.manifest:
             self.problem = None
             return
-        for _, retired in self._retired:
-            if retired.answered.manifest == offer.manifest:  # rolled back: it is warm
-                self._switch(retired)
-                return
+        before = self._before
+        if before is not None and before.answered.manifest == offer.manifest:
+            self._switch(before)  # rolled back: it is warm
+            return
         try:
             loaded = load_offer(offer, files, self.wake)
         except (LoadFailed, OSError) as error:
@@ -292,7 +297,6 @@ class Follower:
     def _switch(self, serving: Serving) -> None:
         before = self.serving
         self._retire()
-        self._retired = [one for one in self._retired if one[1] is not serving]
         with self._ready:
             self.serving, self.problem = serving, None
             self._ready.notify_all()
@@ -305,8 +309,8 @@ class Follower:
 
     def _retire(self) -> None:
         if isinstance(self.serving, Loaded):
-            self._retired.append((time.monotonic(), self.serving))
-            del self._retired[:-_RETIRED_MAX]
+            self._before = self.serving
+            self._owed.append((time.monotonic(), self.serving.counting))
         elif self.serving is not None:
             self.serving.close()
 
@@ -317,21 +321,23 @@ class Follower:
 
     def _tell(self, line: HubLine, now_s: float) -> None:
         """Send the counts; raise `OSError` after those that could not be sent were put back."""
-        counting = [loaded for _, loaded in self._retired]
+        owing = [counting for _, counting in self._owed]
         if isinstance(self.serving, Loaded):
-            counting.append(self.serving)
-        for loaded in counting:
-            if loaded.answered.manifest not in self._offered:
+            owing.append(self.serving.counting)
+        for counting in owing:
+            if counting.manifest not in self._offered:
                 continue
-            counted = loaded.counting.take()
+            counted = counting.take()
             if counted is None:
                 continue
             try:
                 line.send(counted)
             except OSError:
-                loaded.counting.put_back(counted)
+                counting.put_back(counted)
                 raise
-        self._retired = [one for one in self._retired if now_s - one[0] < _RETIRED_S_MAX]
+        self._owed = [one for one in self._owed if now_s - one[0] < _RETIRED_S_MAX]
+        if not self._owed:
+            self._before = None
 
 
 _followers: weakref.WeakSet[Follower] = weakref.WeakSet()

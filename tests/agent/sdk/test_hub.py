@@ -285,13 +285,13 @@ def test_who_does_not_read_is_left(hub: Path, tmp_path: Path) -> None:
         listening = Hub(slots, HubLimits(write_s_max=0.5))
         slots.switched = listening.changed
         listening.listen(hub)
-        await slots.load(bundles[0], time.monotonic() + 60)
+        await slots.load([bundles[0]], time.monotonic() + 60)
         deaf = Application(hub)
         deaf.say(FOLLOW)
         other = Application(hub)
         await asyncio.to_thread(other.say, FOLLOW)
         assert (await asyncio.to_thread(other.hear))["version"] == "1"
-        await slots.load(bundles[1], time.monotonic() + 60)
+        await slots.load([bundles[1]], time.monotonic() + 60)
         assert (await asyncio.to_thread(other.hear))["version"] == "2"
         await asyncio.to_thread(wait_for, lambda: len(listening) == 1)
         deaf.close()
@@ -316,7 +316,7 @@ def test_descriptors_that_an_application_sends_are_dropped(
     application.socket.sendmsg([json.dumps(counted(digest_of(b""))).encode() + b"\n"], ancillary)
     application.say(counted(application_manifest(process), 2))
     wait_for(lambda: process.health("activity").requests == 2)
-    assert len(list(folder.iterdir())) == before
+    assert len(list(folder.iterdir())) <= before
 
 
 def application_manifest(process: InferenceProcess) -> str:

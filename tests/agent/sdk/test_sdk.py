@@ -210,6 +210,22 @@ def test_hot_swaps_under_load(process: InferenceProcess, follow: Follow, tmp_pat
     assert counted == answered
 
 
+def test_a_rollback_loads_nothing(
+    process: InferenceProcess, follow: Follow, tmp_path: Path
+) -> None:
+    first, second = activity_bundle(tmp_path), activity_bundle(tmp_path, "2")
+    process.load(first)
+    model = follow()
+    before = model._follower.serving
+    process.load(second)
+    wait_for(lambda: model.version == "2")
+    process.load(first)
+    wait_for(lambda: model.version == "1")
+    assert model._follower.serving is before
+    model.predict(activity()[0][0])
+    wait_for(lambda: process.health("activity").requests == 1)
+
+
 def test_a_swap_to_another_contract_is_seen(
     process: InferenceProcess, follow: Follow, tmp_path: Path
 ) -> None:
@@ -326,7 +342,8 @@ def test_an_endpoint_can_be_asked_without_the_hub(
     process.load(activity_bundle(tmp_path))
     for endpoint in (process.endpoint, f"unix:{tmp_path}/inference.sock"):
         with Model("activity", endpoint=endpoint) as model:
-            assert model.predict(activity()[0][0]).version == "1"
+            assert model.predict(activity()[0][0]).label in LABELS
+            assert model.version == "1"
             process.load(activity_bundle(tmp_path, "2"))
             assert model.predict(activity()[0][0]).version == "2"
             assert model.version == "2"
