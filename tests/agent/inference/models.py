@@ -35,6 +35,7 @@ TYPES = {
     "tensor(float16)": "FP16",
     "tensor(int64)": "INT64",
     "tensor(int32)": "INT32",
+    "tensor(int8)": "INT8",
     "tensor(uint8)": "UINT8",
     "tensor(bool)": "BOOL",
     "tensor(string)": "BYTES",
