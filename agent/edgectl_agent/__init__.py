@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Prediction,
         PredictionFailed,
         SdkError,
+        hold,
     )
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "PredictionFailed",
     "SdkError",
     "__version__",
+    "hold",
 ]
 
 # From 1.29 on onnxruntime reports its use to its maker and leaves an identifier in the home folder.

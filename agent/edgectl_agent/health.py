@@ -14,7 +14,7 @@ from pathlib import Path
 
 from edgectl_protocol.messages import Capabilities, SystemSample
 
-__all__ = ["CapabilitySampler", "capabilities", "system_sample"]
+__all__ = ["CapabilitySampler", "capabilities", "runtimes", "system_sample"]
 
 SAMPLE_S = 30.0
 """Capabilities are read anew at most so often."""
@@ -55,7 +55,7 @@ def capabilities(labels: Mapping[str, str], state_directory: Path) -> Capabiliti
         memory_bytes=_memory_bytes("MemTotal"),
         disk_free_bytes=_disk_free_bytes(state_directory),
         os=f"{_distribution()} {machine.release}".strip()[:128],
-        runtimes=_runtimes(),
+        runtimes=runtimes(),
         labels=dict(labels),
     )
 
@@ -154,7 +154,8 @@ def _distribution() -> str:
     return ""
 
 
-def _runtimes() -> dict[str, str]:
+def runtimes() -> dict[str, str]:
+    """Return the versions of the runtimes that are installed here, by name."""
     found = {}
     for name, (distribution, module) in _RUNTIMES.items():
         try:

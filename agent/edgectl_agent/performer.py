@@ -19,6 +19,7 @@ from edgectl_agent.core.record import Floor, SlotPointer
 from edgectl_agent.core.timing import Moment
 from edgectl_agent.downloader import Downloader, Progress
 from edgectl_agent.errors import AgentError, StepCancelled, StepRejected, make_reason
+from edgectl_agent.hooks import NO_HOOKS, HookFailed, Hooks, Phase
 from edgectl_agent.journal import Journal
 from edgectl_agent.serving import Serving
 from edgectl_agent.store import Store
@@ -57,8 +58,16 @@ class Performer:
         serving: Serving,
         trial: Callable[[Bundle], TrialResult],
         progress: Callable[[str, Progress], None],
+        hooks: Hooks = NO_HOOKS,
+        pinned: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
-        """Take what the steps need; `progress` is called with the slot, from the step's thread."""
+        """Take what the steps need.
+
+        `progress` is called with the slot, from the step's thread; `pinned` are manifests that
+        something else than an update needs.
+        """
+        self._hooks = hooks
+        self._pinned = pinned
         self._metadata = metadata
         self._downloader = downloader
         self._store = store
@@ -84,7 +93,7 @@ class Performer:
     def collect(self, keep: tuple[str, ...]) -> None:
         """Remove what is not needed; what cannot be removed now is removed another time."""
         try:
-            self._store.collect(keep)
+            self._store.collect((*keep, *self._pinned()))
         except OSError as error:
             _log.warning("cannot remove what is not needed: %s", error)
 
@@ -98,6 +107,7 @@ class Performer:
                 )
                 return steps.StepDone(step=step.step, slot=update.slot, floor=floor)
             case steps.Download():
+                self._hook("pre-download", step, cancelled)
                 if step.key is not None:
                     self._store.keep_key(update.manifest, step.key)
                 self._downloader.fetch(
@@ -105,6 +115,7 @@ class Performer:
                     progress=lambda progress: self._progress(update.slot, progress),
                     cancelled=cancelled,
                 )
+                self._tell("post-download", step, cancelled)
                 return done
             case steps.Verify():
                 bundle = self._bundle(step)
@@ -119,11 +130,43 @@ class Performer:
             case steps.Trial():
                 return self._try(step, cancelled)
             case steps.Activate():
+                self._hook("pre-activate", step, cancelled)
                 switched = self._serving.activate({update.slot: step.installed})
+                self._judge_hook(step, cancelled)
             case steps.RollBack():
+                self._tell("pre-rollback", step, cancelled)
                 switched = self._serving.roll_back({update.slot: update.manifest})
+                self._tell("post-rollback", step, cancelled)
         pointer = switched.pointers[update.slot]
         return steps.StepDone(step=step.step, slot=update.slot, pointer=pointer)
+
+    def _hook(self, phase: Phase, step: steps.Step, cancelled: Callable[[], bool]) -> None:
+        """Run a hook that may stop the step."""
+        update = step.update
+        self._hooks.run(
+            phase,
+            slot=update.slot,
+            version=update.version,
+            variant=update.candidate.variant,
+            manifest=update.manifest,
+            cancelled=cancelled,
+        )
+
+    def _tell(self, phase: Phase, step: steps.Step, cancelled: Callable[[], bool]) -> None:
+        """Run a hook that stops nothing."""
+        try:
+            self._hook(phase, step, cancelled)
+        except HookFailed as error:
+            _log.warning("%s", error)
+
+    def _judge_hook(self, step: steps.Activate, cancelled: Callable[[], bool]) -> None:
+        """Run the hook after an activation: the model is blamed for its no."""
+        try:
+            self._hook("post-activate", step, cancelled)
+        except HookFailed as error:
+            if error.passing:
+                raise
+            raise StepRejected(error.code, error.detail, hint=error.hint) from error
 
     def _try(self, step: steps.Trial, cancelled: Callable[[], bool]) -> Result:
         bundle = self._bundle(step)
@@ -174,6 +217,9 @@ class Outlet(Protocol):
 
     def report(self) -> None:
         """The reported state has changed."""
+
+    def answer(self, request: str, reason: Reason | None) -> None:
+        """Tell who asked at the device that it is begun, or why it is not."""
 
 
 class Engine:
@@ -231,6 +277,8 @@ class Engine:
                     self._outlet.accept()
                 case steps.Report():
                     self._outlet.report()
+                case steps.Answer():
+                    self._outlet.answer(action.request, action.reason)
                 case steps.Cancel():
                     self._cancel()
                 case _:

@@ -99,8 +99,14 @@ class Reporter:
         endpoint: Callable[[], str],
         now: Callable[[], datetime],
         say: Say,
+        answered: Callable[[str, Reason | None], None] = lambda _request, _reason: None,
     ) -> None:
-        """Take where to say what; `say` gets each transition for whoever watches the process."""
+        """Take where to say what.
+
+        `say` gets each transition for whoever watches the process, `answered` what becomes of a
+        request of somebody at the device.
+        """
+        self._answered = answered
         self._device = device
         self._boot = boot
         self._signer = signer
@@ -197,6 +203,10 @@ class Reporter:
     def report(self) -> None:
         """Send the state with the next `pump`."""
         self._dirty = True
+
+    def answer(self, request: str, reason: Reason | None) -> None:
+        """Tell who asked at the device."""
+        self._answered(request, reason)
 
     # ------------------------------------------------------------ what the supervisor says
 
@@ -323,9 +333,13 @@ class Reporter:
             refused_counter=self._refused_counter,
             capabilities=self._capabilities(),
             endpoint=self._endpoint(),
-            slots={slot: self._complete(slot, one) for slot, one in machine.slots().items()},
+            slots=self.slots(),
             rejected=machine.record.rejected,
         )
+
+    def slots(self) -> dict[str, SlotReport]:
+        """Return the slots as they are reported."""
+        return {slot: self._complete(slot, one) for slot, one in self._machine.slots().items()}
 
     def _complete(self, slot: str, report: SlotReport) -> SlotReport:
         """Add what the machine does not know: the fault of what runs, and the progress."""

@@ -43,6 +43,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     socket: str = ""
     models_socket: str = "models.sock"
     models_group: str = ""
+    control_socket: str = "control.sock"
+    control_group: str = ""
+    hooks: str = "/etc/edgectl/hooks"
+    hook_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 30.0
     labels: Annotated[dict[Label, Label], Meta(max_length=32)] = {}
     telemetry_s: Annotated[float, Meta(ge=0.1, le=86400)] = 30.0
     spool_bytes_max: Annotated[int, Meta(ge=65536)] = 16 * 1024**2
@@ -54,6 +58,16 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def state_directory(self) -> Path:
         """`state` as a path."""
         return Path(self.state).expanduser().absolute()
+
+    @property
+    def control_path(self) -> Path:
+        """`control_socket` as a path; relative ones are below `state`."""
+        return self.state_directory / self.control_socket
+
+    @property
+    def hooks_directory(self) -> Path | None:
+        """`hooks` as a path; None where none are wanted."""
+        return Path(self.hooks).expanduser().absolute() if self.hooks else None
 
     @property
     def key_path(self) -> Path:

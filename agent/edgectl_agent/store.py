@@ -50,7 +50,7 @@ from edgectl_protocol.manifest import (
 from edgectl_protocol.metadata import target_path
 from edgectl_protocol.names import check_model_name, digest_of, hex_of
 
-__all__ = ["Partial", "Store", "read_pointers"]
+__all__ = ["Partial", "Store", "read_pointers", "stored_bytes"]
 
 _BLOBS = "blobs/sha256"
 _PARTIAL = "partial"
@@ -317,6 +317,21 @@ class Partial:
             )
         self._disk.rename_durably(self._path, _blob(self._digest))
         self._disk.unlink(self._bitmap_path)
+
+
+def stored_bytes(disk: Disk, manifest: str) -> int | None:
+    """Return how long the stored files of a bundle are together; None where one is missing.
+
+    Reads only, so that somebody else's store can be looked at.
+    """
+    try:
+        content = disk.read(_blob(manifest), MANIFEST_BYTES_MAX + 1)
+        decoded = decode_manifest(content)
+    except (FileNotFoundError, ProtocolError):
+        return None
+    sizes = [disk.size(_blob(layer.digest)) for layer in device_layers(decoded)]
+    found = [size for size in sizes if size is not None]
+    return len(content) + sum(found) if len(found) == len(sizes) else None
 
 
 def read_pointers(disk: Disk) -> dict[str, SlotPointer]:

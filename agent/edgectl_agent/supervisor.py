@@ -6,6 +6,7 @@
     worker          one step at a time: refresh, download, verify, trial, activate, roll back
                     measurements that the server asks for, when no update is under way
     orders          checks the signature of what comes as an order or as a request
+    control         the control socket, and a thread for each who asks there
     mqtt            the connection; only puts things into the inbox or a mailbox
     renewal         asks the server for a new certificate when it is time to
 
@@ -37,10 +38,15 @@ from edgectl_agent.downloader import Downloader, Progress
 from edgectl_agent.durable import RealDisk
 from edgectl_agent.enrol import AUTHORITY_PATH, CERTIFICATE_PATH, ROOT_PATH, Identity
 from edgectl_agent.errors import Refused, TokenAway
+from edgectl_agent.hooks import Hooks
 from edgectl_agent.inference.process import InferenceProcess
 from edgectl_agent.journal import Journal
 from edgectl_agent.keeper import Keeper
 from edgectl_agent.keyring import Keyring
+from edgectl_agent.live_status import LiveStatus
+from edgectl_agent.local_desk import Asked
+from edgectl_agent.local_service import LocalService
+from edgectl_agent.offline import LocalMetadata, Packages
 from edgectl_agent.performer import Engine, Performer
 from edgectl_agent.renewal import Renewer
 from edgectl_agent.reporter import Reporter
@@ -103,6 +109,7 @@ _Item = (
     | _ProgressMade
     | _Alarmed
     | _Said
+    | Asked
     | Crashed
 )
 
@@ -178,6 +185,8 @@ class Supervisor:
         self._trust = Trust(
             settings.state_directory / "tuf", self._disk.read(ROOT_PATH), Mailbox(self._connection)
         )
+        self._packages = Packages(self._disk)
+        self._metadata = LocalMetadata(self._trust, self._packages, self._connection.connected)
         self._orders = OrderDesk(self._trust, self._put)
         self._downloader = Downloader(
             self._device,
@@ -201,6 +210,7 @@ class Supervisor:
             endpoint=lambda: self._inference.endpoint,
             now=now,
             say=self._say_with_bytes,
+            answered=lambda *answer: self._local.answered(*answer),  # noqa: PLW0108 - made below
         )
         self._engine = Engine(
             machine,
@@ -228,11 +238,33 @@ class Supervisor:
             jitter=self._random.random,
         )
 
+        live = LiveStatus(
+            self._disk,
+            settings=settings,
+            machine=machine,
+            reporter=self._reporter,
+            connection=self._connection,
+            endpoint=lambda: self._inference.endpoint,
+            begun_s=moment().elapsed_s,
+        )
+        self._local = LocalService(
+            self._disk,
+            settings=settings,
+            machine=machine,
+            store=store,
+            packages=self._packages,
+            trust=self._trust,
+            put=self._put,
+            feed=self._feed,
+            status=lambda holds: live.take(moment(), holds),
+            stopping=self._stopping.is_set,
+        )
+
     def _make_worker(self) -> Worker:
         """Put together what fetches and tries."""
         settings = self._settings
         performer = Performer(
-            metadata=self._trust,
+            metadata=self._metadata,
             downloader=self._downloader,
             store=self._store,
             serving=self._serving,
@@ -242,6 +274,8 @@ class Supervisor:
                 memory_bytes_max=settings.trial_memory_bytes_max,
             ),
             progress=lambda slot, progress: self._put_progress(_ProgressMade(slot, progress)),
+            hooks=Hooks(settings.hooks_directory, timeout_s=settings.hook_timeout_s),
+            pinned=self._packages.pinned,
         )
         measurer = Measurer(
             metadata=self._trust,
@@ -273,6 +307,7 @@ class Supervisor:
             self._orders.start()
             self._keeper.begin(moment().elapsed_s)
             self._engine.start(moment(), self._random.random())
+            self._local.begin()
             self._benchmarks.start(moment())
             self._say(
                 {"event": "ready", "endpoint": self._inference.endpoint, "device": self._device}
@@ -303,6 +338,7 @@ class Supervisor:
             except queue.Empty:
                 item = None
         self._keeper.watch(moment().elapsed_s)
+        self._local.watch()
         self._watch_health()
         elapsed_s = moment().elapsed_s
         due_s = self._engine.machine.due_s
@@ -318,7 +354,7 @@ class Supervisor:
         self._trust.watch()
         self._reporter.pump(elapsed_s)
 
-    def _take(self, item: _Item) -> None:
+    def _take(self, item: _Item) -> None:  # noqa: C901, PLR0912 - one row a kind
         match item:
             case _LinkChanged(up=up):
                 if up:
@@ -340,6 +376,8 @@ class Supervisor:
                 self._benchmarks.take_result(item, moment())
             case _Alarmed(reason=reason):
                 self._reporter.alarm(reason, moment())
+            case Asked():
+                self._local.take(item)
             case Crashed(error=error):
                 raise error
             case _Said(line=line):
@@ -401,6 +439,7 @@ class Supervisor:
     def _say_with_bytes(self, line: dict[str, Any]) -> None:
         if line.get("event") == "transition":
             line["bytes_received"] = self._downloader.bytes_received
+            self._local.tidy()
         self._say(line)
 
     def _renew_keys(self, keys: Mapping[str, bytes]) -> None:
@@ -415,6 +454,7 @@ class Supervisor:
 
     def _end(self) -> None:
         self._stopping.set()
+        self._local.stop()
         self._renewer.stop()
         self._orders.stop()
         self._worker.stop()

@@ -19,6 +19,7 @@ from edgectl.commands.audit import audit
 from edgectl.commands.demo import demo
 from edgectl.commands.devices import devices
 from edgectl.commands.doctor import doctor
+from edgectl.commands.export import export
 from edgectl.commands.jobs import jobs
 from edgectl.commands.keys import keys
 from edgectl.commands.models import models
@@ -73,6 +74,7 @@ for _command in (
     logout,
     push,
     models,
+    export,
     rollout,
     devices,
     targets,

@@ -224,6 +224,23 @@ class Client:
         path += f"/variants/{_segment(variant)}/documents/{_segment(file)}"
         return self._connection.content(path)
 
+    def export(
+        self, name: str, version: str, query: Query = ()
+    ) -> Generator[tuple[bytes, int], None, None]:
+        """Yield a version as one file, piece by piece, each with the length of the whole.
+
+        Args:
+            name: of the model.
+            version: of the model.
+            query: ``variant`` or ``device_class``.
+        """
+        path = f"/models/{_segment(name)}/versions/{_segment(version)}/export"
+        with self._connection.stream("GET", path, params=query, read_timeout_s=60.0) as response:
+            length = response.headers.get("content-length", "")
+            total = int(length) if length.isdigit() else 0
+            for piece in response.iter_bytes():
+                yield piece, total
+
     def lineage(self, name: str, version: str) -> types.LineageInfo:
         """Return where a version comes from."""
         path = f"/models/{_segment(name)}/versions/{_segment(version)}/lineage"

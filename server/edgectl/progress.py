@@ -44,19 +44,27 @@ class PushProgress:
 
     def upload(self, name: str, total: int) -> Callable[[int, int], None]:
         """Return what an upload of `total` bytes reports to."""
+        return self._transfer("uploading", name, total)
+
+    def _transfer(self, verb: str, name: str, total: int) -> Callable[[int, int], None]:
         shown = plain(name)
         bars = self._bars
         if bars is None:
-            self._console.print(f"uploading {shown}, {bytes_text(total)}")
+            size = f", {bytes_text(total)}" if total else ""
+            self._console.print(f"{verb} {shown}{size}")
             return lambda _done, _total: None
-        task = bars.add_task(f"uploading {shown}", total=max(total, 1), detail="")
+        task = bars.add_task(f"{verb} {shown}", total=max(total, 1), detail="")
 
         def report(done: int, size: int) -> None:
             done = max(done, 1) if done == size else done
             detail = f"{bytes_text(done)} of {bytes_text(size)}"
-            bars.update(task, completed=done, detail=detail)
+            bars.update(task, total=max(size, 1), completed=done, detail=detail)
 
         return report
+
+    def download(self, name: str) -> Callable[[int, int], None]:
+        """Return what a download reports to."""
+        return self._transfer("writing", name, 0)
 
     def job(self, job: JobInfo) -> None:
         """Show the stage of a job."""

@@ -25,6 +25,7 @@ from edgectl_server.distribution.link import BrokerLink
 from edgectl_server.distribution.publisher import Publisher
 from edgectl_server.distribution.revocation_list import RevocationList
 from edgectl_server.enrolment import Enroller
+from edgectl_server.exports import Exports
 from edgectl_server.fleet import Fleet
 from edgectl_server.hub import Hub
 from edgectl_server.jobs import Jobs
@@ -79,6 +80,7 @@ class Services:
     policies: Policies
     registry: Registry
     documents: BundleDocuments
+    exports: Exports
     authority: Authority
     tls: ServerTls | None
     """None: plain HTTP, on loopback or behind a proxy."""
@@ -197,6 +199,13 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         policies=Policies(database, now),
         registry=registry,
         documents=BundleDocuments(database, blobs),
+        exports=Exports(
+            database=database,
+            blobs=blobs,
+            repository=plane.repository,
+            targets=plane.targets,
+            measurements=plane.measurements,
+        ),
         authority=plane.authority,
         tls=tls,
         revocations=plane.revocations,

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from edgectl.cli import cli
-from edgectl_agent.cli import _parser as agent_parser
+from edgectl_agent.cli import make_parser as agent_parser
 from ui.browser import PHONE, open_page
 from ui.rows import LAST_EVENTS, MARKUP, MEASURED, PAUSED, RUNNING
 from ui.tour import PATHS, commands, look, violations

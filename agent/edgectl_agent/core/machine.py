@@ -39,8 +39,8 @@ from edgectl_agent.core.record import EMPTY, REJECTED_MAX, Record, SlotPointer, 
 from edgectl_agent.core.timing import Moment, delay_s
 from edgectl_protocol.messages import (
     Installed,
-    Order,
     Reason,
+    SlotOrder,
     SlotReport,
     TrialReport,
     UpdatePolicy,
@@ -58,6 +58,9 @@ __all__ = ["FIRST_DELAY_S", "Machine"]
 
 FIRST_DELAY_S = 2.0
 """Longest wait after the first failure."""
+
+_NO_NONCE = "0" * 32
+"""Of an update that no order has asked for."""
 
 _S, _E = UpdateState, UpdateEvent
 
@@ -89,6 +92,7 @@ class Machine:
         self._persisted = record
         self._told: list[steps.Action] = []
         self._wanted: steps.Step | None = None
+        self._held: Reason | None = None
         self._report = False
         self._collect = False
 
@@ -139,6 +143,16 @@ class Machine:
                     self._breach(event.reason, moment)
             case steps.PointerChanged():
                 self._take_pointer(event, moment)
+            case steps.HoldChanged():
+                self._held = event.held
+            case steps.RollbackAsked():
+                self._told.append(
+                    steps.Answer(
+                        request=event.request, reason=self._roll_back_asked(event.slot, moment)
+                    )
+                )
+            case steps.InstallAsked():
+                self._take_wish(event)
             case steps.Ticked():
                 pass
         self._pass_time(moment, jitter)
@@ -210,13 +224,54 @@ class Machine:
         self._told.append(steps.Accept())
         forgiven = set(order.forgive)
         rejected = tuple(one for one in self.record.rejected if one not in forgiven)
-        self._replace(order=order, order_key=arrived.key, rejected=rejected)
+        self._replace(order=order, order_key=arrived.key, rejected=rejected, local={})
         for slot, update in sorted(self.record.updates.items()):
             wanted = order.slots.get(slot)
             if wanted is None or not update.is_for(wanted):
                 self._take_back(update, moment)
             elif stands(update, rejected, forgiven):
                 self._put(update.named_by(order))
+
+    def _roll_back_asked(self, slot: str, moment: Moment) -> Reason | None:
+        """Begin to roll back, or say why not."""
+        update = self.record.updates.get(slot)
+        pointer = self.pointers.get(slot, SlotPointer())
+        reason = Reason(code="update.rollback", detail="a person at the device wants it back")
+        if update is not None and update.state in {_S.ACTIVATING, _S.OBSERVING}:
+            self._told.append(steps.Cancel())
+            self._move(update, _E.BREACHED, moment, reason=reason)
+            return None
+        if self._working is not None:
+            return Reason(
+                code="update.busy", detail=f"an update of {self._working} is under way: wait for it"
+            )
+        runs_it = pointer.running and update and pointer.running.manifest == update.manifest
+        if update is None or not runs_it or update.state is not _S.COMMITTED:
+            return Reason(code="update.nothing", detail=f"{slot} has nothing to return to")
+        self._forget_wish(slot)
+        self._working = slot
+        self._move(update, _E.ABORTED, moment, reason=reason)
+        return None
+
+    def _take_wish(self, event: steps.InstallAsked) -> None:
+        """Note what a person at the device wants."""
+        reason = None
+        if choose(event.wanted, self.record.rejected) is None:
+            reason = Reason(
+                code="update.remembered", detail="every variant in the file was found bad before"
+            )
+        else:
+            update = self.record.updates.get(event.slot)
+            if update is not None and update.state in ENDED:
+                self._retry_at.pop(event.slot, None)
+                others = {k: v for k, v in self.record.updates.items() if k != event.slot}
+                self._replace(updates=others)
+            self._replace(local={**self.record.local, event.slot: event.wanted})
+        self._told.append(steps.Answer(request=event.request, reason=reason))
+
+    def _forget_wish(self, slot: str) -> None:
+        if slot in self.record.local:
+            self._replace(local={k: v for k, v in self.record.local.items() if k != slot})
 
     def _take_back(self, update: Update, moment: Moment) -> None:
         """Abort what a newer order no longer names."""
@@ -231,14 +286,16 @@ class Machine:
     def _consider(self, moment: Moment, jitter: float) -> None:
         """Begin with the next slot that differs from the order, if nothing is under way."""
         order = self.record.order
-        while self._working is None and order is not None:
-            for slot in withdrawn(order, self.record, self.pointers):
+        while self._working is None and self._held is None:
+            gone = () if order is None else withdrawn(order, self.record, self.pointers)
+            for slot in gone:
                 self._withdraw(self.record.updates[slot], moment)
                 return
-            for slot, wanted in sorted(order.slots.items()):
+            wishes = {**({} if order is None else order.slots), **self.record.local}
+            for slot, wanted in sorted(wishes.items()):
                 pointer = self.pointers.get(slot, SlotPointer())
                 if is_open(slot, wanted, self.record, pointer):
-                    self._begin(slot, order, moment, jitter)
+                    self._begin(slot, wanted, moment, jitter)
                     break
             else:
                 return
@@ -249,14 +306,13 @@ class Machine:
         self._working = update.slot
         self._move(update, _E.ABORTED, moment, aborted=True, reason=reason)
 
-    def _begin(self, slot: str, order: Order, moment: Moment, jitter: float) -> None:
-        wanted = order.slots[slot]
+    def _begin(self, slot: str, wanted: SlotOrder, moment: Moment, jitter: float) -> None:
         candidate = choose(wanted, self.record.rejected)
         before = self.record.updates.get(slot)
         update = Update(
             slot=slot,
-            order=order.counter,
-            nonce=order.nonce,
+            order=self.record.counter,
+            nonce=self.record.nonce or _NO_NONCE,
             wanted=wanted,
             manifest=(candidate or wanted.candidates[0]).manifest,
             state=_S.IDLE if before is None else before.state,
@@ -356,6 +412,8 @@ class Machine:
                 assert update.state is _S.ROLLING_BACK, update.state
                 self._enter(update, moment)
             return
+        if self._held is not None:
+            return
         for slot, at in sorted(self._retry_at.items(), key=lambda item: item[1]):
             if at <= moment.elapsed_s:
                 del self._retry_at[slot]
@@ -444,7 +502,8 @@ class Machine:
     def _check_expiry(self, moment: Moment, jitter: float) -> None:
         """Fail an update that an order asks for which has expired since it was accepted."""
         order = self.record.order
-        reason = None if order is None else expiry(order, moment)
+        by_hand = self._working in self.record.local
+        reason = None if order is None or by_hand else expiry(order, moment)
         if reason is not None:
             self._fail(reason, moment, jitter)
 
@@ -453,8 +512,7 @@ class Machine:
     @property
     def _policy(self) -> UpdatePolicy:
         order = self.record.order
-        assert order is not None
-        return order.policy
+        return UpdatePolicy() if order is None else order.policy
 
     def _delay_s(self, attempt: int, jitter: float) -> float:
         limit = self._policy.retry_delay_s_max

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct, structs
 
 from edgectl_protocol.errors import MalformedMessage
 from edgectl_protocol.messages import (
+    SLOTS_MAX,
     Candidate,
     Installed,
     Nonce,
@@ -142,6 +143,8 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
     updates: dict[ModelName, Update] = {}
     rejected: Annotated[tuple[Digest, ...], Meta(max_length=REJECTED_MAX)] = ()
     floor: Floor = Floor()
+    local: Annotated[dict[ModelName, SlotOrder], Meta(max_length=SLOTS_MAX)] = {}
+    """Wishes of a person at the device, which count until a newer order is accepted."""
     stopped: bool = False
     """The agent ended in good order, so that its next start is no resume."""
 

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from edgectl_agent.core.evidence import Copies, Evidence
 from edgectl_agent.core.record import Floor, Record, SlotPointer, Update
-from edgectl_protocol.messages import Installed, Order, Reason, TrialReport
+from edgectl_protocol.messages import Installed, Order, Reason, SlotOrder, TrialReport
 from edgectl_protocol.update import UpdateEvent, UpdateState
 
 __all__ = [
@@ -18,12 +18,15 @@ __all__ = [
     "Action",
     "Activate",
     "Announce",
+    "Answer",
     "Cancel",
     "Collect",
     "Download",
     "Event",
     "HealthSeen",
+    "HoldChanged",
     "InferenceDied",
+    "InstallAsked",
     "OrderArrived",
     "OrderRefused",
     "Persist",
@@ -32,6 +35,7 @@ __all__ = [
     "Refuse",
     "Report",
     "RollBack",
+    "RollbackAsked",
     "Step",
     "StepDone",
     "StepFailed",
@@ -131,6 +135,29 @@ class PointerChanged(_Value, frozen=True, kw_only=True):
     reason: Reason
 
 
+class HoldChanged(_Value, frozen=True, kw_only=True):
+    """Somebody at the device holds, or the hold has ended: nothing is switched meanwhile."""
+
+    held: Reason | None
+
+
+class RollbackAsked(_Value, frozen=True, kw_only=True):
+    """A person at the device wants back what ran in a slot before."""
+
+    slot: str
+    request: str = ""
+    """Of the asker, for `Answer`."""
+
+
+class InstallAsked(_Value, frozen=True, kw_only=True):
+    """A person at the device wants this in a slot; it counts until a newer order comes."""
+
+    slot: str
+    wanted: SlotOrder
+    request: str = ""
+    """Of the asker, for `Answer`."""
+
+
 class Ticked(_Value, frozen=True, kw_only=True):
     """Time has passed."""
 
@@ -144,6 +171,9 @@ Event = (
     | HealthSeen
     | InferenceDied
     | PointerChanged
+    | HoldChanged
+    | RollbackAsked
+    | InstallAsked
     | Ticked
 )
 
@@ -175,6 +205,13 @@ class Refuse(_Value, frozen=True, kw_only=True):
     reason: Reason
     counter: int | None = None
     """The order's number, where its signature is good."""
+
+
+class Answer(_Value, frozen=True, kw_only=True):
+    """Tell the asker of `request` that it is begun, or why it is not."""
+
+    request: str
+    reason: Reason | None = None
 
 
 class Report(_Value, frozen=True, kw_only=True):
@@ -238,4 +275,4 @@ class RollBack(_Value, frozen=True, kw_only=True):
 
 
 Step = Refresh | Download | Verify | Trial | Activate | RollBack
-Action = Persist | Announce | Accept | Refuse | Report | Collect | Cancel | Step
+Action = Persist | Announce | Accept | Refuse | Answer | Report | Collect | Cancel | Step

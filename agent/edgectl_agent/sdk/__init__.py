@@ -5,6 +5,7 @@ of the agent imports it: it needs NumPy and a runtime.
 """
 
 from edgectl_agent.sdk.errors import InputRefused, ModelUnavailable, PredictionFailed, SdkError
+from edgectl_agent.sdk.holding import hold
 from edgectl_agent.sdk.model import Model
 from edgectl_agent.sdk.prediction import Prediction
 
@@ -15,4 +16,5 @@ __all__ = [
     "Prediction",
     "PredictionFailed",
     "SdkError",
+    "hold",
 ]

@@ -69,6 +69,8 @@ FETCH_S_MAX = 120.0
 """Waiting with a connection, for all files of one question."""
 _WAIT_S = 0.5
 _DEATH_S_MAX = 1.0
+Files = Callable[[Want], bytes | None]
+"""Answers what the process wants to know from files; None: there is none."""
 _said: set[tuple[str, ...]] = set()
 _log = logging.getLogger(__name__)
 
@@ -96,9 +98,22 @@ class Trust:
         self._accepted: tuple[str, OrderArrived] | None = None
 
     def find(
-        self, target: str, manifest: str, floor: Floor, cancelled: Callable[[], bool]
+        self,
+        target: str,
+        manifest: str,
+        floor: Floor,
+        cancelled: Callable[[], bool],
+        *,
+        files: Files | None = None,
     ) -> Floor:
         """Refresh, and check that `target` is signed for as `manifest`; return what was believed.
+
+        Args:
+            target: what is looked for.
+            manifest: the digest that it must have.
+            floor: what was believed before.
+            cancelled: says that nobody waits for the answer any more.
+            files: where metadata comes from in place of the network.
 
         Raises:
             StepFailed: ``trust.unreachable``, ``trust.expired``, ``trust.refused``,
@@ -107,7 +122,7 @@ class Trust:
             StepCancelled: `cancelled` said so.
             OSError: the disk.
         """
-        answer = self._ask(Find(target, manifest, floor), Found, cancelled)
+        answer = self._ask(Find(target, manifest, floor), Found, cancelled, files)
         return Floor(root=answer.root, timestamp=answer.timestamp, snapshot=answer.snapshot)
 
     def check_order(self, payload: bytes, cancelled: Callable[[], bool]) -> OrderArrived:
@@ -175,10 +190,18 @@ class Trust:
         process = self._process
         return process.id if process is not None else None
 
-    def _ask(self, question: Question, kind: type[Any], cancelled: Callable[[], bool]) -> Any:
+    def _ask(
+        self,
+        question: Question,
+        kind: type[Any],
+        cancelled: Callable[[], bool],
+        files: Files | None = None,
+    ) -> Any:
         """Return the answer of `kind`; what the process reports instead is raised."""
         with self._lock:
-            fetch = _Fetch(self._transport, cancelled, self._timeout_s)
+            fetch: Callable[[Want], Given] = _Fetch(self._transport, cancelled, self._timeout_s)
+            if files is not None:
+                fetch = _given_from(files)
             try:
                 answer = self._running(cancelled).ask(question, kind, fetch, cancelled)
             except (OSError, ValueError, ProtocolError) as error:
@@ -320,6 +343,10 @@ class _Fetch:
         finally:
             transport.unsubscribe([topic])
         return Given()
+
+
+def _given_from(files: Files) -> Callable[[Want], Given]:
+    return lambda want: Given(files(want))
 
 
 def _error_of(failed: Failed) -> Exception:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import HTMLResponse, StreamingResponse
 
+from edgectl_protocol.offline import OFFLINE_MEDIA_TYPE
 from edgectl_server.api.access import Admin, Operator, get_services, viewer
 from edgectl_server.api.paging import Paging
 from edgectl_server.api.problems import responses
@@ -125,6 +126,39 @@ def get_document(
     """Return a document of a bundle: its model card, or its bill of materials (CycloneDX)."""
     content = get_services(request).documents.read(name, version, variant, file)
     return Response(content, media_type=_MEDIA_TYPES[file])
+
+
+@router.get(
+    "/models/{name}/versions/{version}/export",
+    operation_id="export_version",
+    dependencies=[viewer],
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "description": "A tar that is an OCI image layout, with the signed metadata",
+            "content": {OFFLINE_MEDIA_TYPE: {}},
+        },
+        **responses(401, 404, 409, 422),
+    },
+)
+def export_version(
+    request: Request,
+    name: NamePath,
+    version: VersionPath,
+    variant: Annotated[str | None, Query(max_length=64)] = None,
+    device_class: Annotated[str | None, Query(max_length=64)] = None,
+) -> StreamingResponse:
+    """Send a version as one file, which devices install without a network."""
+    exports = get_services(request).exports
+    export = exports.prepare(name, version, variant=variant, device_class=device_class)
+    return StreamingResponse(
+        exports.write(export),
+        media_type=OFFLINE_MEDIA_TYPE,
+        headers={
+            "Content-Length": str(export.length),
+            "Content-Disposition": f'attachment; filename="{export.filename}"',
+        },
+    )
 
 
 @router.post(

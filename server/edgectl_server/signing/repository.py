@@ -160,6 +160,30 @@ class Repository(Ceremonies):
         with self._state.lock:
             return self._state.folder.files(self._state.whole)
 
+    def metadata_for(self, paths: Iterable[str]) -> list[MetadataFile]:
+        """Return what a device needs that has nothing but its first root and wants these targets.
+
+        All of it is of one moment: the newest of each role on the way, and every root.
+        """
+        with self._state.lock:
+            whole = self._state.whole
+            roles = {"targets"}
+            for path in paths:
+                role = self._state.role_for(path, whole.targets.signed)
+                if role is not None:
+                    roles |= {role, MODELS_ROLE} if kind_of(role) == MODELS_ROLE else {role}
+            documents = {role: whole.document(role) for role in sorted(roles)}
+            return [
+                *(("root", one.version, one.content) for one in self._state.folder.roots()),
+                *(
+                    (role, one.version, one.content)
+                    for role, one in documents.items()
+                    if one is not None
+                ),
+                ("snapshot", whole.snapshot.version, whole.snapshot.content),
+                ("timestamp", None, whole.timestamp.content),
+            ]
+
     def status(self, now: datetime) -> TrustStatus:
         """Return who signs what, what waits, and what needs attention."""
         with self._state.lock:

@@ -19,6 +19,7 @@ class Device:
         self.state = state
         self.name = name
         self.lines: list[dict[str, Any]] = []
+        self.settings: dict[str, str] = {"hooks": str(state.with_suffix(".hooks"))}
         self._arguments = [
             *("--server", plane_url, "--device", name),
             *("--state", str(state), "--port", "0", "--json", "--telemetry-s", "1"),
@@ -37,6 +38,7 @@ class Device:
     def start(self) -> None:
         environment = {key: value for key, value in os.environ.items() if "EDGECTL" not in key}
         environment["EDGECTL_AGENT_TOKEN"] = self._token
+        environment |= {f"EDGECTL_AGENT_{k.upper()}": v for k, v in self.settings.items()}
         self.lines = []
         with self._errors.open("a") as errors:
             self._process = subprocess.Popen(
@@ -64,6 +66,26 @@ class Device:
             found = self._changed.wait_for(find, timeout_s)
             assert found, f"no {event} {wanted} in {self.lines[-6:]}\n{self.errors()[-2000:]}"
             return found[0]
+
+    def command(self, *arguments: str, timeout_s: float = 60.0) -> tuple[int, str, str]:
+        """Run ``edgectl-agent`` on the same state directory; return code, output and errors."""
+        command, *rest = arguments
+        done = subprocess.run(
+            [sys.executable, "-m", "edgectl_agent", command, "--state", str(self.state), *rest],
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env={key: value for key, value in os.environ.items() if "EDGECTL" not in key},
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    def told(self, *arguments: str) -> Any:
+        """Run a command that must succeed, with --json; return its last line."""
+        code, output, errors = self.command(*arguments, "--json")
+        assert code == 0, output + errors
+        return json.loads(output.splitlines()[-1])
 
     def kill(self) -> None:
         self._end(signal.SIGKILL)

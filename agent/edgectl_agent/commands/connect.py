@@ -13,31 +13,29 @@ from typing import Any
 
 import msgspec
 
+from edgectl_agent.commands.common import Commands, add_command
 from edgectl_agent.errors import AgentError, UsageError
+from edgectl_agent.settings import Settings
 from edgectl_protocol.errors import InvalidName
 from edgectl_protocol.names import check_model_name
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add"]
 
 SINKS_MAX = 16
 
 
-def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser], epilog: str) -> None:
-    """Add the command to the command line.
-
-    Args:
-        commands: what ``add_subparsers`` has returned.
-        parents: parsers of options that every command has.
-        epilog: heading of the examples.
-    """
-    parser = commands.add_parser(
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands,
         "connect",
-        parents=list(parents),
-        help="send what a source gives through a model into sinks",
-        description="Watch a folder, a topic, a camera, a serial port or a sensor, ask the model, "
-        "and send the results on. docs/sdk.md describes every source and sink.",
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        _connect,
+        doing="connecting source, model and sinks",
+        summary="send what a source gives through a model into sinks; docs/sdk.md describes them",
+        examples=(
+            "edgectl-agent connect gesture --from 'folder:/photos?pattern=*.jpg' --to -",
+            "edgectl-agent connect activity --from 'serial:/dev/ttyS0?window=128' --to mqtt://pi/out",
+        ),
     )
     parser.add_argument("slot", help="name of the model")
     parser.add_argument(
@@ -54,13 +52,17 @@ def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser], epilog
         "--outputs", action="store_true", help="results hold the outputs beside the label"
     )
     parser.add_argument(
-        "--wait-s", type=float, default=60.0, help="seconds to wait for the model at the start"
+        "--wait-s",
+        type=float,
+        default=60.0,
+        help="seconds to wait for the model at the start (default: 60)",
     )
-    parser.add_argument("--models-socket", help="the agent's models_socket, where it is elsewhere")
-    parser.set_defaults(function=run)
+    parser.add_argument(
+        "--models-socket", help="the agent's models_socket, where it is not found by itself"
+    )
 
 
-def run(settings: Any, options: argparse.Namespace) -> int:
+def _connect(settings: Settings, options: argparse.Namespace) -> int:
     """Work until the source has ended or a signal comes; counts go to standard error."""
     from edgectl_agent.flows.delivery import Delivery
     from edgectl_agent.flows.runner import Flow
@@ -96,7 +98,7 @@ def run(settings: Any, options: argparse.Namespace) -> int:
     return 0
 
 
-def _socket(settings: Any, options: argparse.Namespace) -> Path | None:
+def _socket(settings: Settings, options: argparse.Namespace) -> Path | None:
     """Return where the hub is: as given, as the SDK finds it, or in the state directory."""
     from edgectl_agent.sdk.model import DEFAULT_SOCKETS, SOCKET_VARIABLE
 
@@ -104,7 +106,7 @@ def _socket(settings: Any, options: argparse.Namespace) -> Path | None:
         return Path(options.models_socket)
     if os.environ.get(SOCKET_VARIABLE):
         return None
-    configured: Path = settings.state_directory / settings.models_socket
+    configured = settings.state_directory / settings.models_socket
     if not configured.exists() and any(path.exists() for path in DEFAULT_SOCKETS):
         return None
     return configured

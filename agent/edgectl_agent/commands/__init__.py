@@ -1,0 +1,1 @@
+"""The commands of ``edgectl-agent``, one module for those that belong together."""

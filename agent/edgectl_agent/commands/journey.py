@@ -1,0 +1,130 @@
+"""``edgectl-agent logs``: what happened to the slots, in words, and what the models' process said.
+
+The journal has no times: it is what the device must remember, not a diary. The agent's own log has
+them (``journalctl -u edgectl-agent``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+
+from edgectl_agent.commands.common import Commands, add_command, print_json
+from edgectl_agent.core.record import EMPTY, Record, Update
+from edgectl_agent.durable import RealDisk
+from edgectl_agent.errors import UsageError
+from edgectl_agent.settings import Settings
+from edgectl_agent.status import open_state, read_records
+
+__all__ = ["add", "told"]
+
+_INFERENCE_LOG = "inference.log"
+_LOG_BYTES_MAX = 4 * 1024 * 1024
+_LINES_MAX = 100_000
+_LOOK_S = 0.5
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    logs = add_command(
+        commands,
+        "logs",
+        _logs,
+        doing="reading the state directory",
+        summary="show what happened to the slots, and the end of the inference process's log",
+        examples=(
+            "edgectl-agent logs",
+            "edgectl-agent logs --lines 200 --json",
+            "edgectl-agent logs --follow",
+        ),
+    )
+    logs.add_argument("--lines", type=int, default=30, help="of each (default: 30)")
+    logs.add_argument("--follow", action="store_true", help="go on until Ctrl-C")
+
+
+def told(before: Record, after: Record) -> Iterator[str]:
+    """Yield in words what has changed between two records of the journal."""
+    if after.counter != before.counter and after.order is not None:
+        wanted = ", ".join(f"{s} {one.version}" for s, one in sorted(after.order.slots.items()))
+        yield f"order {after.counter} accepted: {wanted or 'no model'}"
+    for slot in sorted(set(after.local) - set(before.local)):
+        yield f"{slot}: wanted by a person at the device"
+    for slot, update in sorted(after.updates.items()):
+        line = _told_update(before.updates.get(slot), update)
+        if line:
+            yield line
+    for digest in after.rejected:
+        if digest not in before.rejected:
+            yield f"remembered as bad: {digest}"
+    for digest in before.rejected:
+        if digest not in after.rejected:
+            yield f"forgiven: {digest}"
+    if after.stopped and not before.stopped:
+        yield "the agent ended in good order"
+
+
+def _told_update(before: Update | None, update: Update) -> str:
+    same = before is not None and before.manifest == update.manifest
+    if same and before is not None and before.state is update.state:
+        if update.resumes > before.resumes:
+            return f"{update.slot}: the agent died while it was {update.state}; it goes on there"
+        return ""
+    reason = f"  [{update.reason.code}] {update.reason.detail}" if update.reason else ""
+    was = f"{before.state} -> " if same and before is not None else ""
+    name = f"{update.slot} {update.version} ({update.candidate.variant})"
+    return f"{name}: {was}{update.state}{reason}"
+
+
+def _logs(settings: Settings, options: argparse.Namespace) -> int:
+    if not 0 <= options.lines <= _LINES_MAX:
+        raise UsageError("settings.value", f"--lines is 0 to {_LINES_MAX}", hint="--lines 200")
+    disk = open_state(settings.state_directory)
+    records = [EMPTY, *read_records(disk)]
+    words = [line for one, two in pairwise(records) for line in told(one, two)]
+    said = _Inference(disk)
+    for line in words[-options.lines or len(words) :]:
+        _print(options, "update", line)
+    lines = said.new()
+    for line in lines[-options.lines or len(lines) :]:
+        _print(options, "inference", line)
+    last = records[-1]
+    while options.follow:
+        time.sleep(_LOOK_S)
+        now = (read_records(disk) or [EMPTY])[-1]
+        if now != last:
+            for line in told(last, now):
+                _print(options, "update", line)
+            last = now
+        for line in said.new():
+            _print(options, "inference", line)
+    return 0
+
+
+class _Inference:
+    """The log of the inference process, read on from where it was."""
+
+    def __init__(self, disk: RealDisk) -> None:
+        self._disk = disk
+        self._read = 0
+
+    def new(self) -> list[str]:
+        """Return whole lines that are new; a log that has become shorter is begun anew."""
+        size = self._disk.size(_INFERENCE_LOG)
+        if size is None or size == self._read:
+            return []
+        if size < self._read:
+            self._read = 0
+        content = self._disk.read(_INFERENCE_LOG, _LOG_BYTES_MAX)[self._read :]
+        whole = content.rpartition(b"\n")[0]
+        self._read += len(whole) + 1 if whole else 0
+        return whole.decode("utf-8", "replace").splitlines()
+
+
+def _print(options: argparse.Namespace, source: str, line: str) -> None:
+    if options.json:
+        print_json({"from": source, "line": line})
+    else:
+        shown = "".join(one if one.isprintable() else "?" for one in line)
+        print(f"{source:<10} {shown}", flush=True)

@@ -1,0 +1,155 @@
+"""``edgectl-agent status`` and ``models``: from the agent where it runs, else from the disk."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from edgectl_agent.commands.common import (
+    Commands,
+    add_command,
+    bytes_text,
+    print_json,
+    print_table,
+    seconds_text,
+)
+from edgectl_agent.errors import Unreachable
+from edgectl_agent.local_client import ask
+from edgectl_agent.local_messages import Status
+from edgectl_agent.settings import Settings
+from edgectl_agent.status import read_models, read_status
+
+__all__ = ["add"]
+
+_SHORT_DIGEST = len("sha256:") + 12
+_ENDED_WELL = "committed"
+
+
+def add(commands: Commands) -> None:
+    """Add the commands."""
+    add_command(
+        commands,
+        "status",
+        _status,
+        doing="reading the state directory",
+        summary="show what this device runs, what waits, and why",
+        examples=("edgectl-agent status", "edgectl-agent status --state ./state --json"),
+    )
+    add_command(
+        commands,
+        "models",
+        _models,
+        doing="reading the state directory",
+        summary="show the models of each slot: running, previous and candidate, with trial figures",
+        examples=("edgectl-agent models", "edgectl-agent models --json"),
+    )
+
+
+def _seen(settings: Settings) -> dict[str, Any]:
+    """Return what is on the disk, with what the agent says where it runs."""
+    status = read_status(settings.state_directory)
+    try:
+        live = ask(settings.control_path, Status())
+    except Unreachable:
+        return {**status, "running": False}
+    return {**status, **live, "running": True}
+
+
+def _status(settings: Settings, options: argparse.Namespace) -> int:
+    status = _seen(settings)
+    if options.json:
+        print_json(status)
+        return 0
+    print(f"device       {status['device'] or 'not enrolled'}")
+    if status["server"]:
+        print(f"server       {status['server']}")
+    _print_agent(status)
+    print(f"order        {status['order_counter']}")
+    if status.get("refusal"):
+        print(f"refused      [{status['refusal']['code']}] {status['refusal']['detail']}")
+    for name, held in status["holds"].items():
+        left = "without end" if held["left_s"] is None else f"{seconds_text(held['left_s'])} left"
+        print(f"hold         {name}: {left}" + (f", {held['reason']}" if held["reason"] else ""))
+    for slot, one in status["slots"].items():
+        _print_slot(slot, one)
+    if status.get("next_s") is not None:
+        print(f"next         in {seconds_text(status['next_s'])}")
+    for digest in status["rejected"]:
+        print(f"rejected     {digest}")
+    return 0
+
+
+def _print_agent(status: dict[str, Any]) -> None:
+    if not status["running"]:
+        print("agent        does not run (or this user may not ask it)")
+        return
+    print(
+        f"agent        runs for {seconds_text(status['up_s'])}, version {status['agent_version']}"
+    )
+    why = f": {status['connection_error']}" if status["connection_error"] else ""
+    print(f"connection   {'connected' if status['connected'] else 'none' + why}")
+    certificate = status["certificate"]
+    if certificate:
+        left = certificate["left_s"]
+        ends = f"{seconds_text(left)} left" if left > 0 else "EXPIRED"
+        print(f"certificate  until {certificate['until']}, {ends}")
+    print(f"endpoint     {status['endpoint']}")
+    free, kept = status["disk_free_bytes"], status["disk_reserve_bytes"]
+    print(f"disk         {bytes_text(free)} free, {bytes_text(kept)} of them kept in reserve")
+
+
+def _print_slot(slot: str, one: dict[str, Any]) -> None:
+    running = one.get("running")
+    shown = f"{running['version']} ({running['variant']})" if running else "nothing"
+    print(f"slot         {slot}: runs {shown}")
+    if one.get("fault"):
+        print(f"             fault [{one['fault']['code']}] {one['fault']['detail']}")
+    update = one.get("update")
+    if not update or update["state"] == _ENDED_WELL:
+        return
+    line = f"             update to {update['version']} ({update['variant']}): {update['state']}"
+    if update.get("bytes_total"):
+        done, total = update.get("bytes_done", 0), update["bytes_total"]
+        line += f", {bytes_text(done)} of {bytes_text(total)}"
+    if update.get("attempt", 1) > 1:
+        line += f", attempt {update['attempt']}"
+    print(line)
+    if update.get("reason"):
+        print(f"             [{update['reason']['code']}] {update['reason']['detail']}")
+
+
+def _models(settings: Settings, options: argparse.Namespace) -> int:
+    models = read_models(settings.state_directory)
+    if options.json:
+        print_json(models)
+        return 0
+    if not models:
+        print("no models yet")
+        return 0
+    print_table(
+        ("SLOT", "ROLE", "VERSION", "VARIANT", "SIZE", "DIGEST", "P50", "P95", "RSS", "SINCE"),
+        (
+            (
+                one["slot"],
+                one["role"],
+                one["version"],
+                one["variant"],
+                "-" if one["bytes"] is None else bytes_text(one["bytes"]),
+                one["manifest"][:_SHORT_DIGEST],
+                *_figures(one["trial"]),
+                one["since"] or "-",
+            )
+            for one in models
+        ),
+    )
+    return 0
+
+
+def _figures(trial: dict[str, Any] | None) -> tuple[str, str, str]:
+    if trial is None:
+        return "-", "-", "-"
+    return (
+        f"{trial['latency_p50_us']:.0f} µs",
+        f"{trial['latency_p95_us']:.0f} µs",
+        bytes_text(trial["rss_bytes"]),
+    )

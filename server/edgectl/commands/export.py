@@ -1,0 +1,115 @@
+"""``edgectl export``: a version as one file, for devices without a network."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from edgectl.errors import ApiError, LocalError, doing
+from edgectl.output import bytes_text, consoles, print_json
+from edgectl.progress import PushProgress
+from edgectl.session import (
+    MODEL_AND_VERSION,
+    VARIANT,
+    Session,
+    examples,
+    json_option,
+    pass_session,
+)
+
+__all__ = ["export"]
+
+
+@click.command(
+    epilog=examples(
+        "edgectl export har@1 -o har.oci",
+        "edgectl export har@1 --variant int8 -o /media/stick/har.oci",
+        "edgectl export har@1 --device-class rpi4-arm64",
+    ),
+)
+@click.argument("model", type=MODEL_AND_VERSION)
+@click.option("--variant", type=VARIANT, help="This one alone; by default all, best first.")
+@click.option(
+    "--device-class",
+    metavar="CLASS",
+    help="Only what may run on the class, what is best there first: `edgectl targets list`.",
+)
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file to write; by default it is named after the version.",
+)
+@json_option
+@pass_session
+def export(
+    session: Session,
+    model: str,
+    *,
+    variant: str | None,
+    device_class: str | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Write MODEL@VERSION as one file that `edgectl-agent install` takes without a network.
+
+    The file is an OCI image layout in a tar, with the signed metadata. Its signatures end within a
+    day, and a device takes it only as long as they are good.
+    """
+    name, _, version = model.partition("@")
+    output = output or Path(f"{name}-{version}.oci")
+    chosen = {"variant": variant, "device_class": device_class}
+    query = [(key, value) for key, value in chosen.items() if value is not None]
+    _, errors = consoles()
+    with (
+        session.connect() as client,
+        doing(f"exporting {name}@{version}"),
+        PushProgress(errors) as progress,
+    ):
+        pieces = client.export(name, version, query)
+        length = _write(pieces, output, progress.download(output.name))
+    if as_json:
+        print_json({"file": str(output), "bytes": length})
+    else:
+        click.echo(f"wrote {output}, {bytes_text(length)}: edgectl-agent install {output}")
+
+
+def _write(
+    pieces: Iterable[tuple[bytes, int]], output: Path, report: Callable[[int, int], None]
+) -> int:
+    """Write the file under another name, and give it its own when it is whole."""
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.parent)
+        written = total = 0
+        try:
+            with open(handle, "wb") as file:  # noqa: PTH123 - a descriptor
+                for piece, total in pieces:
+                    file.write(piece)
+                    written += len(piece)
+                    report(written, total)
+                if written == 0 or (total and written != total):
+                    raise ApiError(
+                        "client.answer",
+                        f"the file was cut off after {written} of {total} bytes",
+                        "try again; the server's log says more",
+                        status=0,
+                    )
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(output)
+        finally:
+            with suppress(FileNotFoundError):
+                Path(temporary).unlink()
+    except OSError as error:
+        raise LocalError(
+            "export.file",
+            f"cannot write {output}: {error.strerror}",
+            "choose another place with --output FILE",
+        ) from error
+    return written
