@@ -47,6 +47,15 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     control_group: str = ""
     hooks: str = "/etc/edgectl/hooks"
     hook_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 30.0
+    endpoint_names: str = ""
+    endpoint_token_file: str = ""
+    endpoint_token_on_socket: bool = False
+    endpoint_body_bytes_max: Annotated[int, Meta(ge=1024, le=1024**3)] = 16 * 1024**2
+    endpoint_connections_max: Annotated[int, Meta(ge=1, le=4096)] = 128
+    endpoint_queue_max: Annotated[int, Meta(ge=1, le=4096)] = 128
+    endpoint_client_max: Annotated[int, Meta(ge=1, le=4096)] = 64
+    shared_memory: bool = False
+    grpc_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     labels: Annotated[dict[Label, Label], Meta(max_length=32)] = {}
     telemetry_s: Annotated[float, Meta(ge=0.1, le=86400)] = 30.0
     spool_bytes_max: Annotated[int, Meta(ge=65536)] = 16 * 1024**2

@@ -9,35 +9,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-import struct
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import httptools
 import msgspec
 from msgspec import Struct
 
-__all__ = ["Answer", "Connection", "Handler", "Limits", "Request", "Shared"]
+from edgectl_agent.inference.bearer import CHALLENGE, Bearer
+from edgectl_agent.inference.peer import NOBODY, Peer
+
+__all__ = ["RETRY_AFTER", "Answer", "Connection", "Handler", "Limits", "Request", "Shared"]
 
 log = logging.getLogger(__name__)
 
 _FOREVER = float("inf")
-_CREDENTIALS = struct.Struct("3i")
-"""Process, user and group: unix(7), SO_PEERCRED."""
 _LINGER_S = 2.0
 _PIPELINED_MAX = 4
 _KEPT_HEADERS = frozenset(
     {b"host", b"origin", b"expect", b"content-encoding", b"inference-header-content-length",
-     b"content-length"}
+     b"content-length", b"authorization"}
 )  # fmt: skip
 _REASONS = {
-    200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
-    408: "Request Timeout", 413: "Content Too Large", 415: "Unsupported Media Type",
-    417: "Expectation Failed", 429: "Too Many Requests", 431: "Request Header Fields Too Large",
-    500: "Internal Server Error", 503: "Service Unavailable",
+    200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found",
+    405: "Method Not Allowed", 408: "Request Timeout", 413: "Content Too Large",
+    415: "Unsupported Media Type", 417: "Expectation Failed", 429: "Too Many Requests",
+    431: "Request Header Fields Too Large", 500: "Internal Server Error",
+    503: "Service Unavailable",
 }  # fmt: skip
 _STATUS_LINES = {
     status: (
@@ -45,6 +45,13 @@ _STATUS_LINES = {
     ).encode()
     for status, reason in _REASONS.items()
 }
+_BINARY_LINE = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n"
+    b"Inference-Header-Content-Length: %d\r\nContent-Length: "
+)
+RETRY_AFTER = b"Retry-After: 1\r\n"
+"""Header of the answers after which a client should ask again: 429 and 503."""
+_HEADERS = {401: f"WWW-Authenticate: {CHALLENGE}\r\n".encode(), 503: RETRY_AFTER}
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -69,14 +76,16 @@ class Answer(NamedTuple):
     body: bytes
     headers: bytes = b""
     """Further header lines, each ended."""
+    tail: Sequence[bytes | memoryview] = ()
+    """Tensors in binary form, which follow the JSON body."""
 
 
 class Request:
     """One request; the headers that matter, and the body."""
 
     __slots__ = (
-        "body", "client", "content_encoding", "expect", "header_length", "host", "keep_alive",
-        "method", "old", "origin", "url",
+        "authorization", "body", "content_encoding", "expect", "header_length", "host",
+        "keep_alive", "method", "old", "origin", "peer", "url",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -86,13 +95,14 @@ class Request:
         self.origin: bytes | None = None
         self.expect: bytes | None = None
         self.content_encoding: bytes | None = None
-        self.header_length: bytes | None = None
+        self.authorization: bytes | None = None
+        self.header_length: int | None = None
+        """Bytes of the body's JSON object, when tensors in binary form follow it."""
         self.keep_alive = True
         self.old = False
         """HTTP/1.0, which closes unless told otherwise."""
         self.body: bytes | bytearray = b""
-        self.client: Hashable = None
-        """Who asks: the address, or the user at the other end of the Unix socket."""
+        self.peer = NOBODY
 
 
 Handler = Callable[[Request], Answer | asyncio.Future[Answer]]
@@ -109,6 +119,10 @@ class Shared(Protocol):
 
     def names_us(self, host: bytes) -> bool:
         """Say whether a Host header names this machine."""
+        ...
+
+    def bearer(self, *, local: bool) -> Bearer | None:
+        """Return what compares tokens; None where none is asked for."""
         ...
 
     def serves_page(self, origin: bytes, host: bytes) -> bool:
@@ -131,7 +145,7 @@ class Connection(asyncio.Protocol):
         self._endpoint = endpoint
         self._limits = endpoint.limits
         self._local = local
-        self._client: Hashable = None
+        self._peer = NOBODY
         self._transport: Any = None
         self._parser = httptools.HttpRequestParser(self)
         self._request: Request | None = None
@@ -158,7 +172,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the client in, or turn it away when there are too many."""
         self._transport = transport
-        self._client = _peer(transport)
+        self._peer = Peer.of(transport.get_extra_info("socket"))
         self._read_until = time.monotonic() + self._limits.head_s_max
         others = len(self._endpoint.connections)
         self._endpoint.joined(self)
@@ -217,7 +231,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """A request's first byte."""
         self._request = Request()
-        self._request.client = self._client
+        self._request.peer = self._peer
         self._head_bytes = self._headers = 0
         self._in_head = True
         self._read_until = time.monotonic() + self._limits.head_s_max
@@ -250,8 +264,14 @@ class Connection(asyncio.Protocol):
         elif name == b"content-length":
             if not value.isdigit() or int(value[:20]) > self._limits.body_bytes_max:
                 self._leave_too_large()
+        elif name == b"authorization":
+            if request.authorization is not None:
+                self._leave(400, "two Authorization headers")
+            request.authorization = value
         else:
-            request.header_length = value
+            if request.header_length is not None or not value.isdigit():
+                self._leave(400, "Inference-Header-Content-Length is no number of bytes")
+            request.header_length = int(value[:20])
 
     def on_headers_complete(self) -> None:
         """Refuse before the body what can be refused."""
@@ -266,6 +286,9 @@ class Connection(asyncio.Protocol):
         request.old = version == "1.0"
         if not self._local:
             self._check_names(request)
+        bearer = self._endpoint.bearer(local=self._local)
+        if bearer is not None and not bearer.admits(request.authorization):
+            self._leave(401, "this endpoint asks for a token: Authorization: Bearer <token>")
         if request.content_encoding not in {None, b"identity"}:
             self._leave(415, "compressed bodies are not supported: send it as it is")
         if request.expect is not None:
@@ -340,7 +363,8 @@ class Connection(asyncio.Protocol):
         """Queue a last answer, after those to earlier requests, and hear no more."""
         self._deaf = True
         self._in_head = self._continue = False
-        self._queue.append(Answer(status, msgspec.json.encode({"error": sentence})))
+        headers = _HEADERS.get(status, b"")
+        self._queue.append(Answer(status, msgspec.json.encode({"error": sentence}), headers))
 
     def check(self, now: float) -> None:
         """End what is overdue."""
@@ -401,17 +425,27 @@ class Connection(asyncio.Protocol):
         if not request.keep_alive or (self._half_closed and not self._queue):
             self._last(answer, head_only=request.method == b"HEAD")
             return
-        line = _STATUS_LINES[answer.status]
         kept = b"Connection: keep-alive\r\n" if request.old else b""
-        body = b"" if request.method == b"HEAD" else answer.body
-        self._transport.write(
-            b"%b%d\r\n%b%b\r\n%b" % (line, len(answer.body), kept, answer.headers, body)
-        )
+        self._write(answer, kept, head_only=request.method == b"HEAD")
         if self._queue and not self._scheduled:
             self._scheduled = True  # others get their turn between two pipelined requests
             asyncio.get_running_loop().call_soon(self._turn)
         elif self._continue:
             self._next()
+
+    def _write(self, answer: Answer, connection: bytes, *, head_only: bool) -> None:
+        length = len(answer.body)
+        if not answer.tail:
+            line = _STATUS_LINES[answer.status]
+            body = b"" if head_only else answer.body
+            self._transport.write(
+                b"%b%d\r\n%b%b\r\n%b" % (line, length, connection, answer.headers, body)
+            )
+            return
+        line = _BINARY_LINE % length
+        length += sum([len(part) for part in answer.tail])
+        head = b"%b%d\r\n%b%b\r\n" % (line, length, connection, answer.headers)
+        self._transport.write(head if head_only else b"".join([head, answer.body, *answer.tail]))
 
     def _turn(self) -> None:
         self._scheduled = False
@@ -421,12 +455,7 @@ class Connection(asyncio.Protocol):
         """Answer, then close: half first, because a reset could overtake the answer."""
         self._deaf = True
         self._queue.clear()
-        body = b"" if head_only else answer.body
-        line = _STATUS_LINES[answer.status]
-        self._transport.write(
-            b"%b%d\r\nConnection: close\r\n%b\r\n%b"
-            % (line, len(answer.body), answer.headers, body)
-        )
+        self._write(answer, b"Connection: close\r\n", head_only=head_only)
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self._read_until = time.monotonic() + _LINGER_S
@@ -438,19 +467,6 @@ class Connection(asyncio.Protocol):
         length = min(length, self._held)
         self._held -= length
         self._endpoint.buffered -= length
-
-
-def _peer(transport: asyncio.BaseTransport) -> Hashable:
-    """Return who is at the other end: an address, or a user's number."""
-    address = transport.get_extra_info("peername")
-    if isinstance(address, tuple):
-        return str(address[0])
-    peer = transport.get_extra_info("socket")
-    try:
-        credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    except OSError:
-        return None  # it has gone already
-    return int(_CREDENTIALS.unpack(credentials)[1])
 
 
 def _internal_error() -> Answer:

@@ -64,13 +64,25 @@ class Counts:
         with self._lock:
             self._refused += 1
 
-    def served(self, latency_us: float, outputs: Mapping[str, Tensor]) -> bool:
-        """Count an answered request and say whether all of its outputs are finite."""
+    def served(
+        self,
+        latency_us: float,
+        outputs: Mapping[str, Tensor],
+        inputs: Mapping[str, Tensor] | None = None,
+    ) -> bool:
+        """Count an answered request and say whether all of its outputs are finite.
+
+        Outputs that are not finite count against the model only if its inputs are: a NaN that an
+        application has sent must not take a sound model away.
+        """
         finite = self.finite(outputs)
+        blamed = not finite and all(
+            _finite(array) for array in (inputs or {}).values() if array.dtype.kind == "f"
+        )
         predictions = predictions_of(outputs, self._scores) if finite else ()
         with self._lock:
             self._window[0] += 1
-            if not finite:
+            if blamed:
                 self._window[2] += 1
             self._latency[bin_of(LATENCY_EDGES_US, latency_us)] += 1
             for index, confidence in predictions:

@@ -7,7 +7,8 @@ not read.
 
 Over TCP the Host header must name this machine, and so must Origin where there is one: a page in a
 browser on the device can neither reach the endpoint by a name of its own (DNS rebinding) nor post
-to it. The Unix socket is guarded by its file mode, 0660.
+to it. The Unix socket is guarded by its file mode, 0660. Where a token is set, requests over TCP
+bring it, and are refused before their body is read.
 """
 
 from __future__ import annotations
@@ -17,13 +18,22 @@ import ipaddress
 import os
 import socket
 import time
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from edgectl_agent.inference.connection import Answer, Connection, Handler, Limits, Request
+from edgectl_agent.inference.bearer import Bearer
+from edgectl_agent.inference.connection import (
+    RETRY_AFTER,
+    Answer,
+    Connection,
+    Handler,
+    Limits,
+    Request,
+)
 from edgectl_agent.unix_path import short_path
 
-__all__ = ["Answer", "Endpoint", "Limits", "Request", "bind_unix"]
+__all__ = ["RETRY_AFTER", "Answer", "Endpoint", "Limits", "Request", "bind_unix"]
 
 _SWEEP_S = 0.5
 
@@ -31,8 +41,27 @@ _SWEEP_S = 0.5
 class Endpoint:
     """The listeners and what their connections share."""
 
-    def __init__(self, handler: Handler, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        limits: Limits | None = None,
+        *,
+        names: Iterable[str] = (),
+        bearer: Bearer | None = None,
+        bearer_on_socket: bool = False,
+    ) -> None:
+        """Describe the endpoint; nothing listens yet.
+
+        Args:
+            handler: answers the requests.
+            limits: bounds.
+            names: of this machine, besides `localhost` and the host that is listened on.
+            bearer: compares the token that requests over TCP must bring; None for none.
+            bearer_on_socket: whether those over the Unix socket must as well.
+        """
         self.handler = handler
+        self._names = frozenset(name.lower().encode() for name in names)
+        self._bearer, self._bearer_on_socket = bearer, bearer_on_socket
         self.limits = limits or Limits()
         self.connections: set[Connection] = set()
         self.buffered = 0
@@ -43,7 +72,7 @@ class Endpoint:
 
     async def listen_tcp(self, host: str, port: int) -> int:
         """Listen on `host` and `port`, 0 for any free one; return the port. Raises OSError."""
-        self._hosts = {b"localhost", host.encode().lower()}
+        self._hosts = {b"localhost", host.encode().lower(), *self._names}
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
             lambda: Connection(self, local=False), host, port, backlog=self.limits.connections_max
@@ -79,6 +108,10 @@ class Endpoint:
             await server.wait_closed()
         if self._socket_path is not None:
             self._socket_path.unlink(missing_ok=True)
+
+    def bearer(self, *, local: bool) -> Bearer | None:
+        """Return what compares tokens; None where none is asked for."""
+        return self._bearer if not local or self._bearer_on_socket else None
 
     def names_us(self, host: bytes) -> bool:
         """Say whether a Host header names this machine.

@@ -1,24 +1,25 @@
 """The routes of Open Inference Protocol v2, REST, over `Service`.
 
-Every route of the specification's REST part, with and without ``/versions/<version>``; a version
-other than the one that serves is 404, because a slot serves exactly one. Not ready is 404 too: the
-protocol asks for a 4xx status.
+Every route of the specification's REST part and of the extensions that `GET /v2` lists, those of a
+model with and without ``/versions/<version>``; a version other than the one that serves is 404,
+because a slot serves exactly one. Not ready is 404 too: the protocol asks for a 4xx status.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from edgectl_agent.inference.endpoint import Answer, Request
+from edgectl_agent.inference import descriptions
+from edgectl_agent.inference.endpoint import RETRY_AFTER, Answer, Request
 from edgectl_agent.inference.protocol import Call, encode_outputs, parse_call
 from edgectl_agent.inference.refusals import Kind, Refused
 from edgectl_agent.inference.served import Served
 from edgectl_agent.inference.service import Computed, Service
-from edgectl_protocol import __version__
+from edgectl_agent.inference.shared_memory import Register, SharedMemory
 
 __all__ = ["Routes", "failure"]
 
@@ -28,10 +29,10 @@ _STATUSES = {
     Kind.BUSY: 503,
 }  # fmt: skip
 _LATER = frozenset({Kind.FULL, Kind.BUSY})
-_RETRY_AFTER = b"Retry-After: 1\r\n"
-_PLATFORMS = {"onnx": "onnx_onnxv1", "tflite": "tensorflow_tflite"}
-"""By format, in the protocol's words: project and format."""
 _READS = frozenset({b"GET", b"HEAD"})
+_REGION = b"shared_memory_region"
+
+_Branch = Callable[[Request, list[bytes]], Answer | asyncio.Future[Answer]]
 
 
 class Routes:
@@ -39,7 +40,13 @@ class Routes:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._codec = _Rest()
+        self._codec = _Rest(service.memory)
+        self._branches: dict[bytes, _Branch] = {
+            b"models": self._model,
+            b"health": self._health,
+            b"repository": self._repository,
+            b"systemsharedmemory": self._memory,
+        }
 
     def __call__(self, request: Request) -> Answer | asyncio.Future[Answer]:
         """Answer at once, or promise to."""
@@ -47,66 +54,129 @@ class Routes:
         if b"%" in path:
             path = unquote_to_bytes(path)
         match path.split(b"/"):
-            case [b"", b"v2", b"models", name, *rest]:
-                return self._model(request, name, rest)
-            case [b"", b"v2"] | [b"", b"v2", b""]:
-                found: object = {"name": "edgectl", "version": __version__, "extensions": []}
-            case [b"", b"v2", b"health", b"live"]:
-                found = {"live": True}
-            case [b"", b"v2", b"health", b"ready"] if self._service.ready():
-                found = {"ready": True}
-            case [b"", b"v2", b"health", b"ready"]:
-                return failure(_NOT_FOUND, "not ready: no model is loaded yet")
-            case _:
-                return failure(_NOT_FOUND, "no such route: see GET /v2 and GET /v2/models/<name>")
-        return _read(request, found)
-
-    def _model(
-        self, request: Request, name: bytes, rest: list[bytes]
-    ) -> Answer | asyncio.Future[Answer]:
-        version = ""
-        if len(rest) > 1 and rest[0] == b"versions":
-            version = rest[1].decode("utf-8", "replace")
-            rest = rest[2:]
+            case [b"", b"v2", branch, *rest] if branch:
+                answer = self._branches.get(branch, _no_such_route)
+            case [b"", b"v2", *rest]:
+                answer = self._server
+            case rest:
+                answer = _no_such_route
         try:
-            served = self._service.find(name.decode("utf-8", "replace"), version)
+            return answer(request, rest)
         except Refused as refused:
             return self._codec.refuse(refused)
-        match rest:
-            case [b"infer"]:
-                return self._infer(request, served)
+
+    def _server(self, request: Request, rest: list[bytes]) -> Answer:
+        if rest not in ([], [b""]):
+            return _no_such_route(request, rest)
+        return _read(request, lambda: descriptions.server_metadata(self._service))
+
+    def _health(self, request: Request, rest: list[bytes]) -> Answer:
+        if rest == [b"live"]:
+            return _read(request, lambda: {"live": True})
+        if rest != [b"ready"]:
+            raise Refused("health has the routes live and ready, and no others", Kind.UNKNOWN)
+        if not self._service.ready():
+            raise Refused("not ready: no model is loaded yet", Kind.UNKNOWN)
+        return _read(request, lambda: {"ready": True})
+
+    def _model(self, request: Request, rest: list[bytes]) -> Answer | asyncio.Future[Answer]:
+        if rest == [b"stats"]:
+            return _read(request, self._all_statistics)
+        name, version, what = _text(rest[0]) if rest else "", "", rest[1:]
+        match what:
+            case [b"versions", asked, *what]:
+                version = _text(asked)
+        if what == [b"infer"]:
+            return self._infer(request, self._service.find(name, version, to_infer=True))
+        served = self._service.find(name, version)
+        match what:
             case []:
-                return _read(request, _metadata(served))
+                return _read(request, lambda: descriptions.model_metadata(served))
             case [b"ready"]:
-                return _read(request, {"name": served.bundle.slot, "ready": True})
-        return failure(_NOT_FOUND, "a model has the routes infer and ready, and no others")
+                return _read(request, lambda: {"name": served.bundle.slot, "ready": True})
+            case [b"stats"]:
+                found = descriptions.model_statistics(served)
+                return _read(request, lambda: {"model_stats": [found]})
+            case [b"config"]:
+                return _read(request, lambda: descriptions.model_config(served))
+        raise Refused(
+            "a model has the routes infer, ready, stats and config, and no others", Kind.UNKNOWN
+        )
 
     def _infer(self, request: Request, served: Served) -> Answer | asyncio.Future[Answer]:
         if request.method != b"POST":
             served.counts.refused()
             return failure(_METHOD, "use POST", b"Allow: POST\r\n")
+        size = len(request.body)
+        memory = self._service.memory
+        if memory is not None and _REGION in request.body:
+            size += memory.largest
         return self._service.infer(
-            served, request, self._codec, size=len(request.body), client=request.client
+            served, request, self._codec, size=size, client=request.peer.share
+        )
+
+    def _all_statistics(self) -> object:
+        return {"model_stats": descriptions.all_statistics(self._service)}
+
+    def _repository(self, request: Request, rest: list[bytes]) -> Answer:
+        match rest:
+            case [b"index"]:
+                return _change(request, lambda: descriptions.model_index(self._service))
+            case [b"models", _, b"load" | b"unload"]:
+                raise descriptions.refuse_loading()
+        raise Refused("the repository has the route index, and no others", Kind.UNKNOWN)
+
+    def _memory(self, request: Request, rest: list[bytes]) -> Answer:
+        memory = self._service.memory
+        if memory is None:
+            raise Refused(
+                "shared memory is not switched on here: see the setting shared_memory",
+                Kind.FORBIDDEN,
+            )
+        user = request.peer.user
+        name = ""
+        what = rest
+        match rest:
+            case [b"region", region, *what]:
+                name = _text(region)
+        match what:
+            case [b"status"]:
+                return _read(request, lambda: memory.status(name, user))
+            case [b"unregister"]:
+                return _change(request, lambda: memory.unregister(name, user))
+            case [b"register"] if name:
+                return _change(request, lambda: _register(memory, name, request, user))
+        raise Refused(
+            "shared memory has the routes status, unregister, region/<name>/status, "
+            "region/<name>/register and region/<name>/unregister, and no others",
+            Kind.UNKNOWN,
         )
 
 
 class _Rest:
     """Requests and answers of the REST part."""
 
+    def __init__(self, memory: SharedMemory | None) -> None:
+        self._memory = memory
+
     def read(self, content: Request, served: Served) -> Call:
-        if content.header_length is not None:
-            raise Refused(
-                "binary tensors (Inference-Header-Content-Length) are not supported yet: "
-                "send the tensors' data as JSON"
-            )
-        return parse_call(content.body, served.bundle.config)
+        regions = None
+        if self._memory is not None and _REGION in content.body:
+            regions = self._memory.of(content.peer.user)
+        return parse_call(
+            content.body,
+            served.bundle.config,
+            header_length=content.header_length,
+            regions=regions,
+        )
 
     def write(self, call: Call, computed: Computed, served: Served) -> Answer:
         parameters = served.parameters if computed.finite else served.parameters_non_finite
-        return Answer(_OK, encode_outputs(call, computed.outputs, served.bundle, parameters))
+        body, tail = encode_outputs(call, computed.outputs, served.bundle, parameters)
+        return Answer(_OK, body, b"", tail)
 
     def refuse(self, refused: Refused) -> Answer:
-        headers = _RETRY_AFTER if refused.kind in _LATER else b""
+        headers = RETRY_AFTER if refused.kind in _LATER else b""
         return failure(_STATUSES[refused.kind], str(refused), headers)
 
 
@@ -115,21 +185,30 @@ def failure(status: int, sentence: str, headers: bytes = b"") -> Answer:
     return Answer(status, msgspec.json.encode({"error": sentence}), headers)
 
 
-def _read(request: Request, found: object) -> Answer:
+def _no_such_route(request: Request, rest: list[bytes]) -> Answer:  # noqa: ARG001  # a branch
+    return failure(_NOT_FOUND, "no such route: see GET /v2 and GET /v2/models/<name>")
+
+
+def _text(part: bytes) -> str:
+    return part.decode("utf-8", "replace")
+
+
+def _read(request: Request, found: Callable[[], object]) -> Answer:
     if request.method not in _READS:
         return failure(_METHOD, "use GET", b"Allow: GET, HEAD\r\n")
-    return Answer(_OK, msgspec.json.encode(found))
+    return Answer(_OK, msgspec.json.encode(found()))
 
 
-def _metadata(served: Served) -> dict[str, Any]:
-    bundle = served.bundle
-    return {
-        "name": bundle.slot,
-        "versions": [bundle.version],
-        "platform": _PLATFORMS[bundle.config.format],
-        "inputs": bundle.config.inputs,
-        "outputs": bundle.config.outputs,
-        "parameters": served.parameters,
-        "labels": bundle.config.labels,
-        "scores": bundle.config.scores,
-    }
+def _change(request: Request, change: Callable[[], object]) -> Answer:
+    if request.method != b"POST":
+        return failure(_METHOD, "use POST", b"Allow: POST\r\n")
+    found = change()
+    return Answer(_OK, b"{}" if found is None else msgspec.json.encode(found))
+
+
+def _register(memory: SharedMemory, name: str, request: Request, user: int | None) -> None:
+    try:
+        wanted = msgspec.json.decode(request.body, type=Register)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(f"not a region: {error}") from error
+    memory.register(name, wanted, user)

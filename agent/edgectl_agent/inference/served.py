@@ -19,6 +19,7 @@ from edgectl_agent.inference.errors import LoadFailed
 from edgectl_agent.inference.mirror import Mirror
 from edgectl_agent.inference.protocol import response_parameters
 from edgectl_agent.inference.pulse import padded
+from edgectl_agent.inference.statistics import Statistics
 from edgectl_agent.runtime import DTYPES, Model, ModelRefused, RunFailed, Stop, Tensor
 
 __all__ = ["Served", "free", "load_beside", "prepare"]
@@ -46,6 +47,7 @@ class Served:
         self.bundle = model.bundle
         self.name = padded(model.bundle.manifest)
         self.counts = Counts(model.config)
+        self.statistics = Statistics()
         self.mirror: Mirror | None = None
         self.successor: asyncio.Future[None] | None = None
         self.inline = inline and run_seconds <= INLINE_SECONDS_MAX

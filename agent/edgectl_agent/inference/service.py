@@ -29,7 +29,9 @@ from edgectl_agent.inference.protocol import Call
 from edgectl_agent.inference.pulse import Place, Pulse
 from edgectl_agent.inference.refusals import Kind, Refused
 from edgectl_agent.inference.served import Served
+from edgectl_agent.inference.shared_memory import SharedMemory
 from edgectl_agent.inference.slots import Slots
+from edgectl_agent.inference.statistics import Spent
 from edgectl_agent.runtime import RunFailed, Stop, Tensor
 
 __all__ = ["Codec", "Computed", "Service", "Shares"]
@@ -86,16 +88,26 @@ class Service:
         worker: ThreadPoolExecutor,
         *,
         shares: Shares | None = None,
+        memory: SharedMemory | None = None,
         pulse: Pulse | None = None,
         run_seconds_max: float = RUN_SECONDS_MAX,
         gap_seconds_max: float = GAP_SECONDS_MAX,
         give_up: Callable[[], object] = os.abort,
     ) -> None:
-        """Answer from `slots`; `worker` has one thread; `pulse` shows what computes.
+        """Answer from `slots`.
 
-        `give_up` ends the process when a run does not let itself be stopped.
+        Args:
+            slots: the models.
+            worker: has one thread.
+            shares: bounds of its queue.
+            memory: shared memory; None where it is not switched on.
+            pulse: shows what computes.
+            run_seconds_max: after which a run on the worker thread is stopped.
+            gap_seconds_max: how long a request waits for a model that is being replaced.
+            give_up: ends the process when a run does not let itself be stopped.
         """
         self.slots = slots
+        self.memory = memory
         self._shares = shares or Shares()
         self._pulse = pulse or Pulse()
         self._worker = worker
@@ -114,15 +126,18 @@ class Service:
         """Say whether any model serves."""
         return len(self.slots) > 0
 
-    def find(self, name: str, version: str = "") -> Served:
+    def find(self, name: str, version: str = "", *, to_infer: bool = False) -> Served:
         """Return the model that serves under `name`; raise `Refused` where none does.
 
         Args:
             name: of the slot.
             version: any if empty, else that very one, because a slot serves exactly one.
+            to_infer: a client that wants outputs is told to ask again while nothing serves yet.
         """
         served = self.slots.get(name)
         if served is None:
+            if to_infer and not self.ready():
+                raise Refused("not ready: no model is loaded yet", Kind.BUSY)
             raise Refused(f"no model {name[:64]!r} is loaded", Kind.UNKNOWN)
         serves = served.bundle.version
         if version and version != serves:
@@ -153,15 +168,16 @@ class Service:
         """
         if served.successor is not None:
             return self._infer_later(served, content, codec, size=size, client=client)
+        came = time.perf_counter_ns()
         if served.inline and size <= INLINE_BODY_BYTES_MAX:
-            return self._answer(served, content, codec, Place.LOOP)
+            return self._answer(served, content, codec, came, place=Place.LOOP)
         try:
             self._admit(client)
         except Refused as refused:
             return codec.refuse(refused)
         served.enter()
         loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._worker, self._on_worker, served, content, codec)
+        future = loop.run_in_executor(self._worker, self._on_worker, served, content, codec, came)
         future.add_done_callback(lambda _: self._done(served, client))
         if self._watching is None:
             self._watching = loop.call_later(self._run_seconds_max / 4, self._stop_overdue)
@@ -225,12 +241,14 @@ class Service:
         if not self._waiting[client]:
             del self._waiting[client]
 
-    def _on_worker(self, served: Served, content: Given, codec: Codec[Given, Written]) -> Written:
+    def _on_worker(
+        self, served: Served, content: Given, codec: Codec[Given, Written], came: int
+    ) -> Written:
         """Answer on the worker thread, in a run that the event loop can stop."""
         stop = Stop()
         self._running = (time.monotonic(), stop)
         try:
-            return self._answer(served, content, codec, Place.WORKER, stop)
+            return self._answer(served, content, codec, came, place=Place.WORKER, stop=stop)
         finally:
             self._running = None
 
@@ -239,19 +257,29 @@ class Service:
         served: Served,
         content: Given,
         codec: Codec[Given, Written],
+        came: int,
+        *,
         place: int,
         stop: Stop | None = None,
     ) -> Written:
-        """Answer one request, on whatever thread `place` says."""
+        """Answer one request that came at `came`, on whatever thread `place` says."""
+        begun = time.perf_counter_ns()
         try:
             try:
                 call = codec.read(content, served)
             except Refused:
                 served.counts.refused()
                 raise
-            return codec.write(call, self.compute(served, call.inputs, place, stop), served)
+            read = time.perf_counter_ns()
+            computed = self.compute(served, call.inputs, place, stop)
+            ran = time.perf_counter_ns()
+            written = codec.write(call, computed, served)
         except Refused as refused:
+            served.statistics.failed(time.perf_counter_ns() - came)
             return codec.refuse(refused)
+        spent = Spent(begun - came, read - begun, ran - read, time.perf_counter_ns() - ran)
+        served.statistics.answered(spent, _rows(call, served))
+        return written
 
     def compute(
         self, served: Served, inputs: Mapping[str, Tensor], place: int, stop: Stop | None = None
@@ -280,7 +308,8 @@ class Service:
             raise Refused(sentence, Kind.FAILED) from error
         finally:
             self._pulse.end(place)
-        finite = served.counts.served((time.perf_counter_ns() - started) / 1000, outputs)
+        latency_us = (time.perf_counter_ns() - started) / 1000
+        finite = served.counts.served(latency_us, outputs, inputs)
         mirror = served.mirror  # once: the event loop changes it at any time
         if mirror is not None:
             mirror.offer(inputs, outputs, finite=finite)
@@ -299,3 +328,11 @@ class Service:
         if self._waiting:
             loop = asyncio.get_running_loop()
             self._watching = loop.call_later(self._run_seconds_max / 4, self._stop_overdue)
+
+
+def _rows(call: Call, served: Served) -> int:
+    """Return how many rows a batch has; 1 where the model takes none."""
+    spec = served.bundle.config.inputs[0]
+    if not spec.shape or spec.shape[0] != -1:
+        return 1
+    return int(call.inputs[spec.name].shape[0])

@@ -102,6 +102,11 @@ class Slots:
         """How many slots serve."""
         return sum(one.serving is not None for one in self._slots.values())
 
+    def __iter__(self) -> Iterator[Served]:
+        """Go through what serves, by slot."""
+        found = (self._slots[slot].serving for slot in sorted(self._slots))
+        return iter([served for served in found if served is not None])
+
     # ------------------------------------------------------------ commands
 
     async def load(

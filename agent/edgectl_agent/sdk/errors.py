@@ -30,7 +30,8 @@ class ModelUnavailable(SdkError):
     Codes: ``sdk.agent`` (no agent answers), ``sdk.permission`` (this user may not connect),
     ``sdk.empty`` (nothing serves in the slot yet), ``sdk.withdrawn`` (it was taken from the
     device), ``sdk.refused`` (the agent refuses this application), ``sdk.load`` (the model cannot be
-    loaded in this process), ``sdk.closed``.
+    loaded in this process), ``sdk.busy`` and ``sdk.token`` (the inference
+    endpoint has too much to do, or wants its token), ``sdk.closed``.
     """
 
 

@@ -7,6 +7,7 @@ counts; here nothing is counted. Open Inference Protocol v2 with JSON tensors.
 from __future__ import annotations
 
 import http.client
+import os
 import socket
 import threading
 from pathlib import Path
@@ -27,9 +28,12 @@ from edgectl_protocol.manifest import Scores, TensorSpec
 
 __all__ = ["Contract", "Remote"]
 
+TOKEN_VARIABLE = "EDGECTL_ENDPOINT_TOKEN"  # noqa: S105 - a name
+"""The endpoint's token, where the setting endpoint_token_file asks for one."""
 _ANSWER_S_MAX = 60.0
 _ANSWER_BYTES_MAX = 256 * 1024 * 1024
-_OK, _BAD, _NOT_FOUND = 200, 400, 404
+_OK, _BAD, _UNAUTHORIZED, _NOT_FOUND = 200, 400, 401, 404
+_BUSY = frozenset({429, 503})
 
 
 class Contract(Struct, frozen=True, kw_only=True):
@@ -97,6 +101,10 @@ class Remote:
         """
         self._slot, self._endpoint = slot, endpoint
         self._base = f"/v2/models/{quote(slot, safe='')}"
+        self._headers = {"Content-Type": "application/json"}
+        token = os.environ.get(TOKEN_VARIABLE, "")
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
         self._of_thread = threading.local()
         self._connections: set[http.client.HTTPConnection] = set()
         self.answered = Answered(version="", variant="", manifest="", config=_NO_CONTRACT)
@@ -168,7 +176,7 @@ class Remote:
         for fresh in (False, True):
             connection = self._connection(fresh=fresh)
             try:
-                connection.request(method, path, body, {"Content-Type": "application/json"})
+                connection.request(method, path, body, self._headers)
                 response = connection.getresponse()
                 content = response.read(_ANSWER_BYTES_MAX)
             except (OSError, http.client.HTTPException) as error:
@@ -211,6 +219,12 @@ class Remote:
         if status == _NOT_FOUND:
             return ModelUnavailable(
                 "sdk.empty", sentence, hint="`edgectl-agent status` says what this device runs"
+            )
+        if status in _BUSY:
+            return ModelUnavailable("sdk.busy", sentence, hint="ask again a little later")
+        if status == _UNAUTHORIZED:
+            return ModelUnavailable(
+                "sdk.token", sentence, hint=f"give the endpoint's token in {TOKEN_VARIABLE}"
             )
         return PredictionFailed("sdk.failed", sentence, hint="try again")
 

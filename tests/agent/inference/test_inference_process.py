@@ -314,7 +314,7 @@ def test_unload_empties_a_slot(process: InferenceProcess, client: Client, tmp_pa
     process.load(make_bundle(tmp_path))
     process.unload("activity")
     process.unload("activity")
-    assert client.call("POST", INFER, body_of(activity()[0][0]))[0] == 404
+    assert client.call("POST", INFER, body_of(activity()[0][0]))[0] == 503
     with pytest.raises(SlotEmpty):
         process.health("activity")
 
@@ -423,7 +423,7 @@ def test_a_run_that_hangs_is_stopped_and_counted(tmp_path: Path) -> None:
             request.body = json.dumps({"inputs": [given]}).encode()
             answer = routes(request)
             assert isinstance(answer, asyncio.Future)
-            status, body, _ = await asyncio.wait_for(answer, 20)
+            status, body, *_ = await asyncio.wait_for(answer, 20)
             assert status == expected, body
             assert (status == 200) is (b"did not finish in time" not in body)
         served = slots.get("counted")
