@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from edgectl_agent.flows.addresses import Address, parse_address
 from edgectl_agent.flows.local_broker import Broker
 
-__all__ = ["TOKEN_VARIABLE", "Sink", "Unwelcome", "open_sink"]
+__all__ = ["SINKS", "TOKEN_VARIABLE", "Sink", "Unwelcome", "open_sink"]
 
 TOKEN_VARIABLE = "EDGECTL_WEBHOOK_TOKEN"  # noqa: S105 - a name
 """Sent as a bearer token, so that it is on no command line."""
