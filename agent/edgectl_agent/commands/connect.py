@@ -65,7 +65,7 @@ def add(commands: Commands) -> None:
 def _connect(settings: Settings, options: argparse.Namespace) -> int:
     """Work until the source has ended or a signal comes; counts go to standard error."""
     from edgectl_agent.flows.delivery import Delivery
-    from edgectl_agent.flows.runner import Flow
+    from edgectl_agent.flows.runner import Flow, contract_of
     from edgectl_agent.flows.sinks import open_sink
     from edgectl_agent.flows.sources import open_source
     from edgectl_agent.sdk import Model
@@ -80,7 +80,7 @@ def _connect(settings: Settings, options: argparse.Namespace) -> int:
     model = Model(name, wait_s=0, socket=_socket(settings, options))
     deliveries: list[Delivery] = []
     try:
-        source = open_source(options.source, lambda: model.inputs)
+        source = open_source(options.source, contract_of(model))
         deliveries.extend(Delivery(text, open_sink(text)) for text in sinks)
         _check_no_circle(options.source, sinks)
         model.wait(options.wait_s)

@@ -2,7 +2,8 @@
 
 Where the source may wait, it waits for the queue; where the newest wins, the oldest item in it is
 dropped and counted. What is malformed or fails is counted and logged, at most once a minute for
-each kind, and ends nothing. A source that raises is run again, with growing pauses.
+each kind, and ends nothing. A source that raises is run again, with growing pauses. While there is
+no model, items of a source that may wait are kept, others are dropped and counted.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import random
 import threading
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -20,10 +22,11 @@ from msgspec import Struct
 
 from edgectl_agent.clock import moment, now
 from edgectl_agent.flows.delivery import Delivered, Delivery
-from edgectl_agent.flows.items import Item, Malformed, Source
+from edgectl_agent.flows.items import Contract, Item, Malformed, Source
 from edgectl_agent.sdk import InputRefused, Model, ModelUnavailable, Prediction, PredictionFailed
+from edgectl_protocol.manifest import TensorSpec
 
-__all__ = ["Counts", "Flow"]
+__all__ = ["Counts", "Flow", "contract_of"]
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +153,7 @@ class Flow:
         try:
             if isinstance(item.given, Malformed):
                 raise item.given
-            prediction = self._model.predict(item.given)
+            prediction = self._predict(item.given)
             row = self._row(item, prediction)
             good = True
         except (Malformed, InputRefused) as error:
@@ -171,6 +174,17 @@ class Flow:
                 item.done(good)
             except OSError as error:
                 self._say("done", f"{item.name}: {error}")
+
+    def _predict(self, given: Any) -> Prediction:
+        """Predict; for a source that may wait, as soon as there is a model."""
+        while True:
+            try:
+                return self._model.predict(given)
+            except ModelUnavailable as error:
+                if self._source.newest_wins or self._stop.is_set():
+                    raise
+                self._say("unavailable", str(error))
+            self._stop.wait(_LOOK_S)
 
     def _row(self, item: Item, prediction: Prediction) -> bytes:
         """Return the result as a line of JSON without its end."""
@@ -195,6 +209,19 @@ class Flow:
         if now_s - self._said.get(kind, float("-inf")) >= _SAY_S:
             self._said[kind] = now_s
             log.warning("%s", sentence)
+
+
+def contract_of(model: Model) -> Contract:
+    """Return what says what the model takes, or took while there was one; nothing before."""
+    known: tuple[TensorSpec, ...] = ()
+
+    def contract() -> tuple[TensorSpec, ...]:
+        nonlocal known
+        with suppress(ModelUnavailable):
+            known = model.inputs
+        return known
+
+    return contract
 
 
 def _plain(array: Any) -> Any:

@@ -66,6 +66,10 @@ Serving = Loaded | Remote
 log = logging.getLogger("edgectl_agent.sdk")
 
 
+class _Refused(Exception):
+    """The hub hangs up, and has said why."""
+
+
 class Follower:
     """What one `Model` follows.
 
@@ -162,6 +166,8 @@ class Follower:
             started = time.monotonic()
             try:
                 self._follow()
+            except _Refused:
+                pass  # why, has been noted
             except PermissionError:
                 self._missing(
                     ModelUnavailable(
@@ -193,7 +199,7 @@ class Follower:
                 self._ready.wait(left)
 
     def _follow(self) -> None:
-        """Follow until the connection ends; raise `OSError` or a decoding error."""
+        """Follow until the connection ends; raise `OSError`, `_Refused` or a decoding error."""
         follow = Follow(
             hub=VERSION,
             slot=self._slot,
@@ -266,6 +272,7 @@ class Follower:
                         hint="the log inference.log in the agent's state directory says more",
                     )
                 )
+                raise _Refused
 
     def _load(self, line: HubLine, offer: Offer, files: list[int]) -> None:
         self._offered.add(offer.manifest)

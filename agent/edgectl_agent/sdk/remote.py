@@ -1,7 +1,7 @@
 """A model that is asked at the agent's inference endpoint: encrypted ones, and by choice.
 
 The same predictions, slower: a request over HTTP each, on one connection for each thread. The agent
-counts; here nothing is counted. Open Inference Protocol v2 with JSON tensors.
+counts; here nothing is counted. Open Inference Protocol v2 with tensors in binary form.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import msgspec
-import numpy as np
 from msgspec import Struct
 
 from edgectl_agent.inference.hub_messages import Elsewhere
+from edgectl_agent.inference.tensors import from_raw, to_raw
 from edgectl_agent.sdk.contract import arrays_of
 from edgectl_agent.sdk.errors import InputRefused, ModelUnavailable, PredictionFailed
 from edgectl_agent.sdk.prediction import Answered, Prediction, Row, rows_of
-from edgectl_agent.session import DTYPES, Tensor
+from edgectl_agent.session import Tensor
 from edgectl_agent.unix_path import short_path
 from edgectl_protocol.manifest import Scores, TensorSpec
 
@@ -33,6 +33,7 @@ TOKEN_VARIABLE = "EDGECTL_ENDPOINT_TOKEN"  # noqa: S105 - a name
 _ANSWER_S_MAX = 60.0
 _ANSWER_BYTES_MAX = 256 * 1024 * 1024
 _OK, _BAD, _UNAUTHORIZED, _NOT_FOUND = 200, 400, 401, 404
+_HEAD_HEADER = "Inference-Header-Content-Length"
 _BUSY = frozenset({429, 503})
 
 
@@ -60,11 +61,15 @@ class _Metadata(Struct, frozen=True, kw_only=True):
     parameters: _Parameters = _Parameters()
 
 
+class _Binary(Struct, frozen=True, kw_only=True):
+    binary_data_size: int
+
+
 class _Output(Struct, frozen=True, kw_only=True):
     name: str
     shape: tuple[int, ...]
     datatype: str
-    data: list[Any]
+    parameters: _Binary
 
 
 class _Answer(Struct, frozen=True, kw_only=True):
@@ -129,7 +134,8 @@ class Remote:
 
     def refresh(self) -> None:
         """Ask for the contract of what serves now; raise `ModelUnavailable`."""
-        found = msgspec.json.decode(self._ask("GET", self._base, None), type=_Metadata)
+        content, _ = self._ask("GET", self._base, None)
+        found = msgspec.json.decode(content, type=_Metadata)
         self.answered = Answered(
             version=found.versions[0],
             variant=found.parameters.variant,
@@ -145,21 +151,23 @@ class Remote:
     def predict(self, given: Any) -> Prediction:
         """Ask for one prediction; see `Model.predict`."""
         arrays = arrays_of(given, self.answered.config.inputs)
-        inputs = [
-            {
-                "name": spec.name,
-                "shape": arrays[spec.name].shape,
-                "datatype": spec.datatype,
-                "data": arrays[spec.name].ravel().tolist(),
-            }
-            for spec in self.answered.config.inputs
-        ]
-        body = msgspec.json.encode({"inputs": inputs})
-        content = self._ask("POST", f"{self._base}/infer", body)
-        answer = msgspec.json.decode(content, type=_Answer)
+        head, tensors = [], []
+        for spec in self.answered.config.inputs:
+            raw = to_raw(arrays[spec.name], spec.datatype)
+            tensors.append(raw)
+            head.append(
+                {
+                    "name": spec.name,
+                    "shape": arrays[spec.name].shape,
+                    "datatype": spec.datatype,
+                    "parameters": {"binary_data_size": len(raw)},
+                }
+            )
+        content = msgspec.json.encode({"inputs": head, "parameters": {"binary_data_output": True}})
+        body = b"".join((content, *tensors))
+        answer, values = _read(*self._ask("POST", f"{self._base}/infer", body, len(content)))
         if answer.parameters.manifest != self.answered.manifest:
             self.refresh()
-        values = {output.name: _array(output) for output in answer.outputs}
         config = self.answered.config
         rows: tuple[Row, ...] = ()
         if config.scores is not None and not answer.parameters.non_finite:
@@ -171,12 +179,26 @@ class Remote:
         while self._connections:
             self._connections.pop().close()
 
-    def _ask(self, method: str, path: str, body: bytes | None) -> bytes:
-        """Return the answer's body; a kept connection that has gone is replaced once."""
+    def _ask(
+        self, method: str, path: str, body: bytes | None, head_bytes: int = 0
+    ) -> tuple[bytes, int]:
+        """Return the answer's body, and how much of it is JSON before binary tensors.
+
+        A kept connection that has gone is replaced once.
+
+        Args:
+            method: of HTTP.
+            path: of the route.
+            body: JSON, then tensors.
+            head_bytes: how much of it is JSON, where tensors follow.
+        """
+        headers = self._headers
+        if head_bytes:
+            headers = {**headers, _HEAD_HEADER: str(head_bytes)}
         for fresh in (False, True):
             connection = self._connection(fresh=fresh)
             try:
-                connection.request(method, path, body, self._headers)
+                connection.request(method, path, body, headers)
                 response = connection.getresponse()
                 content = response.read(_ANSWER_BYTES_MAX)
             except (OSError, http.client.HTTPException) as error:
@@ -189,7 +211,7 @@ class Remote:
                     ) from error
                 continue
             if response.status == _OK:
-                return content
+                return content, int(response.headers.get(_HEAD_HEADER, len(content)))
             raise self._error(response.status, content)
         raise AssertionError
 
@@ -232,10 +254,13 @@ class Remote:
 _NO_CONTRACT = Contract(inputs=(), outputs=())
 
 
-def _array(output: _Output) -> Tensor:
-    """Return an output as an array; what JSON cannot say, NaN and infinities, comes as null."""
-    dtype = DTYPES[output.datatype]
-    if dtype.kind == "f":
-        data = [np.nan if value is None else value for value in output.data]
-        return np.array(data, dtype).reshape(output.shape)
-    return np.array(output.data, dtype).reshape(output.shape)
+def _read(content: bytes, head_bytes: int) -> tuple[_Answer, dict[str, Tensor]]:
+    """Return the answer and its outputs by name."""
+    view = memoryview(content)
+    answer = msgspec.json.decode(view[:head_bytes], type=_Answer)
+    values, at = {}, head_bytes
+    for output in answer.outputs:
+        end = at + output.parameters.binary_data_size
+        values[output.name] = from_raw(output.name, view[at:end], output.shape, output.datatype)
+        at = end
+    return answer, values

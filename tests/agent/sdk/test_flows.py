@@ -34,7 +34,7 @@ from edgectl_agent.flows.delivery import Delivery
 from edgectl_agent.flows.folder_source import FolderSource
 from edgectl_agent.flows.iio_source import IioSource
 from edgectl_agent.flows.items import Item, Source
-from edgectl_agent.flows.runner import Flow
+from edgectl_agent.flows.runner import Flow, contract_of
 from edgectl_agent.flows.sinks import Unwelcome, open_sink
 from edgectl_agent.flows.sources import open_source
 from edgectl_agent.inference.process import InferenceProcess
@@ -83,7 +83,7 @@ def passing(directory: Path, shape: Sequence[int | str], kind: int, slot: str = 
 def flowing(model: Model, source: Source | str, *sinks: Any) -> Iterator[tuple[Flow, Kept]]:
     """Run a flow in a thread; it is stopped in the end."""
     kept = Kept()
-    opened = open_source(source, lambda: model.inputs) if isinstance(source, str) else source
+    opened = open_source(source, contract_of(model)) if isinstance(source, str) else source
     deliveries = [Delivery(str(n), sink) for n, sink in enumerate((kept, *sinks))]
     flow = Flow(model, opened, deliveries, outputs=True, pause_s=0.05)
     thread = threading.Thread(target=flow.run)
@@ -142,7 +142,7 @@ def test_arrays_and_rows_in_a_folder_once(
     (folder / "shape.json").write_text("[1, 2]")
     address = f"folder:{folder}?settle_s=0&poll_s=0.02&once=1&done={done}"
     model, kept = follow("flow"), Kept()
-    source = open_source(address, lambda: model.inputs)
+    source = open_source(address, contract_of(model))
     counts = Flow(model, source, [Delivery("kept", kept)], outputs=True).run()
     assert (counts.predicted, counts.malformed) == (3, 3)
     assert {row["source"]: row["outputs"]["max"] for row in kept.rows} == {
@@ -150,6 +150,30 @@ def test_arrays_and_rows_in_a_folder_once(
     }  # fmt: skip
     assert sorted(path.name for path in done.iterdir()) == ["named.json", "one.npy", "two.json"]
     assert counts.sinks["kept"].sent == 3
+
+
+def test_pictures_wait_while_there_is_no_model(
+    process: InferenceProcess, follow: Follow, tmp_path: Path
+) -> None:
+    bundle = passing(tmp_path, [1, 8, 8, 3], TensorProto.UINT8)
+    process.load(bundle)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    model = follow("flow")
+    model._wait_s = 0
+    with flowing(model, f"folder:{folder}?settle_s=0&poll_s=0.02&done=delete") as (flow, kept):
+        picture(folder / "first.png", (1, 1, 1))
+        wait_for(lambda: flow.counts.predicted == 1)
+        process.unload("flow")
+        wait_for(lambda: "sdk.withdrawn" in model.problem)
+        for number in range(12):
+            picture(folder / f"{number}.png", (number, 0, 0))
+        wait_for(lambda: flow.counts.received > 1)
+        assert flow.counts.predicted == 1
+        process.load(bundle)
+        wait_for(lambda: flow.counts.predicted == 13)
+        wait_for(lambda: not list(folder.iterdir()))
+    assert {row["outputs"]["max"] for row in kept.rows} == set(range(12))
 
 
 def test_a_file_is_taken_when_it_does_not_change_any_more(tmp_path: Path) -> None:
@@ -301,7 +325,7 @@ def test_a_camera_stands_for_every_frame_of_a_film(
     film = tmp_path / "film.avi"
     video(film, 12)
     model, kept = follow("flow"), Kept()
-    source = open_source(f"camera:{film}", lambda: model.inputs)
+    source = open_source(f"camera:{film}", contract_of(model))
     counts = Flow(model, source, [Delivery("kept", kept)], outputs=True).run()
     assert (counts.received, counts.predicted, counts.dropped) == (12, 12, 0)
     reds = [row["outputs"]["max"] for row in kept.rows]
@@ -396,7 +420,7 @@ def test_an_iio_sensor(process: InferenceProcess, follow: Follow, tmp_path: Path
     device = sensor(tmp_path)
     address = parse_address("iio:iio:device0?rate=500&window=5&channels=accel_x,accel_y,accel_z")
     model = follow("flow")
-    source = IioSource(address, lambda: model.inputs, tmp_path)
+    source = IioSource(address, contract_of(model), tmp_path)
     address.check_known()
     with flowing(model, source) as (flow, kept):
         wait_for(lambda: flow.counts.predicted > 2)

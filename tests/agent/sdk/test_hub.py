@@ -270,9 +270,13 @@ def test_one_user_does_not_take_every_connection(
     silent = [connect() for _ in range(LIMITS.connections_of_user_max)]
     last = connect()
     assert last.hear()["code"] == "hub.busy"
+    waiting = follow(wait_s=0)
+    wait_for(lambda: "sdk.refused: the agent refuses" in waiting.problem)
+    assert "hub.busy" in waiting.problem
     for application in silent:
         assert application.hear() == {}, "who says nothing is left after a while"
-    assert follow().predict(activity()[0][0]).version == "1"
+    waiting.wait(60)
+    assert waiting.predict(activity()[0][0]).version == "1"
 
 
 def test_who_does_not_read_is_left(hub: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from agent.inference.models import activity, make_bundle, save_model, tensor
 from agent.sdk.conftest import Follow
 from edgectl_agent import InputRefused, Model, ModelUnavailable, PredictionFailed
 from edgectl_agent.bundle import Bundle
+from edgectl_agent.inference.options import Options
 from edgectl_agent.inference.process import InferenceProcess
 from waiting import wait_for
 
@@ -361,6 +362,32 @@ def test_without_an_agent_the_next_step_is_said(tmp_path: Path) -> None:
     assert "try: start the agent" in str(missing.value)
 
 
+def test_what_the_endpoint_says_is_said_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = tmp_path / "token"
+    token.write_text("x" * 32)
+    token.chmod(0o600)
+    process = InferenceProcess(
+        host="127.0.0.1", port=0, socket=None, options=Options(token_file=str(token))
+    )
+    process.start()
+    try:
+        process.load(passing_bundle(tmp_path))
+        with pytest.raises(ModelUnavailable) as refused:
+            Model("activity", endpoint=process.endpoint)
+        assert refused.value.code == "sdk.token"
+        monkeypatch.setenv("EDGECTL_ENDPOINT_TOKEN", "x" * 32)
+        with Model("activity", endpoint=process.endpoint) as model:
+            assert model.predict([1, np.nan, 3]).rows == ()
+            assert np.isnan(model.predict([1, np.nan, 3]).output[0, 1])
+            assert model.predict(np.ones((9, 3))).output.shape == (9, 3)
+            process.stop()
+            with pytest.raises(ModelUnavailable) as away:
+                model.predict([1, 2, 3])
+        assert away.value.code == "sdk.agent"
+    finally:
+        process.stop()
+
+
 def test_an_empty_slot_is_waited_for(
     process: InferenceProcess, follow: Follow, tmp_path: Path
 ) -> None:
@@ -494,6 +521,12 @@ def test_a_model_that_nobody_uses_any_more_is_freed(
     gc.collect()
     assert gone() is None
     wait_for(lambda: not thread.is_alive())
+
+
+def test_no_module_takes_the_place_of_a_public_name() -> None:
+    """A module that was imported would be found before what has the same name."""
+    modules = {path.stem for path in Path(edgectl_agent.__file__).parent.iterdir()}
+    assert not modules & set(edgectl_agent.__all__)
 
 
 def test_the_package_is_light_until_the_sdk_is_asked_for() -> None:
