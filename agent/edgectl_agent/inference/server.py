@@ -183,21 +183,28 @@ class _Server:
                 await endpoint.listen_unix(Path(command.socket))
             where = f"{command.host}:{options.grpc_port}"
             grpc_port = await self._listen_grpc(command, service, limits, bearer)
-            if command.hub:
-                where = command.hub
-                self._hub.endpoint = f"http://{_in_url(command.host)}:{port}"
-                self._hub.listen(Path(command.hub), command.hub_group)
-        except KeyError as error:
-            raise InferenceError(
-                "inference.bind",
-                f"there is no group {command.hub_group!r}: make it, or set another models_group",
-            ) from error
         except OSError as error:
             raise InferenceError(
                 "inference.bind",
                 f"cannot listen on {where}: {error}; free it, or set another one for the endpoint",
             ) from error
-        return Started(port=port, grpc_port=grpc_port)
+        return Started(port=port, grpc_port=grpc_port, hub_problem=self._open_hub(command, port))
+
+    def _open_hub(self, command: Start, port: int) -> str:
+        """Open the hub where it is wanted; return why it is not open, empty where all is well.
+
+        The endpoint serves all the same: a missing folder must not take every model away.
+        """
+        if not command.hub:
+            return ""
+        self._hub.endpoint = f"http://{_in_url(command.host)}:{port}"
+        try:
+            self._hub.listen(Path(command.hub), command.hub_group)
+        except KeyError:
+            return f"there is no group {command.hub_group!r}: make it, or set another models_group"
+        except OSError as error:
+            return f"cannot listen on {command.hub}: {error}; set another models_socket"
+        return ""
 
     async def _listen_grpc(
         self, command: Start, service: Service, limits: Limits, bearer: Bearer | None

@@ -28,7 +28,7 @@ from edgectl_agent.inference.hub_messages import (
     check_counted,
     decode_from_application,
 )
-from edgectl_agent.inference.process import InferenceDown, InferenceProcess
+from edgectl_agent.inference.process import InferenceProcess
 from edgectl_agent.inference.slots import Slots
 from edgectl_agent.unix_path import short_path
 from edgectl_protocol.names import digest_of
@@ -342,14 +342,23 @@ def test_files_are_not_left_open(
     wait_for(lambda: len(list(folder.iterdir())) == before)
 
 
-def test_a_group_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("place", "group", "words"),
+    [("hub", "no-such-group", "no group 'no-such-group'"), ("none/hub", "", "No such file")],
+)
+def test_a_hub_that_cannot_open_takes_no_model_away(
+    tmp_path: Path, place: str, group: str, words: str
+) -> None:
     process = InferenceProcess(
-        host="127.0.0.1", port=0, socket=None, hub=tmp_path / "hub", hub_group="no-such-group"
+        host="127.0.0.1", port=0, socket=None, hub=tmp_path / place, hub_group=group
     )
-    with pytest.raises(InferenceDown) as refused:
-        process.start()
-    assert refused.value.code == "inference.bind"
-    assert "no-such-group" in refused.value.detail
+    process.start()
+    try:
+        assert words in process.hub_problem
+        process.load(make_bundle(tmp_path))
+        assert process.health("activity").requests == 0
+    finally:
+        process.stop()
 
 
 def test_a_group_may_connect(tmp_path: Path) -> None:
