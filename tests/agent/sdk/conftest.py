@@ -8,10 +8,17 @@ from typing import Any
 
 import pytest
 
+from agent.inference.models import make_bundle
 from edgectl_agent import Model
+from edgectl_agent.bundle import Bundle
 from edgectl_agent.inference.process import InferenceProcess
 
 Follow = Callable[..., Model]
+LABELS = tuple(f"class {number}" for number in range(7))
+
+
+def activity_bundle(directory: Path, version: str = "1") -> Bundle:
+    return make_bundle(directory, version=version, scores=True, labels=LABELS)
 
 
 @pytest.fixture
