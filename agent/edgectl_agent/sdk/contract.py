@@ -63,11 +63,14 @@ def _typed(value: Any, spec: TensorSpec) -> Tensor:
         array = np.asarray(value)
     except ValueError as error:
         raise _refused(f"input {spec.name!r} is no array: its rows differ in length") from error
+    kinds = array.dtype.kind + dtype.kind
+    if dtype.kind == "O":
+        texts = array.astype(object)
+        if all(isinstance(text, str) for text in texts.ravel()):
+            return texts
+        raise _refused(f"input {spec.name!r} is BYTES: its elements are str")
     if array.dtype == dtype:
         return array
-    kinds = array.dtype.kind + dtype.kind
-    if kinds in {"UO", "TO"}:
-        return array.astype(object)
     if kinds in {"ff", "if", "uf", "bf"}:
         with np.errstate(over="ignore"):
             return array.astype(dtype)

@@ -186,6 +186,8 @@ class Follower:
                         "in EDGECTL_MODELS_SOCKET; `edgectl-agent status` says what runs",
                     )
                 )
+            except Exception:
+                log.exception("model %r: what the hub says cannot be followed", self._slot)
             if time.monotonic() - started > _PAUSE_S_MAX:
                 pause_s = _PAUSE_S_MIN
             if not self._closing:

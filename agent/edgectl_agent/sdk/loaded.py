@@ -52,7 +52,9 @@ class Loaded:
         self._misbehaved = misbehaved
         self._specs = bundle.config.inputs
         self._name = self._specs[0].name
-        self._dtype = DTYPES[self._specs[0].datatype] if len(self._specs) == 1 else None
+        dtype = DTYPES[self._specs[0].datatype]
+        plain = len(self._specs) == 1 and dtype.kind != "O"  # each text has to be looked at
+        self._dtype = dtype if plain else None
         self._shapes: set[tuple[int, ...]] = set()
 
     def predict(self, given: Any) -> Prediction:

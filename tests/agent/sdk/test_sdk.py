@@ -124,6 +124,46 @@ def test_an_input_outside_the_contract_is_refused(
     assert (window.requests, window.refused) == (0, 1)
 
 
+def test_texts_and_several_inputs(
+    process: InferenceProcess, follow: Follow, tmp_path: Path
+) -> None:
+    model_file = save_model(
+        tmp_path / "texts.onnx",
+        [
+            helper.make_node("Identity", ["text"], ["same"]),
+            helper.make_node("Cast", ["number"], ["float"], to=TensorProto.FLOAT),
+        ],
+        [tensor("text", TensorProto.STRING, ["N"]), tensor("number", TensorProto.UINT8, ["N"])],
+        [tensor("same", TensorProto.STRING, ["N"]), tensor("float", TensorProto.FLOAT, ["N"])],
+    )
+    process.load(
+        make_bundle(
+            tmp_path,
+            model_file,
+            golden_inputs={"text": np.array(["a"], object), "number": np.array([1], np.uint8)},
+            golden_outputs={"float": np.array([1], np.float32)},
+        )
+    )
+    for model in (follow(), follow(in_process=False)):
+        found = model.predict({"text": ["ü", "b"], "number": [0, 255]})
+        assert found["same"].tolist() == ["ü", "b"]
+        assert found["float"].tolist() == [0, 255]
+        assert sorted(found) == ["float", "same"]
+        for wrong in (
+            {"text": [object()], "number": [1]},
+            {"text": [b"bytes"], "number": [1]},
+            {"text": ["a"], "number": [256]},
+            {"text": ["a"], "number": [-1]},
+            {"text": ["a"], "number": [0.5]},
+            {"text": ["a"]},
+            ["a"],
+        ):
+            with pytest.raises(InputRefused):
+                model.predict(wrong)
+    wait_for(lambda: process.health("activity").requests == 2)
+    assert process.health("activity").errors == 0
+
+
 def test_what_it_counts_is_in_the_slots_counts(
     process: InferenceProcess, follow: Follow, tmp_path: Path
 ) -> None:
