@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from benchmarks import encryption, push, trust
-from benchmarks.device import footprint, serving, swaps
+from benchmarks.device import footprint, sdk, serving, swaps
 
 
 def main() -> int:
@@ -14,6 +14,7 @@ def main() -> int:
         ("push", lambda: push.main(sys.argv[1:])),
         ("footprint", footprint.main),
         ("serving", serving.main),
+        ("sdk", sdk.main),
         ("swaps", lambda: swaps.main([])),
         ("encryption", lambda: encryption.main(sys.argv[1:])),
         ("trust", trust.main),

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgectl_agent.commands import asking, bench, doctor, identity, journey, showing
+from edgectl_agent.commands import asking, bench, connect, doctor, identity, journey, showing
 from edgectl_agent.commands.common import DEFAULT_CONFIG, examples_text
 from edgectl_agent.errors import AgentError, Refused
 from edgectl_agent.settings import Settings, load_settings, parse_labels
@@ -35,7 +35,7 @@ _FLAGS = (
     "labels",
     "telemetry_s",
 )
-_GROUPS = (identity, showing, asking, journey, doctor, bench)
+_GROUPS = (identity, showing, asking, journey, doctor, bench, connect)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

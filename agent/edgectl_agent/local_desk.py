@@ -18,7 +18,7 @@ from msgspec import Struct
 from edgectl_agent.core import steps
 from edgectl_agent.core.timing import Moment
 from edgectl_agent.errors import AgentError, Refused, Unreachable
-from edgectl_agent.hold import Held, HoldFile
+from edgectl_agent.hold_file import Held, HoldFile
 from edgectl_agent.local_messages import (
     Answer,
     Hold,

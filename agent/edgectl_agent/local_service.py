@@ -10,7 +10,7 @@ from edgectl_agent.clock import moment, now
 from edgectl_agent.core import steps
 from edgectl_agent.core.machine import Machine
 from edgectl_agent.durable import Disk
-from edgectl_agent.hold import HoldFile
+from edgectl_agent.hold_file import HoldFile
 from edgectl_agent.local_control import LocalControl
 from edgectl_agent.local_desk import Asked, LocalDesk
 from edgectl_agent.offline import Packages

@@ -43,6 +43,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8500
     socket: str = ""
+    models_socket: str = "models.sock"
+    models_group: str = ""
     control_socket: str = "control.sock"
     control_group: str = ""
     hooks: str = "/etc/edgectl/hooks"

@@ -17,7 +17,7 @@ from edgectl_agent.core.record import EMPTY, Record, SlotPointer
 from edgectl_agent.durable import Disk, RealDisk
 from edgectl_agent.enrol import load_identity
 from edgectl_agent.errors import AgentError, Refused
-from edgectl_agent.hold import HoldFile
+from edgectl_agent.hold_file import HoldFile
 from edgectl_agent.journal import parse_journal
 from edgectl_agent.store import read_pointers, stored_bytes
 from edgectl_protocol.messages import Installed

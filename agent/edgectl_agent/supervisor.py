@@ -141,6 +141,10 @@ class Supervisor:
             host=settings.host,
             port=settings.port,
             socket=settings.state_directory / settings.socket if settings.socket else None,
+            hub=settings.state_directory / settings.models_socket
+            if settings.models_socket
+            else None,
+            hub_group=settings.models_group,
             log=settings.state_directory / "inference.log",
             reserve_bytes=settings.memory_reserve_bytes,
             options=endpoint_options(settings),

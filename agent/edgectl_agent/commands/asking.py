@@ -16,7 +16,7 @@ from edgectl_agent.clock import moment
 from edgectl_agent.commands.common import Commands, add_command, print_json, seconds_text
 from edgectl_agent.durable import RealDisk
 from edgectl_agent.errors import AgentError, Refused, Unreachable, UsageError
-from edgectl_agent.hold import Held, HoldFile
+from edgectl_agent.hold_file import Held, HoldFile
 from edgectl_agent.local_client import INSTALL_S_MAX, ask, is_running, open_file
 from edgectl_agent.local_messages import HOLD_S_MAX, Hold, Install, Release, RollBack, Status
 from edgectl_agent.settings import Settings

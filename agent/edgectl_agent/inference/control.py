@@ -52,6 +52,9 @@ class Start(Struct, frozen=True, kw_only=True, tag="start"):
     host: str
     port: int
     socket: str | None
+    hub: str = ""
+    """Unix socket where applications get models to run themselves; empty for none."""
+    hub_group: str = ""
     reserve_bytes: int = RESERVE_BYTES
     """Memory that must stay free beside two models of one slot."""
     options: Options = Options()
@@ -128,6 +131,8 @@ class Started(Struct, frozen=True, kw_only=True):
 
     port: int
     grpc_port: int | None = None
+    hub_problem: str = ""
+    """Why applications get no models; empty where all is well."""
 
 
 class Swap(Struct, frozen=True, kw_only=True):

@@ -97,6 +97,17 @@ class Counts:
         """Say whether all outputs are finite."""
         return all(all_finite(outputs[name]) for name in self._outputs)
 
+    def add(self, tally: Tally) -> None:
+        """Add counts that were made elsewhere, such as in an application's own process."""
+        with self._lock:
+            self._window[0] += tally.requests
+            self._window[1] += tally.errors
+            self._window[2] += tally.non_finite
+            self._refused += tally.refused
+            self._latency = list(_added(tuple(self._latency), tally.latency))
+            self._confidence = list(_added(tuple(self._confidence), tally.confidence))
+            self._classes = list(_added(tuple(self._classes), tally.classes))
+
     def totals(self, manifest: str) -> Evidence:
         """Return the counts since the model of that manifest began to serve."""
         with self._lock:

@@ -45,7 +45,7 @@ def server_metadata(service: Service) -> dict[str, Any]:
 
 
 def model_metadata(served: Served) -> dict[str, Any]:
-    """Return a model's contract; `parameters` and `labels` are ours."""
+    """Return a model's contract; `parameters`, `labels` and `scores` are ours."""
     bundle = served.bundle
     return {
         "name": bundle.slot,
@@ -55,6 +55,7 @@ def model_metadata(served: Served) -> dict[str, Any]:
         "outputs": bundle.config.outputs,
         "parameters": served.parameters,
         "labels": bundle.config.labels,
+        "scores": bundle.config.scores,
     }
 
 

@@ -26,8 +26,9 @@ from edgectl_agent.inference.bearer import Bearer
 from edgectl_agent.inference.connection import Connection, Handler
 from edgectl_agent.inference.exchange import RETRY_AFTER, Answer, Limits, Request
 from edgectl_agent.inference.heads import Heads
+from edgectl_agent.unix_path import short_path
 
-__all__ = ["RETRY_AFTER", "Answer", "Endpoint", "Limits", "Request"]
+__all__ = ["RETRY_AFTER", "Answer", "Endpoint", "Limits", "Request", "bind_unix"]
 
 _SWEEP_S = 0.5
 _NAMED_MAX = 64
@@ -85,7 +86,7 @@ class Endpoint:
 
     async def listen_unix(self, path: Path) -> None:
         """Listen on a Unix socket of mode 0660; a stale socket there is removed. Raises OSError."""
-        listener = _bind(path)
+        listener = bind_unix(path)
         try:
             server = await asyncio.get_running_loop().create_unix_server(
                 lambda: Connection(self, local=True),
@@ -158,7 +159,7 @@ class Endpoint:
         )
 
 
-def _bind(path: Path) -> socket.socket:
+def bind_unix(path: Path) -> socket.socket:
     """Return a socket bound to `path` with mode 0660."""
     if path.exists() and not path.is_socket():
         raise FileExistsError(f"{path} exists and is no socket")
@@ -166,7 +167,8 @@ def _bind(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o117)  # never wider than 0660, not even for a moment
     try:
-        listener.bind(str(path))
+        with short_path(path) as name:
+            listener.bind(name)
     except BaseException:
         listener.close()
         raise

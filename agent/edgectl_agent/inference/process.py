@@ -11,6 +11,7 @@ it can be stopped without the others.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket as sockets
 import subprocess
@@ -64,6 +65,7 @@ __all__ = [
     "child_environment",
 ]
 
+_logger = logging.getLogger(__name__)
 _ANSWER_S_MAX = 5.0
 _DRAIN_S_MAX = 15.0
 """Requests in an old model may take this long to end."""
@@ -92,6 +94,7 @@ class InferenceProcess:
         endpoint: where applications reach it, such as ``http://127.0.0.1:8500``; empty before
             the first start.
         grpc_port: where it speaks gRPC; None where it does not.
+        hub_problem: why applications get no models to run themselves; empty where all is well.
     """
 
     def __init__(
@@ -100,6 +103,8 @@ class InferenceProcess:
         host: str,
         port: int,
         socket: Path | None,
+        hub: Path | None = None,
+        hub_group: str = "",
         log: Path | None = None,
         reserve_bytes: int = RESERVE_BYTES,
         options: Options | None = None,
@@ -110,15 +115,20 @@ class InferenceProcess:
             host: address to listen on; loopback unless other machines shall reach the endpoint.
             port: TCP port, 0 for any free one.
             socket: path of a Unix socket as well, or None.
+            hub: path of the Unix socket where applications get models to run themselves, or None.
+            hub_group: group that may connect to it as well; empty for the process's own.
             log: file that gets the child's standard error; None throws it away.
             reserve_bytes: memory that must stay free beside two models of one slot.
             options: what else can be set about the endpoint.
         """
         self.endpoint = ""
         self.grpc_port: int | None = None
+        self.hub_problem = ""
         self._host, self._port = host, port
         self._options = options or Options()
         self._socket = socket.absolute() if socket is not None else None
+        self._hub = hub.absolute() if hub is not None else None
+        self._hub_group = hub_group
         self._log = log
         self._reserve_bytes = reserve_bytes
         self._lock = threading.RLock()
@@ -153,6 +163,8 @@ class InferenceProcess:
                 host=self._host,
                 port=self._port,
                 socket=path,
+                hub=str(self._hub or ""),
+                hub_group=self._hub_group,
                 reserve_bytes=self._reserve_bytes,
                 options=self._options,
             )
@@ -162,6 +174,9 @@ class InferenceProcess:
                 raise InferenceDown(reply.code, reply.detail)
             started = msgspec.json.decode(reply.result, type=Started)
             self._port, self.grpc_port = started.port, started.grpc_port
+            self.hub_problem = started.hub_problem
+            if started.hub_problem:
+                _logger.error("applications get no models: %s", started.hub_problem)
             if started.grpc_port is not None:
                 self._options = structs.replace(self._options, grpc_port=started.grpc_port)
             shown = f"[{self._host}]" if ":" in self._host else self._host
@@ -336,8 +351,9 @@ class InferenceProcess:
                     child.kill()
                     child.wait()
                 self._status = child.returncode
-                if self._socket is not None and self._socket.is_socket():
-                    self._socket.unlink(missing_ok=True)
+                for path in (self._socket, self._hub):
+                    if path is not None and path.is_socket():
+                        path.unlink(missing_ok=True)
 
     def _spawn(self) -> None:
         ours, theirs = sockets.socketpair()

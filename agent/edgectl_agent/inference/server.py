@@ -51,6 +51,7 @@ from edgectl_agent.inference.control import (
 )
 from edgectl_agent.inference.endpoint import Endpoint, Limits
 from edgectl_agent.inference.errors import InferenceError, LoadFailed
+from edgectl_agent.inference.hub import Hub
 from edgectl_agent.inference.pulse import BEAT_S, Pulse
 from edgectl_agent.inference.routes import Routes
 from edgectl_agent.inference.service import Service, Shares
@@ -73,6 +74,9 @@ class _Server:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
         self._open: list[Callable[[], Awaitable[None]]] = []
         """What is to be closed at the end."""
+        self._hub = Hub(self._slots)
+        self._slots.switched = self._hub.changed
+        self._open.append(self._hub.close)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Reply to commands until the supervisor's end is closed."""
@@ -128,6 +132,7 @@ class _Server:
                 await slots.release(command.slot)
             case Unload():
                 await slots.unload(command.slot)
+                self._hub.withdrawn(command.slot)
             case Health():
                 result = slots.health(command.slot)
             case Windows():
@@ -191,7 +196,23 @@ class _Server:
                 "inference.bind",
                 f"cannot listen on {where}: {error}; free it, or set another one for the endpoint",
             ) from error
-        return Started(port=port, grpc_port=grpc_port)
+        return Started(port=port, grpc_port=grpc_port, hub_problem=self._open_hub(command, port))
+
+    def _open_hub(self, command: Start, port: int) -> str:
+        """Open the hub where it is wanted; return why it is not open, empty where all is well.
+
+        The endpoint serves all the same: a missing folder must not take every model away.
+        """
+        if not command.hub:
+            return ""
+        self._hub.endpoint = f"http://{_in_url(command.host)}:{port}"
+        try:
+            self._hub.listen(Path(command.hub), command.hub_group)
+        except KeyError:
+            return f"there is no group {command.hub_group!r}: make it, or set another models_group"
+        except OSError as error:
+            return f"cannot listen on {command.hub}: {error}; set another models_socket"
+        return ""
 
     async def _listen_grpc(
         self, command: Start, service: Service, limits: Limits, bearer: Bearer | None
@@ -210,6 +231,13 @@ class _Server:
         server = GrpcServer(service, limits, bearer)
         self._open.append(server.close)
         return await server.listen(command.host, command.options.grpc_port)
+
+
+def _in_url(host: str) -> str:
+    """Return a host as an application on this device writes it into an address."""
+    if host in {"", "0.0.0.0", "::"}:  # noqa: S104 - everywhere is here as well
+        return "127.0.0.1" if host != "::" else "[::1]"
+    return f"[{host}]" if ":" in host else host
 
 
 def main(arguments: list[str]) -> int:

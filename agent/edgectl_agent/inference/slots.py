@@ -26,6 +26,7 @@ from dataclasses import dataclass
 
 from edgectl_agent.bundle import Bundle
 from edgectl_agent.inference.control import RESERVE_BYTES, SlotHealth, Swap, Tally
+from edgectl_agent.inference.counts import Counts
 from edgectl_agent.inference.errors import LoadFailed, SlotEmpty
 from edgectl_agent.inference.memory import available_bytes, needed_bytes
 from edgectl_agent.inference.mirror import Mirror, comparable
@@ -87,6 +88,9 @@ class Slots:
         self._available = available
         self.reserve_bytes = reserve_bytes
         self._tasks: set[asyncio.Task[None]] = set()
+        self._late: dict[str, tuple[Bundle, Counts]] = {}
+        self.switched: Callable[[str], object] = lambda _: None
+        """Called with the slot when another model serves there."""
 
     # ------------------------------------------------------------ what requests ask
 
@@ -270,6 +274,19 @@ class Slots:
             if tally.requests or tally.refused:
                 yield served.bundle, tally
         self._retired.clear()
+        for bundle, counts in self._late.values():
+            yield bundle, counts.take()
+        self._late.clear()
+
+    def count(self, bundle: Bundle, tally: Tally) -> None:
+        """Add what an application has counted to the counts of that very model."""
+        found = self._of(bundle.slot)
+        for served in (found.serving, found.companion, *self._retired):
+            if served is not None and served.bundle.manifest == bundle.manifest:
+                served.counts.add(tally)
+                return
+        late = self._late.setdefault(bundle.manifest, (bundle, Counts(bundle.config)))
+        late[1].add(tally)
 
     # ------------------------------------------------------------ how it is done
 
@@ -294,6 +311,7 @@ class Slots:
             served.counts.restart()
             found.before, found.serving = found.serving, served
             found.companion = None if slot in gone else found.before
+            self.switched(slot)
         gaps_ms = {}
         if gap is not None:
             gaps_ms = dict.fromkeys(gone, (time.monotonic() - gap.began_s) * 1000)

@@ -12,7 +12,7 @@ import pytest
 from edgectl_agent.core.timing import Moment
 from edgectl_agent.durable import RealDisk
 from edgectl_agent.errors import Refused
-from edgectl_agent.hold import HOLDS_MAX, Held, HoldFile, decode_holds
+from edgectl_agent.hold_file import HOLDS_MAX, Held, HoldFile, decode_holds
 from edgectl_agent.local_messages import HOLD_S_MAX
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
