@@ -234,11 +234,13 @@ class Store:
             except (StepFailed, StepRejected):
                 layers = ()  # damaged: its layers are found again when it is fetched again
             needed.update(hex_of(layer.digest) for layer in layers)
+        whole = set(self._disk.list(_BLOBS))
         removed = 0
         for folder in (_BLOBS, _PARTIAL, _SEALED, _SLOTS):
             for name in self._disk.list(folder):
-                leftover = name.endswith(TEMPORARY_SUFFIX)
                 stem = name.removesuffix(_BITMAP_SUFFIX)
+                # A download that is whole leaves its bitmap behind where the power goes just then.
+                leftover = name.endswith(TEMPORARY_SUFFIX) or (folder == _PARTIAL and stem in whole)
                 if leftover or (folder != _SLOTS and stem not in needed):
                     self._disk.unlink(f"{folder}/{name}")
                     removed += 1
