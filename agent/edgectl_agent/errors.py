@@ -80,7 +80,15 @@ class TokenAway(OSError):
 
 
 class StepError(AgentError):
-    """A step of an update did not succeed."""
+    """A step of an update did not succeed.
+
+    Attributes:
+        slot: whose bundle it is about, where a step is of several; empty where that is not known.
+    """
+
+    def __init__(self, code: str, detail: str, *, hint: str = "", slot: str = "") -> None:
+        super().__init__(code, detail, hint=hint)
+        self.slot = slot
 
 
 class StepFailed(StepError):

@@ -7,7 +7,9 @@ Rules:
 2. A torn last line is what a power loss leaves: it was never acted upon, because the machine acts
    after `Journal.save` has returned. It is cut off before anything is written behind it.
 3. A long journal is replaced by its last line, in one step.
-4. A journal without any good line is put aside and a new one begun: models go on serving, and the
+4. What is read is made durable before it is believed: an agent that was killed between writing and
+   synchronizing has left lines that every reader sees and a power loss takes.
+5. A journal without any good line is put aside and a new one begun: models go on serving, and the
    server's next order is taken whatever its number. It is reported.
 """
 
@@ -19,7 +21,7 @@ import logging
 import msgspec
 
 from edgectl_agent.core.record import EMPTY, Record, decode_record
-from edgectl_agent.durable import PRIVATE, Disk
+from edgectl_agent.durable import PRIVATE, Disk, folder_of
 from edgectl_protocol.errors import MalformedMessage
 
 __all__ = ["JOURNAL_BYTES_MAX", "Journal"]
@@ -54,6 +56,8 @@ class Journal:
             self._disk.rename_durably(_PATH, _DAMAGED_PATH)
         record = records[-1] if records else EMPTY
         if clean and records:
+            self._disk.sync(_PATH)
+            self._disk.sync_directory(folder_of(_PATH))
             self._size, self._torn = len(content), False
         else:
             self._rewrite(record)

@@ -119,9 +119,10 @@ class Performer:
             case steps.Trial():
                 return self._try(step, cancelled)
             case steps.Activate():
-                pointer = self._serving.activate(update.slot, step.installed)
+                switched = self._serving.activate({update.slot: step.installed})
             case steps.RollBack():
-                pointer = self._serving.roll_back(update.slot, update.manifest)
+                switched = self._serving.roll_back({update.slot: update.manifest})
+        pointer = switched.pointers[update.slot]
         return steps.StepDone(step=step.step, slot=update.slot, pointer=pointer)
 
     def _try(self, step: steps.Trial, cancelled: Callable[[], bool]) -> Result:

@@ -2,7 +2,8 @@
 
 Rules:
 
-1. The pointer changes first, then the bundle is loaded: both can be done twice.
+1. The pointers change first, then the bundles are loaded: both can be done twice. Slots that belong
+   together change together: one change of the pointers, one switch in the inference process.
 2. Nothing is loaded whose files were not hashed just before.
 3. A slot whose files are found damaged falls back to its previous model where that is sound, and
    is empty otherwise; the update machine is told, and has the damaged files fetched again.
@@ -15,8 +16,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection
-from typing import Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple, Protocol, Self
 
 from edgectl_agent.bundle import Bundle
 from edgectl_agent.core.record import SlotPointer
@@ -24,9 +25,9 @@ from edgectl_agent.core.steps import HealthSeen, PointerChanged
 from edgectl_agent.errors import KeyUnavailable, StepFailed, StepRejected, make_reason
 from edgectl_agent.inference.errors import InferenceDown, InferenceError, LoadFailed
 from edgectl_agent.store import Store
-from edgectl_protocol.messages import InferenceWindow, Installed, Reason
+from edgectl_protocol.messages import InferenceWindow, Installed, Reason, SwapReport
 
-__all__ = ["Inference", "Serving", "SlotCounts"]
+__all__ = ["Inference", "Serving", "SlotCounts", "Switched"]
 
 _BLAMED = frozenset({"load.invalid", "load.contract", "load.warm_up"})
 """Why a bundle would not load that are the bundle's own fault."""
@@ -56,8 +57,8 @@ class SlotCounts(Protocol):
 class Inference(Protocol):
     """What is needed of the inference process."""
 
-    def load(self, bundle: Bundle) -> float:
-        """Serve `bundle` in its slot; milliseconds that loading took."""
+    def switch(self, bundles: Sequence[Bundle]) -> Mapping[str, SwapReport]:
+        """Serve these bundles in their slots, all at once or none; what it took, by slot."""
 
     def unload(self, slot: str) -> None:
         """Serve nothing in `slot`."""
@@ -67,6 +68,25 @@ class Inference(Protocol):
 
     def windows(self) -> tuple[InferenceWindow, ...]:
         """Return the counts since the last call, by slot and manifest."""
+
+
+class _Keys(list[Bundle]):
+    """Bundles whose content keys are forgotten when the block ends."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for bundle in self:
+            bundle.forget_key()
+
+
+class Switched(NamedTuple):
+    """What slots run after a change, and what the change took; both by slot."""
+
+    pointers: dict[str, SlotPointer]
+    swaps: dict[str, SwapReport]
+    """Of the slots that run something; all zero where it was loaded already."""
 
 
 class Serving:
@@ -81,34 +101,52 @@ class Serving:
         self.lock = threading.RLock()
         """Held while the inference process changes; a poll that finds it held comes again."""
 
-    def activate(self, slot: str, installed: Installed) -> SlotPointer:
-        """Point `slot` to a bundle and load it.
+    def activate(self, installed: Mapping[str, Installed]) -> Switched:
+        """Point slots to bundles and load them: all of them, or none is loaded.
+
+        Args:
+            installed: by slot; those that belong together.
 
         Raises:
             StepFailed: a file is damaged, or the inference process is down.
-            StepRejected: the inference process will not load this bundle.
+            StepRejected: the inference process will not load one of them; `slot` says which.
         """
-        with self.lock:
-            bundle = self._bundle(slot, installed)
-            pointer = self._store.pointers().get(slot, SlotPointer())
-            if pointer.running is None or pointer.running.manifest != installed.manifest:
-                pointer = SlotPointer(running=installed, previous=pointer.running)
-                self._store.point(slot, pointer)
-            self._load(bundle)
-            return pointer
+        with self.lock, _Keys() as bundles:
+            for slot, one in sorted(installed.items()):
+                bundles.append(self._bundle(slot, one))
+            self._store.settle()
+            pointers = self._store.pointers()
+            changed = {}
+            for slot, one in installed.items():
+                pointer = pointers.get(slot, SlotPointer())
+                if pointer.running is None or pointer.running.manifest != one.manifest:
+                    changed[slot] = SlotPointer(running=one, previous=pointer.running)
+            if changed:
+                self._store.point(changed)
+            now = {slot: {**pointers, **changed}[slot] for slot in installed}
+            return Switched(now, self._load(bundles))
 
-    def roll_back(self, slot: str, manifest: str) -> SlotPointer:
-        """Point `slot` away from `manifest` to what ran before, and serve that.
+    def roll_back(self, manifests: Mapping[str, str]) -> Switched:
+        """Point slots away from what they run to what ran before, and serve that.
+
+        Args:
+            manifests: by slot, what must not run; a slot that runs something else stays as it is.
 
         Raises:
             StepFailed: the inference process is down.
         """
         with self.lock:
-            pointer = self._store.pointers().get(slot, SlotPointer())
-            if pointer.running is not None and pointer.running.manifest == manifest:
-                pointer = SlotPointer(running=pointer.previous)
-                self._store.point(slot, pointer)
-            return self._serve(slot, pointer)
+            self._store.settle()
+            pointers = self._store.pointers()
+            changed = {}
+            for slot, manifest in manifests.items():
+                pointer = pointers.get(slot, SlotPointer())
+                if pointer.running is not None and pointer.running.manifest == manifest:
+                    changed[slot] = SlotPointer(running=pointer.previous)
+            if changed:
+                self._store.point(changed)
+            after = {**pointers, **changed}
+            return self._serve({slot: after.get(slot, SlotPointer()) for slot in manifests})
 
     def restore(self, *, fresh: bool, leave: Collection[str] = ()) -> list[PointerChanged]:
         """Serve what the pointers say; return the slots that had to change.
@@ -126,7 +164,7 @@ class Serving:
                 if slot in leave:
                     continue
                 try:
-                    now = self._serve(slot, pointer)
+                    now = self._serve({slot: pointer}).pointers[slot]
                 except (StepFailed, OSError) as error:
                     _log.error("slot %s does not serve: %s", slot, error)
                     self.silent[slot] = (
@@ -177,41 +215,49 @@ class Serving:
             variant=installed.variant,
         )
 
-    def _serve(self, slot: str, pointer: SlotPointer) -> SlotPointer:
-        """Load what `pointer` says, or what it falls back to; return the pointer as it is then."""
+    def _serve(self, pointers: Mapping[str, SlotPointer]) -> Switched:
+        """Load what the pointers say, or what they fall back to; return them as they are then."""
+        now = {}
+        with _Keys() as bundles:
+            for slot, pointer in sorted(pointers.items()):
+                bundle, now[slot] = self._sound(slot, pointer)
+                if bundle is not None:
+                    bundles.append(bundle)
+            try:
+                swaps = self._load(bundles)
+            except StepRejected as error:
+                # It did load before: the machine is short of something, and may recover.
+                raise StepFailed(error.code, error.detail, slot=error.slot) from error
+        for slot in sorted(set(now) - set(swaps)):
+            try:
+                self._inference.unload(slot)
+            except InferenceDown as error:
+                raise StepFailed(error.code, error.detail) from error
+            self._loaded.pop(slot, None)
+        return Switched(now, swaps)
+
+    def _sound(self, slot: str, pointer: SlotPointer) -> tuple[Bundle | None, SlotPointer]:
+        """Return the bundle that a slot runs or falls back to, and the pointer as it is then."""
         while pointer.running is not None:
             try:
-                bundle = self._bundle(slot, pointer.running)
+                return self._bundle(slot, pointer.running), pointer
             except KeyUnavailable:
                 raise
             except (StepFailed, StepRejected) as error:
                 _log.error("slot %s: %s", slot, error)
                 pointer = SlotPointer(running=pointer.previous)
-                self._store.point(slot, pointer)
-                continue
-            try:
-                self._load(bundle)
-            except StepRejected as error:
-                # It did load before: the machine is short of something, and may recover.
-                raise StepFailed(error.code, error.detail) from error
-            return pointer
-        try:
-            self._inference.unload(slot)
-        except InferenceDown as error:
-            raise StepFailed(error.code, error.detail) from error
-        self._loaded.pop(slot, None)
-        return pointer
+                self._store.point({slot: pointer})
+        return None, pointer
 
-    def _load(self, bundle: Bundle) -> None:
+    def _load(self, bundles: Sequence[Bundle]) -> dict[str, SwapReport]:
+        """Load what is not loaded yet, together; return what it took, by slot of all of them."""
+        missing = [one for one in bundles if self._loaded.get(one.slot) != one.manifest]
         try:
-            if self._loaded.get(bundle.slot) == bundle.manifest:
-                return
-            self._inference.load(bundle)
+            swaps = self._inference.switch(missing) if missing else {}
         except InferenceDown as error:
             raise StepFailed(error.code, error.detail) from error
         except LoadFailed as error:
             kind = StepRejected if error.code in _BLAMED else StepFailed
-            raise kind(error.code, error.detail) from error
-        finally:
-            bundle.forget_key()
-        self._loaded[bundle.slot] = bundle.manifest
+            raise kind(error.code, error.detail, slot=error.slot) from error
+        self._loaded.update({one.slot: one.manifest for one in missing})
+        return {one.slot: swaps.get(one.slot, SwapReport()) for one in bundles}

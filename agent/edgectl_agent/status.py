@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 
 from edgectl_agent.core.machine import Machine
-from edgectl_agent.core.record import EMPTY, decode_pointer
+from edgectl_agent.core.record import EMPTY
 from edgectl_agent.durable import RealDisk
 from edgectl_agent.enrol import load_identity
 from edgectl_agent.errors import Refused
 from edgectl_agent.journal import parse_journal
-from edgectl_protocol.errors import ProtocolError
+from edgectl_agent.store import read_pointers
 
 __all__ = ["read_status"]
 
@@ -36,13 +36,7 @@ def read_status(directory: Path) -> dict[str, Any]:
     except FileNotFoundError:
         records = []
     record = records[-1] if records else EMPTY
-    pointers = {}
-    for name in disk.list("slots"):
-        try:
-            pointers[name] = decode_pointer(disk.read(f"slots/{name}"))
-        except ProtocolError:
-            continue
-    machine = Machine(identity.device if identity else "", record, pointers)
+    machine = Machine(identity.device if identity else "", record, read_pointers(disk))
     return {
         "device": identity.device if identity else None,
         "server": identity.server if identity else None,

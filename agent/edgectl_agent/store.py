@@ -1,4 +1,4 @@
-"""The blobs on the device, the partial downloads, and the pointer of each slot.
+"""The blobs on the device, the partial downloads, and the pointers of the slots.
 
 ::
 
@@ -7,16 +7,20 @@
     partial/<hex>.bitmap   which of its chunks have come
     sealed/<hex>           content key of an encrypted bundle, by its manifest, as an order brought
                            it: sealed to this device's key, which is not in the store
-    slots/<slot>           what runs and what it would roll back to (`SlotPointer`, JSON)
+    slots.json             what runs in each slot and what it would roll back to (`SlotPointers`),
+                           and a check sum
+    slots.copy             the same, for when that is damaged; written first
 
 Rules:
 
 1. A blob gets its name after its content has been synchronized and hashed as it is on the disk.
 2. Nothing is used unverified: `Store.bundle` hashes every file again. A file that is not what its
    name says is removed, and can be fetched again.
-3. What runs is never written in place; a slot changes by one rename.
+3. What runs is never written in place; any number of slots change by one rename.
 4. A bit of a bitmap is set after the chunk has been synchronized, so a bitmap never promises more
    than there is; whatever it says, rule 1 holds.
+5. What a pointer names would survive a power loss before the pointer does, also where an earlier
+   step or an agent that was killed had not come to synchronize it (`Store.settle`).
 """
 
 from __future__ import annotations
@@ -28,13 +32,13 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from edgectl_agent.bundle import Bundle
-from edgectl_agent.core.record import SlotPointer, decode_pointer
-from edgectl_agent.durable import PRIVATE, TEMPORARY_SUFFIX, Disk
+from edgectl_agent.core.record import SlotPointer, SlotPointers, decode_pointers
+from edgectl_agent.durable import PRIVATE, TEMPORARY_SUFFIX, Disk, folder_of
 from edgectl_agent.errors import KeyUnavailable, StepFailed, StepRejected
 from edgectl_agent.keyring import Keyring
 from edgectl_protocol.chunks import CHUNK_BYTES, Bitmap, chunk_count
 from edgectl_protocol.encryption import SEALED_KEY_BYTES
-from edgectl_protocol.errors import InvalidName, ProtocolError
+from edgectl_protocol.errors import ProtocolError
 from edgectl_protocol.manifest import (
     CONFIG_FILE,
     GOLDEN_FILE,
@@ -50,14 +54,15 @@ from edgectl_protocol.manifest import (
 from edgectl_protocol.metadata import target_path
 from edgectl_protocol.names import check_model_name, digest_of, hex_of
 
-__all__ = ["Partial", "Store"]
+__all__ = ["Partial", "Store", "read_pointers"]
 
 _BLOBS = "blobs/sha256"
 _PARTIAL = "partial"
 _SEALED = "sealed"
-_SLOTS = "slots"
+_SLOTS = "slots.json"
+_SLOTS_COPY = "slots.copy"
 _BITMAP_SUFFIX = ".bitmap"
-_POINTER_BYTES_MAX = 64 * 1024
+_POINTERS_BYTES_MAX = 1024 * 1024
 _CONFIG_BYTES_MAX = 1024 * 1024
 _log = logging.getLogger(__name__)
 
@@ -82,32 +87,32 @@ class Store:
         self._disk = disk
         self._keyring = keyring
         self._reserve_bytes = reserve_bytes
-        for folder in (_BLOBS, _PARTIAL, _SEALED, _SLOTS):
+        for folder in (_BLOBS, _PARTIAL, _SEALED):
             disk.make_directory(folder)
 
     # ------------------------------------------------------------ slots
 
     def pointers(self) -> dict[str, SlotPointer]:
-        """Return the pointer of every slot; one that cannot be read counts as empty."""
-        pointers = {}
-        for name in self._disk.list(_SLOTS):
-            if name.endswith(TEMPORARY_SUFFIX):
-                continue
-            try:
-                check_model_name(name)
-                content = self._disk.read(f"{_SLOTS}/{name}", _POINTER_BYTES_MAX)
-                pointers[name] = decode_pointer(content)
-            except InvalidName:
-                _log.warning("slots/%s is no slot of ours", name)
-            except ProtocolError:
-                _log.error("the pointer of slot %s is damaged: it counts as empty", name)
-                pointers[name] = SlotPointer()
-        return pointers
+        """Return the pointer of every slot; none where the file is damaged."""
+        return read_pointers(self._disk)
 
-    def point(self, slot: str, pointer: SlotPointer) -> None:
-        """Change what `slot` runs, in one step."""
-        path = f"{_SLOTS}/{check_model_name(slot)}"
-        self._disk.write_atomic(path, msgspec.json.encode(pointer))
+    def point(self, changed: Mapping[str, SlotPointer]) -> None:
+        """Change what these slots run, all of them in one step."""
+        for slot in changed:
+            check_model_name(slot)
+        text = msgspec.json.encode(SlotPointers(slots={**self.pointers(), **changed}))
+        content = text + b"\n" + _check_sum(text)
+        self._disk.write_atomic(_SLOTS_COPY, content)
+        self._disk.write_atomic(_SLOTS, content)
+
+    def settle(self) -> None:
+        """Return when the names of pointers, blobs and keys would survive a power loss.
+
+        A rename that was not synchronized, because that failed or the agent was killed just then,
+        is seen as done by all that comes after it, and is not.
+        """
+        for folder in (_BLOBS, _SEALED, folder_of(_SLOTS)):
+            self._disk.sync_directory(folder)
 
     # ------------------------------------------------------------ blobs
 
@@ -236,12 +241,12 @@ class Store:
             needed.update(hex_of(layer.digest) for layer in layers)
         whole = set(self._disk.list(_BLOBS))
         removed = 0
-        for folder in (_BLOBS, _PARTIAL, _SEALED, _SLOTS):
+        for folder in (_BLOBS, _PARTIAL, _SEALED):
             for name in self._disk.list(folder):
                 stem = name.removesuffix(_BITMAP_SUFFIX)
                 # A download that is whole leaves its bitmap behind where the power goes just then.
                 leftover = name.endswith(TEMPORARY_SUFFIX) or (folder == _PARTIAL and stem in whole)
-                if leftover or (folder != _SLOTS and stem not in needed):
+                if leftover or stem not in needed:
                     self._disk.unlink(f"{folder}/{name}")
                     removed += 1
         return removed
@@ -331,6 +336,26 @@ class Partial:
             )
         self._disk.rename_durably(self._path, _blob(self._digest))
         self._disk.unlink(self._bitmap_path)
+
+
+def read_pointers(disk: Disk) -> dict[str, SlotPointer]:
+    """Return the pointer of every slot of a state directory; none where both files are damaged."""
+    for path in (_SLOTS, _SLOTS_COPY):
+        try:
+            text, _, digits = disk.read(path, _POINTERS_BYTES_MAX).rpartition(b"\n")
+            if digits == _check_sum(text):
+                return decode_pointers(text)
+        except FileNotFoundError:
+            return {}
+        except ProtocolError:
+            pass  # of a later agent, perhaps
+        _log.error("%s is damaged", path)
+    _log.error("all slots count as empty, and are filled again")
+    return {}
+
+
+def _check_sum(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest().encode()
 
 
 def _hash(disk: Disk, path: str) -> str:

@@ -34,7 +34,7 @@ import edgectl_agent
 import edgectl_protocol
 from agent.core.made import make_order, simple_bundle
 from edgectl_agent import enrol, renewal, server_request
-from edgectl_agent.core.record import EMPTY, SlotPointer, decode_pointer, decode_record
+from edgectl_agent.core.record import EMPTY, SlotPointers, decode_pointers, decode_record
 from edgectl_agent.core.requests import decode_request_record
 from edgectl_agent.errors import Refused
 from edgectl_agent.server_request import Answer
@@ -235,8 +235,8 @@ DECODERS = (
             (b'{"code": "enrol.token", "detail": "x"}',)),
     Decoder("edgectl_agent.core.record.decode_record", decode_record, PROTOCOL,
             (msgspec.json.encode(EMPTY),)),
-    Decoder("edgectl_agent.core.record.decode_pointer", decode_pointer, PROTOCOL,
-            (msgspec.json.encode(SlotPointer()),)),
+    Decoder("edgectl_agent.core.record.decode_pointers", decode_pointers, PROTOCOL,
+            (msgspec.json.encode(SlotPointers()),)),
     Decoder("edgectl_agent.core.requests.decode_request_record", decode_request_record, PROTOCOL,
             (b'{"counter": 1}',)),
     Decoder("frames, from the process",

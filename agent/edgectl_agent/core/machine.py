@@ -400,11 +400,12 @@ class Machine:
         moved = structs.replace(update, state=after, resumes=0, **changes)
         self._put(moved)
         self._told.append(steps.Announce(update=moved, before=update.state, event=event))
-        self._step += 1  # what still runs has been overtaken
-        self._wanted = None
-        self._until_s = None
-        if update.state is not after:
-            self._setbacks = 0
+        if self._working in {None, update.slot}:
+            self._step += 1  # what still runs has been overtaken
+            self._wanted = None
+            self._until_s = None
+            if update.state is not after:
+                self._setbacks = 0
         if after in ENDED:
             self._collect = True
             if self._working == update.slot:

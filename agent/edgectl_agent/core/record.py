@@ -1,8 +1,8 @@
 """What the device remembers of updates across a power loss.
 
 The `Record` is written to the journal as a whole before anything that follows from it is done. What
-runs in a slot is not in it: that is the slot's pointer (`SlotPointer`), changed in one step by the
-store, and the machine is told of it.
+runs in the slots is not in it: that is each slot's pointer (`SlotPointer`), changed in one step by
+the store, for as many slots as belong together, and the machine is told of it.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ __all__ = [
     "Floor",
     "Record",
     "SlotPointer",
+    "SlotPointers",
     "Update",
-    "decode_pointer",
+    "decode_pointers",
     "decode_record",
 ]
 
@@ -47,6 +48,13 @@ class SlotPointer(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     running: Installed | None = None
     previous: Installed | None = None
+
+
+class SlotPointers(Struct, frozen=True, kw_only=True):
+    """What all slots run: one value, so that slots which belong together change together."""
+
+    format: Literal["edgectl-slots-1"] = "edgectl-slots-1"
+    slots: dict[ModelName, SlotPointer] = {}
 
 
 class Floor(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -171,9 +179,9 @@ def decode_record(content: bytes) -> Record:
     return record
 
 
-def decode_pointer(content: bytes) -> SlotPointer:
-    """Decode a slot's pointer; raise `MalformedMessage` for anything else."""
+def decode_pointers(content: bytes) -> dict[str, SlotPointer]:
+    """Decode the pointers of all slots; raise `MalformedMessage` for anything else."""
     try:
-        return msgspec.json.decode(content, type=SlotPointer)
+        return dict(msgspec.json.decode(content, type=SlotPointers).slots)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedMessage("not a slot pointer") from error
+        raise MalformedMessage("not the pointers of slots") from error

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from edgectl_agent.bundle import Bundle
-from edgectl_protocol.names import ModelName
+from edgectl_protocol.names import Digest, ModelName
 
 __all__ = [
     "LINE_BYTES_MAX",
@@ -23,6 +23,7 @@ __all__ = [
     "SlotHealth",
     "Start",
     "Started",
+    "Swap",
     "Tally",
     "Unload",
     "Window",
@@ -44,12 +45,15 @@ class Start(Struct, frozen=True, kw_only=True, tag="start"):
 
 
 class Load(Struct, frozen=True, kw_only=True, tag="load"):
-    """Put a bundle into its slot, unless that takes longer than `timeout_s`."""
+    """Put bundles into their slots, all at once or none, unless that takes longer than `timeout_s`.
 
-    bundle: Bundle
+    At most one for each slot.
+    """
+
+    bundles: tuple[Bundle, ...]
     timeout_s: float
-    inline: bool = True
-    """Whether it may compute on the event loop, where it is fast."""
+    hung: tuple[Digest, ...] = ()
+    """Manifests that have hung before: they do not compute on the event loop."""
 
 
 class Unload(Struct, frozen=True, kw_only=True, tag="unload"):
@@ -77,10 +81,18 @@ class Started(Struct, frozen=True, kw_only=True):
     port: int
 
 
-class Loaded(Struct, frozen=True, kw_only=True):
-    """Reply to `Load`."""
+class Swap(Struct, frozen=True, kw_only=True):
+    """What it took to put one bundle into its slot; see `edgectl_protocol.messages.SwapReport`."""
 
-    load_ms: float
+    load_ms: float = 0.0
+    gap_ms: float = 0.0
+    resident: bool = False
+
+
+class Loaded(Struct, frozen=True, kw_only=True):
+    """Reply to `Load`, by slot."""
+
+    swaps: dict[ModelName, Swap]
 
 
 class SlotHealth(Struct, frozen=True, kw_only=True):
@@ -123,6 +135,8 @@ class Reply(Struct, frozen=True, kw_only=True):
     result: Raw = Raw(b"null")
     code: str = ""
     detail: str = ""
+    slot: str = ""
+    """Whose fault it is, where a command is about several slots."""
 
 
 _decoder = msgspec.json.Decoder(Command)

@@ -4,7 +4,7 @@
 
     InferenceError       has a stable `code` and a `detail` for a person
     ├── InferenceDown    the process is not there, or does not answer: start it again, load again
-    ├── LoadFailed       this bundle cannot serve; what served before still does
+    ├── LoadFailed       a bundle cannot serve; what served before still does
     └── SlotEmpty        nothing is loaded in that slot
 """
 
@@ -24,7 +24,15 @@ class InferenceDown(InferenceError):
 
 
 class LoadFailed(InferenceError):
-    """The bundle was not put into its slot; what served before still serves."""
+    """Nothing was put into any slot; what served before still serves.
+
+    Attributes:
+        slot: whose bundle is to blame, where several were to be loaded; empty where none is.
+    """
+
+    def __init__(self, code: str, detail: str, *, slot: str = "") -> None:
+        super().__init__(code, detail)
+        self.slot = slot
 
 
 class SlotEmpty(InferenceError):

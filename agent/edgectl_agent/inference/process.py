@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from signal import Signals
@@ -43,7 +44,7 @@ from edgectl_agent.inference.control import (
 )
 from edgectl_agent.inference.errors import InferenceDown, LoadFailed, SlotEmpty
 from edgectl_agent.inference.pulse import Place, Pulse, Silence, make_page
-from edgectl_protocol.messages import InferenceWindow
+from edgectl_protocol.messages import InferenceWindow, SwapReport
 
 __all__ = [
     "Death",
@@ -135,22 +136,30 @@ class InferenceProcess:
             self.endpoint = f"http://{shown}:{self._port}"
 
     def load(self, bundle: Bundle, timeout_s: float = 60) -> float:
-        """Put `bundle` into its slot without a failed request, and return load_ms.
+        """Put one bundle into its slot, as `switch` does, and return load_ms."""
+        return self.switch((bundle,), timeout_s)[bundle.slot].load_ms
 
-        The new model is loaded and warmed up beside the old one, the reference is switched, and
-        what is in the old one ends there before this returns.
+    def switch(self, bundles: Sequence[Bundle], timeout_s: float = 60) -> dict[str, SwapReport]:
+        """Put bundles into their slots without a failed request; say what it took, by slot.
+
+        The new models are loaded and warmed up beside the old ones, all references are switched at
+        once, and what is in the old ones ends there before this returns.
 
         Raises:
-            LoadFailed: the old one keeps serving. Codes: ``load.unreadable``, ``load.invalid``,
+            LoadFailed: the old ones keep serving. Codes: ``load.unreadable``, ``load.invalid``,
                 ``load.contract``, ``load.warm_up``, ``load.memory``, ``load.timeout``.
             InferenceDown: the child has died or does not answer; start it again.
         """
-        inline = bundle.manifest not in self._hung_models
-        command = Load(bundle=bundle, timeout_s=timeout_s, inline=inline)
+        hung = tuple(one.manifest for one in bundles if one.manifest in self._hung_models)
+        command = Load(bundles=tuple(bundles), timeout_s=timeout_s, hung=hung)
         reply = self._command(command, timeout_s + _DRAIN_S_MAX)
         if reply.code:
-            raise LoadFailed(reply.code, reply.detail)
-        return msgspec.json.decode(reply.result, type=Loaded).load_ms
+            raise LoadFailed(reply.code, reply.detail, slot=reply.slot)
+        swaps = msgspec.json.decode(reply.result, type=Loaded).swaps
+        return {
+            slot: SwapReport(load_ms=swap.load_ms, gap_ms=swap.gap_ms, resident=swap.resident)
+            for slot, swap in swaps.items()
+        }
 
     def unload(self, slot: str) -> None:
         """Empty `slot`; nothing happens when it is empty."""

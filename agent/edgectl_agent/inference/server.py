@@ -43,7 +43,7 @@ from edgectl_agent.inference.control import (
     line,
 )
 from edgectl_agent.inference.endpoint import Endpoint
-from edgectl_agent.inference.errors import InferenceError, SlotEmpty
+from edgectl_agent.inference.errors import InferenceError, LoadFailed, SlotEmpty
 from edgectl_agent.inference.pulse import BEAT_S, Pulse
 from edgectl_agent.inference.routes import Routes
 from edgectl_agent.inference.slots import Slots
@@ -81,6 +81,8 @@ class _Server:
     async def _reply(self, command: Command) -> Reply:
         try:
             result = await self._execute(command)
+        except LoadFailed as error:
+            return Reply(code=error.code, detail=error.detail, slot=error.slot)
         except InferenceError as error:
             return Reply(code=error.code, detail=error.detail)
         except Exception as error:
@@ -94,8 +96,8 @@ class _Server:
                 return Started(port=await self._listen(command))
             case Load():
                 deadline = time.monotonic() + command.timeout_s
-                load = self._slots.load(command.bundle, deadline, inline=command.inline)
-                return Loaded(load_ms=await load)
+                hung = frozenset(command.hung)
+                return Loaded(swaps=await self._slots.load(command.bundles, deadline, hung=hung))
             case Unload():
                 await self._slots.unload(command.slot)
                 return None

@@ -12,14 +12,14 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
 from edgectl_agent.bundle import Bundle
 from edgectl_agent.decryption import Undecipherable
 from edgectl_agent.golden import GoldenMalformed, read_golden
-from edgectl_agent.inference.control import Tally
+from edgectl_agent.inference.control import Swap, Tally
 from edgectl_agent.inference.counts import Counts
 from edgectl_agent.inference.errors import LoadFailed
 from edgectl_agent.inference.protocol import response_parameters
@@ -83,34 +83,40 @@ class Slots:
     def __len__(self) -> int:
         return len(self._serving)
 
-    async def load(self, bundle: Bundle, deadline: float, *, inline: bool = True) -> float:
-        """Put `bundle` into its slot and return how long loading and warming up took, in ms.
+    async def load(
+        self, bundles: Sequence[Bundle], deadline: float, *, hung: Collection[str] = ()
+    ) -> dict[str, Swap]:
+        """Put bundles into their slots, all in one step of the event loop, or none.
 
         Args:
-            bundle: verified files.
-            deadline: `time.monotonic` after which the bundle is not put there any more.
-            inline: whether it may compute on the event loop.
+            bundles: verified files; at most one for each slot.
+            deadline: `time.monotonic` after which nothing is put anywhere any more.
+            hung: manifests that must not compute on the event loop.
+
+        Returns:
+            What it took, by slot; loading and warming up were one after the other.
 
         Raises:
             LoadFailed: what served before still does.
         """
-        started = time.monotonic()
-        stop = Stop()
-        late = asyncio.get_running_loop().call_later(deadline - started, stop.set)
+        loaded: dict[str, tuple[Served, Swap]] = {}
         try:
-            model, run_seconds = await asyncio.to_thread(prepare, bundle, stop)
-        except LoadFailed as error:
-            raise _too_slow() if time.monotonic() > deadline else error from error
-        finally:
-            late.cancel()
-        if time.monotonic() > deadline:
-            await asyncio.to_thread(_free, model)
-            raise _too_slow()
-        load_ms = (time.monotonic() - started) * 1000
-        old = self._serving.get(bundle.slot)
-        self._serving[bundle.slot] = Served(model, run_seconds, inline=inline)
-        await self._retire(old)
-        return load_ms
+            for bundle in bundles:
+                assert bundle.slot not in loaded, f"two bundles for {bundle.slot}"
+                started = time.monotonic()
+                model, run_seconds = await _load_beside(bundle, deadline)
+                served = Served(model, run_seconds, inline=bundle.manifest not in hung)
+                swap = Swap(load_ms=(time.monotonic() - started) * 1000)
+                loaded[bundle.slot] = (served, swap)
+        except LoadFailed:
+            for served, _ in loaded.values():
+                await asyncio.to_thread(_free, served.model)
+            raise
+        old = [self._serving.get(slot) for slot in loaded]
+        self._serving.update({slot: served for slot, (served, _) in loaded.items()})
+        for replaced in old:
+            await self._retire(replaced)
+        return {slot: swap for slot, (_, swap) in loaded.items()}
 
     async def unload(self, slot: str) -> None:
         """Empty `slot`; requests in the model finish first."""
@@ -137,8 +143,27 @@ class Slots:
         self._retired.append(old)
 
 
-def _too_slow() -> LoadFailed:
-    return LoadFailed("load.timeout", "the model took longer to load than was allowed")
+async def _load_beside(bundle: Bundle, deadline: float) -> tuple[Model, float]:
+    """Load and warm up a model in a thread; see `prepare`. Raises `LoadFailed` with its slot."""
+    stop = Stop()
+    late = asyncio.get_running_loop().call_later(deadline - time.monotonic(), stop.set)
+    try:
+        model, run_seconds = await asyncio.to_thread(prepare, bundle, stop)
+    except LoadFailed as error:
+        if time.monotonic() > deadline:
+            raise _too_slow(bundle.slot) from error
+        raise LoadFailed(error.code, error.detail, slot=bundle.slot) from error
+    finally:
+        late.cancel()
+    if time.monotonic() > deadline:
+        await asyncio.to_thread(_free, model)
+        raise _too_slow(bundle.slot)
+    return model, run_seconds
+
+
+def _too_slow(slot: str) -> LoadFailed:
+    detail = "the model took longer to load than was allowed"
+    return LoadFailed("load.timeout", detail, slot=slot)
 
 
 def prepare(bundle: Bundle, stop: Stop) -> tuple[Model, float]:

@@ -26,7 +26,7 @@ from edgectl_agent.core import steps
 from edgectl_agent.inference.errors import InferenceDown
 from edgectl_protocol.chunks import CHUNK_BYTES
 from edgectl_protocol.messages import Order, Reason, SlotOrder, UpdatePolicy
-from edgectl_protocol.update import ENDED
+from edgectl_protocol.update import ENDED, UpdateState
 
 SURVIVALS: tuple[Survival, ...] = ("lost", "kept", "random")
 ACTIVITY = (
@@ -43,6 +43,7 @@ GEARBOX = (
 SLOTS = {"activity": ACTIVITY, "gearbox": GEARBOX}
 FAULTS = (
     "cut",
+    "killed",
     "disk error",
     "disk full",
     "flipped bit",
@@ -172,7 +173,6 @@ class RandomWorld(World):
         if path.startswith("journal"):
             self.accepted = 0
             self.blamed.clear()
-        self.committed.clear()
 
     def find(self, *arguments: object) -> object:  # type: ignore[override]
         if self.strike("metadata", 0.5):
@@ -213,8 +213,9 @@ class RandomWorld(World):
             except PowerCut as cut:
                 up = False
                 self._note(cut)
-                self.disk.reboot(self._survival, self.random)
-                self._flip()
+                if not self.strike("killed", 0.5):  # the process alone: what was written is there
+                    self.disk.reboot(self._survival, self.random)
+                    self._flip()
                 self._plan_cut()
             except OSError:
                 # Only while it comes up: it ends, and the service manager starts it again.
@@ -276,10 +277,15 @@ class RandomWorld(World):
         self.deliver(self._dated(order))
         self.settle()
         self.check_ended()
+        self.boot()  # what could not be collected before is now
+        self.settle()
         for slot, wanted in last.slots.items():
             good = next((one.manifest for one in wanted.candidates if one.manifest not in bad), None)
             running = self.running(slot)
             assert running not in bad, f"{slot} runs what is bad"
+            update = self.machine.record.updates[slot]
+            if update.state is UpdateState.ROLLED_BACK and update.manifest in bad:
+                continue  # that was the answer; the next candidate is not tried by itself
             assert good is None or running == good, f"{slot}: {self.states(slot)[-12:]}"
         self._check_garbage()
 

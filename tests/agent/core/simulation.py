@@ -43,7 +43,7 @@ from edgectl_protocol.manifest import (
     decode_manifest,
     layer_by_file,
 )
-from edgectl_protocol.messages import Order, Reason, TrialReport, encode
+from edgectl_protocol.messages import Order, Reason, SwapReport, TrialReport, encode
 from edgectl_protocol.update import ENDED, UpdateEvent, UpdateState
 
 TURNS_MAX = 3000
@@ -102,12 +102,13 @@ class FakeInference:
         self._world = world
         self.serving: dict[str, Bundle] = {}
 
-    def load(self, bundle: Bundle) -> float:
-        self._world.check_files(bundle)
-        if bundle.manifest in self._world.unloadable:
-            raise LoadFailed("load.invalid", "this one does not load")
-        self.serving[bundle.slot] = bundle
-        return 1.0
+    def switch(self, bundles: Sequence[Bundle]) -> dict[str, SwapReport]:
+        for bundle in bundles:
+            self._world.check_files(bundle)
+            if bundle.manifest in self._world.unloadable:
+                raise LoadFailed("load.invalid", "this one does not load", slot=bundle.slot)
+        self.serving.update({bundle.slot: bundle for bundle in bundles})
+        return {bundle.slot: SwapReport(load_ms=1.0) for bundle in bundles}
 
     def unload(self, slot: str) -> None:
         self.serving.pop(slot, None)

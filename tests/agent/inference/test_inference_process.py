@@ -414,7 +414,7 @@ def test_a_run_that_hangs_is_stopped_and_counted(tmp_path: Path) -> None:
     async def run() -> None:
         slots, worker = Slots(), ThreadPoolExecutor(1)
         routes = Routes(slots, worker, run_seconds_max=0.2)
-        await slots.load(counted_bundle(tmp_path), time.monotonic() + 60)
+        await slots.load([counted_bundle(tmp_path)], time.monotonic() + 60)
         request = Request()
         request.method, request.url = b"POST", b"/v2/models/counted/infer"
         for rounds, expected in ((2**50, 500), (2**50, 500), (10, 200)):

@@ -242,7 +242,7 @@ async def main():
     slots = Slots()
     routes = Routes(slots, ThreadPoolExecutor(1), run_seconds_max=0.3)
     bundle = msgspec.json.decode(sys.stdin.buffer.read(), type=Bundle)
-    await slots.load(bundle, time.monotonic() + 60, inline=False)
+    await slots.load([bundle], time.monotonic() + 60, hung=[bundle.manifest])
     request = Request()
     request.method, request.url = b"POST", b"/v2/models/sine/infer"
     tensor = {"name": "x", "datatype": "FP32", "shape": [1], "data": [1.0]}

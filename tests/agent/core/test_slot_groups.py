@@ -1,0 +1,113 @@
+"""Slots that belong together: one change of the pointers, one switch, and all of it back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.core.made import START, MadeBundle, simple_bundle
+from agent.core.simulated_disk import PowerCut
+from agent.core.simulation import World
+from edgectl_agent.core.record import SlotPointer
+from edgectl_agent.durable import RealDisk
+from edgectl_agent.errors import StepFailed, StepRejected
+from edgectl_agent.store import Store
+from edgectl_protocol.errors import InvalidName
+from edgectl_protocol.messages import Installed
+
+V1, V2 = simple_bundle("1", length=60_000), simple_bundle("2", length=60_000)
+SLOTS = ("activity", "other")
+
+
+def installed(made: MadeBundle) -> Installed:
+    return Installed(
+        version=made.config.version,
+        variant=made.config.variant,
+        manifest=made.digest,
+        since=START,
+    )
+
+
+def world_with(*bundles: MadeBundle) -> World:
+    """A device that has the files of `bundles`, and serves nothing."""
+    world = World()
+    world.publish(*bundles)
+    world.boot()
+    for one in bundles:
+        world.store.add(one.digest, one.manifest)
+        for digest, content in one.blobs.items():
+            world.store.add(digest, content)
+    return world
+
+
+def serving(world: World) -> dict[str, str]:
+    return {slot: one.manifest for slot, one in world.inference.serving.items()}
+
+
+def test_a_group_is_activated_and_taken_back_together() -> None:
+    world = world_with(V1, V2)
+    first = dict.fromkeys(SLOTS, installed(V1))
+    second = dict.fromkeys(SLOTS, installed(V2))
+    world.serving.activate(first)
+    switched = world.serving.activate(second)
+    assert serving(world) == dict.fromkeys(SLOTS, V2.digest)
+    assert set(switched.swaps) == set(SLOTS)
+    assert all(one.previous == installed(V1) for one in switched.pointers.values())
+    back = world.serving.roll_back(dict.fromkeys(SLOTS, V2.digest))
+    assert serving(world) == dict.fromkeys(SLOTS, V1.digest)
+    assert back.pointers == dict.fromkeys(SLOTS, SlotPointer(running=installed(V1)))
+    assert world.store.pointers() == back.pointers
+
+
+def test_one_that_does_not_load_keeps_the_others_back_and_is_named() -> None:
+    world = world_with(V1, V2)
+    world.serving.activate(dict.fromkeys(SLOTS, installed(V1)))
+    world.unloadable = {V2.digest}
+    with pytest.raises(StepRejected) as caught:
+        world.serving.activate({"activity": installed(V1), "other": installed(V2)})
+    assert caught.value.slot == "other"
+    assert serving(world) == dict.fromkeys(SLOTS, V1.digest)
+
+
+def test_one_with_a_damaged_file_changes_no_pointer() -> None:
+    world = world_with(V1)
+    with pytest.raises(StepFailed):
+        world.serving.activate({"activity": installed(V1), "other": installed(V2)})
+    assert world.store.pointers() == {}
+    assert serving(world) == {}
+
+
+@pytest.mark.parametrize("survival", ["lost", "kept", "random"])
+def test_pointers_of_a_group_change_in_one_step(survival: str) -> None:
+    """The power is cut at every operation: all slots run the old one, or all the new one."""
+    before = dict.fromkeys(SLOTS, SlotPointer(running=installed(V1)))
+    after = dict.fromkeys(SLOTS, SlotPointer(running=installed(V2), previous=installed(V1)))
+    seen = []
+    for cut in range(1, 20):
+        world = World(seed=cut)
+        store = Store(world.disk)
+        store.point(before)
+        world.disk.cut_at = world.disk.operations + cut
+        try:
+            store.point(after)
+        except PowerCut:
+            world.disk.reboot(survival, world.random)  # type: ignore[arg-type]
+        else:
+            world.disk.cut_at = None
+        found = Store(world.disk).pointers()
+        assert found in (before, after)
+        seen.append(found)
+    assert before in seen
+    assert after in seen
+
+
+def test_a_slot_that_is_not_named_stays_as_it_is(tmp_path: Path) -> None:
+    store = Store(RealDisk(tmp_path))
+    store.point({"activity": SlotPointer(running=installed(V1))})
+    store.point({"other": SlotPointer(running=installed(V2))})
+    assert set(store.pointers()) == {"activity", "other"}
+    with pytest.raises(InvalidName):
+        store.point({"../blobs": SlotPointer()})
+    (tmp_path / "slots.json").write_bytes(b"{")
+    assert Store(RealDisk(tmp_path)).pointers() == {}
