@@ -85,17 +85,20 @@ class RandomBroker(Broker):
 
     def __init__(self, world: RandomWorld) -> None:
         self._world = world
+        self._absences: set[float] = set()
         super().__init__()
         self.disturb = self._disturb
 
     @property  # type: ignore[override]
     def up(self) -> bool:
-        """Away for 20 s of every minute in worlds where it goes away."""
+        """Away for 4 s of every 12 s, a bounded number of times."""
         world = self._world
-        away = world.strikes("broker away") and world.elapsed_s % 60 > 40
+        away = world.strikes("broker away") and world.elapsed_s % 12 > 8
         if away:
+            self._absences.add(world.elapsed_s // 12)
+            away = len(self._absences) <= STRIKES_MAX
             world.outcome.struck.add("broker away")
-        return not away
+        return away is False
 
     @up.setter
     def up(self, value: bool) -> None:
