@@ -50,12 +50,12 @@ class Journal:
         except FileNotFoundError:
             self._rewrite(EMPTY)
             return EMPTY
-        records, clean = parse_journal(content)
-        if not records and content:
+        found, clean = last_record(content)
+        if found is None and content:
             _log.error("the journal is damaged: kept as %s, beginning anew", _DAMAGED_PATH)
             self._disk.rename_durably(_PATH, _DAMAGED_PATH)
-        record = records[-1] if records else EMPTY
-        if clean and records:
+        record = EMPTY if found is None else found
+        if clean:
             self._disk.sync(_PATH)
             self._disk.sync_directory(folder_of(_PATH))
             self._size, self._torn = len(content), False
@@ -79,21 +79,19 @@ class Journal:
         self._size, self._torn = len(line), False
 
 
-def parse_journal(content: bytes) -> tuple[list[Record], bool]:
-    """Return the good lines in order, and whether there is nothing but good lines."""
-    records = []
+def last_record(content: bytes) -> tuple[Record | None, bool]:
+    """Return the last good line's record, and whether nothing stands behind it."""
     *lines, tail = content.split(b"\n")
     clean = not tail
-    for line in lines:
+    for line in reversed(lines):
         digits, _, text = line.partition(b" ")
-        if digits != _check_sum(text):
-            clean = False
-            continue
-        try:
-            records.append(decode_record(text))
-        except MalformedMessage:  # of a later agent, perhaps
-            clean = False
-    return records, clean
+        if digits == _check_sum(text):
+            try:
+                return decode_record(text), clean
+            except MalformedMessage:  # of a later agent, perhaps
+                pass
+        clean = False
+    return None, False
 
 
 def _line(record: Record) -> bytes:

@@ -15,7 +15,7 @@ from edgectl_agent.core.record import EMPTY
 from edgectl_agent.durable import RealDisk
 from edgectl_agent.enrol import load_identity
 from edgectl_agent.errors import Refused
-from edgectl_agent.journal import parse_journal
+from edgectl_agent.journal import last_record
 from edgectl_agent.store import read_pointers
 
 __all__ = ["read_status"]
@@ -32,10 +32,10 @@ def read_status(directory: Path) -> dict[str, Any]:
     disk = RealDisk(directory)
     identity = load_identity(disk)
     try:
-        records, _ = parse_journal(disk.read("journal"))
+        found, _ = last_record(disk.read("journal"))
     except FileNotFoundError:
-        records = []
-    record = records[-1] if records else EMPTY
+        found = None
+    record = EMPTY if found is None else found
     machine = Machine(identity.device if identity else "", record, read_pointers(disk))
     return {
         "device": identity.device if identity else None,

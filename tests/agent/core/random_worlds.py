@@ -131,7 +131,8 @@ class RandomWorld(World):
         self._survival = chooser.choice(SURVIVALS)
         super().__init__(seed=seed, disk=SimulatedDisk())
         self.broker = RandomBroker(self)
-        self.disk.trouble = self._trouble
+        if self.faults & {"disk error", "disk full"}:
+            self.disk.trouble = self._trouble
         self.publish(*ACTIVITY, *GEARBOX)
         for one in (*ACTIVITY, *GEARBOX):
             kind = chooser.random()
@@ -203,6 +204,7 @@ class RandomWorld(World):
             last = done == len(self.orders)
             if last and not self.calm:
                 self.calm = True
+                self.disk.trouble = None
                 self.disk.cut_at = None
             try:
                 if not up:
