@@ -48,19 +48,23 @@ class Journal:
         try:
             content = self._disk.read(_PATH, _READ_BYTES_MAX)
         except FileNotFoundError:
-            self._rewrite(EMPTY)
-            return EMPTY
+            content = b""
         found, clean = last_record(content)
-        if found is None and content:
-            _log.error("the journal is damaged: kept as %s, beginning anew", _DAMAGED_PATH)
-            self._disk.rename_durably(_PATH, _DAMAGED_PATH)
         record = EMPTY if found is None else found
-        if clean:
+        if not clean:
+            try:
+                if found is None and content:
+                    _log.error("the journal is damaged: kept as %s", _DAMAGED_PATH)
+                    self._disk.rename_durably(_PATH, _DAMAGED_PATH)
+                self._rewrite(record)
+            except OSError as error:  # models are served all the same, and `save` tries again
+                _log.error("the journal cannot be written anew: %s", error)
+            else:
+                return record
+        if found is not None:
             self._disk.sync(_PATH)
             self._disk.sync_directory(folder_of(_PATH))
-            self._size, self._torn = len(content), False
-        else:
-            self._rewrite(record)
+        self._size, self._torn = len(content), not clean
         return record
 
     def save(self, record: Record) -> None:

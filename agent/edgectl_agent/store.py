@@ -89,6 +89,7 @@ class Store:
         self._reserve_bytes = reserve_bytes
         for folder in (_BLOBS, _PARTIAL, _SEALED):
             disk.make_directory(folder)
+        self._repair()
 
     # ------------------------------------------------------------ slots
 
@@ -104,6 +105,15 @@ class Store:
         content = text + b"\n" + _check_sum(text)
         self._disk.write_atomic(_SLOTS_COPY, content)
         self._disk.write_atomic(_SLOTS, content)
+
+    def _repair(self) -> None:
+        """Write both files of pointers again where they differ, so that one damage is not two."""
+        first, copy = (_raw_pointers(self._disk, path) for path in (_SLOTS, _SLOTS_COPY))
+        if first != copy and self.pointers():
+            try:
+                self.point({})
+            except OSError as error:  # one of them is good, and serving goes on with it
+                _log.error("the pointers cannot be written again: %s", error)
 
     def settle(self) -> None:
         """Return when the names of pointers, blobs and keys would survive a power loss.
@@ -352,6 +362,13 @@ def read_pointers(disk: Disk) -> dict[str, SlotPointer]:
         _log.error("%s is damaged", path)
     _log.error("all slots count as empty, and are filled again")
     return {}
+
+
+def _raw_pointers(disk: Disk, path: str) -> bytes | None:
+    try:
+        return disk.read(path, _POINTERS_BYTES_MAX)
+    except FileNotFoundError:
+        return None
 
 
 def _check_sum(text: bytes) -> bytes:

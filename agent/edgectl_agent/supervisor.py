@@ -14,6 +14,7 @@ Everything that the machine must hear goes through one bounded inbox to the main
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -183,6 +184,8 @@ class Supervisor:
             alarm=self._alarm,
         )
         self._worker = self._make_worker()
+        self._waiting_for_disk = False
+        self._deferred: list[steps.Event] = []
         self._spool = Spool(
             settings.state_directory / "spool", bytes_max=settings.spool_bytes_max, boot=self._boot
         )
@@ -288,6 +291,8 @@ class Supervisor:
     # ------------------------------------------------------------ one turn of the main loop
 
     def _turn(self) -> None:
+        while self._deferred:
+            self._feed(self._deferred.pop(0))
         try:
             item: _Item | None = self._inbox.get(timeout=POLL_S)
         except queue.Empty:
@@ -346,6 +351,9 @@ class Supervisor:
                 self._feed(item)
 
     def _feed(self, event: steps.Event) -> None:
+        if self._waiting_for_disk:  # the machine is in the middle of the event before
+            self._deferred.append(event)
+            return
         before = self._reporter.refusal
         self._engine.feed(event, moment(), self._random.random())
         refusal = self._reporter.refusal
@@ -406,8 +414,20 @@ class Supervisor:
             _log.warning("the keys of an order cannot be kept: %s", error)
 
     def _wait_for_disk(self, error: OSError) -> bool:
+        """Look after what serves, until the journal may be tried again."""
         _log.error("the journal cannot be written, updates wait: %s", error)
-        return not self._stopping.wait(DISK_RETRY_S)
+        self._waiting_for_disk = True
+        try:
+            again_s = moment().elapsed_s + DISK_RETRY_S
+            while (elapsed_s := moment().elapsed_s) < again_s:
+                if self._stopping.wait(POLL_S):
+                    return False
+                self._keeper.watch(elapsed_s)
+                self._connection.watch()
+                self._reporter.pump(elapsed_s)
+        finally:
+            self._waiting_for_disk = False
+        return True
 
     def _end(self) -> None:
         self._stopping.set()
@@ -434,7 +454,12 @@ class Supervisor:
 
 def _lock(disk: RealDisk) -> int:
     """Take the state directory for this process; the lock ends with it."""
-    handle = os.open(disk.locate("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        handle = os.open(disk.locate("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        handle = os.open(disk.locate("lock"), os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -448,10 +473,19 @@ def _lock(disk: RealDisk) -> int:
 
 
 def _count_boot(disk: RealDisk) -> int:
-    """Count this start, durably: messages are numbered by it."""
+    """Count this start, durably: messages are numbered by it.
+
+    Where that cannot be written, models are served all the same; what is told under the same number
+    in a later start is then taken for a repeat.
+    """
     try:
         boot = int(disk.read("boot", 32)) + 1
     except (FileNotFoundError, ValueError):
         boot = 1
-    disk.write_atomic("boot", str(boot).encode())
+    try:
+        disk.write_atomic("boot", str(boot).encode())
+    except OSError as error:
+        if error.errno not in {errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO}:
+            raise
+        _log.error("this start cannot be counted: %s", error)
     return boot

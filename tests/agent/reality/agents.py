@@ -39,13 +39,18 @@ class Killed:
 
 
 def versions(directory: Path, count: int) -> list[MadeBundle]:
-    """The real activity model under several version numbers, so that each is a bundle of its own."""
+    """The real activity model several times, each with bytes of its own."""
+    import onnx
+
     made = models.make_bundle(directory, scores=True)
-    content, golden = Path(made.model).read_bytes(), Path(made.golden).read_bytes()
-    return [
-        make_bundle(structs.replace(made.config, version=str(number)), content, golden)
-        for number in range(1, count + 1)
-    ]
+    golden = Path(made.golden).read_bytes()
+    bundles = []
+    for number in range(1, count + 1):
+        model = onnx.load(made.model)
+        model.doc_string = f"version {number}"
+        config = structs.replace(made.config, version=str(number))
+        bundles.append(make_bundle(config, model.SerializeToString(), golden))
+    return bundles
 
 
 def kill_agents(
@@ -71,9 +76,9 @@ def kill_agents(
             if running(device.state) == wanted.digest and chooser.random() < 0.5:
                 break
         device.start()
-        report = plane.wait_state("pi-1", "activity", "committed", order=number)
-        assert report["slots"]["activity"]["running"]["manifest"] == wanted.digest
-        serves(report["endpoint"], wanted.config.version)
+        ready = device.wait("ready")
+        plane.wait_state("pi-1", "activity", "committed", order=number)
+        serves(ready["endpoint"], wanted.config.version)
         seen.updates += 1
         assert device.stop() == 0
     return seen
