@@ -18,7 +18,7 @@ from edgectl_agent.core.machine import Machine
 from edgectl_agent.core.record import Floor, SlotPointer
 from edgectl_agent.core.timing import Moment
 from edgectl_agent.downloader import Downloader, Progress
-from edgectl_agent.errors import AgentError, StepCancelled, StepRejected, make_reason
+from edgectl_agent.errors import AgentError, StepCancelled, StepFailed, StepRejected, make_reason
 from edgectl_agent.journal import Journal
 from edgectl_agent.serving import Serving
 from edgectl_agent.store import Store
@@ -98,14 +98,7 @@ class Performer:
                 )
                 return steps.StepDone(step=step.step, slot=update.slot, floor=floor)
             case steps.Download():
-                if step.key is not None:
-                    self._store.keep_key(update.manifest, step.key)
-                self._downloader.fetch(
-                    update.manifest,
-                    progress=lambda progress: self._progress(update.slot, progress),
-                    cancelled=cancelled,
-                )
-                return done
+                return self._download(step, cancelled)
             case steps.Verify():
                 bundle = self._bundle(step)
                 bundle.forget_key()
@@ -124,6 +117,26 @@ class Performer:
                 switched = self._serving.roll_back({update.slot: update.manifest})
         pointer = switched.pointers[update.slot]
         return steps.StepDone(step=step.step, slot=update.slot, pointer=pointer)
+
+    def _download(self, step: steps.Download, cancelled: Callable[[], bool]) -> Result:
+        """Fetch; where the disk is too small, remove what nobody needs and begin again, once."""
+        update = step.update
+        for attempt in range(2):
+            try:
+                if step.key is not None:
+                    self._store.keep_key(update.manifest, step.key)
+                self._downloader.fetch(
+                    update.manifest,
+                    progress=lambda progress: self._progress(update.slot, progress),
+                    cancelled=cancelled,
+                )
+                break
+            except (StepFailed, OSError) as error:
+                reason = reason_of(error) if isinstance(error, OSError) else error.reason
+                if attempt or reason.code != "disk.full" or not self._store.collect(step.keep):
+                    raise
+                _log.warning("the disk is full; what is not needed was removed: %s", reason.detail)
+        return steps.StepDone(step=step.step, slot=update.slot)
 
     def _try(self, step: steps.Trial, cancelled: Callable[[], bool]) -> Result:
         bundle = self._bundle(step)

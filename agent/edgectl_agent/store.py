@@ -62,6 +62,7 @@ _SEALED = "sealed"
 _SLOTS = "slots.json"
 _SLOTS_COPY = "slots.copy"
 _BITMAP_SUFFIX = ".bitmap"
+_BLOCK_BYTES = 4096
 _POINTERS_BYTES_MAX = 1024 * 1024
 _CONFIG_BYTES_MAX = 1024 * 1024
 _log = logging.getLogger(__name__)
@@ -140,12 +141,19 @@ class Store:
         return Partial(self._disk, digest, length)
 
     def check_space(self, digests_and_lengths: Iterable[tuple[str, int]]) -> None:
-        """Raise `StepFailed` ``disk.full`` when the blobs that are missing would not fit."""
+        """Raise `StepFailed` ``disk.full`` when the blobs that are missing would not fit.
+
+        Counted are whole blocks, of the blob, its bitmap and the bitmap's successor; and what has
+        its place already, because its download was begun, is not.
+        """
         needed = 0
         for digest, length in digests_and_lengths:
-            if not self.has(digest):
-                there = self._disk.size(_partial(digest)) == length
-                needed += 0 if there else length
+            if self.has(digest):
+                continue
+            if self._disk.size(_partial(digest)) != length:
+                needed += _on_disk(length)
+            if self._disk.size(_partial(digest) + _BITMAP_SUFFIX) is None:
+                needed += 2 * _on_disk((chunk_count(length) + 7) // 8)
         free = self._disk.free_bytes()
         if needed and free - needed < self._reserve_bytes:
             raise StepFailed(
@@ -369,6 +377,11 @@ def _raw_pointers(disk: Disk, path: str) -> bytes | None:
         return disk.read(path, _POINTERS_BYTES_MAX)
     except FileNotFoundError:
         return None
+
+
+def _on_disk(length: int) -> int:
+    """Return what a file of `length` bytes takes, rounded up to a block."""
+    return -(-length // _BLOCK_BYTES) * _BLOCK_BYTES
 
 
 def _check_sum(text: bytes) -> bytes:
