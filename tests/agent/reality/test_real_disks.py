@@ -205,7 +205,7 @@ def test_a_flipped_bit_is_found_before_use_and_made_good(updated: Scene) -> None
     assert scene.device.stop() == 0
 
 
-def test_a_bit_flipped_in_the_candidate_costs_that_chunk_alone(updated: Scene) -> None:
+def test_a_bit_flipped_in_the_candidate_is_fetched_again(updated: Scene) -> None:
     """A blob that was whole before the order: hashed before use, and fetched again."""
     scene = updated
     made = scene.bundles[2]
