@@ -17,4 +17,6 @@ def now() -> datetime:
 
 def moment() -> Moment:
     """Return the present moment."""
-    return Moment(now(), time.monotonic())
+    wall = now()
+    offset = wall.astimezone().utcoffset()
+    return Moment(wall, time.monotonic(), offset.total_seconds() if offset else 0.0)

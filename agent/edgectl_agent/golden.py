@@ -24,7 +24,7 @@ from edgectl_agent.decryption import read_layer
 from edgectl_agent.runtime import DTYPES, Model, Tensor, shape_fits
 from edgectl_protocol.manifest import GOLDEN_FILE, TensorSpec, Tolerance
 
-__all__ = ["Cases", "GoldenMalformed", "Replay", "read_golden", "replay"]
+__all__ = ["Cases", "GoldenMalformed", "Replay", "compare", "read_golden", "replay"]
 
 FILE_BYTES_MAX = 256 * 1024 * 1024
 ARRAYS_MAX = 128
@@ -118,7 +118,7 @@ def replay(model: Model, cases: Cases, *, seconds_max: float, runs_max: int = RU
         latencies.append(time.perf_counter() - begin)
         agrees = True
         for name, tolerance in model.config.golden.tolerances.items():
-            within, difference = _compare(got[name], cases.outputs[name][case], tolerance)
+            within, difference = compare(got[name], cases.outputs[name][case], tolerance)
             largest = max(largest, difference)
             if not within:
                 agrees = False
@@ -202,7 +202,7 @@ def _fit(values: Tensor, spec: TensorSpec) -> Tensor:
     return values
 
 
-def _compare(got: Tensor, golden: Tensor, tolerance: Tolerance) -> tuple[bool, float]:
+def compare(got: Tensor, golden: Tensor, tolerance: Tolerance) -> tuple[bool, float]:
     """Return whether one output of one case is within tolerance, and its largest difference."""
     worst = sys.float_info.max
     if got.size != golden.size:

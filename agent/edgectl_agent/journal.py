@@ -5,7 +5,8 @@ Rules:
 1. Every line is a whole `Record`; the last good one counts. The lines before it are a trail that
    ``edgectl-agent status`` can show.
 2. A torn last line is what a power loss leaves: it was never acted upon, because the machine acts
-   after `Journal.save` has returned. It is cut off before anything is written behind it.
+   after `Journal.save` has returned. Nothing is written behind it: the next line replaces the
+   whole. Reading writes nothing: a device with a full or a read-only disk comes up and serves.
 3. A long journal is replaced by its last line, in one step.
 4. What is read is made durable before it is believed: an agent that was killed between writing and
    synchronizing has left lines that every reader sees and a power loss takes.
@@ -44,28 +45,29 @@ class Journal:
         self._torn = True  # until it has been read or rewritten
 
     def load(self) -> Record:
-        """Return the last record, and make the journal ready for the next; raise `OSError`."""
+        """Return the last record; raise `OSError`."""
         try:
             content = self._disk.read(_PATH, _READ_BYTES_MAX)
         except FileNotFoundError:
-            content = b""
+            return EMPTY
         found, clean = last_record(content)
-        record = EMPTY if found is None else found
-        if not clean:
-            try:
-                if found is None and content:
-                    _log.error("the journal is damaged: kept as %s", _DAMAGED_PATH)
-                    self._disk.rename_durably(_PATH, _DAMAGED_PATH)
-                self._rewrite(record)
-            except OSError as error:  # models are served all the same, and `save` tries again
-                _log.error("the journal cannot be written anew: %s", error)
-            else:
-                return record
-        if found is not None:
-            self._disk.sync(_PATH)
-            self._disk.sync_directory(folder_of(_PATH))
-        self._size, self._torn = len(content), not clean
-        return record
+        if found is None:
+            self._put_aside(content)
+            return EMPTY
+        self._disk.sync(_PATH)
+        self._disk.sync_directory(folder_of(_PATH))
+        if clean:
+            self._size, self._torn = len(content), False
+        return found
+
+    def _put_aside(self, content: bytes) -> None:
+        if not content:
+            return
+        _log.error("the journal is damaged: kept as %s, beginning anew", _DAMAGED_PATH)
+        try:
+            self._disk.rename_durably(_PATH, _DAMAGED_PATH)
+        except OSError as error:  # models are served all the same, and `save` replaces it
+            _log.error("the damaged journal cannot be kept: %s", error)
 
     def save(self, record: Record) -> None:
         """Return when `record` would survive a power loss; raise `OSError`."""
@@ -86,16 +88,19 @@ class Journal:
 def last_record(content: bytes) -> tuple[Record | None, bool]:
     """Return the last good line's record, and whether nothing stands behind it."""
     *lines, tail = content.split(b"\n")
-    clean = not tail
-    for line in reversed(lines):
-        digits, _, text = line.partition(b" ")
-        if digits == _check_sum(text):
-            try:
-                return decode_record(text), clean
-            except MalformedMessage:  # of a later agent, perhaps
-                pass
-        clean = False
+    for number, line in enumerate(reversed(lines)):
+        try:
+            return _decode(line), not tail and number == 0
+        except MalformedMessage:  # of a later agent, perhaps
+            continue
     return None, False
+
+
+def _decode(line: bytes) -> Record:
+    digits, _, text = line.partition(b" ")
+    if digits != _check_sum(text):
+        raise MalformedMessage("a torn line")
+    return decode_record(text)
 
 
 def _line(record: Record) -> bytes:

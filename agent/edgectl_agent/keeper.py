@@ -16,7 +16,7 @@ Rules:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, Protocol
 
 from edgectl_agent.core import steps
@@ -138,13 +138,13 @@ class Keeper:
         self._say({"event": "inference-died", "code": reason.code, "detail": reason.detail})
         observed = self._machine.observed
         self._feed(steps.InferenceDied(reason=reason, suspects=death.suspects))
-        self._blame(reason, death.suspects, observed[0] if observed else None)
+        self._blame(reason, death.suspects, observed)
 
-    def _blame(self, reason: Reason, suspects: tuple[str, ...], observed: str | None) -> None:
-        """Report the fault of what serves; the observed slot's is in its update already."""
+    def _blame(self, reason: Reason, suspects: tuple[str, ...], observed: Container[str]) -> None:
+        """Report the fault of what serves; that of observed slots is in their updates already."""
         for slot, pointer in self._machine.pointers.items():
             running = pointer.running
-            if running is None or slot == observed:
+            if running is None or slot in observed:
                 continue
             if not suspects or running.manifest in suspects:
                 self._reporter.fault(slot, running.manifest, reason)

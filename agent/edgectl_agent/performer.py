@@ -18,9 +18,16 @@ from edgectl_agent.core.machine import Machine
 from edgectl_agent.core.record import Floor, SlotPointer
 from edgectl_agent.core.timing import Moment
 from edgectl_agent.downloader import Downloader, Progress
-from edgectl_agent.errors import AgentError, StepCancelled, StepFailed, StepRejected, make_reason
+from edgectl_agent.errors import (
+    AgentError,
+    StepCancelled,
+    StepError,
+    StepFailed,
+    StepRejected,
+    make_reason,
+)
 from edgectl_agent.journal import Journal
-from edgectl_agent.serving import Serving
+from edgectl_agent.serving import Serving, Switched
 from edgectl_agent.store import Store
 from edgectl_agent.trial import TrialResult, Verdict
 from edgectl_protocol.messages import Reason
@@ -28,6 +35,9 @@ from edgectl_protocol.messages import Reason
 __all__ = ["Engine", "Metadata", "Outlet", "Performer", "Result"]
 
 Result = steps.StepDone | steps.StepFailed | steps.StepRejected
+Preparing = steps.Refresh | steps.Download | steps.Verify | steps.Trial | steps.Accompany
+_NO_SHADOW = frozenset({"load.memory", "load.memory_low", "slot.empty"})
+"""Why a candidate cannot be a shadow here that is no reason not to serve."""
 _log = logging.getLogger(__name__)
 
 
@@ -68,18 +78,22 @@ class Performer:
 
     def perform(self, step: steps.Step, cancelled: Callable[[], bool]) -> Result:
         """Run one step; never raises for anything that the world can do."""
-        update = step.update
         kind: type[steps.StepFailed | steps.StepRejected] = steps.StepFailed
+        slots = slots_of(step)
+        slot = slots[0] if len(slots) == 1 else ""
         try:
+            if cancelled():
+                raise StepCancelled  # before it has begun
             return self._perform(step, cancelled)
-        except StepRejected as error:
-            kind, reason = steps.StepRejected, error.reason
+        except StepError as error:
+            slot, reason = error.slot or slot, error.reason
+            if isinstance(error, StepRejected) and slot:
+                kind = steps.StepRejected
         except AgentError as error:
             reason = error.reason
         except OSError as error:
             reason = reason_of(error)
-        pointer = self._pointer(step)
-        return kind(step=step.step, slot=update.slot, reason=reason, pointer=pointer)
+        return kind(step=step.step, slot=slot, reason=reason, pointers=self._pointers(step))
 
     def collect(self, keep: tuple[str, ...]) -> None:
         """Remove what is not needed; what cannot be removed now is removed another time."""
@@ -88,7 +102,28 @@ class Performer:
         except OSError as error:
             _log.warning("cannot remove what is not needed: %s", error)
 
+    def release(self, slots: tuple[str, ...]) -> None:
+        """Free the models that are kept beside what serves."""
+        for slot in slots:
+            self._serving.release(slot)
+
     def _perform(self, step: steps.Step, cancelled: Callable[[], bool]) -> Result:
+        match step:
+            case steps.Activate():
+                switched = self._serving.activate(step.installed)
+                for slot in step.installed:
+                    self._serving.mirror(
+                        slot, share=step.policy.mirror_share, cpu_max=step.policy.mirror_cpu_max
+                    )
+                return _switched(step, switched)
+            case steps.RollBack():
+                manifests = {update.slot: update.manifest for update in step.updates}
+                return _switched(step, self._serving.roll_back(manifests))
+            case _:
+                return self._prepare(step, cancelled)
+
+    def _prepare(self, step: Preparing, cancelled: Callable[[], bool]) -> Result:
+        """Run a step that switches nothing."""
         update = step.update
         done = steps.StepDone(step=step.step, slot=update.slot)
         match step:
@@ -111,12 +146,23 @@ class Performer:
                 return done
             case steps.Trial():
                 return self._try(step, cancelled)
-            case steps.Activate():
-                switched = self._serving.activate({update.slot: step.installed})
-            case steps.RollBack():
-                switched = self._serving.roll_back({update.slot: update.manifest})
-        pointer = switched.pointers[update.slot]
-        return steps.StepDone(step=step.step, slot=update.slot, pointer=pointer)
+            case steps.Accompany():
+                return self._accompany(step)
+
+    def _accompany(self, step: steps.Accompany) -> Result:
+        update, policy = step.update, step.policy
+        try:
+            self._serving.accompany(
+                update.slot,
+                step.installed,
+                share=policy.mirror_share,
+                cpu_max=policy.mirror_cpu_max,
+            )
+        except StepFailed as error:
+            if error.code not in _NO_SHADOW:
+                raise
+            _log.warning("slot %s has no shadow: %s", update.slot, error)
+        return steps.StepDone(step=step.step, slot=update.slot)
 
     def _download(self, step: steps.Download, cancelled: Callable[[], bool]) -> Result:
         """Fetch; where the disk is too small, remove what nobody needs and begin again, once."""
@@ -163,14 +209,31 @@ class Performer:
             variant=update.candidate.variant,
         )
 
-    def _pointer(self, step: steps.Step) -> SlotPointer | None:
-        """Return what the slot runs after a step that may have changed it half-way."""
+    def _pointers(self, step: steps.Step) -> dict[str, SlotPointer]:
+        """Return what the slots run after a step that may have changed it half-way."""
         if not isinstance(step, steps.Activate | steps.RollBack):
-            return None
+            return {}
         try:
-            return self._store.pointers().get(step.update.slot, SlotPointer())
+            pointers = self._store.pointers()
         except OSError:
-            return None
+            return {}
+        return {slot: pointers.get(slot, SlotPointer()) for slot in slots_of(step)}
+
+
+def slots_of(step: steps.Step) -> tuple[str, ...]:
+    """Return the slots that a step is about."""
+    if isinstance(step, steps.Activate | steps.RollBack):
+        return tuple(update.slot for update in step.updates)
+    return (step.update.slot,)
+
+
+def _switched(step: steps.Activate | steps.RollBack, switched: Switched) -> steps.StepDone:
+    return steps.StepDone(
+        step=step.step,
+        slot=step.updates[0].slot,
+        pointers=switched.pointers,
+        swaps=switched.swaps,
+    )
 
 
 class Outlet(Protocol):
@@ -198,8 +261,10 @@ class Engine:
         journal: Journal,
         *,
         outlet: Outlet,
-        submit: Callable[[steps.Step | steps.Collect], None],
+        submit: Callable[[steps.Step | steps.Collect | steps.Release], None],
         cancel: Callable[[], None],
+        give_up: Callable[[Reason], None],
+        answer: Callable[[str, Reason | None], None] = lambda _request, _reason: None,
         wait_for_disk: Callable[[OSError], bool],
     ) -> None:
         """Take the machine and its surroundings.
@@ -208,8 +273,11 @@ class Engine:
             machine: as it was made from the journal.
             journal: where its record goes.
             outlet: what it says.
-            submit: runs steps and collections one after another, and feeds the results back.
+            submit: runs steps, collections and releases one after another, and feeds the results
+                back.
             cancel: asks the running step to end.
+            give_up: ends the agent, because a step does not end.
+            answer: tells who asked at the device whether it will be done, or why not.
             wait_for_disk: called when the record could not be written; True to try again.
         """
         self.machine = machine
@@ -217,6 +285,8 @@ class Engine:
         self._outlet = outlet
         self._submit = submit
         self._cancel = cancel
+        self._give_up = give_up
+        self._answer = answer
         self._wait_for_disk = wait_for_disk
 
     def start(self, moment: Moment, jitter: float) -> None:
@@ -229,7 +299,7 @@ class Engine:
 
     def stop(self, moment: Moment) -> None:
         """Note that the agent ends in good order."""
-        self._do(self.machine.stop(), moment)
+        self._do(self.machine.stop(moment), moment)
 
     def _do(self, actions: list[steps.Action], moment: Moment) -> None:
         for action in actions:
@@ -244,8 +314,12 @@ class Engine:
                     self._outlet.accept()
                 case steps.Report():
                     self._outlet.report()
+                case steps.Answer():
+                    self._answer(action.request, action.reason)
                 case steps.Cancel():
                     self._cancel()
+                case steps.GiveUp():
+                    self._give_up(action.reason)
                 case _:
                     self._submit(action)
 

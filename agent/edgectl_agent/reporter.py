@@ -153,6 +153,9 @@ class Reporter:
                 rollout=update.wanted.rollout,
                 reason=update.reason,
                 trial=update.trial,
+                shadow=update.shadow,
+                observation=update.observation,
+                swap=update.swap,
             )
 
         self._put("event", make)

@@ -6,7 +6,8 @@ Rules:
    together change together: one change of the pointers, one switch in the inference process.
 2. Nothing is loaded whose files were not hashed just before.
 3. A slot whose files are found damaged falls back to its previous model where that is sound, and
-   is empty otherwise; the update machine is told, and has the damaged files fetched again.
+   is empty otherwise, and with it the slots that were switched together with it: what belongs
+   together is never mixed. The update machine is told, and has the damaged files fetched again.
 4. A slot whose key is not to be had (an encrypted bundle, the medium with the device's key not
    mounted) waits for it and changes nothing.
 5. A content key is forgotten as soon as the inference process has been given it.
@@ -16,42 +17,23 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, Self
 
 from edgectl_agent.bundle import Bundle
 from edgectl_agent.core.record import SlotPointer
 from edgectl_agent.core.steps import HealthSeen, PointerChanged
 from edgectl_agent.errors import KeyUnavailable, StepFailed, StepRejected, make_reason
+from edgectl_agent.inference.control import SlotHealth
 from edgectl_agent.inference.errors import InferenceDown, InferenceError, LoadFailed
 from edgectl_agent.store import Store
 from edgectl_protocol.messages import InferenceWindow, Installed, Reason, SwapReport
 
-__all__ = ["Inference", "Serving", "SlotCounts", "Switched"]
+__all__ = ["Inference", "Serving", "Switched"]
 
 _BLAMED = frozenset({"load.invalid", "load.contract", "load.warm_up"})
 """Why a bundle would not load that are the bundle's own fault."""
 _log = logging.getLogger(__name__)
-
-
-class SlotCounts(Protocol):
-    """Counts of what serves in a slot, since it was loaded."""
-
-    @property
-    def manifest(self) -> str:
-        """What serves."""
-
-    @property
-    def requests(self) -> int:
-        """All requests."""
-
-    @property
-    def errors(self) -> int:
-        """Those that failed."""
-
-    @property
-    def non_finite(self) -> int:
-        """Those with a NaN or an infinity among the outputs."""
 
 
 class Inference(Protocol):
@@ -60,10 +42,22 @@ class Inference(Protocol):
     def switch(self, bundles: Sequence[Bundle]) -> Mapping[str, SwapReport]:
         """Serve these bundles in their slots, all at once or none; what it took, by slot."""
 
+    def exchange(self, manifests: Mapping[str, str]) -> Mapping[str, SwapReport] | None:
+        """Serve the companions of these manifests, all at once; None where one is not there."""
+
+    def accompany(self, bundle: Bundle, *, share: float, cpu_max: float) -> SwapReport:
+        """Load `bundle` beside what serves in its slot, and mirror requests to it."""
+
+    def mirror(self, slot: str, *, share: float, cpu_max: float) -> bool:
+        """Mirror requests of `slot` to its companion, if there is one."""
+
+    def release(self, slot: str) -> None:
+        """Free the companion of `slot`."""
+
     def unload(self, slot: str) -> None:
         """Serve nothing in `slot`."""
 
-    def health(self, slot: str) -> SlotCounts:
+    def health(self, slot: str) -> SlotHealth:
         """Return the counts of `slot`."""
 
     def windows(self) -> tuple[InferenceWindow, ...]:
@@ -117,10 +111,13 @@ class Serving:
             self._store.settle()
             pointers = self._store.pointers()
             changed = {}
+            together = tuple(sorted(installed)) if len(installed) > 1 else ()
             for slot, one in installed.items():
                 pointer = pointers.get(slot, SlotPointer())
                 if pointer.running is None or pointer.running.manifest != one.manifest:
-                    changed[slot] = SlotPointer(running=one, previous=pointer.running)
+                    changed[slot] = SlotPointer(
+                        running=one, previous=pointer.running, together=together
+                    )
             if changed:
                 self._store.point(changed)
             now = {slot: {**pointers, **changed}[slot] for slot in installed}
@@ -128,6 +125,10 @@ class Serving:
 
     def roll_back(self, manifests: Mapping[str, str]) -> Switched:
         """Point slots away from what they run to what ran before, and serve that.
+
+        What ran before answers again at once where it is still in memory: that comes before the
+        pointers, because it was hashed when it was loaded, and because the disk may be slow or
+        broken. A power loss in between finds the old pointers, and the rollback in the journal.
 
         Args:
             manifests: by slot, what must not run; a slot that runs something else stays as it is.
@@ -143,12 +144,60 @@ class Serving:
                 pointer = pointers.get(slot, SlotPointer())
                 if pointer.running is not None and pointer.running.manifest == manifest:
                     changed[slot] = SlotPointer(running=pointer.previous)
+            swaps = self._exchange(changed)
             if changed:
                 self._store.point(changed)
-            after = {**pointers, **changed}
-            return self._serve({slot: after.get(slot, SlotPointer()) for slot in manifests})
+            after = {slot: {**pointers, **changed}.get(slot, SlotPointer()) for slot in manifests}
+            if swaps is None or set(swaps) != set(after):
+                return self._serve(after)
+            return Switched(after, swaps)
 
-    def restore(self, *, fresh: bool, leave: Collection[str] = ()) -> list[PointerChanged]:
+    def accompany(
+        self, slot: str, installed: Installed, *, share: float, cpu_max: float
+    ) -> SwapReport:
+        """Load a candidate beside what serves in `slot`, and let it answer copies of requests.
+
+        Args:
+            slot: where.
+            installed: the candidate.
+            share: of the live requests that are copied.
+            cpu_max: what copies may cost, as a share of one processor core.
+
+        Raises:
+            StepFailed: a file is damaged, nothing serves there (``slot.empty``), memory does not
+                hold both (``load.memory_low``), or the inference process is down.
+            StepRejected: the inference process will not load it.
+        """
+        with self.lock, _Keys() as bundles:
+            bundles.append(self._bundle(slot, installed))
+            try:
+                return self._inference.accompany(bundles[0], share=share, cpu_max=cpu_max)
+            except LoadFailed as error:
+                kind = StepRejected if error.code in _BLAMED else StepFailed
+                raise kind(error.code, error.detail, slot=slot) from error
+            except InferenceError as error:
+                raise StepFailed(error.code, error.detail, slot=slot) from error
+
+    def mirror(self, slot: str, *, share: float, cpu_max: float) -> bool:
+        """Mirror requests of `slot` to what is in memory beside it; say whether something is.
+
+        A share of 0 ends that. Where the inference process is down there is nothing.
+        """
+        with self.lock:
+            try:
+                return self._inference.mirror(slot, share=share, cpu_max=cpu_max)
+            except InferenceError:
+                return False
+
+    def release(self, slot: str) -> None:
+        """Free what is in memory beside what serves in `slot`; nothing is lost by failing."""
+        with self.lock:
+            try:
+                self._inference.release(slot)
+            except InferenceError as error:
+                _log.warning("the companion of %s is not freed: %s", slot, error)
+
+    def restore(self, *, fresh: bool, leave: frozenset[str] = frozenset()) -> list[PointerChanged]:
         """Serve what the pointers say; return the slots that had to change.
 
         Args:
@@ -160,22 +209,28 @@ class Serving:
             if fresh:
                 self._loaded.clear()
             self.silent.clear()
-            for slot, pointer in sorted(self._store.pointers().items()):
-                if slot in leave:
+            pointers = self._store.pointers()
+            for unit in _units(pointers):
+                if not leave.isdisjoint(unit):
                     continue
+                before = {slot: pointers[slot] for slot in unit}
                 try:
-                    now = self._serve({slot: pointer}).pointers[slot]
+                    now = self._serve(before).pointers
                 except (StepFailed, OSError) as error:
-                    _log.error("slot %s does not serve: %s", slot, error)
-                    self.silent[slot] = (
+                    _log.error("%s does not serve: %s", ", ".join(unit), error)
+                    reason = (
                         make_reason("disk.error", f"cannot be read: {error}")
                         if isinstance(error, OSError)
                         else error.reason
                     )
+                    self.silent.update(dict.fromkeys(unit, reason))
                     continue
-                if now != pointer:
-                    reason = StepFailed("store.damaged", f"files of slot {slot} were damaged")
-                    changes.append(PointerChanged(slot=slot, pointer=now, reason=reason.reason))
+                damaged = make_reason("store.damaged", f"files of {', '.join(unit)} were damaged")
+                changes += [
+                    PointerChanged(slot=slot, pointer=now[slot], reason=damaged)
+                    for slot in unit
+                    if now[slot] != before[slot]
+                ]
         return changes
 
     def health(self, slot: str) -> HealthSeen | None:
@@ -194,6 +249,12 @@ class Serving:
             requests=seen.requests,
             errors=seen.errors,
             non_finite=seen.non_finite,
+            latency=seen.latency,
+            classes=seen.classes,
+            before=seen.before,
+            companion=seen.companion,
+            copies=seen.copies,
+            comparable=seen.comparable,
         )
 
     def windows(self) -> tuple[InferenceWindow, ...]:
@@ -217,37 +278,73 @@ class Serving:
 
     def _serve(self, pointers: Mapping[str, SlotPointer]) -> Switched:
         """Load what the pointers say, or what they fall back to; return them as they are then."""
-        now = {}
         with _Keys() as bundles:
-            for slot, pointer in sorted(pointers.items()):
-                bundle, now[slot] = self._sound(slot, pointer)
-                if bundle is not None:
-                    bundles.append(bundle)
+            now = self._sound(pointers, bundles)
+            self._empty(sorted(slot for slot, one in now.items() if one.running is None))
             try:
                 swaps = self._load(bundles)
             except StepRejected as error:
                 # It did load before: the machine is short of something, and may recover.
                 raise StepFailed(error.code, error.detail, slot=error.slot) from error
-        for slot in sorted(set(now) - set(swaps)):
+        return Switched(now, swaps)
+
+    def _empty(self, slots: Sequence[str]) -> None:
+        """Serve nothing in these slots; before others of their group serve something else."""
+        for slot in slots:
             try:
                 self._inference.unload(slot)
             except InferenceDown as error:
                 raise StepFailed(error.code, error.detail) from error
             self._loaded.pop(slot, None)
-        return Switched(now, swaps)
 
-    def _sound(self, slot: str, pointer: SlotPointer) -> tuple[Bundle | None, SlotPointer]:
-        """Return the bundle that a slot runs or falls back to, and the pointer as it is then."""
-        while pointer.running is not None:
-            try:
-                return self._bundle(slot, pointer.running), pointer
-            except KeyUnavailable:
-                raise
-            except (StepFailed, StepRejected) as error:
-                _log.error("slot %s: %s", slot, error)
-                pointer = SlotPointer(running=pointer.previous)
-                self._store.point({slot: pointer})
-        return None, pointer
+    def _exchange(self, changed: Mapping[str, SlotPointer]) -> dict[str, SwapReport] | None:
+        """Let what ran before serve again, where it is in memory for all these slots."""
+        manifests = {slot: one.running.manifest for slot, one in changed.items() if one.running}
+        if not manifests or len(manifests) != len(changed):
+            return None
+        try:
+            swaps = self._inference.exchange(manifests)
+        except InferenceError:
+            return None  # it is found to be down when something is to be loaded
+        if swaps is None:
+            return None
+        self._loaded.update(manifests)
+        for slot in manifests:
+            self.release(slot)  # what was there is not wanted any more
+        return dict(swaps)
+
+    def _sound(
+        self, pointers: Mapping[str, SlotPointer], bundles: list[Bundle]
+    ) -> dict[str, SlotPointer]:
+        """Collect the bundles that slots run or fall back to; return the pointers as they are then.
+
+        What was switched together falls back together, in one change of the pointers.
+        """
+        now = dict(pointers)
+        found: dict[str, Bundle] = {}
+        while True:
+            damaged: set[str] = set()
+            for slot, pointer in sorted(now.items()):
+                if pointer.running is None or slot in found:
+                    continue
+                try:
+                    found[slot] = self._bundle(slot, pointer.running)
+                except KeyUnavailable:
+                    bundles.extend(found.values())
+                    raise
+                except (StepFailed, StepRejected) as error:
+                    _log.error("slot %s: %s", slot, error)
+                    damaged.update(_partners(slot, now))
+            if not damaged:
+                break
+            for slot in damaged:
+                now[slot] = SlotPointer(running=now[slot].previous)
+                bundle = found.pop(slot, None)
+                if bundle is not None:
+                    bundle.forget_key()
+            self._store.point({slot: now[slot] for slot in damaged})
+        bundles.extend(found.values())
+        return now
 
     def _load(self, bundles: Sequence[Bundle]) -> dict[str, SwapReport]:
         """Load what is not loaded yet, together; return what it took, by slot of all of them."""
@@ -257,7 +354,21 @@ class Serving:
         except InferenceDown as error:
             raise StepFailed(error.code, error.detail) from error
         except LoadFailed as error:
+            for bundle in missing:  # where memory was short, what served may be gone
+                self._loaded.pop(bundle.slot, None)
             kind = StepRejected if error.code in _BLAMED else StepFailed
             raise kind(error.code, error.detail, slot=error.slot) from error
         self._loaded.update({one.slot: one.manifest for one in missing})
         return {one.slot: swaps.get(one.slot, SwapReport()) for one in bundles}
+
+
+def _partners(slot: str, pointers: Mapping[str, SlotPointer]) -> tuple[str, ...]:
+    """Return the slots that still run what they got in one step with `slot`, itself among them."""
+    together = pointers[slot].together
+    others = (one for one in together if one in pointers and pointers[one].together == together)
+    return tuple(sorted({slot, *others}))
+
+
+def _units(pointers: Mapping[str, SlotPointer]) -> tuple[tuple[str, ...], ...]:
+    """Return all slots, those together that fall back together."""
+    return tuple(sorted({_partners(slot, pointers) for slot in pointers}))

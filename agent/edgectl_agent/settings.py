@@ -16,8 +16,10 @@ import msgspec
 from msgspec import Meta, Struct
 
 from edgectl_agent.errors import UsageError
-from edgectl_protocol.errors import InvalidName
+from edgectl_protocol.errors import ProtocolError
+from edgectl_protocol.messages import MaintenanceWindow
 from edgectl_protocol.names import check_device_id
+from edgectl_protocol.windows import parse_windows
 
 __all__ = ["ENVIRONMENT_PREFIX", "Settings", "load_settings"]
 
@@ -45,8 +47,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     telemetry_s: Annotated[float, Meta(ge=0.1, le=86400)] = 30.0
     spool_bytes_max: Annotated[int, Meta(ge=65536)] = 16 * 1024**2
     disk_reserve_bytes: Annotated[int, Meta(ge=0)] = 32 * 1024**2
+    maintenance: Annotated[str, Meta(max_length=1024)] = ""
     trial_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 60.0
     trial_memory_bytes_max: Annotated[int, Meta(ge=64 * 1024**2)] = 1024**3
+
+    @property
+    def maintenance_windows(self) -> tuple[MaintenanceWindow, ...]:
+        """`maintenance` as windows; raise `MalformedMessage` for anything else."""
+        return parse_windows(self.maintenance)
 
     @property
     def state_directory(self) -> Path:
@@ -95,7 +103,8 @@ def load_settings(
         settings = msgspec.convert(values, Settings, strict=False)
         if settings.device:
             check_device_id(settings.device)
-    except (msgspec.ValidationError, InvalidName) as error:
+        parse_windows(settings.maintenance)
+    except (msgspec.ValidationError, ProtocolError) as error:
         raise UsageError(
             "settings.value", str(error), hint="docs/agent.toml shows each setting"
         ) from error

@@ -37,7 +37,7 @@ from edgectl_agent.device_key import load_key
 from edgectl_agent.downloader import Downloader, Progress
 from edgectl_agent.durable import RealDisk
 from edgectl_agent.enrol import AUTHORITY_PATH, CERTIFICATE_PATH, ROOT_PATH, Identity
-from edgectl_agent.errors import Refused, TokenAway
+from edgectl_agent.errors import AgentError, Refused, TokenAway
 from edgectl_agent.inference.process import InferenceProcess
 from edgectl_agent.journal import Journal
 from edgectl_agent.keeper import Keeper
@@ -125,6 +125,8 @@ class Supervisor:
         self._boot = _count_boot(disk)
         self._inbox: queue.Queue[_Item] = queue.Queue(INBOX_MAX)
         self._stopping = threading.Event()
+        self._orderly = False
+        """It ends because it was asked to; whatever else ends it counts against the update."""
         self._random = random.SystemRandom()
         self._order_again_s: float | None = None
         self._telemetry_s = moment().elapsed_s + settings.telemetry_s
@@ -170,7 +172,12 @@ class Supervisor:
         )
         journal = Journal(self._disk)
         signer = self._key
-        machine = Machine(self._device, journal.load(), store.pointers())
+        machine = Machine(
+            self._device,
+            journal.load(),
+            store.pointers(),
+            maintenance=settings.maintenance_windows,
+        )
         self._serving = Serving(store, self._inference)
         self._trust = Trust(
             settings.state_directory / "tuf", self._disk.read(ROOT_PATH), Mailbox(self._connection)
@@ -207,6 +214,7 @@ class Supervisor:
             outlet=self._reporter,
             submit=self._worker.submit,
             cancel=self._worker.cancel,
+            give_up=self._give_up,
             wait_for_disk=self._wait_for_disk,
         )
         self._benchmarks = Benchmarks(
@@ -285,6 +293,7 @@ class Supervisor:
             self._renewer.start()
             while not self._stopping.is_set():
                 self._turn()
+            self._orderly = True
         finally:
             self._end()
 
@@ -367,9 +376,9 @@ class Supervisor:
     # ------------------------------------------------------------ what is looked at each turn
 
     def _watch_health(self) -> None:
-        observed = self._engine.machine.observed
-        if observed is not None and self._keeper.answering:
-            seen = self._serving.health(observed[0])
+        machine = self._engine.machine
+        for slot in (*machine.observed, *machine.shadowed):
+            seen = self._serving.health(slot) if self._keeper.answering else None
             if seen is not None:
                 self._feed(seen)
 
@@ -429,6 +438,12 @@ class Supervisor:
             self._waiting_for_disk = False
         return True
 
+    def _give_up(self, reason: Reason) -> None:
+        """End, because a step hangs where nothing can end it but the end of the process."""
+        raise AgentError(
+            reason.code, reason.detail, hint="whoever supervises the agent starts it anew"
+        )
+
     def _end(self) -> None:
         self._stopping.set()
         self._renewer.stop()
@@ -436,7 +451,8 @@ class Supervisor:
         self._worker.stop()
         self._trust.close()
         try:
-            self._engine.stop(moment())
+            if self._orderly:
+                self._engine.stop(moment())
         except OSError as error:
             _log.warning("the journal cannot be written: %s", error)
         if self._inference.alive():

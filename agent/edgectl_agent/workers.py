@@ -29,7 +29,7 @@ JOIN_S = 5.0
 _log = logging.getLogger(__name__)
 
 Done = Callable[[Any], None]
-Job = steps.Step | steps.Collect | Measure
+Job = steps.Step | steps.Collect | steps.Release | Measure
 
 
 class Crashed(Struct, frozen=True):
@@ -60,7 +60,7 @@ class Worker:
 
     def submit(self, job: Job) -> None:
         """Have it done after what was submitted before."""
-        if not isinstance(job, steps.Collect | Measure):
+        if not isinstance(job, steps.Collect | steps.Release | Measure):
             self._steps += 1
         self._jobs.put((job, self._steps if isinstance(job, Measure) else self._generation))
 
@@ -87,6 +87,8 @@ class Worker:
             action, number = job
             if isinstance(action, steps.Collect):
                 self._performer.collect(action.keep)
+            elif isinstance(action, steps.Release):
+                self._performer.release(action.slots)
             elif isinstance(action, Measure):
                 self._done(self._measurer.measure(action, self._when_overtaken(number)))
             else:

@@ -382,7 +382,7 @@ class ReportedState(_Message, frozen=True, kw_only=True, omit_defaults=True):
     endpoint: Annotated[str, Meta(max_length=256)] = ""
     """Where local applications reach the inference endpoint, such as ``http://127.0.0.1:8500``."""
     slots: Annotated[dict[ModelName, SlotReport], Meta(max_length=SLOTS_MAX)] = {}
-    rejected: Annotated[tuple[Digest, ...], Meta(max_length=64)] = ()
+    rejected: Annotated[tuple[Digest, ...], Meta(max_length=256)] = ()
     """Manifests that are remembered as bad, newest last."""
 
 

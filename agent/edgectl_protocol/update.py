@@ -6,11 +6,12 @@ names, never numbers, because they are persisted and sent: a name once used keep
 
 ::
 
-    idle → refreshing → downloading → verifying → trial → activating → observing → committed
-              │             │             │         │          │            │
-              └─────────────┴─────────────┴─────────┴── failed (will try again)
-                            └─────────────┴─────────┴── rejected (never again for this digest)
-                                                           └──────────┴─ rolling-back → rolled-back
+    idle → refreshing → downloading → verifying → trial ──────► activating → observing → committed
+              │             │             │         │ └► shadowing ┐ │           │
+              │             │             │         │ └──► waiting ┴─┤           │
+              └─────────────┴─────────────┴─────────┴─► failed (will try again)  │
+                            └─────────────┴─────────┴─► rejected (never again)   │
+                                                             rolling-back ◄──────┘ → rolled-back
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from enum import StrEnum
 
 __all__ = [
     "ENDED",
+    "PARKED",
     "RESUME",
     "RESUMES_MAX",
     "TRANSITIONS",
@@ -40,6 +42,8 @@ class UpdateState(StrEnum):
     DOWNLOADING = "downloading"  # chunks arrive, each checked, into the blob store
     VERIFYING = "verifying"  # whole blobs are checked against the signed manifest
     TRIAL = "trial"  # a throw-away process proves the golden inputs on this device
+    SHADOWING = "shadowing"  # it answers copies of live requests, and nobody sees its answers
+    WAITING = "waiting"  # proved; a hold, a window or a partner keeps it from being activated
     ACTIVATING = "activating"  # the slot's pointer is switched and the new model loaded
     OBSERVING = "observing"  # it serves; a breach rolls back
     COMMITTED = "committed"
@@ -54,11 +58,13 @@ class UpdateEvent(StrEnum):
 
     ORDERED = "ordered"  # a valid order names another digest than the one that runs
     OK = "ok"  # the state's work is done
+    SHADOW = "shadow"  # it is, and copies of live requests are wanted before it is activated
+    WAIT = "wait"  # it is, and the next state may not begin yet
     FAILED = "failed"  # it could not be done now
     REJECTED = "rejected"  # it must not be done with this digest
     BREACHED = "breached"  # it was activated and misbehaves
-    ABORTED = "aborted"  # a newer order takes the update back
-    RETRY = "retry"  # the back-off after a failure has passed
+    ABORTED = "aborted"  # a newer order, or a person at the device, takes the update back
+    RETRY = "retry"  # the back-off after a failure has passed, or a failed switch is undone
 
 
 _S, _E = UpdateState, UpdateEvent
@@ -66,7 +72,8 @@ _S, _E = UpdateState, UpdateEvent
 TRANSITIONS: Mapping[tuple[UpdateState, UpdateEvent], UpdateState] = {
     (_S.IDLE,         _E.ORDERED):  _S.REFRESHING,
     (_S.COMMITTED,    _E.ORDERED):  _S.REFRESHING,
-    (_S.COMMITTED,    _E.ABORTED):  _S.ROLLING_BACK,  # withdrawn
+    (_S.COMMITTED,    _E.ABORTED):  _S.ROLLING_BACK,  # withdrawn by the order
+    (_S.COMMITTED,    _E.BREACHED): _S.ROLLING_BACK,  # a person at the device wants it gone
     (_S.FAILED,       _E.ORDERED):  _S.REFRESHING,
     (_S.REJECTED,     _E.ORDERED):  _S.REFRESHING,
     (_S.ROLLED_BACK,  _E.ORDERED):  _S.REFRESHING,
@@ -87,20 +94,37 @@ TRANSITIONS: Mapping[tuple[UpdateState, UpdateEvent], UpdateState] = {
     (_S.VERIFYING,    _E.ABORTED):  _S.IDLE,
 
     (_S.TRIAL,        _E.OK):       _S.ACTIVATING,
+    (_S.TRIAL,        _E.SHADOW):   _S.SHADOWING,
+    (_S.TRIAL,        _E.WAIT):     _S.WAITING,
     (_S.TRIAL,        _E.FAILED):   _S.FAILED,        # no process or memory to try it with, now
     (_S.TRIAL,        _E.REJECTED): _S.REJECTED,      # crashed, hung, disagreed or over budget
     (_S.TRIAL,        _E.ABORTED):  _S.IDLE,
 
+    (_S.SHADOWING,    _E.OK):       _S.ACTIVATING,
+    (_S.SHADOWING,    _E.WAIT):     _S.WAITING,
+    (_S.SHADOWING,    _E.FAILED):   _S.FAILED,        # its files are damaged, or nothing serves now
+    (_S.SHADOWING,    _E.REJECTED): _S.REJECTED,      # it disagreed, was slow, or broke
+    (_S.SHADOWING,    _E.ABORTED):  _S.IDLE,
+
+    (_S.WAITING,      _E.OK):       _S.ACTIVATING,
+    (_S.WAITING,      _E.FAILED):   _S.FAILED,        # the order has expired, or a partner failed
+    (_S.WAITING,      _E.REJECTED): _S.REJECTED,      # a partner was; this one is not blamed
+    (_S.WAITING,      _E.ABORTED):  _S.IDLE,
+
     (_S.ACTIVATING,   _E.OK):       _S.OBSERVING,
+    (_S.ACTIVATING,   _E.FAILED):   _S.ROLLING_BACK,  # the world's fault: back, and again later
     (_S.ACTIVATING,   _E.BREACHED): _S.ROLLING_BACK,  # the inference process would not load it
     (_S.ACTIVATING,   _E.ABORTED):  _S.ROLLING_BACK,
 
     (_S.OBSERVING,    _E.OK):       _S.COMMITTED,
+    (_S.OBSERVING,    _E.FAILED):   _S.ROLLING_BACK,  # its files are damaged: back, and again
     (_S.OBSERVING,    _E.BREACHED): _S.ROLLING_BACK,
     (_S.OBSERVING,    _E.ABORTED):  _S.ROLLING_BACK,
 
     (_S.ROLLING_BACK, _E.OK):       _S.ROLLED_BACK,
+    (_S.ROLLING_BACK, _E.RETRY):    _S.FAILED,        # back, and the model was not to blame
     (_S.ROLLING_BACK, _E.FAILED):   _S.ROLLING_BACK,  # there is nowhere else to go: again
+    (_S.ROLLING_BACK, _E.ABORTED):  _S.ROLLING_BACK,  # it goes back already, for good now
 
     (_S.FAILED,       _E.RETRY):    _S.REFRESHING,
     (_S.FAILED,       _E.ABORTED):  _S.IDLE,
@@ -111,12 +135,18 @@ ENDED: frozenset[UpdateState] = frozenset(
 )
 """States in which nothing is being done and a new order is taken."""
 
+PARKED: frozenset[UpdateState] = frozenset({_S.WAITING})
+"""States in which nothing is being done, though the update has not ended: other slots have their
+turn meanwhile."""
+
 RESUME: Mapping[UpdateState, UpdateState] = {
     _S.IDLE:         _S.IDLE,
     _S.REFRESHING:   _S.REFRESHING,
     _S.DOWNLOADING:  _S.DOWNLOADING,   # the bitmap says what is there
     _S.VERIFYING:    _S.VERIFYING,
     _S.TRIAL:        _S.TRIAL,
+    _S.SHADOWING:    _S.SHADOWING,     # from its beginning: the counts died with the process
+    _S.WAITING:      _S.WAITING,
     _S.ACTIVATING:   _S.ACTIVATING,    # switching the pointer twice is switching it once
     _S.OBSERVING:    _S.OBSERVING,     # a power loss is no evidence against the model
     _S.COMMITTED:    _S.COMMITTED,
@@ -134,6 +164,7 @@ _GIVEN_UP: Mapping[UpdateState, UpdateState] = {
     _S.DOWNLOADING:  _S.FAILED,
     _S.VERIFYING:    _S.FAILED,
     _S.TRIAL:        _S.REJECTED,      # trying it takes the device down
+    _S.SHADOWING:    _S.REJECTED,
     _S.ACTIVATING:   _S.ROLLING_BACK,
     _S.OBSERVING:    _S.ROLLING_BACK,
 }  # fmt: skip

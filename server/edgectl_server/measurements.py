@@ -49,6 +49,14 @@ _BYTES_MAX = 2**50
 _COUNT_MAX = 2**31
 _SORT = {"at": Measurement.received_at, "latency_p50_us": Measurement.latency_p50_us}
 
+_VERDICTS = {
+    UpdateState.ACTIVATING: "ok",
+    UpdateState.SHADOWING: "ok",
+    UpdateState.WAITING: "ok",
+    UpdateState.REJECTED: "rejected",
+}
+"""What the state that follows a trial says about it."""
+
 Source = Literal["trial", "benchmark"]
 
 
@@ -68,8 +76,7 @@ class Measurements:
         """Store what the trial of an update measured, in the caller's transaction."""
         if event.before is not UpdateState.TRIAL:
             return  # later transitions of the update repeat it
-        verdicts = {UpdateState.ACTIVATING: "ok", UpdateState.REJECTED: "rejected"}
-        verdict = verdicts.get(event.after)
+        verdict = _VERDICTS.get(event.after)
         if verdict is None:
             return
         reason = event.reason.code if event.reason is not None and verdict == "rejected" else ""

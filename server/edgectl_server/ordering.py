@@ -33,8 +33,11 @@ from edgectl_protocol.messages import (
     UpdatePolicy,
 )
 from edgectl_server.audit import note
+from edgectl_server.domain.coupling import DesiredVersion, couple
+from edgectl_server.domain.rollouts import DeviceState
 from edgectl_server.domain.variants import Measured, VariantFacts, fits, rank_variants
 from edgectl_server.measurements import Measurements
+from edgectl_server.schemas import RolloutPolicy
 from edgectl_server.signing.content_keys import ContentKeys
 from edgectl_server.signing.orders import OrderSigner
 from edgectl_server.storage.database import Database
@@ -45,6 +48,7 @@ from edgectl_server.storage.tables import (
     ModelVersion,
     Outbox,
     Rollout,
+    RolloutDevice,
 )
 
 __all__ = [
@@ -141,7 +145,7 @@ class Ordering:
         now = self._now()
         device.order_counter = _next_counter(device)
         device.order_expires_at = now + LIFETIME
-        slots, policy = self._slots(session, device)
+        slots, policy, coupled = self._slots(session, device)
         withdrawn = session.scalars(
             select(DesiredSlot.slot)
             .where(DesiredSlot.device == name, DesiredSlot.version_id.is_(None))
@@ -157,6 +161,7 @@ class Ordering:
             slots=slots,
             policy=policy,
             withdrawn=tuple(withdrawn),
+            coupled=coupled,
             keys=self.sealed_keys(
                 session, device, [c.manifest for s in slots.values() for c in s.candidates]
             ),
@@ -235,21 +240,31 @@ class Ordering:
             measurements=measured,
         )
 
-    def _slots(self, session: Session, device: Device) -> tuple[dict[str, SlotOrder], UpdatePolicy]:
-        """Return what the device shall run; a slot for which it can run nothing is left out."""
+    def _slots(
+        self, session: Session, device: Device
+    ) -> tuple[dict[str, SlotOrder], UpdatePolicy, tuple[tuple[str, ...], ...]]:
+        """Return what the device shall run, how it goes about it, and what switches together.
+
+        A slot for which it can run nothing, or not yet what goes with it, is left out.
+        """
         rows = session.execute(
-            select(DesiredSlot, ModelVersion, Rollout.policy)
+            select(DesiredSlot, ModelVersion, Rollout.policy, RolloutDevice.state)
             .join(ModelVersion, ModelVersion.id == DesiredSlot.version_id)
             .outerjoin(Rollout, Rollout.id == DesiredSlot.rollout)
+            .outerjoin(
+                RolloutDevice,
+                (RolloutDevice.rollout == DesiredSlot.rollout)
+                & (RolloutDevice.device == DesiredSlot.device),
+            )
             .where(DesiredSlot.device == device.id)
             .order_by(DesiredSlot.updated_at)
         ).all()
-        slots = {}
+        slots, wanted = {}, {}
         policy = UpdatePolicy()
         reported = reported_of(device)
-        for desired, version, rollout_policy in rows:
+        for desired, version, rollout_policy, state in rows:
             if rollout_policy is not None:  # the newest is the last
-                policy = UpdatePolicy(observe_s=float(rollout_policy["observe_s"]))
+                policy = RolloutPolicy.model_validate(rollout_policy).for_devices()
             ranked = self.candidates(
                 session,
                 device,
@@ -260,6 +275,11 @@ class Ordering:
             if ranked:
                 if desired.ranking is None:
                     desired.ranking = [one.manifest for one in ranked]
+                wanted[desired.slot] = DesiredVersion(
+                    version=version.version,
+                    goes_with=tuple((rollout_policy or {}).get("goes_with", ())),
+                    committed=state in (None, DeviceState.COMMITTED.value),
+                )
                 slots[desired.slot] = SlotOrder(
                     model=version.model,
                     version=version.version,
@@ -269,7 +289,8 @@ class Ordering:
                     ),
                     rollout=desired.rollout,
                 )
-        return slots, policy
+        kept, coupled = couple(wanted)
+        return {slot: one for slot, one in slots.items() if slot in kept}, policy, coupled
 
     def withdraw(self, session: Session, device: Device) -> None:
         """Take the device's order back from the broker; for a device that leaves."""

@@ -44,6 +44,8 @@ _DOWNLOADED = frozenset(
     {
         UpdateState.VERIFYING,
         UpdateState.TRIAL,
+        UpdateState.SHADOWING,
+        UpdateState.WAITING,
         UpdateState.ACTIVATING,
         UpdateState.OBSERVING,
         UpdateState.COMMITTED,

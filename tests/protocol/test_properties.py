@@ -96,7 +96,8 @@ def test_an_event_without_a_row_is_our_bug():
 def test_no_state_loops_over_resumes_for_ever():
     for state in update.UpdateState:
         after = update.resume_state(state, update.RESUMES_MAX)
-        assert after in update.ENDED or after is update.UpdateState.ROLLING_BACK
+        ends = update.ENDED | update.PARKED  # where nothing is done, nothing can go wrong
+        assert after in ends or after is update.UpdateState.ROLLING_BACK
 
 
 @given(st.sets(st.integers(0, 999)), st.integers(1, 1000))

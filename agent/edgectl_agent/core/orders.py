@@ -1,14 +1,13 @@
-"""Judgements about orders and health, each a pure function that the machine asks."""
+"""Judgements about orders, each a pure function that the machine asks."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from datetime import timedelta
 
-from edgectl_agent.core.record import Record, SlotPointer, Update
-from edgectl_agent.core.steps import HealthSeen
+from edgectl_agent.core.record import REJECTED_MAX, Record, SlotPointer, Update
 from edgectl_agent.core.timing import Moment
-from edgectl_protocol.messages import Candidate, Order, Reason, SlotOrder, UpdatePolicy
+from edgectl_protocol.messages import Candidate, Order, Reason, SlotOrder
 from edgectl_protocol.update import ENDED, UpdateState
 
 __all__ = [
@@ -16,9 +15,9 @@ __all__ = [
     "choose",
     "expiry",
     "is_open",
-    "judge_health",
     "needed",
     "refuse",
+    "remember",
     "stands",
     "withdrawn",
 ]
@@ -63,6 +62,24 @@ def expiry(order: Order, moment: Moment) -> Reason | None:
     )
 
 
+def remember(record: Record, digest: str) -> tuple[str, ...]:
+    """Return the bad digests with `digest` among them.
+
+    Where there are too many, the oldest that nobody wants now is forgotten first: a device that
+    forgot what is wanted would try it again, and again.
+    """
+    bad = [one for one in record.rejected if one != digest]
+    if len(bad) >= REJECTED_MAX:
+        wanted = {
+            one.manifest
+            for slot in record.wanted_slots
+            if (order := record.wanted(slot))
+            for one in order.candidates
+        }
+        bad.remove(next((one for one in bad if one not in wanted), bad[0]))
+    return (*bad, digest)
+
+
 def choose(wanted: SlotOrder, rejected: Collection[str]) -> Candidate | None:
     """Return the first candidate that is not remembered as bad."""
     return next((one for one in wanted.candidates if one.manifest not in rejected), None)
@@ -77,23 +94,30 @@ def stands(update: Update, rejected: Collection[str], forgiven: Collection[str])
     if update.state in {_S.FAILED, _S.IDLE}:
         return False
     if update.state is _S.REJECTED:
+        if update.manifest not in rejected:
+            return False  # forgiven, or rejected for a partner's sake, which may be better now
         return not any(one.manifest in forgiven for one in update.wanted.candidates)
     if update.state is _S.ROLLED_BACK:
         return update.manifest in rejected
     return True
 
 
-def is_open(slot: str, wanted: SlotOrder, record: Record, pointer: SlotPointer) -> bool:
-    """Say whether `slot` differs from what the newest order wants, and something can be done."""
+def is_open(slot: str, record: Record, pointer: SlotPointer) -> bool:
+    """Say whether `slot` differs from what is wanted there, and something can be done."""
+    wanted = record.wanted(slot)
+    if wanted is None:
+        return False
     candidate = choose(wanted, record.rejected)
     running = pointer.running
     if candidate and running and candidate.manifest == running.manifest:
         return False
     update = record.updates.get(slot)
-    if update is None or not update.is_for(wanted) or update.order != record.counter:
+    asked = (record.counter, record.wish(slot))
+    if update is None or not update.is_for(wanted) or (update.order, update.wish) != asked:
         return True
     if update.state is _S.REJECTED:
-        return candidate is not None  # the next one
+        # The next one; but not where it was not this one's fault.
+        return candidate is not None and update.manifest in record.rejected
     if update.state is _S.ROLLED_BACK:
         return update.aborted  # taken back, and ordered again before that was done
     return update.state is _S.COMMITTED  # and yet it does not run: its files were damaged
@@ -102,7 +126,7 @@ def is_open(slot: str, wanted: SlotOrder, record: Record, pointer: SlotPointer) 
 def withdrawn(order: Order, record: Record, pointers: Mapping[str, SlotPointer]) -> tuple[str, ...]:
     """Return the slots that run what they have committed and the order takes back."""
     slots = []
-    for slot in sorted(set(order.withdrawn) - set(order.slots)):
+    for slot in sorted(set(order.withdrawn) - set(record.wanted_slots)):
         update = record.updates.get(slot)
         running = pointers.get(slot, SlotPointer()).running
         if update is None or running is None or update.state is not _S.COMMITTED:
@@ -121,21 +145,3 @@ def needed(record: Record, pointers: Mapping[str, SlotPointer]) -> tuple[str, ..
         if update.state not in ENDED or update.state is _S.FAILED:
             manifests.add(update.manifest)
     return tuple(sorted(manifests))
-
-
-def judge_health(health: HealthSeen, policy: UpdatePolicy) -> Reason | None:
-    """Say why the model under observation must go, or None."""
-    if health.non_finite > 0:
-        return Reason(
-            code="observe.non_finite",
-            detail=f"{health.non_finite} of {health.requests} requests gave NaN or infinity",
-        )
-    if health.requests < max(1, policy.requests_min):
-        return None  # not enough to say anything
-    if health.errors / health.requests <= policy.error_rate_max:
-        return None
-    return Reason(
-        code="observe.error_rate",
-        detail=f"{health.errors} of {health.requests} requests failed, "
-        f"at most {policy.error_rate_max:.1%} may",
-    )

@@ -8,6 +8,7 @@ the store, for as many slots as belong together, and the machine is told of it.
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
@@ -15,12 +16,15 @@ from msgspec import Meta, Struct, structs
 
 from edgectl_protocol.errors import MalformedMessage
 from edgectl_protocol.messages import (
+    SLOTS_MAX,
     Candidate,
     Installed,
     Nonce,
+    ObservationReport,
     Order,
     Reason,
     SlotOrder,
+    SwapReport,
     TrialReport,
     UpdateReport,
 )
@@ -31,6 +35,7 @@ __all__ = [
     "EMPTY",
     "REJECTED_MAX",
     "Floor",
+    "LocalWish",
     "Record",
     "SlotPointer",
     "SlotPointers",
@@ -39,8 +44,11 @@ __all__ = [
     "decode_record",
 ]
 
-REJECTED_MAX = 64
-"""How many bad digests are remembered; the oldest is forgotten first."""
+REJECTED_MAX = 256
+"""How many bad digests are remembered: more than an order can name, so that none is forgotten of
+what is still wanted."""
+NO_NONCE = "0" * 32
+"""Of an update that no order asks for."""
 
 
 class SlotPointer(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -48,6 +56,8 @@ class SlotPointer(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     running: Installed | None = None
     previous: Installed | None = None
+    together: Annotated[tuple[ModelName, ...], Meta(max_length=SLOTS_MAX)] = ()
+    """Slots that got what they run in the same step, itself among them; empty is itself alone."""
 
 
 class SlotPointers(Struct, frozen=True, kw_only=True):
@@ -73,14 +83,24 @@ class Floor(Struct, frozen=True, kw_only=True, omit_defaults=True):
         )
 
 
+class LocalWish(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a person at the device wants a slot to run, until a newer order of the server comes."""
+
+    wanted: SlotOrder
+    number: Annotated[int, Meta(ge=1)]
+    """Grows with each wish, so that the same one can be asked for again."""
+
+
 class Update(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The newest update of one slot: what is wanted, which candidate is tried, how far it is."""
 
     slot: ModelName
     order: int
-    """Counter of the newest order that names this update."""
+    """Counter of the newest order that names this update, or was there when a person asked."""
     nonce: Nonce
     """Of that order."""
+    wish: int = 0
+    """Number of the local wish that asks for it; 0: the order does."""
     wanted: SlotOrder
     manifest: Digest
     """The candidate that is being tried."""
@@ -90,8 +110,15 @@ class Update(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How often the agent has died in the present state."""
     aborted: bool = False
     """A newer order took it back: it rolls back without blame."""
+    again: bool = False
+    """It rolls back for the world's fault, and is tried again after that."""
+    together: Annotated[tuple[ModelName, ...], Meta(max_length=SLOTS_MAX)] = ()
+    """Slots that are switched in one step with this one, itself among them; empty is itself."""
     reason: Reason | None = None
     trial: TrialReport | None = None
+    shadow: ObservationReport | None = None
+    observation: ObservationReport | None = None
+    swap: SwapReport | None = None
 
     @property
     def version(self) -> Version:
@@ -102,6 +129,20 @@ class Update(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def candidate(self) -> Candidate:
         """The candidate that is being tried."""
         return next(one for one in self.wanted.candidates if one.manifest == self.manifest)
+
+    @property
+    def members(self) -> tuple[ModelName, ...]:
+        """The slots that are switched in one step with this one, itself among them."""
+        return self.together or (self.slot,)
+
+    def installed(self, since: datetime) -> Installed:
+        """Return the candidate as what a slot runs from `since` on."""
+        return Installed(
+            version=self.version,
+            variant=self.candidate.variant,
+            manifest=self.manifest,
+            since=since,
+        )
 
     def report(self) -> UpdateReport:
         """Return the update as it is reported; bytes transferred are not known here."""
@@ -115,12 +156,15 @@ class Update(Struct, frozen=True, kw_only=True, omit_defaults=True):
             rollout=self.wanted.rollout,
             reason=self.reason,
             trial=self.trial,
+            shadow=self.shadow,
+            observation=self.observation,
+            swap=self.swap,
         )
 
     def named_by(self, order: Order) -> Update:
         """Return the same update as what `order` asks for."""
         wanted = order.slots[self.slot]
-        return structs.replace(self, order=order.counter, nonce=order.nonce, wanted=wanted)
+        return structs.replace(self, order=order.counter, nonce=order.nonce, wanted=wanted, wish=0)
 
     def is_for(self, wanted: SlotOrder) -> bool:
         """Say whether an order of `wanted` names the same target; the rollout may be another."""
@@ -140,6 +184,8 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
     order_key: str = ""
     """Id of the key that has signed it."""
     updates: dict[ModelName, Update] = {}
+    local: Annotated[dict[ModelName, LocalWish], Meta(max_length=SLOTS_MAX)] = {}
+    """What a person at the device wants, by slot; it goes before the order."""
     rejected: Annotated[tuple[Digest, ...], Meta(max_length=REJECTED_MAX)] = ()
     floor: Floor = Floor()
     stopped: bool = False
@@ -157,6 +203,23 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
         far ahead that nobody could order anything any more.
         """
         return self.counter if self.order_key in keys else 0
+
+    def wanted(self, slot: str) -> SlotOrder | None:
+        """Return what a slot shall run, by a person's wish or by the order; None: as it is."""
+        wish = self.local.get(slot)
+        if wish is not None:
+            return wish.wanted
+        return None if self.order is None else self.order.slots.get(slot)
+
+    def wish(self, slot: str) -> int:
+        """Return the number of the local wish for a slot; 0: there is none."""
+        wish = self.local.get(slot)
+        return 0 if wish is None else wish.number
+
+    @property
+    def wanted_slots(self) -> tuple[str, ...]:
+        """The slots of which something is wanted, sorted."""
+        return tuple(sorted({*self.local, *(self.order.slots if self.order else ())}))
 
     @property
     def nonce(self) -> Nonce | None:
@@ -176,6 +239,8 @@ def decode_record(content: bytes) -> Record:
     for update in record.updates.values():
         if all(one.manifest != update.manifest for one in update.wanted.candidates):
             raise MalformedMessage(f"the update of {update.slot} names none of its candidates")
+        if any(slot not in record.updates for slot in update.together):
+            raise MalformedMessage(f"the update of {update.slot} is coupled with one that is not")
     return record
 
 

@@ -8,29 +8,45 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from edgectl_agent.core.evidence import Copies, Evidence
 from edgectl_agent.core.record import Floor, Record, SlotPointer, Update
-from edgectl_protocol.messages import Installed, Order, Reason, TrialReport
+from edgectl_protocol.messages import (
+    Installed,
+    Order,
+    Reason,
+    SlotOrder,
+    SwapReport,
+    TrialReport,
+    UpdatePolicy,
+)
 from edgectl_protocol.update import UpdateEvent, UpdateState
 
 __all__ = [
     "Accept",
+    "Accompany",
     "Action",
     "Activate",
     "Announce",
+    "Answer",
     "Cancel",
     "Collect",
     "Download",
     "Event",
+    "GiveUp",
     "HealthSeen",
+    "HoldChanged",
     "InferenceDied",
+    "InstallAsked",
     "OrderArrived",
     "OrderRefused",
     "Persist",
     "PointerChanged",
     "Refresh",
     "Refuse",
+    "Release",
     "Report",
     "RollBack",
+    "RollbackAsked",
     "Step",
     "StepDone",
     "StepFailed",
@@ -71,7 +87,9 @@ class StepDone(_Value, frozen=True, kw_only=True):
     slot: str
     floor: Floor | None = None
     trial: TrialReport | None = None
-    pointer: SlotPointer | None = None
+    pointers: dict[str, SlotPointer] = {}
+    """What the slots run of which it may have changed that."""
+    swaps: dict[str, SwapReport] = {}
 
 
 class StepFailed(_Value, frozen=True, kw_only=True):
@@ -79,8 +97,9 @@ class StepFailed(_Value, frozen=True, kw_only=True):
 
     step: int
     slot: str
+    """Whose bundle it is about; of a step for several slots, empty where that is not known."""
     reason: Reason
-    pointer: SlotPointer | None = None
+    pointers: dict[str, SlotPointer] = {}
 
 
 class StepRejected(_Value, frozen=True, kw_only=True):
@@ -88,19 +107,31 @@ class StepRejected(_Value, frozen=True, kw_only=True):
 
     step: int
     slot: str
+    """Whose bundle it is."""
     reason: Reason
     trial: TrialReport | None = None
-    pointer: SlotPointer | None = None
+    pointers: dict[str, SlotPointer] = {}
 
 
 class HealthSeen(_Value, frozen=True, kw_only=True):
-    """Counts of what serves in a slot since it was loaded."""
+    """Counts of what serves in a slot since it began to, and of what it can be compared with."""
 
     slot: str
     manifest: str
     requests: int
     errors: int
     non_finite: int
+    latency: tuple[int, ...] = ()
+    """Histogram of the runs, as in `edgectl_agent.core.evidence`."""
+    classes: tuple[int, ...] = ()
+    before: Evidence | None = None
+    """Of what served before; None where that is not known."""
+    companion: str = ""
+    """Manifest of what is in memory beside it: the one before, or a shadow. Empty: nothing is."""
+    copies: Copies | None = None
+    """What the companion did with copies of requests; None while nothing is mirrored."""
+    comparable: bool = False
+    """Whether the classes of both mean the same: they have the same labels."""
 
 
 class InferenceDied(_Value, frozen=True, kw_only=True):
@@ -119,6 +150,29 @@ class PointerChanged(_Value, frozen=True, kw_only=True):
     reason: Reason
 
 
+class HoldChanged(_Value, frozen=True, kw_only=True):
+    """Somebody or an application says "not now", or takes that back."""
+
+    held: Reason | None
+    """Who and why, for people; None: models may be switched."""
+
+
+class RollbackAsked(_Value, frozen=True, kw_only=True):
+    """A person at the device wants what ran before, and never again what runs now."""
+
+    slot: str
+    request: str = ""
+    """Comes back with the `Answer`."""
+
+
+class InstallAsked(_Value, frozen=True, kw_only=True):
+    """A person at the device wants a slot to run something, until a newer order comes."""
+
+    slot: str
+    wanted: SlotOrder
+    request: str = ""
+
+
 class Ticked(_Value, frozen=True, kw_only=True):
     """Time has passed."""
 
@@ -132,6 +186,9 @@ Event = (
     | HealthSeen
     | InferenceDied
     | PointerChanged
+    | HoldChanged
+    | RollbackAsked
+    | InstallAsked
     | Ticked
 )
 
@@ -165,6 +222,14 @@ class Refuse(_Value, frozen=True, kw_only=True):
     """The order's number, where its signature is good."""
 
 
+class Answer(_Value, frozen=True, kw_only=True):
+    """Tell who asked whether it will be done."""
+
+    request: str
+    reason: Reason | None
+    """Why not; None: it will, or is being, done."""
+
+
 class Report(_Value, frozen=True, kw_only=True):
     """Send the reported state."""
 
@@ -173,6 +238,18 @@ class Collect(_Value, frozen=True, kw_only=True):
     """Remove what neither a slot nor an update needs; `keep` are manifests."""
 
     keep: tuple[str, ...]
+
+
+class Release(_Value, frozen=True, kw_only=True):
+    """Free the models that are kept beside what serves in these slots."""
+
+    slots: tuple[str, ...]
+
+
+class GiveUp(_Value, frozen=True, kw_only=True):
+    """A step does not come back though it was told to: end the process, to be started anew."""
+
+    reason: Reason
 
 
 class Cancel(_Value, frozen=True, kw_only=True):
@@ -212,20 +289,43 @@ class Trial(_Value, frozen=True, kw_only=True):
     update: Update
 
 
-class Activate(_Value, frozen=True, kw_only=True):
-    """Switch the slot's pointer to the bundle and load it."""
+class Accompany(_Value, frozen=True, kw_only=True):
+    """Load the bundle beside what serves in its slot, and have it answer copies of requests."""
 
     step: int
     update: Update
     installed: Installed
+    policy: UpdatePolicy
+
+
+class Activate(_Value, frozen=True, kw_only=True):
+    """Switch the pointers of slots that belong together to their bundles, and load them."""
+
+    step: int
+    updates: tuple[Update, ...]
+    installed: dict[str, Installed]
+    """By slot."""
+    policy: UpdatePolicy
 
 
 class RollBack(_Value, frozen=True, kw_only=True):
-    """Switch the slot's pointer back from the update's bundle and load what it points to."""
+    """Switch the slots' pointers back from the updates' bundles and load what they point to."""
 
     step: int
-    update: Update
+    updates: tuple[Update, ...]
 
 
-Step = Refresh | Download | Verify | Trial | Activate | RollBack
-Action = Persist | Announce | Accept | Refuse | Report | Collect | Cancel | Step
+Step = Refresh | Download | Verify | Trial | Accompany | Activate | RollBack
+Action = (
+    Persist
+    | Announce
+    | Accept
+    | Refuse
+    | Answer
+    | Report
+    | Collect
+    | Release
+    | Cancel
+    | GiveUp
+    | Step
+)

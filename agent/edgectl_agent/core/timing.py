@@ -15,6 +15,8 @@ class Moment(NamedTuple):
     """UTC. May be wrong, may jump: good for expiry dates and for people."""
     elapsed_s: float
     """Seconds since some moment in this process; only grows: good for durations."""
+    offset_s: float = 0.0
+    """By how much the device's local time is ahead of UTC now; for maintenance windows."""
 
 
 def delay_s(attempt: int, *, first_s: float, max_s: float, jitter: float) -> float:

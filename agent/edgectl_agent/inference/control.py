@@ -11,14 +11,21 @@ import msgspec
 from msgspec import Raw, Struct
 
 from edgectl_agent.bundle import Bundle
+from edgectl_agent.core.evidence import Copies, Evidence
 from edgectl_protocol.names import Digest, ModelName
 
 __all__ = [
     "LINE_BYTES_MAX",
+    "RESERVE_BYTES",
+    "Accompany",
     "Command",
+    "Exchange",
     "Health",
     "Load",
     "Loaded",
+    "Mirror",
+    "Mirroring",
+    "Release",
     "Reply",
     "SlotHealth",
     "Start",
@@ -32,6 +39,8 @@ __all__ = [
     "line",
 ]
 
+RESERVE_BYTES = 48 * 1024 * 1024
+"""Memory that stays free beside two models of one slot, unless a setting says otherwise."""
 LINE_BYTES_MAX = 4 * 1024 * 1024
 """Room for a bundle's description (at most 1 MiB) and for the counts of 16 slots."""
 
@@ -42,6 +51,8 @@ class Start(Struct, frozen=True, kw_only=True, tag="start"):
     host: str
     port: int
     socket: str | None
+    reserve_bytes: int = RESERVE_BYTES
+    """Memory that must stay free beside two models of one slot."""
 
 
 class Load(Struct, frozen=True, kw_only=True, tag="load"):
@@ -62,8 +73,43 @@ class Unload(Struct, frozen=True, kw_only=True, tag="unload"):
     slot: ModelName
 
 
+class Exchange(Struct, frozen=True, kw_only=True, tag="exchange"):
+    """Let the companions of slots serve in place of what does, all at once, without loading.
+
+    Nothing changes where one of them is not there any more (``slot.companion``).
+    """
+
+    manifests: dict[ModelName, Digest]
+
+
+class Accompany(Struct, frozen=True, kw_only=True, tag="accompany"):
+    """Load a bundle as the companion of what serves in its slot, and mirror requests to it."""
+
+    bundle: Bundle
+    timeout_s: float
+    share: float
+    """Of the live requests."""
+    cpu_max: float
+    """What copies may cost, as a share of one processor core."""
+    hung: tuple[Digest, ...] = ()
+
+
+class Mirror(Struct, frozen=True, kw_only=True, tag="mirror"):
+    """Mirror requests of a slot to the companion that is there; stop that with a share of 0."""
+
+    slot: ModelName
+    share: float
+    cpu_max: float
+
+
+class Release(Struct, frozen=True, kw_only=True, tag="release"):
+    """Free the companion of a slot."""
+
+    slot: ModelName
+
+
 class Health(Struct, frozen=True, kw_only=True, tag="health"):
-    """How a slot has fared since it was loaded."""
+    """How a slot has fared since what is in it began to serve."""
 
     slot: ModelName
 
@@ -72,7 +118,7 @@ class Windows(Struct, frozen=True, kw_only=True, tag="windows"):
     """Counts since the last such command."""
 
 
-Command = Start | Load | Unload | Health | Windows
+Command = Start | Load | Exchange | Accompany | Mirror | Release | Unload | Health | Windows
 
 
 class Started(Struct, frozen=True, kw_only=True):
@@ -95,13 +141,23 @@ class Loaded(Struct, frozen=True, kw_only=True):
     swaps: dict[ModelName, Swap]
 
 
-class SlotHealth(Struct, frozen=True, kw_only=True):
-    """Reply to `Health`: counts since the model was loaded."""
+class Mirroring(Struct, frozen=True, kw_only=True):
+    """Reply to `Mirror`: whether requests are copied now."""
 
-    manifest: str
-    requests: int
-    errors: int
-    non_finite: int
+    on: bool
+
+
+class SlotHealth(Evidence, frozen=True, kw_only=True):
+    """Reply to `Health`: what serves, and what it can be compared with."""
+
+    before: Evidence | None = None
+    """Of what served before; also when it is not in memory any more."""
+    companion: str = ""
+    """Manifest of what is in memory beside it; empty: nothing is."""
+    copies: Copies | None = None
+    """What the companion did; None while nothing is mirrored."""
+    comparable: bool = False
+    """Whether the classes of both mean the same: they have the same labels."""
 
 
 class Tally(Struct, frozen=True, kw_only=True):

@@ -3,7 +3,7 @@
 A request counts when it has reached the model: one that was refused because it is outside the
 contract says nothing about the model and is counted apart. Latency is that of the model's run
 alone, as in the trial. One `Counts` belongs to one loaded model, so that no window ever mixes two
-digests.
+digests. Copies of requests are no requests: they are counted by `edgectl_agent.inference.mirror`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ import math
 import threading
 import time
 from collections.abc import Mapping
+from itertools import zip_longest
 
 import numpy as np
 
-from edgectl_agent.inference.control import SlotHealth, Tally
+from edgectl_agent.core.evidence import Evidence
+from edgectl_agent.inference.control import Tally
 from edgectl_agent.runtime import Tensor
 from edgectl_protocol.histograms import CONFIDENCE_EDGES, LATENCY_EDGES_US, bin_of
-from edgectl_protocol.manifest import BundleConfig
+from edgectl_protocol.manifest import BundleConfig, Scores
 
-__all__ = ["Counts"]
+__all__ = ["Counts", "predictions_of"]
 
 CLASSES_MAX = 1024
 """Models with more classes are counted without them."""
@@ -39,7 +41,8 @@ class Counts:
             spec.name for spec in config.outputs if spec.datatype in {"FP16", "FP32", "FP64"}
         )
         self._lock = threading.Lock()
-        self._totals = [0, 0, 0]
+        self._before: Tally | None = None
+        """Of the windows that have ended, since the model began to serve."""
         self._begin()
 
     def _begin(self) -> None:
@@ -53,9 +56,8 @@ class Counts:
     def failed(self) -> None:
         """Count a request that the model did not answer."""
         with self._lock:
-            for counts in (self._totals, self._window):
-                counts[0] += 1
-                counts[1] += 1
+            self._window[0] += 1
+            self._window[1] += 1
 
     def refused(self) -> None:
         """Count a request that is outside the contract."""
@@ -64,13 +66,11 @@ class Counts:
 
     def served(self, latency_us: float, outputs: Mapping[str, Tensor]) -> bool:
         """Count an answered request and say whether all of its outputs are finite."""
-        finite = all(_finite(outputs[name]) for name in self._outputs)
-        predictions = self._predictions(outputs) if finite else ()
+        finite = self.finite(outputs)
+        predictions = predictions_of(outputs, self._scores) if finite else ()
         with self._lock:
-            self._totals[0] += 1
             self._window[0] += 1
             if not finite:
-                self._totals[2] += 1
                 self._window[2] += 1
             self._latency[bin_of(LATENCY_EDGES_US, latency_us)] += 1
             for index, confidence in predictions:
@@ -80,48 +80,103 @@ class Counts:
                 self._classes[index] += 1
         return finite
 
-    def totals(self, manifest: str) -> SlotHealth:
-        """Return the counts since loading, of the model with that manifest."""
+    def finite(self, outputs: Mapping[str, Tensor]) -> bool:
+        """Say whether all outputs are finite."""
+        return all(_finite(outputs[name]) for name in self._outputs)
+
+    def totals(self, manifest: str) -> Evidence:
+        """Return the counts since the model of that manifest began to serve."""
         with self._lock:
-            requests, errors, non_finite = self._totals
-        return SlotHealth(
-            manifest=manifest, requests=requests, errors=errors, non_finite=non_finite
+            total = _sum(self._before, self._tally())
+        return Evidence(
+            manifest=manifest,
+            requests=total.requests,
+            errors=total.errors,
+            non_finite=total.non_finite,
+            latency=total.latency,
+            classes=total.classes,
         )
+
+    def restart(self) -> None:
+        """Count anew for `totals`: the model begins to serve. The window goes on."""
+        with self._lock:
+            self._before = _negative(self._tally())
 
     def take(self) -> Tally:
         """Return the window's counts and begin the next window."""
         with self._lock:
-            tally = Tally(
-                age_s=time.monotonic() - self._since,
-                requests=self._window[0],
-                errors=self._window[1],
-                non_finite=self._window[2],
-                refused=self._refused,
-                latency=tuple(self._latency),
-                confidence=tuple(self._confidence) if self._scores else (),
-                classes=tuple(self._classes),
-            )
+            tally = self._tally()
+            self._before = _sum(self._before, tally)
             self._begin()
         return tally
 
-    def _predictions(self, outputs: Mapping[str, Tensor]) -> tuple[tuple[int, float], ...]:
-        """Return (class, confidence) of each row of scores; nothing where there are no scores."""
-        if self._scores is None:
-            return ()
-        scores = outputs.get(self._scores.output)
-        if scores is None or scores.ndim == 0 or not 0 < scores.shape[-1] <= CLASSES_MAX:
-            return ()
-        if scores.dtype.kind in "iu":
-            scores = self._scores.scale * (scores.astype(np.float64) - self._scores.zero_point)
-        softmax = self._scores.kind == "logits"
-        if scores.size == scores.shape[-1] <= _PLAIN_ELEMENTS_MAX:
-            return (_prediction(scores.ravel().tolist(), softmax=softmax),)
-        rows = scores.reshape(-1, scores.shape[-1])[:ROWS_MAX].astype(np.float64)
-        indexes = rows.argmax(axis=1)
-        best = rows.max(axis=1)
-        if softmax:
-            best = 1.0 / np.exp(rows - best[:, np.newaxis]).sum(axis=1)
-        return tuple(zip(indexes.tolist(), best.tolist(), strict=True))
+    def _tally(self) -> Tally:
+        return Tally(
+            age_s=time.monotonic() - self._since,
+            requests=self._window[0],
+            errors=self._window[1],
+            non_finite=self._window[2],
+            refused=self._refused,
+            latency=tuple(self._latency),
+            confidence=tuple(self._confidence) if self._scores else (),
+            classes=tuple(self._classes),
+        )
+
+
+def predictions_of(
+    outputs: Mapping[str, Tensor], described: Scores | None
+) -> tuple[tuple[int, float], ...]:
+    """Return (class, confidence) of each row of scores; nothing where there are no scores."""
+    if described is None:
+        return ()
+    scores = outputs.get(described.output)
+    if scores is None or scores.ndim == 0 or not 0 < scores.shape[-1] <= CLASSES_MAX:
+        return ()
+    if scores.dtype.kind in "iu":
+        scores = described.scale * (scores.astype(np.float64) - described.zero_point)
+    softmax = described.kind == "logits"
+    if scores.size == scores.shape[-1] <= _PLAIN_ELEMENTS_MAX:
+        return (_prediction(scores.ravel().tolist(), softmax=softmax),)
+    rows = scores.reshape(-1, scores.shape[-1])[:ROWS_MAX].astype(np.float64)
+    indexes = rows.argmax(axis=1)
+    best = rows.max(axis=1)
+    if softmax:
+        best = 1.0 / np.exp(rows - best[:, np.newaxis]).sum(axis=1)
+    return tuple(zip(indexes.tolist(), best.tolist(), strict=True))
+
+
+def _sum(before: Tally | None, tally: Tally) -> Tally:
+    """Add two tallies; classes that only one of them knows count as zero in the other."""
+    if before is None:
+        return tally
+    return Tally(
+        age_s=before.age_s + tally.age_s,
+        requests=before.requests + tally.requests,
+        errors=before.errors + tally.errors,
+        non_finite=before.non_finite + tally.non_finite,
+        refused=before.refused + tally.refused,
+        latency=_added(before.latency, tally.latency),
+        confidence=_added(before.confidence, tally.confidence),
+        classes=_added(before.classes, tally.classes),
+    )
+
+
+def _negative(tally: Tally) -> Tally:
+    """Return what takes `tally` away when it is added."""
+    return Tally(
+        age_s=-tally.age_s,
+        requests=-tally.requests,
+        errors=-tally.errors,
+        non_finite=-tally.non_finite,
+        refused=-tally.refused,
+        latency=tuple(-count for count in tally.latency),
+        confidence=tuple(-count for count in tally.confidence),
+        classes=tuple(-count for count in tally.classes),
+    )
+
+
+def _added(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(map(sum, zip_longest(left, right, fillvalue=0)))
 
 
 def _prediction(scores: list[float], *, softmax: bool) -> tuple[int, float]:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from signal import Signals
@@ -29,10 +29,16 @@ from edgectl_agent.bundle import Bundle
 from edgectl_agent.clock import now
 from edgectl_agent.inference.control import (
     LINE_BYTES_MAX,
+    RESERVE_BYTES,
+    Accompany,
     Command,
+    Exchange,
     Health,
     Load,
     Loaded,
+    Mirror,
+    Mirroring,
+    Release,
     Reply,
     SlotHealth,
     Start,
@@ -58,7 +64,9 @@ __all__ = [
 
 _ANSWER_S_MAX = 5.0
 _DRAIN_S_MAX = 15.0
-"""After a model is loaded, requests in the old one may take this long to end."""
+"""Requests in an old model may take this long to end."""
+_AFTER_LOAD_S_MAX = 90.0
+"""After a model was loaded, or not: that, and loading again what had to go for it."""
 _STOP_S_MAX = 3.0
 _LOG_BYTES_MAX = 1024 * 1024
 
@@ -84,7 +92,13 @@ class InferenceProcess:
     """
 
     def __init__(
-        self, *, host: str, port: int, socket: Path | None, log: Path | None = None
+        self,
+        *,
+        host: str,
+        port: int,
+        socket: Path | None,
+        log: Path | None = None,
+        reserve_bytes: int = RESERVE_BYTES,
     ) -> None:
         """Describe the process; nothing is started.
 
@@ -93,11 +107,13 @@ class InferenceProcess:
             port: TCP port, 0 for any free one.
             socket: path of a Unix socket as well, or None.
             log: file that gets the child's standard error; None throws it away.
+            reserve_bytes: memory that must stay free beside two models of one slot.
         """
         self.endpoint = ""
         self._host, self._port = host, port
         self._socket = socket.absolute() if socket is not None else None
         self._log = log
+        self._reserve_bytes = reserve_bytes
         self._lock = threading.RLock()
         self._child: subprocess.Popen[bytes] | None = None
         self._channel: sockets.socket | None = None
@@ -126,7 +142,9 @@ class InferenceProcess:
                     "inference.start", f"cannot start the inference process: {error}"
                 ) from error
             path = str(self._socket) if self._socket is not None else None
-            command = Start(host=self._host, port=self._port, socket=path)
+            command = Start(
+                host=self._host, port=self._port, socket=path, reserve_bytes=self._reserve_bytes
+            )
             reply = self._command(command, timeout_s)
             if reply.code:
                 self.stop()
@@ -143,7 +161,8 @@ class InferenceProcess:
         """Put bundles into their slots without a failed request; say what it took, by slot.
 
         The new models are loaded and warmed up beside the old ones, all references are switched at
-        once, and what is in the old ones ends there before this returns.
+        once, and what is in the old ones ends there. The old ones stay as companions where memory
+        allows; where it forbids two, requests wait while the one goes and the other is loaded.
 
         Raises:
             LoadFailed: the old ones keep serving. Codes: ``load.unreadable``, ``load.invalid``,
@@ -152,14 +171,62 @@ class InferenceProcess:
         """
         hung = tuple(one.manifest for one in bundles if one.manifest in self._hung_models)
         command = Load(bundles=tuple(bundles), timeout_s=timeout_s, hung=hung)
-        reply = self._command(command, timeout_s + _DRAIN_S_MAX)
+        reply = self._command(command, timeout_s + _AFTER_LOAD_S_MAX)
         if reply.code:
             raise LoadFailed(reply.code, reply.detail, slot=reply.slot)
-        swaps = msgspec.json.decode(reply.result, type=Loaded).swaps
-        return {
-            slot: SwapReport(load_ms=swap.load_ms, gap_ms=swap.gap_ms, resident=swap.resident)
-            for slot, swap in swaps.items()
-        }
+        return _reports(msgspec.json.decode(reply.result, type=Loaded))
+
+    def exchange(self, manifests: Mapping[str, str]) -> dict[str, SwapReport] | None:
+        """Let companions serve in place of what does, all at once, without loading anything.
+
+        Args:
+            manifests: of the companions, by slot.
+
+        Returns:
+            What it took, by slot; None where one of them is not there, and nothing has changed.
+        """
+        reply = self._command(Exchange(manifests=dict(manifests)), _DRAIN_S_MAX)
+        if reply.code == "slot.companion":
+            return None
+        return _reports(self._result(reply, Loaded))
+
+    def accompany(
+        self, bundle: Bundle, *, share: float, cpu_max: float, timeout_s: float = 60
+    ) -> SwapReport:
+        """Load `bundle` as the companion of what serves in its slot; mirror requests to it.
+
+        Args:
+            bundle: verified files.
+            share: of the live requests that are copied, after they were answered.
+            cpu_max: what copies may cost, as a share of one processor core.
+            timeout_s: for loading.
+
+        Raises:
+            LoadFailed: as `switch`, and ``load.memory_low``: two models do not fit.
+            SlotEmpty: nothing serves there.
+        """
+        hung = tuple({bundle.manifest} & self._hung_models)
+        command = Accompany(
+            bundle=bundle, timeout_s=timeout_s, share=share, cpu_max=cpu_max, hung=hung
+        )
+        reply = self._command(command, timeout_s + _AFTER_LOAD_S_MAX)
+        if reply.code == "slot.empty":
+            raise SlotEmpty(reply.code, reply.detail)
+        if reply.code:
+            raise LoadFailed(reply.code, reply.detail, slot=reply.slot)
+        return _reports(msgspec.json.decode(reply.result, type=Loaded))[bundle.slot]
+
+    def mirror(self, slot: str, *, share: float, cpu_max: float) -> bool:
+        """Mirror requests to the companion of `slot`; say whether there is one.
+
+        See `accompany` for the arguments; a share of 0 ends it.
+        """
+        command = Mirror(slot=slot, share=share, cpu_max=cpu_max)
+        return self._result(self._command(command, _ANSWER_S_MAX), Mirroring).on
+
+    def release(self, slot: str) -> None:
+        """Free the companion of `slot`; nothing happens when there is none."""
+        self._result(self._command(Release(slot=slot), _DRAIN_S_MAX), type(None))
 
     def unload(self, slot: str) -> None:
         """Empty `slot`; nothing happens when it is empty."""
@@ -332,6 +399,13 @@ class InferenceProcess:
         if reply.code:
             raise InferenceDown(reply.code, reply.detail)
         return msgspec.json.decode(reply.result, type=kind)
+
+
+def _reports(loaded: Loaded) -> dict[str, SwapReport]:
+    return {
+        slot: SwapReport(load_ms=swap.load_ms, gap_ms=swap.gap_ms, resident=swap.resident)
+        for slot, swap in loaded.swaps.items()
+    }
 
 
 def _signal_name(number: int) -> str:

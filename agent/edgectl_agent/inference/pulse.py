@@ -33,7 +33,9 @@ class Place:
 
     LOOP = 64
     WORKER = LOOP + _NAME_BYTES
-    ALL = (LOOP, WORKER)
+    MIRROR = WORKER + _NAME_BYTES
+    """A companion, with a copy of a request."""
+    ALL = (LOOP, WORKER, MIRROR)
 
 
 def make_page() -> int:

@@ -28,7 +28,8 @@ import msgspec
 from edgectl_agent.inference.endpoint import Answer, Request
 from edgectl_agent.inference.protocol import Refused, encode_outputs, parse_call
 from edgectl_agent.inference.pulse import Place, Pulse
-from edgectl_agent.inference.slots import Served, Slots
+from edgectl_agent.inference.served import Served
+from edgectl_agent.inference.slots import Slots
 from edgectl_agent.runtime import RunFailed, Stop
 from edgectl_protocol import __version__
 
@@ -37,6 +38,8 @@ __all__ = ["Routes", "failure"]
 INLINE_BODY_BYTES_MAX = 64 * 1024
 WAITING_MAX = 128
 """Requests for the worker thread, also those whose clients have gone."""
+GAP_SECONDS_MAX = 30.0
+"""Requests for a slot that serves nothing while its model is replaced wait so long at most."""
 RUN_SECONDS_MAX = 30.0
 _OK, _BAD, _NOT_FOUND, _METHOD, _FAILED, _BUSY = 200, 400, 404, 405, 500, 503
 _PLATFORMS = {"onnx": "onnx_onnxv1", "tflite": "tensorflow_tflite"}
@@ -95,10 +98,18 @@ class Routes:
     def _model(
         self, request: Request, name: bytes, rest: list[bytes]
     ) -> Answer | asyncio.Future[Answer]:
-        served = self._slots.get(name.decode("utf-8", "replace"))
+        slot = name.decode("utf-8", "replace")
+        served = self._slots.get(slot)
         if served is None:
-            shown = name[:64].decode("utf-8", "replace")
-            return failure(_NOT_FOUND, f"no model {shown!r} is loaded")
+            opening = self._slots.opening(slot)
+            if opening is None:
+                return failure(_NOT_FOUND, f"no model {slot[:64]!r} is loaded")
+            return self._wait(request, name, rest, opening)
+        return self._route(request, served, rest)
+
+    def _route(
+        self, request: Request, served: Served, rest: list[bytes]
+    ) -> Answer | asyncio.Future[Answer]:
         version = served.bundle.version
         if len(rest) > 1 and rest[0] == b"versions":
             if rest[1] != version.encode():
@@ -113,6 +124,27 @@ class Routes:
             case [b"ready"]:
                 return _read(request, {"name": served.bundle.slot, "ready": True})
         return failure(_NOT_FOUND, "a model has the routes infer and ready, and no others")
+
+    def _wait(
+        self, request: Request, name: bytes, rest: list[bytes], opening: asyncio.Future[None]
+    ) -> Answer | asyncio.Future[Answer]:
+        """Answer once the slot serves again: memory does not hold its old and its new model."""
+        if self._waiting >= WAITING_MAX:
+            return failure(_BUSY, f"{WAITING_MAX} requests are waiting: try again")
+        self._waiting += 1
+
+        async def answer() -> Answer:
+            try:
+                async with asyncio.timeout(GAP_SECONDS_MAX):
+                    await asyncio.shield(opening)
+            except TimeoutError:
+                return failure(_BUSY, "the model is being replaced: try again")
+            finally:
+                self._waiting -= 1
+            outcome = self._model(request, name, rest)
+            return outcome if isinstance(outcome, Answer) else await outcome
+
+        return asyncio.ensure_future(answer())
 
     def _infer(self, request: Request, served: Served) -> Answer | asyncio.Future[Answer]:
         if request.method != b"POST":
@@ -168,6 +200,9 @@ class Routes:
         finally:
             self._pulse.end(place)
         finite = served.counts.served((time.perf_counter_ns() - started) / 1000, outputs)
+        mirror = served.mirror  # once: the event loop changes it at any time
+        if mirror is not None:
+            mirror.offer(call.inputs, outputs, finite=finite)
         parameters = served.parameters if finite else served.parameters_non_finite
         return Answer(_OK, encode_outputs(call, outputs, served.bundle, parameters))
 

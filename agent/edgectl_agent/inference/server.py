@@ -29,10 +29,15 @@ from msgspec import Raw, Struct
 from edgectl_agent.decryption import refuse_dumps
 from edgectl_agent.inference.control import (
     LINE_BYTES_MAX,
+    Accompany,
     Command,
+    Exchange,
     Health,
     Load,
     Loaded,
+    Mirror,
+    Mirroring,
+    Release,
     Reply,
     Start,
     Started,
@@ -43,7 +48,7 @@ from edgectl_agent.inference.control import (
     line,
 )
 from edgectl_agent.inference.endpoint import Endpoint
-from edgectl_agent.inference.errors import InferenceError, LoadFailed, SlotEmpty
+from edgectl_agent.inference.errors import InferenceError, LoadFailed
 from edgectl_agent.inference.pulse import BEAT_S, Pulse
 from edgectl_agent.inference.routes import Routes
 from edgectl_agent.inference.slots import Slots
@@ -60,7 +65,7 @@ class _Server:
 
     def __init__(self, pulse: Pulse) -> None:
         self._pulse = pulse
-        self._slots = Slots()
+        self._slots = Slots(pulse=pulse)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
         self._endpoint = Endpoint(Routes(self._slots, self._worker, pulse=pulse))
 
@@ -91,33 +96,48 @@ class _Server:
         return Reply(result=Raw(msgspec.json.encode(result)))
 
     async def _execute(self, command: Command) -> Struct | list[Window] | None:
+        slots = self._slots
+        result: Struct | list[Window] | None = None
         match command:
             case Start():
-                return Started(port=await self._listen(command))
+                result = Started(port=await self._listen(command))
             case Load():
-                deadline = time.monotonic() + command.timeout_s
-                hung = frozenset(command.hung)
-                return Loaded(swaps=await self._slots.load(command.bundles, deadline, hung=hung))
+                deadline, hung = time.monotonic() + command.timeout_s, frozenset(command.hung)
+                result = Loaded(swaps=await slots.load(command.bundles, deadline, hung=hung))
+            case Exchange():
+                result = Loaded(swaps=await slots.exchange(command.manifests))
+            case Accompany(bundle=bundle):
+                swap = await slots.accompany(
+                    bundle,
+                    time.monotonic() + command.timeout_s,
+                    inline=bundle.manifest not in command.hung,
+                    share=command.share,
+                    cpu_max=command.cpu_max,
+                )
+                result = Loaded(swaps={bundle.slot: swap})
+            case Mirror():
+                on = await slots.mirror(command.slot, command.share, command.cpu_max)
+                result = Mirroring(on=on)
+            case Release():
+                await slots.release(command.slot)
             case Unload():
-                await self._slots.unload(command.slot)
-                return None
+                await slots.unload(command.slot)
             case Health():
-                served = self._slots.get(command.slot)
-                if served is None:
-                    raise SlotEmpty("slot.empty", f"no model is loaded in {command.slot!r}")
-                return served.counts.totals(served.bundle.manifest)
+                result = slots.health(command.slot)
             case Windows():
-                return [
+                result = [
                     Window(
                         slot=bundle.slot,
                         version=bundle.version,
                         manifest=bundle.manifest,
                         tally=tally,
                     )
-                    for bundle, tally in self._slots.take()
+                    for bundle, tally in slots.take()
                 ]
+        return result
 
     async def _listen(self, command: Start) -> int:
+        self._slots.reserve_bytes = command.reserve_bytes
         where = f"{command.host}:{command.port}"
         try:
             port = await self._endpoint.listen_tcp(command.host, command.port)

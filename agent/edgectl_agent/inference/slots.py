@@ -1,87 +1,111 @@
-"""The models that serve, by slot, and how one takes another's place.
+"""The models in memory, by slot, and how one takes another's place.
 
-Hot swap: the new model is loaded and warmed up beside the old one in a thread of its own, then the
-reference is switched on the event loop; requests that are in the old model finish there, and only
-then is it freed. A failure at any point leaves the old one serving.
+A slot has what serves, and perhaps a *companion* beside it: what served before, ready to serve
+again at once, or a candidate that answers copies. Rules:
 
-Everything but `prepare` runs on the event loop, so that no lock is needed.
+1. The new models of one command are loaded and warmed up beside the old ones, in a thread of their
+   own; then all references are switched in one step of the event loop. A request that is in an old
+   model ends there. A failure at any point before leaves the old ones serving.
+2. What served before stays as the companion where memory allows. What is a companion already is
+   not loaded: the two exchange their places.
+3. Where memory forbids two models, companions go first. Where that is not enough, the old models go
+   before the new ones are loaded: requests for these slots wait meanwhile, and the gap is measured.
+4. A companion whose run hangs is left where it is: it neither serves nor is freed.
+
+Everything but loading, freeing and copies runs on the event loop, so that no lock is needed. One
+command is carried out at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
+import logging
 import time
-from collections.abc import Collection, Iterator, Sequence
-
-import numpy as np
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from edgectl_agent.bundle import Bundle
-from edgectl_agent.decryption import Undecipherable
-from edgectl_agent.golden import GoldenMalformed, read_golden
-from edgectl_agent.inference.control import Swap, Tally
-from edgectl_agent.inference.counts import Counts
-from edgectl_agent.inference.errors import LoadFailed
-from edgectl_agent.inference.protocol import response_parameters
-from edgectl_agent.inference.pulse import padded
-from edgectl_agent.runtime import DTYPES, Model, ModelRefused, RunFailed, Stop, Tensor
+from edgectl_agent.inference.control import RESERVE_BYTES, SlotHealth, Swap, Tally
+from edgectl_agent.inference.errors import LoadFailed, SlotEmpty
+from edgectl_agent.inference.memory import available_bytes, needed_bytes
+from edgectl_agent.inference.mirror import Mirror, comparable
+from edgectl_agent.inference.pulse import Pulse
+from edgectl_agent.inference.served import Served, free, load_beside
 
-__all__ = ["Served", "Slots", "prepare"]
+__all__ = ["Slots"]
 
-INLINE_SECONDS_MAX = 0.002
-"""A model whose run takes longer gets the worker thread, so that the event loop stays free.
+log = logging.getLogger(__name__)
 
-Handing a request to the thread and back costs some 45 µs of CPU (measured on x86-64), which a small
-model's request would feel and a large one's does not."""
 DRAIN_SECONDS_MAX = 10.0
-_WARM_UP_RUNS = 4
-_WARM_UP_SECONDS_MAX = 0.05
+FILL_AGAIN_S_MAX = 60.0
+MIRROR_END_S_MAX = 0.5
+"""A copy under way is stopped, and may take so long to end."""
 
 
-class Served:
-    """A loaded, warm model and what belongs to it."""
+@dataclass
+class _Slot:
+    """What belongs to one slot."""
 
-    def __init__(self, model: Model, run_seconds: float, *, inline: bool = True) -> None:
-        self.model = model
-        self.bundle = model.bundle
-        self.name = padded(model.bundle.manifest)
-        self.counts = Counts(model.config)
-        self.inline = inline and run_seconds <= INLINE_SECONDS_MAX
-        self.parameters = response_parameters(self.bundle, non_finite=False)
-        self.parameters_non_finite = response_parameters(self.bundle, non_finite=True)
-        self._in_flight = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+    serving: Served | None = None
+    companion: Served | None = None
+    before: Served | None = None
+    """What served before: the companion, or closed already and known by its counts only."""
+    mirror: Mirror | None = None
+    """From what serves to the companion."""
+    opening: asyncio.Future[None] | None = None
+    """Done when the gap ends in which nothing serves here, because memory forbids two models."""
 
-    def enter(self) -> None:
-        """Note that a request is in the model."""
-        self._in_flight += 1
-        self._idle.clear()
 
-    def leave(self) -> None:
-        """Note that a request has left the model."""
-        self._in_flight -= 1
-        if self._in_flight == 0:
-            self._idle.set()
+@dataclass
+class _Gap:
+    """A time in which slots serve nothing, because what is to serve needs the memory."""
 
-    async def drained(self) -> None:
-        """Wait until no request is in the model."""
-        await self._idle.wait()
+    gone: dict[str, Served]
+    opening: asyncio.Future[None]
+    began_s: float
 
 
 class Slots:
-    """What serves in which slot."""
+    """What serves in which slot, and what is ready beside it."""
 
-    def __init__(self) -> None:
-        self._serving: dict[str, Served] = {}
+    def __init__(
+        self,
+        *,
+        pulse: Pulse | None = None,
+        available: Callable[[], int | None] = available_bytes,
+        reserve_bytes: int = RESERVE_BYTES,
+    ) -> None:
+        """Begin with empty slots.
+
+        Args:
+            pulse: shows what companions compute.
+            available: bytes of memory that may still be taken; None where nobody knows.
+            reserve_bytes: of these, what must stay free.
+        """
+        self._slots: dict[str, _Slot] = {}
         self._retired: list[Served] = []
+        self._pulse = pulse or Pulse()
+        self._available = available
+        self.reserve_bytes = reserve_bytes
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # ------------------------------------------------------------ what requests ask
 
     def get(self, slot: str) -> Served | None:
         """Return what serves in `slot`, or None."""
-        return self._serving.get(slot)
+        found = self._slots.get(slot)
+        return None if found is None else found.serving
+
+    def opening(self, slot: str) -> asyncio.Future[None] | None:
+        """Return what is done when `slot` serves again; None where nothing is on the way."""
+        found = self._slots.get(slot)
+        return None if found is None else found.opening
 
     def __len__(self) -> int:
-        return len(self._serving)
+        """How many slots serve."""
+        return sum(one.serving is not None for one in self._slots.values())
+
+    # ------------------------------------------------------------ commands
 
     async def load(
         self, bundles: Sequence[Bundle], deadline: float, *, hung: Collection[str] = ()
@@ -97,38 +121,262 @@ class Slots:
             What it took, by slot; loading and warming up were one after the other.
 
         Raises:
-            LoadFailed: what served before still does.
+            LoadFailed: what served before still does, but for encrypted models that had to go
+                first.
         """
-        loaded: dict[str, tuple[Served, Swap]] = {}
+        assert len({one.slot for one in bundles}) == len(bundles), "two bundles for one slot"
+        ready: dict[str, Served] = {}
+        wanted = []
+        for bundle in bundles:
+            found = self._of(bundle.slot)
+            if found.serving is not None and found.serving.bundle.manifest == bundle.manifest:
+                continue
+            if await self._is_ready(bundle.slot, bundle.manifest):
+                assert found.companion is not None
+                ready[bundle.slot] = found.companion
+            else:
+                await self._drop_companion(found)  # it would go anyway; never three models
+                wanted.append(bundle)
+        load_ms = dict.fromkeys((one.slot for one in bundles), 0.0)
+        gap: _Gap | None = None
         try:
-            for bundle in bundles:
-                assert bundle.slot not in loaded, f"two bundles for {bundle.slot}"
-                started = time.monotonic()
-                model, run_seconds = await _load_beside(bundle, deadline)
-                served = Served(model, run_seconds, inline=bundle.manifest not in hung)
-                swap = Swap(load_ms=(time.monotonic() - started) * 1000)
-                loaded[bundle.slot] = (served, swap)
+            if not await self._fits(wanted, keep=ready.values()):
+                gap = await self._empty([one.slot for one in wanted])
+            for bundle in wanted:
+                began_s = time.monotonic()
+                ready[bundle.slot] = await load_beside(
+                    bundle, deadline, inline=bundle.manifest not in hung
+                )
+                load_ms[bundle.slot] = (time.monotonic() - began_s) * 1000
         except LoadFailed:
-            for served, _ in loaded.values():
-                await asyncio.to_thread(_free, served.model)
+            for bundle in wanted:
+                if bundle.slot in ready:
+                    await asyncio.to_thread(free, ready[bundle.slot].model)
+            if gap is not None:
+                await self._fill_again(gap)
             raise
-        old = [self._serving.get(slot) for slot in loaded]
-        self._serving.update({slot: served for slot, (served, _) in loaded.items()})
-        for replaced in old:
-            await self._retire(replaced)
-        return {slot: swap for slot, (_, swap) in loaded.items()}
+        gaps_ms = await self._switch(ready, gap)
+        return {
+            slot: Swap(
+                load_ms=load_ms[slot],
+                gap_ms=gaps_ms.get(slot, 0.0),
+                resident=self._of(slot).companion is not None,
+            )
+            for slot in load_ms
+        }
+
+    async def exchange(self, manifests: Mapping[str, str]) -> dict[str, Swap]:
+        """Let companions serve, all at once, without loading anything.
+
+        Args:
+            manifests: of the companions, by slot.
+
+        Raises:
+            SlotEmpty: ``slot.companion``: one of them is not there; nothing has changed.
+        """
+        ready = {}
+        for slot, manifest in manifests.items():
+            companion = self._of(slot).companion
+            if companion is None or not await self._is_ready(slot, manifest):
+                raise SlotEmpty("slot.companion", f"{manifest} is not ready in {slot!r}")
+            ready[slot] = companion
+        await self._switch(ready)
+        return {slot: Swap(resident=self._of(slot).companion is not None) for slot in manifests}
+
+    async def accompany(
+        self, bundle: Bundle, deadline: float, *, inline: bool, share: float, cpu_max: float
+    ) -> Swap:
+        """Load a bundle as the companion of what serves in its slot, and mirror requests to it.
+
+        Raises:
+            SlotEmpty: nothing serves there.
+            LoadFailed: also ``load.memory_low``: two models do not fit.
+        """
+        slot = self._of(bundle.slot)
+        if slot.serving is None:
+            raise SlotEmpty("slot.empty", f"no model is loaded in {bundle.slot!r}")
+        began = time.monotonic()
+        if slot.companion is None or slot.companion.bundle.manifest != bundle.manifest:
+            await self._drop_companion(slot)
+            if not await self._fits([bundle]):
+                raise LoadFailed(
+                    "load.memory_low", "two models do not fit into memory", slot=bundle.slot
+                )
+            slot.companion = await load_beside(bundle, deadline, inline=inline)
+        await self.mirror(bundle.slot, share, cpu_max)
+        return Swap(load_ms=(time.monotonic() - began) * 1000, resident=True)
+
+    async def mirror(self, slot: str, share: float, cpu_max: float) -> bool:
+        """Mirror requests of `slot` to its companion, or stop that; say whether they are now."""
+        found = self._of(slot)
+        if not await self._end_mirror(found):
+            return False
+        if share <= 0 or found.serving is None or found.companion is None:
+            return False
+        found.mirror = found.serving.mirror = Mirror(
+            found.serving, found.companion, self._pulse, share=share, cpu_max=cpu_max
+        )
+        return True
+
+    async def release(self, slot: str) -> None:
+        """Free the companion of `slot`, and forget what it is compared with."""
+        found = self._of(slot)
+        await self._end_mirror(found)
+        companion, found.companion, found.before = found.companion, None, None
+        if companion is not None:  # it may still have to finish requests: nobody waits for that
+            task = asyncio.create_task(self._retire(companion))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def unload(self, slot: str) -> None:
         """Empty `slot`; requests in the model finish first."""
-        await self._retire(self._serving.pop(slot, None))
+        await self.release(slot)
+        found = self._of(slot)
+        old, found.serving = found.serving, None
+        await self._retire(old)
+
+    def health(self, slot: str) -> SlotHealth:
+        """Return how a slot has fared; raise `SlotEmpty` where nothing serves."""
+        found = self._of(slot)
+        if found.serving is None:
+            raise SlotEmpty("slot.empty", f"no model is loaded in {slot!r}")
+        serving, before = found.serving, found.before
+        own = serving.counts.totals(serving.bundle.manifest)
+        other = found.companion or before
+        return SlotHealth(
+            manifest=own.manifest,
+            requests=own.requests,
+            errors=own.errors,
+            non_finite=own.non_finite,
+            latency=own.latency,
+            classes=own.classes,
+            before=None if before is None else before.counts.totals(before.bundle.manifest),
+            companion="" if found.companion is None else found.companion.bundle.manifest,
+            copies=None if found.mirror is None else found.mirror.copies(),
+            comparable=other is not None and comparable(serving.bundle.config, other.bundle.config),
+        )
 
     def take(self) -> Iterator[tuple[Bundle, Tally]]:
-        """Return the counts since the last call, of what serves and what has been retired since."""
-        for served in (*self._retired, *self._serving.values()):
+        """Return the counts since the last call, of all that served since."""
+        inside = [
+            one
+            for slot in self._slots.values()
+            for one in (slot.companion, slot.serving)
+            if one is not None
+        ]
+        for served in (*self._retired, *inside):
             tally = served.counts.take()
             if tally.requests or tally.refused:
                 yield served.bundle, tally
         self._retired.clear()
+
+    # ------------------------------------------------------------ how it is done
+
+    def _of(self, slot: str) -> _Slot:
+        return self._slots.setdefault(slot, _Slot())
+
+    async def _switch(
+        self, ready: Mapping[str, Served], gap: _Gap | None = None
+    ) -> dict[str, float]:
+        """Let `ready` serve, in one step; return the milliseconds of the gap, by slot that had one.
+
+        What served before becomes the companion where memory allows.
+        """
+        gone = {} if gap is None else gap.gone
+        for slot in ready:
+            await self._end_mirror(self._of(slot))
+        dropped = []
+        for slot, served in ready.items():  # one step: nothing here waits
+            found = self._of(slot)
+            if found.companion is not None and found.companion is not served:
+                dropped.append(found.companion)
+            served.counts.restart()
+            found.before = found.serving or gone.get(slot)
+            found.serving, found.companion = served, found.serving
+        gaps_ms = {} if gap is None else self._end(gap)
+        for companion in dropped:
+            await self._retire(companion)
+        for slot in ready:
+            if not self._enough(0):
+                await self._drop_companion(self._of(slot))
+        return gaps_ms
+
+    async def _empty(self, slots: Sequence[str]) -> _Gap | None:
+        """Free what serves in `slots`, so that there is room; their requests wait from now on."""
+        gone = {}
+        opening = asyncio.get_running_loop().create_future()
+        for slot in slots:
+            found = self._of(slot)
+            if found.serving is not None:
+                gone[slot], found.serving, found.opening = found.serving, None, opening
+        if not gone:
+            return None
+        gap = _Gap(gone, opening, time.monotonic())
+        for served in gone.values():
+            await self._retire(served)
+        return gap
+
+    async def _fill_again(self, gap: _Gap) -> None:
+        """Load what had to go for something that does not load; an encrypted model cannot be."""
+        for slot, served in gap.gone.items():
+            if served.bundle.key is not None:
+                continue
+            deadline = time.monotonic() + FILL_AGAIN_S_MAX
+            try:
+                again = await load_beside(served.bundle, deadline, inline=served.inline)
+            except LoadFailed:
+                log.exception("what served in %s before does not load any more", slot)
+                continue
+            self._of(slot).serving = again
+        self._end(gap)
+
+    def _end(self, gap: _Gap) -> dict[str, float]:
+        """Let the requests go on that have waited; return how long the gap was, in ms."""
+        for slot in gap.gone:
+            self._of(slot).opening = None
+        gap.opening.set_result(None)
+        return dict.fromkeys(gap.gone, (time.monotonic() - gap.began_s) * 1000)
+
+    def _enough(self, needed_bytes: int) -> bool:
+        available = self._available()
+        return available is None or available - needed_bytes >= self.reserve_bytes
+
+    async def _fits(self, bundles: Sequence[Bundle], *, keep: Collection[Served] = ()) -> bool:
+        """Say whether these fit beside what serves; companions but `keep` are freed for them."""
+        needed = sum(needed_bytes(one) for one in bundles)
+        if not bundles or self._enough(needed):
+            return True
+        own = {one.slot for one in bundles}
+        for _, found in sorted(self._slots.items(), key=lambda item: item[0] not in own):
+            if found.companion is not None and found.companion not in keep:
+                await self._drop_companion(found)
+                if self._enough(needed):
+                    return True
+        return False
+
+    async def _is_ready(self, slot: str, manifest: str) -> bool:
+        """Say whether `manifest` is the companion and can serve; copies to it have ended then."""
+        found = self._of(slot)
+        if found.companion is None or found.companion.bundle.manifest != manifest:
+            return False
+        return await self._end_mirror(found)
+
+    async def _end_mirror(self, found: _Slot) -> bool:
+        """Copy nothing more; say whether the companion, if there is one, is still of use."""
+        mirror, found.mirror = found.mirror, None
+        if mirror is None:
+            return True
+        if found.serving is not None:
+            found.serving.mirror = None
+        if await mirror.close(MIRROR_END_S_MAX):
+            return True
+        found.companion = None  # its run goes on: it can neither serve nor be freed
+        return False
+
+    async def _drop_companion(self, found: _Slot) -> None:
+        await self._end_mirror(found)
+        companion, found.companion = found.companion, None
+        await self._retire(companion)
 
     async def _retire(self, old: Served | None) -> None:
         if old is None:
@@ -139,86 +387,5 @@ class Slots:
         except TimeoutError:
             pass  # the request that is still in it keeps the session alive until it ends
         else:
-            await asyncio.to_thread(_free, old.model)
+            await asyncio.to_thread(free, old.model)
         self._retired.append(old)
-
-
-async def _load_beside(bundle: Bundle, deadline: float) -> tuple[Model, float]:
-    """Load and warm up a model in a thread; see `prepare`. Raises `LoadFailed` with its slot."""
-    stop = Stop()
-    late = asyncio.get_running_loop().call_later(deadline - time.monotonic(), stop.set)
-    try:
-        model, run_seconds = await asyncio.to_thread(prepare, bundle, stop)
-    except LoadFailed as error:
-        if time.monotonic() > deadline:
-            raise _too_slow(bundle.slot) from error
-        raise LoadFailed(error.code, error.detail, slot=bundle.slot) from error
-    finally:
-        late.cancel()
-    if time.monotonic() > deadline:
-        await asyncio.to_thread(_free, model)
-        raise _too_slow(bundle.slot)
-    return model, run_seconds
-
-
-def _too_slow(slot: str) -> LoadFailed:
-    detail = "the model took longer to load than was allowed"
-    return LoadFailed("load.timeout", detail, slot=slot)
-
-
-def prepare(bundle: Bundle, stop: Stop) -> tuple[Model, float]:
-    """Load and warm up a model; return it with the seconds that one run takes.
-
-    The bundle's content key is forgotten, whatever comes of it.
-
-    Args:
-        bundle: verified files.
-        stop: ends the warming up.
-
-    Raises:
-        LoadFailed: unreadable, not to be opened, refused by the runtime or the contract, or it
-            fails its first run.
-    """
-    try:
-        model = Model(bundle)
-        inputs = _warm_up_inputs(bundle)
-        started, seconds = time.perf_counter(), float("inf")
-        for _ in range(_WARM_UP_RUNS):
-            begin = time.perf_counter()
-            model.run(inputs, stop)
-            seconds = min(seconds, time.perf_counter() - begin)
-            if time.perf_counter() - started > _WARM_UP_SECONDS_MAX:
-                break
-    except ModelRefused as error:
-        raise LoadFailed(error.code, error.detail) from error
-    except RunFailed as error:
-        raise LoadFailed("load.warm_up", f"the model fails on a golden input: {error}") from error
-    except MemoryError as error:
-        raise LoadFailed("load.memory", "not enough memory to load the model") from error
-    finally:
-        bundle.forget_key()
-    return model, seconds
-
-
-def _warm_up_inputs(bundle: Bundle) -> dict[str, Tensor]:
-    """Return the first golden input, or zeros where the golden file cannot be read."""
-    try:
-        return read_golden(bundle).inputs(0)
-    except (GoldenMalformed, Undecipherable, OSError):
-        # The trial is what judges golden data; here any input of the right shape will do.
-        return {
-            spec.name: np.full(
-                [max(size, 1) for size in spec.shape],
-                "" if spec.datatype == "BYTES" else 0,
-                dtype=DTYPES[spec.datatype],
-            )
-            for spec in bundle.config.inputs
-        }
-
-
-def _free(model: Model) -> None:
-    """Free a session and give its memory back to the system."""
-    model.close()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
-    if trim is not None:
-        trim(0)

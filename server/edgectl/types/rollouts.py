@@ -34,6 +34,13 @@ class RolloutPolicy(Struct, frozen=True):
     max_in_progress: int = 100
     failures_max: int = 1
     observe_s: float = 10.0
+    shadow_s: float = 0.0
+    windows: str = ""
+    error_rate_max: float = 0.05
+    latency_ratio_max: float | None = 5.0
+    class_shift_max: float | None = 0.5
+    disagreement_max: float | None = 0.5
+    goes_with: list[str] = field(default_factory=list)
 
 
 class RolloutRequest(Struct, frozen=True):

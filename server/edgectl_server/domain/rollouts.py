@@ -53,6 +53,10 @@ CHANGES_MAX = 500
 """Devices that one plan changes at most; the rest waits for the next."""
 
 
+PARTNER_REJECTED = "update.partner_rejected"
+"""The device will not try this version: one that it goes with was rejected there."""
+
+
 class DeviceState(StrEnum):
     """Where a device stands in a rollout."""
 
@@ -264,7 +268,8 @@ def _ended_badly(policy: RolloutPolicy, device: ObservedDevice) -> Mark | None:
     if update.state is UpdateState.REJECTED:
         # While another candidate is left, the device goes on with that one.
         left = set(candidates) - device.rejected - {update.manifest}
-        if not left or update.manifest == candidates[-1]:
+        by_partner = update.reason is not None and update.reason.code == PARTNER_REJECTED
+        if not left or update.manifest == candidates[-1] or by_partner:
             return Mark(device.device, DeviceState.REJECTED, update.reason)
     return None
 

@@ -11,6 +11,7 @@ __all__ = [
     "DigestStr",
     "GroupStr",
     "ModelNameStr",
+    "ModelVersionStr",
     "Page",
     "Problem",
     "Role",
@@ -29,6 +30,9 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 DigestStr = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 ModelNameStr = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 VersionStr = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
+ModelVersionStr = Annotated[
+    str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}@[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")
+]
 GroupStr = Annotated[str, Field(pattern=r"^([a-z0-9][a-z0-9._-]{0,63})?$")]
 """Name of a group; empty: none."""
 DeviceIdStr = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from edgectl_server.schemas.base import DeviceIdStr, GroupStr, ModelNameStr, Schema, VersionStr
+from edgectl_protocol.errors import ProtocolError
+from edgectl_protocol.messages import SLOTS_MAX, UpdatePolicy
+from edgectl_protocol.windows import parse_windows
+from edgectl_server.schemas.base import (
+    DeviceIdStr,
+    GroupStr,
+    ModelNameStr,
+    ModelVersionStr,
+    Schema,
+    VersionStr,
+)
 from edgectl_server.schemas.devices import ReasonInfo
 
 __all__ = [
@@ -20,6 +30,17 @@ __all__ = [
     "RolloutRequest",
     "Selector",
 ]
+
+
+def _check_windows(text: str) -> str:
+    try:
+        parse_windows(text)
+    except ProtocolError as error:
+        raise ValueError(str(error)) from error
+    return text
+
+
+WindowsStr = Annotated[str, Field(max_length=1024), AfterValidator(_check_windows)]
 
 
 class Selector(Schema):
@@ -37,6 +58,28 @@ class RolloutPolicy(Schema):
     failures_max: int = Field(default=1, ge=1)
     """It pauses by itself when so many devices have failed, rejected or rolled back."""
     observe_s: float = Field(default=10.0, ge=0, le=7 * 86400)
+    shadow_s: float = Field(default=0.0, ge=0, le=7 * 86400)
+    """How long a candidate answers copies of live requests before it serves; 0: not at all."""
+    windows: WindowsStr = ""
+    """When devices may switch, such as ``mon-fri 02:00-04:00``; empty: at any time."""
+    error_rate_max: float = Field(default=0.05, ge=0, le=1)
+    latency_ratio_max: float | None = Field(default=5.0, gt=1, le=1000)
+    class_shift_max: float | None = Field(default=0.5, ge=0, le=1)
+    disagreement_max: float | None = Field(default=0.5, ge=0, le=1)
+    goes_with: list[ModelVersionStr] = Field(default=[], max_length=SLOTS_MAX - 1)
+    """Versions of other models, ``name@version``, that devices switch to in the same step."""
+
+    def for_devices(self) -> UpdatePolicy:
+        """Return what an order tells the device."""
+        return UpdatePolicy(
+            observe_s=self.observe_s,
+            shadow_s=self.shadow_s,
+            windows=parse_windows(self.windows),
+            error_rate_max=self.error_rate_max,
+            latency_ratio_max=self.latency_ratio_max,
+            class_shift_max=self.class_shift_max,
+            disagreement_max=self.disagreement_max,
+        )
 
 
 class RolloutRequest(Schema):

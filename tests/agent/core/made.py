@@ -141,6 +141,7 @@ def make_order(
     rollout: str | None = None,
     more: dict[str, SlotOrder] | None = None,
     withdrawn: Sequence[str] = (),
+    coupled: Sequence[tuple[str, ...]] = (),
 ) -> Order:
     """An order of one slot (and `more`); the bundles are its candidates, best first."""
     slots = dict(more or {})
@@ -156,6 +157,7 @@ def make_order(
         policy=policy or UpdatePolicy(observe_s=2.0, retry_delay_s_max=10.0),
         forgive=tuple(forgive),
         withdrawn=tuple(withdrawn),
+        coupled=tuple(coupled),
     )
 
 

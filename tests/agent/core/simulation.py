@@ -8,23 +8,26 @@ trial and boot:
 2. what was found bad is neither loaded nor tried again, unless it was forgiven;
 3. a device on which a model was committed serves one after every boot;
 4. what was committed is what runs, until another update goes further;
-5. an accepted order's number is never forgotten.
+5. an accepted order's number is never forgotten;
+6. slots that are coupled run one version, or nothing;
+7. nothing is begun to be switched in a hold, or outside of the windows.
 """
 
 from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 from agent.core.made import START, MadeBundle
 from agent.core.simulated_disk import PowerCut, SimulatedDisk, Survival
 from edgectl_agent.bundle import Bundle
-from edgectl_agent.core import steps
+from edgectl_agent.core import steps, windows
+from edgectl_agent.core.evidence import Copies
 from edgectl_agent.core.machine import Machine
-from edgectl_agent.core.record import Floor
+from edgectl_agent.core.record import Floor, Update
 from edgectl_agent.core.timing import Moment
 from edgectl_agent.core.transfer import TransferLimits
 from edgectl_agent.downloader import Downloader
@@ -47,6 +50,7 @@ from edgectl_protocol.messages import Order, Reason, SwapReport, TrialReport, en
 from edgectl_protocol.update import ENDED, UpdateEvent, UpdateState
 
 TURNS_MAX = 3000
+BACK = frozenset({UpdateState.ROLLING_BACK, UpdateState.ROLLED_BACK})
 
 
 @dataclass
@@ -101,24 +105,91 @@ class FakeInference:
     def __init__(self, world: World) -> None:
         self._world = world
         self.serving: dict[str, Bundle] = {}
+        self.companions: dict[str, Bundle] = {}
+        self.mirrored: set[str] = set()
 
     def switch(self, bundles: Sequence[Bundle]) -> dict[str, SwapReport]:
         for bundle in bundles:
             self._world.check_files(bundle)
             if bundle.manifest in self._world.unloadable:
                 raise LoadFailed("load.invalid", "this one does not load", slot=bundle.slot)
-        self.serving.update({bundle.slot: bundle for bundle in bundles})
+        for bundle in bundles:
+            old = self.serving.pop(bundle.slot, None)
+            self.serving[bundle.slot] = bundle
+            self.release(bundle.slot)
+            if old is not None and self._world.roomy:
+                self.companions[bundle.slot] = old
+        self._check_coupled()
         return {bundle.slot: SwapReport(load_ms=1.0) for bundle in bundles}
+
+    def exchange(self, manifests: Mapping[str, str]) -> dict[str, SwapReport] | None:
+        ready = {slot: self.companions.get(slot) for slot in manifests}
+        for slot, manifest in manifests.items():
+            companion = ready[slot]
+            if companion is None or companion.manifest != manifest:
+                return None
+        for slot, companion in ready.items():
+            assert companion is not None
+            assert companion.manifest not in self._world.blamed, "what was found bad serves again"
+            self.serving[slot], self.companions[slot] = companion, self.serving[slot]
+        self._check_coupled()
+        return {slot: SwapReport(resident=True) for slot in manifests}
+
+    def accompany(self, bundle: Bundle, *, share: float, cpu_max: float) -> SwapReport:
+        if bundle.slot not in self.serving:
+            raise SlotEmpty("slot.empty", bundle.slot)
+        self._world.check_files(bundle)
+        if bundle.manifest in self._world.unloadable:
+            raise LoadFailed("load.invalid", "this one does not load", slot=bundle.slot)
+        if not self._world.roomy:
+            raise LoadFailed("load.memory_low", "two models do not fit", slot=bundle.slot)
+        self.companions[bundle.slot] = bundle
+        self.mirrored.add(bundle.slot)
+        return SwapReport(load_ms=1.0, resident=True)
+
+    def mirror(self, slot: str, *, share: float, cpu_max: float) -> bool:
+        if share > 0 and slot in self.companions:
+            self.mirrored.add(slot)
+        return slot in self.mirrored
+
+    def release(self, slot: str) -> None:
+        self.companions.pop(slot, None)
+        self.mirrored.discard(slot)
 
     def unload(self, slot: str) -> None:
         self.serving.pop(slot, None)
+        self.release(slot)
+
+    def die(self) -> None:
+        self.serving.clear()
+        self.companions.clear()
+        self.mirrored.clear()
+
+    def _check_coupled(self) -> None:
+        """Coupled slots never answer with two versions."""
+        found = [self.serving[slot] for slot in self._world.coupled if slot in self.serving]
+        assert len({one.version for one in found}) <= 1, f"two halves serve: {found}"
 
     def health(self, slot: str) -> SlotHealth:
         bundle = self.serving.get(slot)
         if bundle is None:
             raise SlotEmpty("slot.empty", slot)
         errors = 50 if bundle.manifest in self._world.erring else 0
-        return SlotHealth(manifest=bundle.manifest, requests=50, errors=errors, non_finite=0)
+        return SlotHealth(
+            manifest=bundle.manifest,
+            requests=50,
+            errors=errors,
+            non_finite=0,
+            companion=self.companions[slot].manifest if slot in self.companions else "",
+            copies=self._copies(slot) if slot in self.mirrored else None,
+            comparable=True,
+        )
+
+    def _copies(self, slot: str) -> Copies:
+        companion = self.companions[slot].manifest
+        errors = 50 if companion in self._world.erring else 0
+        agreed = 0 if companion in self._world.differing else 50 - errors
+        return Copies(runs=50, errors=errors, agreed=agreed)
 
 
 @dataclass
@@ -132,19 +203,31 @@ class World:
     failing_trial: set[str] = field(default_factory=set)
     unloadable: set[str] = field(default_factory=set)
     erring: set[str] = field(default_factory=set)
+    differing: set[str] = field(default_factory=set)
+    """Whose answers to copies are others than those of what serves."""
+    roomy: bool = True
+    """Whether memory holds two models of a slot."""
     metadata_failures: int = 0
     elapsed_s: float = 0.0
     boots: int = 0
     blamed: set[str] = field(default_factory=set)
     committed: dict[str, str] = field(default_factory=dict)
     accepted: int = 0
+    transitions: set[tuple[UpdateState, UpdateEvent, UpdateState]] = field(default_factory=set)
     announced: list[tuple[str, str, UpdateState, UpdateEvent]] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     refused: list[Reason] = field(default_factory=list)
     refusal: tuple[str, int | None] | None = None
     """Code and counter of what is refused now."""
     trials: list[str] = field(default_factory=list)
+    answers: list[Reason | None] = field(default_factory=list)
     limits: TransferLimits | None = None
+    cancellations: int = 0
+    held: Reason | None = None
+    coupled: tuple[str, ...] = ()
+    """Slots that every order couples, and asks the same version of."""
+    skew_s: float = 0.0
+    """By how much the device's clock is ahead."""
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -159,12 +242,13 @@ class World:
     def boot(self) -> None:
         """Assemble the device as the supervisor does, and bring it up."""
         self.boots += 1
-        self.jobs: deque[steps.Step | steps.Collect] = deque()
+        self.jobs: deque[steps.Step | steps.Collect | steps.Release] = deque()
+        self.cancelled: set[int] = set()
         self.inference = FakeInference(self)
         store = Store(self.disk)
         self.store = store
         journal = Journal(self.disk)
-        machine = Machine("pi-1", journal.load(), store.pointers())
+        machine = Machine("pi-1", journal.load(), store.pointers(), held=self.held)
         self.machine = machine
         self.serving = Serving(store, self.inference)
         assert machine.record.counter >= self.accepted, "an accepted order was forgotten"
@@ -192,7 +276,9 @@ class World:
             journal,
             outlet=self,
             submit=self.jobs.append,
-            cancel=lambda: None,
+            cancel=self._cancel,
+            give_up=self._give_up,
+            answer=lambda _request, reason: self.answers.append(reason),
             wait_for_disk=self._wait_for_disk,
         )
         changes = self.serving.restore(fresh=True, leave=machine.unsettled)
@@ -207,7 +293,9 @@ class World:
         for slot, update in self.machine.record.updates.items():
             if update.state is UpdateState.COMMITTED:
                 self.committed[slot] = update.manifest
-            elif update.aborted:
+            elif update.aborted or (
+                update.state in BACK and self.committed.get(slot) == update.manifest
+            ):
                 self.committed.pop(slot, None)
 
     def feed(self, event: steps.Event) -> None:
@@ -219,27 +307,36 @@ class World:
         self.blamed -= set(order.forgive) if order.counter > self.accepted else set()
         self.feed(steps.OrderArrived(order=order))
 
+    def hold(self, held: Reason | None) -> None:
+        self.held = held
+        self.feed(steps.HoldChanged(held=held))
+
     def settle(self, *, idle: bool = True) -> None:
         """Let everything happen that is going to; with `idle` False only what needs no waiting."""
         for _ in range(TURNS_MAX):
-            if self.jobs:
-                self._run_job()
-                continue
-            observed = self.machine.observed
-            if observed is not None:
-                seen = self.serving.health(observed[0])
-                if seen is not None:
-                    self.feed(seen)
-            due_s = self.machine.due_s
-            if self.jobs:
-                continue
-            if due_s is None or not idle:
+            if not self.turn(idle=idle):
                 break
-            self.elapsed_s = max(self.elapsed_s + 0.01, due_s)
-            self.feed(steps.Ticked())
         else:
             raise AssertionError(f"seed {self.seed}: it does not settle: {self.announced[-8:]}")
         self._check_serving()
+
+    def turn(self, *, idle: bool = True) -> bool:
+        """Let the next thing happen, if one is left; with `idle` also what must be waited for."""
+        if self.jobs:
+            self._run_job()
+            return True
+        for slot in (*self.machine.observed, *self.machine.shadowed):
+            seen = self.serving.health(slot)
+            if seen is not None:
+                self.feed(seen)
+        due_s = self.machine.due_s
+        if self.jobs:
+            return True
+        if due_s is None or not idle:
+            return False
+        self.elapsed_s = max(self.elapsed_s + 0.01, due_s)
+        self.feed(steps.Ticked())
+        return True
 
     def play(self, orders: Sequence[Order], *, survival: Survival = "lost") -> None:
         """Deliver the orders one after another, through whatever power cuts `disk` has planned."""
@@ -262,7 +359,8 @@ class World:
         """For worlds that plan the next cut."""
 
     def moment(self) -> Moment:
-        return Moment(START + timedelta(seconds=self.elapsed_s), self.elapsed_s)
+        wall = START + timedelta(seconds=self.elapsed_s + self.skew_s)
+        return Moment(wall, self.elapsed_s, offset_s=3600.0)
 
     # ------------------------------------------------------------ imitations
 
@@ -294,6 +392,14 @@ class World:
             return TrialResult(verdict=Verdict.REJECTED, reason=reason, report=report)
         return TrialResult(verdict=Verdict.OK, report=report)
 
+    def _cancel(self) -> None:
+        out = [one.step for one in self.jobs if not isinstance(one, steps.Collect | steps.Release)]
+        self.cancelled.update(out)
+        self.cancellations += 1
+
+    def _give_up(self, reason: Reason) -> None:
+        raise AssertionError(f"nothing hangs here: {reason}")
+
     def _wait_for_disk(self, _error: OSError) -> bool:
         self.disk.capacity = 1 << 40  # somebody made room
         return True
@@ -301,14 +407,17 @@ class World:
     def announce(self, told: steps.Announce, _moment: Moment) -> None:
         update = told.update
         self.announced.append((update.slot, update.manifest, update.state, told.event))
+        self.transitions.add((told.before, told.event, update.state))
+        if update.state is UpdateState.ACTIVATING:
+            self._check_gate(update)
         if update.reason is not None:
             self.reasons.append(update.reason.code)
-        if update.manifest in self.machine.record.rejected:
+        if update.reason is not None and _blames(told.event, update.reason.code):
             self.blamed.add(update.manifest)
         if update.state is UpdateState.COMMITTED:
             self.committed[update.slot] = update.manifest
-        elif told.before is UpdateState.COMMITTED and told.event is UpdateEvent.ABORTED:
-            del self.committed[update.slot]  # withdrawn
+        elif told.before is UpdateState.COMMITTED and update.state is UpdateState.ROLLING_BACK:
+            self.committed.pop(update.slot, None)  # withdrawn, or unwanted
 
     def accept(self) -> None:
         self.refusal = None
@@ -332,6 +441,7 @@ class World:
         assert bundle.config == made.config, CONFIG_FILE
 
     def _check_boot(self) -> None:
+        self.check_coupled()
         committed = {} if self.disk.damaged else self.committed
         for slot, manifest in committed.items():
             pointer = self.machine.pointers.get(slot)
@@ -343,7 +453,24 @@ class World:
             if slot not in self.machine.unsettled:
                 assert slot in self.inference.serving, f"{slot} serves nothing after a boot"
 
+    def _check_gate(self, update: Update) -> None:
+        assert self.held is None, "it switches in a hold"
+        order = self.machine.record.order
+        if order is not None and not update.wish:
+            moment = self.moment()
+            assert windows.is_open(order.policy.windows, moment), "it switches outside a window"
+            if order.policy.windows:
+                assert order.issued_at <= moment.wall, "a wrong clock has opened a window"
+
+    def check_coupled(self) -> None:
+        """Slots that are coupled never run two versions, whatever is loaded when."""
+        pointers = self.store.pointers()
+        running = [pointers[slot].running for slot in self.coupled if slot in pointers]
+        versions = {one.version for one in running if one is not None}
+        assert len(versions) <= 1, f"two halves: {pointers}"
+
     def _check_serving(self) -> None:
+        self.check_coupled()
         for slot, pointer in self.store.pointers().items():
             serving = self.inference.serving.get(slot)
             running = pointer.running.manifest if pointer.running else None
@@ -369,7 +496,19 @@ class World:
         if isinstance(job, steps.Collect):
             self.performer.collect(job.keep)
             return
-        self.feed(self.performer.perform(job, lambda: False))
+        if isinstance(job, steps.Release):
+            self.performer.release(job.slots)
+            return
+        result = self.performer.perform(job, lambda: job.step in self.cancelled)
+        self.check_coupled()
+        self.feed(result)
+
+
+def _blames(event: UpdateEvent, code: str) -> bool:
+    """Say whether what happened is the model's own fault; said apart from the machine's code."""
+    return event in {UpdateEvent.REJECTED, UpdateEvent.BREACHED} and code.startswith(
+        ("trial.", "observe.", "shadow.", "load.", "bundle.", "update.unwanted")
+    )
 
 
 def damage_model(world: World) -> str:

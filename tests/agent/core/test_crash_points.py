@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pytest
 
-from agent.core.made import MadeBundle, make_order, simple_bundle
+from agent.core.made import MadeBundle, make_order, simple_bundle, slot_order
 from agent.core.simulated_disk import SimulatedDisk, Survival
 from agent.core.simulation import World, damage_model
-from edgectl_protocol.messages import Order
+from edgectl_protocol.messages import Order, UpdatePolicy
 
 V1 = simple_bundle("1", length=60_000)
 V2 = simple_bundle("2", length=60_000)
 V2_FP32 = simple_bundle("2", variant="fp32-exact", length=60_000)
 V3 = simple_bundle("3", length=400_000)
-ALL = (V1, V2, V2_FP32, V3)
+G1, G2 = (simple_bundle(one, model="gearbox", length=2_000) for one in "12")
+ALL = (V1, V2, V2_FP32, V3, G1, G2)
+PAIR = ("activity", "gearbox")
 WORLDS = int(os.environ.get("EDGECTL_SIMULATED_WORLDS", "300"))
 SURVIVALS: tuple[Survival, ...] = ("lost", "kept", "random")
 
@@ -33,6 +35,9 @@ class Scenario:
     failing_trial: Sequence[MadeBundle] = ()
     erring: Sequence[MadeBundle] = ()
     unloadable: Sequence[MadeBundle] = ()
+    gearbox: MadeBundle | None = None
+    """What runs there in the end, in scenarios of two slots that are coupled."""
+    differing: Sequence[MadeBundle] = ()
 
     def world(self, seed: int = 0, disk: SimulatedDisk | None = None) -> World:
         world = World(seed=seed, disk=disk or SimulatedDisk())
@@ -40,7 +45,18 @@ class Scenario:
         world.failing_trial = {one.digest for one in self.failing_trial}
         world.erring = {one.digest for one in self.erring}
         world.unloadable = {one.digest for one in self.unloadable}
+        world.differing = {one.digest for one in self.differing}
+        world.coupled = PAIR if any(order.coupled for order in self.orders) else ()
         return world
+
+
+def both(counter: int, activity: MadeBundle, gearbox: MadeBundle) -> Order:
+    more = {"gearbox": slot_order([gearbox])}
+    return make_order(counter, [activity], more=more, coupled=[PAIR])
+
+
+def shadowed(counter: int, bundle: MadeBundle) -> Order:
+    return make_order(counter, [bundle], policy=UpdatePolicy(observe_s=1, shadow_s=5))
 
 
 SCENARIOS = (
@@ -84,6 +100,29 @@ SCENARIOS = (
         ],
         V1,
     ),
+    Scenario("two coupled slots", [both(1, V1, G1), both(2, V2, G2)], V2, gearbox=G2),
+    Scenario(
+        "one of two coupled is rolled back",
+        [both(1, V1, G1), both(2, V2, G2)],
+        V1,
+        gearbox=G1,
+        erring=[G2],
+    ),
+    Scenario(
+        "one of two coupled is rejected",
+        [both(1, V1, G1), both(2, V2, G2)],
+        V1,
+        gearbox=G1,
+        failing_trial=[V2],
+    ),
+    Scenario(
+        "two coupled are withdrawn",
+        [both(1, V1, G1), both(2, V2, G2), make_order(3, [], withdrawn=PAIR, coupled=[PAIR])],
+        V1,
+        gearbox=G1,
+    ),
+    Scenario("a shadow that agrees", [make_order(1, [V1]), shadowed(2, V2)], V2),
+    Scenario("a shadow that differs", [make_order(1, [V1]), shadowed(2, V2)], V1, differing=[V2]),
 )
 
 
@@ -93,7 +132,14 @@ def check(scenario: Scenario, world: World) -> None:
     expected = scenario.ends.digest if scenario.ends else None
     if "update.resumes" not in world.reasons:  # given up after too many cuts: also an end
         assert world.running() == expected, world.states()
-    for bad in (*scenario.failing_trial, *scenario.erring, *scenario.unloadable):
+        gearbox = scenario.gearbox.digest if scenario.gearbox else None
+        assert world.running("gearbox") == gearbox, world.states("gearbox")
+    for bad in (
+        *scenario.failing_trial,
+        *scenario.erring,
+        *scenario.unloadable,
+        *scenario.differing,
+    ):
         assert bad.digest in world.machine.record.rejected
 
 
@@ -160,7 +206,8 @@ def test_random_worlds(block: int) -> None:
         made = scenario.world()
         world.publish(*ALL)
         world.failing_trial, world.erring = made.failing_trial, made.erring
-        world.unloadable = made.unloadable
+        world.unloadable, world.differing = made.unloadable, made.differing
+        world.coupled = made.coupled
         world.metadata_failures = chooser.choice((0, 0, 1, 3))
         world.cuts_left = chooser.randint(1, 12)
         world.disk.cut_at = chooser.randint(1, 60)
@@ -209,6 +256,24 @@ def test_the_simulation_finds_a_removed_protection(make_disk: Callable[[], Simul
 
     with pytest.raises((AssertionError, OSError)):
         play_all()
+
+
+def test_the_simulation_finds_pointers_of_a_group_that_change_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from edgectl_agent import store
+    from edgectl_agent.core.record import SlotPointer
+
+    right = store.Store.point
+
+    def one_by_one(self: store.Store, changed: Mapping[str, SlotPointer]) -> None:
+        for slot, pointer in changed.items():
+            right(self, {slot: pointer})
+
+    monkeypatch.setattr(store.Store, "point", one_by_one)
+    coupled = next(one for one in SCENARIOS if one.name == "two coupled slots")
+    with pytest.raises(AssertionError, match="two halves"):
+        cut_everywhere(coupled, "lost")
 
 
 def test_the_simulation_finds_a_machine_that_acts_before_it_saves(

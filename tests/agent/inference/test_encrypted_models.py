@@ -16,7 +16,7 @@ from agent.inference.encrypted import KEY, encrypt_bundle, with_key
 from agent.inference.models import HAR, Client, activity, make_bundle
 from edgectl_agent.inference.errors import LoadFailed
 from edgectl_agent.inference.process import InferenceProcess
-from edgectl_agent.inference.slots import prepare
+from edgectl_agent.inference.served import prepare
 from edgectl_agent.runtime import Stop
 from edgectl_agent.trial import Verdict, run_trial
 

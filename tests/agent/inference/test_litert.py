@@ -28,7 +28,7 @@ from edgectl_agent.bundle import Bundle
 from edgectl_agent.health import capabilities
 from edgectl_agent.inference.counts import Counts
 from edgectl_agent.inference.process import InferenceProcess
-from edgectl_agent.inference.slots import prepare
+from edgectl_agent.inference.served import prepare
 from edgectl_agent.runtime import Model, ModelRefused, RunFailed, Stop
 from edgectl_agent.trial import TrialResult, Verdict, run_trial
 from edgectl_protocol.manifest import Scores, TensorSpec, Tolerance

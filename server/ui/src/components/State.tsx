@@ -25,6 +25,7 @@ const STATES: Record<string, [tone: Tone, icon: IconName, words: string]> = {
   downloading: ["busy", "busy", "Downloading"],
   verifying: ["busy", "busy", "Verifying"],
   trial: ["busy", "busy", "Trial"],
+  shadowing: ["busy", "busy", "Shadowing"],
   activating: ["busy", "busy", "Activating"],
   observing: ["busy", "busy", "Observing"],
   "rolling-back": ["warn", "back", "Rolling back"],
