@@ -127,7 +127,7 @@ class Spool:
         except (OSError, sqlite3.DatabaseError) as error:
             if not _cannot_write(error):
                 raise
-            log.error("what is told is kept in memory until the agent ends: %s", error)
+            log.warning("what is told is kept in memory until the agent ends: %s", error)
             self._in_memory = True
             return _open(None)
 
@@ -291,7 +291,9 @@ def _open(path: Path | None) -> sqlite3.Connection:
 
     None is for one in memory.
     """
-    database = sqlite3.connect(path or ":memory:", check_same_thread=False, isolation_level=None, timeout=5)
+    database = sqlite3.connect(
+        path or ":memory:", check_same_thread=False, isolation_level=None, timeout=5
+    )
     try:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA wal_autocheckpoint = 64")

@@ -77,7 +77,11 @@ def main(arguments: list[str] | None = None) -> int:
         for state, count in states.most_common():
             print(f"  {count:>6,}  {state}")
         began = time.monotonic()
-        whole = agents(Path(scratch) / "agents", options.agents, options.seed) if options.agents else Killed()
+        whole = (
+            agents(Path(scratch) / "agents", options.agents, options.seed)
+            if options.agents
+            else Killed()
+        )
         whole_s = time.monotonic() - began
     if whole.kills:
         print(f"{whole.kills:,} whole agents killed in {whole_s:.0f} s, {whole.updates:,} updates")

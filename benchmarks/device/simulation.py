@@ -1,10 +1,13 @@
 """Random worlds with power cuts and a swarm of other faults, many of them, from seeds.
 
 A world is the real machine, journal, store, transfer and serving on a simulated disk, in simulated
-time (`tests/agent/core/random_worlds.py`): it draws its orders, its bad models and its faults from
-its seed, checks what must always hold while they last, and must come to the right end when they are
-over. Printed are the speed, at which operations of the disk the power was cut of all that there
-are, and how many worlds had the power cut in which state of the update together with which fault.
+time: it draws its orders, its bad models and its faults from its seed, checks what must always hold
+while they last, and must come to the right end when they are over. There are two kinds, played in
+turn: `tests/agent/core/random_worlds.py` is hard on the disk, which also fails operations, in part,
+and `tests/agent/core/worlds.py` on the course of updates, with holds, windows, shadows, coupled
+slots and wishes of a person at the device. Printed are the speed, at which operations of the disk
+the power was cut of all that there are, and how many worlds had the power cut in which state of the
+update together with which fault.
 
     python -m benchmarks.device.simulation --worlds 100000 --workers 2
 """
@@ -27,10 +30,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-from agent.core.random_worlds import FAULTS, play_random_world
+from agent.core import worlds as course
+from agent.core.random_worlds import FAULTS, Outcome, play_random_world
+from edgectl_protocol.update import ENDED
 
 BLOCK = 50
 FAILURES_SHOWN_MAX = 10
+COLUMNS = 8
 STATES_LAST = ("idle", "boot")
 
 
@@ -73,7 +79,7 @@ def play(seeds: Iterable[int]) -> Seen:
     for seed in seeds:
         seen.worlds += 1
         try:
-            outcome = play_random_world(seed)
+            outcome = play_one(seed)
         except Exception as error:  # noqa: BLE001 - whatever it is, it has to be told with its seed
             seen.failures.append((seed, f"{type(error).__name__}: {error}"))
             continue
@@ -86,6 +92,27 @@ def play(seeds: Iterable[int]) -> Seen:
         seen.struck.update(outcome.struck)
         seen.ended.update(outcome.ended)
     return seen
+
+
+def play_one(seed: int) -> Outcome:
+    """Play the world of a seed: of the disk where it is even, of the course where it is odd."""
+    if seed % 2 == 0:
+        return play_random_world(seed)
+    trace = course.run_world(seed)
+    met = set(trace.met) | ({"cuts"} if trace.cuts else set())
+    at: Counter[str] = Counter()
+    for (_, what), count in trace.cuts.items():
+        at[f"{what} (course of updates)"] += count
+    return Outcome(
+        seed,
+        operations=trace.operations,
+        boots=trace.boots,
+        cuts={(state, fault) for state, _ in trace.cuts for fault in met},
+        cut_at=at,
+        seen=set(at),
+        struck=met,
+        ended={str(after) for *_, after in trace.transitions if after in ENDED},
+    )
 
 
 def blocks(first: int, worlds: int) -> Iterator[range]:
@@ -104,7 +131,9 @@ def play_all(first: int, worlds: int, workers: int) -> Seen:
             if time.monotonic() - said > 30:
                 said = time.monotonic()
                 rate = total.worlds / (said - began)
-                print(f"  {total.worlds:,} worlds, {rate:.0f} a second", file=sys.stderr, flush=True)
+                print(
+                    f"  {total.worlds:,} worlds, {rate:.0f} a second", file=sys.stderr, flush=True
+                )
     return total
 
 
@@ -119,18 +148,18 @@ def show(seen: Seen, took_s: float) -> dict[str, Any]:
     for kind in sorted(seen.kinds):
         print(f"  {seen.cut_at[kind]:>9,}  {kind}")
     states = sorted({state for state, _ in seen.table}, key=lambda one: (one in STATES_LAST, one))
-    print("\nworlds in which the power was cut in a state (down) and a fault happened (across)")
-    print(" " * 14 + "".join(f"{fault[:11]:>12}" for fault in FAULTS))
-    for state in states:
-        counts = "".join(f"{seen.table[state, fault]:>12,}" for fault in FAULTS)
-        print(f"  {state:<12}{counts}")
+    print("\nworlds in which the power was cut in a state and a fault happened")
+    columns = list(dict.fromkeys((*FAULTS, *(one for one in course.FAULTS if seen.struck[one]))))
+    for first in range(0, len(columns), COLUMNS):
+        part = columns[first : first + COLUMNS]
+        print("\n" + " " * 14 + "".join(f"{fault[:15]:>16}" for fault in part))
+        for state in states:
+            counts = "".join(f"{seen.table[state, fault]:>16,}" for fault in part)
+            print(f"  {state:<12}{counts}")
     print("\nupdates ended: " + ", ".join(f"{k} {v:,}" for k, v in sorted(seen.ended.items())))
     for seed, text in seen.failures[:FAILURES_SHOWN_MAX]:
         print(f"\nseed {seed}: {text}")
-        print(
-            f"  replay: EDGECTL_SIMULATED_SEED={seed} python -m pytest -n 0 "
-            "tests/agent/core/test_random_worlds.py"
-        )
+        print(f"  replay: python -m benchmarks.device.simulation --worlds 1 --seed {seed}")
     print(f"\n{len(seen.failures)} worlds failed")
     return {
         "benchmark": "device.simulation",
@@ -144,7 +173,7 @@ def show(seen: Seen, took_s: float) -> dict[str, Any]:
         "kinds_cut": len(seen.cut_at),
         "struck": dict(sorted(seen.struck.items())),
         "table": {
-            state: {fault: seen.table[state, fault] for fault in FAULTS} for state in states
+            state: {fault: seen.table[state, fault] for fault in columns} for state in states
         },
         "ended": dict(sorted(seen.ended.items())),
         "failures": [seed for seed, _ in seen.failures],

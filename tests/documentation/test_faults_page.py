@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "faults.md"
-ABOUT_UPDATES = re.compile(r"(bundle|disk|observe|order|store|transfer|trial|update|hook|offline)\.")
+ABOUT_UPDATES = re.compile(
+    r"(bundle|disk|observe|order|store|transfer|trial|update|hook|offline)\."
+)
 FROM_THE_AGENT = re.compile(r"^\| `([a-z0-9_.]+)` \|.*\| [^|]*edgectl_agent[^|]* \|$", re.MULTILINE)
 ROWS_MIN = 90
 

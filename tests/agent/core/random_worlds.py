@@ -21,9 +21,8 @@ from msgspec import structs
 
 from agent.core.made import MadeBundle, make_order, simple_bundle, slot_order
 from agent.core.simulated_disk import PowerCut, SimulatedDisk, Survival
-from agent.core.simulation import Broker, FakeInference, World
+from agent.core.simulation import Broker, World
 from edgectl_agent.core import steps
-from edgectl_agent.inference.errors import InferenceDown
 from edgectl_protocol.chunks import CHUNK_BYTES
 from edgectl_protocol.messages import Order, Reason, SlotOrder, UpdatePolicy
 from edgectl_protocol.update import ENDED, UpdateState
@@ -268,7 +267,9 @@ class RandomWorld(World):
         known = self.machine.record.order
         if known is not None and known.counter == order.counter:
             return known
-        return structs.replace(order, issued_at=at, expires_at=at + (order.expires_at - order.issued_at))
+        return structs.replace(
+            order, issued_at=at, expires_at=at + (order.expires_at - order.issued_at)
+        )
 
     def _end(self) -> None:
         """Faults are over; what the server wants now is what must run."""
@@ -285,7 +286,9 @@ class RandomWorld(World):
         self.boot()  # what could not be collected before is now
         self.settle()
         for slot, wanted in last.slots.items():
-            good = next((one.manifest for one in wanted.candidates if one.manifest not in bad), None)
+            good = next(
+                (one.manifest for one in wanted.candidates if one.manifest not in bad), None
+            )
             running = self.running(slot)
             assert running not in bad, f"{slot} runs what is bad"
             update = self.machine.record.updates[slot]
@@ -357,8 +360,10 @@ def _wanted(chooser: random.Random, bundles: Sequence[MadeBundle], count: int) -
 def kind_of(path: str) -> str:
     """Return the path with what differs from device to device left out."""
     folder, _, name = path.rpartition("/")
+    if not folder or "." in folder:
+        return path
     suffix = next((one for one in (".bitmap.tmp", ".bitmap", ".tmp") if name.endswith(one)), "")
-    return path if not folder or path == folder else f"{folder}/*{suffix}" if "." not in folder else path
+    return f"{folder}/*{suffix}"
 
 
 def play_random_world(seed: int) -> Outcome:
@@ -373,6 +378,3 @@ def play_random_world(seed: int) -> Outcome:
         )
         error.add_note(f"faults {sorted(world.faults)}, orders {len(world.orders)}")
         raise
-
-
-__all__ = ["FAULTS", "FakeInference", "InferenceDown", "Outcome", "RandomWorld", "kind_of", "play_random_world"]

@@ -8,6 +8,7 @@ power loss leaves of SQLite's files is made by hand.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -149,10 +150,8 @@ def test_renewal_leaves_the_old_or_the_new_certificate(
         for path, content in files.items():
             disk.write_atomic(path, content)
         disk.cut_at = disk.operations + number
-        try:
+        with contextlib.suppress(PowerCut):
             renew(disk, server=site.url, device="pi-1", key=key)
-        except PowerCut:
-            pass
         disk.reboot(survival, random.Random(number))
         assert check_identity(disk) is not None
         seen.add(disk.read(CERTIFICATE_PATH) == files[CERTIFICATE_PATH])
@@ -210,10 +209,8 @@ def test_a_start_is_never_counted_twice(survival: Survival, within: bool) -> Non
         used: list[int] = []
         for _ in range(12):
             disk.cut_at = disk.operations + chooser.randint(1, 6)
-            try:
+            with contextlib.suppress(PowerCut):
                 used.append(_count_boot(disk))  # type: ignore[arg-type]
-            except PowerCut:
-                pass
             disk.reboot(survival, chooser)
         assert used == sorted(set(used))
 
@@ -252,7 +249,9 @@ def test_collecting_garbage_never_costs_what_is_needed(within: bool) -> None:
                 assert disk.read("blobs/sha256/" + digest.removeprefix("sha256:")) == content
             Store(disk).collect([kept.digest])
             assert all(Store(disk).has(digest) for digest in kept.blobs)
-            assert not any(Store(disk).has(digest) for digest in set(garbage.blobs) - set(kept.blobs))
+            assert not any(
+                Store(disk).has(digest) for digest in set(garbage.blobs) - set(kept.blobs)
+            )
 
 
 # ---------------------------------------------------------------- the spool

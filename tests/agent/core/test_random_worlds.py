@@ -64,6 +64,13 @@ def test_power_is_cut_within_every_operation(scenario: Any, survival: Survival) 
     assert cut_everywhere(scenario, survival, lambda: SimulatedDisk(within=True)) > 30
 
 
+def boot_and_obey(scenario: Scenario, world: Any) -> None:
+    world.boot()
+    for order in scenario.orders:
+        world.deliver(order)
+        world.settle()
+
+
 def kill_everywhere(scenario: Scenario) -> int:
     """Kill the process at every operation, let another one finish, then cut the power."""
     whole = scenario.world()
@@ -72,10 +79,7 @@ def kill_everywhere(scenario: Scenario) -> int:
         world = scenario.world(seed=number)
         world.disk.cut_at = number
         with pytest.raises(PowerCut):
-            world.boot()
-            for order in scenario.orders:
-                world.deliver(order)
-                world.settle()
+            boot_and_obey(scenario, world)
         try:
             lose_the_power_at_the_end(scenario, world)
             check(scenario, world)
@@ -216,7 +220,7 @@ def test_they_find_a_slot_that_overtakes_the_step_of_another(
 def test_they_find_a_bitmap_that_is_written_before_its_chunks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It may cost a download, never a wrong model: the whole is hashed. So that is taken away too."""
+    """It may cost a download, never a wrong model: the whole is hashed. That goes too."""
     from edgectl_agent import store
 
     def hasty(self: store.Partial) -> None:

@@ -1,4 +1,4 @@
-"""Room on the disk: counted before anything is transferred, and made by removing what nobody needs."""
+"""Room on the disk: counted before anything is transferred, made by removing what nobody needs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_what_is_counted_is_what_a_download_takes(disk: SmallDisk) -> None:
     taken = free - real.free_bytes()
     other, _ = needs(store, V2)[0]
     disk.fill(leave_bytes=taken - 4096)
-    with pytest.raises(StepFailed, match="disk.full"):
+    with pytest.raises(StepFailed, match=r"disk\.full"):
         store.check_space([(other, length)])
     assert real.list("partial") == ()
     disk.make_room()

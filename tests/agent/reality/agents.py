@@ -102,7 +102,10 @@ def check_disk(state: Path, bundles: Sequence[MadeBundle]) -> str:
     manifest = running(state)
     if manifest is not None:
         made = known[manifest]
-        for digest in (manifest, *(one.digest for one in device_layers(decode_manifest(made.manifest)))):
+        for digest in (
+            manifest,
+            *(one.digest for one in device_layers(decode_manifest(made.manifest))),
+        ):
             blob = (state / "blobs" / "sha256" / hex_of(digest)).read_bytes()
             assert digest_of(blob) == digest, f"{digest} is not what was signed"
     update = record.updates.get("activity")

@@ -72,7 +72,7 @@ def small_disk(folder: Path, size_bytes: int) -> Iterator[SmallDisk]:
     where.mkdir()
     script = (
         f"where={where}; mount -t tmpfs -o size={size_bytes},mode=0700 none $where; echo $?; "
-        "while read -r line; do eval \"$line\"; echo $?; done"
+        'while read -r line; do eval "$line"; echo $?; done'
     )
     who = [] if os.geteuid() == 0 else ["--map-root-user"]
     with subprocess.Popen(

@@ -14,7 +14,7 @@ from msgspec import structs
 from agent.core.control_plane import ControlPlane
 from agent.core.device import Device
 from agent.core.made import MadeBundle, make_order
-from agent.reality.agents import POLICY, check_disk, infer, running, serves, versions
+from agent.reality.agents import POLICY, check_disk, infer, serves, versions
 from agent.reality.small_disk import SmallDisk, small_disk
 from edgectl_protocol.manifest import MODEL_FILES, decode_manifest, layer_by_file
 from edgectl_protocol.names import digest_of, hex_of
@@ -158,9 +158,7 @@ def whole(state: Path, bundle: MadeBundle) -> bool:
 
 
 @pytest.fixture
-def updated(
-    plane: ControlPlane, tmp_path: Path, bundles: list[MadeBundle]
-) -> Iterator[Scene]:
+def updated(plane: ControlPlane, tmp_path: Path, bundles: list[MadeBundle]) -> Iterator[Scene]:
     """It runs version 2, has 1 to go back to, and is off."""
     made = Scene(plane, tmp_path / "pi-1", tmp_path, bundles)
     made.order(2, bundles[1])
