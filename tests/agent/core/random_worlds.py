@@ -187,7 +187,7 @@ class RandomWorld(World):
 
     def _lose_inference(self) -> None:
         """The process dies, innocent of it whoever is observed, and is started again."""
-        self.inference.serving.clear()
+        self.inference.die()
         reason = Reason(code="inference.died", detail="killed by SIGKILL")
         self.feed(steps.InferenceDied(reason=reason, suspects=("sha256:" + "0" * 64,)))
         for change in self.serving.restore(fresh=True, leave=self.machine.unsettled):
