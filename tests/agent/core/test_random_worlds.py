@@ -59,7 +59,7 @@ def test_a_world_is_what_its_seed_says() -> None:
 
 
 @pytest.mark.parametrize("survival", SURVIVALS)
-@pytest.mark.parametrize("scenario", SCENARIOS[1:4], ids=lambda one: one.name)
+@pytest.mark.parametrize("scenario", SCENARIOS[1:4:2], ids=lambda one: one.name)
 def test_power_is_cut_within_every_operation(scenario: Any, survival: Survival) -> None:
     assert cut_everywhere(scenario, survival, lambda: SimulatedDisk(within=True)) > 30
 
@@ -131,12 +131,12 @@ def lose_the_power_at_the_end(scenario: Scenario, world: Any) -> None:
     world.check_ended()
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS[1:7], ids=lambda one: one.name)
+@pytest.mark.parametrize("scenario", SCENARIOS[1:6:2], ids=lambda one: one.name)
 def test_killed_at_every_operation_and_then_the_power_is_lost(scenario: Scenario) -> None:
     assert kill_everywhere(scenario) > 30
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS[1:7], ids=lambda one: one.name)
+@pytest.mark.parametrize("scenario", SCENARIOS[1:6:2], ids=lambda one: one.name)
 def test_every_operation_fails_and_then_the_power_is_lost(scenario: Scenario) -> None:
     assert fail_everywhere(scenario) > 30
 
@@ -209,8 +209,8 @@ def test_they_find_a_slot_that_overtakes_the_step_of_another(
 ) -> None:
     right = Machine._take_back
 
-    def overtaking(self: Machine, update: Any, moment: Any) -> None:
-        right(self, update, moment)
+    def overtaking(self: Machine, *arguments: Any) -> None:
+        right(self, *arguments)
         self._step += 1
 
     monkeypatch.setattr(Machine, "_take_back", overtaking)
