@@ -22,7 +22,7 @@ $(VENV)/bin/python:
 # Everything, in one editable installation. Rebuilds the web UI when its sources have changed.
 $(VENV)/.dev: pyproject.toml hatch_build.py $(VENV)/bin/python $(shell find server/ui -type f -not -path '*/node_modules/*' 2>/dev/null)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --editable '.[server,agent,postgresql]' --group dev
+	$(BIN)/python -m pip install --quiet --editable '.[server,agent,grpc,postgresql]' --group dev
 	@touch $@
 
 check: dev

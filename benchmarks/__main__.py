@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import encryption, footprint, inference, push, trust
+from benchmarks import encryption, push, trust
+from benchmarks.device import footprint, serving, swaps
 
 
 def main() -> int:
@@ -12,7 +13,8 @@ def main() -> int:
     for name, run in (
         ("push", lambda: push.main(sys.argv[1:])),
         ("footprint", footprint.main),
-        ("inference", inference.main),
+        ("serving", serving.main),
+        ("swaps", lambda: swaps.main([])),
         ("encryption", lambda: encryption.main(sys.argv[1:])),
         ("trust", trust.main),
     ):

@@ -24,7 +24,7 @@ from typing import Any
 
 import onnxruntime
 
-from benchmarks.inference import ACTIVITY
+from benchmarks.device.cases import ACTIVITY
 from edgectl_agent.inference.process import child_environment
 from edgectl_protocol.names import digest_of
 from edgectl_server.pipeline.encryption import encrypt_layer, make_content_key

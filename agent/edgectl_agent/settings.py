@@ -43,6 +43,15 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8500
     socket: str = ""
+    endpoint_names: str = ""
+    endpoint_token_file: str = ""
+    endpoint_token_on_socket: bool = False
+    endpoint_body_bytes_max: Annotated[int, Meta(ge=1024, le=1024**3)] = 16 * 1024**2
+    endpoint_connections_max: Annotated[int, Meta(ge=1, le=4096)] = 128
+    endpoint_queue_max: Annotated[int, Meta(ge=1, le=4096)] = 128
+    endpoint_client_max: Annotated[int, Meta(ge=1, le=4096)] = 64
+    shared_memory: bool = False
+    grpc_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     labels: Annotated[dict[Label, Label], Meta(max_length=32)] = {}
     telemetry_s: Annotated[float, Meta(ge=0.1, le=86400)] = 30.0
     spool_bytes_max: Annotated[int, Meta(ge=65536)] = 16 * 1024**2

@@ -22,6 +22,7 @@ import queue
 import random
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
@@ -38,6 +39,7 @@ from edgectl_agent.downloader import Downloader, Progress
 from edgectl_agent.durable import RealDisk
 from edgectl_agent.enrol import AUTHORITY_PATH, CERTIFICATE_PATH, ROOT_PATH, Identity
 from edgectl_agent.errors import AgentError, Refused, TokenAway
+from edgectl_agent.inference.options import Options
 from edgectl_agent.inference.process import InferenceProcess
 from edgectl_agent.journal import Journal
 from edgectl_agent.keeper import Keeper
@@ -136,6 +138,7 @@ class Supervisor:
             port=settings.port,
             socket=settings.state_directory / settings.socket if settings.socket else None,
             log=settings.state_directory / "inference.log",
+            options=_endpoint_options(settings),
         )
         self._key = load_key(disk, settings.key)
         self._connection = Connection(
@@ -505,3 +508,20 @@ def _count_boot(disk: RealDisk) -> int:
             raise
         _log.error("this start cannot be counted: %s", error)
     return boot
+
+
+def _endpoint_options(settings: Settings) -> Options:
+    token_file = None
+    if settings.endpoint_token_file:
+        token_file = str(settings.state_directory / Path(settings.endpoint_token_file).expanduser())
+    return Options(
+        names=tuple(filter(None, (name.strip() for name in settings.endpoint_names.split(",")))),
+        token_file=token_file,
+        token_on_socket=settings.endpoint_token_on_socket,
+        body_bytes_max=settings.endpoint_body_bytes_max,
+        connections_max=settings.endpoint_connections_max,
+        queue_max=settings.endpoint_queue_max,
+        client_max=settings.endpoint_client_max,
+        shared_memory=settings.shared_memory,
+        grpc_port=settings.grpc_port or None,
+    )

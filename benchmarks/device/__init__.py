@@ -1,1 +1,1 @@
-"""What the device survives, in figures: simulated worlds, and real processes that are killed."""
+"""What local inference, hot swaps and the agent's processes cost, beside what others cost."""

@@ -1,9 +1,13 @@
 """Run a command that handles hostile files: start it, read what it says, hold it to its limits.
 
-The command runs in a session of its own and, where the kernel allows it, in user, process and
-network namespaces of its own, with the environment that it is given and nothing more. The wall
-clock, cancellation and the amount of output are kept here. What else it may use (memory, processor
-time, files) it takes from itself before it begins: see `edgectl_server.pipeline.confinement`.
+The command runs in a session of its own and, where the kernel allows it, in process and network
+namespaces of its own, with the environment that it is given and nothing more; where we are root, as
+another user, otherwise in a user namespace. The wall clock, cancellation and the amount of output
+are kept here. What else it may use (memory, processor time, files) it takes from itself before it
+begins: see `edgectl_server.pipeline.confinement`.
+
+As another user it keeps the one privilege to read and to look into every folder, because ours, and
+those of the interpreter, may be closed to others. What that reaches is for Landlock to say.
 
 The command must end when its standard input ends: that is when this process has died.
 """
@@ -13,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import pwd
 import selectors
 import signal
 import stat
@@ -21,12 +26,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 __all__ = [
     "CommandCancelled",
     "CommandOverrun",
     "Ended",
+    "Isolation",
+    "hand_over",
     "has_ended",
     "isolation",
     "read_regular",
@@ -38,9 +45,10 @@ _STDERR_BYTES_KEPT = 16 * 1024
 _READ_BYTES = 64 * 1024
 _CPU_TOLERANCE_S = 1.0
 _SHELL_SIGNAL_BASE = 128
-_NAMESPACES = (
-    "unshare", "--user", "--map-current-user", "--net", "--pid", "--fork", "--kill-child=KILL",
-)  # fmt: skip
+_USER_NAMESPACE = ("--user", "--map-current-user")
+_NAMESPACES = ("--net", "--pid", "--fork", "--kill-child=KILL")
+_OTHER_USERS = ("edgectl-models", "nobody")
+"""Accounts for what handles hostile files where we are root; the first that there is."""
 _OUT_OF_MEMORY = (
     b"bad_alloc", b"MemoryError", b"Cannot allocate memory", b"failed to map segment",
 )  # fmt: skip
@@ -60,6 +68,15 @@ class CommandOverrun(Exception):
     def __init__(self, of: Literal["wall", "output"]) -> None:
         super().__init__(of)
         self.of = of
+
+
+class Isolation(NamedTuple):
+    """How a command is kept apart."""
+
+    command: tuple[str, ...] = ()
+    """To be put before the command itself."""
+    user: int | None = None
+    """Under which it runs then; None: ours."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +128,7 @@ def run(
     """Run `command` in `directory` until it ends.
 
     Args:
-        command: program and arguments; put `isolation` before it for namespaces.
+        command: program and arguments; what `isolation` says before it keeps it apart.
         directory: where it works.
         environment: all of its environment.
         wall_s: how long it may take.
@@ -157,17 +174,60 @@ def run(
 
 
 @functools.cache
-def isolation() -> tuple[str, ...]:
-    """Return the command that makes namespaces, or nothing where they are not to be had."""
-    without_network = tuple(part for part in _NAMESPACES if part != "--net")
-    for command in (_NAMESPACES, without_network):
+def isolation() -> Isolation:
+    """Return the best that this machine allows; nothing where it allows none."""
+    user = _other_user()
+    if user is not None:
+        for start in (("unshare", *_NAMESPACES), ("unshare", *_without_network()), ()):
+            command = (*start, *_as_user(user))
+            if _works(command):
+                return Isolation(command, user.pw_uid)
+    for names in (_NAMESPACES, _without_network()):
+        command = ("unshare", *_USER_NAMESPACE, *names)
+        if _works(command):
+            return Isolation(command)
+    return Isolation()
+
+
+def hand_over(directory: Path, user: int) -> None:
+    """Give a folder, and what is in it, to the user under whom a command will work there."""
+    for folder, _, files in os.walk(directory):
+        for path in (Path(folder), *(Path(folder, name) for name in files)):
+            os.chown(path, user, -1, follow_symlinks=False)
+
+
+def _other_user() -> pwd.struct_passwd | None:
+    """Return an account that is nobody's, where we are root and may take it on."""
+    if os.geteuid() != 0:
+        return None
+    for name in _OTHER_USERS:
         try:
-            done = subprocess.run([*command, "true"], capture_output=True, timeout=10, check=False)
-        except (OSError, subprocess.TimeoutExpired):
+            return pwd.getpwnam(name)
+        except KeyError:
             continue
-        if done.returncode == 0:
-            return command
-    return ()
+    return None
+
+
+def _as_user(user: pwd.struct_passwd) -> tuple[str, ...]:
+    kept = "-all,+dac_read_search"
+    return (
+        "setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups",
+        f"--inh-caps={kept}", f"--ambient-caps={kept}", f"--bounding-set={kept}",
+        "--securebits=+no_setuid_fixup",  # access(2) would forget what is kept
+        "--pdeathsig=keep", "--no-new-privs", "--",
+    )  # fmt: skip
+
+
+def _without_network() -> tuple[str, ...]:
+    return tuple(name for name in _NAMESPACES if name != "--net")
+
+
+def _works(command: Sequence[str]) -> bool:
+    try:
+        done = subprocess.run([*command, "true"], capture_output=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
 
 
 def read_regular(path: Path, bytes_max: int) -> bytes:

@@ -145,7 +145,8 @@ class Fleet:
         """Store an event once, in the caller's transaction; return why it is not believed."""
         now = self._now()
         device.last_seen_at = now
-        complaint = _check_nonce(device, event.order, event.nonce)
+        # Number 0 speaks of no order of ours: somebody at the device has asked for it.
+        complaint = _check_nonce(device, event.order, event.nonce) if event.order else None
         if complaint is not None:
             return complaint
         insert_new(

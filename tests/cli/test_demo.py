@@ -76,8 +76,16 @@ def test_demo_shows_the_whole_loop_unattended(tmp_path, broker):
     assert set(result["devices"]) == {"pi-1", "pi-2", "pi-3"}
     assert {one["state"] for one in result["devices"].values()} == {"committed"}
     assert sum(one["requests"] for one in result["telemetry"] if one["device"] == "pi-1") == 40
-    stages = ["server", "devices", "push", "rollout", "inference", "telemetry", "total"]
+    stages = ["server", "devices", "push", "rollout", "inference", "telemetry", "rollback", "total"]
     assert list(result["seconds"]) == stages
+    rollback = result["rollback"]
+    assert (rollback["version"], rollback["state"]) == ("har@2", "rolled_back")
+    assert rollback["reason"]["code"] == "observe.non_finite"
+    heard = rollback["application"]
+    assert heard["failed"] == 0
+    assert set(heard["answers"]) == {"1", "2"}
+    assert set(heard["without_number"]) == {"2"}
+    assert heard["last"] == "1", "the version before answers again"
     wait_gone(mentioning(tmp_path))
     password = (tmp_path / "demo" / "server" / "admin-password").read_text().strip()
     assert password not in out + (tmp_path / "stderr").read_text()

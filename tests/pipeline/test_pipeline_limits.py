@@ -1,7 +1,6 @@
 """What ends the child: memory, time, cancellation, a signal, the death of its parent."""
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from edgectl_server.confined import Isolation
 from edgectl_server.pipeline import runner
 from edgectl_server.pipeline.errors import PipelineCancelled, PipelineFailed
 from edgectl_server.pipeline.runner import run_pipeline
@@ -17,6 +17,7 @@ from edgectl_server.pipeline.spec import PipelineLimits, PipelineSpec
 from pipeline import crafted
 
 GIB = 1024**3
+CAP_DAC_READ_SEARCH = 2
 
 
 def spec_of(model, directory, **limits):
@@ -65,7 +66,7 @@ def test_a_memory_bomb_ends_at_the_limit(tmp_path):
     [("yes", 60.0, "pipeline.crashed"), ("yes >&2", 1.0, "pipeline.time")],
 )
 def test_a_child_that_floods_its_pipes(tmp_path, monkeypatch, command, wall_s, code):
-    monkeypatch.setattr(runner, "_isolation", lambda: ("sh", "-c", command))
+    monkeypatch.setattr(runner, "_isolation", lambda: Isolation(("sh", "-c", command)))
     assert failure(spec_of(crafted.relu(), tmp_path, wall_s=wall_s), tmp_path).code == code
 
 
@@ -145,16 +146,25 @@ def test_the_child_is_confined(tmp_path, monkeypatch):
             child = worker()
             seen["environment"] = child.environ()
             seen["directory"] = child.cwd()
-            seen["limits"] = {kind: child.rlimit(kind) for kind in wanted}
+            rows = Path(f"/proc/{child.pid}/limits").read_text().splitlines()
+            seen["limits"] = {
+                name: tuple(int(value) for value in row.split()[length : length + 2])
+                for name, length in ((name, len(name.split())) for name in wanted)
+                for row in rows
+                if row.startswith(name)
+            }
             seen["group"] = os.getpgid(child.pid)
+            seen["user"] = child.uids()
+            status = Path(f"/proc/{child.pid}/status").read_text()
+            seen["capabilities"] = int(status.split("CapPrm:")[1].split()[0], 16)
             seen["namespace"] = Path(f"/proc/{child.pid}/ns/pid").readlink()
 
     wanted = {
-        resource.RLIMIT_AS: 3 * GIB,
-        resource.RLIMIT_CPU: 77,
-        resource.RLIMIT_FSIZE: GIB,
-        resource.RLIMIT_NOFILE: 100,
-        resource.RLIMIT_CORE: 0,
+        "Max address space": 3 * GIB,
+        "Max cpu time": 77,
+        "Max file size": GIB,
+        "Max open files": 100,
+        "Max core file size": 0,
     }
     limits = {
         "memory_bytes": 3 * GIB,
@@ -176,7 +186,12 @@ def test_the_child_is_confined(tmp_path, monkeypatch):
     assert seen["directory"] == str(tmp_path)
     assert seen["limits"] == {kind: (value, value) for kind, value in wanted.items()}
     assert seen["group"] != os.getpgid(0)
-    if runner._isolation():
+    isolation = runner._isolation()
+    user = os.getuid() if isolation.user is None else isolation.user
+    assert set(seen["user"]) == {user}
+    # As another user it may read and search what its folders are closed to; Landlock says which.
+    assert seen["capabilities"] == (0 if isolation.user is None else 1 << CAP_DAC_READ_SEARCH)
+    if "unshare" in isolation.command:
         assert seen["namespace"] != Path("/proc/self/ns/pid").readlink()
 
 
@@ -229,7 +244,8 @@ def test_the_child_does_not_outlive_its_parent(tmp_path, namespaces):
         program = program.replace(
             "\ndirectory =",
             "\nimport edgectl_server.pipeline.runner as runner"
-            "\nrunner._isolation = lambda: ()\ndirectory =",
+            "\nfrom edgectl_server.confined import Isolation"
+            "\nrunner._isolation = Isolation\ndirectory =",
         )
     parent = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True

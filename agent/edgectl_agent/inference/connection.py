@@ -12,13 +12,17 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import httptools
 import msgspec
-from msgspec import Struct
 
-__all__ = ["Answer", "Connection", "Handler", "Limits", "Request", "Shared"]
+from edgectl_agent.inference.bearer import Bearer
+from edgectl_agent.inference.exchange import HEADERS, Answer, Limits, Request, as_bytes
+from edgectl_agent.inference.heads import Heads
+from edgectl_agent.inference.peer import NOBODY, Peer
+
+__all__ = ["Connection", "Handler", "Shared"]
 
 log = logging.getLogger(__name__)
 
@@ -27,66 +31,8 @@ _LINGER_S = 2.0
 _PIPELINED_MAX = 4
 _KEPT_HEADERS = frozenset(
     {b"host", b"origin", b"expect", b"content-encoding", b"inference-header-content-length",
-     b"content-length"}
+     b"content-length", b"authorization"}
 )  # fmt: skip
-_REASONS = {
-    200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
-    408: "Request Timeout", 413: "Content Too Large", 415: "Unsupported Media Type",
-    417: "Expectation Failed", 431: "Request Header Fields Too Large",
-    500: "Internal Server Error", 503: "Service Unavailable",
-}  # fmt: skip
-_STATUS_LINES = {
-    status: (
-        f"HTTP/1.1 {status} {reason}\r\nContent-Type: application/json\r\nContent-Length: "
-    ).encode()
-    for status, reason in _REASONS.items()
-}
-
-
-class Limits(Struct, frozen=True, kw_only=True):
-    """Bounds of the endpoint."""
-
-    body_bytes_max: int = 16 * 1024 * 1024
-    buffered_bytes_max: int = 64 * 1024 * 1024
-    """Bodies of all connections together."""
-    head_bytes_max: int = 16 * 1024
-    headers_max: int = 64
-    connections_max: int = 128
-    head_s_max: float = 10.0
-    body_s_max: float = 30.0
-    idle_s_max: float = 75.0
-    write_s_max: float = 30.0
-
-
-class Answer(NamedTuple):
-    """Status and JSON body."""
-
-    status: int
-    body: bytes
-    headers: bytes = b""
-    """Further header lines, each ended."""
-
-
-class Request:
-    """One request; the headers that matter, and the body."""
-
-    __slots__ = (
-        "body", "content_encoding", "expect", "header_length", "host", "keep_alive", "method",
-        "old", "origin", "url",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.method = b""
-        self.url = b""
-        self.host: bytes | None = None
-        self.origin: bytes | None = None
-        self.expect: bytes | None = None
-        self.content_encoding: bytes | None = None
-        self.header_length: bytes | None = None
-        self.keep_alive = True
-        self.old = False
-        """HTTP/1.0, which closes unless told otherwise."""
-        self.body: bytes | bytearray = b""
 
 
 Handler = Callable[[Request], Answer | asyncio.Future[Answer]]
@@ -100,9 +46,17 @@ class Shared(Protocol):
     connections: set[Connection]
     buffered: int
     """Bytes of bodies that all of them keep in memory."""
+    received: memoryview
+    """Where what comes is put until it is parsed."""
+    heads: dict[bool, Heads]
+    """Heads that were admitted: over the Unix socket, and over TCP."""
 
     def names_us(self, host: bytes) -> bool:
         """Say whether a Host header names this machine."""
+        ...
+
+    def bearer(self, *, local: bool) -> Bearer | None:
+        """Return what compares tokens; None where none is asked for."""
         ...
 
     def serves_page(self, origin: bytes, host: bytes) -> bool:
@@ -118,13 +72,14 @@ class _Stop(Exception):
     """Leaves the parser; what is to be answered is already queued."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """One client. Requests are answered one at a time, in order."""
 
     def __init__(self, endpoint: Shared, *, local: bool) -> None:
         self._endpoint = endpoint
         self._limits = endpoint.limits
         self._local = local
+        self._peer = NOBODY
         self._transport: Any = None
         self._parser = httptools.HttpRequestParser(self)
         self._request: Request | None = None
@@ -146,11 +101,12 @@ class Connection(asyncio.Protocol):
         self._read_until = _FOREVER
         self._write_until = _FOREVER
 
-    # ------------------------------------------------------------ asyncio.Protocol
+    # ------------------------------------------------------------ asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the client in, or turn it away when there are too many."""
         self._transport = transport
+        self._peer = Peer.of(transport.get_extra_info("socket"))
         self._read_until = time.monotonic() + self._limits.head_s_max
         others = len(self._endpoint.connections)
         self._endpoint.joined(self)
@@ -160,10 +116,22 @@ class Connection(asyncio.Protocol):
             self._refuse(503, "too many connections: close some, or send requests one by one")
             self._next()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  # the interface
+        """Return where to put what comes: one place for all connections.
+
+        It is parsed before anything else is received, and the parser copies what it keeps.
+        """
+        return self._endpoint.received
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Parse what has come and answer what is complete."""
         if self._deaf:
             return
+        begins = self._request is None and not self._queue and not self._busy
+        if begins and self._again(nbytes):
+            self._next()
+            return
+        data = self._endpoint.received[:nbytes]
         try:
             self._parser.feed_data(data)
         except (_Stop, httptools.HttpParserCallbackError):
@@ -177,7 +145,24 @@ class Connection(asyncio.Protocol):
             self._head_bytes += len(data)
             if self._head_bytes > 2 * self._limits.head_bytes_max:
                 self._refuse(431, "the request's head is too long")
+        if begins and len(self._queue) == 1 and isinstance(self._queue[0], Request):
+            self._endpoint.heads[self._local].learn(data, self._queue[0])
         self._next()
+
+    def _again(self, nbytes: int) -> bool:
+        """Take a request whose head has been admitted before; see `heads`."""
+        known = self._endpoint.heads[self._local].find(self._endpoint.received, nbytes)
+        if known is None:
+            return False
+        length = known.length
+        if self._endpoint.buffered + length > self._limits.buffered_bytes_max:
+            return False  # the parser finds the words for it
+        self._endpoint.buffered += length
+        self._held += length
+        self._read_until = time.monotonic() + self._limits.idle_s_max
+        body = bytes(self._endpoint.received[nbytes - length : nbytes])
+        self._queue.append(known.request.again(body, self._peer))
+        return True
 
     def eof_received(self) -> bool:
         """Let a client that has half-closed still get its answers."""
@@ -209,6 +194,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """A request's first byte."""
         self._request = Request()
+        self._request.peer = self._peer
         self._head_bytes = self._headers = 0
         self._in_head = True
         self._read_until = time.monotonic() + self._limits.head_s_max
@@ -241,8 +227,14 @@ class Connection(asyncio.Protocol):
         elif name == b"content-length":
             if not value.isdigit() or int(value[:20]) > self._limits.body_bytes_max:
                 self._leave_too_large()
+        elif name == b"authorization":
+            if request.authorization is not None:
+                self._leave(400, "two Authorization headers")
+            request.authorization = value
         else:
-            request.header_length = value
+            if request.header_length is not None or not value.isdigit():
+                self._leave(400, "Inference-Header-Content-Length is no number of bytes")
+            request.header_length = int(value[:20])
 
     def on_headers_complete(self) -> None:
         """Refuse before the body what can be refused."""
@@ -257,6 +249,9 @@ class Connection(asyncio.Protocol):
         request.old = version == "1.0"
         if not self._local:
             self._check_names(request)
+        bearer = self._endpoint.bearer(local=self._local)
+        if bearer is not None and not bearer.admits(request.authorization):
+            self._leave(401, "this endpoint asks for a token: Authorization: Bearer <token>")
         if request.content_encoding not in {None, b"identity"}:
             self._leave(415, "compressed bodies are not supported: send it as it is")
         if request.expect is not None:
@@ -331,7 +326,8 @@ class Connection(asyncio.Protocol):
         """Queue a last answer, after those to earlier requests, and hear no more."""
         self._deaf = True
         self._in_head = self._continue = False
-        self._queue.append(Answer(status, msgspec.json.encode({"error": sentence})))
+        headers = HEADERS.get(status, b"")
+        self._queue.append(Answer(status, msgspec.json.encode({"error": sentence}), headers))
 
     def check(self, now: float) -> None:
         """End what is overdue."""
@@ -392,12 +388,8 @@ class Connection(asyncio.Protocol):
         if not request.keep_alive or (self._half_closed and not self._queue):
             self._last(answer, head_only=request.method == b"HEAD")
             return
-        line = _STATUS_LINES[answer.status]
         kept = b"Connection: keep-alive\r\n" if request.old else b""
-        body = b"" if request.method == b"HEAD" else answer.body
-        self._transport.write(
-            b"%b%d\r\n%b%b\r\n%b" % (line, len(answer.body), kept, answer.headers, body)
-        )
+        self._transport.write(as_bytes(answer, kept, head_only=request.method == b"HEAD"))
         if self._queue and not self._scheduled:
             self._scheduled = True  # others get their turn between two pipelined requests
             asyncio.get_running_loop().call_soon(self._turn)
@@ -412,12 +404,7 @@ class Connection(asyncio.Protocol):
         """Answer, then close: half first, because a reset could overtake the answer."""
         self._deaf = True
         self._queue.clear()
-        body = b"" if head_only else answer.body
-        line = _STATUS_LINES[answer.status]
-        self._transport.write(
-            b"%b%d\r\nConnection: close\r\n%b\r\n%b"
-            % (line, len(answer.body), answer.headers, body)
-        )
+        self._transport.write(as_bytes(answer, b"Connection: close\r\n", head_only=head_only))
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self._read_until = time.monotonic() + _LINGER_S

@@ -12,6 +12,7 @@ from msgspec import Raw, Struct
 
 from edgectl_agent.bundle import Bundle
 from edgectl_agent.core.evidence import Copies, Evidence
+from edgectl_agent.inference.options import Options
 from edgectl_protocol.names import Digest, ModelName
 
 __all__ = [
@@ -53,6 +54,7 @@ class Start(Struct, frozen=True, kw_only=True, tag="start"):
     socket: str | None
     reserve_bytes: int = RESERVE_BYTES
     """Memory that must stay free beside two models of one slot."""
+    options: Options = Options()
 
 
 class Load(Struct, frozen=True, kw_only=True, tag="load"):
@@ -125,6 +127,7 @@ class Started(Struct, frozen=True, kw_only=True):
     """Reply to `Start`."""
 
     port: int
+    grpc_port: int | None = None
 
 
 class Swap(Struct, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ import numpy as np
 
 from edgectl_agent.core.evidence import Evidence
 from edgectl_agent.inference.control import Tally
+from edgectl_agent.inference.tensors import all_finite
 from edgectl_agent.runtime import Tensor
 from edgectl_protocol.histograms import CONFIDENCE_EDGES, LATENCY_EDGES_US, bin_of
 from edgectl_protocol.manifest import BundleConfig, Scores
@@ -64,13 +65,25 @@ class Counts:
         with self._lock:
             self._refused += 1
 
-    def served(self, latency_us: float, outputs: Mapping[str, Tensor]) -> bool:
-        """Count an answered request and say whether all of its outputs are finite."""
+    def served(
+        self,
+        latency_us: float,
+        outputs: Mapping[str, Tensor],
+        inputs: Mapping[str, Tensor] | None = None,
+    ) -> bool:
+        """Count an answered request and say whether all of its outputs are finite.
+
+        Outputs that are not finite count against the model only if its inputs are: a NaN that an
+        application has sent must not take a sound model away.
+        """
         finite = self.finite(outputs)
+        blamed = not finite and all(
+            all_finite(array) for array in (inputs or {}).values() if array.dtype.kind == "f"
+        )
         predictions = predictions_of(outputs, self._scores) if finite else ()
         with self._lock:
             self._window[0] += 1
-            if not finite:
+            if blamed:
                 self._window[2] += 1
             self._latency[bin_of(LATENCY_EDGES_US, latency_us)] += 1
             for index, confidence in predictions:
@@ -82,7 +95,7 @@ class Counts:
 
     def finite(self, outputs: Mapping[str, Tensor]) -> bool:
         """Say whether all outputs are finite."""
-        return all(_finite(outputs[name]) for name in self._outputs)
+        return all(all_finite(outputs[name]) for name in self._outputs)
 
     def totals(self, manifest: str) -> Evidence:
         """Return the counts since the model of that manifest began to serve."""
@@ -185,9 +198,3 @@ def _prediction(scores: list[float], *, softmax: bool) -> tuple[int, float]:
     if softmax:
         return index, 1.0 / sum([math.exp(score - best) for score in scores])
     return index, best
-
-
-def _finite(array: Tensor) -> bool:
-    # The sum of finite numbers may overflow: it decides only when it is finite itself.
-    with np.errstate(over="ignore", invalid="ignore"):
-        return math.isfinite(array.sum()) or bool(np.isfinite(array).all())

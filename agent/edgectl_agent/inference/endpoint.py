@@ -7,7 +7,8 @@ not read.
 
 Over TCP the Host header must name this machine, and so must Origin where there is one: a page in a
 browser on the device can neither reach the endpoint by a name of its own (DNS rebinding) nor post
-to it. The Unix socket is guarded by its file mode, 0660.
+to it. The Unix socket is guarded by its file mode, 0660. Where a token is set, requests over TCP
+bring it, and are refused before their body is read.
 """
 
 from __future__ import annotations
@@ -17,32 +18,63 @@ import ipaddress
 import os
 import socket
 import time
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from edgectl_agent.inference.connection import Answer, Connection, Handler, Limits, Request
+from edgectl_agent.inference.bearer import Bearer
+from edgectl_agent.inference.connection import Connection, Handler
+from edgectl_agent.inference.exchange import RETRY_AFTER, Answer, Limits, Request
+from edgectl_agent.inference.heads import Heads
 
-__all__ = ["Answer", "Endpoint", "Limits", "Request"]
+__all__ = ["RETRY_AFTER", "Answer", "Endpoint", "Limits", "Request"]
 
 _SWEEP_S = 0.5
+_NAMED_MAX = 64
+_RECEIVE_BYTES = 256 * 1024
 
 
 class Endpoint:
     """The listeners and what their connections share."""
 
-    def __init__(self, handler: Handler, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        limits: Limits | None = None,
+        *,
+        names: Iterable[str] = (),
+        bearer: Bearer | None = None,
+        bearer_on_socket: bool = False,
+    ) -> None:
+        """Describe the endpoint; nothing listens yet.
+
+        Args:
+            handler: answers the requests.
+            limits: bounds.
+            names: of this machine, besides `localhost` and the host that is listened on.
+            bearer: compares the token that requests over TCP must bring; None for none.
+            bearer_on_socket: whether those over the Unix socket must as well.
+        """
         self.handler = handler
+        self._names = frozenset(name.lower().encode() for name in names)
+        self._bearer, self._bearer_on_socket = bearer, bearer_on_socket
         self.limits = limits or Limits()
         self.connections: set[Connection] = set()
         self.buffered = 0
         self._servers: list[asyncio.Server] = []
         self._socket_path: Path | None = None
         self._hosts: set[bytes] = set()
+        self._named: dict[bytes, bool] = {}
+        """What `names_us` has said before: clients ask again and again by the same name."""
+        self.received = memoryview(bytearray(_RECEIVE_BYTES))
+        self.heads = {False: Heads(), True: Heads()}
         self._sweeping: asyncio.TimerHandle | None = None
 
     async def listen_tcp(self, host: str, port: int) -> int:
         """Listen on `host` and `port`, 0 for any free one; return the port. Raises OSError."""
-        self._hosts = {b"localhost", host.encode().lower()}
+        self._hosts = {b"localhost", host.encode().lower(), *self._names}
+        self._named.clear()
+        self.heads[False].forget()
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
             lambda: Connection(self, local=False), host, port, backlog=self.limits.connections_max
@@ -79,14 +111,23 @@ class Endpoint:
         if self._socket_path is not None:
             self._socket_path.unlink(missing_ok=True)
 
+    def bearer(self, *, local: bool) -> Bearer | None:
+        """Return what compares tokens; None where none is asked for."""
+        return self._bearer if not local or self._bearer_on_socket else None
+
     def names_us(self, host: bytes) -> bool:
         """Say whether a Host header names this machine.
 
         A name must be ``localhost`` or the configured one. An address is always right: what
         rebinding needs is a name that its author controls.
         """
-        name = _name_of(host)
-        return name in self._hosts or _address(name) is not None
+        known = self._named.get(host)
+        if known is None:
+            name = _name_of(host)
+            known = name in self._hosts or _address(name) is not None
+            if len(self._named) < _NAMED_MAX:
+                self._named[host] = known
+        return known
 
     def serves_page(self, origin: bytes, host: bytes) -> bool:
         """Say whether a page of `origin` comes from this machine, asked by the Host header `host`.

@@ -24,6 +24,7 @@ from signal import Signals
 from typing import IO, NamedTuple, TypeVar
 
 import msgspec
+from msgspec import structs
 
 from edgectl_agent.bundle import Bundle
 from edgectl_agent.clock import now
@@ -49,6 +50,7 @@ from edgectl_agent.inference.control import (
     line,
 )
 from edgectl_agent.inference.errors import InferenceDown, LoadFailed, SlotEmpty
+from edgectl_agent.inference.options import Options
 from edgectl_agent.inference.pulse import Place, Pulse, Silence, make_page
 from edgectl_protocol.messages import InferenceWindow, SwapReport
 
@@ -89,6 +91,7 @@ class InferenceProcess:
     Attributes:
         endpoint: where applications reach it, such as ``http://127.0.0.1:8500``; empty before
             the first start.
+        grpc_port: where it speaks gRPC; None where it does not.
     """
 
     def __init__(
@@ -99,6 +102,7 @@ class InferenceProcess:
         socket: Path | None,
         log: Path | None = None,
         reserve_bytes: int = RESERVE_BYTES,
+        options: Options | None = None,
     ) -> None:
         """Describe the process; nothing is started.
 
@@ -108,9 +112,12 @@ class InferenceProcess:
             socket: path of a Unix socket as well, or None.
             log: file that gets the child's standard error; None throws it away.
             reserve_bytes: memory that must stay free beside two models of one slot.
+            options: what else can be set about the endpoint.
         """
         self.endpoint = ""
+        self.grpc_port: int | None = None
         self._host, self._port = host, port
+        self._options = options or Options()
         self._socket = socket.absolute() if socket is not None else None
         self._log = log
         self._reserve_bytes = reserve_bytes
@@ -143,13 +150,20 @@ class InferenceProcess:
                 ) from error
             path = str(self._socket) if self._socket is not None else None
             command = Start(
-                host=self._host, port=self._port, socket=path, reserve_bytes=self._reserve_bytes
+                host=self._host,
+                port=self._port,
+                socket=path,
+                reserve_bytes=self._reserve_bytes,
+                options=self._options,
             )
             reply = self._command(command, timeout_s)
             if reply.code:
                 self.stop()
                 raise InferenceDown(reply.code, reply.detail)
-            self._port = msgspec.json.decode(reply.result, type=Started).port
+            started = msgspec.json.decode(reply.result, type=Started)
+            self._port, self.grpc_port = started.port, started.grpc_port
+            if started.grpc_port is not None:
+                self._options = structs.replace(self._options, grpc_port=started.grpc_port)
             shown = f"[{self._host}]" if ":" in self._host else self._host
             self.endpoint = f"http://{shown}:{self._port}"
 

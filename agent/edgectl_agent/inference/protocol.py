@@ -1,40 +1,57 @@
-"""Open Inference Protocol v2, REST, JSON tensors: bytes to arrays and back.
+"""Open Inference Protocol v2, REST: bodies to arrays and back, as JSON, in binary form, or mixed.
 
-Source: kserve/open-inference-protocol, ``specification/protocol/inference_rest.md``. Everything in
-a request is checked against the model's signed contract before an array is made: names, datatypes,
-shapes, element count, and every element's type. What is wrong is one `Refused`, with a sentence
-that names what was expected and what came.
+Source: kserve/open-inference-protocol, ``specification/protocol/inference_rest.md``, and of
+triton-inference-server/server ``docs/protocol/extension_binary_data.md`` and
+``extension_shared_memory.md``. Everything in a request is checked against the model's signed
+contract before an array is made: names, datatypes, shapes, element count, and every element's type.
+What is wrong is one `Refused`, with a sentence that names what was expected and what came.
 
-JSON has no NaN and no infinity: a request cannot hold one, and an output that does shows ``null``
-there and ``"non_finite": true`` among the response's parameters.
+JSON has no NaN and no infinity: a request in JSON cannot hold one, and an output that does shows
+``null`` there and ``"non_finite": true`` among the response's parameters.
 """
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Mapping
-from functools import lru_cache
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import msgspec
-import numpy as np
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from edgectl_agent.bundle import Bundle
-from edgectl_agent.runtime import DTYPES, Tensor, shape_fits
+from edgectl_agent.inference.refusals import Refused
+from edgectl_agent.inference.tensors import (
+    check_fits,
+    from_json,
+    from_raw,
+    raw_size,
+    shape_of_raw,
+    to_raw,
+)
+from edgectl_agent.runtime import Tensor
 from edgectl_protocol.manifest import BundleConfig, TensorSpec
 
-__all__ = ["Call", "Refused", "encode_outputs", "parse_call", "response_parameters"]
+__all__ = [
+    "Call",
+    "Extent",
+    "Regions",
+    "check_complete",
+    "encode_outputs",
+    "extent_of",
+    "find_spec",
+    "parse_call",
+    "read_region",
+    "response_parameters",
+    "select_outputs",
+    "write_region",
+]
 
+Buffer = bytes | bytearray | memoryview
 _Size = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _Name = Annotated[str, Meta(max_length=256)]
-_NESTED = re.compile(rb"\s*\[\s*\[")
 _DIMENSIONS_MAX = 8
-
-
-class Refused(Exception):
-    """The request is outside the protocol or the contract; the message is for its author."""
+_RAW_SIZE = "binary_data_size"
+_REGION = "shared_memory_region"
 
 
 class _Input(Struct):
@@ -61,7 +78,8 @@ class _Output(Struct):
     name: str
     shape: tuple[int, ...]
     datatype: str
-    data: list[Any]
+    parameters: dict[str, Any] | UnsetType = UNSET
+    data: list[Any] | UnsetType = UNSET
 
 
 class _Response(Struct):
@@ -72,6 +90,26 @@ class _Response(Struct):
     id: str | UnsetType = UNSET
 
 
+class Extent(NamedTuple):
+    """A part of a region of shared memory."""
+
+    region: str
+    offset: int
+    size: int
+
+
+class Regions(Protocol):
+    """Shared memory, as one client may use it. Both raise `Refused`."""
+
+    def read(self, extent: Extent) -> memoryview:
+        """Return a copy of what lies there now."""
+        ...
+
+    def write(self, extent: Extent, content: bytes | memoryview) -> None:
+        """Put `content` there, which may be shorter."""
+        ...
+
+
 class Call(NamedTuple):
     """A request that fits the contract."""
 
@@ -79,30 +117,187 @@ class Call(NamedTuple):
     outputs: tuple[TensorSpec, ...]
     """Those that are wanted, in the order of the answer."""
     id: str | UnsetType
+    raw: frozenset[str] = frozenset()
+    """Outputs that are wanted in binary form."""
+    extents: Mapping[str, Extent] = {}
+    """Outputs that go into shared memory, and where."""
+    regions: Regions | None = None
 
 
 _decode_request = msgspec.json.Decoder(_Request).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def parse_call(body: bytes | bytearray, config: BundleConfig) -> Call:
-    """Return the arrays of an infer request; raise `Refused` for anything outside the contract."""
+def parse_call(
+    body: Buffer,
+    config: BundleConfig,
+    *,
+    header_length: int | None = None,
+    regions: Regions | None = None,
+) -> Call:
+    """Return the arrays of an infer request; raise `Refused` for anything outside the contract.
+
+    Args:
+        body: the JSON object, and after it the inputs in binary form.
+        config: the model's contract.
+        header_length: bytes of the JSON object; None is all of the body. Where it is 0, the body is
+            the model's only input.
+        regions: shared memory; None where there is none.
+    """
+    raw = memoryview(b"")
+    if header_length is not None:
+        if header_length > len(body):
+            raise Refused(
+                f"Inference-Header-Content-Length is {header_length}, "
+                f"the body has {len(body)} bytes"
+            )
+        whole = memoryview(body)
+        body, raw = whole[:header_length], whole[header_length:]
+        if header_length == 0:
+            return _bare(raw, config)
     try:
         request = _decode_request(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(f"not an inference request: {error}") from error
-    if request.parameters.get("binary_data_output"):
-        raise Refused("binary tensors are not supported yet: leave out binary_data_output")
     inputs: dict[str, Tensor] = {}
+    at = 0
     for given in request.inputs:
-        spec = _spec(config.inputs, given.name, "input")
+        spec = find_spec(config.inputs, given.name, "input")
         if given.name in inputs:
             raise Refused(f"input {given.name!r} is given twice")
-        inputs[given.name] = _array(given, spec)
+        check_fits(given.name, given.datatype, given.shape, spec)
+        if not isinstance(given.data, UnsetType) and not given.parameters:
+            inputs[given.name] = from_json(given.name, given.data, given.shape, spec)
+            continue
+        inputs[given.name], length = _array(given, spec, raw[at:], regions)
+        at += length
+    if at != len(raw):
+        raise Refused(
+            f"{len(raw)} bytes follow the JSON object, the inputs' binary_data_size say {at}"
+        )
+    check_complete(inputs, config)
+    if not request.outputs and not request.parameters:
+        return Call(inputs, config.outputs, request.id)
+    return _wanted(request, inputs, config, regions)
+
+
+def _bare(raw: memoryview, config: BundleConfig) -> Call:
+    """Return the call of a body without a JSON object."""
+    if len(config.inputs) != 1:
+        raise Refused("a body without a JSON object is for models with one input")
+    (spec,) = config.inputs
+    shape = shape_of_raw(raw, spec)
+    check_fits(spec.name, spec.datatype, shape, spec)
+    return Call(
+        {spec.name: from_raw(spec.name, raw, shape, spec.datatype)},
+        config.outputs,
+        UNSET,
+        frozenset(output.name for output in config.outputs),
+    )
+
+
+def _array(
+    given: _Input, spec: TensorSpec, raw: memoryview, regions: Regions | None
+) -> tuple[Tensor, int]:
+    """Return one input, and how many of the bytes `raw` are its own."""
+    name, parameters = given.name, given.parameters
+    has_data = not isinstance(given.data, UnsetType)
+    if has_data + (_RAW_SIZE in parameters) + (_REGION in parameters) > 1:
+        raise Refused(f"input {name!r} has data in two places: send it once")
+    if not isinstance(given.data, UnsetType):
+        return from_json(name, given.data, given.shape, spec), 0
+    if _REGION in parameters:
+        content = read_region(name, extent_of(name, parameters), given.shape, spec, regions)
+        return from_raw(name, content, given.shape, spec.datatype), 0
+    if _RAW_SIZE not in parameters:
+        raise Refused(f"input {name!r} has no data")
+    size = _whole(name, parameters, _RAW_SIZE)
+    if size > len(raw):
+        raise Refused(
+            f"input {name!r} has {_RAW_SIZE} {size}, and {len(raw)} bytes are left: "
+            "is Inference-Header-Content-Length right?"
+        )
+    return from_raw(name, raw[:size], given.shape, spec.datatype), size
+
+
+def read_region(
+    name: str, extent: Extent, shape: tuple[int, ...], spec: TensorSpec, regions: Regions | None
+) -> memoryview:
+    """Return an input's bytes from shared memory; raise `Refused`."""
+    needed = raw_size(spec.datatype, shape)
+    if spec.datatype != "BYTES" and extent.size != needed:
+        raise Refused(
+            f"input {name!r} has shared_memory_byte_size {extent.size}, "
+            f"its shape {list(shape)} needs {needed}"
+        )
+    if regions is None:
+        raise Refused("shared memory is not switched on here: see the setting shared_memory")
+    return regions.read(extent)
+
+
+def extent_of(name: str, parameters: Mapping[str, Any]) -> Extent:
+    """Return where in shared memory a tensor is; raise `Refused` for what is none."""
+    region = parameters[_REGION]
+    if not isinstance(region, str):
+        raise Refused(f"{_REGION} of {name!r} is no name")
+    offset = 0
+    if "shared_memory_offset" in parameters:
+        offset = _whole(name, parameters, "shared_memory_offset")
+    return Extent(region, offset, _whole(name, parameters, "shared_memory_byte_size"))
+
+
+def _whole(name: str, parameters: Mapping[str, Any], key: str) -> int:
+    value = parameters.get(key)
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise Refused(f"{key} of {name!r} is no number of bytes")
+    return value
+
+
+def check_complete(inputs: Mapping[str, Tensor], config: BundleConfig) -> None:
+    """Raise `Refused` unless every input of the contract is there."""
     if len(inputs) != len(config.inputs):
         missing = [spec.name for spec in config.inputs if spec.name not in inputs]
         raise Refused(f"input {missing[0]!r} is missing")
-    return Call(inputs, _wanted(request.outputs, config), request.id)
+
+
+def find_spec(specs: tuple[TensorSpec, ...], name: str, side: str) -> TensorSpec:
+    """Return the tensor of that name; raise `Refused` where the contract has none."""
+    for spec in specs:
+        if spec.name == name:
+            return spec
+    known = ", ".join(repr(spec.name) for spec in specs)
+    raise Refused(f"the model has no {side} {name[:64]!r}: it has {known}")
+
+
+def _wanted(
+    request: _Request, inputs: dict[str, Tensor], config: BundleConfig, regions: Regions | None
+) -> Call:
+    """Return the call of a request that says how it wants the outputs."""
+    all_raw = request.parameters.get("binary_data_output", False)
+    if not request.outputs:
+        raw = frozenset(spec.name for spec in config.outputs) if all_raw else frozenset()
+        return Call(inputs, config.outputs, request.id, raw)
+    names = select_outputs([output.name for output in request.outputs], config)
+    extents = {}
+    raws = set()
+    for output in request.outputs:
+        if output.parameters.get("classification"):
+            raise Refused(f"output {output.name!r}: classification is not supported")
+        if _REGION in output.parameters:
+            extents[output.name] = extent_of(output.name, output.parameters)
+        elif output.parameters.get("binary_data", all_raw):
+            raws.add(output.name)
+    if extents and regions is None:
+        raise Refused("shared memory is not switched on here: see the setting shared_memory")
+    return Call(inputs, names, request.id, frozenset(raws), extents, regions)
+
+
+def select_outputs(names: Iterable[str], config: BundleConfig) -> tuple[TensorSpec, ...]:
+    """Return the outputs that are asked for; raise `Refused` for unknown or repeated ones."""
+    specs = tuple(find_spec(config.outputs, name, "output") for name in names)
+    if len({spec.name for spec in specs}) != len(specs):
+        raise Refused("an output is asked for twice")
+    return specs
 
 
 def response_parameters(bundle: Bundle, *, non_finite: bool) -> Raw:
@@ -115,118 +310,49 @@ def response_parameters(bundle: Bundle, *, non_finite: bool) -> Raw:
 
 def encode_outputs(
     call: Call, outputs: Mapping[str, Tensor], bundle: Bundle, parameters: Raw
-) -> bytes:
-    """Return the response's body.
+) -> tuple[bytes, list[bytes | memoryview]]:
+    """Return the response's JSON object, and the outputs in binary form that follow it.
 
     Args:
         call: the request; its `id` is echoed and its `outputs` are selected.
         outputs: arrays by output name, as the model has given them.
         bundle: what has answered.
         parameters: from `response_parameters`.
+
+    Raises:
+        Refused: an output does not fit into its part of shared memory.
     """
-    return _encode(
-        _Response(
-            model_name=bundle.slot,
-            model_version=bundle.version,
-            parameters=parameters,
-            outputs=[
-                _Output(
-                    name=spec.name,
-                    shape=outputs[spec.name].shape,
-                    datatype=spec.datatype,
-                    data=outputs[spec.name].ravel().tolist(),
-                )
-                for spec in call.outputs
-            ],
-            id=call.id,
-        )
-    )
+    described = []
+    tail: list[bytes | memoryview] = []
+    for spec in call.outputs:
+        array = outputs[spec.name]
+        output = _Output(spec.name, array.shape, spec.datatype)
+        if spec.name in call.raw:
+            content = to_raw(array, spec.datatype)
+            output.parameters = {_RAW_SIZE: len(content)}
+            tail.append(content)
+        elif spec.name in call.extents:
+            output.parameters = write_region(call, spec, array)
+        else:
+            output.data = array.ravel().tolist()
+        described.append(output)
+    response = _Response(bundle.slot, bundle.version, parameters, described, call.id)
+    return _encode(response), tail
 
 
-def _spec(specs: tuple[TensorSpec, ...], name: str, side: str) -> TensorSpec:
-    for spec in specs:
-        if spec.name == name:
-            return spec
-    known = ", ".join(repr(spec.name) for spec in specs)
-    raise Refused(f"the model has no {side} {name!r}: it has {known}")
-
-
-def _wanted(wanted: list[_Wanted], config: BundleConfig) -> tuple[TensorSpec, ...]:
-    if not wanted:
-        return config.outputs
-    for output in wanted:
-        if output.parameters.get("binary_data"):
-            raise Refused(
-                f"output {output.name!r}: binary tensors are not supported yet, ask without them"
-            )
-    specs = tuple(_spec(config.outputs, output.name, "output") for output in wanted)
-    if len({spec.name for spec in specs}) != len(specs):
-        raise Refused("an output is asked for twice")
-    return specs
-
-
-def _array(given: _Input, spec: TensorSpec) -> Tensor:
-    """Return the array of one input tensor, flat or nested, row-major."""
-    name = given.name
-    if given.datatype != spec.datatype:
-        raise Refused(f"input {name!r} has datatype {given.datatype!r}, expected {spec.datatype}")
-    if not shape_fits(given.shape, spec):
+def write_region(call: Call, spec: TensorSpec, array: Tensor) -> dict[str, Any]:
+    """Put an output into shared memory and return what says so; raise `Refused`."""
+    extent = call.extents[spec.name]
+    content = to_raw(array, spec.datatype)
+    if len(content) > extent.size:
         raise Refused(
-            f"input {name!r} has shape {list(given.shape)}, expected {list(spec.shape)}"
-            + (" where -1 is any size from 1" if -1 in spec.shape else "")
+            f"output {spec.name!r} has {len(content)} bytes, "
+            f"its shared_memory_byte_size is {extent.size}"
         )
-    if isinstance(given.data, UnsetType):
-        raise Refused(_no_data(name, given.parameters))
-    nested = len(spec.shape) > 1 and _NESTED.match(given.data) is not None
-    try:
-        values = _decoder(spec.datatype, len(spec.shape) if nested else 1).decode(given.data)
-        array = _from_list(values, spec.datatype)
-    except (msgspec.MsgspecError, UnicodeDecodeError, OverflowError, ValueError) as error:
-        reason = "rows differ in length" if "inhomogeneous" in str(error) else str(error)
-        raise Refused(f"data of input {name!r} is not {spec.datatype}: {reason}") from error
-    if nested:
-        if array.shape != given.shape:
-            raise Refused(
-                f"data of input {name!r} is nested as {list(array.shape)}, "
-                f"its shape says {list(given.shape)}"
-            )
-        return array
-    if array.size != math.prod(given.shape):
-        raise Refused(
-            f"input {name!r} has {array.size} elements, "
-            f"its shape {list(given.shape)} needs {math.prod(given.shape)}"
-        )
-    return array.reshape(given.shape)
-
-
-def _no_data(name: str, parameters: Mapping[str, Any]) -> str:
-    if "binary_data_size" in parameters:
-        return f"input {name!r}: binary tensors are not supported yet, send its data as JSON"
-    if any(key.startswith("shared_memory") for key in parameters):
-        return f"input {name!r}: shared memory is not supported, send its data as JSON"
-    return f"input {name!r} has no data"
-
-
-def _from_list(values: list[Any], datatype: str) -> Tensor:
-    """Return an array of checked elements; raise OverflowError for one that does not fit."""
-    with np.errstate(over="ignore"):
-        array = np.array(values, dtype=DTYPES[datatype])
-    # The sum of finite numbers can overflow, so that it decides only when it is finite.
-    if array.dtype.kind == "f" and not _all_finite(array):
-        raise OverflowError("a number is too large for it")
-    return array
-
-
-def _all_finite(array: Tensor) -> bool:
-    with np.errstate(over="ignore", invalid="ignore"):
-        return math.isfinite(array.sum()) or bool(np.isfinite(array).all())
-
-
-@lru_cache(maxsize=256)
-def _decoder(datatype: str, depth: int) -> msgspec.json.Decoder[Any]:
-    """Return a decoder of `depth` nested lists that admits only elements of `datatype`."""
-    kind = DTYPES[datatype].kind
-    element: Any = {"b": bool, "f": float, "O": str}.get(kind, int)
-    for _ in range(depth):
-        element = list[element]
-    return msgspec.json.Decoder(element)
+    assert call.regions is not None, "checked with the request"
+    call.regions.write(extent, content)
+    return {
+        _REGION: extent.region,
+        "shared_memory_offset": extent.offset,
+        "shared_memory_byte_size": len(content),
+    }

@@ -19,6 +19,7 @@ from edgectl_agent.inference.errors import LoadFailed
 from edgectl_agent.inference.mirror import Mirror
 from edgectl_agent.inference.protocol import response_parameters
 from edgectl_agent.inference.pulse import padded
+from edgectl_agent.inference.statistics import Statistics
 from edgectl_agent.runtime import DTYPES, Model, ModelRefused, RunFailed, Stop, Tensor
 
 __all__ = ["Served", "free", "load_beside", "prepare"]
@@ -37,6 +38,8 @@ class Served:
 
     Attributes:
         mirror: gets copies of what the model answers; None while nothing is mirrored.
+        successor: done when another model serves in its place, or none does; requests wait for it,
+            because memory forbids two models and this one has gone. None while it serves.
     """
 
     def __init__(self, model: Model, run_seconds: float, *, inline: bool = True) -> None:
@@ -44,7 +47,9 @@ class Served:
         self.bundle = model.bundle
         self.name = padded(model.bundle.manifest)
         self.counts = Counts(model.config)
+        self.statistics = Statistics()
         self.mirror: Mirror | None = None
+        self.successor: asyncio.Future[None] | None = None
         self.inline = inline and run_seconds <= INLINE_SECONDS_MAX
         self.parameters = response_parameters(self.bundle, non_finite=False)
         self.parameters_non_finite = response_parameters(self.bundle, non_finite=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import ipaddress
 import logging
 import os
 import select
@@ -18,7 +19,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from edgectl_agent.decryption import refuse_dumps
+from edgectl_agent.inference.bearer import Bearer, TokenUnusable, read_token
 from edgectl_agent.inference.control import (
     LINE_BYTES_MAX,
     Accompany,
@@ -47,10 +49,12 @@ from edgectl_agent.inference.control import (
     decode_command,
     line,
 )
-from edgectl_agent.inference.endpoint import Endpoint
+from edgectl_agent.inference.endpoint import Endpoint, Limits
 from edgectl_agent.inference.errors import InferenceError, LoadFailed
 from edgectl_agent.inference.pulse import BEAT_S, Pulse
 from edgectl_agent.inference.routes import Routes
+from edgectl_agent.inference.service import Service, Shares
+from edgectl_agent.inference.shared_memory import SharedMemory
 from edgectl_agent.inference.slots import Slots
 
 __all__ = ["main"]
@@ -67,7 +71,8 @@ class _Server:
         self._pulse = pulse
         self._slots = Slots(pulse=pulse)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
-        self._endpoint = Endpoint(Routes(self._slots, self._worker, pulse=pulse))
+        self._open: list[Callable[[], Awaitable[None]]] = []
+        """What is to be closed at the end."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Reply to commands until the supervisor's end is closed."""
@@ -77,7 +82,8 @@ class _Server:
                 writer.write(line(await self._reply(decode_command(content))))
                 await writer.drain()
         finally:
-            await self._endpoint.close()
+            for close in self._open:
+                await close()
 
     def _beat(self) -> None:
         self._pulse.beat()
@@ -100,7 +106,7 @@ class _Server:
         result: Struct | list[Window] | None = None
         match command:
             case Start():
-                result = Started(port=await self._listen(command))
+                result = await self._listen(command)
             case Load():
                 deadline, hung = time.monotonic() + command.timeout_s, frozenset(command.hung)
                 result = Loaded(swaps=await slots.load(command.bundles, deadline, hung=hung))
@@ -136,20 +142,73 @@ class _Server:
                 ]
         return result
 
-    async def _listen(self, command: Start) -> int:
+    async def _listen(self, command: Start) -> Started:
         self._slots.reserve_bytes = command.reserve_bytes
+        options = command.options
+        bearer = None
+        if options.token_file is not None:
+            try:
+                bearer = Bearer(read_token(Path(options.token_file)))
+            except TokenUnusable as error:
+                raise InferenceError("inference.token", str(error)) from error
+        service = Service(
+            self._slots,
+            self._worker,
+            shares=Shares(queue_max=options.queue_max, client_max=options.client_max),
+            memory=SharedMemory(options.body_bytes_max) if options.shared_memory else None,
+            pulse=self._pulse,
+        )
+        limits = Limits(
+            body_bytes_max=options.body_bytes_max,
+            buffered_bytes_max=max(Limits().buffered_bytes_max, options.body_bytes_max),
+            connections_max=options.connections_max,
+        )
+        endpoint = Endpoint(
+            Routes(service),
+            limits,
+            names=options.names,
+            bearer=bearer,
+            bearer_on_socket=options.token_on_socket,
+        )
+        self._open.append(endpoint.close)
+        if bearer is None and not _is_loopback(command.host):
+            log.warning(
+                "the endpoint listens on %s without a token: every machine that reaches it is "
+                "answered; see the setting endpoint_token_file",
+                command.host,
+            )
         where = f"{command.host}:{command.port}"
         try:
-            port = await self._endpoint.listen_tcp(command.host, command.port)
+            port = await endpoint.listen_tcp(command.host, command.port)
             if command.socket is not None:
                 where = command.socket
-                await self._endpoint.listen_unix(Path(command.socket))
+                await endpoint.listen_unix(Path(command.socket))
+            where = f"{command.host}:{options.grpc_port}"
+            grpc_port = await self._listen_grpc(command, service, limits, bearer)
         except OSError as error:
             raise InferenceError(
                 "inference.bind",
                 f"cannot listen on {where}: {error}; free it, or set another one for the endpoint",
             ) from error
-        return port
+        return Started(port=port, grpc_port=grpc_port)
+
+    async def _listen_grpc(
+        self, command: Start, service: Service, limits: Limits, bearer: Bearer | None
+    ) -> int | None:
+        """Speak gRPC where that is wanted, and return the port."""
+        if command.options.grpc_port is None:
+            return None
+        try:
+            from edgectl_agent.inference.grpc_server import GrpcServer
+        except ImportError as error:
+            raise InferenceError(
+                "inference.grpc",
+                f"gRPC is wanted (setting grpc_port) and not installed: {error}; "
+                "pip install 'edgectl-agent[grpc]', or unset it",
+            ) from error
+        server = GrpcServer(service, limits, bearer)
+        self._open.append(server.close)
+        return await server.listen(command.host, command.options.grpc_port)
 
 
 def main(arguments: list[str]) -> int:
@@ -197,6 +256,13 @@ def _watch(descriptor: int, gone: Callable[[], None]) -> None:
 
 
 _GRACE_S = 1.0
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _die_with(parent: int) -> None:

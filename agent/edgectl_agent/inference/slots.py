@@ -32,7 +32,7 @@ from edgectl_agent.inference.mirror import Mirror, comparable
 from edgectl_agent.inference.pulse import Pulse
 from edgectl_agent.inference.served import Served, free, load_beside
 
-__all__ = ["Slots"]
+__all__ = ["Served", "Slots"]
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +52,6 @@ class _Slot:
     """What served before: the companion, or closed already and known by its counts only."""
     mirror: Mirror | None = None
     """From what serves to the companion."""
-    opening: asyncio.Future[None] | None = None
-    """Done when the gap ends in which nothing serves here, because memory forbids two models."""
 
 
 @dataclass
@@ -61,7 +59,7 @@ class _Gap:
     """A time in which slots serve nothing, because what is to serve needs the memory."""
 
     gone: dict[str, Served]
-    opening: asyncio.Future[None]
+    successor: asyncio.Future[None]
     began_s: float
 
 
@@ -92,18 +90,18 @@ class Slots:
     # ------------------------------------------------------------ what requests ask
 
     def get(self, slot: str) -> Served | None:
-        """Return what serves in `slot`, or None."""
+        """Return what serves in `slot`, or None. In a gap it has a `successor` to be waited for."""
         found = self._slots.get(slot)
         return None if found is None else found.serving
-
-    def opening(self, slot: str) -> asyncio.Future[None] | None:
-        """Return what is done when `slot` serves again; None where nothing is on the way."""
-        found = self._slots.get(slot)
-        return None if found is None else found.opening
 
     def __len__(self) -> int:
         """How many slots serve."""
         return sum(one.serving is not None for one in self._slots.values())
+
+    def __iter__(self) -> Iterator[Served]:
+        """Go through what serves, by slot."""
+        found = (self._slots[slot].serving for slot in sorted(self._slots))
+        return iter([served for served in found if served is not None])
 
     # ------------------------------------------------------------ commands
 
@@ -291,9 +289,12 @@ class Slots:
             if found.companion is not None and found.companion is not served:
                 dropped.append(found.companion)
             served.counts.restart()
-            found.before = found.serving or gone.get(slot)
-            found.serving, found.companion = served, found.serving
-        gaps_ms = {} if gap is None else self._end(gap)
+            found.before, found.serving = found.serving, served
+            found.companion = None if slot in gone else found.before
+        gaps_ms = {}
+        if gap is not None:
+            gaps_ms = dict.fromkeys(gone, (time.monotonic() - gap.began_s) * 1000)
+            gap.successor.set_result(None)
         for companion in dropped:
             await self._retire(companion)
         for slot in ready:
@@ -304,14 +305,14 @@ class Slots:
     async def _empty(self, slots: Sequence[str]) -> _Gap | None:
         """Free what serves in `slots`, so that there is room; their requests wait from now on."""
         gone = {}
-        opening = asyncio.get_running_loop().create_future()
+        successor = asyncio.get_running_loop().create_future()
         for slot in slots:
-            found = self._of(slot)
-            if found.serving is not None:
-                gone[slot], found.serving, found.opening = found.serving, None, opening
+            serving = self._of(slot).serving
+            if serving is not None:
+                gone[slot], serving.successor = serving, successor
         if not gone:
             return None
-        gap = _Gap(gone, opening, time.monotonic())
+        gap = _Gap(gone, successor, time.monotonic())
         for served in gone.values():
             await self._retire(served)
         return gap
@@ -319,23 +320,16 @@ class Slots:
     async def _fill_again(self, gap: _Gap) -> None:
         """Load what had to go for something that does not load; an encrypted model cannot be."""
         for slot, served in gap.gone.items():
+            found = self._of(slot)
+            found.serving = None
             if served.bundle.key is not None:
                 continue
             deadline = time.monotonic() + FILL_AGAIN_S_MAX
             try:
-                again = await load_beside(served.bundle, deadline, inline=served.inline)
+                found.serving = await load_beside(served.bundle, deadline, inline=served.inline)
             except LoadFailed:
                 log.exception("what served in %s before does not load any more", slot)
-                continue
-            self._of(slot).serving = again
-        self._end(gap)
-
-    def _end(self, gap: _Gap) -> dict[str, float]:
-        """Let the requests go on that have waited; return how long the gap was, in ms."""
-        for slot in gap.gone:
-            self._of(slot).opening = None
-        gap.opening.set_result(None)
-        return dict.fromkeys(gap.gone, (time.monotonic() - gap.began_s) * 1000)
+        gap.successor.set_result(None)
 
     def _enough(self, needed_bytes: int) -> bool:
         available = self._available()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx2
 import msgspec
@@ -18,6 +18,7 @@ from edgectl.errors import DemoFailed
 
 __all__ = [
     "CALIBRATION",
+    "CARELESS",
     "EVALUATION",
     "LABELS",
     "MODEL",
@@ -26,11 +27,14 @@ __all__ = [
     "accuracy",
     "predict",
     "summary_lines",
+    "windows",
 ]
 
 _FOLDER = Path(str(files("edgectl.demo"))) / "activity"
 NAME = "har"
 MODEL = _FOLDER / "har_v1.onnx"
+CARELESS = _FOLDER / "har_v2.onnx"
+"""Passes every check, and has no answer where the sensor is shaken harder than in the data."""
 CALIBRATION = _FOLDER / "calibration.npz"
 EVALUATION = _FOLDER / "eval.npz"
 LABELS = (
@@ -70,14 +74,9 @@ def predict(endpoint: str, count: int) -> list[Prediction]:
     Raises:
         DemoFailed: ``demo.inference``: the endpoint refused, or its answer is not one.
     """
-    import numpy as np  # comes with the server; the CLI itself does without
-
-    with np.load(EVALUATION, allow_pickle=False) as data:
-        chosen = np.random.default_rng(_SEED).choice(len(data["label"]), count, replace=False)
-        windows, labels = data["input"][chosen], data["label"][chosen]
     predictions = []
     with httpx2.Client(base_url=endpoint, timeout=_TIMEOUT_S, trust_env=False) as http:
-        for window, label in zip(windows, labels, strict=True):
+        for window, label in zip(*windows(count), strict=True):
             tensor = {
                 "name": "input",
                 "datatype": "FP32",
@@ -86,6 +85,15 @@ def predict(endpoint: str, count: int) -> list[Prediction]:
             }
             predictions.append(Prediction(_ask(http, tensor), int(label)))
     return predictions
+
+
+def windows(count: int) -> tuple[Any, Any]:
+    """Return `count` windows, float32 [count, 6, 128], and their labels, int64 [count]."""
+    import numpy as np  # comes with the server; the CLI itself does without
+
+    with np.load(EVALUATION, allow_pickle=False) as data:
+        chosen = np.random.default_rng(_SEED).choice(len(data["label"]), count, replace=False)
+        return data["input"][chosen], data["label"][chosen]
 
 
 def _ask(http: httpx2.Client, tensor: dict[str, object]) -> int:

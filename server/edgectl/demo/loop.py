@@ -18,6 +18,7 @@ from rich.console import Console
 
 from edgectl.client import Client
 from edgectl.demo import activity_data
+from edgectl.demo.application import Application
 from edgectl.demo.processes import Process, Processes, command_of, environment_with
 from edgectl.errors import DemoFailed, doing
 from edgectl.output import plain, table
@@ -44,6 +45,7 @@ _ROLLOUT_S = 180.0
 _TELEMETRY_S = 45.0
 _TELEMETRY_PERIOD_S = 2.0
 _OBSERVE_S = 3.0
+_BAD_OBSERVE_S = 60.0
 _WINDOWS = 40
 _POLL_S = 0.2
 
@@ -76,6 +78,8 @@ class Result(msgspec.Struct, kw_only=True):
     devices: dict[str, dict[str, Any]] = {}
     seconds: dict[str, float] = {}
     telemetry: list[TelemetrySummary] = []
+    rollback: dict[str, Any] = {}
+    """What became of a version that every check passes and that fails in the field."""
     stage: str = "start"
     """The stage that is under way, for errors."""
 
@@ -114,6 +118,8 @@ class Loop:
                 self._infer()
             with self._stage("telemetry"):
                 self._read_telemetry(client, version)
+            with self._stage("rollback"):
+                self._roll_back(client)
         self.result.seconds["total"] = round(sum(self.result.seconds.values()), 2)
         return self.result
 
@@ -204,33 +210,36 @@ class Loop:
         self._say(f"online: {', '.join(self._names)}")
 
     def _push(self, client: Client) -> VersionDetail:
-        model = activity_data
-        self._heading(
-            f"3. edgectl push {model.MODEL.name}: check, quantize, measure, sign, publish"
-        )
-        with PushProgress(self._console) as progress:
-            accepted = start_push(
-                client,
-                progress,
-                model.NAME,
-                model.MODEL,
-                calibration=model.CALIBRATION,
-                evaluation=model.EVALUATION,
-                options=PushOptions(labels=list(model.LABELS)),
-            )
-            version = finish_push(client, progress, accepted)
+        model = activity_data.MODEL
+        self._heading(f"3. edgectl push {model.name}: check, quantize, measure, sign, publish")
+        version = self._pushed(client, model)
         if version.report is not None:
             self._console.print(report_table(version, version.report))
-        if version.state != "ready":
-            reason = version.error.detail if version.error else version.state
-            raise DemoFailed("demo.push", f"{model.NAME}@{version.version}: {reason}")
         result = self.result
-        result.versions["model"] = f"{model.NAME}@{version.version}"
+        result.versions["model"] = f"{version.model}@{version.version}"
         result.sizes["source"] = version.source_bytes
         result.accuracies["reference"] = version.reference
         for variant in version.variants:
             result.sizes[variant.variant] = variant.model_bytes
             result.accuracies[variant.variant] = variant.trial.value
+        return version
+
+    def _pushed(self, client: Client, model: Path, **options: Any) -> VersionDetail:
+        data = activity_data
+        with PushProgress(self._console) as progress:
+            accepted = start_push(
+                client,
+                progress,
+                data.NAME,
+                model,
+                calibration=data.CALIBRATION,
+                evaluation=data.EVALUATION,
+                options=PushOptions(labels=list(data.LABELS), **options),
+            )
+            version = finish_push(client, progress, accepted)
+        if version.state != "ready":
+            reason = version.error.detail if version.error else version.state
+            raise DemoFailed("demo.push", f"{data.NAME}@{version.version}: {reason}")
         return version
 
     def _roll_out(self, client: Client, version: VersionDetail) -> None:
@@ -268,10 +277,15 @@ class Loop:
                 f"the devices' logs are in {self._options.data / 'logs'}",
             )
 
-    def _infer(self) -> None:
-        name, agent = next(iter(self._agents.items()))
+    def _endpoint(self, name: str) -> str:
+        """Return where a device serves its models."""
+        agent = self._agents[name]
         ready = agent.wait_line(lambda line: bool(line.get("endpoint")), _START_S, "ready")
-        endpoint = str(ready["endpoint"])
+        return str(ready["endpoint"])
+
+    def _infer(self) -> None:
+        name = self._names[0]
+        endpoint = self._endpoint(name)
         self._heading(f"5. {_WINDOWS} real windows to {name}: POST {endpoint}/v2/models/har/infer")
         predictions = activity_data.predict(endpoint, _WINDOWS)
         share = activity_data.accuracy(predictions)
@@ -281,7 +295,7 @@ class Loop:
         self.result.accuracies["device"] = round(share, 4)
 
     def _read_telemetry(self, client: Client, version: VersionDetail) -> None:
-        name = next(iter(self._agents))
+        name = self._names[0]
         self._heading("6. Telemetry that has arrived at the server")
 
         def arrived() -> list[TelemetrySummary] | None:
@@ -291,3 +305,50 @@ class Loop:
 
         self.result.telemetry = self._until(arrived, _TELEMETRY_S, "the arrival of the telemetry")
         self._console.print(telemetry_table(self.result.telemetry, version.labels))
+
+    def _roll_back(self, client: Client) -> None:
+        name = self._names[0]
+        self._heading(
+            f"7. A careless version, {activity_data.CARELESS.name}: right on all data that there is"
+        )
+        version = self._pushed(client, activity_data.CARELESS, precisions=["fp32"])
+        bad = f"{version.model}@{version.version}"
+        self._say(f"{bad}: accuracy {version.reference:.3f}; published, to {name} first")
+        request = RolloutRequest(
+            version.model,
+            version.version,
+            Selector(devices=[name]),
+            RolloutPolicy(observe_s=_BAD_OBSERVE_S),
+        )
+        with Application(self._endpoint(name)) as application:
+            started = client.start_rollout(request)
+            with RolloutView(self._console) as view:
+                seen = watch_rollout(client, started.id, view.show, timeout_s=_ROLLOUT_S)
+            (device,) = client.rollout_devices(started.id).items
+            self._console.print(rollout_devices_table([device]))
+            heard = self._until(
+                lambda: heard if (heard := application.heard()).last != version.version else None,
+                _START_S,
+                f"an answer of the version before {bad}",
+            )
+        self.result.rollback = {
+            "version": bad,
+            "rollout": seen.rollout.state,
+            "state": device.state,
+            "reason": device.reason,
+            "application": heard,
+        }
+        if device.state != "rolled_back" or heard.failed:
+            raise DemoFailed(
+                "demo.rollback", f"{name} is {device.state}, {heard.failed} requests have failed"
+            )
+        told, odd = heard.answers, heard.without_number
+        self._say(
+            f"Meanwhile an application on {name} asked {heard.requests} times, its sensor shaken"
+            f" harder than in the data: {heard.failed} failed."
+        )
+        self._say(
+            f"{told.get(version.version, 0)} answers were of {bad},"
+            f" {odd.get(version.version, 0)} of them no number;"
+            f" now {version.model}@{heard.last} answers again."
+        )

@@ -277,8 +277,9 @@ def _child(
     if not confinement.landlock_version():
         logger.warning("the kernel has no Landlock: a converter could read the server's files")
     return run_child(
-        [*isolation(), str(python), "-s", "-P", str(_FOREIGN / "child.py"), _JOB],
+        [str(python), "-s", "-P", str(_FOREIGN / "child.py"), _JOB],
         directory,
+        isolation=isolation(),
         environment=_environment(directory),
         wall_s=limits.wall_s,
         on_progress=on_progress,

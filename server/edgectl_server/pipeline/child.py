@@ -27,6 +27,7 @@ def run_child(
     command: Sequence[str],
     directory: Path,
     *,
+    isolation: confined.Isolation,
     environment: Mapping[str, str],
     wall_s: float,
     on_progress: Callable[[Progress], None],
@@ -37,8 +38,9 @@ def run_child(
     """Run a child until it ends; it tells its `Progress` as lines of JSON on standard output.
 
     Args:
-        command: see `edgectl_server.confined.run`, as the next three.
-        directory: where it works.
+        command: see `edgectl_server.confined.run`.
+        directory: where it works, and which it may change.
+        isolation: how it is kept apart.
         environment: all of its environment.
         wall_s: how long it may take.
         on_progress: called for every step, in this thread; what it raises ends the child.
@@ -58,9 +60,11 @@ def run_child(
             return
         on_progress(progress)
 
+    if isolation.user is not None:
+        confined.hand_over(directory, isolation.user)
     try:
         return confined.run(
-            command,
+            [*isolation.command, *command],
             directory,
             environment=environment,
             wall_s=wall_s,

@@ -1,8 +1,9 @@
 """The parent of the pipeline's child: give it the specification, start it, read what it left.
 
 The child handles hostile files. It runs in a session of its own and, where the kernel allows it, in
-user, process and network namespaces of its own (`edgectl_server.confined`), with a small
-environment without secrets (`child`), and with no files but its own (`confinement`). Its limits on
+process and network namespaces of its own and as another user or in a user namespace
+(`edgectl_server.confined`), with a small environment without secrets (`child`), and with no files
+but its own (`confinement`). Its limits on
 memory, processor time and files are the kernel's (`watched`), the wall clock and cancellation are
 kept in this process.
 """
@@ -111,7 +112,6 @@ def _run_child(
 ) -> confined.Ended:
     return run_child(
         [
-            *_isolation(),
             sys.executable,
             "-s",  # no packages of the user
             "-P",  # no modules from the working directory
@@ -120,6 +120,7 @@ def _run_child(
             SPEC_FILE,
         ],
         directory,
+        isolation=_isolation(),
         environment=environment(directory),
         wall_s=limits.wall_s,
         on_progress=on_progress,
@@ -130,7 +131,7 @@ def _run_child(
 
 
 @functools.cache
-def _isolation() -> tuple[str, ...]:
+def _isolation() -> confined.Isolation:
     """Return what `confined.isolation` does; say once in the log what the machine lacks besides."""
     if not landlock_version():
         logger.warning(

@@ -7,8 +7,9 @@ machine's libseccomp does not know are left out. Source: ``seccomp(2)``, libsecc
 ``seccomp_rule_add(3)``; the list follows Docker's and systemd's ``@system-service`` by what both
 leave out.
 
-Where the server is root, so is the child, because the interpreter may be readable to nobody else.
-But it has no capability: it may not do what only root may. Source: ``capset(2)``.
+Where the server is root, the child is another user with the one capability to read and search
+(`edgectl_server.confined`). It has no other, also where it has to stay root: it may not do what
+only root may. Sources: ``capabilities(7)``, ``capset(2)``.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ __all__ = [
 ]
 
 _CAPABILITY_VERSION_3 = 0x20080522
-_PR_CAPBSET_DROP = 24
+_PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24
 _CAPABILITIES = 64
+_DAC_READ_SEARCH = 2
 
 _ALLOW = 0x7FFF0000
 _ERRNO = 0x00050000
@@ -103,16 +105,25 @@ class _Rule(NamedTuple):
 def drop_capabilities() -> None:
     """Give up every capability for good; nothing changes for a process that has none.
 
+    Who is not root keeps the one to read and search, where it has it: without it the interpreter
+    and the work may be out of reach. Landlock says of which files that holds.
+
     Raises:
         OSError: the kernel does not let go of them.
     """
     library = ctypes.CDLL(None, use_errno=True)
+    kept = 0
+    if os.geteuid() != 0 and library.prctl(_PR_CAPBSET_READ, _DAC_READ_SEARCH, 0, 0, 0) == 1:
+        kept = 1 << _DAC_READ_SEARCH
     for number in range(_CAPABILITIES):  # of programs that it would start, too
-        library.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
+        if not kept >> number & 1:
+            library.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
-    if library.capset(header, bytes(24)):
-        number = ctypes.get_errno()
-        raise OSError(number, f"capset: {os.strerror(number)}")
+    had = ctypes.create_string_buffer(24)
+    _checked(library.capget(header, had))
+    effective, permitted, *_ = struct.unpack("=6I", had.raw)
+    left = struct.pack("=6I", effective & kept, permitted & kept, 0, 0, 0, 0)
+    _checked(library.capset(header, left))
 
 
 def has_seccomp() -> bool:
@@ -170,6 +181,12 @@ def _load(rules: list[_Rule]) -> bool:
         return int(library.seccomp_load(context)) == 0
     finally:
         library.seccomp_release(context)
+
+
+def _checked(result: int) -> None:
+    if result:
+        number = ctypes.get_errno()
+        raise OSError(number, f"capabilities: {os.strerror(number)}")
 
 
 def _library() -> ctypes.CDLL | None:

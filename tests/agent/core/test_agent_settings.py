@@ -9,7 +9,9 @@ import msgspec
 import pytest
 
 from edgectl_agent.errors import UsageError
+from edgectl_agent.inference.options import Options
 from edgectl_agent.settings import Settings, load_settings
+from edgectl_agent.supervisor import _endpoint_options
 
 REFERENCE = Path(__file__).parents[3] / "docs" / "agent.toml"
 
@@ -38,6 +40,35 @@ def test_flags_win_over_the_environment_which_wins_over_the_file(tmp_path: Path)
     assert settings.labels == {"site": "porto", "line": "2"}
 
 
+def test_settings_of_the_endpoint_reach_it(tmp_path: Path) -> None:
+    none = _endpoint_options(Settings())
+    assert none == Options()
+    file = tmp_path / "agent.toml"
+    file.write_text(
+        'endpoint_names = "gateway.local, camera-7,"\nendpoint_token_file = "endpoint.token"\n'
+        "endpoint_body_bytes_max = 2048\nendpoint_connections_max = 5\nendpoint_queue_max = 6\n"
+        f'grpc_port = 8600\nstate = "{tmp_path}"\n'
+    )
+    environment = {
+        "EDGECTL_AGENT_ENDPOINT_TOKEN_ON_SOCKET": "true",
+        "EDGECTL_AGENT_SHARED_MEMORY": "1",
+        "EDGECTL_AGENT_ENDPOINT_CLIENT_MAX": "7",
+    }
+    assert _endpoint_options(
+        load_settings(file=file, environment=environment, flags={})
+    ) == Options(
+        names=("gateway.local", "camera-7"),
+        token_file=str(tmp_path / "endpoint.token"),
+        token_on_socket=True,
+        body_bytes_max=2048,
+        connections_max=5,
+        queue_max=6,
+        client_max=7,
+        shared_memory=True,
+        grpc_port=8600,
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "code"),
     [
@@ -47,6 +78,10 @@ def test_flags_win_over_the_environment_which_wins_over_the_file(tmp_path: Path)
         ("device = 'a b'", "settings.value"),
         ("device = 'server'", "settings.value"),
         ("telemetry_s = 0", "settings.value"),
+        ("endpoint_body_bytes_max = 10", "settings.value"),
+        ("endpoint_queue_max = 0", "settings.value"),
+        ("grpc_port = -1", "settings.value"),
+        ("shared_memory = 'perhaps'", "settings.value"),
         ("port = ", "settings.file"),
         ("# " + "x" * 300_000, "settings.file"),
     ],

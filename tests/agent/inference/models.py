@@ -35,6 +35,11 @@ TYPES = {
     "tensor(float16)": "FP16",
     "tensor(int64)": "INT64",
     "tensor(int32)": "INT32",
+    "tensor(int16)": "INT16",
+    "tensor(int8)": "INT8",
+    "tensor(uint64)": "UINT64",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint16)": "UINT16",
     "tensor(uint8)": "UINT8",
     "tensor(bool)": "BOOL",
     "tensor(string)": "BYTES",
@@ -156,13 +161,54 @@ class Client:
     ) -> tuple[int, Any]:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         sent = None if body is None else content
-        self.connection.request(method, path, sent, headers or {})
+        status, _, text = self.ask(method, path, sent, headers)
+        return status, json.loads(text) if text else None
+
+    def ask(
+        self, method: str, path: str, body: bytes | None, headers: dict[str, str] | None = None
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        self.connection.request(method, path, body, headers or {})
         response = self.connection.getresponse()
-        text = response.read()
-        return response.status, json.loads(text) if text else None
+        return response.status, response.headers, response.read()
 
     def close(self) -> None:
         self.connection.close()
+
+
+KINDS: dict[str, tuple[int, Any, list[Any]]] = {
+    "FP32": (TensorProto.FLOAT, np.float32, [1.5, -2.0]),
+    "FP64": (TensorProto.DOUBLE, np.float64, [1e300, -2.0]),
+    "FP16": (TensorProto.FLOAT16, np.float16, [0.5, 65504.0]),
+    "INT64": (TensorProto.INT64, np.int64, [2**63 - 1, -(2**63)]),
+    "INT32": (TensorProto.INT32, np.int32, [2**31 - 1, -1]),
+    "INT16": (TensorProto.INT16, np.int16, [2**15 - 1, -1]),
+    "INT8": (TensorProto.INT8, np.int8, [127, -128]),
+    "UINT64": (TensorProto.UINT64, np.uint64, [2**64 - 1, 0]),
+    "UINT32": (TensorProto.UINT32, np.uint32, [2**32 - 1, 0]),
+    "UINT16": (TensorProto.UINT16, np.uint16, [2**16 - 1, 0]),
+    "UINT8": (TensorProto.UINT8, np.uint8, [255, 0]),
+    "BOOL": (TensorProto.BOOL, np.bool_, [True, False]),
+    "BYTES": (TensorProto.STRING, np.str_, ["d\u00e9j\u00e0", ""]),
+}
+"""Every datatype of the protocol that a runtime has: ONNX, NumPy and a row of two values."""
+
+
+def identity_bundle(directory: Path, slot: str = "identity") -> Bundle:
+    """A model with an input and an output of each datatype, (N, 2): what it gets it gives back."""
+    model = save_model(
+        directory / "identity.onnx",
+        [helper.make_node("Identity", [f"in_{kind}"], [f"out_{kind}"]) for kind in KINDS],
+        [tensor(f"in_{kind}", code, ["N", 2]) for kind, (code, _, _) in KINDS.items()],
+        [tensor(f"out_{kind}", code, ["N", 2]) for kind, (code, _, _) in KINDS.items()],
+    )
+    values = {kind: np.array([row], dtype) for kind, (_, dtype, row) in KINDS.items()}
+    return make_bundle(
+        directory,
+        model,
+        slot=slot,
+        golden_inputs={f"in_{kind}": row for kind, row in values.items()},
+        golden_outputs={f"out_{kind}": row for kind, row in values.items()},
+    )
 
 
 def infinite_loop(directory: Path) -> Path:

@@ -13,11 +13,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.inference.models import make_bundle
+from agent.inference.binary import LENGTH, body_of, tensor_of
+from agent.inference.models import KINDS, identity_bundle, make_bundle
 from edgectl_agent.bundle import Bundle
 from edgectl_agent.golden import GoldenMalformed, read_golden
 from edgectl_agent.inference.endpoint import Answer, Endpoint, Limits, Request
-from edgectl_agent.inference.protocol import Refused, parse_call
+from edgectl_agent.inference.protocol import parse_call
+from edgectl_agent.inference.refusals import Refused
+from edgectl_agent.inference.tensors import from_raw, to_raw
+from edgectl_agent.runtime import DTYPES, shape_fits
 
 SETTINGS = settings(
     max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -54,6 +58,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return make_bundle(tmp_path_factory.mktemp("bundle"))
 
 
+@pytest.fixture(scope="module")
+def every(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A model with an input of every datatype."""
+    return identity_bundle(tmp_path_factory.mktemp("every"))
+
+
 def check(body: bytes, bundle: Bundle) -> None:
     try:
         call = parse_call(body, bundle.config)
@@ -87,6 +97,86 @@ def test_damaged_bodies(bundle: Bundle, data: st.DataObject) -> None:
         at = data.draw(st.integers(0, len(body) - 1))
         body[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
     check(bytes(body), bundle)
+
+
+def binary(body: bytes, header_length: int, bundle: Bundle) -> None:
+    """Like `check`, for what may hold a NaN."""
+    try:
+        call = parse_call(body, bundle.config, header_length=header_length)
+    except Refused:
+        return
+    for spec in bundle.config.inputs:
+        array = call.inputs[spec.name]
+        assert array.dtype == DTYPES[spec.datatype]
+        assert shape_fits(array.shape, spec)
+        assert array.flags.aligned
+        if spec.datatype == "BYTES":
+            assert all(type(text) is str for text in array.ravel())
+        if spec.datatype == "BOOL":
+            assert set(array.view(np.uint8).ravel().tolist()) <= {0, 1}
+
+
+def binary_body(**parameters: Any) -> tuple[bytes, int]:
+    tensors = [
+        tensor_of(f"in_{kind}", kind, np.array([row], dtype))
+        for kind, (_, dtype, row) in KINDS.items()
+    ]
+    body, headers = body_of(*tensors, parameters=parameters)
+    return body, int(headers[LENGTH])
+
+
+@SETTINGS
+@given(data=st.data())
+def test_damaged_binary_bodies(every: Bundle, data: st.DataObject) -> None:
+    """Damaged anywhere, cut anywhere, and with any length of the JSON object."""
+    body, length = binary_body()
+    damaged = bytearray(body)
+    for _ in range(data.draw(st.integers(0, 4))):
+        at = data.draw(st.integers(0, len(damaged)))
+        damaged[at : at + data.draw(st.integers(0, 9))] = data.draw(st.binary(max_size=9))
+    lengths = st.just(length) | st.integers(0, len(body) + 5) | st.integers(0, 10**20)
+    binary(bytes(damaged), data.draw(lengths), every)
+
+
+@SETTINGS
+@given(
+    kind=st.sampled_from(sorted(KINDS)),
+    field=st.sampled_from(["binary_data_size", "shared_memory_region", "shape", "data"]),
+    value=VALUES,
+    raw=st.binary(max_size=40),
+)
+def test_one_binary_input_may_say_anything(
+    every: Bundle, kind: str, field: str, value: Any, raw: bytes
+) -> None:
+    body, length = binary_body()
+    request = json.loads(body[:length])
+    given = next(given for given in request["inputs"] if given["datatype"] == kind)
+    target = given if field in {"shape", "data"} else given["parameters"]
+    target[field] = value
+    header = json.dumps(request).encode()
+    binary(header + body[length:], len(header), every)
+    binary(header + body[length:] + raw, len(header), every)
+
+
+@SETTINGS
+@given(raw=st.binary(max_size=200), rows=st.integers(0, 4))
+def test_texts_in_binary_form_may_be_anything(raw: bytes, rows: int) -> None:
+    try:
+        array = from_raw("x", raw, (rows, 2), "BYTES")
+    except Refused:
+        return
+    assert to_raw(array, "BYTES") == raw
+
+
+@SETTINGS
+@given(name=st.sampled_from(["out_FP32", "x", ""]), value=VALUES)
+def test_outputs_may_be_asked_for_in_any_way(every: Bundle, name: str, value: Any) -> None:
+    body, length = binary_body()
+    request = json.loads(body[:length])
+    for key in ("binary_data", "classification", "shared_memory_region"):
+        request["outputs"] = [{"name": name, "parameters": {key: value}}]
+        header = json.dumps(request).encode()
+        binary(header + body[length:], len(header), every)
 
 
 @SETTINGS

@@ -45,6 +45,7 @@ from edgectl_agent.inference.process import (
     SlotEmpty,
 )
 from edgectl_agent.inference.routes import Routes
+from edgectl_agent.inference.service import Service
 from edgectl_agent.inference.slots import Slots
 from edgectl_protocol.names import digest_of
 from waiting import wait_for
@@ -313,7 +314,7 @@ def test_unload_empties_a_slot(process: InferenceProcess, client: Client, tmp_pa
     process.load(make_bundle(tmp_path))
     process.unload("activity")
     process.unload("activity")
-    assert client.call("POST", INFER, body_of(activity()[0][0]))[0] == 404
+    assert client.call("POST", INFER, body_of(activity()[0][0]))[0] == 503
     with pytest.raises(SlotEmpty):
         process.health("activity")
 
@@ -413,7 +414,7 @@ def test_health_is_answered_while_a_model_computes_for_ever(
 def test_a_run_that_hangs_is_stopped_and_counted(tmp_path: Path) -> None:
     async def run() -> None:
         slots, worker = Slots(), ThreadPoolExecutor(1)
-        routes = Routes(slots, worker, run_seconds_max=0.2)
+        routes = Routes(Service(slots, worker, run_seconds_max=0.2))
         await slots.load([counted_bundle(tmp_path)], time.monotonic() + 60)
         request = Request()
         request.method, request.url = b"POST", b"/v2/models/counted/infer"
@@ -422,7 +423,7 @@ def test_a_run_that_hangs_is_stopped_and_counted(tmp_path: Path) -> None:
             request.body = json.dumps({"inputs": [given]}).encode()
             answer = routes(request)
             assert isinstance(answer, asyncio.Future)
-            status, body, _ = await asyncio.wait_for(answer, 20)
+            status, body, *_ = await asyncio.wait_for(answer, 20)
             assert status == expected, body
             assert (status == 200) is (b"did not finish in time" not in body)
         served = slots.get("counted")

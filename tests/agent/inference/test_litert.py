@@ -236,11 +236,12 @@ import msgspec
 from edgectl_agent.bundle import Bundle
 from edgectl_agent.inference.endpoint import Request
 from edgectl_agent.inference.routes import Routes
+from edgectl_agent.inference.service import Service
 from edgectl_agent.inference.slots import Slots
 
 async def main():
     slots = Slots()
-    routes = Routes(slots, ThreadPoolExecutor(1), run_seconds_max=0.3)
+    routes = Routes(Service(slots, ThreadPoolExecutor(1), run_seconds_max=0.3))
     bundle = msgspec.json.decode(sys.stdin.buffer.read(), type=Bundle)
     await slots.load([bundle], time.monotonic() + 60, hung=[bundle.manifest])
     request = Request()

@@ -11,9 +11,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from agent.inference.models import (
+    KINDS,
     Array,
     Client,
     activity,
+    identity_bundle,
     make_bundle,
     save_model,
     tensor,
@@ -65,7 +67,12 @@ def test_server_metadata(served: Client) -> None:
     assert status == 200
     assert found["name"] == "edgectl"
     assert found["version"]
-    assert found["extensions"] == []
+    assert found["extensions"] == [
+        "binary_tensor_data",
+        "model_configuration",
+        "model_repository",
+        "statistics",
+    ]
 
 
 @pytest.mark.parametrize("path", ["/v2/models/activity", "/v2/models/activity/versions/1"])
@@ -87,7 +94,9 @@ def test_nothing_is_ready_before_a_model_is_loaded(client: Client) -> None:
         status, found = client.call("GET", path)
         assert status == 404
         assert found["error"]
-    assert client.call("POST", INFER, request_of(REAL))[0] == 404
+    status, found = client.call("POST", INFER, request_of(REAL))
+    assert status == 503
+    assert "not ready" in found["error"]
 
 
 @pytest.mark.parametrize("path", [INFER, "/v2/models/activity/versions/1/infer"])
@@ -179,7 +188,7 @@ WRONG: dict[str, tuple[object, str]] = {
                 "parameters": {"binary_data_size": 3072},
             }
         ),
-        "binary tensors are not supported yet",
+        "has binary_data_size 3072, and 0 bytes are left",
     ),
     "shared memory": (
         request_of(
@@ -190,15 +199,7 @@ WRONG: dict[str, tuple[object, str]] = {
                 "parameters": {"shared_memory_region": "a"},
             }
         ),
-        "shared memory is not supported",
-    ),
-    "binary output": (
-        request_of(REAL, outputs=[{"name": "logits", "parameters": {"binary_data": True}}]),
-        "binary tensors are not supported yet",
-    ),
-    "binary outputs": (
-        request_of(REAL, parameters={"binary_data_output": True}),
-        "binary tensors are not supported yet",
+        "shared_memory_byte_size of 'input' is no number of bytes",
     ),
     "unknown output": (request_of(REAL, outputs=[{"name": "softmax"}]), "'logits'"),
     "output twice": (request_of(REAL, outputs=[{"name": "logits"}] * 2), "twice"),
@@ -214,20 +215,6 @@ def test_what_is_wrong_is_400_with_a_sentence(served: Client, process: Inference
     health = process.health("activity")
     assert (health.requests, health.errors) == (0, 0), "what is refused says nothing of the model"
     assert served.call("POST", INFER, request_of(REAL))[0] == 200
-
-
-def test_binary_tensor_requests_are_refused_plainly(served: Client) -> None:
-    """What tritonclient sends by default."""
-    header = json.dumps(request_of({**REAL, "data": []})).encode()
-    status, answer = served.call(
-        "POST",
-        INFER,
-        header + bytes(3072),
-        {"Inference-Header-Content-Length": str(len(header))},
-    )
-    assert status == 400
-    assert "binary tensors" in answer["error"]
-    assert "not supported yet" in answer["error"]
 
 
 @pytest.mark.parametrize(
@@ -269,46 +256,17 @@ def test_head_has_no_body(served: Client) -> None:
 def test_all_datatypes_go_in_and_out(
     process: InferenceProcess, client: Client, tmp_path: Path
 ) -> None:
-    kinds = {
-        "FP32": (TensorProto.FLOAT, np.float32, [1.5, -2.0]),
-        "FP64": (TensorProto.DOUBLE, np.float64, [1e300, -2.0]),
-        "FP16": (TensorProto.FLOAT16, np.float16, [0.5, 65504.0]),
-        "INT64": (TensorProto.INT64, np.int64, [2**63 - 1, -(2**63)]),
-        "INT32": (TensorProto.INT32, np.int32, [2**31 - 1, -1]),
-        "UINT8": (TensorProto.UINT8, np.uint8, [255, 0]),
-        "BOOL": (TensorProto.BOOL, np.bool_, [True, False]),
-        "BYTES": (TensorProto.STRING, np.str_, ["déjà", "vu"]),
-    }
-    model = save_model(
-        tmp_path / "identity.onnx",
-        [helper.make_node("Identity", [f"in_{kind}"], [f"out_{kind}"]) for kind in kinds],
-        [tensor(f"in_{kind}", code, ["N", 2]) for kind, (code, _, _) in kinds.items()],
-        [tensor(f"out_{kind}", code, ["N", 2]) for kind, (code, _, _) in kinds.items()],
-    )
-    golden = {
-        f"{side}_{kind}": np.array([values], dtype)
-        for kind, (_, dtype, values) in kinds.items()
-        for side in ("in", "out")
-    }
-    process.load(
-        make_bundle(
-            tmp_path,
-            model,
-            slot="identity",
-            golden_inputs={name: golden[name] for name in golden if name.startswith("in")},
-            golden_outputs={name: golden[name] for name in golden if name.startswith("out")},
-        )
-    )
+    process.load(identity_bundle(tmp_path))
     body = request_of(
         *(
             {"name": f"in_{kind}", "shape": [1, 2], "datatype": kind, "data": values}
-            for kind, (_, _, values) in kinds.items()
+            for kind, (_, _, values) in KINDS.items()
         )
     )
     status, answer = client.call("POST", "/v2/models/identity/infer", body)
     assert status == 200, answer
     got = {output["name"]: output for output in answer["outputs"]}
-    for kind, (_, _, values) in kinds.items():
+    for kind, (_, _, values) in KINDS.items():
         assert got[f"out_{kind}"] == {
             "name": f"out_{kind}",
             "shape": [1, 2],

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from pydantic import ValidationError
 from securesystemslib.dsse import Envelope
 from sqlalchemy import func, select
 
@@ -21,6 +22,7 @@ from edgectl_protocol.messages import (
     decode,
 )
 from edgectl_protocol.update import UpdateState
+from edgectl_protocol.windows import format_windows
 from edgectl_server.errors import Conflict, NotFound, Refused
 from edgectl_server.ordering import LIFETIME, Ordering
 from edgectl_server.rollouts import Rollouts
@@ -503,3 +505,45 @@ def test_the_order_of_another_slot_does_not_end_a_rollout_wrongly(fleet: Fleet) 
     assert fleet.states(rollout) == {"a": "committed"}
     with fleet.database.read() as session:
         assert session.get_one(RolloutDevice, (rollout, "a")).order_counter == 1
+
+
+def test_what_a_rollout_says_of_safety_reaches_the_device(fleet: Fleet) -> None:
+    fleet.add("a")
+    fleet.start(observe_s=1, shadow_s=600, windows="mon-fri 02:00-04:00", latency_ratio_max=None)
+    fleet.rollouts.tick()
+    policy = fleet.order("a").policy
+    assert (policy.shadow_s, policy.latency_ratio_max) == (600, None)
+    assert format_windows(policy.windows) == "mon+tue+wed+thu+fri 02:00-04:00"
+    with pytest.raises(ValidationError):
+        RolloutPolicy(windows="some time at night")
+    with pytest.raises(ValidationError):
+        RolloutPolicy(goes_with=["classifier"])
+
+
+def test_versions_that_go_together_are_ordered_together(fleet: Fleet) -> None:
+    fleet.version("2")
+    for version in ("4", "5"):
+        add_version(fleet.database, fleet.blobs, fleet.repository, model="kws", version=version)
+    fleet.add("a")
+    first = fleet.start("1")
+    fleet.rollouts.tick()
+    fleet.report("a", U.COMMITTED)
+    fleet.rollouts.tick()
+    assert fleet.states(first) == {"a": "committed"}
+    fleet.start("2", goes_with=["kws@5"])
+    fleet.rollouts.tick()
+    assert fleet.order("a").slots == {}, "not before the other one comes"
+    request = RolloutRequest(
+        model="kws",
+        version="5",
+        selector=Selector(all=True),
+        policy=RolloutPolicy(goes_with=["har@2"]),
+    )
+    fleet.rollouts.start(request, "anna")
+    fleet.rollouts.tick()
+    order = fleet.order("a")
+    assert {slot: wanted.version for slot, wanted in order.slots.items()} == {
+        "har": "2",
+        "kws": "5",
+    }
+    assert order.coupled == (("har", "kws"),)

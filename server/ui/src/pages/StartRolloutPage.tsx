@@ -87,6 +87,14 @@ function request(choice: RolloutChoice): Schemas["RolloutRequest"] {
       max_in_progress: choice.maxInProgress,
       failures_max: choice.failuresMax,
       observe_s: choice.observeSeconds,
+      // As the command line has them; see `edgectl rollout start --help`.
+      shadow_s: 0,
+      windows: "",
+      error_rate_max: 0.05,
+      latency_ratio_max: 5,
+      class_shift_max: 0.5,
+      disagreement_max: 0.5,
+      goes_with: [],
     },
   };
 }
