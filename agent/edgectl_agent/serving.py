@@ -149,7 +149,11 @@ class Serving:
                 self._store.point(changed)
             after = {slot: {**pointers, **changed}.get(slot, SlotPointer()) for slot in manifests}
             if swaps is None or set(swaps) != set(after):
-                return self._serve(after)
+                try:
+                    return self._serve(after)
+                except StepFailed as error:  # it is tried again, also when nobody asks any more
+                    self.silent.update(dict.fromkeys(after, error.reason))
+                    raise
             return Switched(after, swaps)
 
     def accompany(

@@ -44,6 +44,9 @@ def refuse(order: Order, device: str, floor: int, moment: Moment) -> Reason | No
             code="order.replayed",
             detail=f"number {order.counter}, {floor} was accepted before",
         )
+    coupled = [slot for group in order.coupled for slot in group]
+    if len(set(coupled)) != len(coupled):
+        return Reason(code="order.coupled", detail="a slot is coupled twice")
     if order.issued_at > moment.wall + CLOCK_SKEW_MAX:
         return Reason(
             code="order.clock",

@@ -21,7 +21,7 @@ V3 = simple_bundle("3", length=400_000)
 G1, G2 = (simple_bundle(one, model="gearbox", length=2_000) for one in "12")
 ALL = (V1, V2, V2_FP32, V3, G1, G2)
 PAIR = ("activity", "gearbox")
-WORLDS = int(os.environ.get("EDGECTL_SIMULATED_WORLDS", "300"))
+WORLDS = int(os.environ.get("EDGECTL_SIMULATED_WORLDS", "100"))
 SURVIVALS: tuple[Survival, ...] = ("lost", "kept", "random")
 
 

@@ -357,6 +357,18 @@ def test_a_partner_that_runs_already_what_is_wanted_keeps_nobody_back() -> None:
     assert world.states("gearbox") == []
 
 
+@pytest.mark.parametrize(
+    "groups",
+    [[PAIR, ("gearbox", "other")], [PAIR, PAIR], [("activity", "activity")]],
+)
+def test_an_order_that_couples_a_slot_twice_is_refused(groups: list[tuple[str, ...]]) -> None:
+    world = world_with()
+    world.deliver(make_order(1, [V1], coupled=groups))
+    world.settle()
+    assert world.refusal == ("order.coupled", 1)
+    assert world.machine.record.counter == 0
+
+
 def test_nobody_is_blamed_when_one_of_several_has_killed_the_process() -> None:
     world = world_with(both(1, V1, G1), coupled=PAIR)
     world.deliver(both(2, V2, G2, policy=LONG))
@@ -379,6 +391,15 @@ def test_damage_takes_what_was_switched_together_back_together() -> None:
     world.broker.up = True
     world.settle()
     assert (world.running(), world.running("gearbox")) == (V2.digest, G2.digest)
+
+
+def test_damage_that_took_one_back_alone_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgectl_agent.serving._partners", lambda slot, _: (slot,))
+    world = world_with(both(1, V1, G1), both(2, V2, G2), coupled=PAIR)
+    blob = next(iter(set(G2.blobs) - set(G1.blobs))).removeprefix("sha256:")
+    world.disk.flip(f"blobs/sha256/{blob}")
+    with pytest.raises(AssertionError, match="two halves"):
+        world.boot()
 
 
 # ---------------------------------------------------------------- wishes at the device
@@ -557,6 +578,10 @@ def test_a_rollback_that_cannot_load_is_over_once_the_pointer_is_back() -> None:
     assert state(world)[0] == "rolled-back"
     assert world.running() == V1.digest
     assert world.machine.idle
+    assert "activity" in world.serving.silent, "the keeper tries it again"
+    world.unloadable = set()
+    world.serving.restore(fresh=False)
+    assert world.inference.serving["activity"].manifest == V1.digest
 
 
 def test_a_rollback_that_kills_the_agent_is_over_once_the_pointer_is_back() -> None:

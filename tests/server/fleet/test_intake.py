@@ -318,6 +318,14 @@ def test_events_count_once_and_are_acknowledged_each_time(parts, line) -> None:
         assert session.scalar(select(func.count()).select_from(DeviceEventRow)) == 2
 
 
+def test_an_event_of_no_order_is_stored(parts, line) -> None:
+    """Somebody at the device has installed something before any order came."""
+    line.send(topics.event("pi-1"), event(1, order=0, nonce="0" * 32))
+    wait_for(lambda: line.acks == [(topics.ack("pi-1"), 1, 1)])
+    with parts.database.read() as session:
+        assert session.scalar(select(func.count()).select_from(DeviceEventRow)) == 1
+
+
 def test_nobody_speaks_for_another(parts, line) -> None:
     line.send(topics.state("pi-1"), ReportedState(device="pi-2", boot=9, seq=9, online=True))
     line.send(topics.event("pi-1"), event(1, device="pi-2"))
