@@ -15,7 +15,7 @@ ABOUT_UPDATES = re.compile(
     r"(bundle|disk|observe|order|store|transfer|trial|update|hook|offline)\."
 )
 FROM_THE_AGENT = re.compile(r"^\| `([a-z0-9_.]+)` \|.*\| [^|]*edgectl_agent[^|]* \|$", re.MULTILINE)
-ROWS_MIN = 90
+ROWS_MIN = 120
 
 
 def rows() -> list[list[str]]:
