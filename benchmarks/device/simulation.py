@@ -15,6 +15,7 @@ update together with which fault.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import multiprocessing
@@ -37,6 +38,7 @@ from edgectl_protocol.update import ENDED
 BLOCK = 50
 FAILURES_SHOWN_MAX = 10
 COLUMNS = 8
+SAY_S = 30.0
 STATES_LAST = ("idle", "boot")
 
 
@@ -125,10 +127,15 @@ def play_all(first: int, worlds: int, workers: int) -> Seen:
     """Play them in `workers` processes, and say now and then how far it has come."""
     total = Seen()
     began = said = time.monotonic()
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+    with (
+        multiprocessing.get_context("spawn").Pool(workers) as pool,
+        contextlib.suppress(KeyboardInterrupt),  # what was played until then is shown
+    ):
         for seen in pool.imap_unordered(play, blocks(first, worlds)):
             total.add(seen)
-            if time.monotonic() - said > 30:
+            for seed, text in seen.failures:
+                print(f"  seed {seed}: {text}", file=sys.stderr, flush=True)
+            if time.monotonic() - said > SAY_S:
                 said = time.monotonic()
                 rate = total.worlds / (said - began)
                 print(
