@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-__all__ = ["PRIVATE", "READABLE", "TEMPORARY_SUFFIX", "Disk", "RealDisk"]
+__all__ = ["PRIVATE", "READABLE", "TEMPORARY_SUFFIX", "Disk", "RealDisk", "folder_of"]
 
 PRIVATE = 0o600
 READABLE = 0o644

@@ -8,7 +8,9 @@ Rules:
    after `Journal.save` has returned. Nothing is written behind it: the next line replaces the
    whole. Reading writes nothing: a device with a full or a read-only disk comes up and serves.
 3. A long journal is replaced by its last line, in one step.
-4. A journal without any good line is put aside and a new one begun: models go on serving, and the
+4. What is read is made durable before it is believed: an agent that was killed between writing and
+   synchronizing has left lines that every reader sees and a power loss takes.
+5. A journal without any good line is put aside and a new one begun: models go on serving, and the
    server's next order is taken whatever its number. It is reported.
 """
 
@@ -16,14 +18,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from contextlib import suppress
 
 import msgspec
 
 from edgectl_agent.core.record import EMPTY, Record, decode_record
-from edgectl_agent.durable import PRIVATE, Disk
+from edgectl_agent.durable import PRIVATE, Disk, folder_of
 from edgectl_protocol.errors import MalformedMessage
 
-__all__ = ["JOURNAL_BYTES_MAX", "Journal"]
+__all__ = ["JOURNAL_BYTES_MAX", "Journal", "last_record", "records_of"]
 
 JOURNAL_BYTES_MAX = 256 * 1024
 """A longer journal is replaced by its last line."""
@@ -48,13 +51,24 @@ class Journal:
             content = self._disk.read(_PATH, _READ_BYTES_MAX)
         except FileNotFoundError:
             return EMPTY
-        found, clean = _newest(content)
-        if found is None and content:
-            _log.error("the journal is damaged: kept as %s, beginning anew", _DAMAGED_PATH)
-            self._disk.rename_durably(_PATH, _DAMAGED_PATH)
-        if clean and found is not None:
+        found, clean = last_record(content)
+        if found is None:
+            self._put_aside(content)
+            return EMPTY
+        self._disk.sync(_PATH)
+        self._disk.sync_directory(folder_of(_PATH))
+        if clean:
             self._size, self._torn = len(content), False
-        return found or EMPTY
+        return found
+
+    def _put_aside(self, content: bytes) -> None:
+        if not content:
+            return
+        _log.error("the journal is damaged: kept as %s, beginning anew", _DAMAGED_PATH)
+        try:
+            self._disk.rename_durably(_PATH, _DAMAGED_PATH)
+        except OSError as error:  # models are served all the same, and `save` replaces it
+            _log.error("the damaged journal cannot be kept: %s", error)
 
     def save(self, record: Record) -> None:
         """Return when `record` would survive a power loss; raise `OSError`."""
@@ -72,8 +86,8 @@ class Journal:
         self._size, self._torn = len(line), False
 
 
-def _newest(content: bytes) -> tuple[Record | None, bool]:
-    """Return the last good line, and whether it is the last one and whole."""
+def last_record(content: bytes) -> tuple[Record | None, bool]:
+    """Return the last good line's record, and whether nothing stands behind it."""
     *lines, tail = content.split(b"\n")
     for number, line in enumerate(reversed(lines)):
         try:
@@ -83,17 +97,13 @@ def _newest(content: bytes) -> tuple[Record | None, bool]:
     return None, False
 
 
-def parse_journal(content: bytes) -> tuple[list[Record], bool]:
-    """Return the good lines in order, and whether there is nothing but good lines."""
+def records_of(content: bytes) -> list[Record]:
+    """Return the records of all good lines, the oldest first."""
     records = []
-    *lines, tail = content.split(b"\n")
-    clean = not tail
-    for line in lines:
-        try:
+    for line in content.split(b"\n")[:-1]:
+        with suppress(MalformedMessage):
             records.append(_decode(line))
-        except MalformedMessage:
-            clean = False
-    return records, clean
+    return records
 
 
 def _decode(line: bytes) -> Record:

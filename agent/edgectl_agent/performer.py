@@ -148,15 +148,9 @@ class Performer:
                 return steps.StepDone(step=step.step, slot=update.slot, floor=floor)
             case steps.Download():
                 self._hooks.ask("pre-download", (update,), cancelled)
-                if step.key is not None:
-                    self._store.keep_key(update.manifest, step.key)
-                self._downloader.fetch(
-                    update.manifest,
-                    progress=lambda progress: self._progress(update.slot, progress),
-                    cancelled=cancelled,
-                )
+                result = self._download(step, cancelled)
                 self._hooks.tell("post-download", (update,), cancelled)
-                return done
+                return result
             case steps.Verify():
                 bundle = self._bundle(step)
                 bundle.forget_key()
@@ -186,6 +180,30 @@ class Performer:
                 raise
             _log.warning("slot %s has no shadow: %s", update.slot, error)
         return steps.StepDone(step=step.step, slot=update.slot)
+
+    def _download(self, step: steps.Download, cancelled: Callable[[], bool]) -> Result:
+        """Fetch; where the disk is too small, remove what nobody needs and begin again, once."""
+        update = step.update
+        for attempt in range(2):
+            try:
+                if step.key is not None:
+                    self._store.keep_key(update.manifest, step.key)
+                self._downloader.fetch(
+                    update.manifest,
+                    progress=lambda progress: self._progress(update.slot, progress),
+                    cancelled=cancelled,
+                )
+                break
+            except (StepFailed, OSError) as error:
+                reason = reason_of(error) if isinstance(error, OSError) else error.reason
+                if attempt or reason.code != "disk.full" or not self._make_room(step):
+                    raise
+                _log.warning("the disk is full; what is not needed was removed: %s", reason.detail)
+        return steps.StepDone(step=step.step, slot=update.slot)
+
+    def _make_room(self, step: steps.Download) -> int:
+        """Remove what neither the update nor anybody else needs; return how many files went."""
+        return self._store.collect((*step.keep, *self._pinned()))
 
     def _try(self, step: steps.Trial, cancelled: Callable[[], bool]) -> Result:
         bundle = self._bundle(step)

@@ -108,6 +108,7 @@ class Serving:
         with self.lock, _Keys() as bundles:
             for slot, one in sorted(installed.items()):
                 bundles.append(self._store.installed(slot, one))
+            self._store.settle()
             pointers = self._store.pointers()
             changed = {}
             together = tuple(sorted(installed)) if len(installed) > 1 else ()
@@ -136,6 +137,7 @@ class Serving:
             StepFailed: the inference process is down.
         """
         with self.lock:
+            self._store.settle()
             pointers = self._store.pointers()
             changed = {}
             for slot, manifest in manifests.items():

@@ -11,10 +11,13 @@ come in any order.
   are never more than `SECURITY_MAX`, then measurements, and only then the oldest events of updates.
 * What waits is not signed yet: it is when it is sent.
 * A damaged file is thrown away with a warning: the device must go on without its past.
+* Where the disk is read-only or full to the last byte when it is opened, it is kept in memory: what
+  is told then arrives unless the agent ends before.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sqlite3
@@ -94,25 +97,39 @@ class Spool:
         Raises:
             OSError: the directory cannot be used.
         """
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._path = directory / "spool.db"
         self._bytes_max = bytes_max
         self._boot = boot
         self._lock = threading.Lock()
         self.dropped = 0
-        try:
-            self._database = _open(self._path)
-        except sqlite3.DatabaseError as error:
-            log.warning("the spool is damaged and thrown away: %s", error)
-            for suffix in ("", "-wal", "-shm"):
-                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-            self._database = _open(self._path)
+        self._in_memory = False
+        self._database = self._open()
         (used,) = self._database.execute(
             "SELECT coalesce(sum(length(payload) + ?), 0) FROM message", (_ROW_BYTES,)
         ).fetchone()
         self._bytes: int = used
         row = self._database.execute("SELECT seq FROM counter WHERE boot = ?", (boot,)).fetchone()
         self._seq: int = row[0] if row else 0
+
+    def _open(self) -> sqlite3.Connection:
+        """Open the file, another one in place of a damaged one, or one in memory."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            try:
+                return _open(self._path)
+            except sqlite3.DatabaseError as error:
+                if _cannot_write(error):
+                    raise
+                log.warning("the spool is damaged and thrown away: %s", error)
+                for suffix in ("", "-wal", "-shm"):
+                    self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            return _open(self._path)
+        except (OSError, sqlite3.DatabaseError) as error:
+            if not _cannot_write(error):
+                raise
+            log.warning("what is told is kept in memory until the agent ends: %s", error)
+            self._in_memory = True
+            return _open(None)
 
     def put(
         self,
@@ -196,6 +213,8 @@ class Spool:
         A page that was committed to the journal and then has no place in the file could never
         leave the journal again: nothing more would be kept, however much is dropped.
         """
+        if self._in_memory:
+            return
         (pages,) = self._database.execute("PRAGMA page_count").fetchone()
         wanted = (pages + max(0, _GROWTH_PAGES - self._free_pages())) * _PAGE_BYTES
         try:
@@ -259,9 +278,22 @@ class Spool:
         return len(lengths)
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    """Open the file, whole and of our schema, or raise `sqlite3.DatabaseError`."""
-    database = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=5)
+def _cannot_write(error: Exception) -> bool:
+    """Say whether it is the disk that is read-only or full, and not the file that is damaged."""
+    if isinstance(error, OSError):
+        return error.errno in {errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN}
+
+
+def _open(path: Path | None) -> sqlite3.Connection:
+    """Open the file, whole and of our schema, or raise `sqlite3.DatabaseError`.
+
+    None is for one in memory.
+    """
+    database = sqlite3.connect(
+        path or ":memory:", check_same_thread=False, isolation_level=None, timeout=5
+    )
     try:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA wal_autocheckpoint = 64")
@@ -271,7 +303,8 @@ def _open(path: Path) -> sqlite3.Connection:
     except BaseException:
         database.close()
         raise
-    path.chmod(0o600)
+    if path is not None:
+        path.chmod(0o600)
     return database
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import logging
 import os
 from pathlib import Path
 
@@ -13,10 +15,17 @@ from edgectl_agent.settings import Settings
 
 __all__ = ["count_boot", "endpoint_options", "lock_state"]
 
+_log = logging.getLogger(__name__)
+
 
 def lock_state(disk: RealDisk) -> int:
     """Take the state directory for this process; the lock ends with it."""
-    handle = os.open(disk.locate("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        handle = os.open(disk.locate("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        handle = os.open(disk.locate("lock"), os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -30,12 +39,21 @@ def lock_state(disk: RealDisk) -> int:
 
 
 def count_boot(disk: RealDisk) -> int:
-    """Count this start, durably: messages are numbered by it."""
+    """Count this start, durably: messages are numbered by it.
+
+    Where that cannot be written, models are served all the same; what is told under the same number
+    in a later start is then taken for a repeat.
+    """
     try:
         boot = int(disk.read("boot", 32)) + 1
     except (FileNotFoundError, ValueError):
         boot = 1
-    disk.write_atomic("boot", str(boot).encode())
+    try:
+        disk.write_atomic("boot", str(boot).encode())
+    except OSError as error:
+        if error.errno not in {errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO}:
+            raise
+        _log.error("this start cannot be counted: %s", error)
     return boot
 
 

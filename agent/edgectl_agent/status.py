@@ -18,7 +18,7 @@ from edgectl_agent.durable import Disk, RealDisk
 from edgectl_agent.enrol import load_identity
 from edgectl_agent.errors import AgentError, Refused
 from edgectl_agent.hold_file import HoldFile
-from edgectl_agent.journal import parse_journal
+from edgectl_agent.journal import last_record, records_of
 from edgectl_agent.store import read_pointers, stored_bytes
 from edgectl_protocol.messages import Installed
 from edgectl_protocol.update import ENDED, UpdateState
@@ -36,9 +36,18 @@ def open_state(directory: Path) -> RealDisk:
 def read_records(disk: Disk) -> list[Record]:
     """Return the trail of records in the journal, the oldest first."""
     try:
-        return parse_journal(disk.read("journal"))[0]
+        return records_of(disk.read("journal"))
     except FileNotFoundError:
         return []
+
+
+def read_record(disk: Disk) -> Record:
+    """Return the newest record of the journal."""
+    try:
+        found, _ = last_record(disk.read("journal"))
+    except FileNotFoundError:
+        found = None
+    return EMPTY if found is None else found
 
 
 def read_status(directory: Path) -> dict[str, Any]:
@@ -49,8 +58,7 @@ def read_status(directory: Path) -> dict[str, Any]:
     """
     disk = open_state(directory)
     identity = load_identity(disk)
-    records = read_records(disk)
-    record = records[-1] if records else EMPTY
+    record = read_record(disk)
     machine = Machine(identity.device if identity else "", record, read_pointers(disk))
     holds = HoldFile(disk, changes=False)
     holds.look(moment())

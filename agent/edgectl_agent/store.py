@@ -7,7 +7,9 @@
     partial/<hex>.bitmap   which of its chunks have come
     sealed/<hex>           content key of an encrypted bundle, by its manifest, as an order brought
                            it: sealed to this device's key, which is not in the store
-    slots.json             what runs in each slot and what it would roll back to (`SlotPointers`)
+    slots.json             what runs in each slot and what it would roll back to (`SlotPointers`),
+                           and a check sum
+    slots.copy             the same, for when that is damaged; written first
 
 Rules:
 
@@ -17,6 +19,8 @@ Rules:
 3. What runs is never written in place; any number of slots change by one rename.
 4. A bit of a bitmap is set after the chunk has been synchronized, so a bitmap never promises more
    than there is; whatever it says, rule 1 holds.
+5. What a pointer names would survive a power loss before the pointer does, also where an earlier
+   step or an agent that was killed had not come to synchronize it (`Store.settle`).
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from msgspec import structs
 
 from edgectl_agent.bundle import Bundle
 from edgectl_agent.core.record import SlotPointer, SlotPointers, decode_pointers
-from edgectl_agent.durable import PRIVATE, TEMPORARY_SUFFIX, Disk
+from edgectl_agent.durable import PRIVATE, TEMPORARY_SUFFIX, Disk, folder_of
 from edgectl_agent.errors import KeyUnavailable, StepFailed, StepRejected
 from edgectl_agent.keyring import Keyring
 from edgectl_protocol.chunks import CHUNK_BYTES, Bitmap, chunk_count
@@ -58,7 +62,9 @@ _BLOBS = "blobs/sha256"
 _PARTIAL = "partial"
 _SEALED = "sealed"
 _SLOTS = "slots.json"
+_SLOTS_COPY = "slots.copy"
 _BITMAP_SUFFIX = ".bitmap"
+_BLOCK_BYTES = 4096
 _POINTERS_BYTES_MAX = 1024 * 1024
 _CONFIG_BYTES_MAX = 1024 * 1024
 _log = logging.getLogger(__name__)
@@ -86,6 +92,7 @@ class Store:
         self._reserve_bytes = reserve_bytes
         for folder in (_BLOBS, _PARTIAL, _SEALED):
             disk.make_directory(folder)
+        self._repair()
 
     # ------------------------------------------------------------ slots
 
@@ -97,8 +104,28 @@ class Store:
         """Change what these slots run, all of them in one step."""
         for slot in changed:
             check_model_name(slot)
-        pointers = SlotPointers(slots={**self.pointers(), **changed})
-        self._disk.write_atomic(_SLOTS, msgspec.json.encode(pointers))
+        text = msgspec.json.encode(SlotPointers(slots={**self.pointers(), **changed}))
+        content = text + b"\n" + _check_sum(text)
+        self._disk.write_atomic(_SLOTS_COPY, content)
+        self._disk.write_atomic(_SLOTS, content)
+
+    def _repair(self) -> None:
+        """Write both files of pointers again where they differ, so that one damage is not two."""
+        first, copy = (_raw_pointers(self._disk, path) for path in (_SLOTS, _SLOTS_COPY))
+        if first != copy and self.pointers():
+            try:
+                self.point({})
+            except OSError as error:  # one of them is good, and serving goes on with it
+                _log.error("the pointers cannot be written again: %s", error)
+
+    def settle(self) -> None:
+        """Return when the names of pointers, blobs and keys would survive a power loss.
+
+        A rename that was not synchronized, because that failed or the agent was killed just then,
+        is seen as done by all that comes after it, and is not.
+        """
+        for folder in (_BLOBS, _SEALED, folder_of(_SLOTS)):
+            self._disk.sync_directory(folder)
 
     # ------------------------------------------------------------ blobs
 
@@ -116,12 +143,19 @@ class Store:
         return Partial(self._disk, digest, length)
 
     def check_space(self, digests_and_lengths: Iterable[tuple[str, int]]) -> None:
-        """Raise `StepFailed` ``disk.full`` when the blobs that are missing would not fit."""
+        """Raise `StepFailed` ``disk.full`` when the blobs that are missing would not fit.
+
+        Counted are whole blocks, of the blob, its bitmap and the bitmap's successor; and what has
+        its place already, because its download was begun, is not.
+        """
         needed = 0
         for digest, length in digests_and_lengths:
-            if not self.has(digest):
-                there = self._disk.size(_partial(digest)) == length
-                needed += 0 if there else length
+            if self.has(digest):
+                continue
+            if self._disk.size(_partial(digest)) != length:
+                needed += _on_disk(length)
+            if self._disk.size(_partial(digest) + _BITMAP_SUFFIX) is None:
+                needed += 2 * _on_disk((chunk_count(length) + 7) // 8)
         free = self._disk.free_bytes()
         if needed and free - needed < self._reserve_bytes:
             raise StepFailed(
@@ -235,11 +269,14 @@ class Store:
             except (StepFailed, StepRejected):
                 layers = ()  # damaged: its layers are found again when it is fetched again
             needed.update(hex_of(layer.digest) for layer in layers)
+        whole = set(self._disk.list(_BLOBS))
         removed = 0
         for folder in (_BLOBS, _PARTIAL, _SEALED):
             for name in self._disk.list(folder):
-                leftover = name.endswith(TEMPORARY_SUFFIX)
-                if leftover or name.removesuffix(_BITMAP_SUFFIX) not in needed:
+                stem = name.removesuffix(_BITMAP_SUFFIX)
+                # A download that is whole leaves its bitmap behind where the power goes just then.
+                leftover = name.endswith(TEMPORARY_SUFFIX) or (folder == _PARTIAL and stem in whole)
+                if leftover or stem not in needed:
                     self._disk.unlink(f"{folder}/{name}")
                     removed += 1
         return removed
@@ -347,14 +384,35 @@ def stored_bytes(disk: Disk, manifest: str) -> int | None:
 
 
 def read_pointers(disk: Disk) -> dict[str, SlotPointer]:
-    """Return the pointer of every slot of a state directory; none where the file is damaged."""
+    """Return the pointer of every slot of a state directory; none where both files are damaged."""
+    for path in (_SLOTS, _SLOTS_COPY):
+        try:
+            text, _, digits = disk.read(path, _POINTERS_BYTES_MAX).rpartition(b"\n")
+            if digits == _check_sum(text):
+                return decode_pointers(text)
+        except FileNotFoundError:
+            return {}
+        except ProtocolError:
+            pass  # of a later agent, perhaps
+        _log.error("%s is damaged", path)
+    _log.error("all slots count as empty, and are filled again")
+    return {}
+
+
+def _raw_pointers(disk: Disk, path: str) -> bytes | None:
     try:
-        return decode_pointers(disk.read(_SLOTS, _POINTERS_BYTES_MAX))
+        return disk.read(path, _POINTERS_BYTES_MAX)
     except FileNotFoundError:
-        return {}
-    except ProtocolError:
-        _log.error("%s is damaged: all slots count as empty, and are filled again", _SLOTS)
-        return {}
+        return None
+
+
+def _on_disk(length: int) -> int:
+    """Return what a file of `length` bytes takes, rounded up to a block."""
+    return -(-length // _BLOCK_BYTES) * _BLOCK_BYTES
+
+
+def _check_sum(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest().encode()
 
 
 def _hash(disk: Disk, path: str) -> str:

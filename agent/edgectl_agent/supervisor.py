@@ -205,6 +205,8 @@ class Supervisor:
             alarm=self._alarm,
         )
         self._worker = self._make_worker()
+        self._waiting_for_disk = False
+        self._deferred: list[steps.Event] = []
         self._spool = Spool(
             settings.state_directory / "spool", bytes_max=settings.spool_bytes_max, boot=self._boot
         )
@@ -338,6 +340,8 @@ class Supervisor:
     # ------------------------------------------------------------ one turn of the main loop
 
     def _turn(self) -> None:
+        while self._deferred:
+            self._feed(self._deferred.pop(0))
         try:
             item: _Item | None = self._inbox.get(timeout=POLL_S)
         except queue.Empty:
@@ -399,6 +403,9 @@ class Supervisor:
                 self._feed(item)
 
     def _feed(self, event: steps.Event) -> None:
+        if self._waiting_for_disk:  # the machine is in the middle of the event before
+            self._deferred.append(event)
+            return
         before = self._reporter.refusal
         self._engine.feed(event, moment(), self._random.random())
         refusal = self._reporter.refusal
@@ -460,8 +467,20 @@ class Supervisor:
             _log.warning("the keys of an order cannot be kept: %s", error)
 
     def _wait_for_disk(self, error: OSError) -> bool:
+        """Look after what serves, until the journal may be tried again."""
         _log.error("the journal cannot be written, updates wait: %s", error)
-        return not self._stopping.wait(DISK_RETRY_S)
+        self._waiting_for_disk = True
+        try:
+            again_s = moment().elapsed_s + DISK_RETRY_S
+            while (elapsed_s := moment().elapsed_s) < again_s:
+                if self._stopping.wait(POLL_S):
+                    return False
+                self._keeper.watch(elapsed_s)
+                self._connection.watch()
+                self._reporter.pump(elapsed_s)
+        finally:
+            self._waiting_for_disk = False
+        return True
 
     def _give_up(self, reason: Reason) -> None:
         """End, because a step hangs where nothing can end it but the end of the process."""

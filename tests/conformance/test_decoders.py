@@ -251,7 +251,7 @@ NOT_FROM_THE_NETWORK = {
     "edgectl_agent.key_uri.parse_key_uri": "the person who starts the agent",
     "edgectl_agent.inference.control.decode_command": "the supervisor",
     "edgectl_agent.inference.protocol.parse_call": "tests/agent/inference/test_inference_fuzz.py",
-    "edgectl_agent.journal.parse_journal": "the device's own disk",
+    "edgectl_agent.journal.last_record": "the device's own disk",
 }
 
 

@@ -271,6 +271,8 @@ class Download(_Value, frozen=True, kw_only=True):
     update: Update
     key: bytes | None = None
     """Content key of an encrypted bundle, sealed to this device; to be kept beside the blobs."""
+    keep: tuple[str, ...] = ()
+    """Manifests that are needed: where the disk is too small, everything else may go first."""
 
 
 class Verify(_Value, frozen=True, kw_only=True):

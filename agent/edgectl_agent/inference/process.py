@@ -471,5 +471,8 @@ def child_environment() -> dict[str, str]:
 def _open_log(path: Path | None) -> IO[bytes]:
     if path is None:
         return Path(os.devnull).open("wb")
-    long = path.exists() and path.stat().st_size > _LOG_BYTES_MAX
-    return path.open("wb" if long else "ab")
+    try:
+        long = path.exists() and path.stat().st_size > _LOG_BYTES_MAX
+        return path.open("wb" if long else "ab")
+    except OSError:  # a disk that is read-only or full: models are served all the same
+        return Path(os.devnull).open("wb")

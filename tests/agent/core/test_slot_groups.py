@@ -110,6 +110,11 @@ def test_a_slot_that_is_not_named_stays_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(InvalidName):
         store.point({"../blobs": SlotPointer()})
     (tmp_path / "slots.json").write_bytes(b"{")
+    assert set(Store(RealDisk(tmp_path)).pointers()) == {"activity", "other"}
+    (tmp_path / "slots.copy").write_bytes(b"{")
+    assert set(Store(RealDisk(tmp_path)).pointers()) == {"activity", "other"}, "it was repaired"
+    for name in ("slots.json", "slots.copy"):
+        (tmp_path / name).write_bytes(b"{")
     assert Store(RealDisk(tmp_path)).pointers() == {}
 
 

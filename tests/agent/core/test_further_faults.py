@@ -1,0 +1,140 @@
+"""More of what a device does when the world misbehaves; see test_device_faults.py."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import structs
+
+from agent.core.made import MadeBundle, describe, make_bundle, make_order, simple_bundle, slot_order
+from agent.core.simulation import FakeInference, World
+from edgectl_agent.errors import KeyUnavailable
+from edgectl_agent.inference.process import SlotHealth
+from edgectl_agent.store import Store
+from edgectl_protocol import topics
+from edgectl_protocol.manifest import MODEL_FILES, decode_manifest, layer_by_file
+from edgectl_protocol.messages import UpdatePolicy
+from edgectl_protocol.names import digest_of
+
+V1, V2 = simple_bundle("1"), simple_bundle("2")
+GEARBOX = simple_bundle("1", model="gearbox", length=1000)
+
+
+def committed_v1(*bundles: MadeBundle) -> World:
+    world = World()
+    world.publish(V1, V2, GEARBOX, *bundles)
+    world.boot()
+    obey(world, 1, V1)
+    assert world.running() == V1.digest
+    world.announced.clear()
+    world.reasons.clear()
+    return world
+
+
+def obey(world: World, counter: int, *bundles: MadeBundle, **order: object) -> None:
+    world.deliver(make_order(counter, bundles, at=world.moment().wall, **order))  # type: ignore[arg-type]
+    world.settle()
+
+
+def test_a_file_that_is_gone_is_fetched_again() -> None:
+    world = committed_v1()
+    model = layer_by_file(decode_manifest(V1.manifest), MODEL_FILES["onnx"]).digest
+    world.disk.damaged = True
+    world.disk.unlink("blobs/sha256/" + model.removeprefix("sha256:"))
+    world.disk.sync_directory("blobs/sha256")
+    world.boot()
+    world.settle()
+    assert world.running() == V1.digest
+    assert world.store.has(model)
+
+
+def test_taking_back_a_failed_slot_does_not_stop_another() -> None:
+    """The step under way belongs to one slot; what another one is told does not overtake it."""
+    world = committed_v1()
+    gone = {topic: world.broker.retained.pop(topic) for topic in list(V2.retained)}
+    slots = {"gearbox": slot_order([GEARBOX])}
+    policy = UpdatePolicy(attempts_max=9, observe_s=1, retry_delay_s_max=3600)
+    world.deliver(make_order(2, [V2], at=world.moment().wall, policy=policy))
+    while world.states()[-1:] != ["failed"]:
+        world._run_job()
+    world.deliver(make_order(3, [V2], more=slots, at=world.moment().wall, policy=policy))
+    while world.states("gearbox")[-1:] != ["downloading"]:
+        if not world.jobs:
+            break
+        world._run_job()
+    assert world.states("gearbox")[-1] == "downloading"
+    world.deliver(make_order(4, [V1], more=slots, at=world.moment().wall))
+    world.settle()
+    assert world.running("gearbox") == GEARBOX.digest
+    assert world.machine.idle
+    assert gone
+
+
+def test_a_signed_manifest_outside_the_contract_is_rejected() -> None:
+    manifest = msgspec.json.decode(V2.manifest)
+    manifest["layers"] = manifest["layers"][:1]
+    content = msgspec.json.encode(manifest)
+    bad = structs_like(V2, content)
+    world = committed_v1(bad)
+    obey(world, 2, bad)
+    assert world.reasons == ["bundle.malformed"]
+    assert world.states()[-1] == "rejected"
+    assert world.running() == V1.digest
+    assert world.machine.record.rejected == (bad.digest,)
+
+
+def structs_like(bundle: MadeBundle, manifest: bytes) -> MadeBundle:
+    retained = {**bundle.retained, topics.chunk(digest_of(manifest), 0): manifest}
+    return MadeBundle(bundle.config, manifest, bundle.blobs, retained)
+
+
+def test_a_model_that_answers_nan_while_observed_is_rolled_back() -> None:
+    world = committed_v1()
+
+    class Answering(FakeInference):
+        def health(self, slot: str) -> SlotHealth:
+            seen = super().health(slot)
+            bad = seen.manifest == V2.digest
+            return structs.replace(seen, non_finite=1) if bad else seen
+
+    world.serving._inference = Answering(world)
+    world.serving.restore(fresh=True)
+    world.inference = world.serving._inference
+    obey(world, 2, V2)
+    assert "observe.non_finite" in world.reasons
+    assert world.states()[-2:] == ["rolling-back", "rolled-back"]
+    assert world.running() == V1.digest
+    assert world.machine.record.rejected == (V2.digest,)
+
+
+def test_an_encrypted_bundle_without_its_key_waits(monkeypatch: object) -> None:
+    """It is not blamed: it is tried again, and goes on when an order has brought the key."""
+    world = committed_v1()
+    right = Store.bundle
+    missing = {V2.digest}
+
+    def bundle(self: Store, slot: str, **wanted: str) -> object:
+        if wanted["manifest"] in missing:
+            raise KeyUnavailable("key.missing", "no order has brought its key")
+        return right(self, slot, **wanted)
+
+    monkeypatch.setattr(Store, "bundle", bundle)  # type: ignore[attr-defined]
+    obey(world, 2, V2, policy=UpdatePolicy(attempts_max=2, observe_s=1))
+    assert world.reasons == ["key.missing"] * 2
+    assert world.running() == V1.digest
+    assert world.machine.record.rejected == ()
+    missing.clear()
+    obey(world, 3, V2)
+    assert world.running() == V2.digest
+
+
+def test_two_bundles_of_one_content_are_told_apart_by_their_description() -> None:
+    """The same model file under two versions is stored once, and each version is itself."""
+    same = make_bundle(describe("activity", "7", "fp32"), V1.blobs[model_of(V1)], b"golden")
+    world = committed_v1(same)
+    obey(world, 2, same)
+    assert world.running() == same.digest
+    assert world.serving is not None
+
+
+def model_of(bundle: MadeBundle) -> str:
+    return layer_by_file(decode_manifest(bundle.manifest), MODEL_FILES["onnx"]).digest
