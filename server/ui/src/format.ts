@@ -32,7 +32,7 @@ export function milliseconds(value: number | null | undefined): string {
 /** How long something takes, in seconds: "10 s", "10 min", "1.5 h", "7 d". */
 export function span(seconds: number): string {
   const [size, name] = seconds < 90 ? [1, "s"] : seconds < 5400 ? [60, "min"] : seconds < 36 * 3600 ? [3600, "h"] : [86_400, "d"];
-  return `${Number((seconds / size).toFixed(1))} ${name}`;
+  return `${Number((seconds / size).toFixed(1))}\u00a0${name}`;
 }
 
 function significant(value: number): string {

@@ -1,7 +1,5 @@
 // What a device saw of an update: its trial, its time as a shadow, the switch, its observation. What
 // the device has judged it by stands out, with the limit beside it.
-import type { ReactNode } from "react";
-
 import { api, type Schemas } from "../api/client";
 import { bytes, count, duration, milliseconds, share, trialNumber } from "../format";
 import { Icon } from "./Icon";
@@ -49,8 +47,8 @@ interface Fact {
   name: string;
   value: string;
   note?: string;
-  /** It was beyond its limit, or makes the others doubtful. */
-  bad?: boolean;
+  /** It was beyond its limit; or it makes the others doubtful. */
+  tone?: "bad" | "warn";
 }
 
 function Block({ name, facts }: { name: string; facts: Fact[] }) {
@@ -59,8 +57,8 @@ function Block({ name, facts }: { name: string; facts: Fact[] }) {
       <dt>{name}</dt>
       <dd>
         {facts.map((fact) => (
-          <span key={fact.name} className="fact" data-bad={fact.bad || undefined}>
-            {fact.bad && <Icon name="warning" size={13} />}
+          <span key={fact.name} className="fact" data-tone={fact.tone}>
+            {fact.tone && <Icon name="warning" size={13} />}
             <span className="soft">{fact.name}</span> <b className="number">{fact.value}</b>
             {fact.note && <span className="soft"> {fact.note}</span>}
           </span>
@@ -84,7 +82,7 @@ function trialFacts(trial: Record<string, unknown>): Fact[] {
     {
       name: "golden inputs",
       value: `${count(passed)} of ${count(number("golden_total"))}`,
-      bad: passed !== number("golden_total"),
+      tone: passed === number("golden_total") ? undefined : "bad",
     },
     difference === null ? null : { name: "largest difference", value: difference.toPrecision(2) },
     { name: "p50", value: duration(number("latency_p50_us")) },
@@ -94,7 +92,7 @@ function trialFacts(trial: Record<string, unknown>): Fact[] {
     number("threads") ? { name: "threads", value: count(number("threads")) } : null,
     trial.provider ? { name: "provider", value: provider(String(trial.provider)), note: unused(trial.others) } : null,
     number("temperature_c") === null ? null : { name: "hottest sensor", value: `${number("temperature_c")!.toFixed(0)} °C` },
-    trial.throttled ? { name: "processor", value: "throttled", note: "it can do better than this", bad: true } : null,
+    trial.throttled ? { name: "processor", value: "throttled", note: "it can do better", tone: "warn" } : null,
   ];
   return facts.filter((fact) => fact !== null);
 }
@@ -116,7 +114,7 @@ function swapFacts({ load_ms, gap_ms, resident }: Schemas["SwapInfo"]): Fact[] {
     gap_ms > 0
       ? { name: "requests waited", value: milliseconds(gap_ms), note: "no memory for two models" }
       : { name: "requests waited", value: "not at all" },
-    { name: "model before", value: resident ? "stays in memory" : "unloaded" },
+    { name: "in memory beside it", value: resident ? "the model before" : "nothing" },
   ];
 }
 
@@ -124,6 +122,7 @@ function observed(seen: Observation, policy: Policy | undefined, guilty: string)
   const { requests, errors, mirrored, agreed, skipped } = seen;
   const most = (limit: number | null | undefined, words: (value: number) => string) =>
     policy === undefined ? undefined : limit == null ? "no limit" : `at most ${words(limit)}`;
+  const bad = (what: string) => (guilty === what ? "bad" : undefined);
   const asked = requests || mirrored + errors;
   const facts: (Fact | null)[] = [
     requests || !mirrored ? { name: "requests", value: count(requests) } : null,
@@ -131,14 +130,14 @@ function observed(seen: Observation, policy: Policy | undefined, guilty: string)
       name: "errors",
       value: asked && errors ? `${count(errors)} (${share(errors / asked, 1)})` : count(errors),
       note: most(policy?.error_rate_max, percent),
-      bad: guilty === "error_rate",
+      tone: bad("error_rate"),
     },
-    { name: "NaN", value: count(seen.non_finite), bad: guilty === "non_finite" },
+    { name: "NaN", value: count(seen.non_finite), tone: bad("non_finite") },
     {
       name: "p95",
       value: duration(seen.latency_p95_us),
       note: join(against(seen), most(policy?.latency_ratio_max, (limit) => `${limit}×`)),
-      bad: guilty === "latency",
+      tone: bad("latency"),
     },
     seen.class_shift == null
       ? null
@@ -146,17 +145,17 @@ function observed(seen: Observation, policy: Policy | undefined, guilty: string)
           name: "class shift",
           value: seen.class_shift.toFixed(2),
           note: most(policy?.class_shift_max, String),
-          bad: guilty === "class_shift",
+          tone: bad("class_shift"),
         },
     mirrored
       ? {
           name: "same answer",
           value: `${count(agreed)} of ${count(mirrored)} copies`,
           note: join(share(agreed / mirrored, 1), most(policy?.disagreement_max, (limit) => `${percent(limit)} may differ`)),
-          bad: guilty === "disagreement",
+          tone: bad("disagreement"),
         }
       : null,
-    mirrored || skipped ? { name: "not copied", value: count(skipped), note: skipped ? "for the budget" : undefined } : null,
+    skipped ? { name: "not copied", value: count(skipped), note: "for the budget" } : null,
   ];
   return facts.filter((fact) => fact !== null);
 }
@@ -174,13 +173,4 @@ function percent(limit: number): string {
 
 function join(...parts: (string | undefined)[]): string {
   return parts.filter(Boolean).join(", ");
-}
-
-/** One line of it, for a table. */
-export function EvidenceRow({ seen, policy }: { seen: Seen; policy: Policy | undefined }): ReactNode {
-  return hasEvidence(seen) ? (
-    <div className="plain-evidence">
-      <Evidence seen={seen} policy={policy} />
-    </div>
-  ) : null;
 }

@@ -107,6 +107,7 @@ function Before({ model, safety, change, wrong }: PartProps & { model: string })
         error={wrong("goes_with")}
         data={others}
         clearable={false}
+        comboboxProps={{ withinPortal: false }}
         value={safety.goesWith}
         onChange={(names) => change({ goesWith: names.map((name) => name.trim()).filter(Boolean) })}
       />

@@ -37,7 +37,7 @@ export function SlotPanel({ device, slot }: SlotPanelProps) {
       aside={update && <State state={update.state} />}
     >
       <div className="stack" style={{ gap: 14 }}>
-        <Story slot={slot} events={events.data?.items ?? []} policy={policy} />
+        <Story slot={slot} events={events.data?.items ?? []} policy={policy} rejected={device.rejected} />
         {slot.fault && (
           <Note tone="bad">
             <strong>What runs misbehaved</strong>: {slot.fault.detail}
@@ -88,6 +88,6 @@ function Running({ slot, installed }: { slot: string; installed: Schemas["Instal
 }
 
 function execution(running: Schemas["InstalledInfo"]): string {
-  const threads = running.threads ? `${running.threads} ${running.threads === 1 ? "thread" : "threads"}` : "as many threads as it needs";
+  const threads = running.threads ? `${running.threads} ${running.threads === 1 ? "thread" : "threads"}` : "threads by the model's size";
   return running.provider ? `${provider(running.provider)}, ${threads}` : threads;
 }

@@ -3,7 +3,7 @@ import type { ReactNode } from "react";
 import { Link } from "react-router";
 
 import type { Schemas } from "../api/client";
-import { count, share, span } from "../format";
+import { duration, plural, share, span } from "../format";
 import { Icon, type IconName } from "./Icon";
 import type { Tone } from "./State";
 import { Time } from "./Time";
@@ -25,10 +25,12 @@ interface StoryProps {
   /** Newest first. */
   events: Event[];
   policy: Policy | undefined;
+  /** Bundles that the device does not try again. */
+  rejected: string[];
 }
 
-export function Story({ slot, events, policy }: StoryProps) {
-  const chapters = slot.update ? tell(slot, slot.update, events, policy) : [];
+export function Story({ slot, events, policy, rejected }: StoryProps) {
+  const chapters = slot.update ? tell(slot, slot.update, events, policy, rejected) : [];
   if (!chapters.length) return null;
   return (
     <ol className="story" aria-label={`What happened in ${slot.slot}`}>
@@ -45,9 +47,10 @@ export function Story({ slot, events, policy }: StoryProps) {
   );
 }
 
-function tell(slot: Slot, update: Update, events: Event[], policy: Policy | undefined): Chapter[] {
+function tell(slot: Slot, update: Update, events: Event[], policy: Policy | undefined, rejected: string[]): Chapter[] {
   const mine = events.filter((event) => event.slot === slot.slot && event.order === update.order && event.version === update.version);
   const at = (state: string) => mine.find((event) => event.after === state)?.at;
+  const ended = update.state === "rejected" || update.state === "rolled-back";
   const before: Chapter = { title: slot.running ? "Ran" : "Before", icon: "model", body: <Named slot={slot.slot} what={slot.running} none="Nothing ran." /> };
   const came: Chapter = {
     title: "Came",
@@ -55,7 +58,10 @@ function tell(slot: Slot, update: Update, events: Event[], policy: Policy | unde
     body: (
       <>
         <Named slot={slot.slot} what={update} />
-        <p className="soft small">{howItCame(update, at)}</p>
+        <p className="soft small">
+          {howItCame(update, at)}
+          {ended && rejected.includes(update.manifest) && " It is not tried here again."}
+        </p>
       </>
     ),
   };
@@ -71,7 +77,7 @@ function tell(slot: Slot, update: Update, events: Event[], policy: Policy | unde
     case "rolled-back":
       return [before, came, why("Went back", "back", "bad", update, at("rolling-back") ?? at("rolled-back")), now];
     case "rejected":
-      return [{ ...came }, why("Rejected", "cross", "bad", update, at("rejected")), now];
+      return [came, why("Rejected", "cross", "bad", update, at("rejected")), now];
     case "failed":
       return [came, why("Failed", "cross", "bad", update, at("failed")), now];
     case "waiting":
@@ -94,25 +100,34 @@ function howItCame(update: Update, at: (state: string) => string | undefined): R
   const seen = update.observation;
   const [from, until] = [at("observing"), at("rolling-back")];
   if (seen || from) {
-    const long = from && until ? ` for ${span((Date.parse(until) - Date.parse(from)) / 1000)}` : "";
-    const told = seen ? `, ${count(seen.requests)} requests` : "";
+    const served = seen ? ` ${plural(seen.requests, "request")}` : "";
     const failed = seen?.errors ? `, ${share(seen.errors / Math.max(1, seen.requests), 1)} failed` : "";
-    return `Passed its trial, served${long}${told}${failed}.`;
+    const long = from && until ? ` in ${duration((Date.parse(until) - Date.parse(from)) * 1000)}` : "";
+    return `Passed its trial. Served${served}${failed}${long}.`;
   }
-  if (update.shadow) return `Passed its trial, answered ${count(update.shadow.mirrored)} copied requests, never served.`;
-  if (update.trial && update.state !== "rejected") return "Passed its trial, has not served.";
+  if (update.shadow) return `Passed its trial. Answered ${plural(update.shadow.mirrored, "copied request")}, never served.`;
+  if (update.trial && update.state !== "rejected") return "Passed its trial. Has not served.";
   return "Never served.";
 }
 
 function why(title: string, icon: IconName, tone: Tone, update: Update, at: string | undefined): Chapter {
   const { reason, state, attempt } = update;
+  const opens = reason?.code === "update.window" ? OPENS.exec(reason.detail)?.[1] : undefined;
   return {
     title,
     icon,
     tone,
     body: (
       <>
-        <p className="breakable">{reason?.detail ?? "The device has not said why."}</p>
+        <p className="breakable">
+          {reason?.detail ?? "The device has not said why."}
+          {opens && (
+            <>
+              {" "}
+              (<Time at={opens} />)
+            </>
+          )}
+        </p>
         <p className="small soft breakable">
           {reason && <span className="mono">{reason.code}</span>}
           {at && (
@@ -127,6 +142,9 @@ function why(title: string, icon: IconName, tone: Tone, update: Update, at: stri
     ),
   };
 }
+
+/** When a maintenance window opens, in the device's words. */
+const OPENS = /opens at (\d{4}-\d\d-\d\dT[\d:]+(?:Z|[+-]\d\d:\d\d))$/;
 
 const WAITS: Record<string, string> = {
   "update.held": "Held at the device",

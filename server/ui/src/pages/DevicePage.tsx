@@ -408,6 +408,12 @@ function Health({ device }: { device: Device }) {
   );
 }
 
+/** Which model's newest update a bundle was of; nothing where it was of an older one. */
+function updateOf(device: Device, manifest: string): string {
+  const slot = device.slots.find(({ update }) => update?.manifest === manifest);
+  return slot ? `${slot.slot} ${slot.update!.version}` : "";
+}
+
 function Trust({ device }: { device: Device }) {
   const waiting = device.order_counter !== device.accepted_order_counter;
   return (
@@ -425,7 +431,9 @@ function Trust({ device }: { device: Device }) {
             device.rejected.length ? (
               <div key="x">
                 {device.rejected.map((value) => (
-                  <Digest key={value} value={value} />
+                  <div key={value}>
+                    <Digest value={value} /> <span className="soft small">{updateOf(device, value)}</span>
+                  </div>
                 ))}
               </div>
             ) : (

@@ -9,7 +9,7 @@ import { Action } from "../components/Action";
 import { Bar, Legend, Measure, rolloutParts } from "../components/Bars";
 import { Confirm } from "../components/Confirm";
 import { DataTable, PAGE_ROWS, Search, useListState, type Column } from "../components/DataTable";
-import { EvidenceRow, hasEvidence } from "../components/Evidence";
+import { Evidence, hasEvidence } from "../components/Evidence";
 import { Empty, ErrorPanel, Facts, Head, Loaded, Note, Older, Panel, useNewest } from "../components/Panels";
 import { Online, State, wordsOf } from "../components/State";
 import { waitsFor } from "../components/Story";
@@ -259,7 +259,7 @@ function Devices({ rollout }: { rollout: Rollout }) {
                   {row.reason.detail} <span className="mono">({row.reason.code})</span>
                 </>
               )}
-              {figures && <EvidenceRow seen={row} policy={policy} />}
+              {figures && <Evidence seen={row} policy={policy} />}
             </>
           )
         }
@@ -279,13 +279,13 @@ function Policy({ rollout }: { rollout: Rollout }) {
       <Facts
         rows={[
           ["Devices", where(selector)],
-          ["In progress", `${count(policy.max_in_progress)} at most`],
+          ["In progress", `at most ${count(policy.max_in_progress)}`],
           ["Pauses after", plural(policy.failures_max ?? 1, "failure")],
           ["Shadow", policy.shadow_s ? `answers copies for ${span(policy.shadow_s)}` : <span className="soft">none</span>],
           ["Switches", policy.windows || <span className="soft">at any time</span>],
           ["Goes with", policy.goes_with.length ? <Partners names={policy.goes_with} /> : <span className="soft">nothing else</span>],
           ["Observed for", span(policy.observe_s)],
-          ["Errors", `${Number((policy.error_rate_max * 100).toFixed(2))} % at most`],
+          ["Errors", `at most ${Number((policy.error_rate_max * 100).toFixed(2))} %`],
           ["Latency", limit(policy.latency_ratio_max, (most) => `${most}× the model before`)],
           ["Class shift", limit(policy.class_shift_max, String)],
           ["Other answers", limit(policy.disagreement_max, (most) => `${Number((most * 100).toFixed(2))} % of copies`)],
@@ -301,7 +301,7 @@ function where({ all, group, devices }: Schemas["Selector"]): string {
 }
 
 function limit(most: number | null | undefined, words: (most: number) => string): ReactNode {
-  return most == null ? <span className="soft">no limit</span> : `${words(most)} at most`;
+  return most == null ? <span className="soft">no limit</span> : `at most ${words(most)}`;
 }
 
 function Partners({ names }: { names: string[] }) {

@@ -57,7 +57,10 @@ export function StartRolloutPage() {
           <SafetyPanel
             model={choice.model}
             safety={choice.safety}
-            change={(part) => change({ safety: { ...choice.safety, ...part } })}
+            change={(part) => {
+              change({ safety: { ...choice.safety, ...part } });
+              setError(null); // what was said against a field is no longer about what stands there
+            }}
             refused={error === null ? {} : asApiError(error).fields}
           />
         </div>
