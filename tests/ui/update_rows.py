@@ -66,7 +66,10 @@ OBSERVED = ObservationReport(
     agreed=20,
 )
 SWAP = SwapReport(load_ms=52.0, gap_ms=0.0, resident=True)
-HELD = Reason(code="update.held", detail="hold.person: the line is being calibrated")
+HELD = Reason(
+    code="update.held",
+    detail="held by person: the line is being calibrated, until 2026-11-29 07:30 UTC",
+)
 WINDOW = Reason(
     code="update.window",
     detail="the next maintenance window opens at 2026-11-30T02:00+00:00",

@@ -103,7 +103,7 @@ function howItCame(update: Update, at: (state: string) => string | undefined): R
     const served = seen ? ` ${plural(seen.requests, "request")}` : "";
     const failed = seen?.errors ? `, ${share(seen.errors / Math.max(1, seen.requests), 1)} failed` : "";
     const long = from && until ? ` in ${duration((Date.parse(until) - Date.parse(from)) * 1000)}` : "";
-    return `Passed its trial. Served${served}${failed}${long}.`;
+    return `Passed its trial. Served${served}${long}${failed}.`;
   }
   if (update.shadow) return `Passed its trial. Answered ${plural(update.shadow.mirrored, "copied request")}, never served.`;
   if (update.trial && update.state !== "rejected") return "Passed its trial. Has not served.";
