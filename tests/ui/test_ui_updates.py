@@ -14,10 +14,18 @@ from ui.update_rows import BREACH
 pytestmark = pytest.mark.chromium
 
 
-def story(page):
-    """Return the chapters of the newest update of har, as they are read."""
+def story(page, policy=None):
+    """Return the chapters of the newest update of har, as they are read.
+
+    They grow as answers arrive: first the device, then its events, then, where words of it are
+    given, the policy.
+    """
     chapters = page.get_by_role("list", name="What happened in har").get_by_role("listitem")
     expect(chapters.first).to_be_visible()
+    timeline = page.get_by_role("list", name="Update timeline")
+    expect(timeline.get_by_role("listitem").first).to_be_visible()
+    if policy:
+        expect(chapters.filter(has_text=policy)).to_have_count(1)
     return [re.sub(r"\s+", " ", text) for text in chapters.all_inner_texts()]
 
 
@@ -35,6 +43,7 @@ def test_a_rollback_is_told_at_a_glance(visit):
 def test_the_evidence_names_what_was_beyond_its_limit(visit):
     page = visit().goto("/fleet/pi-lyon-01")
     blocks = page.locator(".evidence").first.locator("> div")
+    expect(blocks.last).to_contain_text("at most")  # the policy has come
     trial, shadow, switch, observed = (
         re.sub(r"\s+", " ", text) for text in blocks.all_inner_texts()
     )
@@ -69,9 +78,11 @@ def test_what_an_update_waits_for(visit, device, heading, words):
 
 def test_a_shadow_and_an_observation_say_since_when_and_for_how_long(visit):
     page = visit().goto("/fleet/pi-gdansk-04")
-    assert re.search(r"^Answers copies version 3 .* ago, for 10 min\. Nobody sees", story(page)[1])
+    assert re.search(
+        r"^Answers copies version 3 .* ago, for 10 min\. Nobody sees", story(page, "10 min")[1]
+    )
     page = visit().goto("/fleet/pi-gdansk-02")
-    ran, serves = story(page)
+    ran, serves = story(page, "60 min")
     assert ran == "Ran version 1 onnx-int8"
     assert re.search(r"^Serves, observed version 3 .* for 60 min\. The model before it", serves)
 
