@@ -332,3 +332,14 @@ def test_a_spool_on_a_disk_that_cannot_be_written_is_kept_in_memory(
         assert spool.put("event", event(boot=1)) == 1
         assert len(spool.pending()) == 1
         spool.close()
+
+
+def test_a_start_number_that_comes_once_more_uses_no_number_of_a_message_twice(
+    tmp_path: Path,
+) -> None:
+    """A bit of the start counter flips; what the earlier start of that number has said waits."""
+    for boot, told in ((1, [(1, 1)]), (2, [(1, 1), (2, 1)]), (1, [(1, 1), (2, 1), (1, 2)])):
+        spool = Spool(tmp_path / "spool", bytes_max=1 << 20, boot=boot)
+        spool.put("event", event(boot=boot))
+        assert [(one.boot, one.seq) for one in spool.pending()] == told
+        spool.close()
