@@ -16,8 +16,10 @@ from edgectl_server.schemas import (
     DeviceDetail,
     DeviceEventInfo,
     InstalledInfo,
+    ObservationInfo,
     ReasonInfo,
     SlotInfo,
+    SwapInfo,
     UpdateInfo,
 )
 from edgectl_server.storage.tables import (
@@ -28,7 +30,7 @@ from edgectl_server.storage.tables import (
     SystemSampleRow,
 )
 
-__all__ = ["desired_slots", "device_detail", "device_event", "device_summary"]
+__all__ = ["desired_slots", "device_detail", "device_event", "device_summary", "evidence"]
 
 
 _Desired = Mapping[str, tuple[str, str | None]]
@@ -106,6 +108,7 @@ def _update(document: Mapping[str, Any] | None) -> UpdateInfo | None:
         order=document["order"],
         version=document["version"],
         variant=document["variant"],
+        manifest=document["manifest"],
         state=document["state"],
         attempt=document.get("attempt", 0),
         bytes_done=document.get("bytes_done", 0),
@@ -113,7 +116,18 @@ def _update(document: Mapping[str, Any] | None) -> UpdateInfo | None:
         rollout=document.get("rollout"),
         reason=_reason(document.get("reason")),
         trial=document.get("trial"),
+        **evidence(document),
     )
+
+
+def evidence(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a device saw of a model beyond its trial; fields of an `UpdateInfo`."""
+    shadow, observation, swap = (document.get(name) for name in ("shadow", "observation", "swap"))
+    return {
+        "shadow": None if shadow is None else ObservationInfo.model_validate(shadow),
+        "observation": None if observation is None else ObservationInfo.model_validate(observation),
+        "swap": None if swap is None else SwapInfo.model_validate(swap),
+    }
 
 
 def _reason(document: Mapping[str, Any] | None) -> ReasonInfo | None:
@@ -165,4 +179,5 @@ def device_event(row: DeviceEventRow) -> DeviceEventInfo:
         rollout=row.rollout,
         reason=_reason(event.get("reason")),
         trial=event.get("trial"),
+        **evidence(event),
     )

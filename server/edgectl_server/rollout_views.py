@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from edgectl_protocol.update import UpdateState
+from edgectl_server.device_views import evidence
 from edgectl_server.domain.rollouts import DeviceState
 from edgectl_server.errors import NotFound
 from edgectl_server.ordering import refusal_of, reported_of
@@ -210,6 +211,7 @@ def _device_info(
         # Not the end yet, but what an operator must see: a refused order, a failed attempt.
         told = refusal_of(reported, row.order_counter) or (update_report and update_report.reason)
         reason = msgspec.to_builtins(told) if told else None
+    seen = {} if update_report is None else msgspec.to_builtins(update_report)
     return RolloutDeviceInfo.model_validate(
         {
             "device": row.device,
@@ -221,5 +223,7 @@ def _device_info(
             "variant": "" if update_report is None else update_report.variant,
             "reason": None if reason is None else ReasonInfo.model_validate(reason),
             "updated_at": row.updated_at,
+            "trial": seen.get("trial"),
+            **evidence(seen),
         }
     )

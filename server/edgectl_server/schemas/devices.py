@@ -13,9 +13,11 @@ __all__ = [
     "DeviceSummary",
     "FleetSummary",
     "InstalledInfo",
+    "ObservationInfo",
     "ReasonInfo",
     "SecurityEventInfo",
     "SlotInfo",
+    "SwapInfo",
     "UpdateInfo",
     "VersionShare",
 ]
@@ -47,6 +49,10 @@ class InstalledInfo(Schema):
     variant: str
     manifest: str
     since: datetime
+    threads: int = 0
+    """Within one operator, as its trial has found best; 0: by the model's size."""
+    provider: str = ""
+    """Execution provider or delegate that its trial has chosen; empty: the runtime's usual one."""
 
 
 class ReasonInfo(Schema):
@@ -56,12 +62,45 @@ class ReasonInfo(Schema):
     detail: str
 
 
+class ObservationInfo(Schema):
+    """What a model did while it was a shadow, or observed after its activation.
+
+    In the device's words: `edgectl_protocol.messages.ObservationReport`.
+    """
+
+    requests: int = 0
+    """Live requests that it answered itself; 0 for a shadow."""
+    errors: int = 0
+    non_finite: int = 0
+    latency_p95_us: float | None = None
+    reference_p95_us: float | None = None
+    """Of the model that it is compared with, which serves or served before."""
+    class_shift: float | None = None
+    """Total variation distance between the classes of both, 0 to 1."""
+    mirrored: int = 0
+    """Copied requests that both have answered."""
+    agreed: int = 0
+    skipped: int = 0
+    """Chosen and not copied, for the budget's sake."""
+
+
+class SwapInfo(Schema):
+    """What it took to put a model into its slot."""
+
+    load_ms: float = 0.0
+    gap_ms: float = 0.0
+    """How long requests had to wait, because memory forbade two models at once."""
+    resident: bool = False
+    """The model before it stays in memory while this one is observed."""
+
+
 class UpdateInfo(Schema):
     """The newest update of a slot."""
 
     order: int
     version: str
     variant: str
+    manifest: str = ""
     state: str
     attempt: int
     bytes_done: int
@@ -69,6 +108,9 @@ class UpdateInfo(Schema):
     rollout: str | None
     reason: ReasonInfo | None
     trial: dict[str, Any] | None
+    shadow: ObservationInfo | None = None
+    observation: ObservationInfo | None = None
+    swap: SwapInfo | None = None
 
 
 class SlotInfo(Schema):
@@ -145,6 +187,9 @@ class DeviceEventInfo(Schema):
     rollout: str | None
     reason: ReasonInfo | None
     trial: dict[str, Any] | None
+    shadow: ObservationInfo | None = None
+    observation: ObservationInfo | None = None
+    swap: SwapInfo | None = None
 
 
 class VersionShare(Schema):

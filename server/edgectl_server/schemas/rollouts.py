@@ -18,7 +18,7 @@ from edgectl_server.schemas.base import (
     Schema,
     VersionStr,
 )
-from edgectl_server.schemas.devices import ReasonInfo
+from edgectl_server.schemas.devices import ObservationInfo, ReasonInfo, SwapInfo
 
 __all__ = [
     "ActionRequest",
@@ -137,6 +137,11 @@ class RolloutDeviceInfo(Schema):
     variant: str
     reason: ReasonInfo | None
     updated_at: datetime
+    trial: dict[str, Any] | None = None
+    """What the device measured of the update, as its own page has it."""
+    shadow: ObservationInfo | None = None
+    observation: ObservationInfo | None = None
+    swap: SwapInfo | None = None
 
 
 class RolloutEventInfo(Schema):

@@ -26,8 +26,8 @@ from edgectl_agent.durable import PRIVATE
 from edgectl_agent.enrol import CERTIFICATE_PATH, Identity, enrol, load_identity
 from edgectl_agent.renewal import read_validity, renew
 from edgectl_agent.spool import Spool
+from edgectl_agent.start import count_boot
 from edgectl_agent.store import Store
-from edgectl_agent.supervisor import _count_boot
 from edgectl_protocol.encryption import SEALED_KEY_BYTES
 
 SURVIVALS: tuple[Survival, ...] = ("lost", "kept", "random")
@@ -210,7 +210,7 @@ def test_a_start_is_never_counted_twice(survival: Survival, within: bool) -> Non
         for _ in range(12):
             disk.cut_at = disk.operations + chooser.randint(1, 6)
             with contextlib.suppress(PowerCut):
-                used.append(_count_boot(disk))  # type: ignore[arg-type]
+                used.append(count_boot(disk))  # type: ignore[arg-type]
             disk.reboot(survival, chooser)
         assert used == sorted(set(used))
 
