@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -16,8 +17,10 @@ from edgectl_server.schemas import (
     DeviceDetail,
     DeviceEventInfo,
     InstalledInfo,
+    ObservationInfo,
     ReasonInfo,
     SlotInfo,
+    SwapInfo,
     UpdateInfo,
 )
 from edgectl_server.storage.tables import (
@@ -28,9 +31,10 @@ from edgectl_server.storage.tables import (
     SystemSampleRow,
 )
 
-__all__ = ["desired_slots", "device_detail", "device_event", "device_summary"]
+__all__ = ["desired_slots", "device_detail", "device_event", "device_summary", "measured"]
 
 
+_Shown = TypeVar("_Shown", bound=BaseModel)
 _Desired = Mapping[str, tuple[str, str | None]]
 """Slot to the desired version and the rollout that wants it."""
 
@@ -96,7 +100,7 @@ def _slots(reported: ReportedState | None, desired: _Desired) -> list[SlotInfo]:
 
 
 def _installed(document: Mapping[str, Any] | None) -> InstalledInfo | None:
-    return None if document is None else InstalledInfo.model_validate(document)
+    return _shown(InstalledInfo, document)
 
 
 def _update(document: Mapping[str, Any] | None) -> UpdateInfo | None:
@@ -113,11 +117,28 @@ def _update(document: Mapping[str, Any] | None) -> UpdateInfo | None:
         rollout=document.get("rollout"),
         reason=_reason(document.get("reason")),
         trial=document.get("trial"),
+        **measured(document),
     )
 
 
 def _reason(document: Mapping[str, Any] | None) -> ReasonInfo | None:
-    return None if document is None else ReasonInfo.model_validate(document)
+    return _shown(ReasonInfo, document)
+
+
+def measured(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a report or an event says of the shadow, the observation and the swap."""
+    return {
+        "shadow": _shown(ObservationInfo, document.get("shadow")),
+        "observation": _shown(ObservationInfo, document.get("observation")),
+        "swap": _shown(SwapInfo, document.get("swap")),
+    }
+
+
+def _shown(kind: type[_Shown], document: Mapping[str, Any] | None) -> _Shown | None:
+    """Return what `kind` shows of a part of a report; a newer agent may say more."""
+    if document is None:
+        return None
+    return kind.model_validate({k: v for k, v in document.items() if k in kind.model_fields})
 
 
 def device_detail(session: Session, row: Device, alarms: int, *, why: str) -> DeviceDetail:
@@ -165,4 +186,5 @@ def device_event(row: DeviceEventRow) -> DeviceEventInfo:
         rollout=row.rollout,
         reason=_reason(event.get("reason")),
         trial=event.get("trial"),
+        **measured(event),
     )

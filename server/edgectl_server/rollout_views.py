@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from edgectl_protocol.update import UpdateState
+from edgectl_server.device_views import measured
 from edgectl_server.domain.rollouts import DeviceState
 from edgectl_server.errors import NotFound
 from edgectl_server.ordering import refusal_of, reported_of
@@ -221,5 +222,6 @@ def _device_info(
             "variant": "" if update_report is None else update_report.variant,
             "reason": None if reason is None else ReasonInfo.model_validate(reason),
             "updated_at": row.updated_at,
+            **measured({} if update_report is None else msgspec.to_builtins(update_report)),
         }
     )

@@ -13,9 +13,11 @@ __all__ = [
     "DeviceSummary",
     "FleetSummary",
     "InstalledInfo",
+    "ObservationInfo",
     "ReasonInfo",
     "SecurityEventInfo",
     "SlotInfo",
+    "SwapInfo",
     "TelemetrySummary",
     "UpdateInfo",
     "VersionShare",
@@ -29,6 +31,8 @@ class InstalledInfo(Struct, frozen=True):
     variant: str
     manifest: str
     since: datetime
+    threads: int = 0
+    provider: str = ""
 
 
 class ReasonInfo(Struct, frozen=True):
@@ -36,6 +40,28 @@ class ReasonInfo(Struct, frozen=True):
 
     code: str
     detail: str
+
+
+class ObservationInfo(Struct, frozen=True):
+    """What a model did as a shadow, or while it was observed after its activation."""
+
+    requests: int = 0
+    errors: int = 0
+    non_finite: int = 0
+    latency_p95_us: float | None = None
+    reference_p95_us: float | None = None
+    class_shift: float | None = None
+    mirrored: int = 0
+    agreed: int = 0
+    skipped: int = 0
+
+
+class SwapInfo(Struct, frozen=True):
+    """What it took to put a model into its slot."""
+
+    load_ms: float = 0.0
+    gap_ms: float = 0.0
+    resident: bool = False
 
 
 class UpdateInfo(Struct, frozen=True):
@@ -51,6 +77,9 @@ class UpdateInfo(Struct, frozen=True):
     rollout: str | None
     reason: ReasonInfo | None
     trial: dict[str, Any] | None
+    shadow: ObservationInfo | None = None
+    observation: ObservationInfo | None = None
+    swap: SwapInfo | None = None
 
 
 class SlotInfo(Struct, frozen=True):
@@ -117,6 +146,9 @@ class DeviceEventInfo(Struct, frozen=True):
     rollout: str | None
     reason: ReasonInfo | None
     trial: dict[str, Any] | None
+    shadow: ObservationInfo | None = None
+    observation: ObservationInfo | None = None
+    swap: SwapInfo | None = None
 
 
 class SecurityEventInfo(Struct, frozen=True):

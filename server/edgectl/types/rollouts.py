@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from edgectl.types.devices import ReasonInfo
+from edgectl.types.devices import ObservationInfo, ReasonInfo, SwapInfo
 
 __all__ = [
     "RolloutCounts",
@@ -99,6 +99,9 @@ class RolloutDeviceInfo(Struct, frozen=True):
     variant: str
     reason: ReasonInfo | None
     updated_at: datetime
+    shadow: ObservationInfo | None = None
+    observation: ObservationInfo | None = None
+    swap: SwapInfo | None = None
 
 
 class RolloutEventInfo(Struct, frozen=True):

@@ -47,6 +47,10 @@ class InstalledInfo(Schema):
     variant: str
     manifest: str
     since: datetime
+    threads: int = 0
+    """Within one operator, as its trial found best; 0: by the model's size."""
+    provider: str = ""
+    """Execution provider or delegate that its trial has chosen; empty: the runtime's usual one."""
 
 
 class ReasonInfo(Schema):
@@ -54,6 +58,34 @@ class ReasonInfo(Schema):
 
     code: str
     detail: str
+
+
+class ObservationInfo(Schema):
+    """What a model did as a shadow, or while it was observed after its activation."""
+
+    requests: int = 0
+    """Live requests that it answered itself; 0 for a shadow."""
+    errors: int = 0
+    non_finite: int = 0
+    latency_p95_us: float | None = None
+    reference_p95_us: float | None = None
+    """Of the model that it is compared with."""
+    class_shift: float | None = None
+    """Total variation distance between the classes of both, from 0 to 1."""
+    mirrored: int = 0
+    """Copied requests that both have answered."""
+    agreed: int = 0
+    skipped: int = 0
+
+
+class SwapInfo(Schema):
+    """What it took to put a model into its slot."""
+
+    load_ms: float = 0.0
+    gap_ms: float = 0.0
+    """How long requests had to wait because memory forbade two models at once; 0: not at all."""
+    resident: bool = False
+    """Whether the model before it stays in memory while this one is observed."""
 
 
 class UpdateInfo(Schema):
@@ -69,6 +101,9 @@ class UpdateInfo(Schema):
     rollout: str | None
     reason: ReasonInfo | None
     trial: dict[str, Any] | None
+    shadow: ObservationInfo | None = None
+    observation: ObservationInfo | None = None
+    swap: SwapInfo | None = None
 
 
 class SlotInfo(Schema):
@@ -145,6 +180,9 @@ class DeviceEventInfo(Schema):
     rollout: str | None
     reason: ReasonInfo | None
     trial: dict[str, Any] | None
+    shadow: ObservationInfo | None = None
+    observation: ObservationInfo | None = None
+    swap: SwapInfo | None = None
 
 
 class VersionShare(Schema):

@@ -18,7 +18,7 @@ from edgectl_server.schemas.base import (
     Schema,
     VersionStr,
 )
-from edgectl_server.schemas.devices import ReasonInfo
+from edgectl_server.schemas.devices import ObservationInfo, ReasonInfo, SwapInfo
 
 __all__ = [
     "ActionRequest",
@@ -137,6 +137,10 @@ class RolloutDeviceInfo(Schema):
     variant: str
     reason: ReasonInfo | None
     updated_at: datetime
+    shadow: ObservationInfo | None = None
+    """As the device has reported of this update; so are the next two."""
+    observation: ObservationInfo | None = None
+    swap: SwapInfo | None = None
 
 
 class RolloutEventInfo(Schema):

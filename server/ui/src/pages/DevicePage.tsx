@@ -8,6 +8,7 @@ import { Action } from "../components/Action";
 import { LatencyHistogram, Measure } from "../components/Bars";
 import { Digest } from "../components/Command";
 import { Confirm } from "../components/Confirm";
+import { Observed, type Seen } from "../components/Observed";
 import { Empty, ErrorPanel, Facts, Head, Loaded, Note, Older, Panel, useNewest } from "../components/Panels";
 import { Online, State, StateMarker, toneOf, wordsOf } from "../components/State";
 import { Time } from "../components/Time";
@@ -216,6 +217,7 @@ function SlotPanel({ device, slot }: { device: Device; slot: Slot }) {
             ]}
           />
         </div>
+        {update && <Observed seen={update} />}
       </div>
     </Panel>
   );
@@ -315,6 +317,20 @@ function Security({ id }: { id: string }) {
   );
 }
 
+/** What belongs to the state that this event has ended. */
+function endedWith(event: Schemas["DeviceEventInfo"]): Seen {
+  switch (event.before) {
+    case "shadowing":
+      return { shadow: event.shadow };
+    case "activating":
+      return { swap: event.swap };
+    case "observing":
+      return { observation: event.observation };
+    default:
+      return {};
+  }
+}
+
 function Event({ event, newest }: { event: Schemas["DeviceEventInfo"]; newest: boolean }) {
   return (
     <li>
@@ -338,6 +354,7 @@ function Event({ event, newest }: { event: Schemas["DeviceEventInfo"]; newest: b
       )}
       {/* Later events carry the trial too; it belongs to the one with which it ended. */}
       {event.trial && event.before === "trial" && <Trial trial={event.trial} />}
+      <Observed seen={endedWith(event)} />
     </li>
   );
 }

@@ -8,6 +8,7 @@ import { useLive } from "../api/live";
 import { Action } from "../components/Action";
 import { Bar, Legend, Measure, rolloutParts } from "../components/Bars";
 import { Confirm } from "../components/Confirm";
+import { Observed } from "../components/Observed";
 import { DataTable, PAGE_ROWS, Search, useListState, type Column } from "../components/DataTable";
 import { Empty, ErrorPanel, Facts, Head, Loaded, Note, Older, Panel, useNewest } from "../components/Panels";
 import { Online, State, wordsOf } from "../components/State";
@@ -245,9 +246,14 @@ function Devices({ id }: { id: string }) {
         columns={COLUMNS}
         rowKey={(row) => row.device}
         detail={(row) =>
-          row.reason && (
+          (row.reason || row.shadow || row.swap || row.observation) && (
             <>
-              {row.reason.detail} <span className="mono">({row.reason.code})</span>
+              {row.reason && (
+                <>
+                  {row.reason.detail} <span className="mono">({row.reason.code})</span>
+                </>
+              )}
+              <Observed seen={row} />
             </>
           )
         }
