@@ -47,8 +47,7 @@ class Gate:
         if reason is not None:
             return reason
         if self._held is not None:
-            who = f"{self._held.code}: {self._held.detail}"
-            return Reason(code="update.held", detail=who[:1024])
+            return Reason(code="update.held", detail=self._held.detail)
         if update.wish:
             return None
         order = record.order
