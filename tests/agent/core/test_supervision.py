@@ -7,8 +7,13 @@ from pathlib import Path
 
 from agent.core.control_plane import ControlPlane
 from agent.core.device import Device
+from agent.core.made import make_order, slot_order
+from agent.core.test_agent_reports import hang, packed, wait_served
 from agent.core.test_local_commands import bundle_of, ordered, started
+from agent.inference import models
+from agent.reality.agents import infer
 from edgectl_agent.journal import last_record
+from edgectl_protocol.messages import UpdatePolicy
 from waiting import wait_for
 
 MakeDevice = Callable[..., Device]
@@ -80,3 +85,36 @@ def test_a_hold_ends_while_the_agent_is_away(
     device.start()
     device.wait("transition", after="committed")
     wait_for(lambda: device.told("status")["holds"] == {}, "no hold")
+
+
+def test_what_is_observed_is_compared_again_after_a_stranger_took_the_process(
+    plane: ControlPlane, make_device: MakeDevice, tmp_path: Path
+) -> None:
+    counted = packed(models.counted_bundle(tmp_path, golden_rounds=10))
+    first, second = bundle_of(tmp_path, "1"), bundle_of(tmp_path, "2")
+    plane.release(first, second, counted)
+    others = {"counted": slot_order([counted])}
+    quick = UpdatePolicy(observe_s=0.3)
+    plane.order(make_order(1, [first], at=plane.now, policy=quick, more=others))
+    device = make_device()
+    device.start()
+    plane.wait_state("pi-1", "activity", "committed")
+    plane.wait_state("pi-1", "counted", "committed")
+    policy = UpdatePolicy(observe_s=600.0, mirror_share=1.0, mirror_cpu_max=1.0)
+    plane.order(make_order(2, [second], at=plane.now, policy=policy, more=others))
+    report = plane.wait_state("pi-1", "activity", "observing", order=2)
+    stuck = hang(report["endpoint"])
+    died = device.wait("inference-died")
+    assert died["suspects"] == [counted.digest]
+    stuck.close()
+    wait_served(report["endpoint"], "activity")
+
+    def compared() -> bool:
+        assert infer(report["endpoint"]) == (200, "2")
+        update = device.told("status")["slots"]["activity"]["update"]
+        assert update["state"] == "observing"
+        return bool(update.get("observation", {}).get("mirrored", 0))
+
+    wait_for(compared, "copies for what ran before")
+    assert device.told("rollback", "activity") is not None
+    assert infer(report["endpoint"]) == (200, "1")
