@@ -108,8 +108,13 @@ class Spool:
             "SELECT coalesce(sum(length(payload) + ?), 0) FROM message", (_ROW_BYTES,)
         ).fetchone()
         self._bytes: int = used
-        row = self._database.execute("SELECT seq FROM counter WHERE boot = ?", (boot,)).fetchone()
-        self._seq: int = row[0] if row else 0
+        # Also of messages: a start counter that was damaged may come by a number once more.
+        (last,) = self._database.execute(
+            "SELECT max(seq) FROM (SELECT seq FROM counter WHERE boot = ?1 "
+            "UNION ALL SELECT seq FROM message WHERE boot = ?1)",
+            (boot,),
+        ).fetchone()
+        self._seq: int = last or 0
 
     def _open(self) -> sqlite3.Connection:
         """Open the file, another one in place of a damaged one, or one in memory."""

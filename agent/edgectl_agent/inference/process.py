@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from signal import Signals
@@ -352,8 +353,9 @@ class InferenceProcess:
                     child.wait()
                 self._status = child.returncode
                 for path in (self._socket, self._hub):
-                    if path is not None and path.is_socket():
-                        path.unlink(missing_ok=True)
+                    with suppress(OSError):  # such as on a read-only disk
+                        if path is not None and path.is_socket():
+                            path.unlink(missing_ok=True)
 
     def _spawn(self) -> None:
         ours, theirs = sockets.socketpair()

@@ -11,7 +11,7 @@ import pytest
 from edgectl_agent.errors import UsageError
 from edgectl_agent.inference.options import Options
 from edgectl_agent.settings import Settings, load_settings
-from edgectl_agent.supervisor import _endpoint_options
+from edgectl_agent.start import endpoint_options
 
 REFERENCE = Path(__file__).parents[3] / "docs" / "agent.toml"
 
@@ -41,7 +41,7 @@ def test_flags_win_over_the_environment_which_wins_over_the_file(tmp_path: Path)
 
 
 def test_settings_of_the_endpoint_reach_it(tmp_path: Path) -> None:
-    none = _endpoint_options(Settings())
+    none = endpoint_options(Settings())
     assert none == Options()
     file = tmp_path / "agent.toml"
     file.write_text(
@@ -54,9 +54,7 @@ def test_settings_of_the_endpoint_reach_it(tmp_path: Path) -> None:
         "EDGECTL_AGENT_SHARED_MEMORY": "1",
         "EDGECTL_AGENT_ENDPOINT_CLIENT_MAX": "7",
     }
-    assert _endpoint_options(
-        load_settings(file=file, environment=environment, flags={})
-    ) == Options(
+    assert endpoint_options(load_settings(file=file, environment=environment, flags={})) == Options(
         names=("gateway.local", "camera-7"),
         token_file=str(tmp_path / "endpoint.token"),
         token_on_socket=True,

@@ -26,8 +26,8 @@ from edgectl_agent.durable import PRIVATE
 from edgectl_agent.enrol import CERTIFICATE_PATH, Identity, enrol, load_identity
 from edgectl_agent.renewal import read_validity, renew
 from edgectl_agent.spool import Spool
+from edgectl_agent.start import count_boot
 from edgectl_agent.store import Store
-from edgectl_agent.supervisor import _count_boot
 from edgectl_protocol.encryption import SEALED_KEY_BYTES
 
 SURVIVALS: tuple[Survival, ...] = ("lost", "kept", "random")
@@ -210,7 +210,7 @@ def test_a_start_is_never_counted_twice(survival: Survival, within: bool) -> Non
         for _ in range(12):
             disk.cut_at = disk.operations + chooser.randint(1, 6)
             with contextlib.suppress(PowerCut):
-                used.append(_count_boot(disk))  # type: ignore[arg-type]
+                used.append(count_boot(disk))  # type: ignore[arg-type]
             disk.reboot(survival, chooser)
         assert used == sorted(set(used))
 
@@ -331,4 +331,15 @@ def test_a_spool_on_a_disk_that_cannot_be_written_is_kept_in_memory(
         spool = Spool(tmp_path / "spool", bytes_max=1 << 20, boot=1)
         assert spool.put("event", event(boot=1)) == 1
         assert len(spool.pending()) == 1
+        spool.close()
+
+
+def test_a_start_number_that_comes_once_more_uses_no_number_of_a_message_twice(
+    tmp_path: Path,
+) -> None:
+    """A bit of the start counter flips; what the earlier start of that number has said waits."""
+    for boot, told in ((1, [(1, 1)]), (2, [(1, 1), (2, 1)]), (1, [(1, 1), (2, 1), (1, 2)])):
+        spool = Spool(tmp_path / "spool", bytes_max=1 << 20, boot=boot)
+        spool.put("event", event(boot=boot))
+        assert [(one.boot, one.seq) for one in spool.pending()] == told
         spool.close()

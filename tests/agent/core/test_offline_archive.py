@@ -6,16 +6,26 @@ import gzip
 import os
 import random
 import subprocess
+import threading
 import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from agent.core.made import simple_bundle
+from agent.core.made import START, simple_bundle
 from agent.core.offline_file import header, index_of, tar
+from edgectl_agent.core.record import Floor
+from edgectl_agent.durable import RealDisk
 from edgectl_agent.errors import Refused
+from edgectl_agent.local_messages import Install
+from edgectl_agent.offline import Packages
 from edgectl_agent.offline_archive import Archive
+from edgectl_agent.offline_install import OfflineInstaller, Prepared
+from edgectl_agent.store import Store
+from edgectl_agent.trust.process import Trust
 from edgectl_protocol.errors import ProtocolError
 from edgectl_protocol.offline import (
     ENTRIES_MAX,
@@ -234,3 +244,42 @@ def test_the_index_is_of_the_variants_of_one_version() -> None:
     ):
         with pytest.raises(ProtocolError):
             candidates_of(decode_index(spoiled))
+
+
+def test_one_file_at_a_time(tmp_path: Path) -> None:
+    """While the first is still being read, the second is refused, and a third one later is not."""
+    reading, go_on = threading.Event(), threading.Event()
+
+    class SlowInstaller(OfflineInstaller):
+        def _prepare(self, archive: Archive, request: Install) -> Prepared:
+            reading.set()
+            assert go_on.wait(30)
+            raise Refused("offline.file", "this one is nothing")
+
+    installer = SlowInstaller(
+        store=Store(RealDisk(tmp_path)),
+        packages=Packages(RealDisk(tmp_path)),
+        trust=cast("Trust", None),
+        floor=Floor,
+        runtimes=tuple,
+        now=lambda: START,
+        stopping=lambda: False,
+    )
+    (tmp_path / "file").write_bytes(tar(GOOD))
+    handle = os.open(tmp_path / "file", os.O_RDONLY)
+
+    def code() -> str:
+        with pytest.raises(Refused) as caught:
+            installer.prepare(handle, Install(name="file"))
+        return caught.value.code
+
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(code)
+            assert reading.wait(30)
+            assert code() == "offline.busy"
+            go_on.set()
+            assert first.result(30) == "offline.file"
+        assert code() == "offline.file"
+    finally:
+        os.close(handle)

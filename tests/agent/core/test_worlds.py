@@ -37,7 +37,7 @@ def test_worlds(block: int) -> None:
 
 
 def test_worlds_come_by_every_row_fault_and_operation() -> None:
-    traces = [run_world(seed) for seed in range(500)]
+    traces = [run_world(seed) for seed in range(1000)]
     rows = {(before, event) for one in traces for before, event, _ in one.transitions}
     assert set(TRANSITIONS) - rows <= RARE
     met = {name for one in traces for name in one.met}

@@ -34,7 +34,7 @@ FAULTS = (
     "rollbacks", "installs", "withdrawals", "shadows", "hangs", "coupled", "strange bundles",
 )  # fmt: skip
 """What may go wrong, or come between."""
-_SHARES = {"cuts": 0.8, "coupled": 0.5, "shadows": 0.4}
+_SHARES = {"cuts": 0.8, "coupled": 0.5, "shadows": 0.5}
 """In how many worlds a kind of fault is enabled, where that is not 30 %."""
 HELD = Reason(code="hold.asked", detail="somebody says not now")
 _WINDOWS = parse_windows("02:00-04:00, mon+wed 13:00-13:30 utc")
@@ -140,6 +140,9 @@ class RandomWorld(World):
             if "kills" in self.enabled and self.random.random() < 0.03:
                 self.met.add("kills")
                 raise _Killed
+            resting = self._where() in {"shadowing", "observing"}  # long, and nothing is written
+            if "cuts" in self.enabled and self.random.random() < (0.2 if resting else 0.02):
+                raise PowerCut(self.disk.operations, "rest", "", within=False)
             if not self.turn():
                 return
 
@@ -219,7 +222,7 @@ class RandomWorld(World):
             for slot in PAIR:
                 slots.pop(slot, None)
         self.counter += 1
-        shadow_s = self.random.choice((0.0, 5.0, 3600.0)) if "shadows" in self.enabled else 0.0
+        shadow_s = self.random.choice((5.0, 3600.0)) if "shadows" in self.enabled else 0.0
         windows = "windows" in self.enabled and self.random.random() < 0.7
         order = make_order(
             self.counter,

@@ -78,8 +78,8 @@ def test_litert_is_either_of_its_distributions(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(health.metadata, "version", version)
     monkeypatch.setattr(health, "find_spec", lambda module: module)
-    assert health._runtimes() == {"litert": "2.14.0"}
+    assert health.runtimes() == {"litert": "2.14.0"}
     versions["ai-edge-litert"] = "1.4.0"
-    assert health._runtimes() == {"litert": "1.4.0"}, "the newer one is what is used"
+    assert health.runtimes() == {"litert": "1.4.0"}, "the newer one is what is used"
     versions.clear()
-    assert health._runtimes() == {}
+    assert health.runtimes() == {}
