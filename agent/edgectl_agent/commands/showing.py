@@ -125,7 +125,8 @@ def _print_slot(slot: str, one: dict[str, Any]) -> None:
 
 def _observed_text(seen: dict[str, Any]) -> str:
     """Return what a shadow or an observed model did; what is 0 is not in a report."""
-    told = [f"{seen.get('requests', 0)} requests", f"{seen.get('errors', 0)} errors"]
+    told = [f"{seen['requests']} requests"] if seen.get("requests") else []
+    told.append(f"{seen.get('errors', 0)} errors")
     if seen.get("non_finite"):
         told.append(f"{seen['non_finite']} with NaN or infinity")
     if seen.get("mirrored"):
@@ -138,7 +139,9 @@ def _observed_text(seen: dict[str, Any]) -> str:
 def _swap_text(swap: dict[str, Any]) -> str:
     gap = f"requests waited {swap['gap_ms']:.0f} ms" if swap.get("gap_ms") else "no gap"
     kept = ", the model before is kept in memory" if swap.get("resident") else ""
-    return f"loaded in {swap.get('load_ms', 0.0):.0f} ms, {gap}{kept}"
+    load_ms = swap.get("load_ms")
+    loading = f"loaded in {load_ms:.0f} ms" if load_ms else "was in memory already"
+    return f"{loading}, {gap}{kept}"
 
 
 _MEASURED: dict[str, Callable[[dict[str, Any]], str]] = {

@@ -318,6 +318,8 @@ class Machine(Course):
         match update.state:
             case _S.TRIAL:
                 self._proved(update, moment, event.trial)
+            case _S.SHADOWING if event.shadowless:
+                self._proved(update, moment, update.trial)
             case _S.SHADOWING:
                 self._until_s = moment.elapsed_s + self.policy.shadow_s
             case _S.ACTIVATING:
