@@ -165,7 +165,9 @@ class LocalControl:
             except ProtocolError as error:
                 return answer_of(Refused("local.malformed", f"{error}"))
             except OSError as error:
-                return answer_of(Refused("disk.error", f"{error}"))
+                return answer_of(
+                    Refused("disk.error", f"{error}", hint="look at the disk: edgectl-agent doctor")
+                )
             except Exception:  # noqa: BLE001 - our bug; whoever asks must not end the agent
                 _log.exception("a request on the control socket")
                 return answer_of(

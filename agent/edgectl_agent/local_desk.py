@@ -139,7 +139,13 @@ class LocalDesk:
         except AgentError as error:
             answer = answer_of(error)
         except OSError as error:
-            answer = answer_of(Refused("disk.error", f"the state directory: {error}"))
+            answer = answer_of(
+                Refused(
+                    "disk.error",
+                    f"the state directory: {error}",
+                    hint="look at the disk: edgectl-agent doctor",
+                )
+            )
         if answer is not None:
             asked.reply.put(answer)
 

@@ -123,17 +123,27 @@ def _print_slot(slot: str, one: dict[str, Any]) -> None:
         print(f"             [{update['reason']['code']}] {update['reason']['detail']}")
 
 
+def _shadow_text(seen: dict[str, Any]) -> str:
+    """Return what a shadow did; what is 0 is not in a report."""
+    copies = f"{seen.get('agreed', 0)} of {seen.get('mirrored', 0)} copies agree"
+    return ", ".join([copies, *_behaviour(seen)])
+
+
 def _observed_text(seen: dict[str, Any]) -> str:
-    """Return what a shadow or an observed model did; what is 0 is not in a report."""
-    told = [f"{seen['requests']} requests"] if seen.get("requests") else []
-    told.append(f"{seen.get('errors', 0)} errors")
-    if seen.get("non_finite"):
-        told.append(f"{seen['non_finite']} with NaN or infinity")
+    """Return what an observed model did."""
+    told = [f"{seen.get('requests', 0)} requests", *_behaviour(seen)]
     if seen.get("mirrored"):
         told.append(f"{seen.get('agreed', 0)} of {seen['mirrored']} copies agree")
+    return ", ".join(told)
+
+
+def _behaviour(seen: dict[str, Any]) -> list[str]:
+    told = [f"{seen.get('errors', 0)} errors"]
+    if seen.get("non_finite"):
+        told.append(f"{seen['non_finite']} with NaN or infinity")
     if seen.get("latency_p95_us"):
         told.append(f"p95 {seen['latency_p95_us']:.0f} µs")
-    return ", ".join(told)
+    return told
 
 
 def _swap_text(swap: dict[str, Any]) -> str:
@@ -145,7 +155,7 @@ def _swap_text(swap: dict[str, Any]) -> str:
 
 
 _MEASURED: dict[str, Callable[[dict[str, Any]], str]] = {
-    "shadow": _observed_text,
+    "shadow": _shadow_text,
     "swap": _swap_text,
     "observation": _observed_text,
 }
