@@ -62,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.errno == errno.EPIPE:  # somebody like `head` has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        print(f"error[disk.error]: {error}\nwhile: {options.doing}", file=sys.stderr)
+        hint = "look at the disk: edgectl-agent doctor"
+        print_error(Refused("disk.error", f"{error}", hint=hint), options.doing)
         return 1
     except KeyboardInterrupt:  # while it waits for an approval, or for the token
         return 130

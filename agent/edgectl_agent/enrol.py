@@ -29,7 +29,7 @@ from edgectl_agent.core.timing import delay_s
 from edgectl_agent.device_key import DeviceKey, load_or_make_key
 from edgectl_agent.durable import Disk
 from edgectl_agent.errors import Refused, Unreachable, UsageError
-from edgectl_agent.server_request import Answer, endpoint_url, post
+from edgectl_agent.server_request import ANSWER_HINT, Answer, endpoint_url, post
 from edgectl_protocol.enrolment import (
     BrokerAddress,
     Enrolment,
@@ -232,7 +232,7 @@ class _Attempt:
         if self._authority is not None:
             self._check_authority(enrolment, reply)
         if enrolment.device != self._device:
-            raise Refused("enrol.reply", f"the answer is for {enrolment.device}")
+            raise Refused("enrol.reply", f"the answer is for {enrolment.device}", hint=ANSWER_HINT)
         check_certificate(
             enrolment.certificate_pem,
             device=self._device,
@@ -288,11 +288,15 @@ def check_certificate(pem: str, *, device: str, key: DeviceKey, authority_pem: s
     certificate = _load_certificate(pem)
     names = [one.value for one in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     if names != [device] or not key.certifies(certificate):
-        raise Refused("enrol.reply", "the certificate is of another device or key")
+        raise Refused(
+            "enrol.reply", "the certificate is of another device or key", hint=ANSWER_HINT
+        )
     try:
         certificate.verify_directly_issued_by(_load_certificate(authority_pem))
     except (ValueError, TypeError, InvalidSignature) as error:
-        raise Refused("enrol.reply", "the certificate is of another authority") from error
+        raise Refused(
+            "enrol.reply", "the certificate is of another authority", hint=ANSWER_HINT
+        ) from error
     return certificate
 
 
@@ -303,7 +307,7 @@ def _load_certificate(pem: str) -> Any:
         certificate = x509.load_pem_x509_certificate(pem.encode())
         certificate.public_key()
     except Exception as error:  # the parser's own errors are many, and all mean the same here
-        raise Refused("enrol.reply", "the answer holds no certificate") from error
+        raise Refused("enrol.reply", "the answer holds no certificate", hint=ANSWER_HINT) from error
     return certificate
 
 

@@ -10,7 +10,8 @@ Rules:
    of its slot; where nobody knows what was computing, of every slot.
 3. It is started again after a wait that doubles with each death, and begins anew once it has lived
    for `STEADY_S`.
-4. It is asked nothing while it is silent, so that a hung model holds up no other work.
+4. What is observed gets what ran before beside it again, unless that may have been the cause.
+5. It is asked nothing while it is silent, so that a hung model holds up no other work.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from edgectl_agent.core import steps
 from edgectl_agent.core.machine import Machine
 from edgectl_agent.core.record import SlotPointer
 from edgectl_agent.core.timing import delay_s
-from edgectl_agent.errors import make_reason
+from edgectl_agent.errors import StepError, make_reason
 from edgectl_agent.inference.errors import InferenceDown
 from edgectl_agent.inference.process import Death, InferenceProcess
 from edgectl_agent.reporter import Reporter
@@ -86,6 +87,8 @@ class Keeper:
         self._say = say
         self._jitter = jitter
         self._deaths = 0
+        self._suspects: set[str] = set()
+        """Manifests of the models that were computing when it died, at any time."""
         self._started_s = 0.0
         self._restart_s: float | None = None
         self._restore_s = 0.0
@@ -135,7 +138,15 @@ class Keeper:
             )
         else:
             reason = make_reason("inference.died", f"the inference process died: {death.detail}")
-        self._say({"event": "inference-died", "code": reason.code, "detail": reason.detail})
+        self._suspects.update(death.suspects)
+        self._say(
+            {
+                "event": "inference-died",
+                "code": reason.code,
+                "detail": reason.detail,
+                "suspects": list(death.suspects),
+            }
+        )
         observed = self._machine.observed
         self._feed(steps.InferenceDied(reason=reason, suspects=death.suspects))
         self._blame(reason, death.suspects, observed)
@@ -175,7 +186,25 @@ class Keeper:
         self._restore_s = elapsed_s + RESTORE_AGAIN_S
         for change in self._serving.restore(fresh=fresh, leave=self._machine.unsettled):
             self._changed(change)
+        if fresh:
+            self._compare_again()
         for slot, reason in self._serving.silent.items():
             running = self._machine.pointers.get(slot, SlotPointer()).running
             if running is not None:
                 self._reporter.fault(slot, running.manifest, reason)
+
+    def _compare_again(self) -> None:
+        """Have beside what is observed what ran before it, to be compared with and to return to.
+
+        But nothing that may have ended the process before: it would do so again and again.
+        """
+        policy = self._machine.policy
+        for slot, before in sorted(self._machine.compared.items()):
+            if before.manifest in self._suspects or slot in self._serving.silent:
+                continue
+            try:
+                self._serving.accompany(
+                    slot, before, share=policy.mirror_share, cpu_max=policy.mirror_cpu_max
+                )
+            except (StepError, OSError) as error:
+                _log.warning("slot %s is observed without what ran before it: %s", slot, error)

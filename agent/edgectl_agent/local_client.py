@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 
 from edgectl_agent.errors import Refused, Unreachable
-from edgectl_agent.local_control import short_address
 from edgectl_agent.local_messages import (
     ANSWER_BYTES_MAX,
     Answer,
@@ -19,6 +18,7 @@ from edgectl_agent.local_messages import (
     decode_answer,
     refusal_of,
 )
+from edgectl_agent.unix_path import short_path
 from edgectl_protocol.errors import ProtocolError
 
 __all__ = ["ANSWER_S_MAX", "INSTALL_S_MAX", "ask", "is_running", "open_file"]
@@ -40,14 +40,14 @@ def ask(
         timeout_s: how long to wait for the answer.
 
     Raises:
-        Unreachable: ``agent.down``: no agent listens there.
+        Unreachable: ``agent.down``: no agent listens there; ``agent.busy``: it does not answer.
         Refused: what the agent says; or ``local.answer``: it says nothing that is understood.
     """
     content = msgspec.json.encode(request) + b"\n"
     try:
         with (
             socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel,
-            short_address(path) as address,
+            short_path(path) as address,
         ):
             channel.settimeout(timeout_s)
             channel.connect(address)
@@ -61,6 +61,14 @@ def ask(
             "local.permission",
             f"{path} may not be opened by this user",
             hint="use sudo, or become the agent's user",
+        ) from error
+    except (BrokenPipeError, ConnectionResetError):
+        line = b""  # it is there, and has hung up
+    except TimeoutError as error:
+        raise Unreachable(
+            "agent.busy",
+            f"the agent at {path} has not answered for {timeout_s:g} s",
+            hint="its log says what it is doing: journalctl -u edgectl-agent",
         ) from error
     except OSError as error:
         raise Unreachable(
@@ -77,7 +85,7 @@ def is_running(path: Path) -> bool:
     try:
         with (
             socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel,
-            short_address(path) as address,
+            short_path(path) as address,
         ):
             channel.settimeout(ANSWER_S_MAX)
             channel.connect(address)

@@ -37,19 +37,19 @@ from edgectl_agent.local_messages import (
     answer_of,
     decode_request,
 )
+from edgectl_agent.unix_path import short_path
 from edgectl_protocol.errors import ProtocolError
 
-__all__ = ["PEERS_MAX", "REQUEST_S_MAX", "LocalControl", "short_address"]
+__all__ = ["PEERS_MAX", "REQUEST_S_MAX", "LocalControl"]
 
 PEERS_MAX = 8
 REQUEST_S_MAX = 5.0
 _ACCEPT_S = 0.5
 _ANSWER_S_MAX = 10.0
+_HANG_UP_S_MAX = 1.0
 _SO_PEERGROUPS = 59
 _GROUPS_MAX = 256
 """As many as Python's getsockopt takes."""
-_PATH_BYTES_MAX = 100
-"""A little below what sockaddr_un holds."""
 _CREDENTIALS = struct.Struct("3i")
 _log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class LocalControl:
         temporary.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            with short_address(temporary) as address:
+            with short_path(temporary) as address:
                 listener.bind(address)
             mode = stat.S_IRUSR | stat.S_IWUSR
             if self._group is not None:
@@ -147,6 +147,7 @@ class LocalControl:
                 assert len(content) < ANSWER_BYTES_MAX, len(content)
                 peer.settimeout(_ANSWER_S_MAX)
                 peer.sendall(content + b"\n")
+                _hang_up(peer)
         finally:
             self._peers.release()
 
@@ -164,7 +165,9 @@ class LocalControl:
             except ProtocolError as error:
                 return answer_of(Refused("local.malformed", f"{error}"))
             except OSError as error:
-                return answer_of(Refused("disk.error", f"{error}"))
+                return answer_of(
+                    Refused("disk.error", f"{error}", hint="look at the disk: edgectl-agent doctor")
+                )
             except Exception:  # noqa: BLE001 - our bug; whoever asks must not end the agent
                 _log.exception("a request on the control socket")
                 return answer_of(
@@ -186,22 +189,13 @@ class LocalControl:
         )
 
 
-class short_address:  # noqa: N801 - used as a function
-    """A context with an address of `path` that fits into a socket address, however long it is."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._folder: int | None = None
-
-    def __enter__(self) -> str:
-        if len(os.fsencode(self._path)) <= _PATH_BYTES_MAX:
-            return str(self._path)
-        self._folder = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        return f"/proc/self/fd/{self._folder}/{self._path.name}"
-
-    def __exit__(self, *_: object) -> None:
-        if self._folder is not None:
-            os.close(self._folder)
+def _hang_up(peer: socket.socket) -> None:
+    """Let the peer read its answer: closed with something unread, its end is reset (unix(7))."""
+    peer.shutdown(socket.SHUT_WR)
+    peer.settimeout(_HANG_UP_S_MAX)
+    deadline_s = time.monotonic() + _HANG_UP_S_MAX
+    while time.monotonic() < deadline_s and peer.recv(4096):
+        pass
 
 
 def _receive(peer: socket.socket) -> tuple[bytes, list[int]]:

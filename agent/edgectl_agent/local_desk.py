@@ -98,6 +98,7 @@ class LocalDesk:
         self._settled = settled
         self._waiting: dict[str, Reply] = {}
         self._held: Reason | None = None
+        self._begun = False
 
     # ------------------------------------------------------------ in the threads of the peers
 
@@ -127,8 +128,8 @@ class LocalDesk:
     def watch(self, moment: Moment) -> None:
         """Tell the machine when somebody begins or ends to hold; cheap, called each turn."""
         held = self._hold.look(moment)
-        if held != self._held:
-            self._held = held
+        if held != self._held or not self._begun:  # it may have changed while the agent began
+            self._held, self._begun = held, True
             self._feed(steps.HoldChanged(held=held))
 
     def take(self, asked: Asked, moment: Moment) -> None:
@@ -138,7 +139,13 @@ class LocalDesk:
         except AgentError as error:
             answer = answer_of(error)
         except OSError as error:
-            answer = answer_of(Refused("disk.error", f"the state directory: {error}"))
+            answer = answer_of(
+                Refused(
+                    "disk.error",
+                    f"the state directory: {error}",
+                    hint="look at the disk: edgectl-agent doctor",
+                )
+            )
         if answer is not None:
             asked.reply.put(answer)
 

@@ -9,7 +9,6 @@ from edgectl_agent import health
 from edgectl_agent.clock import moment, now
 from edgectl_agent.core import steps
 from edgectl_agent.core.machine import Machine
-from edgectl_agent.durable import Disk
 from edgectl_agent.hold_file import HoldFile
 from edgectl_agent.local_control import LocalControl
 from edgectl_agent.local_desk import Asked, LocalDesk
@@ -30,7 +29,7 @@ class LocalService:
 
     def __init__(
         self,
-        disk: Disk,
+        hold: HoldFile,
         *,
         settings: Settings,
         machine: Machine,
@@ -55,7 +54,7 @@ class LocalService:
             stopping=stopping,
         )
         self._desk = LocalDesk(
-            HoldFile(disk),
+            hold,
             put=put,
             feed=feed,
             installer=installer,
@@ -67,7 +66,7 @@ class LocalService:
         )
 
     def begin(self) -> None:
-        """Tell the machine of holds; it has just begun. Then open the socket."""
+        """Open the socket; the machine has just begun."""
         self.tidy()
         self.watch()
         self._control.start()

@@ -179,6 +179,7 @@ class Performer:
             if error.code not in _NO_SHADOW:
                 raise
             _log.warning("slot %s has no shadow: %s", update.slot, error)
+            return steps.StepDone(step=step.step, slot=update.slot, shadowless=True)
         return steps.StepDone(step=step.step, slot=update.slot)
 
     def _download(self, step: steps.Download, cancelled: Callable[[], bool]) -> Result:

@@ -32,7 +32,7 @@ from edgectl_agent.durable import Disk
 from edgectl_agent.enrol import AUTHORITY_PATH, CERTIFICATE_PATH, check_certificate, signed_by
 from edgectl_agent.errors import AgentError, Refused
 from edgectl_agent.openssl import read_times
-from edgectl_agent.server_request import endpoint_url, post
+from edgectl_agent.server_request import ANSWER_HINT, endpoint_url, post
 from edgectl_protocol.enrolment import (
     Renewal,
     RenewReply,
@@ -95,10 +95,16 @@ def renew(disk: Disk, *, server: str, device: str, key: DeviceKey) -> Validity |
         reply = msgspec.json.decode(answer.content, type=RenewReply)
         text = renewed_text(nonce=nonce, renewal=reply.renewal)
         if not signed_by(_certificate(authority_pem), reply.signature, text):
-            raise Refused("enrol.reply", "the answer was not signed by this device's authority")
+            raise Refused(
+                "enrol.reply",
+                "the answer was not signed by this device's authority",
+                hint=ANSWER_HINT,
+            )
         renewal = msgspec.json.decode(reply.renewal, type=Renewal)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise Refused("enrol.reply", "the answer is not that of an edgectl server") from error
+        raise Refused(
+            "enrol.reply", "the answer is not that of an edgectl server", hint=ANSWER_HINT
+        ) from error
     pem = renewal.certificate_pem
     check_certificate(pem, device=device, key=key, authority_pem=authority_pem)
     if pem.encode() == disk.read(CERTIFICATE_PATH, 65536):

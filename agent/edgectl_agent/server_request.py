@@ -21,6 +21,7 @@ from edgectl_agent.errors import AgentError, Refused, Unreachable, UsageError
 __all__ = ["Answer", "endpoint_url", "post"]
 
 ANSWER_BYTES_MAX = 512 * 1024
+ANSWER_HINT = "is that the address of this device's edgectl server? its log says what it answered"
 TIMEOUT_S = 30.0
 _PROBLEM_BYTES_MAX = 65536
 _HINTS = {
@@ -81,7 +82,9 @@ def post(url: str, content: bytes) -> Answer:
             hint="check the address and that the server runs; it is safe to try again",
         ) from error
     if len(answer.content) > ANSWER_BYTES_MAX:
-        raise Refused("enrol.reply", f"the answer is longer than {ANSWER_BYTES_MAX} bytes")
+        raise Refused(
+            "enrol.reply", f"the answer is longer than {ANSWER_BYTES_MAX} bytes", hint=ANSWER_HINT
+        )
     return answer
 
 

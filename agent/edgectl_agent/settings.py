@@ -162,11 +162,19 @@ def _read_file(file: Path) -> dict[str, Any]:
         with file.open("rb") as handle:
             content = handle.read(_FILE_BYTES_MAX + 1)
         if len(content) > _FILE_BYTES_MAX:
-            raise UsageError("settings.file", f"{file} is longer than {_FILE_BYTES_MAX} bytes")
+            raise UsageError(
+                "settings.file",
+                f"{file} is longer than {_FILE_BYTES_MAX} bytes",
+                hint="is it another file? check --config",
+            )
         return tomllib.loads(content.decode())
     except OSError as error:
         raise UsageError(
             "settings.file", f"cannot read {file}: {error.strerror}", hint="check --config"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError("settings.file", f"{file} is not TOML: {error}") from error
+        raise UsageError(
+            "settings.file",
+            f"{file} is not TOML: {error}",
+            hint="docs/agent.toml shows every setting as it is written",
+        ) from error

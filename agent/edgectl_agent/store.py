@@ -384,18 +384,21 @@ def stored_bytes(disk: Disk, manifest: str) -> int | None:
 
 
 def read_pointers(disk: Disk) -> dict[str, SlotPointer]:
-    """Return the pointer of every slot of a state directory; none where both files are damaged."""
-    for path in (_SLOTS, _SLOTS_COPY):
+    """Return the pointer of every slot of a state directory; none where both files are damaged.
+
+    A file that is lost counts as damaged where the other one is there.
+    """
+    found = [path for path in (_SLOTS, _SLOTS_COPY) if disk.size(path) is not None]
+    for path in found:
         try:
             text, _, digits = disk.read(path, _POINTERS_BYTES_MAX).rpartition(b"\n")
             if digits == _check_sum(text):
                 return decode_pointers(text)
-        except FileNotFoundError:
-            return {}
         except ProtocolError:
             pass  # of a later agent, perhaps
         _log.error("%s is damaged", path)
-    _log.error("all slots count as empty, and are filled again")
+    if found:
+        _log.error("all slots count as empty, and are filled again")
     return {}
 
 

@@ -17,13 +17,10 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import random
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
-
-from msgspec import Struct
 
 from edgectl_agent import health
 from edgectl_agent.benchmarks import Benchmarks, Measured, Measurer
@@ -33,11 +30,14 @@ from edgectl_agent.core import steps
 from edgectl_agent.core.machine import Machine
 from edgectl_agent.core.requests import RequestArrived, RequestRefused
 from edgectl_agent.device_key import load_key
-from edgectl_agent.downloader import Downloader, Progress
+from edgectl_agent.disk_wait import DiskWait
+from edgectl_agent.downloader import Downloader
 from edgectl_agent.durable import RealDisk
 from edgectl_agent.enrol import AUTHORITY_PATH, CERTIFICATE_PATH, ROOT_PATH, Identity
 from edgectl_agent.errors import AgentError, TokenAway
+from edgectl_agent.hold_file import HoldFile
 from edgectl_agent.hooks import Hooks
+from edgectl_agent.inbox import AckCame, Alarmed, Inbox, Item, LinkChanged, ProgressMade, Said
 from edgectl_agent.inference.process import InferenceProcess
 from edgectl_agent.journal import Journal
 from edgectl_agent.keeper import Keeper
@@ -65,53 +65,11 @@ from edgectl_protocol.messages import Ack, Reason, decode
 __all__ = ["Supervisor"]
 
 POLL_S = 0.25
-INBOX_MAX = 1024
 ORDER_AGAIN_S = 60.0
 """An order that was refused for the clock's sake is looked at again after this."""
-DISK_RETRY_S = 5.0
 _log = logging.getLogger(__name__)
 
 Say = Callable[[dict[str, Any]], None]
-
-
-class _LinkChanged(Struct, frozen=True):
-    up: bool
-
-
-class _AckCame(Struct, frozen=True):
-    payload: bytes
-
-
-class _ProgressMade(Struct, frozen=True):
-    slot: str
-    progress: Progress
-
-
-class _Alarmed(Struct, frozen=True):
-    """An attacker may have done this."""
-
-    reason: Reason
-
-
-class _Said(Struct, frozen=True):
-    """A line for who reads our output, from another thread."""
-
-    line: dict[str, Any]
-
-
-_Item = (
-    steps.Event
-    | RequestArrived
-    | RequestRefused
-    | Measured
-    | _LinkChanged
-    | _AckCame
-    | _ProgressMade
-    | _Alarmed
-    | _Said
-    | Asked
-    | Crashed
-)
 
 
 class Supervisor:
@@ -129,8 +87,9 @@ class Supervisor:
         self._say = say
         self._lock_handle = lock_state(disk)
         self._boot = count_boot(disk)
-        self._inbox: queue.Queue[_Item] = queue.Queue(INBOX_MAX)
         self._stopping = threading.Event()
+        self._inbox = Inbox(self._stopping)
+        self._disk_wait = DiskWait(self._stopping, self._look_after)
         self._orderly = False
         """It ends because it was asked to; whatever else ends it counts against the update."""
         self._random = random.SystemRandom()
@@ -160,8 +119,8 @@ class Supervisor:
                 device=identity.device,
             ),
             will=lambda: self._reporter.will(),  # noqa: PLW0108 - it is made below
-            on_change=lambda up: self._put(_LinkChanged(up)),
-            on_distrust=self._alarm,
+            on_change=lambda up: self._inbox.put(LinkChanged(up)),
+            on_distrust=lambda reason: self._inbox.offer(Alarmed(reason)),
         )
         self._renewer = Renewer(
             disk,
@@ -170,7 +129,7 @@ class Supervisor:
             key=self._key,
             connected=self._connection.connected,
             now=moment,
-            say=lambda line: self._put(_Said(line)),
+            say=lambda line: self._inbox.put(Said(line)),
         )
         self._assemble()
 
@@ -183,12 +142,14 @@ class Supervisor:
             reserve_bytes=settings.disk_reserve_bytes,
         )
         journal = Journal(self._disk)
+        self._hold = HoldFile(self._disk)
         signer = self._key
         machine = Machine(
             self._device,
             journal.load(),
             store.pointers(),
             maintenance=settings.maintenance_windows,
+            held=self._hold.look(moment()),  # before it may switch anything
         )
         self._serving = Serving(store, self._inference)
         self._trust = Trust(
@@ -196,17 +157,15 @@ class Supervisor:
         )
         self._packages = Packages(self._disk)
         self._metadata = LocalMetadata(self._trust, self._packages, self._connection.connected)
-        self._orders = OrderDesk(self._trust, self._put)
+        self._orders = OrderDesk(self._trust, self._inbox.put)
         self._downloader = Downloader(
             self._device,
             store,
             Mailbox(self._connection),
             seal=lambda request: seal(signer, request),
-            alarm=self._alarm,
+            alarm=lambda reason: self._inbox.offer(Alarmed(reason)),
         )
         self._worker = self._make_worker()
-        self._waiting_for_disk = False
-        self._deferred: list[steps.Event] = []
         self._spool = Spool(
             settings.state_directory / "spool", bytes_max=settings.spool_bytes_max, boot=self._boot
         )
@@ -229,7 +188,7 @@ class Supervisor:
             submit=self._worker.submit,
             cancel=self._worker.cancel,
             give_up=self._give_up,
-            wait_for_disk=self._wait_for_disk,
+            wait_for_disk=self._disk_wait.wait,
             answer=lambda *answer: self._local.answered(*answer),  # noqa: PLW0108 - made below
         )
         self._benchmarks = Benchmarks(
@@ -245,7 +204,7 @@ class Supervisor:
             machine=machine,
             reporter=self._reporter,
             feed=self._feed,
-            changed=self._put,
+            changed=self._inbox.put,
             say=self._say,
             jitter=self._random.random,
         )
@@ -260,13 +219,13 @@ class Supervisor:
             begun_s=moment().elapsed_s,
         )
         self._local = LocalService(
-            self._disk,
+            self._hold,
             settings=settings,
             machine=machine,
             store=store,
             packages=self._packages,
             trust=self._trust,
-            put=self._put,
+            put=self._inbox.put,
             feed=self._feed,
             status=lambda holds: live.take(moment(), holds),
             stopping=self._stopping.is_set,
@@ -285,7 +244,7 @@ class Supervisor:
                 timeout_s=settings.trial_timeout_s,
                 memory_bytes_max=settings.trial_memory_bytes_max,
             ),
-            progress=lambda slot, progress: self._put_progress(_ProgressMade(slot, progress)),
+            progress=lambda slot, progress: self._inbox.offer(ProgressMade(slot, progress)),
             hooks=Hooks(settings.hooks_directory, timeout_s=settings.hook_timeout_s),
             pinned=self._packages.pinned,
         )
@@ -301,7 +260,7 @@ class Supervisor:
                 cancelled=cancelled,
             ),
         )
-        return Worker(performer, measurer, self._put)
+        return Worker(performer, measurer, self._inbox.put)
 
     def request_stop(self) -> None:
         """Ask `run` to end; may be called from a signal handler."""
@@ -327,7 +286,7 @@ class Supervisor:
             self._connection.subscribe([topics.order(self._device)], self._orders.put)
             self._connection.subscribe([topics.command(self._device)], self._orders.put_request)
             self._connection.subscribe(
-                [topics.ack(self._device)], lambda _, payload: self._put(_AckCame(payload))
+                [topics.ack(self._device)], lambda _, payload: self._inbox.put(AckCame(payload))
             )
             self._connection.start()
             self._renewer.start()
@@ -340,18 +299,10 @@ class Supervisor:
     # ------------------------------------------------------------ one turn of the main loop
 
     def _turn(self) -> None:
-        while self._deferred:
-            self._feed(self._deferred.pop(0))
-        try:
-            item: _Item | None = self._inbox.get(timeout=POLL_S)
-        except queue.Empty:
-            item = None
-        while item is not None:
+        for event in self._disk_wait.due():
+            self._feed(event)
+        for item in self._inbox.take(POLL_S):
             self._take(item)
-            try:
-                item = self._inbox.get_nowait()
-            except queue.Empty:
-                item = None
         self._keeper.watch(moment().elapsed_s)
         self._local.watch()
         self._watch_health()
@@ -369,13 +320,13 @@ class Supervisor:
         self._trust.watch()
         self._reporter.pump(elapsed_s)
 
-    def _take(self, item: _Item) -> None:  # noqa: C901, PLR0912 - one row a kind
+    def _take(self, item: Item) -> None:  # noqa: C901, PLR0912 - one row a kind
         match item:
-            case _LinkChanged(up=up):
+            case LinkChanged(up=up):
                 if up:
                     self._reporter.reconnected()
                 self._say({"event": "connected" if up else "disconnected"})
-            case _AckCame(payload=payload):
+            case AckCame(payload=payload):
                 try:
                     ack = decode(Ack, payload)
                 except ProtocolError as error:
@@ -389,22 +340,21 @@ class Supervisor:
                 self._benchmarks.refused(reason, moment())
             case Measured():
                 self._benchmarks.take_result(item, moment())
-            case _Alarmed(reason=reason):
+            case Alarmed(reason=reason):
                 self._reporter.alarm(reason, moment())
             case Asked():
                 self._local.take(item)
             case Crashed(error=error):
                 raise error
-            case _Said(line=line):
+            case Said(line=line):
                 self._say(line)
-            case _ProgressMade(slot=slot, progress=progress):
+            case ProgressMade(slot=slot, progress=progress):
                 self._reporter.progress(slot, progress)
             case _:
                 self._feed(item)
 
     def _feed(self, event: steps.Event) -> None:
-        if self._waiting_for_disk:  # the machine is in the middle of the event before
-            self._deferred.append(event)
+        if self._disk_wait.defer(event):
             return
         before = self._reporter.refusal
         self._engine.feed(event, moment(), self._random.random())
@@ -435,25 +385,6 @@ class Supervisor:
 
     # ------------------------------------------------------------ small things
 
-    def _put(self, item: _Item) -> None:
-        """Put something into the inbox; waits while it is full, unless the agent is stopping."""
-        while not self._stopping.is_set():
-            try:
-                self._inbox.put(item, timeout=1.0)
-            except queue.Full:
-                continue
-            return
-
-    def _alarm(self, reason: Reason) -> None:
-        """From any thread; what an attacker causes must not fill the inbox."""
-        if self._inbox.qsize() < INBOX_MAX // 2:
-            self._put(_Alarmed(reason))
-
-    def _put_progress(self, item: _ProgressMade) -> None:
-        """Progress is worth nothing late."""
-        if self._inbox.qsize() < INBOX_MAX // 2:
-            self._put(item)
-
     def _say_with_bytes(self, line: dict[str, Any]) -> None:
         if line.get("event") == "transition":
             line["bytes_received"] = self._downloader.bytes_received
@@ -466,21 +397,11 @@ class Supervisor:
         except OSError as error:
             _log.warning("the keys of an order cannot be kept: %s", error)
 
-    def _wait_for_disk(self, error: OSError) -> bool:
-        """Look after what serves, until the journal may be tried again."""
-        _log.error("the journal cannot be written, updates wait: %s", error)
-        self._waiting_for_disk = True
-        try:
-            again_s = moment().elapsed_s + DISK_RETRY_S
-            while (elapsed_s := moment().elapsed_s) < again_s:
-                if self._stopping.wait(POLL_S):
-                    return False
-                self._keeper.watch(elapsed_s)
-                self._connection.watch()
-                self._reporter.pump(elapsed_s)
-        finally:
-            self._waiting_for_disk = False
-        return True
+    def _look_after(self, elapsed_s: float) -> None:
+        """Do what cannot wait while the update machine stands still for the disk."""
+        self._keeper.watch(elapsed_s)
+        self._connection.watch()
+        self._reporter.pump(elapsed_s)
 
     def _give_up(self, reason: Reason) -> None:
         """End, because a step hangs where nothing can end it but the end of the process."""

@@ -33,6 +33,7 @@ __all__ = ["TokenKey"]
 
 _P256 = bytes.fromhex("06082a8648ce3d030107")
 """The DER of P-256's object identifier (RFC 5480, 2.1.1.1)."""
+_ANOTHER_KEY = "make one in the token: name another with object=…, and the agent makes it"
 _OCTET_STRING = b"\x04\x41"
 """What stands before a point of 65 bytes in CKA_EC_POINT; some tokens leave it away."""
 _POINT_BYTES = 65
@@ -218,10 +219,12 @@ class TokenKey:
             raise Refused(
                 "key.unsafe",
                 "the private key in the token can be read out",
-                hint="make one in the token: name another with object=…, and the agent makes it",
+                hint=_ANOTHER_KEY,
             )
         if bytes(public[0][Attribute.EC_PARAMS]) != _P256:
-            raise Refused("key.unsafe", "the key in the token is not one of P-256")
+            raise Refused(
+                "key.unsafe", "the key in the token is not one of P-256", hint=_ANOTHER_KEY
+            )
         point = bytes(public[0][Attribute.EC_POINT])
         return _Opened(session, private[0], point[-_POINT_BYTES:])
 
@@ -261,7 +264,9 @@ class TokenKey:
             self._public_key.verify(self.sign(b"edgectl"), b"edgectl", ECDSA(SHA256()))
         except InvalidSignature as error:
             raise Refused(
-                "key.unsafe", "the private key in the token is not that of the public one"
+                "key.unsafe",
+                "the private key in the token is not that of the public one",
+                hint=_ANOTHER_KEY,
             ) from error
 
 
@@ -271,7 +276,9 @@ def _public_key(point: bytes) -> EllipticCurvePublicKey:
     try:
         return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
     except ValueError as error:
-        raise Refused("key.unsafe", "the public key in the token is no point of P-256") from error
+        raise Refused(
+            "key.unsafe", "the public key in the token is no point of P-256", hint=_ANOTHER_KEY
+        ) from error
 
 
 def _told(error: BaseException) -> str:

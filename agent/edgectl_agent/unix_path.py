@@ -25,7 +25,7 @@ def short_path(path: Path) -> Iterator[str]:
     if len(os.fsencode(path)) <= _PATH_BYTES_MAX:
         yield str(path)
         return
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{folder}/{path.name}"
     finally:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from edgectl import types
 from edgectl.gate_tables import findings_table
+from edgectl.observed_text import observed_rows, reason_text
 from edgectl.output import (
     Folding,
     age,
@@ -27,9 +28,6 @@ from edgectl.output import (
 from edgectl.trust_tables import wait_text
 
 __all__ = [
-    "device_table",
-    "devices_table",
-    "events_table",
     "jobs_table",
     "models_table",
     "report_table",
@@ -195,109 +193,6 @@ def _parent(version: types.VersionDetail) -> str:
     return f"{plain(version.model)}@{plain(version.parent)}"
 
 
-# ---------------------------------------------------------------- devices
-
-
-def _slot_text(slot: types.SlotInfo) -> str:
-    running = f"{slot.slot}@{slot.running.version}" if slot.running else f"{slot.slot}: none"
-    if slot.update and slot.update.state not in {"committed", "idle"}:
-        running += f" ({slot.update.state} {slot.update.version})"
-    return plain(running)
-
-
-def devices_table(devices: Sequence[types.DeviceSummary]) -> Table:
-    """Return one row a device."""
-    columns = ["DEVICE", "STATE", "SEEN", "RUNS", "MACHINE", "AGENT", "GROUP", "LABELS"]
-    rows = [
-        (
-            plain(device.id),
-            _device_state(device),
-            age(device.last_seen_at),
-            ", ".join(map(_slot_text, device.slots)) or "-",
-            plain(device.machine),
-            plain(device.agent_version),
-            plain(device.group),
-            plain(" ".join(f"{name}={value}" for name, value in sorted(device.labels.items()))),
-        )
-        for device in devices
-    ]
-    return table(columns, rows)
-
-
-def _device_state(device: types.DeviceSummary) -> Text:
-    if device.state != "enrolled":
-        return state_text(device.state)
-    return state_text("online" if device.online else "offline")
-
-
-def device_table(device: types.DeviceDetail) -> Table:
-    """Return everything of a device that a person asks for first."""
-    rows: list[tuple[str, Text | str]] = [
-        ("state", _device_state(device)),
-        ("seen", age(device.last_seen_at)),
-        ("enrolled", f"{age(device.enrolled_at)}, by {plain(device.enrolled_by)}"),
-        ("group", plain(device.group)),
-        ("key", plain(device.fingerprint)),
-        ("certificate", f"expires {age(device.certificate_expires_at)}"),
-        ("machine", f"{plain(device.machine)}, {plain(device.cpu_model)}"),
-        ("class", plain(device.device_class or f"none: {device.device_class_reason}")),
-        ("agent", f"{plain(device.agent_version)}, boot {device.boot}"),
-        ("endpoint", plain(device.endpoint)),
-        ("order", f"{device.order_counter}, accepted {device.accepted_order_counter}"),
-    ]
-    if device.refusal:
-        number = device.refused_order_counter
-        told = f"{device.refusal.code}: {device.refusal.detail}"
-        rows.append(("refused", plain(told if number is None else f"order {number}: {told}")))
-    for slot in device.slots:
-        rows.append((f"slot {plain(slot.slot)}", _slot_text(slot)))
-        rows.append(("  desired", plain(slot.desired_version)))
-        if slot.running:
-            rows.append(("  variant", plain(slot.running.variant)))
-        if slot.update and slot.update.reason:
-            reason = slot.update.reason
-            rows.append(("  reason", plain(f"{reason.code}: {reason.detail}")))
-        if slot.fault:
-            rows.append(("  fault", plain(f"{slot.fault.code}: {slot.fault.detail}")))
-    rows += [("rejected", plain(digest)) for digest in device.rejected]
-    return pairs(rows, plain(device.id))
-
-
-def events_table(events: Sequence[types.DeviceEventInfo]) -> Table:
-    """Return one row a transition that a device has reported."""
-    columns = ["AT (UTC)", "MODEL", "VARIANT", "FROM", "EVENT", "TO", "REASON"]
-    rows = [
-        (
-            f"{event.at:%m-%d %H:%M:%S}",
-            plain(f"{event.slot}@{event.version}"),
-            plain(event.variant),
-            plain(event.before),
-            plain(event.event),
-            state_text(event.after),
-            plain(f"{event.reason.code}: {event.reason.detail}" if event.reason else None),
-        )
-        for event in events
-    ]
-    return table(columns, rows)
-
-
-def security_table(events: Sequence[types.SecurityEventInfo]) -> Table:
-    """Return one row a security event."""
-    columns = ["CAME (UTC)", "DEVICE", "SEEN BY", "CODE", ">TIMES", "NEWEST"]
-    rows = [
-        (
-            f"{event.received_at:%m-%d %H:%M:%S}",
-            plain(event.device),
-            plain(event.source),
-            plain(event.code),
-            str(event.count),
-            plain(event.detail),
-        )
-        for event in events
-    ]
-    return table(columns, rows)
-
-
 # ---------------------------------------------------------------- rollouts
 
 
@@ -350,8 +245,8 @@ def rollout_table(rollout: types.RolloutInfo) -> Table:
     return pairs(rows, plain(f"{rollout.model}@{rollout.version}"))
 
 
-def rollout_devices_table(devices: Sequence[types.RolloutDeviceInfo]) -> Table:
-    """Return one row a device of a rollout."""
+def rollout_devices_table(devices: Sequence[types.RolloutDeviceInfo]) -> Group:
+    """Return one row a device of a rollout, and beneath what was measured after the trial."""
     columns = ["DEVICE", "", "STATE", "STEP", ">BYTES", "VARIANT", "REASON"]
     rows = [
         (
@@ -361,11 +256,16 @@ def rollout_devices_table(devices: Sequence[types.RolloutDeviceInfo]) -> Table:
             plain(device.step),
             _bytes_of(device),
             plain(device.variant),
-            plain(f"{device.reason.code}: {device.reason.detail}" if device.reason else None),
+            reason_text(device.reason) if device.reason else "-",
         )
         for device in devices
     ]
-    return table(columns, rows)
+    lines = [
+        Text(plain(f"{device.device} {name}: {text}"), style="dim italic")
+        for device in devices
+        for name, text in observed_rows(device)
+    ]
+    return Group(table(columns, rows), *lines)
 
 
 def _bytes_of(device: types.RolloutDeviceInfo) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -33,6 +34,7 @@ from edgectl_server.storage.tables import (
 __all__ = ["desired_slots", "device_detail", "device_event", "device_summary", "evidence"]
 
 
+_Shown = TypeVar("_Shown", bound=BaseModel)
 _Desired = Mapping[str, tuple[str, str | None]]
 """Slot to the desired version and the rollout that wants it."""
 
@@ -98,7 +100,7 @@ def _slots(reported: ReportedState | None, desired: _Desired) -> list[SlotInfo]:
 
 
 def _installed(document: Mapping[str, Any] | None) -> InstalledInfo | None:
-    return None if document is None else InstalledInfo.model_validate(document)
+    return _shown(InstalledInfo, document)
 
 
 def _update(document: Mapping[str, Any] | None) -> UpdateInfo | None:
@@ -122,16 +124,22 @@ def _update(document: Mapping[str, Any] | None) -> UpdateInfo | None:
 
 def evidence(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a device saw of a model beyond its trial; fields of an `UpdateInfo`."""
-    shadow, observation, swap = (document.get(name) for name in ("shadow", "observation", "swap"))
     return {
-        "shadow": None if shadow is None else ObservationInfo.model_validate(shadow),
-        "observation": None if observation is None else ObservationInfo.model_validate(observation),
-        "swap": None if swap is None else SwapInfo.model_validate(swap),
+        "shadow": _shown(ObservationInfo, document.get("shadow")),
+        "observation": _shown(ObservationInfo, document.get("observation")),
+        "swap": _shown(SwapInfo, document.get("swap")),
     }
 
 
 def _reason(document: Mapping[str, Any] | None) -> ReasonInfo | None:
-    return None if document is None else ReasonInfo.model_validate(document)
+    return _shown(ReasonInfo, document)
+
+
+def _shown(kind: type[_Shown], document: Mapping[str, Any] | None) -> _Shown | None:
+    """Return what `kind` shows of a part of a report; a newer agent may say more."""
+    if document is None:
+        return None
+    return kind.model_validate({k: v for k, v in document.items() if k in kind.model_fields})
 
 
 def device_detail(session: Session, row: Device, alarms: int, *, why: str) -> DeviceDetail:

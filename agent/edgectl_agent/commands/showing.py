@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 from edgectl_agent.commands.common import (
@@ -74,7 +75,7 @@ def _status(settings: Settings, options: argparse.Namespace) -> int:
     for slot, one in status["slots"].items():
         _print_slot(slot, one)
     if status.get("next_s") is not None:
-        print(f"next         in {seconds_text(status['next_s'])}")
+        print(f"next         looks again within {seconds_text(status['next_s'])}")
     for digest in status["rejected"]:
         print(f"rejected     {digest}")
     return 0
@@ -109,14 +110,55 @@ def _print_slot(slot: str, one: dict[str, Any]) -> None:
     if not update or update["state"] == _ENDED_WELL:
         return
     line = f"             update to {update['version']} ({update['variant']}): {update['state']}"
-    if update.get("bytes_total"):
+    if update.get("bytes_total") and update["state"] == "downloading":
         done, total = update.get("bytes_done", 0), update["bytes_total"]
         line += f", {bytes_text(done)} of {bytes_text(total)}"
     if update.get("attempt", 1) > 1:
         line += f", attempt {update['attempt']}"
     print(line)
+    for name in ("shadow", "swap", "observation"):
+        if update.get(name):
+            print(f"             {name}: {_MEASURED[name](update[name])}")
     if update.get("reason"):
         print(f"             [{update['reason']['code']}] {update['reason']['detail']}")
+
+
+def _shadow_text(seen: dict[str, Any]) -> str:
+    """Return what a shadow did; what is 0 is not in a report."""
+    copies = f"{seen.get('agreed', 0)} of {seen.get('mirrored', 0)} copies agree"
+    return ", ".join([copies, *_behaviour(seen)])
+
+
+def _observed_text(seen: dict[str, Any]) -> str:
+    """Return what an observed model did."""
+    told = [f"{seen.get('requests', 0)} requests", *_behaviour(seen)]
+    if seen.get("mirrored"):
+        told.append(f"{seen.get('agreed', 0)} of {seen['mirrored']} copies agree")
+    return ", ".join(told)
+
+
+def _behaviour(seen: dict[str, Any]) -> list[str]:
+    told = [f"{seen.get('errors', 0)} errors"]
+    if seen.get("non_finite"):
+        told.append(f"{seen['non_finite']} with NaN or infinity")
+    if seen.get("latency_p95_us"):
+        told.append(f"p95 {seen['latency_p95_us']:.0f} µs")
+    return told
+
+
+def _swap_text(swap: dict[str, Any]) -> str:
+    gap = f"requests waited {swap['gap_ms']:.0f} ms" if swap.get("gap_ms") else "no gap"
+    kept = ", the model before is kept in memory" if swap.get("resident") else ""
+    load_ms = swap.get("load_ms")
+    loading = f"loaded in {load_ms:.0f} ms" if load_ms else "was in memory already"
+    return f"{loading}, {gap}{kept}"
+
+
+_MEASURED: dict[str, Callable[[dict[str, Any]], str]] = {
+    "shadow": _shadow_text,
+    "swap": _swap_text,
+    "observation": _observed_text,
+}
 
 
 def _models(settings: Settings, options: argparse.Namespace) -> int:

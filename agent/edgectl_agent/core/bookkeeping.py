@@ -19,6 +19,7 @@ from edgectl_agent.core.timing import Moment, delay_s
 from edgectl_agent.core.waiting import Gate
 from edgectl_agent.core.windows import Windows
 from edgectl_protocol.messages import (
+    Installed,
     ObservationReport,
     Reason,
     SlotReport,
@@ -97,6 +98,28 @@ class Bookkeeping:
         if self._until_s is None:
             return {}  # it is not loaded yet
         return {one.slot: one.manifest for one in self._current() if one.state is _S.SHADOWING}
+
+    @property
+    def compared(self) -> dict[str, Installed]:
+        """Slots under observation, and what ran there before: it is what they return to.
+
+        True before `start` as well.
+        """
+        found = {}
+        for slot, update in self.record.updates.items():
+            pointer = self.pointers.get(slot, SlotPointer())
+            running, previous = pointer.running, pointer.previous
+            if update.state is not _S.OBSERVING or running is None or previous is None:
+                continue
+            if running.manifest == update.manifest:
+                found[slot] = previous
+        return found
+
+    @property
+    def policy(self) -> UpdatePolicy:
+        """The newest order's; the defaults before the first."""
+        order = self.record.order
+        return UpdatePolicy() if order is None else order.policy
 
     @property
     def unsettled(self) -> frozenset[str]:
@@ -190,12 +213,12 @@ class Bookkeeping:
                     step=step,
                     update=update,
                     installed=update.installed(moment.wall),
-                    policy=self._policy,
+                    policy=self.policy,
                 )
             case _S.ACTIVATING:
                 installed = {one.slot: one.installed(moment.wall) for one in updates}
                 self._wanted = steps.Activate(
-                    step=step, updates=updates, installed=installed, policy=self._policy
+                    step=step, updates=updates, installed=installed, policy=self.policy
                 )
             case _S.ROLLING_BACK:
                 self._wanted = steps.RollBack(step=step, updates=updates)
@@ -203,26 +226,21 @@ class Bookkeeping:
                 assert update.state is _S.OBSERVING, update.state
                 for one in updates:
                     self._seen.pop(one.slot, None)
-                self._until_s = moment.elapsed_s + self._policy.observe_s
+                self._until_s = moment.elapsed_s + self.policy.observe_s
 
     # ------------------------------------------------------------ small things
-
-    @property
-    def _policy(self) -> UpdatePolicy:
-        order = self.record.order
-        return UpdatePolicy() if order is None else order.policy
 
     def _delay_s(self, attempt: int, jitter: float) -> float:
         return delay_s(
             attempt,
             first_s=self._limits.first_delay_s,
-            max_s=self._policy.retry_delay_s_max,
+            max_s=self.policy.retry_delay_s_max,
             jitter=jitter,
         )
 
     def _schedule(self, update: Update, moment: Moment, jitter: float) -> None:
         """Plan the next attempt of a failed update, if one is left."""
-        if update.attempt < self._policy.attempts_max:
+        if update.attempt < self.policy.attempts_max:
             wait_s = self._delay_s(update.attempt, jitter)
             self._retry_at[update.slot] = moment.elapsed_s + wait_s
 

@@ -32,7 +32,7 @@ class Course(Bookkeeping):
 
     def _proved(self, update: Update, moment: Moment, trial: TrialReport | None) -> None:
         """Go on from a trial or a shadow: to the shadow, to the switch, or wait for it."""
-        shadow = self._policy.shadow_s > 0 and not update.wish
+        shadow = self.policy.shadow_s > 0 and not update.wish
         serving = self.pointers.get(update.slot, SlotPointer()).running
         if update.state is _S.TRIAL and shadow and serving is not None:
             self._move(update, _E.SHADOW, moment, trial=trial)
@@ -66,7 +66,7 @@ class Course(Bookkeeping):
     def _end_for_partner(self, update: Update, reason: Reason) -> None:
         """End an update whose group cannot be completed any more."""
         if reason.code == "update.partner_failed":
-            last = max(update.attempt, self._policy.attempts_max)
+            last = max(update.attempt, self.policy.attempts_max)
             self._note(update, _E.FAILED, reason=reason, attempt=last)
         else:
             self._note(update, _E.REJECTED, reason=reason)

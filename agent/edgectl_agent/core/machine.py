@@ -318,8 +318,10 @@ class Machine(Course):
         match update.state:
             case _S.TRIAL:
                 self._proved(update, moment, event.trial)
+            case _S.SHADOWING if event.shadowless:
+                self._proved(update, moment, update.trial)
             case _S.SHADOWING:
-                self._until_s = moment.elapsed_s + self._policy.shadow_s
+                self._until_s = moment.elapsed_s + self.policy.shadow_s
             case _S.ACTIVATING:
                 for one in self._current():
                     self._note(one, _E.OK, swap=event.swaps.get(one.slot))
@@ -335,13 +337,13 @@ class Machine(Course):
 
     def _observe(self, health: steps.HealthSeen, moment: Moment) -> None:
         if self.observed.get(health.slot) == health.manifest:
-            self._seen[health.slot] = observation.report(health, self._policy)
-            reason = observation.judge(health, self._policy)
+            self._seen[health.slot] = observation.report(health, self.policy)
+            reason = observation.judge(health, self.policy)
             if reason is not None:
                 self._breach({health.slot: reason}, moment)
         elif health.companion and self.shadowed.get(health.slot) == health.companion:
-            self._seen[health.slot] = observation.report_shadow(health, self._policy)
-            reason = observation.judge_shadow(health, self._policy)
+            self._seen[health.slot] = observation.report_shadow(health, self.policy)
+            reason = observation.judge_shadow(health, self.policy)
             if reason is not None:
                 self._reject(reason, moment)
 

@@ -90,6 +90,8 @@ class StepDone(_Value, frozen=True, kw_only=True):
     pointers: dict[str, SlotPointer] = {}
     """What the slots run of which it may have changed that."""
     swaps: dict[str, SwapReport] = {}
+    shadowless: bool = False
+    """Of `Accompany`: there can be no shadow here, and nothing is to be waited for."""
 
 
 class StepFailed(_Value, frozen=True, kw_only=True):

@@ -324,6 +324,8 @@ class Hub:
             variant=bundle.variant,
             manifest=bundle.manifest,
             config=bundle.config,
+            threads=bundle.threads,
+            provider=bundle.provider,
         )
         files: list[int] = []
         try:

@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 
 from edgectl_protocol.histograms import CONFIDENCE_EDGES, LATENCY_EDGES_US
 from edgectl_protocol.manifest import BundleConfig
+from edgectl_protocol.messages import Provider
 from edgectl_protocol.names import Digest, ModelName, Variant, Version
 
 __all__ = [
@@ -102,6 +103,10 @@ class Offer(Struct, frozen=True, kw_only=True, tag="offer"):
     variant: Variant
     manifest: Digest
     config: BundleConfig
+    threads: Annotated[int, Meta(ge=0, le=1024)] = 0
+    """Within one operator, as its trial on this device has found best; 0: by the model's size."""
+    provider: Provider = ""
+    """Execution provider or delegate that its trial has chosen; empty: the runtime's usual one."""
 
 
 class Elsewhere(Struct, frozen=True, kw_only=True, tag="elsewhere"):

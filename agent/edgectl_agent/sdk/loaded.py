@@ -28,6 +28,8 @@ class Loaded:
     Attributes:
         answered: which one it is.
         counting: what it has counted.
+        threads: within one operator.
+        provider: execution provider or delegate that runs it.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Loaded:
             manifest=bundle.manifest,
             config=bundle.config,
         )
+        self.threads, self.provider = model.threads, model.provider
         self.counting = Counting(bundle.manifest, bundle.config)
         self._served = self.counting.served
         self._run = model.run

@@ -46,6 +46,8 @@ def load_offer(offer: Offer, files: Sequence[int], misbehaved: Callable[[], obje
             model=model,
             golden=golden,
             config=offer.config,
+            threads=offer.threads,
+            provider=offer.provider,
         )
         loaded, _ = prepare(bundle, Stop())
     except MemoryError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from edgectl.commands.enrolment import COMMANDS
+from edgectl.device_tables import device_table, devices_table, events_table, security_table
 from edgectl.errors import doing
 from edgectl.output import consoles, plain, print_json
 from edgectl.session import (
@@ -16,7 +17,6 @@ from edgectl.session import (
     limit_option,
     pass_session,
 )
-from edgectl.tables import device_table, devices_table, events_table, security_table
 
 __all__ = ["devices"]
 

@@ -19,6 +19,7 @@ class Device:
         self.state = state
         self.name = name
         self.lines: list[dict[str, Any]] = []
+        self.program: tuple[str, ...] = ("-m", "edgectl_agent")
         self.settings: dict[str, str] = {"hooks": str(state.with_suffix(".hooks"))}
         self._arguments = [
             *("--server", plane_url, "--device", name),
@@ -42,7 +43,7 @@ class Device:
         self.lines = []
         with self._errors.open("a") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "edgectl_agent", "run", *self._arguments],
+                [sys.executable, *self.program, "run", *self._arguments],
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
@@ -91,6 +92,12 @@ class Device:
         self._end(signal.SIGKILL)
 
     def stop(self) -> int:
+        return self._end(signal.SIGTERM)
+
+    def ended(self, timeout_s: float = 40.0) -> int:
+        """Wait until it ends by itself; return its exit code."""
+        assert self._process is not None
+        self._process.wait(timeout_s)
         return self._end(signal.SIGTERM)
 
     def errors(self) -> str:

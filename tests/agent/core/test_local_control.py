@@ -30,6 +30,7 @@ from edgectl_agent.local_messages import (
     Status,
     decode_request,
 )
+from edgectl_agent.unix_path import short_path
 from edgectl_protocol.errors import MalformedMessage
 from waiting import wait_for
 
@@ -76,7 +77,7 @@ def path(tmp_path: Path, handler: Handler) -> Iterator[Path]:
 def raw(path: Path) -> socket.socket:
     channel = socket.socket(socket.AF_UNIX)
     channel.settimeout(20)
-    with local_control.short_address(path) as address:
+    with short_path(path) as address:
         channel.connect(address)
     return channel
 
@@ -292,3 +293,11 @@ def test_strangers_are_not_heard(  # noqa: PLR0917 - a table
     finally:
         control.stop()
         folder.rmdir()
+
+
+def test_an_agent_that_is_silent_is_not_said_to_be_down(path: Path, handler: Handler) -> None:
+    handler.gate.clear()
+    with pytest.raises(Unreachable) as caught:
+        ask(path, Status(), timeout_s=0.2)
+    handler.gate.set()
+    assert caught.value.code == "agent.busy"

@@ -113,6 +113,10 @@ def test_a_slot_that_is_not_named_stays_as_it_is(tmp_path: Path) -> None:
     assert set(Store(RealDisk(tmp_path)).pointers()) == {"activity", "other"}
     (tmp_path / "slots.copy").write_bytes(b"{")
     assert set(Store(RealDisk(tmp_path)).pointers()) == {"activity", "other"}, "it was repaired"
+    for name in ("slots.json", "slots.copy"):  # as a repair of the file system may lose one
+        (tmp_path / name).unlink()
+        assert set(Store(RealDisk(tmp_path)).pointers()) == {"activity", "other"}
+        assert (tmp_path / name).exists()
     for name in ("slots.json", "slots.copy"):
         (tmp_path / name).write_bytes(b"{")
     assert Store(RealDisk(tmp_path)).pointers() == {}

@@ -254,6 +254,8 @@ def test_without_memory_or_anything_to_compare_with_there_is_no_shadow() -> None
     world.roomy = False
     world.differing = {V2.digest}
     world.deliver(make_order(2, [V2], policy=SHADOW))
+    world.settle(idle=False)
+    assert (world.machine.shadowed, state(world)[0]) == ({}, "observing"), "nothing is waited for"
     world.settle()
     assert world.running() == V2.digest, "not enough data is no judgement"
 

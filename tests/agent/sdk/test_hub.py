@@ -17,6 +17,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from agent.inference.models import activity, make_bundle
 from agent.sdk.conftest import Follow
@@ -25,11 +26,14 @@ from edgectl_agent.inference.hub_messages import (
     LINE_BYTES_MAX,
     REQUESTS_MAX,
     Counted,
+    Offer,
     check_counted,
     decode_from_application,
+    decode_from_hub,
 )
 from edgectl_agent.inference.process import InferenceProcess
 from edgectl_agent.inference.slots import Slots
+from edgectl_agent.sdk.offers import load_offer
 from edgectl_agent.unix_path import short_path
 from edgectl_protocol.names import digest_of
 from waiting import wait_for
@@ -402,3 +406,18 @@ def test_what_is_believed_adds_up(
         assert errors + non_finite <= requests
         assert scores or not any(classes)
         assert sum(classes) <= 256 * (requests - errors - non_finite)
+
+
+def test_what_a_trial_has_chosen_comes_with_the_offer(
+    process: InferenceProcess, connect: Connect, tmp_path: Path
+) -> None:
+    bundle = structs.replace(make_bundle(tmp_path), threads=2, provider="CPUExecutionProvider")
+    process.load(bundle)
+    application = connect()
+    application.say(FOLLOW)
+    line = application.hear()
+    assert (line["threads"], line["provider"]) == (2, "CPUExecutionProvider")
+    offer = decode_from_hub(json.dumps(line).encode())
+    assert isinstance(offer, Offer)
+    loaded = load_offer(offer, application.files, lambda: None)
+    assert (loaded.threads, loaded.provider) == (2, "CPUExecutionProvider")

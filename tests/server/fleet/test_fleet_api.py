@@ -6,11 +6,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec import structs
 from starlette.testclient import TestClient
 
+from edgectl_protocol import topics
 from edgectl_protocol.enrolment import EnrolReply, EnrolRequest
-from edgectl_protocol.update import UpdateState
+from edgectl_protocol.messages import DeviceEvent, ObservationReport, SwapReport
+from edgectl_protocol.update import UpdateEvent, UpdateState
 from edgectl_server.api.app import create_app
+from edgectl_server.clock import now as clock_now
 from edgectl_server.services import Services, open_services
 from edgectl_server.settings import Settings
 from server.fleet.fleet_helpers import Pi, add_version, make_request
@@ -111,6 +115,51 @@ def test_from_a_token_to_a_committed_version(api: Api, pis: list[Pi]) -> None:
     assert kinds[-1] == "started"
     assert api.get("/fleet")["versions"] == [{"model": "har", "version": "1", "devices": 2}]
     assert api.get("/models/har")["devices_running"] == 2
+
+
+def test_all_that_an_update_is_reported_with_is_shown(api: Api, pis: list[Pi]) -> None:
+    """Also what a trial has chosen, and what shadow, swap and observation have shown."""
+    services = api.services
+    add_version(services.database, services.blobs, services.repository)
+    body = {"model": "har", "version": "1", "selector": {"devices": ["pi-1"]}}
+    rollout = api.call("POST", "/rollouts", role="operator", json=body).json()["id"]
+    pi, order = pis[0], pis[0].order(1)
+    pi.run(order)
+    shadow = ObservationReport(mirrored=40, agreed=39, skipped=2, latency_p95_us=900.0)
+    swap = SwapReport(load_ms=41.5, gap_ms=12.0, resident=True)
+    seen = ObservationReport(requests=500, errors=3, class_shift=0.125)
+    slot = pi.slots["har"]
+    pi.slots = {
+        "har": structs.replace(
+            slot,
+            running=structs.replace(slot.running, threads=2, provider="XnnpackDelegate"),
+            update=structs.replace(slot.update, shadow=shadow, swap=swap, observation=seen),
+        )
+    }
+    pi.report()
+    event = DeviceEvent(
+        device="pi-1", boot=1, seq=pi.seq + 1, at=clock_now(), slot="har", order=1,
+        nonce=order.nonce, version="1", variant=slot.update.variant,
+        manifest=slot.update.manifest, before=UpdateState.OBSERVING, event=UpdateEvent.OK,
+        after=UpdateState.COMMITTED, rollout=rollout, shadow=shadow, swap=swap, observation=seen,
+    )  # fmt: skip
+    pi.publish(topics.event("pi-1"), event)
+    wait_for(lambda: api.get("/devices/pi-1/events")["total"] == 1)
+    wait_for(lambda: api.get("/devices/pi-1")["slots"][0]["update"]["swap"] is not None)
+
+    (listed, _) = api.get("/devices")["items"]
+    assert listed["slots"] == api.get("/devices/pi-1")["slots"]
+    (shown,) = listed["slots"]
+    assert (shown["running"]["threads"], shown["running"]["provider"]) == (2, "XnnpackDelegate")
+    (in_rollout,) = api.get(f"/rollouts/{rollout}/devices")["items"]
+    (told,) = api.get("/devices/pi-1/events")["items"]
+    for place in (shown["update"], in_rollout, told):
+        assert place["swap"] == {"load_ms": 41.5, "gap_ms": 12.0, "resident": True}
+        assert (place["shadow"]["mirrored"], place["shadow"]["agreed"]) == (40, 39)
+        assert place["shadow"]["latency_p95_us"] == 900.0
+        assert (place["observation"]["requests"], place["observation"]["class_shift"]) == (
+            500, 0.125,
+        )  # fmt: skip
 
 
 def test_devices_are_found_by_what_they_do(api: Api, pis: list[Pi]) -> None:

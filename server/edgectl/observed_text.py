@@ -1,0 +1,80 @@
+"""What a device has measured of a model besides its trial, in a few words for a person.
+
+A shadow answers copies of live requests; a model that was activated is observed; the swap between
+both is what requests may notice.
+"""
+
+from __future__ import annotations
+
+from edgectl import types
+from edgectl.output import latency_text, plain
+
+__all__ = ["observed_rows", "reason_text", "seen_text", "shadow_text", "swap_text"]
+
+_PER_CENT = 100
+
+
+def reason_text(reason: types.ReasonInfo) -> str:
+    """Return a reason with its code, which the list of errors explains."""
+    return plain(f"{reason.code}: {reason.detail}")
+
+
+def swap_text(swap: types.SwapInfo) -> str:
+    """Say how long it took, and what requests noticed of it."""
+    loading = f"loaded in {swap.load_ms:.0f} ms" if swap.load_ms else "was in memory already"
+    gap = f"requests waited {swap.gap_ms:.0f} ms" if swap.gap_ms else "no gap"
+    kept = ", the model before is kept in memory" if swap.resident else ""
+    return f"{loading}, {gap}{kept}"
+
+
+def shadow_text(shadow: types.ObservationInfo) -> str:
+    """Say what a shadow did with copies of requests."""
+    return ", ".join([_copies(shadow), *_errors(shadow), *_latency(shadow), *_shift(shadow)])
+
+
+def seen_text(seen: types.ObservationInfo) -> str:
+    """Say what a model did since it was activated."""
+    parts = [f"{seen.requests} requests", *(_errors(seen) or ["no errors"]), *_latency(seen)]
+    parts += _shift(seen)
+    if seen.mirrored:
+        parts.append(f"the model before: {_copies(seen)}")
+    return ", ".join(parts)
+
+
+def observed_rows(
+    device: types.UpdateInfo | types.RolloutDeviceInfo | types.DeviceEventInfo,
+) -> list[tuple[str, str]]:
+    """Return the name and the words of each thing that is known, in the order of their time."""
+    rows = []
+    if device.shadow is not None:
+        rows.append(("shadow", shadow_text(device.shadow)))
+    if device.swap is not None:
+        rows.append(("swap", swap_text(device.swap)))
+    if device.observation is not None:
+        rows.append(("observed", seen_text(device.observation)))
+    return rows
+
+
+def _copies(seen: types.ObservationInfo) -> str:
+    if not seen.mirrored:
+        return "no copies yet" + (f", {seen.skipped} skipped" if seen.skipped else "")
+    agreed = f"{seen.agreed / seen.mirrored * _PER_CENT:.0f} % of {seen.mirrored} copies agree"
+    return agreed + (f", {seen.skipped} skipped" if seen.skipped else "")
+
+
+def _errors(seen: types.ObservationInfo) -> list[str]:
+    named = ((seen.errors, "errors"), (seen.non_finite, "with NaN or infinity"))
+    return [f"{count} {name}" for count, name in named if count]
+
+
+def _latency(seen: types.ObservationInfo) -> list[str]:
+    if seen.latency_p95_us is None:
+        return []
+    beside = ""
+    if seen.reference_p95_us is not None:
+        beside = f" ({latency_text(seen.reference_p95_us)} before)"
+    return [f"p95 {latency_text(seen.latency_p95_us)}{beside}"]
+
+
+def _shift(seen: types.ObservationInfo) -> list[str]:
+    return [] if seen.class_shift is None else [f"classes shifted by {seen.class_shift:.2f}"]
