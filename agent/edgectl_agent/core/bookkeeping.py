@@ -70,6 +70,8 @@ class Bookkeeping:
         """Slot to elapsed seconds of its next attempt."""
         self._until_s: float | None = None
         """Elapsed seconds at which the present observation, shadow or pause ends."""
+        self._unseen_until_s: float | None = None
+        """Elapsed seconds until which a model that was not seen serving is waited for."""
         self._look_s: float | None = None
         """Elapsed seconds at which a closed maintenance window is looked at again."""
         self._setbacks = 0
@@ -226,6 +228,7 @@ class Bookkeeping:
                 assert update.state is _S.OBSERVING, update.state
                 for one in updates:
                     self._seen.pop(one.slot, None)
+                self._unseen_until_s = None
                 self._until_s = moment.elapsed_s + self.policy.observe_s
 
     # ------------------------------------------------------------ small things

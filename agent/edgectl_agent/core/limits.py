@@ -24,6 +24,10 @@ class Limits(Struct, frozen=True, kw_only=True):
     system: the agent ends, and whoever supervises it starts it anew."""
     first_delay_s: float = 2.0
     """Longest wait after the first failure; `UpdatePolicy` says the longest of all."""
+    unseen_s: float = 300.0
+    """So much longer than its observation a model is waited for that nobody has seen serving,
+    because the inference process is down or cannot load it; then it goes back, without blame."""
+    unseen_look_s: float = 5.0
     setbacks_max: int = 8
     """A rollback that has failed so often and has switched the pointers is over: what is loaded
     from there on is nobody's update any more."""

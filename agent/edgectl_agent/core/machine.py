@@ -397,11 +397,27 @@ class Machine(Course):
         updates = self._current()
         match updates[0].state:
             case _S.OBSERVING:
-                for update in updates:
-                    self._note(update, _E.OK)
-                self._go(moment)
+                self._end_observation(moment)
             case _S.SHADOWING:
                 self._proved(updates[0], moment, updates[0].trial)
             case _:
                 assert updates[0].state is _S.ROLLING_BACK, updates[0].state
                 self._enter(moment)
+
+    def _end_observation(self, moment: Moment) -> None:
+        """Commit what was seen serving; what was not is waited for, and goes back in the end."""
+        updates = self._current()
+        unseen = [one.slot for one in updates if one.slot not in self._seen]
+        if not unseen:
+            for update in updates:
+                self._note(update, _E.OK)
+            self._go(moment)
+            return
+        if self._unseen_until_s is None:
+            self._unseen_until_s = moment.elapsed_s + self._limits.unseen_s
+        if moment.elapsed_s < self._unseen_until_s:
+            self._until_s = min(moment.elapsed_s + self._limits.unseen_look_s, self._unseen_until_s)
+            return
+        detail = "it was not seen serving for as long as it was observed, and longer"
+        reason = Reason(code="observe.unseen", detail=detail)
+        self._breach(dict.fromkeys(unseen, reason), moment, blame=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import random
 import stat
 from pathlib import Path
 
@@ -118,3 +120,23 @@ def test_whatever_stands_behind_the_last_good_line_is_no_matter(tail: bytes, cut
     assert again.load() == RECORD
     again.save(EMPTY)
     assert Journal(disk).load() == EMPTY
+
+
+def test_a_line_whose_synchronization_failed_is_kept_by_the_next_start() -> None:
+    """Linux takes it for written then: synchronizing once more would keep nothing."""
+    disk = SimulatedDisk()
+    journal = Journal(disk)
+    journal.load()
+    journal.save(EMPTY)
+
+    def trouble(what: str, _path: str) -> None:
+        if what == "sync":
+            raise OSError(errno.EIO, "Input/output error")
+
+    disk.trouble = trouble
+    with pytest.raises(OSError, match="Input/output"):
+        journal.save(RECORD)  # and the agent is killed before it can do it again
+    disk.trouble = None
+    assert Journal(disk).load() == RECORD
+    disk.reboot("lost", random.Random(0))
+    assert Journal(disk).load() == RECORD
