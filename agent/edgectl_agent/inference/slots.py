@@ -342,14 +342,14 @@ class Slots:
         """Load what had to go for something that does not load; an encrypted model cannot be."""
         for slot, served in gap.gone.items():
             found = self._of(slot)
-            found.serving = None
-            if served.bundle.key is not None:
-                continue
-            deadline = time.monotonic() + FILL_AGAIN_S_MAX
-            try:
-                found.serving = await load_beside(served.bundle, deadline, inline=served.inline)
-            except LoadFailed:
-                log.exception("what served in %s before does not load any more", slot)
+            again: Served | None = None  # until that is known, requests wait for a successor
+            if served.bundle.key is None:
+                deadline = time.monotonic() + FILL_AGAIN_S_MAX
+                try:
+                    again = await load_beside(served.bundle, deadline, inline=served.inline)
+                except LoadFailed:
+                    log.exception("what served in %s before does not load any more", slot)
+            found.serving = again
         gap.successor.set_result(None)
 
     def _enough(self, needed_bytes: int) -> bool:
