@@ -271,6 +271,7 @@ def test_what_nobody_has_seen_serving_is_not_committed(comes_back: bool) -> None
     world.settle(idle=False)
     assert world.machine.observed == {"activity": V2.digest}
     loaded = world.inference.serving.pop("activity")  # such as a disk that cannot be read now
+    companions = dict(world.inference.companions)
     world.inference.companions.clear()
     world.machine._seen.clear()
     world.elapsed_s += 60
@@ -278,6 +279,7 @@ def test_what_nobody_has_seen_serving_is_not_committed(comes_back: bool) -> None
     assert world.machine.observed, "its time is over, and it is waited for"
     if comes_back:
         world.inference.serving["activity"] = loaded
+        world.inference.companions.update(companions)
     world.settle()
     assert world.running() == (V2 if comes_back else V1).digest
     assert ("observe.unseen" in world.reasons) != comes_back
