@@ -213,6 +213,7 @@ def _device_info(
         if bytes_total == 0 and update_report.state in _DOWNLOADED:
             # A device counts only while it works on an update; by now it has the whole bundle.
             bytes_done = bytes_total = sizes.get(update_report.variant, 0)
+    ours = update_report is not None and update_report.rollout == rollout.id
     reason = row.reason
     if row.state == DeviceState.IN_PROGRESS:
         # Not the end yet, but what an operator must see: a refused order, a failed attempt.
@@ -229,6 +230,6 @@ def _device_info(
             "variant": "" if update_report is None else update_report.variant,
             "reason": None if reason is None else ReasonInfo.model_validate(reason),
             "updated_at": row.updated_at,
-            **measured({} if update_report is None else msgspec.to_builtins(update_report)),
+            **measured(msgspec.to_builtins(update_report) if ours else {}),
         }
     )

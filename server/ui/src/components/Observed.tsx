@@ -14,7 +14,7 @@ export interface Seen {
 /** A line for the shadow, the swap and the observation each, where they are known. */
 export function Observed({ seen }: { seen: Seen }) {
   return (
-    <>
+    <div className="stack" style={{ gap: 4 }}>
       {seen.shadow && <Line title="Shadow" facts={[...copies(seen.shadow), ...behaviour(seen.shadow)]} />}
       {seen.swap && <Line title="Swap" facts={swapped(seen.swap)} />}
       {seen.observation && (
@@ -27,7 +27,7 @@ export function Observed({ seen }: { seen: Seen }) {
           ]}
         />
       )}
-    </>
+    </div>
   );
 }
 

@@ -348,7 +348,7 @@ function Event({ event, newest }: { event: Schemas["DeviceEventInfo"]; newest: b
         </span>
       </div>
       {event.reason && (
-        <p className="small breakable" style={{ color: "var(--bad)" }}>
+        <p className="small breakable" style={{ color: event.after === "waiting" ? undefined : "var(--bad)" }}>
           {event.reason.detail} <span className="mono">({event.reason.code})</span>
         </p>
       )}

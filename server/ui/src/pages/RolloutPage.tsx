@@ -275,7 +275,10 @@ function Policy({ rollout }: { rollout: Rollout }) {
           ["Devices", selector.all ? "all enrolled at the start" : plural(selector.devices?.length ?? 0, "chosen device")],
           ["In progress", `${count(policy.max_in_progress)} at most`],
           ["Pauses after", plural(policy.failures_max ?? 1, "failure")],
+          ...(policy.shadow_s ? [["Shadow for", `${policy.shadow_s} s`] as [string, string]] : []),
           ["Observed for", `${policy.observe_s} s`],
+          ...(policy.windows ? [["Windows", policy.windows] as [string, string]] : []),
+          ...(policy.goes_with?.length ? [["Together with", policy.goes_with.join(", ")] as [string, string]] : []),
         ]}
       />
     </Panel>
