@@ -3,6 +3,7 @@
 # make test   the whole suite, in that environment (one after the other: ARGS="-n 0")
 # make demo   a server, three devices, a real model: from push to prediction (ARGS="--exit --json")
 # make bench  the figures of the README, measured here
+# make bench-device    the figures of the device (ARGS="--only serving"; an hour with all of them)
 # make bench-pipeline  the pipeline's choice beside fp32 and onnxruntime's defaults (ARGS="FOLDER CACHE")
 # make bench-hostile   1,000 damaged model files
 # make conformance CHECKOUT=/path/to/tuf-conformance  the TUF suite against the device's verifier
@@ -12,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: dev check format test demo bench bench-pipeline bench-hostile conformance docs clean
+.PHONY: dev check format test demo bench bench-device bench-pipeline bench-hostile conformance docs clean
 
 dev: $(VENV)/.dev
 
@@ -51,6 +52,9 @@ $(VENV)/.demo: pyproject.toml hatch_build.py $(VENV)/bin/python $(shell find ser
 
 bench: dev
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-device: dev
+	$(BIN)/python -m benchmarks.device $(ARGS)
 
 bench-pipeline: dev
 	$(BIN)/python -m benchmarks.pipeline $(ARGS)

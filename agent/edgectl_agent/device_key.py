@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgectl_agent.durable import PRIVATE, Disk
 from edgectl_agent.errors import Refused
 from edgectl_agent.key_uri import parse_key_uri
+from edgectl_agent.openssl import open_key
 from edgectl_agent.signing_request import signing_request
 from edgectl_agent.tls_key import is_reference
 from edgectl_agent.token_key import TokenKey
 from edgectl_protocol.enrolment import fingerprint_of
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 __all__ = ["KEY_PATH", "DeviceKey", "FileKey", "load_key", "load_or_make_key"]
 
@@ -61,28 +65,10 @@ class FileKey:
         Raises:
             Refused: ``enrol.damaged``: it is no P-256 key.
         """
-        from cryptography.hazmat.primitives.asymmetric import ec
-        from cryptography.hazmat.primitives.serialization import (
-            Encoding,
-            PublicFormat,
-            load_pem_private_key,
-        )
-
-        try:
-            key = load_pem_private_key(content, password=None)
-        except (ValueError, TypeError):
-            key = None
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.key_size != 256:  # noqa: PLR2004
-            raise Refused(
-                "enrol.damaged",
-                f"{path} is no P-256 private key",
-                hint="remove the folder identity/ and enrol again",
-            )
         self._path = path
-        self._key = key
-        self._key_id = fingerprint_of(
-            key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        )
+        self._content = content
+        self._key = open_key(content) or _LargerKey(self._whole())
+        self._key_id = fingerprint_of(self._key.public_der)
 
     @property
     def key_id(self) -> str:
@@ -91,18 +77,15 @@ class FileKey:
 
     def sign(self, content: bytes) -> bytes:
         """Return an ECDSA signature in DER."""
-        from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
-        from cryptography.hazmat.primitives.hashes import SHA256
-
-        return self._key.sign(content, ECDSA(SHA256()))
+        return self._key.sign(content)
 
     def signing_request(self, device: str, encryption_key: bytes = b"") -> str:
         """Return a certificate signing request in PEM."""
-        return signing_request(self._key, device, encryption_key)
+        return signing_request(self._whole(), device, encryption_key)
 
     def certifies(self, certificate: Any) -> bool:
         """Say whether a certificate is of this key."""
-        return bool(certificate.public_key() == self._key.public_key())
+        return bool(certificate.public_key() == self._whole().public_key())
 
     def load_into(self, context: ssl.SSLContext, certificate: Path) -> None:
         """Have new connections present `certificate`."""
@@ -110,6 +93,42 @@ class FileKey:
 
     def close(self) -> None:
         """Do nothing: a file was read."""
+
+    def _whole(self) -> EllipticCurvePrivateKey:
+        """Return it with all that can be done with a key; raise `Refused` ``enrol.damaged``."""
+        from cryptography.hazmat.primitives.asymmetric import ec
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+        try:
+            key = load_pem_private_key(self._content, password=None)
+        except (ValueError, TypeError):
+            key = None
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
+            raise Refused(
+                "enrol.damaged",
+                f"{self._path} is no P-256 private key",
+                hint="remove the folder identity/ and enrol again",
+            )
+        return key
+
+
+class _LargerKey:
+    """The same as `edgectl_agent.openssl.SigningKey`, where OpenSSL is no shared library."""
+
+    def __init__(self, key: EllipticCurvePrivateKey) -> None:
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+        self._key = key
+        self.public_der = key.public_key().public_bytes(
+            Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+        )
+
+    def sign(self, content: bytes) -> bytes:
+        """Return an ECDSA signature in DER."""
+        from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
+        from cryptography.hazmat.primitives.hashes import SHA256
+
+        return self._key.sign(content, ECDSA(SHA256()))
 
 
 def load_key(disk: Disk, uri: str = "") -> DeviceKey:

@@ -5,17 +5,20 @@ Rules:
 1. Every line is a whole `Record`; the last good one counts. The lines before it are a trail that
    ``edgectl-agent status`` can show.
 2. A torn last line is what a power loss leaves: it was never acted upon, because the machine acts
-   after `Journal.save` has returned. Nothing is written behind it: the next line replaces the
-   whole. Reading writes nothing: a device with a full or a read-only disk comes up and serves.
+   after `Journal.save` has returned. Nothing is written behind it.
 3. A long journal is replaced by its last line, in one step.
-4. What is read is made durable before it is believed: an agent that was killed between writing and
-   synchronizing has left lines that every reader sees and a power loss takes.
+4. What is read is written anew before it is believed: an agent that was killed between writing and
+   synchronizing, or just after that has failed, has left lines that every reader sees and a power
+   loss takes. Synchronizing them again does not help: Linux takes what it could not write for
+   written (``fsync(2)``, "Errors"). Where the disk is full or read-only, they are believed all the
+   same, so that the device comes up and serves, and the next line replaces the whole.
 5. A journal without any good line is put aside and a new one begun: models go on serving, and the
    server's next order is taken whatever its number. It is reported.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 from contextlib import suppress
@@ -23,7 +26,7 @@ from contextlib import suppress
 import msgspec
 
 from edgectl_agent.core.record import EMPTY, Record, decode_record
-from edgectl_agent.durable import PRIVATE, Disk, folder_of
+from edgectl_agent.durable import PRIVATE, Disk
 from edgectl_protocol.errors import MalformedMessage
 
 __all__ = ["JOURNAL_BYTES_MAX", "Journal", "last_record", "records_of"]
@@ -34,6 +37,7 @@ _PATH = "journal"
 _DAMAGED_PATH = "journal.damaged"
 _READ_BYTES_MAX = 4 * 1024 * 1024
 _SUM_DIGITS = 16
+_CANNOT_WRITE = frozenset({errno.EROFS, errno.ENOSPC, errno.EDQUOT})
 _log = logging.getLogger(__name__)
 
 
@@ -55,10 +59,15 @@ class Journal:
         if found is None:
             self._put_aside(content)
             return EMPTY
-        self._disk.sync(_PATH)
-        self._disk.sync_directory(folder_of(_PATH))
-        if clean:
-            self._size, self._torn = len(content), False
+        good = content if clean else _line(found)
+        try:
+            self._disk.write_atomic(_PATH, good, PRIVATE)
+        except OSError as error:
+            if error.errno not in _CANNOT_WRITE:
+                raise
+            _log.error("the journal cannot be written: %s", error)
+        else:
+            self._size, self._torn = len(good), False
         return found
 
     def _put_aside(self, content: bytes) -> None:

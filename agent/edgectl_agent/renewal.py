@@ -31,6 +31,7 @@ from edgectl_agent.device_key import DeviceKey
 from edgectl_agent.durable import Disk
 from edgectl_agent.enrol import AUTHORITY_PATH, CERTIFICATE_PATH, check_certificate, signed_by
 from edgectl_agent.errors import AgentError, Refused
+from edgectl_agent.openssl import read_times
 from edgectl_agent.server_request import ANSWER_HINT, endpoint_url, post
 from edgectl_protocol.enrolment import (
     Renewal,
@@ -119,7 +120,11 @@ def read_validity(disk: Disk) -> Validity:
         Refused: ``enrol.damaged``: it cannot be read.
     """
     try:
-        certificate = _certificate(disk.read(CERTIFICATE_PATH, 65536).decode())
+        pem = disk.read(CERTIFICATE_PATH, 65536)
+        times = read_times(pem)
+        if times is not None:
+            return Validity(*times)
+        certificate = _certificate(pem.decode())
     except (FileNotFoundError, ValueError) as error:
         raise Refused(
             "enrol.damaged",

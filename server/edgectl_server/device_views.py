@@ -31,7 +31,7 @@ from edgectl_server.storage.tables import (
     SystemSampleRow,
 )
 
-__all__ = ["desired_slots", "device_detail", "device_event", "device_summary", "measured"]
+__all__ = ["desired_slots", "device_detail", "device_event", "device_summary", "evidence"]
 
 
 _Shown = TypeVar("_Shown", bound=BaseModel)
@@ -110,6 +110,7 @@ def _update(document: Mapping[str, Any] | None) -> UpdateInfo | None:
         order=document["order"],
         version=document["version"],
         variant=document["variant"],
+        manifest=document["manifest"],
         state=document["state"],
         attempt=document.get("attempt", 0),
         bytes_done=document.get("bytes_done", 0),
@@ -117,21 +118,21 @@ def _update(document: Mapping[str, Any] | None) -> UpdateInfo | None:
         rollout=document.get("rollout"),
         reason=_reason(document.get("reason")),
         trial=document.get("trial"),
-        **measured(document),
+        **evidence(document),
     )
 
 
-def _reason(document: Mapping[str, Any] | None) -> ReasonInfo | None:
-    return _shown(ReasonInfo, document)
-
-
-def measured(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a report or an event says of the shadow, the observation and the swap."""
+def evidence(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a device saw of a model beyond its trial; fields of an `UpdateInfo`."""
     return {
         "shadow": _shown(ObservationInfo, document.get("shadow")),
         "observation": _shown(ObservationInfo, document.get("observation")),
         "swap": _shown(SwapInfo, document.get("swap")),
     }
+
+
+def _reason(document: Mapping[str, Any] | None) -> ReasonInfo | None:
+    return _shown(ReasonInfo, document)
 
 
 def _shown(kind: type[_Shown], document: Mapping[str, Any] | None) -> _Shown | None:
@@ -186,5 +187,5 @@ def device_event(row: DeviceEventRow) -> DeviceEventInfo:
         rollout=row.rollout,
         reason=_reason(event.get("reason")),
         trial=event.get("trial"),
-        **measured(event),
+        **evidence(event),
     )

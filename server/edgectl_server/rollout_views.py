@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from edgectl_protocol.update import UpdateState
-from edgectl_server.device_views import measured
+from edgectl_server.device_views import evidence
 from edgectl_server.domain.rollouts import DeviceState
 from edgectl_server.errors import NotFound
 from edgectl_server.ordering import refusal_of, reported_of
@@ -213,12 +213,13 @@ def _device_info(
         if bytes_total == 0 and update_report.state in _DOWNLOADED:
             # A device counts only while it works on an update; by now it has the whole bundle.
             bytes_done = bytes_total = sizes.get(update_report.variant, 0)
-    ours = update_report is not None and update_report.rollout == rollout.id
     reason = row.reason
     if row.state == DeviceState.IN_PROGRESS:
         # Not the end yet, but what an operator must see: a refused order, a failed attempt.
         told = refusal_of(reported, row.order_counter) or (update_report and update_report.reason)
         reason = msgspec.to_builtins(told) if told else None
+    ours = update_report is not None and update_report.rollout == rollout.id
+    seen = msgspec.to_builtins(update_report) if ours else {}
     return RolloutDeviceInfo.model_validate(
         {
             "device": row.device,
@@ -230,6 +231,7 @@ def _device_info(
             "variant": "" if update_report is None else update_report.variant,
             "reason": None if reason is None else ReasonInfo.model_validate(reason),
             "updated_at": row.updated_at,
-            **measured(msgspec.to_builtins(update_report) if ours else {}),
+            "trial": seen.get("trial"),
+            **evidence(seen),
         }
     )

@@ -19,7 +19,6 @@ from edgectl_protocol.messages import (
     ReportedState,
     SlotReport,
     SystemSample,
-    TrialReport,
     UpdateReport,
 )
 from edgectl_protocol.update import TRANSITIONS, UpdateEvent, UpdateState
@@ -44,6 +43,7 @@ from edgectl_server.storage.tables import (
 )
 from ui.enrolment_rows import enrolment_rows
 from ui.security_rows import security_events
+from ui.update_rows import BREACH, POLICY, PROVED_BY, SPECIAL, evidence
 
 MARKUP = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
 ENCRYPTED = 5
@@ -60,18 +60,9 @@ LAST_EVENTS = 21
 VARIANT = "onnx-int8"
 _STATES = UpdateState
 
-TRIAL = TrialReport(
-    golden_passed=16,
-    golden_total=16,
-    load_ms=41.2,
-    latency_p50_us=1210.5,
-    latency_p95_us=1624.0,
-    rss_bytes=74_300_000,
-    max_abs_diff=0.00021,
-)
 REASONS = {
     _STATES.REJECTED: Reason(code="trial.golden", detail="output differs by 0.41, at most 0.05"),
-    _STATES.ROLLED_BACK: Reason(code="observe.errors", detail=f"error rate 0.31 {MARKUP}"),
+    _STATES.ROLLED_BACK: Reason(code="observe.error_rate", detail=f"{BREACH} {MARKUP}"),
     _STATES.FAILED: Reason(code="download.disk", detail="no space left on the device"),
 }
 
@@ -281,8 +272,14 @@ def state_of(number: int) -> UpdateState:
         3: _STATES.FAILED,
         4: _STATES.DOWNLOADING,
         5: _STATES.OBSERVING,
+        **{number: state for number, (state, _) in SPECIAL.items()},
     }
     return special.get(number, _STATES.COMMITTED)
+
+
+def reason_of(number: int) -> Reason | None:
+    """Return why the newest update of a device stands there."""
+    return SPECIAL[number][1] if number in SPECIAL else REASONS.get(state_of(number))
 
 
 def _device(number: int, now: datetime) -> list[Base]:
@@ -291,7 +288,6 @@ def _device(number: int, now: datetime) -> list[Base]:
     old = Installed(version="1", variant=VARIANT, manifest=MANIFEST, since=now - timedelta(days=9))
     new = Installed(version="3", variant=VARIANT, manifest=MANIFEST, since=now - timedelta(hours=2))
     runs = new if state in (_STATES.COMMITTED, _STATES.OBSERVING) else old
-    proved = state in (_STATES.COMMITTED, _STATES.OBSERVING, _STATES.ROLLED_BACK)
     update = UpdateReport(
         order=7,
         version="3",
@@ -302,8 +298,8 @@ def _device(number: int, now: datetime) -> list[Base]:
         bytes_done=211_000 if state is _STATES.DOWNLOADING else 338_112,
         bytes_total=338_112,
         rollout=RUNNING,
-        reason=REASONS.get(state),
-        trial=TRIAL if proved else None,
+        reason=reason_of(number),
+        **evidence(state),
     )
     reported = ReportedState(
         device=name,
@@ -361,8 +357,8 @@ def _device(number: int, now: datetime) -> list[Base]:
         ),
         DesiredSlot(device=name, slot="har", version_id=3, rollout=RUNNING, updated_at=now),
         *([_measurement(name, now, refused=number == 1)] if number < MEASURED else []),
-        *_events(name, state, now),
-        *(row for boot in (2, 3) if number == 0 for row in _events(name, state, now, boot)),
+        *_events(number, now),
+        *(row for boot in (2, 3) if number == 0 for row in _events(number, now, boot)),
         *(_counts(name, now) if online else []),
         *(security_events(name, now) if number == 0 else []),
     ]
@@ -371,7 +367,9 @@ def _device(number: int, now: datetime) -> list[Base]:
 _PATHS = {
     _STATES.COMMITTED: ["ordered", "ok", "ok", "ok", "ok", "ok", "ok"],
     _STATES.OBSERVING: ["ordered", "ok", "ok", "ok", "ok", "ok"],
-    _STATES.ROLLED_BACK: ["ordered", "ok", "ok", "ok", "ok", "ok", "breached", "ok"],
+    _STATES.WAITING: ["ordered", "ok", "ok", "ok", "wait"],
+    _STATES.SHADOWING: ["ordered", "ok", "ok", "ok", "shadow"],
+    _STATES.ROLLED_BACK: ["ordered", *["ok"] * 3, "shadow", "ok", "ok", "breached", "ok"],
     _STATES.REJECTED: ["ordered", "ok", "ok", "ok", "rejected"],
     _STATES.FAILED: ["ordered", "ok", "failed"],
     _STATES.DOWNLOADING: ["ordered", "ok"],
@@ -404,15 +402,16 @@ def _measurement(name: str, now: datetime, *, refused: bool) -> Measurement:
     )
 
 
-def _events(name: str, end: UpdateState, now: datetime, boot: int = 4) -> list[Base]:
+def _events(number: int, now: datetime, boot: int = 4) -> list[Base]:
+    name, end, reason = name_of(number), state_of(number), reason_of(number)
     rows: list[Base] = []
     before, at = _STATES.IDLE, now - timedelta(hours=2, days=4 - boot)
-    proved = False
+    carried: dict[str, Any] = {}
     for seq, word in enumerate(_PATHS[end]):
         after = TRANSITIONS[before, UpdateEvent(word)]
         at += timedelta(seconds=2)
-        # As the agent does: from the end of its trial on, an update carries what was measured.
-        proved = proved or (before is _STATES.TRIAL and word == "ok")
+        # As the agent does: from the end of a state on, an update carries what was seen in it.
+        carried |= {name: seen for name, seen in evidence(end).items() if PROVED_BY[name] is before}
         event = DeviceEvent(
             device=name,
             boot=boot,
@@ -428,8 +427,8 @@ def _events(name: str, end: UpdateState, now: datetime, boot: int = 4) -> list[B
             event=UpdateEvent(word),
             after=after,
             rollout=RUNNING,
-            reason=REASONS.get(end) if word in ("failed", "rejected", "breached") else None,
-            trial=TRIAL if proved else None,
+            reason=reason if word in ("failed", "rejected", "breached", "wait") else None,
+            **carried,
         )
         rows.append(
             DeviceEventRow(
@@ -497,7 +496,7 @@ def _rollout(identity: str, state: str, now: datetime) -> Rollout:
         version_id=5 if paused else 3,
         state=state,
         selector={"all": True, "devices": []},
-        policy={"max_in_progress": 10, "failures_max": 8, "observe_s": 10.0},
+        policy=POLICY,
         revision=2,
         failures_acknowledged=0,
         note=f"3 devices have failed, at most 3 {MARKUP}" if paused else "",
@@ -509,11 +508,13 @@ def _rollout(identity: str, state: str, now: datetime) -> Rollout:
 
 
 def _rollout_rows(now: datetime) -> list[Base]:
-    ends = {_STATES.DOWNLOADING: "in_progress", _STATES.OBSERVING: "in_progress"}
+    ends = dict.fromkeys(
+        (_STATES.DOWNLOADING, _STATES.OBSERVING, _STATES.WAITING, _STATES.SHADOWING), "in_progress"
+    )
     rows: list[Base] = []
     for number in range(DEVICES):
         state = state_of(number)
-        reason = REASONS.get(state)
+        reason = reason_of(number)
         pending = number >= DEVICES - 6
         rows.append(
             RolloutDevice(

@@ -6,6 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from ui.rows import PAUSED, RUNNING
+from ui.update_rows import SPECIAL
 
 pytestmark = pytest.mark.chromium
 
@@ -52,7 +53,7 @@ def test_numbers_lead_to_the_list_that_they_count(visit):
 
     page.get_by_role("link", name=re.compile("^Updating")).click()
     expect(page).to_have_url(re.compile(r"/fleet\?updating=true$"))
-    expect(rows).to_have_count(2)
+    expect(rows).to_have_count(2 + len(SPECIAL))
     expect(page.get_by_role("button", name="Updating, remove filter")).to_be_visible()
 
     page.goto(page.url.split("/fleet")[0] + f"/rollouts/{RUNNING}")

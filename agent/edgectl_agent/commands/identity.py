@@ -222,11 +222,16 @@ def _enrol(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _run(settings: Settings, options: argparse.Namespace) -> int:
-    from edgectl_agent.supervisor import Supervisor
+    from edgectl_agent.enrol import load_identity
 
     say = _say_as(options)
     disk = RealDisk(settings.state_directory)
+    enrolled = load_identity(disk) is not None
     identity = _identity(settings, disk, say)
+    if not enrolled:  # begin anew: what enrolling has loaded, some 10 MB, would be kept for years
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - ourselves
+    from edgectl_agent.supervisor import Supervisor
+
     supervisor = Supervisor(settings, identity, disk, say)
 
     def stop(_signal: int, _frame: FrameType | None) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import ipaddress
 import logging
 import os
@@ -256,6 +257,7 @@ def main(arguments: list[str]) -> int:
     for argument in arguments[2:]:
         _die_with(int(argument.removeprefix("parent=")))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
+    gc.freeze()  # what was imported stays: to look through it for garbage holds up a request
     with suppress(ConnectionError):
         asyncio.run(_run(channel, pulse))
     # The worker may still be computing for clients who have gone: nothing is lost by not waiting.

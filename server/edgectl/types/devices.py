@@ -43,7 +43,7 @@ class ReasonInfo(Struct, frozen=True):
 
 
 class ObservationInfo(Struct, frozen=True):
-    """What a model did as a shadow, or while it was observed after its activation."""
+    """What a model did while it was a shadow, or observed after its activation."""
 
     requests: int = 0
     errors: int = 0
@@ -80,6 +80,7 @@ class UpdateInfo(Struct, frozen=True):
     shadow: ObservationInfo | None = None
     observation: ObservationInfo | None = None
     swap: SwapInfo | None = None
+    manifest: str = ""
 
 
 class SlotInfo(Struct, frozen=True):

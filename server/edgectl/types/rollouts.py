@@ -99,6 +99,7 @@ class RolloutDeviceInfo(Struct, frozen=True):
     variant: str
     reason: ReasonInfo | None
     updated_at: datetime
+    trial: dict[str, Any] | None = None
     shadow: ObservationInfo | None = None
     observation: ObservationInfo | None = None
     swap: SwapInfo | None = None

@@ -156,7 +156,10 @@ def _from_validation(
     _request: Request, error: RequestValidationError
 ) -> tuple[Problem, Mapping[str, str]]:
     errors = [
-        {"field": ".".join(str(part) for part in one["loc"]), "message": str(one["msg"])[:500]}
+        {
+            "field": ".".join(str(part) for part in one["loc"]),
+            "message": str(one["msg"]).removeprefix("Value error, ")[:500],
+        }
         for one in error.errors()[:_ERRORS_SHOWN_MAX]
     ]
     first = f"{errors[0]['field']}: {errors[0]['message']}" if errors else "the request"

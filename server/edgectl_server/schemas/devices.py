@@ -13,9 +13,11 @@ __all__ = [
     "DeviceSummary",
     "FleetSummary",
     "InstalledInfo",
+    "ObservationInfo",
     "ReasonInfo",
     "SecurityEventInfo",
     "SlotInfo",
+    "SwapInfo",
     "UpdateInfo",
     "VersionShare",
 ]
@@ -48,7 +50,7 @@ class InstalledInfo(Schema):
     manifest: str
     since: datetime
     threads: int = 0
-    """Within one operator, as its trial found best; 0: by the model's size."""
+    """Within one operator, as its trial has found best; 0: by the model's size."""
     provider: str = ""
     """Execution provider or delegate that its trial has chosen; empty: the runtime's usual one."""
 
@@ -61,7 +63,10 @@ class ReasonInfo(Schema):
 
 
 class ObservationInfo(Schema):
-    """What a model did as a shadow, or while it was observed after its activation."""
+    """What a model did while it was a shadow, or observed after its activation.
+
+    In the device's words: `edgectl_protocol.messages.ObservationReport`.
+    """
 
     requests: int = 0
     """Live requests that it answered itself; 0 for a shadow."""
@@ -69,13 +74,14 @@ class ObservationInfo(Schema):
     non_finite: int = 0
     latency_p95_us: float | None = None
     reference_p95_us: float | None = None
-    """Of the model that it is compared with."""
+    """Of the model that it is compared with, which serves or served before."""
     class_shift: float | None = None
-    """Total variation distance between the classes of both, from 0 to 1."""
+    """Total variation distance between the classes of both, 0 to 1."""
     mirrored: int = 0
     """Copied requests that both have answered."""
     agreed: int = 0
     skipped: int = 0
+    """Chosen and not copied, for the budget's sake."""
 
 
 class SwapInfo(Schema):
@@ -83,9 +89,9 @@ class SwapInfo(Schema):
 
     load_ms: float = 0.0
     gap_ms: float = 0.0
-    """How long requests had to wait because memory forbade two models at once; 0: not at all."""
+    """How long requests had to wait, because memory forbade two models at once."""
     resident: bool = False
-    """Whether the model before it stays in memory while this one is observed."""
+    """The model before it stays in memory while this one is observed."""
 
 
 class UpdateInfo(Schema):
@@ -94,6 +100,7 @@ class UpdateInfo(Schema):
     order: int
     version: str
     variant: str
+    manifest: str = ""
     state: str
     attempt: int
     bytes_done: int

@@ -137,8 +137,9 @@ class RolloutDeviceInfo(Schema):
     variant: str
     reason: ReasonInfo | None
     updated_at: datetime
+    trial: dict[str, Any] | None = None
+    """What the device measured of the update, as its own page has it."""
     shadow: ObservationInfo | None = None
-    """As the device has reported of this update; so are the next two."""
     observation: ObservationInfo | None = None
     swap: SwapInfo | None = None
 

@@ -14,6 +14,45 @@ export interface RolloutChoice {
   maxInProgress: number;
   failuresMax: number;
   observeSeconds: number;
+  safety: Safety;
+}
+
+/** How a device goes about it; null is no limit. */
+export interface Safety {
+  shadowSeconds: number;
+  windows: string;
+  errorRateMax: number;
+  latencyRatioMax: number | null;
+  classShiftMax: number | null;
+  disagreementMax: number | null;
+  /** "name@version" */
+  goesWith: string[];
+}
+
+/** What the server and the command line take where nothing is said. */
+export const USUAL: Safety = {
+  shadowSeconds: 0,
+  windows: "",
+  errorRateMax: 0.05,
+  latencyRatioMax: 5,
+  classShiftMax: 0.5,
+  disagreementMax: 0.5,
+  goesWith: [],
+};
+
+function safetyOptions(safety: Safety): string[] {
+  const limits = [
+    ["--error-rate-max", safety.errorRateMax, USUAL.errorRateMax],
+    ["--latency-ratio-max", safety.latencyRatioMax, USUAL.latencyRatioMax],
+    ["--class-shift-max", safety.classShiftMax, USUAL.classShiftMax],
+    ["--disagreement-max", safety.disagreementMax, USUAL.disagreementMax],
+  ] as const;
+  return [
+    ...(safety.shadowSeconds ? [`--shadow ${safety.shadowSeconds}`] : []),
+    ...(safety.windows ? [`--window ${quoted(safety.windows)}`] : []),
+    ...limits.filter(([, value, usual]) => value !== usual).map(([name, value]) => `${name} ${value ?? "none"}`),
+    ...safety.goesWith.map((name) => `--with ${quoted(name)}`),
+  ];
 }
 
 export function startRollout(choice: RolloutChoice): string {
@@ -29,6 +68,7 @@ export function startRollout(choice: RolloutChoice): string {
     `--max-in-progress ${choice.maxInProgress}`,
     `--failures-max ${choice.failuresMax}`,
     `--observe ${choice.observeSeconds}`,
+    ...safetyOptions(choice.safety),
   ].join(" ");
 }
 

@@ -24,6 +24,17 @@ export function duration(microseconds: number | null | undefined): string {
   return `${significant(microseconds / 1_000_000)} s`;
 }
 
+/** Milliseconds, as `duration` writes them. */
+export function milliseconds(value: number | null | undefined): string {
+  return duration(value == null ? null : value * 1_000);
+}
+
+/** How long something takes, in seconds: "10 s", "10 min", "1.5 h", "7 d". */
+export function span(seconds: number): string {
+  const [size, name] = seconds < 90 ? [1, "s"] : seconds < 5400 ? [60, "min"] : seconds < 36 * 3600 ? [3600, "h"] : [86_400, "d"];
+  return `${Number((seconds / size).toFixed(1))}\u00a0${name}`;
+}
+
 function significant(value: number): string {
   return value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2);
 }

@@ -100,7 +100,9 @@ def test_from_enrolment_to_a_prediction(
     # What came over the wire is what was signed, once.
     received = device.wait("transition", after="verifying")["bytes_received"]
     assert received <= 1.05 * sum(map(len, bundle.blobs.values()))
-    assert device.rss_bytes() < 80e6
+    assert device.rss_bytes() < 45e6
+    maps = Path(f"/proc/{device.pid}/maps").read_text()
+    assert "cryptography" not in maps, "it is loaded by what an idle device does not do"
     assert stored_privately(device.state)
     assert device.stop() == 0
     plane.wait("state", lambda one: not one["online"] and one["seq"] > report["seq"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -59,7 +61,8 @@ def test_the_supervisors_side_imports_no_runtime() -> None:
         "import sys, edgectl_agent.health, edgectl_agent.spool, edgectl_agent.trial, "
         "edgectl_agent.inference.process, pathlib\n"
         "edgectl_agent.health.capabilities({}, pathlib.Path('.'))\n"
-        "heavy = {'numpy', 'onnxruntime', 'httptools', 'asyncio'} & set(sys.modules)\n"
+        "heavy = {'numpy', 'onnxruntime', 'httptools', 'asyncio', 'importlib.metadata'} "
+        "& set(sys.modules)\n"
         "sys.exit(repr(heavy) if heavy else 0)"
     )
     done = subprocess.run(
@@ -68,18 +71,44 @@ def test_the_supervisors_side_imports_no_runtime() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_litert_is_either_of_its_distributions(monkeypatch: pytest.MonkeyPatch) -> None:
-    versions = {"tflite-runtime": "2.14.0"}
-
-    def version(distribution: str) -> str:
-        if distribution not in versions:
-            raise metadata.PackageNotFoundError(distribution)
-        return versions[distribution]
-
-    monkeypatch.setattr(health.metadata, "version", version)
-    monkeypatch.setattr(health, "find_spec", lambda module: module)
-    assert health.runtimes() == {"litert": "2.14.0"}
-    versions["ai-edge-litert"] = "1.4.0"
-    assert health.runtimes() == {"litert": "1.4.0"}, "the newer one is what is used"
-    versions.clear()
+def test_litert_is_either_of_its_distributions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _only(tmp_path, monkeypatch)
     assert health.runtimes() == {}
+    _install(tmp_path, "tflite_runtime", "2.14.0")
+    assert health.runtimes() == {"litert": "2.14.0"}
+    _install(tmp_path, "ai_edge_litert", "1.4.0")
+    assert health.runtimes() == {"litert": "1.4.0"}, "the newer one is what is used"
+    (tmp_path / "onnxruntime").mkdir()
+    assert health.runtimes() == {"litert": "1.4.0"}, "a folder of that name is no runtime"
+
+
+def test_a_runtimes_version_is_what_the_package_index_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert health.runtimes()["onnxruntime"] == metadata.version("onnxruntime")
+    _only(tmp_path, monkeypatch)
+    _install(tmp_path, "onnxruntime", "1.2.3")
+    older = tmp_path / "onnxruntime.egg-info"  # as Debian's packages have it: without the version
+    (tmp_path / "onnxruntime-1.2.3.dist-info").rename(older)
+    (older / "METADATA").rename(older / "PKG-INFO")
+    assert health.runtimes() == {"onnxruntime": "1.2.3"}
+    shutil.rmtree(older)
+    assert health.runtimes() == {}, "of which version it is, nobody knows"
+
+
+def _only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing be installed but what is in the folder."""
+    monkeypatch.setattr(sys, "path", [str(folder)])
+    for name in ("onnxruntime", "ai_edge_litert", "tflite_runtime"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+def _install(folder: Path, name: str, version: str) -> None:
+    package, about = folder / name, folder / f"{name}-{version}.dist-info"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    importlib.invalidate_caches()

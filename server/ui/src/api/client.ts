@@ -18,6 +18,8 @@ export class ApiError extends Error {
   readonly hint: string;
   readonly requestId: string;
   readonly data: Record<string, unknown>;
+  /** What is wrong with a field of what was sent, by its place, such as "policy.windows". */
+  readonly fields: Record<string, string>;
 
   constructor(problem: Partial<Schemas["Problem"]> & { status: number }) {
     super(problem.detail || problem.title || `HTTP ${problem.status}`);
@@ -27,6 +29,9 @@ export class ApiError extends Error {
     this.hint = problem.hint ?? "";
     this.requestId = problem.request_id ?? "";
     this.data = (problem.data as Record<string, unknown> | undefined) ?? {};
+    this.fields = Object.fromEntries(
+      (problem.errors ?? []).map((one) => [String(one.field).replace(/^body\./, ""), String(one.message)]),
+    );
   }
 }
 

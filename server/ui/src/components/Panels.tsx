@@ -138,7 +138,7 @@ export function Empty({ icon, title, children }: { icon: IconName; title: string
 }
 
 /** Two updates of a device from the order to the end. */
-const FIRST_ROWS = 14;
+export const FIRST_ROWS = 14;
 const MORE_ROWS = 40;
 /** What the server gives at once. */
 const ROWS_MAX = 200;

@@ -55,10 +55,6 @@ const STATES: Record<string, [tone: Tone, icon: IconName, words: string]> = {
   decommissioned: ["idle", "minus", "Decommissioned"],
 };
 
-export function toneOf(state: string): Tone {
-  return STATES[state]?.[0] ?? "idle";
-}
-
 export function wordsOf(state: string): string {
   return STATES[state]?.[2] ?? state;
 }

@@ -5,19 +5,19 @@ import { Link, useParams } from "react-router";
 import { api, fetchClient, type Schemas } from "../api/client";
 import { useLive } from "../api/live";
 import { Action } from "../components/Action";
-import { LatencyHistogram, Measure } from "../components/Bars";
+import { LatencyHistogram } from "../components/Bars";
 import { Digest } from "../components/Command";
 import { Confirm } from "../components/Confirm";
-import { Observed, type Seen } from "../components/Observed";
+import { Evidence, usePolicy, type Seen } from "../components/Evidence";
 import { Empty, ErrorPanel, Facts, Head, Loaded, Note, Older, Panel, useNewest } from "../components/Panels";
-import { Online, State, StateMarker, toneOf, wordsOf } from "../components/State";
+import { SlotPanel } from "../components/SlotPanel";
+import { Online, State, StateMarker, wordsOf } from "../components/State";
 import { Time } from "../components/Time";
 import { decommission, revoke } from "../cli";
-import { bytes, count, duration, share, trialNumber } from "../format";
+import { bytes, count, duration, share } from "../format";
 import { queryClient } from "../session";
 
 type Device = Schemas["DeviceDetail"];
-type Slot = Schemas["SlotInfo"];
 
 export function DevicePage() {
   const { id = "" } = useParams();
@@ -160,103 +160,6 @@ function Decommission({ device }: { device: Device }) {
   );
 }
 
-function SlotPanel({ device, slot }: { device: Device; slot: Slot }) {
-  const { running, previous, update } = slot;
-  return (
-    <Panel
-      title={
-        <Link to={`/models/${slot.slot}`} style={{ color: "inherit" }}>
-          {slot.slot}
-        </Link>
-      }
-      aside={update && <State state={update.state} />}
-    >
-      <div className="stack" style={{ gap: 14 }}>
-        {update?.reason && (
-          <Note tone={toneOf(update.state) === "bad" ? "bad" : "warn"}>
-            <strong>Version {update.version}</strong>: {update.reason.detail}
-            <p className="small mono">{update.reason.code}</p>
-          </Note>
-        )}
-        {slot.fault && (
-          <Note tone="bad">
-            <strong>What runs misbehaved</strong>: {slot.fault.detail}
-            <p className="small mono">{slot.fault.code}</p>
-          </Note>
-        )}
-        {update?.state === "downloading" && update.bytes_total > 0 && (
-          <Measure
-            text={`${bytes(update.bytes_done)} of ${bytes(update.bytes_total)}`}
-            share={update.bytes_done / update.bytes_total}
-            fill="busy"
-          />
-        )}
-        <div className="halves" style={{ gap: "14px 32px" }}>
-          <Facts
-            rows={[
-              ["Running", <Running key="r" slot={slot.slot} installed={running} />],
-              ["Bundle", <Digest key="b" value={running?.manifest} />],
-              ["Since", <Time key="s" at={running?.since} never="–" />],
-              ["Rollback to", <Running key="p" slot={slot.slot} installed={previous} />],
-            ]}
-          />
-          <Facts
-            rows={[
-              ["Desired", slot.desired_version ?? <span className="soft">nothing ordered</span>],
-              [
-                "Rollout",
-                slot.desired_rollout ? (
-                  <Link to={`/rollouts/${slot.desired_rollout}`}>{slot.desired_rollout}</Link>
-                ) : (
-                  <span className="soft">none</span>
-                ),
-              ],
-              ["Order", update ? `${update.order}${update.attempt > 1 ? `, attempt ${update.attempt}` : ""}` : "–"],
-              ["Trial p50", duration(trialNumber(update?.trial, "latency_p50_us"))],
-              ["Endpoint", device.endpoint ? <span className="mono">{device.endpoint}</span> : "–"],
-            ]}
-          />
-        </div>
-        {update && <Observed seen={update} />}
-      </div>
-    </Panel>
-  );
-}
-
-function Running({ slot, installed }: { slot: string; installed: Schemas["InstalledInfo"] | null }) {
-  if (!installed) return <span className="soft">none</span>;
-  return (
-    <>
-      <Link to={`/models/${slot}/${encodeURIComponent(installed.version)}`}>version {installed.version}</Link>{" "}
-      <span className="tag mono">{installed.variant}</span>
-    </>
-  );
-}
-
-/** What the trial process measured on the device. */
-function Trial({ trial }: { trial: Record<string, unknown> }) {
-  const number = (name: string) => trialNumber(trial, name);
-  const difference = number("max_abs_diff");
-  const facts: [string, string][] = [
-    ["golden inputs", `${count(number("golden_passed"))} of ${count(number("golden_total"))}`],
-    ["largest difference", difference === null ? "–" : difference.toPrecision(2)],
-    ["p50", duration(number("latency_p50_us"))],
-    ["p95", duration(number("latency_p95_us"))],
-    ["load", duration(number("load_ms") === null ? null : number("load_ms")! * 1000)],
-    ["memory", bytes(number("rss_bytes"))],
-  ];
-  return (
-    <div className="trial">
-      <span className="soft small">Trial on this device</span>
-      {facts.map(([name, value]) => (
-        <span key={name} className="small nowrap">
-          <span className="soft">{name}</span> <b className="number">{value}</b>
-        </span>
-      ))}
-    </div>
-  );
-}
-
 function Timeline({ id }: { id: string }) {
   const { limit, grow } = useNewest();
   const query = api.useQuery(
@@ -317,21 +220,19 @@ function Security({ id }: { id: string }) {
   );
 }
 
-/** What belongs to the state that this event has ended. */
-function endedWith(event: Schemas["DeviceEventInfo"]): Seen {
-  switch (event.before) {
-    case "shadowing":
-      return { shadow: event.shadow };
-    case "activating":
-      return { swap: event.swap };
-    case "observing":
-      return { observation: event.observation };
-    default:
-      return {};
-  }
+/** Later events carry what was seen before too; it belongs to the one with which that ended. */
+function ended(event: Schemas["DeviceEventInfo"]): Seen {
+  return {
+    trial: event.before === "trial" ? event.trial : null,
+    shadow: event.before === "shadowing" ? event.shadow : null,
+    swap: event.before === "activating" ? event.swap : null,
+    observation: event.before === "observing" ? event.observation : null,
+    reason: event.reason,
+  };
 }
 
 function Event({ event, newest }: { event: Schemas["DeviceEventInfo"]; newest: boolean }) {
+  const policy = usePolicy(event.rollout);
   return (
     <li>
       <StateMarker state={event.after} newest={newest} />
@@ -348,13 +249,11 @@ function Event({ event, newest }: { event: Schemas["DeviceEventInfo"]; newest: b
         </span>
       </div>
       {event.reason && (
-        <p className="small breakable" style={{ color: event.after === "waiting" ? undefined : "var(--bad)" }}>
+        <p className="small breakable" style={{ color: event.after === "waiting" ? "var(--warn)" : "var(--bad)" }}>
           {event.reason.detail} <span className="mono">({event.reason.code})</span>
         </p>
       )}
-      {/* Later events carry the trial too; it belongs to the one with which it ended. */}
-      {event.trial && event.before === "trial" && <Trial trial={event.trial} />}
-      <Observed seen={endedWith(event)} />
+      <Evidence seen={ended(event)} policy={policy} />
     </li>
   );
 }
@@ -509,6 +408,12 @@ function Health({ device }: { device: Device }) {
   );
 }
 
+/** Which model's newest update a bundle was of; nothing where it was of an older one. */
+function updateOf(device: Device, manifest: string): string {
+  const slot = device.slots.find(({ update }) => update?.manifest === manifest);
+  return slot ? `${slot.slot} ${slot.update!.version}` : "";
+}
+
 function Trust({ device }: { device: Device }) {
   const waiting = device.order_counter !== device.accepted_order_counter;
   return (
@@ -526,7 +431,9 @@ function Trust({ device }: { device: Device }) {
             device.rejected.length ? (
               <div key="x">
                 {device.rejected.map((value) => (
-                  <Digest key={value} value={value} />
+                  <div key={value}>
+                    <Digest value={value} /> <span className="soft small">{updateOf(device, value)}</span>
+                  </div>
                 ))}
               </div>
             ) : (

@@ -1,6 +1,6 @@
-import { useState } from "react";
+import { useState, type ReactNode } from "react";
 import { keepPreviousData } from "@tanstack/react-query";
-import { Select } from "@mantine/core";
+import { Select, Switch } from "@mantine/core";
 import { Link, useParams } from "react-router";
 
 import { api, fetchClient, type Schemas } from "../api/client";
@@ -8,13 +8,14 @@ import { useLive } from "../api/live";
 import { Action } from "../components/Action";
 import { Bar, Legend, Measure, rolloutParts } from "../components/Bars";
 import { Confirm } from "../components/Confirm";
-import { Observed } from "../components/Observed";
 import { DataTable, PAGE_ROWS, Search, useListState, type Column } from "../components/DataTable";
+import { Evidence, hasEvidence } from "../components/Evidence";
 import { Empty, ErrorPanel, Facts, Head, Loaded, Note, Older, Panel, useNewest } from "../components/Panels";
 import { Online, State, wordsOf } from "../components/State";
+import { waitsFor } from "../components/Story";
 import { Time } from "../components/Time";
 import { rolloutAction } from "../cli";
-import { bytes, count, plural, share } from "../format";
+import { bytes, count, plural, share, span } from "../format";
 import { queryClient } from "../session";
 
 type Rollout = Schemas["RolloutInfo"];
@@ -68,7 +69,7 @@ function Inside({ rollout }: { rollout: Rollout }) {
       )}
       <Progress rollout={rollout} />
       <div className="columns">
-        <Devices id={rollout.id} />
+        <Devices rollout={rollout} />
         <div className="stack">
           <Policy rollout={rollout} />
           <History id={rollout.id} />
@@ -201,6 +202,8 @@ const COLUMNS: Column<RolloutDevice>[] = [
             share={row.bytes_done / row.bytes_total}
             fill="busy"
           />
+        ) : row.step === "waiting" ? (
+          waitsFor(row.reason?.code)
         ) : (
           wordsOf(row.step) || <span className="soft">waits for the device</span>
         )
@@ -212,8 +215,10 @@ const COLUMNS: Column<RolloutDevice>[] = [
   { key: "updated", header: "Changed", align: "right", cell: (row) => <Time at={row.updated_at} /> },
 ];
 
-function Devices({ id }: { id: string }) {
+function Devices({ rollout }: { rollout: Rollout }) {
+  const { id, policy } = rollout;
   const list = useListState();
+  const figures = list.get("figures") === "true";
   const state = DEVICE_STATES.find((name) => name === list.get("state"));
   const query = api.useQuery(
     "get",
@@ -238,6 +243,7 @@ function Devices({ id }: { id: string }) {
             onChange={(value) => list.set({ state: value })}
           />
           <Search list={list} label="Search devices" />
+          <Switch label="Figures" checked={figures} onChange={(event) => list.set({ figures: event.currentTarget.checked ? "true" : null })} />
         </div>
       }
     >
@@ -246,14 +252,14 @@ function Devices({ id }: { id: string }) {
         columns={COLUMNS}
         rowKey={(row) => row.device}
         detail={(row) =>
-          (row.reason || row.shadow || row.swap || row.observation) && (
+          (row.reason || (figures && hasEvidence(row))) && (
             <>
               {row.reason && (
                 <>
                   {row.reason.detail} <span className="mono">({row.reason.code})</span>
                 </>
               )}
-              <Observed seen={row} />
+              {figures && <Evidence seen={row} policy={policy} />}
             </>
           )
         }
@@ -272,17 +278,42 @@ function Policy({ rollout }: { rollout: Rollout }) {
     <Panel title="Policy">
       <Facts
         rows={[
-          ["Devices", selector.all ? "all enrolled at the start" : plural(selector.devices?.length ?? 0, "chosen device")],
-          ["In progress", `${count(policy.max_in_progress)} at most`],
+          ["Devices", where(selector)],
+          ["In progress", `at most ${count(policy.max_in_progress)}`],
           ["Pauses after", plural(policy.failures_max ?? 1, "failure")],
-          ...(policy.shadow_s ? [["Shadow for", `${policy.shadow_s} s`] as [string, string]] : []),
-          ["Observed for", `${policy.observe_s} s`],
-          ...(policy.windows ? [["Windows", policy.windows] as [string, string]] : []),
-          ...(policy.goes_with?.length ? [["Together with", policy.goes_with.join(", ")] as [string, string]] : []),
+          ["Shadow", policy.shadow_s ? `answers copies for ${span(policy.shadow_s)}` : <span className="soft">none</span>],
+          ["Switches", policy.windows || <span className="soft">at any time</span>],
+          ["Goes with", policy.goes_with.length ? <Partners names={policy.goes_with} /> : <span className="soft">nothing else</span>],
+          ["Observed for", span(policy.observe_s)],
+          ["Errors", `at most ${Number((policy.error_rate_max * 100).toFixed(2))} %`],
+          ["Latency", limit(policy.latency_ratio_max, (most) => `${most}× the model before`)],
+          ["Class shift", limit(policy.class_shift_max, String)],
+          ["Other answers", limit(policy.disagreement_max, (most) => `${Number((most * 100).toFixed(2))} % of copies`)],
         ]}
       />
     </Panel>
   );
+}
+
+function where({ all, group, devices }: Schemas["Selector"]): string {
+  if (all) return "all enrolled at the start";
+  return group ? `group ${group}` : plural(devices.length, "chosen device");
+}
+
+function limit(most: number | null | undefined, words: (most: number) => string): ReactNode {
+  return most == null ? <span className="soft">no limit</span> : `at most ${words(most)}`;
+}
+
+function Partners({ names }: { names: string[] }) {
+  return names.map((name, number) => {
+    const [model, version] = name.split("@");
+    return (
+      <span key={name}>
+        {number > 0 && ", "}
+        <Link to={`/models/${model}/${encodeURIComponent(version ?? "")}`}>{name}</Link>
+      </span>
+    );
+  });
 }
 
 function History({ id }: { id: string }) {

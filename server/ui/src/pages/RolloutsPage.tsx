@@ -10,7 +10,7 @@ import { DataTable, FilterChip, PAGE_ROWS, useListState, type Column } from "../
 import { Empty, Head, Panel } from "../components/Panels";
 import { State } from "../components/State";
 import { Time } from "../components/Time";
-import { startRollout } from "../cli";
+import { startRollout, USUAL } from "../cli";
 import { count } from "../format";
 
 type Rollout = Schemas["RolloutInfo"];
@@ -126,6 +126,7 @@ export function RolloutsPage() {
                     maxInProgress: 100,
                     failuresMax: 1,
                     observeSeconds: 10,
+          safety: USUAL,
                   })}
                 />
               </Empty>

@@ -4,12 +4,13 @@ import { MultiSelect, NumberInput, SegmentedControl, Select, TextInput } from "@
 import { useDebouncedValue } from "@mantine/hooks";
 import { Link, useNavigate, useSearchParams } from "react-router";
 
-import { api, fetchClient, type Schemas } from "../api/client";
+import { api, asApiError, fetchClient, type Schemas } from "../api/client";
 import { Action } from "../components/Action";
 import { Equivalent } from "../components/Command";
 import { ErrorPanel, Head, Panel } from "../components/Panels";
-import { startRollout, type RolloutChoice } from "../cli";
-import { bytes, count, plural } from "../format";
+import { SafetyPanel } from "../components/SafetyPanel";
+import { startRollout, USUAL, type RolloutChoice } from "../cli";
+import { bytes, count, plural, span } from "../format";
 
 const CHOICES_MAX = 50;
 
@@ -24,6 +25,7 @@ export function StartRolloutPage() {
     maxInProgress: 100,
     failuresMax: 1,
     observeSeconds: 10,
+    safety: USUAL,
   });
   const [busy, setBusy] = useState(false);
   const [error, setError] = useState<unknown>(null);
@@ -52,6 +54,15 @@ export function StartRolloutPage() {
           <What choice={choice} change={change} />
           <Where choice={choice} change={change} />
           <How choice={choice} change={change} />
+          <SafetyPanel
+            model={choice.model}
+            safety={choice.safety}
+            change={(part) => {
+              change({ safety: { ...choice.safety, ...part } });
+              setError(null); // what was said against a field is no longer about what stands there
+            }}
+            refused={error === null ? {} : asApiError(error).fields}
+          />
         </div>
         <Review choice={choice} missing={missing} busy={busy} error={error} />
       </form>
@@ -79,6 +90,7 @@ function groupOf({ devices }: RolloutChoice): string | undefined {
 
 function request(choice: RolloutChoice): Schemas["RolloutRequest"] {
   const all = choice.devices === "all";
+  const { safety } = choice;
   return {
     model: choice.model,
     version: choice.version,
@@ -87,14 +99,13 @@ function request(choice: RolloutChoice): Schemas["RolloutRequest"] {
       max_in_progress: choice.maxInProgress,
       failures_max: choice.failuresMax,
       observe_s: choice.observeSeconds,
-      // As the command line has them; see `edgectl rollout start --help`.
-      shadow_s: 0,
-      windows: "",
-      error_rate_max: 0.05,
-      latency_ratio_max: 5,
-      class_shift_max: 0.5,
-      disagreement_max: 0.5,
-      goes_with: [],
+      shadow_s: safety.shadowSeconds,
+      windows: safety.windows,
+      error_rate_max: safety.errorRateMax,
+      latency_ratio_max: safety.latencyRatioMax,
+      class_shift_max: safety.classShiftMax,
+      disagreement_max: safety.disagreementMax,
+      goes_with: safety.goesWith,
     },
   };
 }
@@ -255,7 +266,7 @@ interface ReviewProps {
 }
 
 function Review({ choice, missing, busy, error }: ReviewProps) {
-  const { model, version, devices } = choice;
+  const { model, version, devices, safety } = choice;
   const where =
     devices === "all" ? "all enrolled devices" : Array.isArray(devices) ? plural(devices.length, "device") : `the group ${devices.group || "…"}`;
   return (
@@ -267,7 +278,9 @@ function Review({ choice, missing, busy, error }: ReviewProps) {
               {model || "A model"} {version}
             </b>{" "}
             goes to <b>{where}</b>, at most {plural(choice.maxInProgress, "device")} at a time. Each proves it in a trial on its own
-            hardware, then serves it for {choice.observeSeconds} s under observation, and goes back by itself if it misbehaves. The
+            hardware, {safety.shadowSeconds > 0 && <>lets it answer copies of live requests for {span(safety.shadowSeconds)}, </>}
+            {safety.windows && <>waits for its maintenance window, </>}
+            {safety.goesWith.length > 0 && <>switches together with {safety.goesWith.join(" and ")}, </>}then serves it for {choice.observeSeconds} s under observation, and goes back by itself if it misbehaves. The
             rollout pauses after {plural(choice.failuresMax, "failure")}.
           </p>
           <Equivalent text={startRollout(choice)} />
