@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from edgectl_agent.errors import AgentError, Refused, Unreachable, UsageError
 
-__all__ = ["Answer", "endpoint_url", "post"]
+__all__ = ["ANSWER_HINT", "Answer", "endpoint_url", "post"]
 
 ANSWER_BYTES_MAX = 512 * 1024
 ANSWER_HINT = "is that the address of this device's edgectl server? its log says what it answered"

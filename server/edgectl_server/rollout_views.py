@@ -110,8 +110,10 @@ class RolloutViews:
             rollout = find_rollout(session, rollout_id)
             rows, total = fetch_page(session, wanted, paging)
             sizes = _bundle_sizes(session, rollout)
+            version = session.get_one(ModelVersion, rollout.version_id).version
             items = [
-                _device_info(session.get(Device, row.device), row, rollout, sizes) for row in rows
+                _device_info(session.get(Device, row.device), row, rollout, version, sizes)
+                for row in rows
             ]
             return Page(items=items, total=total)
 
@@ -188,7 +190,11 @@ def _bundle_sizes(session: Session, rollout: Rollout) -> dict[str, int]:
 
 
 def _device_info(
-    device: Device | None, row: RolloutDevice, rollout: Rollout, sizes: Mapping[str, int]
+    device: Device | None,
+    row: RolloutDevice,
+    rollout: Rollout,
+    version: str,
+    sizes: Mapping[str, int],
 ) -> RolloutDeviceInfo:
     reported = None if device is None else reported_of(device)
     report = None if reported is None else reported.slots.get(rollout.model)
@@ -197,6 +203,7 @@ def _device_info(
         update_report is None
         or row.order_counter is None
         or update_report.order < row.order_counter
+        or update_report.version != version
         or (row.state == DeviceState.CANCELLED)
     ):
         update_report = None  # it tells of something else
@@ -211,7 +218,8 @@ def _device_info(
         # Not the end yet, but what an operator must see: a refused order, a failed attempt.
         told = refusal_of(reported, row.order_counter) or (update_report and update_report.reason)
         reason = msgspec.to_builtins(told) if told else None
-    seen = {} if update_report is None else msgspec.to_builtins(update_report)
+    ours = update_report is not None and update_report.rollout == rollout.id
+    seen = msgspec.to_builtins(update_report) if ours else {}
     return RolloutDeviceInfo.model_validate(
         {
             "device": row.device,
