@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from attacks.scene import Site, StolenBroker, files_of, is_let_in
-from e2e.fleet import Agent, Server
+from e2e.fleet import SOCKETS, Agent, Server
 from waiting import wait_for
 
 pytestmark = pytest.mark.e2e
@@ -136,7 +136,7 @@ def test_putting_a_broker_of_ones_own_in_the_way(site: Site, other: Server, tmp_
     agent.stop()
     false = StolenBroker(tmp_path / "broker", other.data / "pki")
     state = tmp_path / "pi-1"
-    shutil.copytree(agent.state, state)
+    shutil.copytree(agent.state, state, ignore=SOCKETS)
     file = state / "identity" / "enrolment.json"
     file.write_text(file.read_text().replace(site.server.broker_port, str(false.port)))
     led = Agent(site.server, "pi-1", state)

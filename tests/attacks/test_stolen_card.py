@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from attacks.scene import PLAIN, POLICY, Site, files_of, is_let_in
 from attacks.strangers import ask, csr_of
-from e2e.fleet import Agent
+from e2e.fleet import SOCKETS, Agent
 from edgectl_protocol.enrolment import request_text
 from waiting import wait_for
 
@@ -59,7 +59,7 @@ def encryption_key_of(site: Site, device: str) -> str:
 
 def steal(site: Site, device: str, folder: Path) -> Agent:
     """Return the thief's own device with a copy of the card in it."""
-    shutil.copytree(site.agents[device].state, folder / device)
+    shutil.copytree(site.agents[device].state, folder / device, ignore=SOCKETS)
     return Agent(site.server, device, folder / device)
 
 

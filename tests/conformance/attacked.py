@@ -114,7 +114,7 @@ class Device(World):
         assert (self.running() == bundle.digest) == (not new), new
         return new[-1] if new else ""
 
-    def held(self) -> tuple[Any, ...]:
+    def kept(self) -> tuple[Any, ...]:
         """What no refused attack may change: the floor, what is installed, what serves."""
         serving = {slot: one.manifest for slot, one in self.inference.serving.items()}
         return self.machine.record.floor, self.machine.pointers, serving

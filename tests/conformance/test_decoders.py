@@ -33,10 +33,11 @@ from hypothesis import strategies as st
 import edgectl_agent
 import edgectl_protocol
 from agent.core.made import make_order, simple_bundle
-from edgectl_agent import enrol, renewal, server_request
+from edgectl_agent import enrol, hold_file, local_messages, renewal, server_request
 from edgectl_agent.core.record import EMPTY, SlotPointers, decode_pointers, decode_record
 from edgectl_agent.core.requests import decode_request_record
 from edgectl_agent.errors import Refused
+from edgectl_agent.inference import hub_messages
 from edgectl_agent.server_request import Answer
 from edgectl_agent.trust import frames
 from edgectl_agent.trust.verifier import parse_envelope
@@ -49,8 +50,10 @@ from edgectl_protocol import (
     messages,
     metadata,
     names,
+    offline,
     requirements,
     topics,
+    windows,
 )
 from edgectl_protocol.errors import ProtocolError
 
@@ -183,6 +186,7 @@ ENVELOPE = envelopes.encode_envelope(
 )
 MESSAGES: tuple[Any, ...] = (messages.Ack, messages.MetadataHead, *messages.PAYLOAD_TYPES)
 
+LOOSE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 PROTOCOL = (ProtocolError,)
 DECODERS = (
     *(Decoder(f"messages.decode:{kind.__name__}", of_message(kind), PROTOCOL, sample_of(kind))
@@ -239,6 +243,18 @@ DECODERS = (
             (msgspec.json.encode(SlotPointers()),)),
     Decoder("edgectl_agent.core.requests.decode_request_record", decode_request_record, PROTOCOL,
             (b'{"counter": 1}',)),
+    Decoder("edgectl_agent.inference.hub_messages.decode_from_application",
+            hub_messages.decode_from_application, LOOSE, (b'{"type": "open", "slot": "a"}',)),
+    Decoder("edgectl_agent.inference.hub_messages.decode_from_hub", hub_messages.decode_from_hub,
+            LOOSE, (b'{"type": "closed"}',)),
+    Decoder("edgectl_agent.local_messages.decode_request", local_messages.decode_request, PROTOCOL,
+            (b'{"type": "status"}',)),
+    Decoder("edgectl_agent.local_messages.decode_answer", local_messages.decode_answer, PROTOCOL,
+            (b"{}",)),
+    Decoder("edgectl_agent.hold_file.decode_holds", hold_file.decode_holds, (), (b"", b"{}")),
+    Decoder("offline.decode_index", offline.decode_index, PROTOCOL, (b"{}",)),
+    Decoder("windows.parse_windows", of_text(windows.parse_windows), PROTOCOL,
+            (b"mon-fri 02:00-04:00",)),
     Decoder("frames, from the process",
             of_frame(frames.Want | frames.Found | frames.Failed), (OSError, ValueError),
             (framed(frames.Want("root", 1)), framed(frames.Found(1, 1, 1)))),
@@ -248,6 +264,9 @@ DECODERS = (
 
 NOT_FROM_THE_NETWORK = {
     "edgectl_agent.settings.parse_labels": "the person who starts the agent",
+    "edgectl_agent.commands.asking.parse_duration": "the person at the device",
+    "edgectl_agent.flows.addresses.parse_address": "the person at the device",
+    "edgectl_agent.flows.images.decode_picture": "tests/agent/sdk/test_flows.py",
     "edgectl_agent.key_uri.parse_key_uri": "the person who starts the agent",
     "edgectl_agent.inference.control.decode_command": "the supervisor",
     "edgectl_agent.inference.protocol.parse_call": "tests/agent/inference/test_inference_fuzz.py",

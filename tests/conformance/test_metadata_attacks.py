@@ -201,10 +201,10 @@ def test_an_attack_on_the_metadata_changes_nothing(
     case: Case, process: bool, make_device: MakeDevice
 ) -> None:
     device = make_device(case.before, process=process)
-    held, honest = device.held(), dict(device.repository.files)
+    held, honest = device.kept(), dict(device.repository.files)
     case.attack(device.repository)
     assert device.order(V2) == case.code
-    assert device.held() == held
+    assert device.kept() == held
     if not case.stolen:
         device.repository.files = honest
         assert device.order(V2) == ""

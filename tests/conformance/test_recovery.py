@@ -105,11 +105,11 @@ def test_the_floor_outlives_the_cache(device: Device) -> None:
     older = dict(device.repository.files)
     device.repository.publish_snapshot()
     assert device.order(V2) == ""
-    held = device.held()
+    held = device.kept()
     device.lose_cache()
     device.repository.files = older
     assert device.order(V1) == "trust.rollback"
-    assert device.held() == held
+    assert device.kept() == held
 
 
 def test_an_older_root_is_not_believed_after_the_cache_is_lost(device: Device) -> None:
@@ -137,9 +137,9 @@ def test_a_stolen_key_is_worth_nothing_once_root_has_replaced_it(device: Device)
     repository.files[name_of("targets", forged.version)] = content
     repository.snapshot.meta["targets.json"] = meta_file(forged, content)
     repository.publish_snapshot()
-    held = device.held()
+    held = device.kept()
     assert device.order(V2) == "trust.refused"
-    assert device.held() == held
+    assert device.kept() == held
     honest.version = forged.version
     repository.publish("targets")
     assert device.order(V2) == ""
@@ -154,14 +154,14 @@ def test_a_stolen_root_key_below_the_threshold_makes_no_root(device: Device) -> 
     repository.signers["root"].append(second)
     repository.publish_root()
     assert device.order(V2) == ""
-    held = device.held()
+    held = device.kept()
     thief = make_signer()
     forged = copy.deepcopy(repository.root)
     forged.version += 1
     forged.add_key(thief.public_key, "timestamp")
     repository.files["3.root.json"] = repository.sign(forged, [third])
     assert device.order(V1) == "trust.refused"
-    assert device.held() == held
+    assert device.kept() == held
     del repository.files["3.root.json"]
     assert device.order(V1) == ""
 
@@ -215,9 +215,9 @@ def test_what_expired_serves_on_and_is_healed_by_a_new_signature(device: Device)
     repository = device.repository
     repository.timestamp.expires = repository.now - timedelta(seconds=1)
     repository.publish_timestamp()
-    held = device.held()
+    held = device.kept()
     assert device.order(V2) == "trust.expired"
-    assert device.held() == held
+    assert device.kept() == held
     assert device.inference.serving["activity"].manifest == V1.digest
     repository.timestamp.expires = repository.now + timedelta(days=1)
     repository.publish_timestamp()

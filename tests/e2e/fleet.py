@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,9 @@ from typing import Any
 from edgectl.client import Client
 from edgectl.types import JobInfo, PushOptions, PushRequest, RolloutPolicy, RolloutRequest, Selector
 from waiting import wait_for
+
+SOCKETS = shutil.ignore_patterns("*.sock")
+"""Of a copy of a state directory: sockets are left out."""
 
 START_S = 60.0
 

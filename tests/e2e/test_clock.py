@@ -102,7 +102,7 @@ def test_far_off_it_cannot_connect_and_tells_later(world, activity, offset_s):
 
 
 def serves_nothing_new(agent) -> bool:
-    pointer = (agent.state / "slots" / "har").read_text()
+    pointer = (agent.state / "slots.json").read_text()
     return '"version":"1"' in pointer and '"version":"2"' not in pointer
 
 

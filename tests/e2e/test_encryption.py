@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 
 from e2e.conftest import dense_model
+from e2e.fleet import SOCKETS
 from edgectl_protocol.encryption import ENCRYPTION_ANNOTATION
 from waiting import wait_for
 
@@ -81,7 +82,7 @@ def test_an_encrypted_model_is_read_by_its_device_alone(start, tmp_path):
     hidden = tmp_path / "elsewhere"
     keys.rename(hidden)
     stolen = tmp_path / "stolen"
-    shutil.copytree(agent.state, stolen)
+    shutil.copytree(agent.state, stolen, ignore=SOCKETS)
     agent.start()
     assert agent.served("secret") is None
     assert found_in(agent.state, marks) == []

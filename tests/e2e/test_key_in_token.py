@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from agent.token.soft_token import LIBRARY, PIN, SoftToken
+from e2e.fleet import SOCKETS
 from edgectl_agent.device_key import KEY_PATH
 from edgectl_agent.tls_key import is_reference
 from waiting import wait_for
@@ -69,7 +70,7 @@ def test_a_copy_of_the_state_directory_is_not_the_device(start, token, tmp_path)
     agent = start.agent(server, "pi-1", key=token.uri())
     online(server, "pi-1")
     agent.stop()
-    shutil.copytree(agent.state, tmp_path / "stolen")
+    shutil.copytree(agent.state, tmp_path / "stolen", ignore=SOCKETS)
     command = [sys.executable, "-m", "edgectl_agent", "run", "--state", str(tmp_path / "stolen")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
