@@ -39,7 +39,7 @@ _HINTS = {
     "rollback.busy": "edgectl-agent status shows how far it is",
     "rollback.nothing": "edgectl-agent models shows what runs in which slot, and what ran before",
     "rollback.rejected": "edgectl-agent models shows what runs in which slot, and what ran before",
-    "update.remembered": "an operator can have it tried again: edgectl rollout start --forgive",
+    "update.remembered": "an operator can have it tried again: edgectl rollout start … --forgive",
 }
 
 Reply = queue.SimpleQueue[Answer]

@@ -22,6 +22,7 @@ from edgectl_protocol.update import UpdateEvent, UpdateState
 
 __all__ = [
     "CANDIDATES_MAX",
+    "FORGIVEN_MAX",
     "MESSAGE_BYTES_MAX",
     "ORDER_PAYLOAD_TYPE",
     "PAYLOAD_TYPES",
@@ -86,6 +87,8 @@ SLOTS_MAX = 16
 """Slots of one device."""
 CANDIDATES_MAX = 8
 """Variants of one slot in an order, or of one request."""
+FORGIVEN_MAX = 16
+"""Rejected manifests that one order can have tried again."""
 KEYS_MAX = CANDIDATES_MAX * SLOTS_MAX
 """Content keys in one order: one for each candidate."""
 RUNS_MAX = 10_000
@@ -186,7 +189,7 @@ class Order(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """By slot name. In a slot that is not named here an update under way is taken back, and what
     is committed is left as it is."""
     policy: UpdatePolicy = UpdatePolicy()
-    forgive: Annotated[tuple[Digest, ...], Meta(max_length=16)] = ()
+    forgive: Annotated[tuple[Digest, ...], Meta(max_length=FORGIVEN_MAX)] = ()
     """Rejected manifests that the operator wants to be tried again."""
     withdrawn: Annotated[tuple[ModelName, ...], Meta(max_length=SLOTS_MAX)] = ()
     """Slots whose newest update is taken back even where it is committed: they return to what ran

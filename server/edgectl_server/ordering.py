@@ -24,12 +24,14 @@ from sqlalchemy.orm import Session
 
 from edgectl_protocol import topics
 from edgectl_protocol.messages import (
+    FORGIVEN_MAX,
     SLOTS_MAX,
     Candidate,
     Order,
     Reason,
     ReportedState,
     SlotOrder,
+    SlotReport,
     UpdatePolicy,
 )
 from edgectl_server.audit import note
@@ -145,7 +147,7 @@ class Ordering:
         now = self._now()
         device.order_counter = _next_counter(device)
         device.order_expires_at = now + LIFETIME
-        slots, policy, coupled = self._slots(session, device)
+        slots, policy, coupled, forgive = self._slots(session, device)
         withdrawn = session.scalars(
             select(DesiredSlot.slot)
             .where(DesiredSlot.device == name, DesiredSlot.version_id.is_(None))
@@ -162,6 +164,7 @@ class Ordering:
             policy=policy,
             withdrawn=tuple(withdrawn),
             coupled=coupled,
+            forgive=forgive,
             keys=self.sealed_keys(
                 session, device, [c.manifest for s in slots.values() for c in s.candidates]
             ),
@@ -242,8 +245,11 @@ class Ordering:
 
     def _slots(
         self, session: Session, device: Device
-    ) -> tuple[dict[str, SlotOrder], UpdatePolicy, tuple[tuple[str, ...], ...]]:
-        """Return what the device shall run, how it goes about it, and what switches together.
+    ) -> tuple[dict[str, SlotOrder], UpdatePolicy, tuple[tuple[str, ...], ...], tuple[str, ...]]:
+        """Return what the device shall run, and how.
+
+        Then the policy, what switches together, and manifests to be tried again though the device
+        has found them bad.
 
         A slot for which it can run nothing, or not yet what goes with it, is left out.
         """
@@ -259,7 +265,7 @@ class Ordering:
             .where(DesiredSlot.device == device.id)
             .order_by(DesiredSlot.updated_at)
         ).all()
-        slots, wanted = {}, {}
+        slots, wanted, forgive = {}, {}, []
         policy = UpdatePolicy()
         reported = reported_of(device)
         for desired, version, rollout_policy, state in rows:
@@ -289,8 +295,11 @@ class Ordering:
                     ),
                     rollout=desired.rollout,
                 )
+                if (rollout_policy or {}).get("forgive"):
+                    forgive += _forgiven(slots[desired.slot], desired.slot, reported)
         kept, coupled = couple(wanted)
-        return {slot: one for slot, one in slots.items() if slot in kept}, policy, coupled
+        chosen = {slot: one for slot, one in slots.items() if slot in kept}
+        return chosen, policy, coupled, tuple(forgive[:FORGIVEN_MAX])
 
     def withdraw(self, session: Session, device: Device) -> None:
         """Take the device's order back from the broker; for a device that leaves."""
@@ -483,3 +492,13 @@ def variants_of(session: Session, version_id: int) -> tuple[VariantFacts, ...]:
 
 def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) else None
+
+
+def _forgiven(wanted: SlotOrder, slot: str, reported: ReportedState | None) -> list[str]:
+    """Return what a device has found bad and shall try again, unless this rollout has said so."""
+    if reported is None:
+        return []
+    update = reported.slots.get(slot, SlotReport()).update
+    if update is not None and update.rollout == wanted.rollout:
+        return []  # it was told: what it finds bad now stays so
+    return [one.manifest for one in wanted.candidates if one.manifest in reported.rejected]

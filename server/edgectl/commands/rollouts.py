@@ -120,6 +120,11 @@ _SAFETY_OPTIONS = (
         multiple=True,
         help="Another rollout's version that devices switch to in the same step; repeatable.",
     ),
+    click.option(
+        "--forgive",
+        is_flag=True,
+        help="Have devices that remember this version as bad try it once more.",
+    ),
 )
 
 

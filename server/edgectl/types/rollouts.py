@@ -41,6 +41,7 @@ class RolloutPolicy(Struct, frozen=True):
     class_shift_max: float | None = 0.5
     disagreement_max: float | None = 0.5
     goes_with: list[str] = field(default_factory=list)
+    forgive: bool = False
 
 
 class RolloutRequest(Struct, frozen=True):

@@ -68,6 +68,8 @@ class RolloutPolicy(Schema):
     disagreement_max: float | None = Field(default=0.5, ge=0, le=1)
     goes_with: list[ModelVersionStr] = Field(default=[], max_length=SLOTS_MAX - 1)
     """Versions of other models, ``name@version``, that devices switch to in the same step."""
+    forgive: bool = False
+    """Devices that remember it as bad try it once more."""
 
     def for_devices(self) -> UpdatePolicy:
         """Return what an order tells the device."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec import structs
 from pydantic import ValidationError
 from securesystemslib.dsse import Envelope
 from sqlalchemy import func, select
@@ -88,6 +89,18 @@ class Fleet:
         envelope = Envelope.from_dict(json.loads(json.dumps(document)))
         envelope.verify([self.keys.signer("orders").public_key], 1)
         return decode(Order, envelope.payload)
+
+    def amend(self, name: str, *, rollout: str | None = None, **changes: object) -> None:
+        """Change what the device has reported last; `rollout` is that of its newest update."""
+        with self.database.write() as session:
+            device = session.get_one(Device, name)
+            state = structs.replace(msgspec.convert(device.reported, ReportedState), **changes)
+            if rollout is not None:
+                slot = state.slots["har"]
+                update = structs.replace(slot.update, rollout=rollout)
+                slots = {"har": structs.replace(slot, update=update)}
+                state = structs.replace(state, slots=slots)
+            device.reported = msgspec.to_builtins(state)
 
     def report(self, name: str, state: UpdateState, *, attempt: int = 1, nonce: str = "") -> None:
         """The device has obeyed its order so far."""
@@ -518,6 +531,27 @@ def test_what_a_rollout_says_of_safety_reaches_the_device(fleet: Fleet) -> None:
         RolloutPolicy(windows="some time at night")
     with pytest.raises(ValidationError):
         RolloutPolicy(goes_with=["classifier"])
+
+
+def test_what_a_device_remembers_as_bad_is_forgiven_once(fleet: Fleet) -> None:
+    fleet.add("a")
+    fleet.start("1")
+    fleet.rollouts.tick()
+    fleet.report("a", U.REJECTED)
+    fleet.rollouts.tick()
+    (bad,) = {one.manifest for one in fleet.order("a").slots["har"].candidates[-1:]}
+    fleet.amend("a", rejected=(bad,))
+    assert fleet.order("a").forgive == (), "nobody has said so"
+    fleet.rollouts.tick()
+    fleet.start("1", forgive=True)
+    fleet.rollouts.tick()
+    order = fleet.order("a")
+    assert order.forgive == (bad,)
+    fleet.amend("a", rollout=order.slots["har"].rollout)  # it has heard, and finds it bad again
+    with fleet.database.write() as session:
+        fleet.ordering.issue(session, "a")
+    assert fleet.order("a").counter > order.counter
+    assert fleet.order("a").forgive == ()
 
 
 def test_versions_that_go_together_are_ordered_together(fleet: Fleet) -> None:
