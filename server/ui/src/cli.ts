@@ -27,6 +27,8 @@ export interface Safety {
   disagreementMax: number | null;
   /** "name@version" */
   goesWith: string[];
+  /** Devices that remember the version as bad try it once more. */
+  forgive: boolean;
 }
 
 /** What the server and the command line take where nothing is said. */
@@ -38,6 +40,7 @@ export const USUAL: Safety = {
   classShiftMax: 0.5,
   disagreementMax: 0.5,
   goesWith: [],
+  forgive: false,
 };
 
 function safetyOptions(safety: Safety): string[] {
@@ -52,6 +55,7 @@ function safetyOptions(safety: Safety): string[] {
     ...(safety.windows ? [`--window ${quoted(safety.windows)}`] : []),
     ...limits.filter(([, value, usual]) => value !== usual).map(([name, value]) => `${name} ${value ?? "none"}`),
     ...safety.goesWith.map((name) => `--with ${quoted(name)}`),
+    ...(safety.forgive ? ["--forgive"] : []),
   ];
 }
 

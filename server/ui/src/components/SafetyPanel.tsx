@@ -1,6 +1,6 @@
 // How careful devices are with a new version. Folded away: what is usual suits most rollouts.
 import { useEffect, useRef, useState } from "react";
-import { NumberInput, TagsInput, TextInput } from "@mantine/core";
+import { NumberInput, Switch, TagsInput, TextInput } from "@mantine/core";
 
 import { api } from "../api/client";
 import { USUAL, type Safety } from "../cli";
@@ -62,6 +62,7 @@ function chosen(safety: Safety): string {
     windows && `only ${windows}`,
     limits.length && plural(limits.length, "own limit"),
     goesWith.length && `with ${goesWith.join(", ")}`,
+    safety.forgive && "also where it was found bad",
   ].filter(Boolean);
   return parts.join(" · ") || "shadow, maintenance windows, limits, what switches together";
 }
@@ -110,6 +111,12 @@ function Before({ model, safety, change, wrong }: PartProps & { model: string })
         comboboxProps={{ withinPortal: false }}
         value={safety.goesWith}
         onChange={(names) => change({ goesWith: names.map((name) => name.trim()).filter(Boolean) })}
+      />
+      <Switch
+        label="Try again what devices found bad"
+        description="Devices that remember this version as bad try it once more"
+        checked={safety.forgive}
+        onChange={(event) => change({ forgive: event.currentTarget.checked })}
       />
     </>
   );

@@ -284,6 +284,7 @@ function Policy({ rollout }: { rollout: Rollout }) {
           ["Shadow", policy.shadow_s ? `answers copies for ${span(policy.shadow_s)}` : <span className="soft">none</span>],
           ["Switches", policy.windows || <span className="soft">at any time</span>],
           ["Goes with", policy.goes_with.length ? <Partners names={policy.goes_with} /> : <span className="soft">nothing else</span>],
+          ...(policy.forgive ? [["Found bad before", "tried once more"] as [string, string]] : []),
           ["Observed for", span(policy.observe_s)],
           ["Errors", `at most ${Number((policy.error_rate_max * 100).toFixed(2))} %`],
           ["Latency", limit(policy.latency_ratio_max, (most) => `${most}× the model before`)],

@@ -106,6 +106,7 @@ function request(choice: RolloutChoice): Schemas["RolloutRequest"] {
       class_shift_max: safety.classShiftMax,
       disagreement_max: safety.disagreementMax,
       goes_with: safety.goesWith,
+      forgive: safety.forgive,
     },
   };
 }
