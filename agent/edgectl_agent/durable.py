@@ -34,7 +34,11 @@ class Disk(ABC):
 
     @abstractmethod
     def write(self, path: str, content: bytes, mode: int = READABLE) -> None:
-        """Create or empty the file at `path` and write `content`. Not durable."""
+        """Write `content` as a new file in place of the one at `path`. Not durable.
+
+        The file that was there is not changed: an interrupted rename may have left it under
+        another name as well.
+        """
 
     @abstractmethod
     def append(self, path: str, content: bytes) -> None:
@@ -134,11 +138,10 @@ class RealDisk(Disk):
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def write(self, path: str, content: bytes, mode: int = READABLE) -> None:
-        """Create or empty the file, with `mode` from its first moment on."""
+        """Create the file, with `mode` from its first moment on."""
         target = self._path(path)
-        if mode == PRIVATE:
-            target.unlink(missing_ok=True)  # an older file may have had a wider mode
-        handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        target.unlink(missing_ok=True)
+        handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         _write_all(handle, content)
 
     def append(self, path: str, content: bytes) -> None:

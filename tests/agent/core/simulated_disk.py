@@ -128,9 +128,8 @@ class SimulatedDisk(Disk):
 
     def write(self, path: str, content: bytes, mode: int = 0o644) -> None:
         def put(content: bytes) -> None:
-            inode = self._names.get(path) or self._link(path)
+            inode = self._link(path)
             inode.content, inode.emptied = content, True
-            inode.given_up.clear()
 
         self._count("write", path, lambda chance: put(_beginning(content, chance)))
         inode = self._names.get(path)
