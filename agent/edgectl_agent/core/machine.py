@@ -386,12 +386,20 @@ class Machine(Course):
         for slot, at in sorted(self._retry_at.items(), key=lambda item: item[1]):
             if at <= moment.elapsed_s:
                 del self._retry_at[slot]
-                update = self.record.updates[slot]
+                update = self._named_anew(self.record.updates[slot])
                 self._work((slot,))
                 attempt = update.attempt + 1
                 self._move(update, _E.RETRY, moment, attempt=attempt, reason=None, together=())
                 self._check_expiry(moment, jitter)
                 return
+
+    def _named_anew(self, update: Update) -> Update:
+        """Return a failed update as the newest order names it, where that is of the same target."""
+        order = self.record.order
+        wanted = None if order is None or update.wish else order.slots.get(update.slot)
+        if order is None or wanted is None or not update.is_for(wanted):
+            return update
+        return update.named_by(order)
 
     def _end_phase(self, moment: Moment) -> None:
         updates = self._current()

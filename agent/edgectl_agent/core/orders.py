@@ -116,14 +116,18 @@ def is_open(slot: str, record: Record, pointer: SlotPointer) -> bool:
         return False
     update = record.updates.get(slot)
     asked = (record.counter, record.wish(slot))
+    if update is not None and update.state not in ENDED:
+        return False  # it is under way, or waits
     if update is None or not update.is_for(wanted) or (update.order, update.wish) != asked:
         return True
-    if update.state is _S.REJECTED:
+    return {
         # The next one; but not where it was not this one's fault.
-        return candidate is not None and update.manifest in record.rejected
-    if update.state is _S.ROLLED_BACK:
-        return update.aborted  # taken back, and ordered again before that was done
-    return update.state is _S.COMMITTED  # and yet it does not run: its files were damaged
+        _S.REJECTED: candidate is not None and update.manifest in record.rejected,
+        # Taken back, and ordered again before that was done.
+        _S.ROLLED_BACK: update.aborted,
+        # And yet it does not run: its files were damaged.
+        _S.COMMITTED: True,
+    }.get(update.state, False)
 
 
 def withdrawn(order: Order, record: Record, pointers: Mapping[str, SlotPointer]) -> tuple[str, ...]:

@@ -93,6 +93,24 @@ def test_another_slot_has_its_turn_while_one_waits() -> None:
     assert {V1.digest, G1.digest} == set(world.trials)
 
 
+def test_what_failed_and_is_named_again_while_another_is_worked_on_is_the_newer_orders() -> None:
+    world = world_with()
+    world.metadata_failures = 1
+    gearbox = {"gearbox": slot_order([G1])}
+    world.deliver(make_order(1, [], more=gearbox))
+    world.settle(idle=False)
+    assert state(world, "gearbox")[0] == "failed"
+    world.hold(HELD)
+    world.deliver(make_order(2, [V1], more=gearbox))
+    world.elapsed_s += 60  # it is tried again as soon as the other one waits
+    world.settle()
+    assert (state(world)[0], state(world, "gearbox")[0]) == ("waiting", "waiting")
+    assert world.machine.record.updates["gearbox"].order == 2
+    world.hold(None)
+    world.settle()
+    assert (world.running(), world.running("gearbox")) == (V1.digest, G1.digest)
+
+
 @pytest.mark.parametrize("order", [make_order(2, [V1]), make_order(2, [V3])])
 def test_what_waits_is_taken_back_by_a_newer_order(order: Order) -> None:
     world = world_with(make_order(1, [V1]))

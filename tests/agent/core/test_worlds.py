@@ -26,6 +26,7 @@ RARE = {
     (_S.SHADOWING, _E.ABORTED),
     (_S.OBSERVING, _E.FAILED),
     (_S.ROLLING_BACK, _E.ABORTED),
+    (_S.COMMITTED, _E.BREACHED),
 }
 """Rows that few worlds come by; `test_update_course` has a test of each."""
 
@@ -90,7 +91,6 @@ def forget(record: Record, _digest: str) -> tuple[str, ...]:
         (step_watch.StepWatch, "check", blind(None), {"hangs": 1.0}),
         (Bookkeeping, "unsettled", frozenset(), {"cuts": 1.0, "errors": 1.0}),
         ("edgectl_agent.core.bookkeeping", "needed", blind(()), {}),
-        ("edgectl_agent.core.machine", "stands", blind(False), {"bad trials": 1.0}),
     ],
     ids=[
         "a hold is not heard",
@@ -100,7 +100,6 @@ def forget(record: Record, _digest: str) -> tuple[str, ...]:
         "steps have no limit",
         "a pointer is served while it is switched",
         "everything is garbage",
-        "every order begins anew",
     ],
 )
 def test_the_worlds_find_a_removed_protection(
