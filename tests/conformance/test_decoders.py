@@ -33,6 +33,7 @@ from hypothesis import strategies as st
 import edgectl_agent
 import edgectl_protocol
 from agent.core.made import make_order, simple_bundle
+from agent.core.offline_file import index_of
 from edgectl_agent import enrol, hold_file, local_messages, renewal, server_request
 from edgectl_agent.core.record import EMPTY, SlotPointers, decode_pointers, decode_record
 from edgectl_agent.core.requests import decode_request_record
@@ -244,15 +245,16 @@ DECODERS = (
     Decoder("edgectl_agent.core.requests.decode_request_record", decode_request_record, PROTOCOL,
             (b'{"counter": 1}',)),
     Decoder("edgectl_agent.inference.hub_messages.decode_from_application",
-            hub_messages.decode_from_application, LOOSE, (b'{"type": "open", "slot": "a"}',)),
+            hub_messages.decode_from_application, LOOSE,
+            (msgspec.json.encode(hub_messages.Follow(hub=1, slot="a")),)),
     Decoder("edgectl_agent.inference.hub_messages.decode_from_hub", hub_messages.decode_from_hub,
-            LOOSE, (b'{"type": "closed"}',)),
+            LOOSE, (msgspec.json.encode(hub_messages.Waiting()),)),
     Decoder("edgectl_agent.local_messages.decode_request", local_messages.decode_request, PROTOCOL,
-            (b'{"type": "status"}',)),
+            (msgspec.json.encode(local_messages.Status()),)),
     Decoder("edgectl_agent.local_messages.decode_answer", local_messages.decode_answer, PROTOCOL,
             (b"{}",)),
     Decoder("edgectl_agent.hold_file.decode_holds", hold_file.decode_holds, (), (b"", b"{}")),
-    Decoder("offline.decode_index", offline.decode_index, PROTOCOL, (b"{}",)),
+    Decoder("offline.decode_index", offline.decode_index, PROTOCOL, (index_of(BUNDLE),)),
     Decoder("windows.parse_windows", of_text(windows.parse_windows), PROTOCOL,
             (b"mon-fri 02:00-04:00",)),
     Decoder("frames, from the process",
@@ -270,7 +272,6 @@ NOT_FROM_THE_NETWORK = {
     "edgectl_agent.key_uri.parse_key_uri": "the person who starts the agent",
     "edgectl_agent.inference.control.decode_command": "the supervisor",
     "edgectl_agent.inference.protocol.parse_call": "tests/agent/inference/test_inference_fuzz.py",
-    "edgectl_agent.journal.last_record": "the device's own disk",
 }
 
 

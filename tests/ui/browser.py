@@ -27,6 +27,7 @@ ARGUMENTS = [
 WIDE = {"width": 1440, "height": 900}
 LAPTOP = {"width": 1024, "height": 768}
 PHONE = {"width": 390, "height": 844}
+expect.set_options(timeout=20_000)  # a busy machine is slow, and nothing is right by being quick
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
+from rich.console import Console
 
 from edgectl.commands.server import missing_packages
 from edgectl.demo.folder import open_folder
@@ -104,8 +105,7 @@ def demo(
         console.print(f"Open {result.url}", soft_wrap=True)
         console.print(f"User {result.user}, password in {password_file}", soft_wrap=True)
         console.print(f"Or: {login} < {password_file}", soft_wrap=True)
-        console.print("Ctrl-C stops everything.")
-        _stay(processes)
+        _stay(processes, console)
         console.print(f"\nstopping; the data stays in {_from_here(folder)}", soft_wrap=True)
 
 
@@ -144,8 +144,9 @@ def _program() -> str:
     return _from_here(called.absolute())
 
 
-def _stay(processes: Processes) -> None:
+def _stay(processes: Processes, console: Console) -> None:
     try:
+        console.print("Ctrl-C stops everything.")  # from its first moment on
         while True:
             processes.check()
             time.sleep(0.5)
