@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from databases import open_migrated
 from edgectl_server.storage.database import Database
 
 
@@ -25,7 +26,6 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    database = Database(database_url)
-    database.migrate()
+    database = open_migrated(database_url)
     yield database
     database.close()

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from sqlalchemy import func, select
 
+from databases import open_migrated
 from edgectl_protocol import topics
 from edgectl_protocol.messages import (
     Ack,
@@ -44,8 +45,7 @@ from waiting import wait_for
 
 @pytest.fixture
 def sqlite(sqlite_url: str) -> Iterator[Database]:
-    database = Database(sqlite_url)
-    database.migrate()
+    database = open_migrated(sqlite_url)
     yield database
     database.close()
 
