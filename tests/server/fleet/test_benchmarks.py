@@ -6,7 +6,7 @@ last test runs on a real broker.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import msgspec
 import pytest
 from sqlalchemy import func, select
 
-from databases import open_migrated
 from edgectl_protocol import topics
 from edgectl_protocol.messages import (
     Ack,
@@ -41,13 +40,6 @@ from server.fleet.conftest import Site
 from server.fleet.fleet_helpers import CAPABILITIES, PAGE_ALL
 from server.fleet.test_rollout_service import Fleet
 from waiting import wait_for
-
-
-@pytest.fixture
-def sqlite(sqlite_url: str) -> Iterator[Database]:
-    database = open_migrated(sqlite_url)
-    yield database
-    database.close()
 
 
 @pytest.fixture
