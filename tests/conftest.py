@@ -18,9 +18,15 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
+from hypothesis import settings
 
 # onnxruntime would report its use to its maker; our programs say no, and so do their tests.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+# A busy machine may take longer for an example than hypothesis thinks right; tests that are about
+# time set a bound of their own. What hypothesis itself sets with CI=true stays.
+settings.register_profile("patient", settings.default, deadline=None)
+settings.load_profile("patient")
 
 # A suite that was started in the background ignores SIGINT, and would pass that on to the programs
 # whose Ctrl-C it tests; children of a process with a handler begin with the default.
