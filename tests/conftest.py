@@ -6,6 +6,10 @@ everything that packaging/debian-test-packages.txt names.
 
 Where several workers share the files (`make test`), those that take minutes come first and those of
 a few milliseconds a test last, so that no worker is alone with a long one at the end.
+
+Temporary files are in memory where there is room: every database and store waits for the disk as
+in production, thousands of times. What is about real disks (`tests/agent/reality`) stays on one.
+Set TMPDIR to have them elsewhere.
 """
 
 import itertools
@@ -31,6 +35,23 @@ settings.load_profile("patient")
 # A suite that was started in the background ignores SIGINT, and would pass that on to the programs
 # whose Ctrl-C it tests; children of a process with a handler begin with the default.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+IN_MEMORY = "/dev/shm"
+IN_MEMORY_BYTES = 8 * 1024**3
+
+
+def _use_memory_for_temporary_files() -> None:
+    try:
+        there = os.statvfs(IN_MEMORY)
+    except OSError:
+        return
+    free, flags = there.f_bavail * there.f_frsize, there.f_flag
+    if free >= IN_MEMORY_BYTES and not flags & (os.ST_NOEXEC | os.ST_RDONLY):
+        os.environ["TMPDIR"] = tempfile.tempdir = IN_MEMORY
+
+
+if "TMPDIR" not in os.environ:
+    _use_memory_for_temporary_files()
 
 _numbers = itertools.count(1)
 STRICT = os.environ.get("CI") == "true"
