@@ -506,6 +506,8 @@ class World:
 
 def _blames(event: UpdateEvent, code: str) -> bool:
     """Say whether what happened is the model's own fault; said apart from the machine's code."""
+    if code == "observe.unseen":
+        return False  # nobody has seen what it does
     return event in {UpdateEvent.REJECTED, UpdateEvent.BREACHED} and code.startswith(
         ("trial.", "observe.", "shadow.", "load.", "bundle.", "update.unwanted")
     )
