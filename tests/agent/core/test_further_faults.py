@@ -6,9 +6,11 @@ import msgspec
 import pytest
 from msgspec import structs
 
+from agent.core.imitations import FakeInference
 from agent.core.made import MadeBundle, describe, make_bundle, make_order, simple_bundle, slot_order
 from agent.core.simulated_disk import PowerCut
-from agent.core.simulation import FakeInference, World
+from agent.core.simulation import World
+from edgectl_agent.core import steps
 from edgectl_agent.core.machine import Machine
 from edgectl_agent.core.record import EMPTY
 from edgectl_agent.errors import KeyUnavailable
@@ -142,6 +144,28 @@ def test_two_bundles_of_one_content_are_told_apart_by_their_description() -> Non
 
 def model_of(bundle: MadeBundle) -> str:
     return layer_by_file(decode_manifest(bundle.manifest), MODEL_FILES["onnx"]).digest
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_what_nobody_has_seen_serving_is_not_committed(comes_back: bool) -> None:
+    world = committed_v1()
+    world.deliver(make_order(2, [V2], policy=UpdatePolicy(observe_s=10.0)))
+    world.settle(idle=False)
+    assert world.machine.observed == {"activity": V2.digest}
+    loaded = world.inference.serving.pop("activity")  # such as a disk that cannot be read now
+    companions = dict(world.inference.companions)
+    world.inference.companions.clear()
+    world.machine._seen.clear()
+    world.elapsed_s += 60
+    world.feed(steps.Ticked())
+    assert world.machine.observed, "its time is over, and it is waited for"
+    if comes_back:
+        world.inference.serving["activity"] = loaded
+        world.inference.companions.update(companions)
+    world.settle()
+    assert world.running() == (V2 if comes_back else V1).digest
+    assert ("observe.unseen" in world.reasons) != comes_back
+    assert world.machine.record.rejected == (), "that is no fault of the model"
 
 
 # ---------------------------------------------------------------- what fell back, and a power loss
