@@ -33,6 +33,7 @@ from edgectl_agent.core.transfer import TransferLimits
 from edgectl_agent.downloader import Downloader
 from edgectl_agent.errors import StepFailed
 from edgectl_agent.journal import Journal
+from edgectl_agent.keeper import RESTORE_AGAIN_S
 from edgectl_agent.performer import Engine, Performer
 from edgectl_agent.serving import Serving
 from edgectl_agent.store import Store
@@ -48,6 +49,8 @@ from edgectl_protocol.messages import Order, Reason, TrialReport, encode
 from edgectl_protocol.update import ENDED, UpdateEvent, UpdateState
 
 TURNS_MAX = 3000
+KEPT_MAX = 10
+"""How often what does not serve is tried again before it is left."""
 BACK = frozenset({UpdateState.ROLLING_BACK, UpdateState.ROLLED_BACK})
 
 
@@ -173,7 +176,7 @@ class World:
     def settle(self, *, idle: bool = True) -> None:
         """Let everything happen that is going to; with `idle` False only what needs no waiting."""
         for _ in range(TURNS_MAX):
-            if not self.turn(idle=idle):
+            if not self.turn(idle=idle) and not (idle and self._keep()):
                 break
         else:
             raise AssertionError(f"seed {self.seed}: it does not settle: {self.announced[-8:]}")
@@ -196,6 +199,17 @@ class World:
         self.elapsed_s = max(self.elapsed_s + 0.01, due_s)
         self.feed(steps.Ticked())
         return True
+
+    def _keep(self) -> bool:
+        """Try again what does not serve, as the keeper does; say whether more serves now."""
+        silent = set(self.serving.silent)
+        for _ in range(KEPT_MAX):
+            if not self.serving.silent:
+                break
+            self.elapsed_s += RESTORE_AGAIN_S
+            for change in self.serving.restore(fresh=False, leave=self.machine.unsettled):
+                self.feed(change)
+        return set(self.serving.silent) != silent
 
     def play(self, orders: Sequence[Order], *, survival: Survival = "lost") -> None:
         """Deliver the orders one after another, through whatever power cuts `disk` has planned."""
