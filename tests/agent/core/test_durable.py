@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import random
 import stat
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from agent.core.made import make_order, simple_bundle, slot_order
 from agent.core.simulated_disk import SimulatedDisk
-from edgectl_agent.core.record import EMPTY, Record
+from edgectl_agent.core.record import EMPTY, Record, decode_record
 from edgectl_agent.durable import PRIVATE, RealDisk
 from edgectl_agent.journal import JOURNAL_BYTES_MAX, Journal, records_of
 from edgectl_protocol.messages import SLOTS_MAX
@@ -89,6 +90,17 @@ def test_the_journal_gives_back_what_was_saved_last(tmp_path: Path) -> None:
     later = msgspec.structs.replace(RECORD, stopped=True)
     journal.save(later)
     assert Journal(RealDisk(tmp_path)).load() == later
+
+
+def test_a_journal_without_times_is_read(tmp_path: Path) -> None:
+    """As the agents wrote that kept none; and one that keeps more is read by them."""
+    text = msgspec.json.encode(RECORD)
+    assert b'"at"' not in text
+    line = hashlib.sha256(text).hexdigest()[:16].encode() + b" " + text + b"\n"
+    (tmp_path / "journal").write_bytes(line)
+    assert Journal(RealDisk(tmp_path)).load() == RECORD
+    later = msgspec.json.decode(text) | {"from a later agent": 1}
+    assert decode_record(msgspec.json.encode(later)) == RECORD
 
 
 def test_a_long_journal_is_replaced_by_its_last_line(tmp_path: Path) -> None:
