@@ -193,7 +193,7 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
     stopped: bool = False
     """The agent ended in good order, so that its next start is no resume."""
     at: datetime | None = None
-    """When it was decided, by the device's clock, for people; None by an agent that kept no times."""
+    """When it was decided, by the device's clock; None: the agent kept no times then."""
 
     @property
     def counter(self) -> int:
