@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,7 @@ def test_rollback_returns_to_what_ran_before(
     logs = device.command("logs")[1]
     assert "order 2 accepted: activity 2" in logs
     assert "rolling-back -> rolled-back" in logs
+    assert re.search(r"^update     20\d\d-\d\d-\d\dT[\d:]{8}Z order 2 accepted", logs, re.MULTILINE)
     following = subprocess.Popen(
         [
             *(sys.executable, "-m", "edgectl_agent", "logs", "--state", str(device.state)),
@@ -115,7 +118,9 @@ def test_rollback_returns_to_what_ran_before(
     )
     try:
         assert following.stdout is not None
-        assert json.loads(following.stdout.readline())["from"] == "update"
+        first = json.loads(following.stdout.readline())
+        assert first["from"] == "update"
+        assert datetime.fromisoformat(first["at"]).tzinfo is not None
         ordered(plane, 3, bundle_of(tmp_path, "3"))
         for line in following.stdout:
             if "observing -> committed" in json.loads(line)["line"]:
