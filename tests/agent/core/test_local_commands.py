@@ -206,6 +206,19 @@ def test_doctor_says_what_works_and_what_to_do(
     assert output.count("try: ") >= 3
 
 
+def test_a_missing_socket_of_the_endpoint_is_said(
+    plane: ControlPlane, make_device: MakeDevice
+) -> None:
+    device = started(plane, make_device, socket="no/such/folder.sock")
+    (problem,) = device.told("status")["endpoint_problems"]
+    assert "no/such/folder.sock" in problem
+    assert problem in device.command("status")[1]
+    code, output, _ = device.command("doctor")
+    assert code == 0
+    assert f"answers; {problem}" in " ".join(output.split())
+    assert device.stop() == 0
+
+
 def test_bench_measures_what_a_slot_runs_and_files(
     plane: ControlPlane, make_device: MakeDevice, tmp_path: Path
 ) -> None:
