@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 
 import mqtt5
 import pytest
@@ -27,7 +28,7 @@ from edgectl_broker.packets import PacketReader
 
 MALFORMED, PROTOCOL = DisconnectReasonCode.MALFORMED_PACKET, DisconnectReasonCode.PROTOCOL_ERROR
 CONNECT = connect()
-EXAMPLES = 400
+EXAMPLES = int(os.environ.get("EDGECTL_FUZZ_EXAMPLES", "400"))
 
 
 class Wire(asyncio.Transport):
