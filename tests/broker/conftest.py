@@ -166,10 +166,10 @@ def killable(tmp_path):
     """
     running = []
 
-    def start(dies_at=0):
+    def start(dies_at=0, files=()):
+        arguments = [PROGRAM, tmp_path / "state", 0, dies_at, *files[:3]]
         process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), str(tmp_path / "state"), "0", str(dies_at)],
-            stdout=subprocess.PIPE,
+            [sys.executable, *map(str, arguments)], stdout=subprocess.PIPE
         )
         running.append(process)
         port = int(process.stdout.readline())
