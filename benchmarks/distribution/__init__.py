@@ -1,0 +1,1 @@
+"""What carries models to devices, measured beside what else could: ``python -m benchmarks.distribution``."""
