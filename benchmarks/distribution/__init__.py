@@ -1,1 +1,4 @@
-"""What carries models to devices, measured beside what else could: ``python -m benchmarks.distribution``."""
+"""What carries models to devices, measured beside what else could.
+
+``python -m benchmarks.distribution`` runs every part.
+"""

@@ -1,4 +1,4 @@
-"""Run every part, one after another; each also runs alone: ``python -m benchmarks.distribution.PART``."""
+"""Run every part, one after another: ``python -m benchmarks.distribution``, or ``….PART`` alone."""
 
 from __future__ import annotations
 

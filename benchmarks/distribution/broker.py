@@ -2,10 +2,10 @@
 
     python -m benchmarks.distribution.broker [--rounds 3] [--devices 1000] [--messages 8000]
 
-Both run as edgectl starts them: a process of their own, TLS with client certificates, the protocol's
-access rules, QoS 1. Processor time is the broker's process's, user and system; memory its resident
-bytes. Of the rounds the median counts. One difference stays: what the embedded broker acknowledges
-is on disk, with fsync; Mosquitto saves once a minute.
+Both run as edgectl starts them: a process of their own, TLS with client certificates, the access
+rules of the protocol, QoS 1. Processor time is that of the broker's process (user, system); memory
+its resident bytes. Of the rounds the median counts. One difference stays: what the embedded broker
+acknowledges is on disk, with fsync; Mosquitto saves once a minute.
 """
 
 from __future__ import annotations
@@ -196,9 +196,7 @@ async def crowd(running: Running, identities: Identities, count: int) -> dict[st
     return {"connect_ms": used / count * 1e3, "crowd_s": took}
 
 
-async def _come(
-    running: Running, identities: Identities, numbers: Sequence[int]
-) -> list[Client]:
+async def _come(running: Running, identities: Identities, numbers: Sequence[int]) -> list[Client]:
     names = [f"crowd-{number}" for number in numbers]
     devices = [Client(name, identities.context(name)) for name in names]
 
@@ -292,7 +290,9 @@ def main(arguments: list[str] | None = None) -> int:
         ours, theirs = medians["embedded"][row], medians["mosquitto"][row]
         better = " (higher is better)" if row in HIGHER_IS_BETTER else ""
         print(f"{text + better:72} {ours:10,.2f} {theirs:10,.2f} {ratios[row]:7.2f}")
-    rounded = {kind: {row: round(one, 3) for row, one in rows.items()} for kind, rows in medians.items()}
+    rounded = {
+        kind: {row: round(one, 3) for row, one in rows.items()} for kind, rows in medians.items()
+    }
     print(
         json.dumps(
             {

@@ -1,4 +1,4 @@
-"""MQTT 5 clients that cost little: asyncio, TLS, QoS 1 with a window; and the certificates for them."""
+"""MQTT 5 clients that cost little: asyncio, TLS, QoS 1 with a window; and their certificates."""
 
 from __future__ import annotations
 
@@ -54,9 +54,7 @@ class Identities:
         issued = self.authority.issue_device(pem, name, self._at)
         certificate, secret = self._folder / f"{name}.pem", self._folder / f"{name}.key"
         certificate.write_text(issued.certificate_pem)
-        secret.write_bytes(
-            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        )
+        secret.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         return certificate, secret
 
 

@@ -223,7 +223,7 @@ class Connection(asyncio.Protocol):
         self._finish()
 
     def _send_last(self, packet: mqtt5.ConnAckPacket | mqtt5.DisconnectPacket) -> None:
-        """Send with its reason in words only if the client takes a packet of that size (§3.14.2)."""
+        """Send, with its reason in words only if the client takes so large a packet (§3.14.2)."""
         content = packet.write()
         limit = None if self._client is None else self._client.packet_bytes_max
         if limit is not None and len(content) > limit:

@@ -114,9 +114,9 @@ def check_fields(frame: bytes) -> None:
     properties is given to `check_properties`.
     """
     kind = frame[0] >> 4
-    if kind not in _ALWAYS and frame.isascii():
-        if kind == _PUBLISH or len(frame) <= _NUMBER_ALONE_BYTES:
-            return
+    short = kind == _PUBLISH or len(frame) <= _NUMBER_ALONE_BYTES
+    if short and kind not in _ALWAYS and frame.isascii():
+        return
     walk = _Walk(frame)
     if kind == _CONNECT:
         _connect(walk)

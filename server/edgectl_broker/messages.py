@@ -52,7 +52,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def unreadable(self) -> bool:
-        """Whether a client on paho-mqtt would end on it: it takes U+FEFF in a property for an error.
+        """Whether paho-mqtt would end its connection on it: it forbids U+FEFF in a property.
 
         MQTT 5 allows that character, and a broker to refuse any publication. One device could
         otherwise shut its readers out: the message would come again at each of their connects.

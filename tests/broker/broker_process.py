@@ -1,7 +1,7 @@
 """A broker in a process of its own, for tests that kill it.
 
-``python broker_process.py STATE PORT [N [CERTIFICATE KEY AUTHORITY]]``: with N it kills itself before
-the Nth statement that it gives to SQLite after it got SIGUSR1; with files it speaks TLS.
+``python broker_process.py STATE PORT [N [CERTIFICATE KEY AUTHORITY]]``: with N it kills itself
+before the Nth statement that it gives to SQLite after it got SIGUSR1; with files it speaks TLS.
 """
 
 from __future__ import annotations

@@ -168,9 +168,7 @@ def killable(tmp_path):
 
     def start(dies_at=0, files=()):
         arguments = [PROGRAM, tmp_path / "state", 0, dies_at, *files[:3]]
-        process = subprocess.Popen(
-            [sys.executable, *map(str, arguments)], stdout=subprocess.PIPE
-        )
+        process = subprocess.Popen([sys.executable, *map(str, arguments)], stdout=subprocess.PIPE)
         running.append(process)
         port = int(process.stdout.readline())
 

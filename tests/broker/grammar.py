@@ -14,7 +14,16 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-__all__ = ["Stream", "connect", "connect_3", "properties", "publish", "streams", "subscribe", "text"]
+__all__ = [
+    "Stream",
+    "connect",
+    "connect_3",
+    "properties",
+    "publish",
+    "streams",
+    "subscribe",
+    "text",
+]
 
 PROPERTIES_OF = {  # §2.2.2.2: what a client may send
     "connect": (0x11, 0x17, 0x19, 0x21, 0x22, 0x26, 0x27),
@@ -27,7 +36,8 @@ PROPERTIES_OF = {  # §2.2.2.2: what a client may send
 }
 REPEATED = frozenset({0x26})
 NOT_TEXT = (
-    b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"a\xe2\x82", b"\x00", b"\xef\xbb\xbf",
+    b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"a\xe2\x82", b"\x00",
+    b"\xef\xbb\xbf",
 )  # fmt: skip
 
 
@@ -116,7 +126,9 @@ class _Writer:
         if self._hit():
             other = st.one_of(
                 st.integers(0, 2**28 - 1).map(variable),
-                st.sampled_from([b"\xff\xff\xff\xff", b"\xff\xff\xff\xff\x7f", b"\x80\x00", b"\x80"]),
+                st.sampled_from(
+                    [b"\xff\xff\xff\xff", b"\xff\xff\xff\xff\x7f", b"\x80\x00", b"\x80"]
+                ),
             )
             wrong: bytes = self._draw(other)
             return wrong
@@ -134,7 +146,6 @@ class _Writer:
     def properties(self, of: str) -> bytes:
         names = self._draw(st.lists(st.sampled_from(PROPERTIES_OF[of]), max_size=3, unique=True))
 
-
         if self._hit():
             names += self._draw(st.lists(st.integers(0, 0x2B), min_size=1, max_size=2))
             if self._draw(st.booleans()):
@@ -143,21 +154,16 @@ class _Writer:
         return self.variable(len(content)) + content
 
     def _value(self, name: int) -> bytes:
+        size = {0x13: 2, 0x21: 2, 0x22: 2, 0x23: 2, 0x02: 4, 0x11: 4, 0x18: 4, 0x27: 4}.get(name, 1)
         match name:
-            case 0x01 | 0x17 | 0x19 | 0x24 | 0x25 | 0x28 | 0x29 | 0x2A:
-                return self.number(1, 1)
-            case 0x02 | 0x11 | 0x18 | 0x27:
-                return self.number(4, 5000)
             case 0x0B:
                 return self.variable(7)
-            case 0x13 | 0x21 | 0x22 | 0x23:
-                return self.number(2, 9)
             case 0x26:
                 return self.text("näme") + self.text("välue")
-            case 0x08:
-                return self.text("answer/to")
-            case _:
+            case 0x03 | 0x08 | 0x09 | 0x12 | 0x15 | 0x16 | 0x1A | 0x1C | 0x1F:
                 return self.text("some text")
+            case _:
+                return self.number(size, {1: 1, 2: 9, 4: 5000}[size])
 
     def packet(self, head: int, *fields: bytes) -> bytes:
         body = b"".join(fields)

@@ -119,7 +119,7 @@ class _Result(unittest.TestResult):
     def stopTest(self, test: unittest.TestCase) -> None:  # noqa: N802 - unittest's name
         """Say how it went."""
         super().stopTest(test)
-        name = test._testMethodName  # noqa: SLF001 - the name alone
+        name = test._testMethodName
         for case, trace in (*self.failures, *self.errors):
             if case is test:
                 self.bad[name] = trace
@@ -144,15 +144,14 @@ def _obey_maximum_qos(suite: ModuleType) -> None:
         return publish(self, topic, payload, qos, *rest, **named)
 
     @functools.wraps(arrived)
-    def raised(
-        self: Any, topic: Any, payload: Any, qos: int, retained: Any, msgid: int, properties: Any
-    ) -> Any:
+    def raised(self: Any, topic: Any, payload: Any, qos: int, *rest: Any) -> Any:
+        *others, properties = rest
         pairs = getattr(properties, "UserProperty", [])
         if MARK in pairs:
             qos = 2 if qos == 1 else qos
             properties = copy.copy(properties)
             vars(properties)["UserProperty"] = [pair for pair in pairs if pair != MARK]
-        return arrived(self, topic, payload, qos, retained, msgid, properties)
+        return arrived(self, topic, payload, qos, *others, properties)
 
     def with_lower_will(call: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *given, **named: call(*given, **{"willQoS": 1} | named)

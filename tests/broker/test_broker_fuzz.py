@@ -3,13 +3,17 @@
 Whatever a client sends: no exception, its own connection is ended with a reason that MQTT 5 has for
 it or goes on, nothing grows, and what others get of it can be read by two other parsers: the codec,
 and paho's, in which a packet that it does not take ends the client.
+
+With ``EDGECTL_FUZZ_EXAMPLES=20000``, and ``--timeout=0`` for pytest, it is a long run.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
+import queue
 
 import mqtt5
 import pytest
@@ -25,6 +29,8 @@ from edgectl_broker import Broker, BrokerSettings
 from edgectl_broker.connection import Connection
 from edgectl_broker.errors import ProtocolViolation
 from edgectl_broker.packets import PacketReader
+from edgectl_server.distribution.link import BrokerLink
+from waiting import wait_for
 
 MALFORMED, PROTOCOL = DisconnectReasonCode.MALFORMED_PACKET, DisconnectReasonCode.PROTOCOL_ERROR
 CONNECT = connect()
@@ -140,7 +146,7 @@ def paho_reads(frame):
 
 def split(content, cuts):
     at = [0, *sorted({cut % (len(content) + 1) for cut in cuts}), len(content)]
-    return [content[start:end] for start, end in zip(at, at[1:], strict=False)]
+    return [content[start:end] for start, end in itertools.pairwise(at)]
 
 
 CUTS = st.lists(st.integers(0, 400), max_size=4)
@@ -305,3 +311,31 @@ def test_a_reason_in_words_is_left_out_where_the_client_takes_no_such_packet(pla
     with Raw(plain) as client:
         answer = client.connect("x" * 129, max_packet_size=20)
         assert (answer.reason_code, answer.reason_str) == (0x85, None)
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_no_device_shuts_the_server_out_with_what_paho_does_not_read(broker, authority, qos):
+    """The embedded broker passes no such message on; Mosquitto does, and the link lives with it."""
+    got = queue.Queue()
+
+    def take(incoming):
+        got.put(incoming.payload)
+        incoming.done()
+
+    link = BrokerLink(broker.host, broker.port, authority.issue("server"), on_message=take)
+    link.start()
+    try:
+        assert link.wait_connected(15)
+        with Raw(broker, files=authority.issue("alpha")) as alpha:
+            assert alpha.connect("alpha").reason_code == 0
+            event = "edgectl/v1/d/alpha/up/event"
+            wait_for(lambda: alpha.publish(event, b"first") == 0, "the server subscribes")
+            alpha.publish(event, b"poison", qos=qos, user_properties=[("\ufeff", "x")])
+            assert alpha.publish(event, b"last") == 0
+        payloads = set()
+        while b"last" not in payloads:
+            payloads.add(got.get(timeout=15))
+        assert payloads == {b"first", b"last"}
+        assert link.connected
+    finally:
+        link.close()

@@ -1,12 +1,12 @@
 """kill -9 again and again while the broker works: what it has acknowledged is there afterwards.
 
 One state lives through all kills. Before each, a publisher goes as fast as it can (some topics are
-retained, overwritten and cleared), one session is away, another receives and acknowledges half; some
-kills come at a random moment, some before a random statement of SQLite. Then the file is examined
-and a new process asked for everything. What was sent and not acknowledged may be there or not;
-nothing older than what was acknowledged may be.
+retained, overwritten and cleared), one session is away, another receives and acknowledges half;
+some kills come at a random moment, some before a random statement of SQLite. Then the file is
+examined and a new process asked for everything. What was sent and not acknowledged may be there or
+not; nothing older than what was acknowledged may be.
 
-``EDGECTL_KILL_ROUNDS=500`` makes a long run of it.
+With ``EDGECTL_KILL_ROUNDS=500``, and ``--timeout=0`` for pytest, it is a long run.
 """
 
 from __future__ import annotations

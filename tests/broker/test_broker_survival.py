@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import mqtt5
 import pytest
@@ -17,7 +16,6 @@ from broker.clients import Peer, Raw
 from broker.conftest import start_broker
 from edgectl_broker import BrokerSettings, BrokerThread, StateUnusable
 from waiting import wait_for
-
 
 _clients = []
 
