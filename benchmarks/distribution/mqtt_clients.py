@@ -91,10 +91,29 @@ class Client:
             self._early.append(answer)
         assert all(int(code) == 1 for code in answer.reason_codes), answer
 
-    async def publish(self, topic: str, payloads: Iterable[bytes], *, retain: bool = False) -> None:
-        """Publish with QoS 1, a window at a time; ``%d`` in the topic is the message's number."""
+    async def unsubscribe(self, *patterns: str) -> None:
+        """End subscriptions."""
+        self._writer.write(mqtt5.UnsubscribePacket(self._next(), list(patterns)).write())
+        answer = await self._receive()
+        assert isinstance(answer, mqtt5.UnsubAckPacket), answer
+
+    async def publish(
+        self,
+        topic: str,
+        payloads: Iterable[bytes],
+        *,
+        retain: bool = False,
+        room: asyncio.Semaphore | None = None,
+    ) -> None:
+        """Publish with QoS 1, a window at a time; ``%d`` in the topic is the message's number.
+
+        `room`, shared with the `take` of a reader, keeps what waits for the reader below what a
+        broker keeps for it.
+        """
         flying = 0
         for number, payload in enumerate(payloads):
+            if room is not None:
+                await room.acquire()
             packet = mqtt5.PublishPacket(
                 topic.replace("%d", str(number)),
                 payload,
@@ -116,7 +135,7 @@ class Client:
         assert isinstance(answer, mqtt5.PubAckPacket), answer
         assert int(answer.reason_code) < 0x80, answer
 
-    async def take(self, count: int) -> int:
+    async def take(self, count: int, room: asyncio.Semaphore | None = None) -> int:
         """Receive and acknowledge `count` publications; return the bytes of their payloads."""
         size = 0
         for _ in range(count):
@@ -125,6 +144,8 @@ class Client:
             assert packet.packet_id is not None
             self._writer.write(mqtt5.PubAckPacket(packet.packet_id).write())
             size += len(packet.payload)
+            if room is not None:
+                room.release()
         return size
 
     async def ping(self) -> None:

@@ -163,3 +163,24 @@ def test_slow_readers_cost_what_is_written_down_and_nobody_waits_for_them(killab
         grown = process.memory_info().rss - before
     print(f"{grown / count / 1024:.0f} KiB for each of {count} slow readers")
     assert grown < count * SLOW_BYTES_MAX
+
+
+def test_a_device_that_connects_over_and_over_has_one_session(open_plain):
+    """Each connection takes over from the last one, which nobody closes."""
+    broker = open_plain()
+    exchange = broker.thread._broker.exchange
+    with Raw(broker) as server, contextlib.ExitStack() as closing:
+        server.connect("server", username="server")
+        for turn in range(CROWD):
+            device = Raw(broker)
+            closing.callback(device.die)
+            welcome = device.connect("a", clean_start=False, session_expiry_interval=HOUR_S)
+            assert welcome.session_present == (turn > 0)
+            if turn == 0:
+                device.subscribe("t")
+                server.publish("t", b"waits")
+            assert device.message(acknowledge=False).payload == b"waits"
+        assert len(exchange.sessions) == 2
+        wait_for(lambda: broker.thread._broker.connections == 2, "the others are closed")
+        server.publish("t", b"last")
+        assert device.message().payload == b"last"

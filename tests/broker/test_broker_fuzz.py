@@ -99,6 +99,7 @@ class Bench:
             held = len(connection._reader._buffer)
             assert held <= connection._settings.packet_bytes_max + len(piece)
         await self._durable()
+        await asyncio.sleep(0)  # the turn of the loop at whose end it is written
         return connection._transport.sent
 
     async def _durable(self):
