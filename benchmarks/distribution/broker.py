@@ -45,7 +45,6 @@ WAITING_MAX = 500  # a quarter of what either broker keeps for a client
 PUBLISHERS = 4
 READERS = 4
 CROWD = 200
-IDLE_S = 10.0
 HOUR_S = 3600
 BOUND_S = 300.0
 ROWS = {
@@ -222,7 +221,9 @@ async def _come(running: Running, identities: Identities, numbers: Sequence[int]
     return devices
 
 
-async def idle(running: Running, identities: Identities, count: int) -> dict[str, float]:
+async def idle(
+    running: Running, identities: Identities, count: int, seconds: float
+) -> dict[str, float]:
     """Devices that are connected and subscribed, and say nothing but that they live."""
     await everybody([one.close() for one in await _come(running, identities, range(20))])
     empty = running.process.memory_info().rss
@@ -234,7 +235,7 @@ async def idle(running: Running, identities: Identities, count: int) -> dict[str
     before = running.processor_s()
     for part in range(10):
         await everybody([one.ping() for one in devices[part::10]])
-        await asyncio.sleep(IDLE_S / 10)
+        await asyncio.sleep(seconds / 10)
     used = running.processor_s() - before
     await everybody([one.close() for one in devices])
     return {"idle_kib": grown / count / 1024, "idle_cpu_ms": used * 1e3 / count * 1000}
@@ -254,7 +255,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, dict[str, fl
         crowd_size = min(CROWD, options.devices)
         for kind, running in brokers.items():
             _say(f"{kind}: {options.devices} idle devices")
-            for row, value in asyncio.run(idle(running, identities, options.devices)).items():
+            for row, value in asyncio.run(
+                idle(running, identities, options.devices, options.seconds)
+            ).items():
                 found[kind][row] = [value]
         for turn in range(options.rounds):
             for kind, running in brokers.items():
@@ -287,6 +290,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.distribution.broker")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--devices", type=int, default=1000, help="idle devices")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of idleness")
     parser.add_argument("--messages", type=int, default=8000, help="of each round")
     parser.add_argument("--chunks", type=int, default=200, help="of 64 KiB, of each round")
     parser.add_argument("--serve", nargs=2, metavar=("KIND", "FOLDER"), help=argparse.SUPPRESS)

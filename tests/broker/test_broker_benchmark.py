@@ -15,6 +15,7 @@ def test_a_small_run(capsys):
     if find_mosquitto() is None:
         pytest.skip("mosquitto is not installed")
     arguments = ["--rounds", "1", "--devices", "12", "--messages", "200", "--chunks", "24"]
+    arguments += ["--seconds", "0.5"]
     assert broker.main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     result = json.loads(lines[-1])
