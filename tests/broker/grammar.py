@@ -18,6 +18,7 @@ __all__ = [
     "Stream",
     "connect",
     "connect_3",
+    "poisons",
     "properties",
     "publish",
     "streams",
@@ -241,3 +242,23 @@ def streams(draw: Callable[[Any], Any], *, faulty: bool = True) -> Stream:
     if faulty and draw(st.integers(0, 9)) == 0:
         content, wrong = content[: draw(st.integers(0, len(content)))], True
     return Stream(content, not wrong)
+
+
+@st.composite
+def poisons(draw: Callable[[Any], Any]) -> Stream:
+    """A CONNECT and publications, some as its will, whose properties others should not get."""
+    word = st.sampled_from([b"word", *NOT_TEXT]).map(text)
+    one = st.one_of(
+        st.integers(0, 3).map(lambda value: bytes([0x01, value])),
+        st.sampled_from([0x03, 0x08]).flatmap(lambda name: word.map(lambda w: bytes([name]) + w)),
+        st.tuples(word, word).map(lambda pair: b"\x26" + b"".join(pair)),
+    )
+    several = st.lists(one, min_size=1, max_size=2).map(b"".join)
+    heads = st.sampled_from([0x30, 0x31, 0x32, 0x33])
+    content = b""
+    for _ in range(draw(st.integers(1, 2))):
+        content += publish(draw(several), head=draw(heads))
+    if draw(st.booleans()):
+        will = properties(draw(several)) + text("t") + text("gone")
+        return Stream(connect(flags=0x06, tail=will, client="hostile") + content, valid=False)
+    return Stream(connect(client="hostile") + content, valid=False)

@@ -24,7 +24,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from broker.clients import Peer, Raw
-from broker.grammar import connect, connect_3, packet, publish, streams, subscribe, text
+from broker.grammar import connect, connect_3, packet, poisons, publish, streams, subscribe, text
 from edgectl_broker import Broker, BrokerSettings
 from edgectl_broker.connection import Connection
 from edgectl_broker.errors import ProtocolViolation
@@ -154,7 +154,7 @@ CUTS = st.lists(st.integers(0, 400), max_size=4)
 
 
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-@given(stream=streams(), cuts=CUTS)
+@given(stream=st.one_of(streams(), streams(), poisons()), cuts=CUTS)
 def test_one_fault_ends_at_most_the_connection_that_made_it(bench, caplog, stream, cuts):
     caplog.clear()
     witness, client = bench.open(), bench.open()
