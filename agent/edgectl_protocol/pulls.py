@@ -27,6 +27,7 @@ from edgectl_protocol.errors import MalformedMessage
 from edgectl_protocol.names import DeviceId, check_digest, check_model_name
 
 __all__ = [
+    "CERTIFICATE_HEADER",
     "PULL_CLOCK",
     "PULL_S",
     "PULL_SCHEME",
@@ -44,6 +45,8 @@ PULL_S = 300
 """A proof is good for so many seconds before and after its time."""
 PULL_CLOCK = "pull.clock"
 """Code of the refusal of a proof that is out of its time."""
+CERTIFICATE_HEADER = "Edgectl-Certificate"
+"""For a mirror, which does not know the keys of devices: the certificate, DER in base64."""
 _HEADER = re.compile(
     r'(?i:EdgectlDevice) +device="([A-Za-z0-9][A-Za-z0-9_-]{0,63})", *'
     r'at="([0-9]{1,12})", *proof="([0-9a-f]{16,144})"'

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from edgectl_protocol.errors import MalformedMessage
-from edgectl_protocol.pulls import PULL_CLOCK, PULL_S, PULL_SCHEME, parse_pull, pull_text
+from edgectl_protocol.pulls import PULL_S, PULL_SCHEME, parse_pull, pull_text
 from edgectl_server.auth import Auth
 from edgectl_server.errors import Forbidden, TooMany, Unauthorized
 from edgectl_server.signing.key_proofs import is_signed_by_certificate
@@ -101,7 +101,9 @@ class Pullers:
             raise _no_device() from error
         now = self._now()
         if abs(now.timestamp() - proof.at) > PULL_S:
-            raise Unauthorized(PULL_CLOCK, f"the proof is of another time than {now:%H:%M:%S} UTC")
+            raise Unauthorized(
+                "pull.clock", f"the proof is not of now, {now:%H:%M:%S} UTC"
+            )
         with self._database.read() as session:
             device = session.get(Device, proof.device)
         said = pull_text(device=proof.device, at=proof.at, path=path)

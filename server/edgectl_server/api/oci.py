@@ -35,7 +35,10 @@ logger = logging.getLogger(__name__)
 __all__ = ["OCI_PREFIX", "make_oci_application"]
 
 OCI_PREFIX = "/v2"
-PIECE_BYTES = 256 * 1024
+READ_BYTES = 512 * 1024
+"""What is read at a time, in a thread."""
+PIECE_BYTES = 64 * 1024
+"""What is sent at a time: whoever takes one in `PIECE_S_MAX` is not hung up on."""
 PIECE_S_MAX = 60.0
 TAGS_MAX = 1000
 _VERSION = {"Docker-Distribution-API-Version": "registry/2.0"}
@@ -207,10 +210,11 @@ class _Body(Response):
             return
         start, stop = self._span
         stream: Iterator[bytes] = self._services.blobs.stream_range(
-            self._found.digest, start, stop, PIECE_BYTES
+            self._found.digest, start, stop, READ_BYTES
         )
-        async for piece in iterate_in_threadpool(stream):
-            yield piece
+        async for read in iterate_in_threadpool(stream):
+            for at in range(0, len(read), PIECE_BYTES):
+                yield read[at : at + PIECE_BYTES]
 
 
 async def _disconnect(receive: Receive) -> None:
