@@ -182,6 +182,8 @@ def _asked(url: str, headers: Mapping[str, str], cancelled: Callable[[], bool]) 
             response = connection.getresponse()
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise Trouble(watch.verdict or f"no answer from {url}: {error}") from error
+        if watch.verdict:  # what was cut off may look like the end of a head
+            raise Trouble(watch.verdict)
         reply = Reply(response, watch)
         reply.alive()
         yield reply

@@ -101,9 +101,7 @@ class Pullers:
             raise _no_device() from error
         now = self._now()
         if abs(now.timestamp() - proof.at) > PULL_S:
-            raise Unauthorized(
-                "pull.clock", f"the proof is not of now, {now:%H:%M:%S} UTC"
-            )
+            raise Unauthorized("pull.clock", f"the proof is not of now, {now:%H:%M:%S} UTC")
         with self._database.read() as session:
             device = session.get(Device, proof.device)
         said = pull_text(device=proof.device, at=proof.at, path=path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 __all__ = ["Pacer"]
 
 BURST_S = 1.0
@@ -14,7 +16,7 @@ class Pacer:
     def __init__(self, bytes_per_s: int) -> None:
         """Begin; 0 is no bound."""
         self._rate = bytes_per_s
-        self._free_at_s = 0.0
+        self._free_at_s = -math.inf
 
     @property
     def bytes_per_s(self) -> int:
