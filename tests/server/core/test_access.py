@@ -69,6 +69,7 @@ ROLES = {
     "rollout_events": "viewer",
     "rollout_action": "operator",
     "telemetry_summary": "viewer",
+    "list_pulls": "viewer",
     "events": "viewer",
     "security_events": "viewer",
     "device_security_events": "viewer",
