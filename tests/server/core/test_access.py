@@ -141,6 +141,8 @@ def test_no_route_is_missing_in_the_document():
     for route in iter_route_contexts(create_app(None).routes):
         if route.path in {"/api/v1/openapi.json", "/api/{rest:path}", "/{path:path}", None}:
             continue
+        if route.path == "/v2":  # test_oci.py asks all of it without credentials
+            continue
         for method in route.methods:
             assert (method, route.path) in known, route.path
 

@@ -234,8 +234,16 @@ def paths(bundles):
         f"{BASE}/manifests/{bundles['int8']}",
         f"{BASE}/blobs/{bundles['int8']}",
         f"{BASE}/tags/list",
+        f"{BASE}/referrers/{bundles['int8']}",
         "/v2/models/none/tags/list",
     )
+
+
+def test_every_route_is_asked_without_credentials():
+    """What is added is added to `paths` too."""
+    found = {route.path for route in oci.make_oci_application(None).routes}
+    named = ("", "manifests/{reference}", "blobs/{digest}", "tags/list", "referrers/{digest}")
+    assert found == {f"/{{name:path}}/{one}" if one else "/" for one in named}
 
 
 def test_nobody_pulls_without_saying_who_they_are(site, bundles, people, services):
