@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from e2e.conftest import dense_model
+from e2e.fleet import Process
+from edgectl.client import Client
 from waiting import wait_for
 
 pytestmark = pytest.mark.e2e
@@ -61,3 +65,30 @@ def test_what_the_server_has_sent_is_what_the_device_has_got(start, model):
     (pulled,) = [one for one in server.client.pulls() if one.puller == "device/pi-1"]
     assert pulled.bytes_sent == received(agent)
     assert pulled.answers < 12
+
+
+def test_a_site_behind_a_mirror_costs_the_server_one_device(start, model, tmp_path):
+    """Two devices pull from `edgectl mirror`; then it is away, and they go on without it."""
+    server = start.server()
+    with Client(server.url) as anonymous:
+        password = (server.data / "admin-password").read_text().strip()
+        token = anonymous.login("admin", password, name="mirror").token
+    command = [sys.executable, "-m", "edgectl", "--url", server.url, "mirror", "--port", "0"]
+    mirror = Process(
+        [*command, "--folder", str(tmp_path / "cache"), "--json"],
+        tmp_path / "mirror.log",
+        {"EDGECTL_TOKEN": token},
+    )
+    mirror.start()
+    try:
+        url = mirror.wait_line("the mirror", "ready", value=True, since=0)["url"]
+        agents = [start.agent(server, name, mirror=url) for name in ("pi-1", "pi-2")]
+        assert server.push("eight", model, **HEAVY).state == "succeeded"
+        server.wait_rollout(server.roll_out("eight", "1", observe_s=0.2))
+        taken = [received(agent) for agent in agents]
+        pulled = {one.puller.partition("/")[0]: one.bytes_sent for one in server.client.pulls()}
+        assert set(pulled) == {"token"}  # no device has asked the server itself
+        assert min(taken) >= MODEL_BYTES
+        assert pulled["token"] <= max(taken)
+    finally:
+        assert mirror.stop() == 0, mirror.log.read_text()

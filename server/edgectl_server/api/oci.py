@@ -24,7 +24,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from edgectl_server.api.ranges import Span, Unsatisfiable, is_not_modified, wanted_span
+from edgectl_protocol.ranges import Span, Unsatisfiable, is_not_modified, wanted_span
 from edgectl_server.errors import NotFound, Refused, ServerError
 from edgectl_server.oci_registry import Content
 from edgectl_server.pullers import Puller

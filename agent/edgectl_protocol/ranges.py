@@ -7,9 +7,8 @@ ranges are asked for, because answering those costs more than they save.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
-
-from starlette.datastructures import Headers
 
 __all__ = ["Span", "Unsatisfiable", "is_not_modified", "wanted_span"]
 
@@ -33,11 +32,11 @@ class Unsatisfiable(Exception):
     """Nothing of what is there was asked for."""
 
 
-def wanted_span(headers: Headers, size: int, etag: str) -> Span | None:
+def wanted_span(headers: Mapping[str, str], size: int, etag: str) -> Span | None:
     """Return which part of `size` bytes is asked for; None is the whole.
 
     Args:
-        headers: of the request.
+        headers: of the request; looking one up ignores case.
         size: of the whole.
         etag: of the whole, strong, in quotes.
 
@@ -64,7 +63,7 @@ def wanted_span(headers: Headers, size: int, etag: str) -> Span | None:
     return Span(start, min(end + 1, size))
 
 
-def is_not_modified(headers: Headers, etag: str) -> bool:
+def is_not_modified(headers: Mapping[str, str], etag: str) -> bool:
     """Say whether the client has it already."""
     known = headers.get("if-none-match", "").split(",")[:_TAGS_MAX]
     return any(one.strip().removeprefix("W/") in {etag, "*"} for one in known)
