@@ -7,8 +7,8 @@ in the manifest. The manifest itself is one chunk.
 Sources (`edgectl_agent.pieces`) take turns: one is asked until it cannot go on, then the next one
 for what is missing, chunk by chunk in the same file. The broker is asked first, unless there is a
 mirror, because there a chunk costs the server nothing however many devices want it. It is a failure
-when every source has had `ROUNDS_MAX` turns without bringing anything; time without a connection to
-the broker does not count, as long as nothing else fails for another reason.
+when every source has had `ROUNDS_MAX` turns without bringing anything, or one where content came
+altered; turns without a connection to the broker do not count.
 """
 
 from __future__ import annotations
@@ -269,7 +269,8 @@ class Downloader:
                 idle = 0
             elif not waiting:
                 idle += 1
-            if idle >= ROUNDS_MAX or (alone and reasons):
+            altered = any(one.code == "transfer.chunk_altered" for one in reasons.values())
+            if idle >= ROUNDS_MAX or (idle and altered) or (alone and reasons):
                 raise _failed(reasons)
 
 
