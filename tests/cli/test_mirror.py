@@ -223,6 +223,21 @@ def test_a_file_that_was_damaged_while_it_was_off_is_fetched_again(site, start, 
     assert start(is_open=True).ask(path).body == content
 
 
+def test_a_disk_that_is_full_is_told(site, start, monkeypatch):
+    mirror = start(is_open=True)
+    path, digest = parts(site)[0]
+
+    def full(*_args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(mirror.cache, "_make_room", full)
+    answer = mirror.ask(path)
+    assert answer.status == 502
+    assert json.loads(answer.body)["errors"][0]["detail"]["code"] == "mirror.disk"
+    monkeypatch.undo()
+    assert digest_of(mirror.ask(path).body) == digest
+
+
 def test_the_cache_has_a_bound_and_keeps_what_is_asked_for(site, start):
     sizes = {f"v{number}": 300_000 + number for number in range(5)}
     bundles = site.version("8", sizes=sizes)
@@ -274,6 +289,7 @@ def test_devices_of_the_installation_and_nobody_else(site, start, authority, clo
     )  # of another authority with the same name
     other_key = mirror.device("pi-1")
     mixed = {**device(path), CERTIFICATE_HEADER: other_key(path)[CERTIFICATE_HEADER]}
+    odd = device(path)["Authorization"][:-2] + '"'  # half a byte less
     for headers in (
         {},
         {"Authorization": f"Bearer {site.token}"},
@@ -285,6 +301,7 @@ def test_devices_of_the_installation_and_nobody_else(site, start, authority, clo
         mirror.device("pi-2", certificate_of="pi-1")(path),
         mirror.device("pi-1", days=-1)(path),
         device("/v2/other"),
+        {**device(path), "Authorization": odd},
     ):
         answer = mirror.ask(path, headers)
         assert answer.status == 401, headers

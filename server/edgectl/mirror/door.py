@@ -92,7 +92,7 @@ class Door:
         said = pull_text(device=proof.device, at=proof.at, path=path)
         if not self._is_good(certificate, proof.device):
             raise Turned("pull.proof", "the certificate is not of a device of the installation")
-        if not _is_signed(certificate, bytes.fromhex(proof.proof), said):
+        if not _is_signed(certificate, proof.proof, said):
             raise Turned("pull.proof", "the proof is not by the key of the certificate")
         self._refresh()
         if self._revoked.get_revoked_certificate_by_serial_number(certificate.serial_number):
@@ -139,13 +139,13 @@ class Door:
             self._list_file.write_text(pem)
 
 
-def _is_signed(certificate: Any, signature: bytes, text: bytes) -> bool:
+def _is_signed(certificate: Any, signature: str, text: bytes) -> bool:
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.hashes import SHA256
 
     try:
-        certificate.public_key().verify(signature, text, ec.ECDSA(SHA256()))
+        certificate.public_key().verify(bytes.fromhex(signature), text, ec.ECDSA(SHA256()))
     except (InvalidSignature, ValueError, TypeError, AttributeError):
         return False
     return True

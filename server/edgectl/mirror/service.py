@@ -15,7 +15,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, BinaryIO
 
-from edgectl.errors import ApiError, EdgectlError
+from edgectl.errors import ApiError, EdgectlError, LocalError
 from edgectl.mirror.cache import Busy, Cache
 from edgectl.mirror.door import Door, Turned
 from edgectl.mirror.upstream import Upstream
@@ -122,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._refuse(404, "mirror.path", "there is nothing here", body=body)
                 return
             kind, digest = match.groups()
-            with self.server.cache.open(digest, self._fetch(digest), wait_s=WAIT_S) as file:
+            with self._open(digest) as file:
                 self._send(file, kind, digest, body=body)
         except Turned as error:
             self._refuse(401, error.code, str(error), body=body)
@@ -135,6 +135,12 @@ class _Handler(BaseHTTPRequestHandler):
         except EdgectlError as error:
             logger.warning("%s", error)
             self._refuse(502, error.code, error.detail, body=body)
+
+    def _open(self, digest: str) -> BinaryIO:
+        try:
+            return self.server.cache.open(digest, self._fetch(digest), wait_s=WAIT_S)
+        except OSError as error:
+            raise LocalError("mirror.disk", f"the mirror's disk: {error}") from error
 
     def _fetch(self, digest: str) -> Callable[[Callable[[bytes], object]], None]:
         return lambda write: self.server.upstream.fetch(self.path, digest, write)
