@@ -119,7 +119,12 @@ class Measurer:
         key = request.keys.get(candidate.manifest)
         if key is not None and not self._store.has_key(candidate.manifest):
             self._store.keep_key(candidate.manifest, key)
-        self._downloader.fetch(candidate.manifest, progress=lambda _: None, cancelled=cancelled)
+        self._downloader.fetch(
+            candidate.manifest,
+            model=request.model,
+            progress=lambda _: None,
+            cancelled=cancelled,
+        )
         bundle = self._store.bundle(
             request.model,
             manifest=candidate.manifest,

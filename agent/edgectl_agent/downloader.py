@@ -1,9 +1,14 @@
-"""Brings blobs from retained MQTT topics into the store.
+"""Brings blobs into the store, from whatever source has them.
 
-What to ask for and what to believe is `edgectl_agent.core.transfer`; this module moves the bytes.
 Every blob is a file of chunks, each checked before it is written; the digests of the chunks are the
 blob's own digest where there is one chunk, else they are in the chunk index, whose digest is signed
 in the manifest. The manifest itself is one chunk.
+
+Sources (`edgectl_agent.pieces`) take turns: one is asked until it cannot go on, then the next one
+for what is missing, chunk by chunk in the same file. The broker is asked first, unless there is a
+mirror, because there a chunk costs the server nothing however many devices want it. It is a failure
+when every source has had `ROUNDS_MAX` turns without bringing anything, or one where content came
+altered; turns without a connection to the broker do not count.
 """
 
 from __future__ import annotations
@@ -11,14 +16,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from msgspec import Struct
 
-from edgectl_agent.core.transfer import Outcome, Transfer, TransferFailure, TransferLimits
-from edgectl_agent.errors import StepCancelled, StepFailed, StepRejected, TokenAway, make_reason
+from edgectl_agent.broker_pieces import BrokerPieces, Transport
+from edgectl_agent.core.pacing import Pacer
+from edgectl_agent.core.transfer import TransferLimits
+from edgectl_agent.errors import StepCancelled, StepFailed, StepRejected
+from edgectl_agent.pieces import INDEX, Source, SourceFailed, Want
 from edgectl_agent.store import Partial, Store
-from edgectl_protocol import topics
 from edgectl_protocol.chunks import chunk_count, parse_index
 from edgectl_protocol.errors import ProtocolError
 from edgectl_protocol.manifest import (
@@ -29,34 +35,15 @@ from edgectl_protocol.manifest import (
 )
 from edgectl_protocol.messages import Reason, SeedRequest
 from edgectl_protocol.names import digest_of, hex_of
+from edgectl_protocol.pulls import blob_path, manifest_path
 
 __all__ = ["Downloader", "Progress", "Transport"]
 
 CHECKPOINT_CHUNKS = 16
 """Chunks between two checkpoints of the bitmap, fewer where the transport pauses: at most 1 MiB is
 fetched again after a power loss."""
-_WAIT_S = 0.5
-_INDEX = -1
+ROUNDS_MAX = 4
 _log = logging.getLogger(__name__)
-
-
-class Transport(Protocol):
-    """Retained topics, as one user of the connection sees them."""
-
-    def connected(self) -> bool:
-        """Say whether there is a connection now."""
-
-    def subscribe(self, topics: Sequence[str]) -> None:
-        """Ask for the topics; a retained message comes anew at every call."""
-
-    def unsubscribe(self, topics: Sequence[str]) -> None:
-        """Ask for them no longer."""
-
-    def receive(self, timeout_s: float) -> tuple[str, bytes] | None:
-        """Return the next message of a topic that was subscribed to, or None."""
-
-    def publish(self, topic: str, payload: bytes) -> None:
-        """Send, if there is a connection."""
 
 
 class Progress(Struct, frozen=True, kw_only=True):
@@ -81,6 +68,10 @@ class Downloader:
         elapsed: Callable[[], float] = time.monotonic,
         limits: TransferLimits | None = None,
         checkpoint_chunks: int = CHECKPOINT_CHUNKS,
+        pacer: Pacer | None = None,
+        before: Sequence[Source] = (),
+        after: Sequence[Source] = (),
+        broker: bool = True,
     ) -> None:
         """Take the store and the network.
 
@@ -93,36 +84,60 @@ class Downloader:
             elapsed: seconds of a clock that only goes forward.
             limits: the defaults unless a test wants others.
             checkpoint_chunks: how many chunks are written between two waits for the disk.
+            pacer: bound on bytes per second.
+            before: sources that are asked before the broker.
+            after: sources that are asked after it.
+            broker: whether the broker is asked at all.
         """
-        self._seal = seal
-        self._alarm = alarm
-        self._checkpoint_chunks = checkpoint_chunks
-        self._device = device
         self._store = store
-        self._transport = transport
-        self._elapsed = elapsed
-        self._limits = limits
-        self.bytes_received = 0
+        self._checkpoint_chunks = checkpoint_chunks
+        retained = BrokerPieces(
+            device,
+            transport,
+            seal=seal,
+            alarm=alarm,
+            elapsed=elapsed,
+            limits=limits,
+            pacer=pacer,
+        )
+        self._sources: tuple[Source, ...] = (*before, *((retained,) if broker else ()), *after)
+        assert self._sources
+
+    @property
+    def bytes_received(self) -> int:
         """Payload bytes of chunks and indexes since the start, also of those not believed."""
+        return sum(one.bytes_received for one in self._sources)
 
     def fetch(
         self,
         manifest_digest: str,
         *,
+        model: str,
         progress: Callable[[Progress], None],
         cancelled: Callable[[], bool],
     ) -> None:
         """Bring the manifest and every layer that a device needs into the store.
 
+        Args:
+            manifest_digest: of the bundle.
+            model: whose bundle it is.
+            progress: told how far it has come.
+            cancelled: whether to give up.
+
         Raises:
-            StepFailed: ``transfer.stalled``, ``transfer.chunk_altered``, ``disk.full``.
+            StepFailed: ``transfer.stalled``, ``transfer.chunk_altered``, ``transfer.refused``,
+                ``disk.full``.
             StepRejected: ``bundle.malformed``: what was signed is outside the contract.
             StepCancelled: `cancelled` said so; what has come is kept.
             OSError: the disk.
         """
         if not self._store.has(manifest_digest):
             content = self._fetch_small(
-                manifest_digest, {0: manifest_digest}, MANIFEST_BYTES_MAX, cancelled
+                manifest_digest,
+                {0: manifest_digest},
+                manifest_path(model, manifest_digest),
+                MANIFEST_BYTES_MAX,
+                cancelled,
             )
             try:
                 decode_manifest(content)
@@ -137,6 +152,7 @@ class Downloader:
             if not self._store.has(layer.digest):
                 self._fetch_layer(
                     layer,
+                    model,
                     lambda count, before=done: progress(  # type: ignore[misc]
                         Progress(bytes_done=before + count, bytes_total=total)
                     ),
@@ -146,7 +162,11 @@ class Downloader:
             progress(Progress(bytes_done=done, bytes_total=total))
 
     def _fetch_layer(
-        self, layer: Descriptor, progress: Callable[[int], None], cancelled: Callable[[], bool]
+        self,
+        layer: Descriptor,
+        model: str,
+        progress: Callable[[int], None],
+        cancelled: Callable[[], bool],
     ) -> None:
         if layer.size == 0:
             if layer.digest != digest_of(b""):
@@ -158,7 +178,8 @@ class Downloader:
             assert layer.chunk_index is not None, layer.file  # decode_manifest saw to it
             index = self._fetch_small(
                 layer.digest,
-                {_INDEX: layer.chunk_index},
+                {INDEX: layer.chunk_index},
+                blob_path(model, layer.chunk_index),
                 32 * chunk_count(layer.size),
                 cancelled,
             )
@@ -167,7 +188,6 @@ class Downloader:
             except ProtocolError as error:
                 raise StepRejected("bundle.malformed", str(error)) from error
         partial = self._store.partial(layer.digest, layer.size)
-        transfer = self._begin(layer.digest, tuple(partial.bitmap.missing()), hashes.__getitem__)
         share = layer.size / len(hashes)
 
         def accept(number: int, payload: bytes) -> None:
@@ -176,19 +196,22 @@ class Downloader:
                 partial.checkpoint()
             progress(min(layer.size, round(partial.bitmap.done() * share)))
 
-        self._run_checkpointed(layer.digest, transfer, partial, accept, cancelled)
+        want = Want(
+            layer.digest,
+            path=blob_path(model, layer.digest),
+            length=layer.size,
+            missing=partial.bitmap.missing(),
+            expected=hashes.__getitem__,
+            accept=accept,
+        )
+        self._bring_checkpointed(want, partial, cancelled)
         partial.finish()
 
-    def _run_checkpointed(
-        self,
-        blob: str,
-        transfer: Transfer,
-        partial: Partial,
-        accept: Callable[[int, bytes], None],
-        cancelled: Callable[[], bool],
+    def _bring_checkpointed(
+        self, want: Want, partial: Partial, cancelled: Callable[[], bool]
     ) -> None:
         try:
-            self._run(blob, transfer, accept, cancelled, partial.checkpoint)
+            self._bring(want, cancelled, partial.checkpoint)
         except (StepFailed, StepCancelled):
             partial.checkpoint()
             raise
@@ -197,6 +220,7 @@ class Downloader:
         self,
         blob: str,
         piece: dict[int, str],
+        path: str,
         bytes_max: int,
         cancelled: Callable[[], bool],
     ) -> bytes:
@@ -204,83 +228,56 @@ class Downloader:
         received: list[bytes] = []
         (number,) = piece
         expected = bytes.fromhex(hex_of(piece[number]))
-        transfer = self._begin(blob, (number,), lambda _: expected)
-        self._run(blob, transfer, lambda _, payload: received.append(payload), cancelled)
+        want = Want(
+            blob,
+            path=path,
+            length=bytes_max,
+            missing=(number,),
+            expected=lambda _: expected,
+            accept=lambda _, payload: received.append(payload),
+            whole=True,
+        )
+        self._bring(want, cancelled)
         (content,) = received
         if len(content) > bytes_max:
             raise StepRejected("bundle.malformed", f"{blob}: {len(content)} bytes")
         return content
 
-    def _begin(
-        self, blob: str, missing: Sequence[int], expected: Callable[[int], bytes]
-    ) -> Transfer:
-        return Transfer(blob, missing, expected, elapsed_s=self._elapsed(), limits=self._limits)
-
-    def _run(
+    def _bring(
         self,
-        blob: str,
-        transfer: Transfer,
-        accept: Callable[[int, bytes], None],
+        want: Want,
         cancelled: Callable[[], bool],
         pause: Callable[[], None] = lambda: None,
     ) -> None:
-        """Do what the transfer wishes until it is done; `pause` is called when nothing comes."""
-        transport = self._transport
-        try:
-            while not transfer.done:
-                if cancelled():
-                    raise StepCancelled
-                if not transport.connected():
-                    transfer.pause(self._elapsed())
-                wishes = transfer.poll(self._elapsed())
-                transport.unsubscribe([_topic(blob, number) for number in wishes.unsubscribe])
-                transport.subscribe([_topic(blob, number) for number in wishes.subscribe])
-                if wishes.missing:
-                    self._request_seed(blob, wishes.missing, wishes.refused)
-                wait_s = transfer.next_s() - self._elapsed()
-                message = transport.receive(max(0.0, min(_WAIT_S, wait_s)))
-                if message is not None:
-                    self._take(blob, transfer, message, accept)
-                else:
-                    pause()
-        except TransferFailure as failure:
-            raise StepFailed(failure.reason.code, failure.reason.detail) from failure
-        finally:
-            transport.unsubscribe([_topic(blob, number) for number in transfer.asked])
-
-    def _take(
-        self,
-        blob: str,
-        transfer: Transfer,
-        message: tuple[str, bytes],
-        accept: Callable[[int, bytes], None],
-    ) -> None:
-        topic, payload = message
-        prefix, _, last = topic.rpartition("/")
-        if prefix != topics.chunk(blob, 0).rpartition("/")[0]:
-            return  # of the blob before this one
-        self.bytes_received += len(payload)
-        number = _INDEX if last == "index" else int(last)
-        try:
-            outcome = transfer.receive(number, payload, self._elapsed())
-        except TransferFailure as failure:
-            self._alarm(failure.reason)
-            raise
-        if outcome is Outcome.ACCEPTED:
-            accept(number, payload)
-        elif outcome is Outcome.REFUSED:
-            detail = f"chunk {number} of {blob} came with another content than the signed one"
-            self._alarm(make_reason("transfer.chunk_altered", detail))
-
-    def _request_seed(self, blob: str, missing: tuple[int, ...], refused: tuple[int, ...]) -> None:
-        request = SeedRequest(device=self._device, blob=blob, chunks=missing, refused=refused)
-        try:
-            sealed = self._seal(request)
-        except TokenAway as error:  # what is missing is asked for again
-            _log.warning("chunks cannot be asked for: %s", error)
-            return
-        self._transport.publish(topics.seed(self._device), sealed)
+        """Let the sources take turns until everything is there."""
+        alone = len(self._sources) == 1
+        idle = 0
+        while want.missing:
+            taken = want.bytes_taken
+            reasons: dict[str, Reason] = {}
+            waiting = False
+            for source in self._sources:
+                try:
+                    source.fetch(want, alone=alone, cancelled=cancelled, pause=pause)
+                except SourceFailed as failure:
+                    _log.warning("%s gives no more of it now: %s", source.name, failure)
+                    reasons[source.name] = failure.reason
+                    waiting = waiting or failure.waits
+                if not want.missing:
+                    return
+            if want.bytes_taken > taken:
+                idle = 0
+            elif not waiting:
+                idle += 1
+            altered = any(one.code == "transfer.chunk_altered" for one in reasons.values())
+            if idle >= ROUNDS_MAX or (idle and altered) or (alone and reasons):
+                raise _failed(reasons)
 
 
-def _topic(blob: str, number: int) -> str:
-    return topics.chunk_index(blob) if number == _INDEX else topics.chunk(blob, number)
+def _failed(reasons: dict[str, Reason]) -> StepFailed:
+    """Return what is reported: what was altered, before what the broker said, before the rest."""
+    found = list(reasons.values())
+    altered = [one for one in found if one.code == "transfer.chunk_altered"]
+    first = next(iter(altered), None) or reasons.get("mqtt") or found[0]
+    others = [one.detail for one in found if one is not first]
+    return StepFailed(first.code, "; ".join([first.detail, *others]))

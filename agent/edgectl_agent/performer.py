@@ -191,6 +191,7 @@ class Performer:
                     self._store.keep_key(update.manifest, step.key)
                 self._downloader.fetch(
                     update.manifest,
+                    model=update.wanted.model,
                     progress=lambda progress: self._progress(update.slot, progress),
                     cancelled=cancelled,
                 )

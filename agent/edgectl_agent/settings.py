@@ -10,12 +10,13 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
 from edgectl_agent.errors import UsageError
+from edgectl_agent.http_pull import parse_address
 from edgectl_protocol.errors import ProtocolError
 from edgectl_protocol.messages import MaintenanceWindow
 from edgectl_protocol.names import check_device_id
@@ -25,6 +26,8 @@ __all__ = ["ENVIRONMENT_PREFIX", "Settings", "load_settings"]
 
 ENVIRONMENT_PREFIX = "EDGECTL_AGENT_"
 GROUP_LABEL = "group"
+BANDWIDTH_MIN = 4096
+"""Bytes per second: with less, one chunk takes longer than others wait for it."""
 _FILE_BYTES_MAX = 256 * 1024
 Label = Annotated[str, Meta(max_length=128)]
 
@@ -62,6 +65,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     telemetry_s: Annotated[float, Meta(ge=0.1, le=86400)] = 30.0
     spool_bytes_max: Annotated[int, Meta(ge=65536)] = 16 * 1024**2
     disk_reserve_bytes: Annotated[int, Meta(ge=0)] = 32 * 1024**2
+    transfer: Literal["auto", "mqtt", "http"] = "auto"
+    mirror: Annotated[str, Meta(max_length=1024)] = ""
+    bandwidth: Annotated[int, Meta(ge=0)] = 0
     maintenance: Annotated[str, Meta(max_length=1024)] = ""
     memory_reserve_bytes: Annotated[int, Meta(ge=0)] = 48 * 1024**2
     batch_rows_max: Annotated[int, Meta(ge=1, le=1024)] = 1
@@ -131,6 +137,7 @@ def load_settings(
         if settings.device:
             check_device_id(settings.device)
         parse_windows(settings.maintenance)
+        _check_transfer(settings)
     except (msgspec.ValidationError, ProtocolError) as error:
         raise UsageError(
             "settings.value", str(error), hint="docs/agent.toml shows each setting"
@@ -142,6 +149,17 @@ def load_settings(
             hint="give the group when making the token: edgectl devices token create --group NAME",
         )
     return settings
+
+
+def _check_transfer(settings: Settings) -> None:
+    if 0 < settings.bandwidth < BANDWIDTH_MIN:
+        raise UsageError(
+            "settings.value",
+            f"bandwidth is {settings.bandwidth} bytes per second, at least {BANDWIDTH_MIN}",
+            hint="0 is no bound",
+        )
+    if settings.mirror:
+        parse_address(settings.mirror)
 
 
 def parse_labels(text: str) -> dict[str, str]:

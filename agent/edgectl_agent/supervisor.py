@@ -28,6 +28,7 @@ from edgectl_agent.clock import moment, now
 from edgectl_agent.connection import Connection, Endpoint, Mailbox
 from edgectl_agent.core import steps
 from edgectl_agent.core.machine import Machine
+from edgectl_agent.core.pacing import Pacer
 from edgectl_agent.core.requests import RequestArrived, RequestRefused
 from edgectl_agent.device_key import load_key
 from edgectl_agent.disk_wait import DiskWait
@@ -37,6 +38,8 @@ from edgectl_agent.enrol import AUTHORITY_PATH, CERTIFICATE_PATH, ROOT_PATH, Ide
 from edgectl_agent.errors import AgentError, TokenAway
 from edgectl_agent.hold_file import HoldFile
 from edgectl_agent.hooks import Hooks
+from edgectl_agent.http_pieces import HttpPieces
+from edgectl_agent.http_pull import HttpClient
 from edgectl_agent.inbox import AckCame, Alarmed, Inbox, Item, LinkChanged, ProgressMade, Said
 from edgectl_agent.inference.process import InferenceProcess
 from edgectl_agent.journal import Journal
@@ -47,6 +50,7 @@ from edgectl_agent.local_desk import Asked
 from edgectl_agent.local_service import LocalService
 from edgectl_agent.offline import LocalMetadata, Packages
 from edgectl_agent.performer import Engine, Performer
+from edgectl_agent.pull_proof import make_proof, read_certificate
 from edgectl_agent.renewal import Renewer
 from edgectl_agent.reporter import Reporter
 from edgectl_agent.serving import Serving
@@ -122,9 +126,10 @@ class Supervisor:
             on_change=lambda up: self._inbox.put(LinkChanged(up)),
             on_distrust=lambda reason: self._inbox.offer(Alarmed(reason)),
         )
+        self._server = settings.server or identity.server
         self._renewer = Renewer(
             disk,
-            server=settings.server or identity.server,
+            server=self._server,
             device=identity.device,
             key=self._key,
             connected=self._connection.connected,
@@ -158,13 +163,7 @@ class Supervisor:
         self._packages = Packages(self._disk)
         self._metadata = LocalMetadata(self._trust, self._packages, self._connection.connected)
         self._orders = OrderDesk(self._trust, self._inbox.put)
-        self._downloader = Downloader(
-            self._device,
-            store,
-            Mailbox(self._connection),
-            seal=lambda request: seal(signer, request),
-            alarm=lambda reason: self._inbox.offer(Alarmed(reason)),
-        )
+        self._downloader = self._make_downloader(store)
         self._worker = self._make_worker()
         self._spool = Spool(
             settings.state_directory / "spool", bytes_max=settings.spool_bytes_max, boot=self._boot
@@ -229,6 +228,30 @@ class Supervisor:
             feed=self._feed,
             status=lambda holds: live.take(moment(), holds),
             stopping=self._stopping.is_set,
+        )
+
+    def _make_downloader(self, store: Store) -> Downloader:
+        """Put together where bundles come from."""
+        settings, pacer = self._settings, Pacer(self._settings.bandwidth)
+
+        def alarm(reason: Reason) -> None:
+            self._inbox.offer(Alarmed(reason))
+
+        def source(address: str, certificate: Callable[[], str] = str) -> HttpPieces:
+            proof = make_proof(self._device, self._key, now=now, certificate=certificate)
+            return HttpPieces(HttpClient(address, proof=proof), alarm=alarm, pacer=pacer)
+
+        mirror = settings.mirror if settings.transfer != "mqtt" else ""
+        return Downloader(
+            self._device,
+            store,
+            Mailbox(self._connection),
+            seal=lambda request: seal(self._key, request),
+            alarm=alarm,
+            pacer=pacer,
+            before=(source(mirror, lambda: read_certificate(self._disk)),) if mirror else (),
+            after=(source(self._server),) if settings.transfer != "mqtt" else (),
+            broker=settings.transfer != "http",
         )
 
     def _make_worker(self) -> Worker:

@@ -22,6 +22,7 @@ from edgectl.commands.doctor import doctor
 from edgectl.commands.export import export
 from edgectl.commands.jobs import jobs
 from edgectl.commands.keys import keys
+from edgectl.commands.mirror import mirror
 from edgectl.commands.models import models
 from edgectl.commands.push import push
 from edgectl.commands.rollouts import rollout
@@ -75,6 +76,7 @@ for _command in (
     push,
     models,
     export,
+    mirror,
     rollout,
     devices,
     targets,

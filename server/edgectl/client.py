@@ -453,6 +453,10 @@ class Client:
             "GET", "/telemetry", list[types.TelemetrySummary], params=query
         )
 
+    def pulls(self) -> list[types.PullInfo]:
+        """Return who has pulled how much over HTTP since the server was started."""
+        return self._get("/pulls", list[types.PullInfo])
+
     # ------------------------------------------------------------ inside
 
     def _get(self, path: str, kind: type[Item]) -> Item:

@@ -31,9 +31,11 @@ from edgectl_server.hub import Hub
 from edgectl_server.jobs import Jobs
 from edgectl_server.known_trials import KnownTrials
 from edgectl_server.measurements import BENCHMARK, Measurements
+from edgectl_server.oci_registry import OciRegistry
 from edgectl_server.openid.handover import Handover
 from edgectl_server.openid.sign_on import SignOn, open_sign_on
 from edgectl_server.policies import Policies
+from edgectl_server.pullers import Pullers
 from edgectl_server.push import PushHandler
 from edgectl_server.registry import PUSH, Registry
 from edgectl_server.rollouts import Rollouts
@@ -80,6 +82,8 @@ class Services:
     policies: Policies
     registry: Registry
     documents: BundleDocuments
+    oci: OciRegistry
+    pullers: Pullers
     exports: Exports
     authority: Authority
     tls: ServerTls | None
@@ -199,6 +203,8 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         policies=Policies(database, now),
         registry=registry,
         documents=BundleDocuments(database, blobs),
+        oci=OciRegistry(database, blobs),
+        pullers=Pullers(database, auth, now),
         exports=Exports(
             database=database,
             blobs=blobs,

@@ -217,3 +217,16 @@ def test_putting_other_chunks_in_place(
     site.wait_told("pi-2", "transfer.chunk_altered")
     site.server.wait_rollout(rollout)  # the device asks the server for the true one
     assert agent.served("har") == "4"
+
+
+def test_withholding_every_chunk(
+    site: Site, broker: StolenBroker, activity: dict[str, Path]
+) -> None:
+    """The broker carries orders and metadata, and not one byte of the model: the server does."""
+    with broker.withholding(lambda topic: "/blob/" in topic):
+        assert site.server.push("har", activity["model"], "5", **PLAIN).state == "succeeded"
+        rollout = site.order("5", "pi-1")
+        site.server.wait_rollout(rollout)
+    assert site.agents["pi-1"].served("har") == "5"
+    pulled = {one.puller: one.bytes_sent for one in site.client.pulls()}
+    assert pulled["device/pi-1"] > 0

@@ -35,6 +35,7 @@ import edgectl_protocol
 from agent.core.made import make_order, simple_bundle
 from agent.core.offline_file import index_of
 from edgectl_agent import enrol, hold_file, local_messages, renewal, server_request
+from edgectl_agent.core import pulling
 from edgectl_agent.core.record import EMPTY, SlotPointers, decode_pointers, decode_record
 from edgectl_agent.core.requests import decode_request_record
 from edgectl_agent.errors import Refused
@@ -52,6 +53,8 @@ from edgectl_protocol import (
     metadata,
     names,
     offline,
+    pulls,
+    ranges,
     requirements,
     topics,
     windows,
@@ -177,6 +180,9 @@ def sample_of(kind: Any) -> tuple[bytes, ...]:
 BLOB = BUNDLE.blobs[max(BUNDLE.blobs, key=lambda digest: len(BUNDLE.blobs[digest]))]
 CUT = [BLOB[at : at + chunks.CHUNK_BYTES] for at in range(0, len(BLOB), chunks.CHUNK_BYTES)]
 INDEX = chunks.make_index(CUT)
+PULL = json.loads((Path(__file__).parents[1] / "vectors/pulls.json").read_text())[
+    "authorization"
+].encode()
 ORDER = messages.encode(make_order(1, [BUNDLE]))
 ENVELOPE = envelopes.encode_envelope(
     envelopes.Envelope(
@@ -200,6 +206,15 @@ DECODERS = (
     Decoder("envelopes.decode_envelope",
             lambda content: envelopes.decode_envelope(
                 content, bytes_max=messages.MESSAGE_BYTES_MAX), PROTOCOL, (ENVELOPE,)),
+    Decoder("pulls.parse_pull", of_text(pulls.parse_pull), PROTOCOL, (PULL,)),
+    Decoder("ranges.wanted_span", of_text(
+            lambda text: ranges.wanted_span({"range": text, "if-range": text}, 100, text)),
+            (ranges.Unsatisfiable,), (b"bytes=0-9",)),
+    Decoder("edgectl_agent.core.pulling.starts_at", of_text(
+            lambda text: pulling.starts_at(
+                206, {"Content-Range": text},
+                pulling.Span(0, 10), 100)),
+            (pulling.BadAnswer,), (b"bytes 0-9/100",)),
     Decoder("manifest.decode_manifest", manifest.decode_manifest, PROTOCOL, (BUNDLE.manifest,)),
     Decoder("manifest.decode_config", manifest.decode_config, PROTOCOL,
             (msgspec.json.encode(BUNDLE.config),)),
@@ -265,6 +280,7 @@ DECODERS = (
 )  # fmt: skip
 
 NOT_FROM_THE_NETWORK = {
+    "edgectl_agent.http_pull.parse_address": "the person who starts the agent",
     "edgectl_agent.settings.parse_labels": "the person who starts the agent",
     "edgectl_agent.commands.asking.parse_duration": "the person at the device",
     "edgectl_agent.flows.addresses.parse_address": "the person at the device",

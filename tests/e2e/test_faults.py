@@ -169,7 +169,7 @@ class Saboteur:
 
 def test_a_chunk_altered_in_the_broker(start, activity, tmp_path):
     server = start.server()
-    agent = start.agent(server, "pi-1")
+    agent = start.agent(server, "pi-1", transfer="mqtt")
     serve_first_version(server, agent, activity)
     model = dense_model(tmp_path / "second.onnx", layers=1, seed=2)
     assert server.push("second", model, **HEAVY).state == "succeeded"

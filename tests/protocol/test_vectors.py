@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from edgectl_protocol import chunks, enrolment, manifest, messages, names, topics, update
+from edgectl_protocol import chunks, enrolment, manifest, messages, names, pulls, topics, update
 from edgectl_protocol.errors import ProtocolError
 
 VECTORS = Path(__file__).parent.parent / "vectors"
@@ -119,6 +119,22 @@ def test_topics():
         assert topics.allowed(name, action, topic) is expected, (name, action, topic)
     for pattern, topic, expected in published["matches"]:
         assert topics.matches(pattern, topic) is expected, (pattern, topic)
+
+
+def test_pulls():
+    published = vectors("pulls.json")
+    asked = (published["model"], published["digest"])
+    assert pulls.manifest_path(*asked) == published["manifest_path"]
+    path = pulls.blob_path(*asked)
+    assert path == published["blob_path"]
+    said = {"device": published["device"], "at": published["at"]}
+    assert pulls.pull_text(path=path, **said).hex() == published["pull_text_hex"]
+    proof = pulls.PullProof(proof=published["proof"], **said)
+    assert pulls.format_pull(proof) == published["authorization"]
+    assert pulls.parse_pull(published["authorization"]) == proof
+    for wrong in ("", "EdgectlDevice", published["authorization"] + ",", "Basic eDp5"):
+        with pytest.raises(ProtocolError):
+            pulls.parse_pull(wrong)
 
 
 def test_enrolment():

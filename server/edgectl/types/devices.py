@@ -14,6 +14,7 @@ __all__ = [
     "FleetSummary",
     "InstalledInfo",
     "ObservationInfo",
+    "PullInfo",
     "ReasonInfo",
     "SecurityEventInfo",
     "SlotInfo",
@@ -184,6 +185,17 @@ class FleetSummary(Struct, frozen=True):
     failing: int
     versions: list[VersionShare]
     security: int = 0
+
+
+class PullInfo(Struct, frozen=True):
+    """What somebody has pulled over HTTP since the server was started."""
+
+    puller: str
+    """``device/<name>`` or ``token/<id>``."""
+    user: str
+    bytes_sent: int
+    answers: int
+    last_at: datetime | None
 
 
 class TelemetrySummary(Struct, frozen=True):

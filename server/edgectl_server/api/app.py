@@ -29,6 +29,7 @@ from edgectl_server.api import (
     events,
     jobs,
     models,
+    oci,
     openid,
     problems,
     revocations,
@@ -94,6 +95,7 @@ def create_app(services: Services | None, *, web: Path = WEB_DIRECTORY) -> FastA
     app.add_api_route(
         "/api/{rest:path}", _unknown, methods=_METHODS, include_in_schema=False, response_model=None
     )
+    app.mount(oci.OCI_PREFIX, oci.make_oci_application(services))
     if app.state.has_ui:  # FastAPI refuses to start without the file
         app.frontend("/", directory=web, fallback="index.html")
     app.add_middleware(BodyLimit)

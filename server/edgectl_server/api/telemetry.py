@@ -9,11 +9,13 @@ from fastapi import APIRouter, Query, Request
 from edgectl_server.api.access import get_services, viewer
 from edgectl_server.api.devices import Since
 from edgectl_server.api.problems import responses
-from edgectl_server.schemas import ModelNameStr, TelemetrySummary
+from edgectl_server.schemas import ModelNameStr, PullInfo, TelemetrySummary
 
 __all__ = ["router"]
 
 router = APIRouter(tags=["telemetry"])
+
+PULLS_SHOWN_MAX = 1000
 
 
 @router.get(
@@ -29,3 +31,18 @@ def telemetry_summary(
 ) -> list[TelemetrySummary]:
     """Add up telemetry by device, slot and manifest."""
     return get_services(request).telemetry.summary(model=model, since_s=since_s)
+
+
+@router.get("/pulls", operation_id="list_pulls", dependencies=[viewer], responses=responses(401))
+def list_pulls(request: Request) -> list[PullInfo]:
+    """Say who has pulled how much over HTTP since this server was started, the newest first."""
+    return [
+        PullInfo(
+            puller=one.puller.name,
+            user=one.puller.user,
+            bytes_sent=one.bytes_sent,
+            answers=one.answers,
+            last_at=one.last_at,
+        )
+        for one in get_services(request).pullers.pulled()[:PULLS_SHOWN_MAX]
+    ]

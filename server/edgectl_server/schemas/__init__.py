@@ -97,7 +97,7 @@ from edgectl_server.schemas.targets import (
     TargetLimits,
     TargetList,
 )
-from edgectl_server.schemas.telemetry import TelemetrySummary
+from edgectl_server.schemas.telemetry import PullInfo, TelemetrySummary
 from edgectl_server.schemas.trust import (
     AlertInfo,
     StagedInfo,
@@ -153,6 +153,7 @@ __all__ = [
     "PreauthorisedEntry",
     "PreauthorisedInfo",
     "Problem",
+    "PullInfo",
     "PushAccepted",
     "PushOptions",
     "PushRequest",

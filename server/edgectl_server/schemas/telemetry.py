@@ -6,7 +6,19 @@ from datetime import datetime
 
 from edgectl_server.schemas.base import Schema
 
-__all__ = ["TelemetrySummary"]
+__all__ = ["PullInfo", "TelemetrySummary"]
+
+
+class PullInfo(Schema):
+    """What somebody has pulled over HTTP since this server was started."""
+
+    puller: str
+    """``device/<name>`` or ``token/<id>``."""
+    user: str
+    """Whose token it is; empty for a device."""
+    bytes_sent: int
+    answers: int
+    last_at: datetime | None
 
 
 class TelemetrySummary(Schema):

@@ -21,8 +21,10 @@ from edgectl_server.bundle_documents import BundleDocuments
 from edgectl_server.clock import now
 from edgectl_server.hub import Hub
 from edgectl_server.jobs import Jobs
+from edgectl_server.oci_registry import OciRegistry
 from edgectl_server.openid.handover import Handover
 from edgectl_server.policies import Policies
+from edgectl_server.pullers import Pullers
 from edgectl_server.registry import PUSH, Registry
 from edgectl_server.services import Services
 from edgectl_server.settings import Settings
@@ -73,6 +75,7 @@ def services(tmp_path: Path, clock: Clock) -> Iterator[Services]:
     jobs.register(PUSH, Waiting())
     hub = Hub(interval_s=0.05)
     audit = AuditLog(database, clock)
+    auth = Auth(database, clock, session_s=settings.session_s, hasher=QUICK)
     parts = dict.fromkeys(field.name for field in dataclasses.fields(Services))
     parts |= {
         "settings": settings,
@@ -81,7 +84,7 @@ def services(tmp_path: Path, clock: Clock) -> Iterator[Services]:
         "hub": hub,
         "audit": audit,
         "audit_heads": AuditHeads.open(settings.data_path / "audit", audit, clock),
-        "auth": Auth(database, clock, session_s=settings.session_s, hasher=QUICK),
+        "auth": auth,
         "sign_on": None,
         "handover": Handover(database, clock),
         "jobs": jobs,
@@ -91,6 +94,8 @@ def services(tmp_path: Path, clock: Clock) -> Iterator[Services]:
             database, blobs, jobs, clock, shares=list, waits_for=lambda: lambda _path: None
         ),
         "documents": BundleDocuments(database, blobs),
+        "oci": OciRegistry(database, blobs),
+        "pullers": Pullers(database, auth, clock),
         "link": SimpleNamespace(connected=False),
         "repository": SimpleNamespace(metadata=list),
         "closing": ExitStack(),

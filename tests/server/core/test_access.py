@@ -69,6 +69,7 @@ ROLES = {
     "rollout_events": "viewer",
     "rollout_action": "operator",
     "telemetry_summary": "viewer",
+    "list_pulls": "viewer",
     "events": "viewer",
     "security_events": "viewer",
     "device_security_events": "viewer",
@@ -139,6 +140,8 @@ def test_no_route_is_missing_in_the_document():
     known = {(route.method, route.path) for route in ROUTES}
     for route in iter_route_contexts(create_app(None).routes):
         if route.path in {"/api/v1/openapi.json", "/api/{rest:path}", "/{path:path}", None}:
+            continue
+        if route.path == "/v2":  # test_oci.py asks all of it without credentials
             continue
         for method in route.methods:
             assert (method, route.path) in known, route.path
