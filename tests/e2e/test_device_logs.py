@@ -16,7 +16,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from edgectl.types import LogsStart
 from edgectl_agent.uploads import Held
 from edgectl_protocol.chunks import CHUNK_BYTES, make_index
 from edgectl_protocol.uploads import WANTED_MAX, UploadAnswer
+from edgectl_server.clock import now
 from waiting import wait_for
 
 pytestmark = pytest.mark.e2e
@@ -56,7 +57,7 @@ def test_an_operator_reads_the_logs_of_a_device(start: Any, tmp_path: Path) -> N
     assert shown.returncode == 0, shown.stderr
     (asked,) = [line for line in shown.stdout.splitlines() if "asked for the logs" in line]
     time, level, logger, text = asked.split(None, 3)
-    assert datetime.fromisoformat(time) <= datetime.now(UTC)
+    assert datetime.fromisoformat(time) <= now()
     assert (level, logger) == ("info", "edgectl_agent.logs:")
     assert text.startswith("an operator has asked for the logs: job ")
     assert "upload" in shown.stderr
@@ -132,7 +133,7 @@ def plant(agent: Agent, request: UploadAnswer) -> str:
         upload=f"sha256:{name}",
         length=LENGTH,
         media_type="application/octet-stream",
-        at=datetime.now(UTC),
+        at=now(),
         index=make_index(parts),
         request=request,
     )
