@@ -36,7 +36,7 @@ def logs_job(state: str = "succeeded", **more: Any) -> schemas.JobInfo:
 
 
 @pytest.fixture
-def server(fleet_server: Any) -> Any:
+def asked(fleet_server: Any) -> Any:
     fleet_server.routes["POST", "/devices/pi-1/logs"] = (202, logs_job("queued", finished_at=None))
     fleet_server.routes["GET", "/jobs/J3"] = (200, logs_job())
     path = f"/devices/pi-1/uploads/{DIGEST}"
@@ -45,18 +45,18 @@ def server(fleet_server: Any) -> Any:
     return fleet_server
 
 
-def test_lines_are_shown_with_time_level_and_text(logged_in: Any, server: Any) -> None:
+def test_lines_are_shown_with_time_level_and_text(logged_in: Any, asked: Any) -> None:
     got = logged_in("devices", "logs", "pi-1", "--since", "10m")
     assert got.code == 0, got.err
-    (asked,) = server.requests("POST", "/devices/pi-1/logs")
-    assert json.loads(asked.body) == {"since_s": 600}
+    (request,) = asked.requests("POST", "/devices/pi-1/logs")
+    assert json.loads(request.body) == {"since_s": 600}
     first, second = got.out.rstrip("\n").split("\n", 1)
     assert first.split() == ["-", "info", "journal:", "har", "1", "(int8):", "idle"]
     assert second.startswith("2026-01-02T03:04:05Z error   a.b: ")
     assert "\x1b" not in got.out, "nothing of it is sent to the terminal but text"
 
 
-def test_as_json_and_as_a_file(logged_in: Any, server: Any, tmp_path: Path) -> None:
+def test_as_json_and_as_a_file(logged_in: Any, asked: Any, tmp_path: Path) -> None:
     got = logged_in("devices", "logs", "pi-1", "--json")
     assert [one["text"] for one in json.loads(got.out)] == [one["text"] for one in LINES]
     output = tmp_path / "x.gz"
@@ -67,16 +67,16 @@ def test_as_json_and_as_a_file(logged_in: Any, server: Any, tmp_path: Path) -> N
     assert (got.code, "error[logs.output]" in got.err) == (1, True)
 
 
-def test_what_the_server_says_is_a_clear_answer(logged_in: Any, server: Any) -> None:
+def test_what_the_server_says_is_a_clear_answer(logged_in: Any, asked: Any) -> None:
     error = schemas.Problem(
         title="x", status=422, code="logs.unanswered", detail="pi-1 has not answered", hint="wait"
     )
-    server.routes["GET", "/jobs/J3"] = (200, logs_job("failed", error=error))
+    asked.routes["GET", "/jobs/J3"] = (200, logs_job("failed", error=error))
     got = logged_in("devices", "logs", "pi-1")
     assert (got.code, got.out) == (1, "")
     assert "error[logs.unanswered]: pi-1 has not answered" in got.err
     assert "try: wait" in got.err
-    server.routes["POST", "/devices/pi-1/logs"] = problem(409, "logs.offline", "it is away")
+    asked.routes["POST", "/devices/pi-1/logs"] = problem(409, "logs.offline", "it is away")
     got = logged_in("devices", "logs", "pi-1")
     assert "error[logs.offline]: it is away" in got.err
     for wrong in (("--since", "8d"), ("--since", "0s"), ("--since", "x")):
