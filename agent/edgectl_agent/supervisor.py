@@ -100,9 +100,9 @@ class Supervisor:
         self._device = identity.device
         self._disk = disk
         self._say = say
+        self._lock_handle = lock_state(disk)
         self._ring = LogRing((settings.token,))
         logging.getLogger().addHandler(self._ring)
-        self._lock_handle = lock_state(disk)
         self._boot = count_boot(disk)
         self._stopping = threading.Event()
         self._inbox = Inbox(self._stopping)

@@ -72,6 +72,7 @@ RECEIVE_MAX = timedelta(hours=1)
 """From the first chunk to the last, while others wait for the place."""
 _DAY = timedelta(days=1)
 _DELETED_AT_ONCE = 200
+_SHOWN_MAX = 200
 _UNDER_WAY = ("waiting", "receiving", "received")
 
 
@@ -166,6 +167,7 @@ class DeviceUploads:
 
     def take_offer(self, session: Session, device: Device, offer: UploadOffer) -> Taken:
         """Take an offer, in the caller's transaction; one that is taken already is no other."""
+        device.last_seen_at = self._now()
         row = find_upload(session, device.id, offer.upload)
         reason = contradiction_in(offer, row)
         if reason is not None:
@@ -257,10 +259,11 @@ class DeviceUploads:
     # ------------------------------------------------------------ what people do
 
     def all_of(self, device: str) -> Sequence[DeviceUpload]:
-        """Return the uploads of a device, newest first."""
+        """Return the newest uploads of a device, newest first."""
         wanted = select(DeviceUpload).where(DeviceUpload.device == device)
         with self._database.read() as session:
-            return session.scalars(wanted.order_by(DeviceUpload.created_at.desc())).all()
+            newest = wanted.order_by(DeviceUpload.created_at.desc(), DeviceUpload.id.desc())
+            return session.scalars(newest.limit(_SHOWN_MAX)).all()
 
     def read(self, device: str, digest: str) -> tuple[DeviceUpload, Iterator[bytes]]:
         """Return a whole upload and its content, piece by piece.

@@ -5,9 +5,11 @@ The device here speaks the wire protocol by hand and says what it likes.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import random
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +167,15 @@ def security(site: Site) -> set[str]:
     return {event.code for event in site.plane.security.page(PAGE_ALL).items}
 
 
-@pytest.mark.parametrize("content", [SMALL, b"x" * CHUNK_BYTES, LARGE], ids=["small", "one", "21"])
+BOMB = gzip.compress(b"\0" * 64 * 1024**2)
+"""Nothing here unpacks it; tests/cli/test_cli_device_logs.py has who does."""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [SMALL, b"x" * CHUNK_BYTES, LARGE, BOMB],
+    ids=["small", "one chunk", "21 chunks", "bomb"],
+)
 def test_what_is_offered_is_pulled_whole(uploader: Uploader, content: bytes) -> None:
     site, request = uploader.site, uploader.asked()
     uploader.offer(content, request)
@@ -278,14 +288,16 @@ def test_no_device_takes_part_in_anothers_upload(uploader: Uploader) -> None:
 
 def test_one_request_brings_one_upload(uploader: Uploader) -> None:
     site, request = uploader.site, uploader.asked()
+    uploader.offer(LARGE, msgspec.structs.replace(request, nonce="f" * 32))
+    uploader.offer(LARGE, msgspec.structs.replace(request, job="f" * 16))
+    uploader.offer(LARGE, None)
+    uploader.wait_dropped("upload.unasked", 3)
+    assert rows(site) == []
+    uploader.pi.got.clear()
     uploader.offer(LARGE, request)
     wait_for(uploader.heard, "the index wanted")
     uploader.offer(b"another one", request)
-    uploader.wait_dropped("upload.unasked")
-    forged = msgspec.structs.replace(request, nonce="f" * 32)
-    uploader.offer(b"a third one", forged)
-    uploader.offer(b"a fourth one", None)
-    uploader.wait_dropped("upload.unasked", 3)
+    uploader.wait_dropped("upload.unasked", 4)
     assert len(rows(site)) == 1
     uploader.offer(LARGE, request, length=len(LARGE) - 1)
     uploader.wait_dropped("upload.offer")
@@ -338,6 +350,22 @@ def test_an_index_that_lies_about_the_whole_is_found_out(uploader: Uploader) -> 
     assert chunks_held(site) == 0
     assert (rows(site)[0].state, job_of(site, request).state) == ("failed", "failed")
     assert list(Path(site.settings.data_path / "device-uploads").iterdir()) == []
+
+
+def test_chunks_of_another_length_are_none(uploader: Uploader) -> None:
+    """The whole would be as offered, and the index is signed: only its cuts are elsewhere."""
+    request = uploader.asked()
+    cuts = [0, CHUNK_BYTES - 1, *range(2 * CHUNK_BYTES, len(LARGE), CHUNK_BYTES), len(LARGE)]
+    parts = [LARGE[begin:end] for begin, end in pairwise(cuts)]
+    assert len(parts) == len(parts_of(LARGE))
+    offer = uploader.offer(LARGE, request, chunk_index=digest_of(make_index(parts)))
+    wait_for(uploader.heard, "the index wanted")
+    uploader.send(offer.upload, INDEX_NUMBER, make_index(parts))
+    for _ in range(device_uploads.REFUSALS_MAX):
+        wait_for(lambda: any(0 in one.chunks for one in uploader.heard()), "chunk 0 wanted")
+        uploader.send(offer.upload, 0, parts[0])
+    assert uploader.refusal() == "upload.altered"
+    assert chunks_held(uploader.site) == 0
 
 
 # ---------------------------------------------------------------- limits
