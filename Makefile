@@ -6,14 +6,16 @@
 # make bench-device    the figures of the device (ARGS="--only serving"; an hour with all of them)
 # make bench-pipeline  the pipeline's choice beside fp32 and onnxruntime's defaults (ARGS="FOLDER CACHE")
 # make bench-hostile   1,000 damaged model files
+# make bench-distribution  the embedded broker beside Mosquitto
 # make conformance CHECKOUT=/path/to/tuf-conformance  the TUF suite against the device's verifier
+# make interoperability CHECKOUT=/path/to/paho.mqtt.testing  the MQTT suites against the broker
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: dev check format test demo bench bench-device bench-pipeline bench-hostile conformance docs clean
+.PHONY: dev check format test demo bench bench-device bench-pipeline bench-hostile bench-distribution conformance interoperability docs clean
 
 dev: $(VENV)/.dev
 
@@ -37,9 +39,11 @@ format: dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Bytecode as pip leaves it: hundreds of processes would compile us anew where it is not written.
 test: dev
 	$(BIN)/python packaging/install_test_packages.py
-	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	$(BIN)/python -m compileall -q agent server/edgectl server/edgectl_broker server/edgectl_server
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=15 $(ARGS)
 
 # Nothing but what the demo prints goes to stdout, so that --json is one object there.
 demo: $(VENV)/.demo
@@ -62,9 +66,16 @@ bench-pipeline: dev
 bench-hostile: dev
 	$(BIN)/python -m benchmarks.hostile_models $(ARGS)
 
+bench-distribution: dev
+	$(BIN)/python -m benchmarks.distribution $(ARGS)
+
 # Fetches nothing but what pip needs to install the suite's requirements; ARGS go to its pytest.
 conformance: dev
 	$(BIN)/python tests/conformance/run.py "$(CHECKOUT)" $(ARGS)
+
+# Fetches nothing; ARGS name single cases.
+interoperability: dev
+	$(BIN)/python tests/broker/interoperability.py "$(CHECKOUT)" $(ARGS)
 
 clean:
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis server/edgectl_server/web server/ui/node_modules tests/server/openid/node_modules

@@ -272,9 +272,10 @@ def _agent(settings: Settings) -> Check:
 def _endpoint(settings: Settings) -> Check:
     name = "inference endpoint"
     try:
-        place = ask(settings.control_path, Status())["endpoint"]
+        live = ask(settings.control_path, Status())
     except AgentError:
         return Check(name, "warn", "not asked: the agent does not answer", "see the agent's line")
+    place, problems = live["endpoint"], live["endpoint_problems"]
     address = urlsplit(place)
     connection = http.client.HTTPConnection(
         address.hostname or "", address.port or 0, timeout=_CONNECT_S_MAX
@@ -284,11 +285,13 @@ def _endpoint(settings: Settings) -> Check:
         status = connection.getresponse().status
     finally:
         connection.close()
-    if status == http.client.UNAUTHORIZED:
-        return Check(name, "ok", f"{place} answers, and asks for its token")
-    if status != http.client.OK:
+    if status not in {http.client.OK, http.client.UNAUTHORIZED}:
         return Check(name, "fail", f"{place} answers {status}", "edgectl-agent logs")
-    return Check(name, "ok", f"{place} answers")
+    token = ", and asks for its token" if status == http.client.UNAUTHORIZED else ""
+    if problems:
+        hint = "correct it, then start the agent again"
+        return Check(name, "warn", f"{place} answers{token}; {'; '.join(problems)}", hint)
+    return Check(name, "ok", f"{place} answers{token}")
 
 
 def _temperature(settings: Settings) -> Check:

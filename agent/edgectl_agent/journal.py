@@ -7,13 +7,14 @@ Rules:
 2. A torn last line is what a power loss leaves: it was never acted upon, because the machine acts
    after `Journal.save` has returned. Nothing is written behind it.
 3. A long journal is replaced by its last line, in one step.
-4. What is read is written anew before it is believed: an agent that was killed between writing and
-   synchronizing, or just after that has failed, has left lines that every reader sees and a power
-   loss takes. Synchronizing them again does not help: Linux takes what it could not write for
-   written (``fsync(2)``, "Errors"). Where the disk is full or read-only, they are believed all the
-   same, so that the device comes up and serves, and the next line replaces the whole.
+4. What is read is written anew, its newest lines, before it is believed: an agent that was killed
+   between writing and synchronizing, or just after that has failed, has left lines that every
+   reader sees and a power loss takes. Synchronizing them again does not help: Linux takes what it
+   could not write for written (``fsync(2)``, "Errors"). Where the disk is full or read-only, they
+   are believed all the same, so that the device comes up and serves, and the next line replaces
+   the whole.
 5. A journal without any good line is put aside and a new one begun: models go on serving, and the
-   server's next order is taken whatever its number. It is reported.
+   server's next order is taken whatever its number. It is logged.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ from edgectl_agent.core.record import EMPTY, Record, decode_record
 from edgectl_agent.durable import PRIVATE, Disk
 from edgectl_protocol.errors import MalformedMessage
 
-__all__ = ["JOURNAL_BYTES_MAX", "Journal", "last_record", "records_of"]
+__all__ = ["JOURNAL_BYTES_MAX", "KEPT_BYTES", "Journal", "last_record", "records_of"]
 
 JOURNAL_BYTES_MAX = 256 * 1024
 """A longer journal is replaced by its last line."""
+KEPT_BYTES = 64 * 1024
+"""How much of the trail a start keeps."""
 _PATH = "journal"
 _DAMAGED_PATH = "journal.damaged"
 _READ_BYTES_MAX = 4 * 1024 * 1024
@@ -59,7 +62,7 @@ class Journal:
         if found is None:
             self._put_aside(content)
             return EMPTY
-        good = content if clean else _line(found)
+        good = (clean and _newest(content)) or _line(found)
         try:
             self._disk.write_atomic(_PATH, good, PRIVATE)
         except OSError as error:
@@ -113,6 +116,13 @@ def records_of(content: bytes) -> list[Record]:
         with suppress(MalformedMessage):
             records.append(_decode(line))
     return records
+
+
+def _newest(content: bytes) -> bytes:
+    """Return the last whole lines that are `KEPT_BYTES` together at most; none for a longer one."""
+    if len(content) <= KEPT_BYTES:
+        return content
+    return content[-KEPT_BYTES:].partition(b"\n")[2]
 
 
 def _decode(line: bytes) -> Record:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -25,6 +24,13 @@ __all__ = ["LiveStatus"]
 _ERRNO = re.compile(r"\[Errno -?\d+\] ")
 
 
+class Endpoint(Protocol):
+    """Where applications reach the models; see `edgectl_agent.inference.process`."""
+
+    endpoint: str
+    problems: tuple[str, ...]
+
+
 class LiveStatus:
     """Takes the status of one start of the agent; used by the main thread."""
 
@@ -36,7 +42,7 @@ class LiveStatus:
         machine: Machine,
         reporter: Reporter,
         connection: Connection,
-        endpoint: Callable[[], str],
+        inference: Endpoint,
         begun_s: float,
     ) -> None:
         """Take what is looked at; `begun_s` is when the agent began, on the clock of `Moment`."""
@@ -45,7 +51,7 @@ class LiveStatus:
         self._machine = machine
         self._reporter = reporter
         self._connection = connection
-        self._endpoint = endpoint
+        self._inference = inference
         self._begun_s = begun_s
 
     def take(self, moment: Moment, holds: dict[str, Any]) -> dict[str, Any]:
@@ -57,7 +63,8 @@ class LiveStatus:
             "agent_version": __version__,
             "pid": os.getpid(),
             "up_s": round(moment.elapsed_s - self._begun_s, 1),
-            "endpoint": self._endpoint(),
+            "endpoint": self._inference.endpoint,
+            "endpoint_problems": list(self._inference.problems),
             "connected": self._connection.connected(),
             "connection_error": _ERRNO.sub("", self._connection.last_error) or None,
             "certificate": self._certificate(moment),

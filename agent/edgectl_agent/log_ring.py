@@ -40,7 +40,7 @@ class LogLine(Struct, frozen=True, kw_only=True):
     """One line as it is sent."""
 
     time: datetime | None
-    """None: of the journal, which has no times."""
+    """None: of a journal of an older agent, which kept no times."""
     level: str
     logger: str
     text: str
@@ -76,11 +76,11 @@ class LogRing(logging.Handler):
         except Exception:  # noqa: BLE001 - a log line must never end what was logged about
             self.handleError(record)
 
-    def lines(self, since: datetime | None = None) -> list[bytes]:
-        """Return the lines, the oldest first, each a JSON object; None: all."""
+    def lines(self, since: datetime | None = None) -> list[tuple[datetime, bytes]]:
+        """Return the lines with their times, the oldest first; None: all."""
         self.acquire()
         try:
-            return [line for at, line in self._lines if since is None or at >= since]
+            return [one for one in self._lines if since is None or one[0] >= since]
         finally:
             self.release()
 

@@ -1,7 +1,7 @@
 """The agent's logs for an operator who asks: signed like every request, answered by an upload.
 
-What is offered is gzip of lines of JSON (`edgectl_agent.log_ring.LogLine`): first the journal in
-words, which has no times, then the agent's own lines.
+What is offered is gzip of lines of JSON (`edgectl_agent.log_ring.LogLine`): the journal in words
+and the agent's own lines, by their times; first what an older agent has written without one.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import logging
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Protocol
 
@@ -29,6 +29,7 @@ __all__ = ["MEDIA_TYPE", "Logs"]
 
 MEDIA_TYPE = "application/x-ndjson+gzip"
 _JOURNAL_LINES_MAX = 200
+_BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
 _log = logging.getLogger(__name__)
 
 
@@ -70,25 +71,29 @@ class Logs:
             return
         _log.info("an operator has asked for the logs: job %s", request.job)
         since = moment.wall - timedelta(seconds=request.since_s) if request.since_s else None
-        lines = [*self._journal(), *self._ring.lines(since)]
+        lines = sorted([*self._journal(since), *self._ring.lines(since)], key=lambda one: one[0])
         self._uploads.add(
             "logs",
-            gzip.compress(b"".join(line + b"\n" for line in lines), mtime=0),
+            gzip.compress(b"".join(line + b"\n" for _, line in lines), mtime=0),
             MEDIA_TYPE,
             at=moment.wall,
             elapsed_s=moment.elapsed_s,
             request=UploadAnswer(job=request.job, nonce=request.nonce),
         )
 
-    def _journal(self) -> list[bytes]:
+    def _journal(self, since: datetime | None) -> list[tuple[datetime, bytes]]:
         try:
             records = [EMPTY, *self._records()]
         except OSError as error:
             _log.warning("the journal cannot be read: %s", error)
             return []
-        words = [text for one, two in pairwise(records) for text in told(one, two)]
-        lines = (
-            LogLine(time=None, level="info", logger="journal", text=text)
-            for text in words[-_JOURNAL_LINES_MAX:]
-        )
-        return [msgspec.json.encode(line) for line in lines]
+        lines = [
+            LogLine(time=two.at, level="info", logger="journal", text=text)
+            for one, two in pairwise(records)
+            for text in told(one, two)
+            if since is None or two.at is None or two.at >= since
+        ]
+        return [
+            (line.time or _BEFORE_ALL, msgspec.json.encode(line))
+            for line in lines[-_JOURNAL_LINES_MAX:]
+        ]

@@ -245,7 +245,7 @@ class Supervisor:
             machine=machine,
             reporter=self._reporter,
             connection=self._connection,
-            endpoint=lambda: self._inference.endpoint,
+            inference=self._inference,
             begun_s=moment().elapsed_s,
         )
         self._local = LocalService(

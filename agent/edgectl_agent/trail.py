@@ -1,4 +1,4 @@
-"""The journal's lines in words: what happened to the slots, without times."""
+"""The journal's lines in words: what happened to the slots."""
 
 from __future__ import annotations
 

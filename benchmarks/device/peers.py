@@ -86,7 +86,12 @@ def _running(name: str, command: list[str], folder: Path, port: int) -> Iterator
     started = time.monotonic()
     with (folder / "peer.log").open("wb") as log:
         process = subprocess.Popen(
-            command, cwd=folder, stdout=log, stderr=log, env=child_environment()
+            command,
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+            env=child_environment(),
+            start_new_session=True,  # as ours: the kernel shares the processors among sessions
         )
     try:
         while not _listens(port):

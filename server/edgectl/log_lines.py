@@ -27,7 +27,7 @@ class LogLine(Struct, frozen=True):
 
     text: str
     time: datetime | None = None
-    """By the device's clock; None: of its journal, which has no times."""
+    """By the device's clock; None: of the journal of an older agent, which kept no times."""
     level: str = ""
     logger: str = ""
 

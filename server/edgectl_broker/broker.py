@@ -190,10 +190,11 @@ class Broker:
         state = self.exchange.state
         if state.backlog_bytes <= self._settings.state_backlog_bytes_max:
             return False
-        if not self._waiting_for_disk:
-            state.when_durable(self._disk_caught_up)
+        first = not self._waiting_for_disk
         self._waiting_for_disk.add(connection)
-        return True
+        if first:
+            state.when_durable(self._disk_caught_up)  # at once, when nothing is pending any more
+        return connection in self._waiting_for_disk
 
     def _disk_caught_up(self) -> None:
         waiting, self._waiting_for_disk = self._waiting_for_disk, set()

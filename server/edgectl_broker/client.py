@@ -56,6 +56,7 @@ class Client:
         self.name = name
         self.session: Session | None = None
         self.keep_alive_s = 0
+        self.packet_bytes_max: int | None = None
         self._link = link
         self._exchange = exchange
         self._registry = registry
@@ -103,6 +104,7 @@ class Client:
     # --- CONNECT, DISCONNECT ---------------------------------------------------------------------
 
     def _connect(self, packet: mqtt5.ConnectPacket) -> None:
+        self.packet_bytes_max = packet.max_packet_size
         if packet.authentication_method is not None:
             raise ConnectRefused(
                 ConnAckReasonCode.BAD_AUTHENTICATION_METHOD, "only certificates are accepted"
@@ -162,7 +164,13 @@ class Client:
             raise ConnectRefused(
                 ConnAckReasonCode.NOT_AUTHORIZED, "the will's topic may not be published to"
             )
-        return LastWill.of_connect(packet.will, publisher=key)
+        will = LastWill.of_connect(packet.will, publisher=key)
+        if will.message.unreadable:
+            raise ConnectRefused(
+                ConnAckReasonCode.IMPLEMENTATION_SPECIFIC_ERROR,
+                "a property of the will holds U+FEFF",
+            )
+        return will
 
     def _welcome(
         self, packet: mqtt5.ConnectPacket, key: SessionKey, expiry_s: int, *, present: bool
@@ -232,6 +240,9 @@ class Client:
             publisher=key,
             now=self._exchange.clock(),
         )
+        if message.unreadable:
+            self._note_refusal("publish", packet.topic, "a property holds U+FEFF")
+            return PubAckReasonCode.IMPLEMENTATION_SPECIFIC_ERROR
         match self._exchange.publish(message):
             case "done":
                 return PubAckReasonCode.SUCCESS

@@ -150,9 +150,9 @@ class Connection(asyncio.Protocol):
             return
         if self._client is None or self._client.session is None:
             answer = _CONNACK_OF.get(int(reason), ConnAckReasonCode.UNSPECIFIED_ERROR)
-            self.send(mqtt5.ConnAckPacket(reason_code=answer, reason_str=detail).write())
+            self._send_last(mqtt5.ConnAckPacket(reason_code=answer, reason_str=detail))
         else:
-            self.send(mqtt5.DisconnectPacket(reason_code=reason, reason_str=detail).write())
+            self._send_last(mqtt5.DisconnectPacket(reason_code=reason, reason_str=detail))
         _logger.info("client %s: closed with %s: %s", self, reason.name, detail)
         self._finish()
 
@@ -213,13 +213,22 @@ class Connection(asyncio.Protocol):
             ).write()
             self.send(_LEGACY_VERSION_REFUSED if violation.legacy else unknown)
         elif isinstance(violation, ConnectRefused):
-            answer = mqtt5.ConnAckPacket(reason_code=violation.answer, reason_str=str(violation))
-            self.send(answer.write())
+            self._send_last(
+                mqtt5.ConnAckPacket(reason_code=violation.answer, reason_str=str(violation))
+            )
         else:
             self.close(violation.reason, str(violation))
             return
         _logger.info("client %s refused: %s", self, violation)
         self._finish()
+
+    def _send_last(self, packet: mqtt5.ConnAckPacket | mqtt5.DisconnectPacket) -> None:
+        """Send, with its reason in words only if the client takes so large a packet (§3.14.2)."""
+        content = packet.write()
+        limit = None if self._client is None else self._client.packet_bytes_max
+        if limit is not None and len(content) > limit:
+            content = type(packet)(reason_code=packet.reason_code).write()  # type: ignore[arg-type]
+        self.send(content)
 
     def _finish(self) -> None:
         """Close when what was written has gone out, and cut what does not drain in time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import msgspec
@@ -9,6 +10,7 @@ from mqtt5 import PublishPacket, QoS, Will
 
 __all__ = ["Delivery", "LastWill", "Message", "SessionKey", "Subscription"]
 
+_BYTE_ORDER_MARK = "\ufeff"
 _OVERHEAD_BYTES = 200
 _QOS = (QoS.AT_MOST_ONCE, QoS.AT_LEAST_ONCE)
 
@@ -47,6 +49,19 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
         """Bytes that the message is counted with; an estimate of its memory."""
         properties = sum(len(name) + len(value) for name, value in self.user_properties)
         return _OVERHEAD_BYTES + len(self.topic) + len(self.payload) + properties
+
+    @property
+    def unreadable(self) -> bool:
+        """Whether paho-mqtt would end its connection on it: it forbids U+FEFF in a property.
+
+        MQTT 5 allows that character, and a broker to refuse any publication. One device could
+        otherwise shut its readers out: the message would come again at each of their connects.
+        """
+        pairs = self.user_properties
+        return any(
+            text is not None and _BYTE_ORDER_MARK in text
+            for text in (self.content_type, self.response_topic, *itertools.chain(*pairs))
+        )
 
     def expired(self, now: float) -> bool:
         """Say whether the message must not be delivered any more."""

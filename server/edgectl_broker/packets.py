@@ -15,7 +15,7 @@ import mqtt5
 from mqtt5 import DisconnectReasonCode, Packet
 
 from edgectl_broker.errors import ProtocolViolation, VersionRefused
-from edgectl_broker.text import check_text
+from edgectl_broker.fields import check_fields, check_properties
 
 __all__ = ["PacketReader", "decode"]
 
@@ -103,14 +103,14 @@ def decode(frame: bytes) -> Packet:
     Raises:
         ProtocolViolation: malformed, or not a packet that a client of ours may send.
     """
-    check_text(frame)
+    check_fields(frame)
     try:
         packet, used = mqtt5.read(memoryview(frame))
     except (ValueError, IndexError, OverflowError) as error:
         raise _malformed("the packet cannot be decoded") from error
     except BaseException as error:
         # The codec is Rust: where it panics, pyo3 raises a BaseException whose class cannot be
-        # imported. Its state is gone with the call. `check_text` prevents the one known case.
+        # imported. Its state is gone with the call. `check_fields` prevents the one known case.
         if type(error).__name__ != "PanicException":
             raise
         raise _malformed("the packet cannot be decoded") from None
@@ -120,12 +120,32 @@ def decode(frame: bytes) -> Packet:
         raise _protocol_error(f"a {type(packet).__name__} is not expected from a client")
     if isinstance(packet, _NUMBERED) and packet.packet_id == 0:
         raise _protocol_error("packet identifier 0 is not allowed")
-    if isinstance(packet, mqtt5.PublishPacket):
-        _check_publish(packet)
+    match packet:
+        case mqtt5.PublishPacket():
+            _check_publish(packet, frame)
+        case mqtt5.ConnectPacket():
+            _check_connect(packet)
+        case mqtt5.DisconnectPacket(server_reference=str()):
+            raise _protocol_error("a client does not send a server reference")
     return packet
 
 
-def _check_publish(packet: mqtt5.PublishPacket) -> None:
+def _check_connect(packet: mqtt5.ConnectPacket) -> None:
+    if packet.authentication_method is None and packet.authentication_data is not None:
+        raise _protocol_error("authentication data needs an authentication method")
+    if packet.will is not None:
+        _check_message(packet.will)
+
+
+def _check_message(packet: mqtt5.PublishPacket | mqtt5.Will) -> None:
+    if packet.payload_format_indicator not in {0, 1}:
+        raise _malformed("the payload format indicator is 0 or 1")
+    topic = packet.response_topic
+    if topic is not None and (not topic or set("+#\0") & set(topic)):
+        raise _malformed("a response topic is a topic without wildcards")
+
+
+def _check_publish(packet: mqtt5.PublishPacket, frame: bytes) -> None:
     if packet.qos == mqtt5.QoS.EXACTLY_ONCE:
         raise ProtocolViolation(
             DisconnectReasonCode.QOS_NOT_SUPPORTED, "QoS 2 is not spoken here: publish with QoS 1"
@@ -140,5 +160,6 @@ def _check_publish(packet: mqtt5.PublishPacket) -> None:
         raise _malformed("a QoS 0 publication cannot be a duplicate")
     if packet.subscription_ids:
         raise _protocol_error("a client does not send subscription identifiers")
-    if packet.response_topic is not None and set("+#\0") & set(packet.response_topic):
-        raise _malformed("a response topic holds no wildcard and no NUL")
+    if packet.user_properties or packet.content_type is not None:
+        check_properties(frame)
+    _check_message(packet)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import signal
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -150,6 +153,38 @@ def start_broker(spec, authority, state, port=0, **options):
         make_canary=authority.make_canary,
         **options,
     )
+
+
+PROGRAM = Path(__file__).with_name("broker_process.py")
+
+
+@pytest.fixture
+def killable(tmp_path):
+    """Start a broker process; `kill()` is kill -9, another start uses the same state.
+
+    `dies_at` has it kill itself before a statement of SQLite, counted from SIGUSR1.
+    """
+    running = []
+
+    def start(dies_at=0, files=()):
+        arguments = [PROGRAM, tmp_path / "state", 0, dies_at, *files[:3]]
+        process = subprocess.Popen([sys.executable, *map(str, arguments)], stdout=subprocess.PIPE)
+        running.append(process)
+        port = int(process.stdout.readline())
+
+        def kill():
+            process.send_signal(signal.SIGKILL)
+            process.wait(10)
+
+        return SimpleNamespace(
+            host="127.0.0.1", port=port, kill=kill, process=process, state=tmp_path / "state"
+        )
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait(10)
+        process.stdout.close()
 
 
 BOTH = ["embedded", pytest.param("mosquitto", marks=pytest.mark.mosquitto)]

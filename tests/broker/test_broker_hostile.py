@@ -155,8 +155,9 @@ def test_rubbish_ends_only_its_own_connection(alive, content, greeted):
             assert client.connect("fuzz").reason_code == 0
         client.send(content)
         client.socket.shutdown(socket.SHUT_WR)
-        while client.receive() is not None:
-            pass
+        with contextlib.suppress(ConnectionError):
+            while client.socket.recv(65536):  # not parsed: it may be an answer of MQTT 3.1.1
+                pass
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_a_newer_version_is_refused_in_mqtt_5(plain):
     ("fields", "reason"),
     [
         ({"client_id": "x" * 129}, 0x85),
-        ({"will": Will("a\0b", payload=b"")}, 0x90),
+        ({"will": Will("a\0b", payload=b"")}, 0x81),
         ({"will": Will("a", qos=QoS.EXACTLY_ONCE)}, 0x9B),
         ({"authentication_method": "SCRAM"}, 0x8C),
     ],

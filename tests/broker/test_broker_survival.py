@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import mqtt5
 import pytest
@@ -17,34 +16,6 @@ from broker.clients import Peer, Raw
 from broker.conftest import start_broker
 from edgectl_broker import BrokerSettings, BrokerThread, StateUnusable
 from waiting import wait_for
-
-PROGRAM = Path(__file__).with_name("broker_process.py")
-
-
-@pytest.fixture
-def killable(tmp_path):
-    """Start a broker process; `kill()` is kill -9, `start()` again uses the same state."""
-    running = []
-
-    def start():
-        process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), str(tmp_path / "state"), "0"], stdout=subprocess.PIPE
-        )
-        running.append(process)
-        port = int(process.stdout.readline())
-
-        def kill():
-            process.send_signal(signal.SIGKILL)
-            process.wait(10)
-
-        return SimpleNamespace(host="127.0.0.1", port=port, kill=kill)
-
-    yield start
-    for process in running:
-        process.kill()
-        process.wait(10)
-        process.stdout.close()
-
 
 _clients = []
 

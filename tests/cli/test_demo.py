@@ -1,5 +1,6 @@
 """``edgectl demo``, as a newcomer runs it: real processes, real model, real data."""
 
+import functools
 import json
 import os
 import shutil
@@ -62,10 +63,24 @@ def broker(request):
     return request.param
 
 
-def test_demo_shows_the_whole_loop_unattended(tmp_path, broker):
-    process = demo(tmp_path, "--exit", "--json", "--broker", broker)
-    out, _ = process.communicate(timeout=BOUND_S)
-    assert process.returncode == 0, (tmp_path / "stderr").read_text()[-3000:]
+@pytest.fixture(scope="module")
+def unattended(tmp_path_factory):
+    """``unattended(broker)``: the folder of a whole run on it, and what that printed."""
+
+    @functools.cache
+    def run(broker):
+        folder = tmp_path_factory.mktemp(broker)
+        process = demo(folder, "--exit", "--json", "--broker", broker)
+        out, _ = process.communicate(timeout=BOUND_S)
+        assert process.returncode == 0, (folder / "stderr").read_text()[-3000:]
+        wait_gone(mentioning(folder))
+        return folder, out
+
+    return run
+
+
+def test_demo_shows_the_whole_loop_unattended(unattended, broker):
+    folder, out = unattended(broker)
     result = json.loads(out)
     assert result["versions"]["model"] == "har@1"
     variants = set(result["sizes"]) - {"source"}
@@ -86,10 +101,17 @@ def test_demo_shows_the_whole_loop_unattended(tmp_path, broker):
     assert set(heard["answers"]) == {"1", "2"}
     assert set(heard["without_number"]) == {"2"}
     assert heard["last"] == "1", "the version before answers again"
-    wait_gone(mentioning(tmp_path))
-    password = (tmp_path / "demo" / "server" / "admin-password").read_text().strip()
-    assert password not in out + (tmp_path / "stderr").read_text()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo", "stderr"]
+    password = (folder / "demo" / "server" / "admin-password").read_text().strip()
+    assert password not in out + (folder / "stderr").read_text()
+    assert sorted(path.name for path in folder.iterdir()) == ["demo", "stderr"]
+
+
+def test_demo_goes_on_with_a_kept_folder(unattended):
+    folder, _ = unattended("embedded")
+    process = demo(folder, "--exit", "--json", "--keep")
+    out, _ = process.communicate(timeout=BOUND_S)
+    assert process.returncode == 0, (folder / "stderr").read_text()[-3000:]
+    assert json.loads(out)["versions"]["model"] == "har@1"
 
 
 def test_demo_stays_until_interrupted_and_leaves_nothing(tmp_path):
@@ -140,11 +162,3 @@ def test_demo_that_fails_says_why_and_stops_what_it_started(tmp_path):
     assert result["error"]["stage"] == "server"
     assert "error[demo.process]" in (tmp_path / "stderr").read_text()
     wait_gone(mentioning(tmp_path))
-
-
-def test_demo_goes_on_with_a_kept_folder(tmp_path):
-    for arguments in ([], ["--keep"]):
-        process = demo(tmp_path, "--exit", "--json", "--devices", "1", *arguments)
-        out, _ = process.communicate(timeout=BOUND_S)
-        assert process.returncode == 0, (tmp_path / "stderr").read_text()[-3000:]
-        assert json.loads(out)["versions"]["model"] == "har@1"

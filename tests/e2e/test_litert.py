@@ -13,14 +13,11 @@ pytestmark = pytest.mark.e2e
 
 SINE = Path(__file__).parents[1] / "data/tflite/hello_world_float.tflite"
 WITHOUT = """
-import importlib.metadata as metadata
-known = metadata.version
-def version(name):
-    if name == "ai-edge-litert":
-        raise metadata.PackageNotFoundError(name)
-    return known(name)
-metadata.version = version
+import sys
+sys.modules["ai_edge_litert"] = None
+sys.modules["tflite_runtime"] = None
 """
+"""What makes Python find no such module, whether it is looked for or imported."""
 
 
 def test_from_push_to_prediction(start, tmp_path, monkeypatch):

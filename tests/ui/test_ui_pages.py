@@ -177,8 +177,28 @@ def test_what_does_not_exist_leads_back(visit, origin):
         "/no/such/page": "Go to the fleet",
     }.items():
         page.goto(origin + path)
+        heading = page.get_by_role("heading", level=1)
+        expect(heading).to_have_text(re.compile("[Tt]here is no|[Uu]nknown"))
+        lost = heading.inner_text()
         page.get_by_role("link", name=back).click()
-        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        expect(page.get_by_role("heading", level=1)).not_to_have_text(lost)
+        expect(page).not_to_have_url(origin + path)
+
+
+def test_what_leads_back_stays_while_the_page_is_asked_for_again(visit, origin):
+    """Between press and release too, where a click would get lost with its link."""
+    page = visit().goto("/models/har/99")
+    page.get_by_role("link", name="All versions of har").hover()
+    page.mouse.down()
+    page.route("**/versions/99", lambda _route: None)  # the answer takes its time
+    with page.expect_request("**/versions/99"):
+        page.evaluate("window.dispatchEvent(new Event('visibilitychange'))")
+    for _ in range(2):
+        page.evaluate("new Promise(requestAnimationFrame)")
+    expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("there is no version"))
+    page.mouse.up()
+    expect(page).to_have_url(f"{origin}/models/har")
+    expect(page.get_by_role("heading", level=1)).to_have_text("har")
 
 
 def test_the_keyboard_reaches_the_content_first(visit):

@@ -1,13 +1,14 @@
 """``edgectl-agent logs``: what happened to the slots, in words, and what the models' process said.
 
-The journal has no times: it is what the device must remember, not a diary. The agent's own log has
-them (``journalctl -u edgectl-agent``).
+Times are those of the device's clock, which may have been wrong or set since. What the process has
+said has none, and neither has what an older agent has written.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from datetime import datetime
 from itertools import pairwise
 
 from edgectl_agent.commands.common import Commands, add_command, print_json
@@ -50,10 +51,10 @@ def _logs(settings: Settings, options: argparse.Namespace) -> int:
 
     disk = open_state(settings.state_directory)
     records = [EMPTY, *read_records(disk)]
-    words = [line for one, two in pairwise(records) for line in told(one, two)]
+    words = [(two.at, line) for one, two in pairwise(records) for line in told(one, two)]
     said = _Inference(disk)
-    for line in words[-options.lines or len(words) :]:
-        _print(options, "update", line)
+    for at, line in words[-options.lines or len(words) :]:
+        _print(options, "update", line, at)
     lines = said.new()
     for line in lines[-options.lines or len(lines) :]:
         _print(options, "inference", line)
@@ -63,7 +64,7 @@ def _logs(settings: Settings, options: argparse.Namespace) -> int:
         now = (read_records(disk) or [EMPTY])[-1]
         if now != last:
             for line in told(last, now):
-                _print(options, "update", line)
+                _print(options, "update", line, now.at)
             last = now
         for line in said.new():
             _print(options, "inference", line)
@@ -90,9 +91,10 @@ class _Inference:
         return whole.decode("utf-8", "replace").splitlines()
 
 
-def _print(options: argparse.Namespace, source: str, line: str) -> None:
+def _print(options: argparse.Namespace, source: str, line: str, at: datetime | None = None) -> None:
+    when = "" if at is None else f"{at:%Y-%m-%dT%H:%M:%SZ}"
     if options.json:
-        print_json({"from": source, "line": line})
+        print_json({"from": source, "at": when or None, "line": line})
     else:
         shown = "".join(one if one.isprintable() else "?" for one in line)
-        print(f"{source:<10} {shown}", flush=True)
+        print(f"{source:<10} {when:<20} {shown}", flush=True)

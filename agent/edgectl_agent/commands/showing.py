@@ -96,6 +96,8 @@ def _print_agent(status: dict[str, Any]) -> None:
         ends = f"{seconds_text(left)} left" if left > 0 else "EXPIRED"
         print(f"certificate  until {certificate['until']}, {ends}")
     print(f"endpoint     {status['endpoint']}")
+    for problem in status["endpoint_problems"]:
+        print(f"             {problem}")
     free, kept = status["disk_free_bytes"], status["disk_reserve_bytes"]
     print(f"disk         {bytes_text(free)} free, {bytes_text(kept)} of them kept in reserve")
 

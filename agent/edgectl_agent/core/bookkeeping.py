@@ -283,6 +283,7 @@ class Bookkeeping:
         """Return what was decided, in the order in which it must be done."""
         actions: list[steps.Action] = []
         if self.record is not self._persisted:
+            self._replace(at=moment.wall)
             self._persisted = self.record
             self._report = True
             actions.append(steps.Persist(record=self.record))

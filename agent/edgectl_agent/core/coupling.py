@@ -11,6 +11,9 @@ Rules:
    every candidate of it was rejected or it failed for the last time, nothing will ever complete
    the group: the others end too, rejected or failed as it has, and without blame.
 4. Of a group that is taken back only the guilty member's digest is remembered as bad.
+5. What runs as it is wanted and is in no record, because the journal was lost, is not taken for
+   proved: it may have been switched to a moment before. It is observed, with all that got into
+   their slots in the same step.
 """
 
 from __future__ import annotations
@@ -23,7 +26,16 @@ from edgectl_agent.core.record import Record, SlotPointer
 from edgectl_protocol.messages import Reason
 from edgectl_protocol.update import ENDED, UpdateState
 
-__all__ = ["Standing", "coupled", "missing", "partner_reason", "spoiled", "standing", "together"]
+__all__ = [
+    "Standing",
+    "coupled",
+    "missing",
+    "partner_reason",
+    "spoiled",
+    "standing",
+    "together",
+    "unknown",
+]
 
 _S = UpdateState
 
@@ -134,3 +146,24 @@ def together(
         if slot in names:
             found.update(set(names) & set(withdrawn))
     return tuple(sorted(found))
+
+
+def unknown(record: Record, pointers: Mapping[str, SlotPointer]) -> tuple[str, ...]:
+    """Return slots that run what is wanted there and of which the record knows nothing.
+
+    They are of one step, sorted. Where one of that step is known, or shall run something else, none
+    of them is taken: their halves would part.
+    """
+    for slot in record.wanted_slots:
+        group = together(slot, record, pointers)
+        if all(_is_unknown(one, record, pointers) for one in group):
+            return group
+    return ()
+
+
+def _is_unknown(slot: str, record: Record, pointers: Mapping[str, SlotPointer]) -> bool:
+    wanted, running = record.wanted(slot), pointers.get(slot, SlotPointer()).running
+    if slot in record.updates or wanted is None or running is None:
+        return False
+    candidate = choose(wanted, record.rejected)
+    return candidate is not None and candidate.manifest == running.manifest

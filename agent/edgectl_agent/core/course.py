@@ -135,6 +135,12 @@ class Course(Bookkeeping):
         updates = self._current()
         state = updates[0].state
         resumes = max(one.resumes for one in updates)
+        fallen = self._fallen()
+        if fallen:
+            detail = "something else runs in its place: files were damaged, or it was taken back"
+            reason = Reason(code="store.damaged", detail=detail)
+            self._fail(reason, moment, jitter, slot=fallen)
+            return
         following = resume_state(state, resumes)
         reason = Reason(
             code="update.resumes",
@@ -154,6 +160,19 @@ class Course(Bookkeeping):
         else:
             guilty = dict.fromkeys(self._working, reason)
             self._breach(guilty, moment, blame=len(guilty) == 1)
+
+    def _fallen(self) -> str:
+        """Return a slot under observation that runs something else, or nothing; ``""`` for none.
+
+        It fell back, and the agent died before the record said so.
+        """
+        for update in self._current():
+            running = self.pointers.get(update.slot, SlotPointer()).running
+            if update.state is _S.OBSERVING and (
+                running is None or running.manifest != update.manifest
+            ):
+                return update.slot
+        return ""
 
     def _check_overrun(self, moment: Moment, jitter: float) -> None:
         """Cancel a step that takes too long; give up on one that does not come back even then."""

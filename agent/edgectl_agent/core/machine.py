@@ -19,6 +19,8 @@ power loss is its table `RESUME`. Rules:
    several are observed and nobody knows which of them it was.
 6. What is proved may have to wait (`waiting`); it is parked, and other slots have their turn.
 7. A group is in one state from activation to its end, in one record (`coupling`).
+8. Success is what is in the record. What a slot runs without one, because the journal was lost, is
+   observed as if it had just been activated.
 """
 
 from __future__ import annotations
@@ -209,6 +211,8 @@ class Machine(Course):
     def _consider(self, moment: Moment, jitter: float) -> None:
         """Begin with the next slot that differs from what is wanted, if nothing is under way."""
         while not self._working:
+            if self._adopt(moment):
+                return
             if self._withdraw(moment) or self._review(moment, jitter):
                 continue
             for slot in self.record.wanted_slots:
@@ -217,6 +221,17 @@ class Machine(Course):
                     break
             else:
                 return
+
+    def _adopt(self, moment: Moment) -> bool:
+        """Observe what runs as it is wanted and is in no record, if anything is."""
+        slots = coupling.unknown(self.record, self.pointers)
+        for slot in slots:
+            update = self._new(slot, _S.OBSERVING)
+            self._put(structs.replace(update, together=slots if len(slots) > 1 else ()))
+        if slots:
+            self._work(slots)
+            self._enter(moment)
+        return bool(slots)
 
     def _withdraw(self, moment: Moment) -> bool:
         """Begin to take back what is committed and withdrawn, if anything is."""
@@ -257,25 +272,14 @@ class Machine(Course):
         return False
 
     def _begin(self, slot: str, moment: Moment, jitter: float) -> None:
-        wanted = self.record.wanted(slot)
-        assert wanted is not None, slot
-        candidate = choose(wanted, self.record.rejected)
         before = self.record.updates.get(slot)
-        update = Update(
-            slot=slot,
-            order=self.record.counter,
-            nonce=self.record.nonce or NO_NONCE,
-            wish=self.record.wish(slot),
-            wanted=wanted,
-            manifest=(candidate or wanted.candidates[0]).manifest,
-            state=_S.IDLE if before is None else before.state,
-        )
+        update = self._new(slot, _S.IDLE if before is None else before.state)
         self._retry_at.pop(slot, None)
         self._seen.pop(slot, None)
         self._work((slot,))
         self._note(update, _E.ORDERED)
         spoiled = coupling.spoiled(slot, self.record, self.pointers, self._retry_at)
-        if candidate is None:
+        if choose(update.wanted, self.record.rejected) is None:
             detail = "every candidate was found bad before; forgive it to try again"
             self._reject(Reason(code="update.remembered", detail=detail), moment)
         elif spoiled is not None:
@@ -284,6 +288,21 @@ class Machine(Course):
         else:
             self._go(moment)
             self._check_expiry(moment, jitter)
+
+    def _new(self, slot: str, state: UpdateState) -> Update:
+        """Return an update of `slot` to what is wanted there."""
+        wanted = self.record.wanted(slot)
+        assert wanted is not None, slot
+        candidate = choose(wanted, self.record.rejected)
+        return Update(
+            slot=slot,
+            order=self.record.counter,
+            nonce=self.record.nonce or NO_NONCE,
+            wish=self.record.wish(slot),
+            wanted=wanted,
+            manifest=(candidate or wanted.candidates[0]).manifest,
+            state=state,
+        )
 
     # ------------------------------------------------------------ results of steps
 

@@ -192,6 +192,8 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
     floor: Floor = Floor()
     stopped: bool = False
     """The agent ended in good order, so that its next start is no resume."""
+    at: datetime | None = None
+    """When it was decided, by the device's clock; None: the agent kept no times then."""
 
     @property
     def counter(self) -> int:

@@ -19,7 +19,7 @@ import msgspec
 
 from edgectl_agent.inference.bearer import Bearer
 from edgectl_agent.inference.exchange import HEADERS, Answer, Limits, Request, as_bytes
-from edgectl_agent.inference.heads import Heads
+from edgectl_agent.inference.heads import Heads, Known
 from edgectl_agent.inference.peer import NOBODY, Peer
 
 __all__ = ["Connection", "Handler", "Shared"]
@@ -128,9 +128,10 @@ class Connection(asyncio.BufferedProtocol):
         if self._deaf:
             return
         begins = self._request is None and not self._queue and not self._busy
-        if begins and self._again(nbytes):
-            self._next()
-            return
+        if begins and self._writable:
+            known = self._endpoint.heads[self._local].find(self._endpoint.received, nbytes)
+            if known is not None and self._again(known, nbytes):
+                return
         data = self._endpoint.received[:nbytes]
         try:
             self._parser.feed_data(data)
@@ -149,11 +150,8 @@ class Connection(asyncio.BufferedProtocol):
             self._endpoint.heads[self._local].learn(data, self._queue[0])
         self._next()
 
-    def _again(self, nbytes: int) -> bool:
-        """Take a request whose head has been admitted before; see `heads`."""
-        known = self._endpoint.heads[self._local].find(self._endpoint.received, nbytes)
-        if known is None:
-            return False
+    def _again(self, known: Known, nbytes: int) -> bool:
+        """Answer a request whose head has been admitted before; see `heads`."""
         length = known.length
         if self._endpoint.buffered + length > self._limits.buffered_bytes_max:
             return False  # the parser finds the words for it
@@ -161,7 +159,7 @@ class Connection(asyncio.BufferedProtocol):
         self._held += length
         self._read_until = time.monotonic() + self._limits.idle_s_max
         body = bytes(self._endpoint.received[nbytes - length : nbytes])
-        self._queue.append(known.request.again(body, self._peer))
+        self._handle(known.request.again(body, self._peer))
         return True
 
     def eof_received(self) -> bool:
@@ -361,17 +359,21 @@ class Connection(asyncio.BufferedProtocol):
             return
         if len(self._queue) == _PIPELINED_MAX - 1 and not self._deaf:
             self._transport.resume_reading()
+        self._handle(item)
+
+    def _handle(self, request: Request) -> None:
+        """Answer a request, now or when it is computed."""
         try:
-            outcome = self._endpoint.handler(item)
+            outcome = self._endpoint.handler(request)
         except Exception:
             log.exception("a request could not be handled")
             outcome = _internal_error()
         if isinstance(outcome, Answer):
-            self._answer(item, outcome)
+            self._answer(request, outcome)
         else:
             self._busy = True
-            self._computing = len(item.body)
-            outcome.add_done_callback(lambda future: self._computed(item, future))
+            self._computing = len(request.body)
+            outcome.add_done_callback(lambda future: self._computed(request, future))
 
     def _computed(self, request: Request, future: asyncio.Future[Answer]) -> None:
         self._busy = False

@@ -131,8 +131,8 @@ class Started(Struct, frozen=True, kw_only=True):
 
     port: int
     grpc_port: int | None = None
-    hub_problem: str = ""
-    """Why applications get no models; empty where all is well."""
+    problems: tuple[str, ...] = ()
+    """What does not listen, and why, where the rest does; empty where all is well."""
 
 
 class Swap(Struct, frozen=True, kw_only=True):

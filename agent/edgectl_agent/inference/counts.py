@@ -41,6 +41,7 @@ class Counts:
         self._outputs = tuple(
             spec.name for spec in config.outputs if spec.datatype in {"FP16", "FP32", "FP64"}
         )
+        self._only_scores = config.scores is not None and self._outputs == (config.scores.output,)
         self._lock = threading.Lock()
         self._before: Tally | None = None
         """Of the windows that have ended, since the model began to serve."""
@@ -76,22 +77,34 @@ class Counts:
         Outputs that are not finite count against the model only if its inputs are: a NaN that an
         application has sent must not take a sound model away.
         """
-        finite = self.finite(outputs)
+        finite, predictions = self._look(outputs)
         blamed = not finite and all(
             all_finite(array) for array in (inputs or {}).values() if array.dtype.kind == "f"
         )
-        predictions = predictions_of(outputs, self._scores) if finite else ()
+        latency_bin = bin_of(LATENCY_EDGES_US, latency_us)
         with self._lock:
             self._window[0] += 1
             if blamed:
                 self._window[2] += 1
-            self._latency[bin_of(LATENCY_EDGES_US, latency_us)] += 1
+            self._latency[latency_bin] += 1
             for index, confidence in predictions:
                 self._confidence[bin_of(CONFIDENCE_EDGES, confidence)] += 1
                 if index >= len(self._classes):
                     self._classes.extend([0] * (index + 1 - len(self._classes)))
                 self._classes[index] += 1
         return finite
+
+    def _look(self, outputs: Mapping[str, Tensor]) -> tuple[bool, tuple[tuple[int, float], ...]]:
+        """Say whether all outputs are finite, and what they predict."""
+        if self._only_scores and self._scores is not None:
+            scores = outputs[self._scores.output]
+            if scores.ndim and 0 < scores.size == scores.shape[-1] <= _PLAIN_ELEMENTS_MAX:
+                values = scores.ravel().tolist()  # once for both: most requests are of this kind
+                if not math.isfinite(sum(values)) and not all(map(math.isfinite, values)):
+                    return False, ()
+                return True, (_prediction(values, softmax=self._scores.kind == "logits"),)
+        finite = self.finite(outputs)
+        return finite, predictions_of(outputs, self._scores) if finite else ()
 
     def finite(self, outputs: Mapping[str, Tensor]) -> bool:
         """Say whether all outputs are finite."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -60,39 +61,27 @@ class Answer(NamedTuple):
     """Tensors in binary form, which follow the JSON body."""
 
 
-class Request:
+class Request(Struct, gc=False):
     """One request; the headers that matter, and the body."""
 
-    __slots__ = (
-        "authorization", "body", "content_encoding", "expect", "header_length", "host",
-        "keep_alive", "method", "old", "origin", "peer", "url",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.method = b""
-        self.url = b""
-        self.host: bytes | None = None
-        self.origin: bytes | None = None
-        self.expect: bytes | None = None
-        self.content_encoding: bytes | None = None
-        self.authorization: bytes | None = None
-        self.header_length: int | None = None
-        """Bytes of the body's JSON object, when tensors in binary form follow it."""
-        self.keep_alive = True
-        self.old = False
-        """HTTP/1.0, which closes unless told otherwise."""
-        self.body: bytes | bytearray = b""
-        self.peer = NOBODY
+    method: bytes = b""
+    url: bytes = b""
+    host: bytes | None = None
+    origin: bytes | None = None
+    expect: bytes | None = None
+    content_encoding: bytes | None = None
+    authorization: bytes | None = None
+    header_length: int | None = None
+    """Bytes of the body's JSON object, when tensors in binary form follow it."""
+    keep_alive: bool = True
+    old: bool = False
+    """HTTP/1.0, which closes unless told otherwise."""
+    body: bytes | bytearray = b""
+    peer: Peer = NOBODY
 
     def again(self, body: bytes, peer: Peer) -> Request:
         """Return a request with the same head and another body."""
-        request = Request()
-        request.method, request.url = self.method, self.url
-        request.host, request.origin = self.host, self.origin
-        request.content_encoding = self.content_encoding
-        request.authorization = self.authorization
-        request.header_length = self.header_length
-        request.keep_alive, request.old = self.keep_alive, self.old
+        request = copy(self)
         request.body, request.peer = body, peer
         return request
 

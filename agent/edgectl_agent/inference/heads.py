@@ -25,6 +25,7 @@ _END = b"\r\n\r\n"
 class Known(NamedTuple):
     """What a head means: a request without its body, and the body's length."""
 
+    head: bytes
     request: Request
     length: int
 
@@ -34,12 +35,25 @@ class Heads:
 
     def __init__(self) -> None:
         self._known: dict[bytes, Known] = {}
+        self._last: Known | None = None
+        """The one that was found last: a client's next request is nearly always the same again."""
 
     def find(self, received: memoryview, nbytes: int) -> Known | None:
         """Return what the head means if the first `nbytes` received are one known request."""
+        last = self._last
+        # A head ends with the first empty line, so that what begins with it has no other one.
+        if (
+            last is not None
+            and nbytes == len(last.head) + last.length
+            and _whole(received).startswith(last.head)
+        ):
+            return last
         end = _end(received, nbytes)
-        known = self._known.get(bytes(received[:end])) if end else None
-        return known if known is not None and known.length == nbytes - end else None
+        known = self._known.get(bytes(received[:end]))
+        if known is None or known.length != nbytes - end:
+            return None
+        self._last = known
+        return known
 
     def learn(self, received: memoryview, request: Request) -> None:
         """Remember the head of an admitted request, if `received` is that request and no more."""
@@ -51,16 +65,22 @@ class Heads:
         if request.expect is None and request.keep_alive:
             if len(self._known) >= HEADS_MAX:
                 self._known.clear()
-            self._known[bytes(received[:end])] = Known(request.again(b"", NOBODY), length)
+            head = bytes(received[:end])
+            self._known[head] = Known(head, request.again(b"", NOBODY), length)
 
     def forget(self) -> None:
         """Forget all of them: what is admitted has changed."""
         self._known.clear()
+        self._last = None
+
+
+def _whole(received: memoryview) -> bytearray:
+    whole = received.obj
+    assert isinstance(whole, bytearray)
+    return whole
 
 
 def _end(received: memoryview, nbytes: int) -> int:
     """Return where the first head ends; 0 for one that does not, or is too long to remember."""
-    whole = received.obj
-    assert isinstance(whole, bytearray)
-    at = whole.find(_END, 0, min(nbytes, HEAD_BYTES_MAX))
+    at = _whole(received).find(_END, 0, min(nbytes, HEAD_BYTES_MAX))
     return at + len(_END) if at > 0 else 0

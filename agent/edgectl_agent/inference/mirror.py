@@ -34,7 +34,8 @@ from edgectl_agent.core.evidence import Copies
 from edgectl_agent.golden import compare
 from edgectl_agent.inference.counts import Counts, predictions_of
 from edgectl_agent.inference.pulse import Place, Pulse
-from edgectl_agent.runtime import Model, RunFailed, Stop, Tensor
+from edgectl_agent.inference.run_watch import RunWatch
+from edgectl_agent.runtime import Model, RunFailed, Tensor
 from edgectl_protocol.histograms import LATENCY_EDGES_US, bin_of
 from edgectl_protocol.manifest import BundleConfig
 
@@ -95,7 +96,6 @@ class Mirror:
         self._config = companion.model.config
         self._pulse = pulse
         self._share, self._cpu_max = share, cpu_max
-        self._run_seconds_max = run_seconds_max
         self._fits = _same_inputs(serving.model.config, self._config)
         self._classes = comparable(serving.model.config, self._config)
         self._serving_scores = serving.model.config.scores
@@ -104,8 +104,6 @@ class Mirror:
         self._lock = threading.Lock()
         self._credit_s, self._credited_s = min(cpu_max, 0.05) * SAVED_S_MAX, time.monotonic()
         self._waiting = 0
-        self._running: tuple[float, Stop] | None = None
-        self._stopped_s = 0.0
         self._closed = False
         self._hung = False
         self._counts = dict.fromkeys(("runs", "errors", "non_finite", "agreed", "skipped"), 0)
@@ -113,7 +111,9 @@ class Mirror:
         self._class_counts: list[int] = []
         self._ended = threading.Event()
         threading.Thread(target=self._work, name="mirror", daemon=True).start()
-        self._watching = self._loop.call_later(run_seconds_max / 4, self._watch)
+        self._watch = RunWatch(
+            run_seconds_max, wanted=lambda: self._waiting > 0, give_up=self._give_up
+        )
 
     def offer(
         self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], *, finite: bool
@@ -153,10 +153,7 @@ class Mirror:
     async def close(self, wait_s: float) -> bool:
         """Copy nothing more, and end the run under way; say whether that succeeded in time."""
         self._closed = True
-        self._watching.cancel()
-        running = self._running
-        if running is not None:
-            running[1].set()
+        self._watch.end()
         self._queue.put(None)
         if self._hung:
             return False
@@ -195,18 +192,16 @@ class Mirror:
 
     def _run(self, copy: _Copy) -> None:
         """Run one copy and compare."""
-        stop = Stop()
         begin, begin_cpu = time.monotonic(), time.thread_time()
-        self._running = (begin, stop)
         self._pulse.begin(Place.MIRROR, self._companion.name)
         try:
-            outputs = self._model.run(copy.inputs, stop)
+            with self._watch.under_way() as stop:
+                outputs = self._model.run(copy.inputs, stop)
         except (RunFailed, MemoryError):
             if not self._closed:
                 self._count(errors=1)
             return
         finally:
-            self._running = None
             self._pulse.end(Place.MIRROR)
         seconds = time.monotonic() - begin
         if self._model.threads == 1:  # without the time in which more important threads ran
@@ -242,20 +237,11 @@ class Mirror:
 
     def _hand_over_soon(self, copy: _Copy) -> None:
         self._loop.call_later(AFTER_S, self._queue.put, copy)
+        self._watch.begin()
 
-    def _watch(self) -> None:
-        """Stop a run that takes too long; give up one that goes on."""
-        running = self._running  # once: the thread changes it at any time
-        now = time.monotonic()
-        if running is not None and not running[1].is_set():
-            if now - running[0] > self._run_seconds_max:
-                self._stopped_s = now
-                running[1].set()
-        elif running is not None and now - self._stopped_s > self._run_seconds_max:
-            self._hung = True
-            self._count(errors=1)
-            return
-        self._watching = self._loop.call_later(self._run_seconds_max / 4, self._watch)
+    def _give_up(self) -> None:
+        self._hung = True
+        self._count(errors=1)
 
 
 def comparable(one: BundleConfig, other: BundleConfig) -> bool:

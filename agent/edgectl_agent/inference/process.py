@@ -95,7 +95,7 @@ class InferenceProcess:
         endpoint: where applications reach it, such as ``http://127.0.0.1:8500``; empty before
             the first start.
         grpc_port: where it speaks gRPC; None where it does not.
-        hub_problem: why applications get no models to run themselves; empty where all is well.
+        problems: what does not listen although it should, and why; empty where all is well.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class InferenceProcess:
         """
         self.endpoint = ""
         self.grpc_port: int | None = None
-        self.hub_problem = ""
+        self.problems: tuple[str, ...] = ()
         self._host, self._port = host, port
         self._options = options or Options()
         self._socket = socket.absolute() if socket is not None else None
@@ -175,9 +175,9 @@ class InferenceProcess:
                 raise InferenceDown(reply.code, reply.detail)
             started = msgspec.json.decode(reply.result, type=Started)
             self._port, self.grpc_port = started.port, started.grpc_port
-            self.hub_problem = started.hub_problem
-            if started.hub_problem:
-                _logger.error("applications get no models: %s", started.hub_problem)
+            self.problems = started.problems
+            for problem in started.problems:
+                _logger.error("%s", problem)
             if started.grpc_port is not None:
                 self._options = structs.replace(self._options, grpc_port=started.grpc_port)
             shown = f"[{self._host}]" if ":" in self._host else self._host

@@ -12,8 +12,8 @@ JSON has no NaN and no infinity: a request in JSON cannot hold one, and an outpu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -23,6 +23,7 @@ from edgectl_agent.inference.refusals import Refused
 from edgectl_agent.inference.tensors import (
     check_fits,
     from_json,
+    from_list,
     from_raw,
     raw_size,
     shape_of_raw,
@@ -32,10 +33,14 @@ from edgectl_agent.runtime import Tensor
 from edgectl_protocol.manifest import BundleConfig, TensorSpec
 
 __all__ = [
+    "Buffer",
     "Call",
     "Extent",
+    "Heads",
     "Regions",
+    "any_decoder",
     "check_complete",
+    "decoder_of",
     "encode_outputs",
     "extent_of",
     "find_spec",
@@ -52,13 +57,15 @@ _Name = Annotated[str, Meta(max_length=256)]
 _DIMENSIONS_MAX = 8
 _RAW_SIZE = "binary_data_size"
 _REGION = "shared_memory_region"
+Data = TypeVar("Data")
+"""Of an input in JSON: `Raw`, or a list of the elements."""
 
 
-class _Input(Struct):
+class _Input(Struct, Generic[Data]):
     name: _Name
     shape: Annotated[tuple[_Size, ...], Meta(max_length=_DIMENSIONS_MAX)]
     datatype: str
-    data: Raw | UnsetType = UNSET
+    data: Data | UnsetType = UNSET
     parameters: dict[str, Any] = {}
 
 
@@ -67,8 +74,8 @@ class _Wanted(Struct):
     parameters: dict[str, Any] = {}
 
 
-class _Request(Struct):
-    inputs: Annotated[list[_Input], Meta(min_length=1, max_length=64)]
+class _Request(Struct, Generic[Data]):
+    inputs: Annotated[list[_Input[Data]], Meta(min_length=1, max_length=64)]
     id: Annotated[str, Meta(max_length=1024)] | UnsetType = UNSET
     parameters: dict[str, Any] = {}
     outputs: Annotated[list[_Wanted], Meta(max_length=64)] = []
@@ -88,6 +95,11 @@ class _Response(Struct):
     parameters: Raw
     outputs: list[_Output]
     id: str | UnsetType = UNSET
+
+
+Heads = dict[tuple[tuple[int, ...], ...], bytes]
+"""What answers begin with, by the outputs' shapes: the JSON object before outputs that are all in
+binary form, or that of one output in JSON, up to its data."""
 
 
 class Extent(NamedTuple):
@@ -116,16 +128,37 @@ class Call(NamedTuple):
     inputs: dict[str, Tensor]
     outputs: tuple[TensorSpec, ...]
     """Those that are wanted, in the order of the answer."""
-    id: str | UnsetType
+    id: str | UnsetType = UNSET
     raw: frozenset[str] = frozenset()
     """Outputs that are wanted in binary form."""
     extents: Mapping[str, Extent] = {}
     """Outputs that go into shared memory, and where."""
     regions: Regions | None = None
+    heads: Heads | None = None
+    """Of answers to requests of the same form."""
 
 
-_decode_request = msgspec.json.Decoder(_Request).decode
+Decode = Callable[[Buffer], _Request[Any]]
+any_decoder: Decode = msgspec.json.Decoder(_Request[Raw]).decode
+"""Sets the text of the data apart."""
+_UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _encode = msgspec.json.Encoder().encode
+
+
+def decoder_of(element: type) -> Decode:
+    """Return a decoder of requests whose data is flat and of `element`, in one pass.
+
+    Where it is not, `any_decoder` decides.
+    """
+    flat: Decode = msgspec.json.Decoder(_Request[list[element]]).decode  # type: ignore[valid-type]
+
+    def decode(body: Buffer) -> _Request[Any]:
+        try:
+            return flat(body)
+        except _UNDECODABLE:
+            return any_decoder(body)
+
+    return decode
 
 
 def parse_call(
@@ -134,6 +167,7 @@ def parse_call(
     *,
     header_length: int | None = None,
     regions: Regions | None = None,
+    decode: Decode = any_decoder,
 ) -> Call:
     """Return the arrays of an infer request; raise `Refused` for anything outside the contract.
 
@@ -143,6 +177,7 @@ def parse_call(
         header_length: bytes of the JSON object; None is all of the body. Where it is 0, the body is
             the model's only input.
         regions: shared memory; None where there is none.
+        decode: from `decoder_of` the type of the elements of every input, where that is one.
     """
     raw = memoryview(b"")
     if header_length is not None:
@@ -156,8 +191,8 @@ def parse_call(
         if header_length == 0:
             return _bare(raw, config)
     try:
-        request = _decode_request(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        request = decode(body)
+    except _UNDECODABLE as error:
         raise Refused(f"not an inference request: {error}") from error
     inputs: dict[str, Tensor] = {}
     at = 0
@@ -166,8 +201,8 @@ def parse_call(
         if given.name in inputs:
             raise Refused(f"input {given.name!r} is given twice")
         check_fits(given.name, given.datatype, given.shape, spec)
-        if not isinstance(given.data, UnsetType) and not given.parameters:
-            inputs[given.name] = from_json(given.name, given.data, given.shape, spec)
+        if type(given.data) is list and not given.parameters:
+            inputs[given.name] = from_list(given.name, given.data, given.shape, spec)
             continue
         inputs[given.name], length = _array(given, spec, raw[at:], regions)
         at += length
@@ -197,7 +232,7 @@ def _bare(raw: memoryview, config: BundleConfig) -> Call:
 
 
 def _array(
-    given: _Input, spec: TensorSpec, raw: memoryview, regions: Regions | None
+    given: _Input[Any], spec: TensorSpec, raw: memoryview, regions: Regions | None
 ) -> tuple[Tensor, int]:
     """Return one input, and how many of the bytes `raw` are its own."""
     name, parameters = given.name, given.parameters
@@ -205,7 +240,8 @@ def _array(
     if has_data + (_RAW_SIZE in parameters) + (_REGION in parameters) > 1:
         raise Refused(f"input {name!r} has data in two places: send it once")
     if not isinstance(given.data, UnsetType):
-        return from_json(name, given.data, given.shape, spec), 0
+        read = from_list if type(given.data) is list else from_json
+        return read(name, given.data, given.shape, spec), 0
     if _REGION in parameters:
         content = read_region(name, extent_of(name, parameters), given.shape, spec, regions)
         return from_raw(name, content, given.shape, spec.datatype), 0
@@ -270,7 +306,7 @@ def find_spec(specs: tuple[TensorSpec, ...], name: str, side: str) -> TensorSpec
 
 
 def _wanted(
-    request: _Request, inputs: dict[str, Tensor], config: BundleConfig, regions: Regions | None
+    request: _Request[Any], inputs: dict[str, Tensor], config: BundleConfig, regions: Regions | None
 ) -> Call:
     """Return the call of a request that says how it wants the outputs."""
     all_raw = request.parameters.get("binary_data_output", False)

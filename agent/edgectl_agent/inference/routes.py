@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 
 from edgectl_agent.inference import descriptions
 from edgectl_agent.inference.endpoint import RETRY_AFTER, Answer, Request
-from edgectl_agent.inference.protocol import Call, encode_outputs, parse_call
+from edgectl_agent.inference.protocol import Call, encode_outputs
+from edgectl_agent.inference.reader import encode_again
 from edgectl_agent.inference.refusals import Kind, Refused
 from edgectl_agent.inference.served import Served
 from edgectl_agent.inference.service import Computed, Service
@@ -34,7 +36,8 @@ _REGION = b"shared_memory_region"
 _URLS_MAX = 64
 _URL_BYTES_MAX = 256
 
-_Branch = Callable[[Request, list[bytes]], Answer | asyncio.Future[Answer]]
+_Branch = Callable[[Request, Any], Answer | asyncio.Future[Answer]]
+"""Answers a request for a path whose further parts are given."""
 
 
 class Routes:
@@ -49,7 +52,7 @@ class Routes:
             b"repository": self._repository,
             b"systemsharedmemory": self._memory,
         }
-        self._found: dict[bytes, tuple[_Branch, list[bytes]]] = {}
+        self._found: dict[bytes, tuple[_Branch, Any]] = {}
         """What `_find` has said before: clients ask again and again for the same."""
 
     def __call__(self, request: Request) -> Answer | asyncio.Future[Answer]:
@@ -67,12 +70,16 @@ class Routes:
         except Refused as refused:
             return self._codec.refuse(refused)
 
-    def _find(self, url: bytes) -> tuple[_Branch, list[bytes]]:
-        """Return what answers a path, and the parts that are left for it."""
+    def _find(self, url: bytes) -> tuple[_Branch, Any]:
+        """Return what answers a path, and what is left of the path for it."""
         path = url.partition(b"?")[0]
         if b"%" in path:
             path = unquote_to_bytes(path)
         match path.split(b"/"):
+            case [b"", b"v2", b"models", name, b"infer"]:
+                return self._infer, (_text(name), "")
+            case [b"", b"v2", b"models", name, b"versions", version, b"infer"]:
+                return self._infer, (_text(name), _text(version))
             case [b"", b"v2", branch, *rest] if branch:
                 return self._branches.get(branch, _no_such_route), rest
             case [b"", b"v2", *rest]:
@@ -94,15 +101,13 @@ class Routes:
             raise Refused("not ready: no model is loaded yet", Kind.UNKNOWN)
         return _read(request, lambda: {"ready": True})
 
-    def _model(self, request: Request, rest: list[bytes]) -> Answer | asyncio.Future[Answer]:
+    def _model(self, request: Request, rest: list[bytes]) -> Answer:
         if rest == [b"stats"]:
             return _read(request, self._all_statistics)
         name, version, what = _text(rest[0]) if rest else "", "", rest[1:]
         match what:
             case [b"versions", asked, *what]:
                 version = _text(asked)
-        if what == [b"infer"]:
-            return self._infer(request, self._service.find(name, version, to_infer=True))
         served = self._service.find(name, version)
         match what:
             case []:
@@ -118,7 +123,9 @@ class Routes:
             "a model has the routes infer, ready, stats and config, and no others", Kind.UNKNOWN
         )
 
-    def _infer(self, request: Request, served: Served) -> Answer | asyncio.Future[Answer]:
+    def _infer(self, request: Request, which: tuple[str, str]) -> Answer | asyncio.Future[Answer]:
+        name, version = which
+        served = self._service.find(name, version, to_infer=True)
         if request.method != b"POST":
             served.counts.refused()
             return failure(_METHOD, "use POST", b"Allow: POST\r\n")
@@ -178,16 +185,14 @@ class _Rest:
         regions = None
         if self._memory is not None and _REGION in content.body:
             regions = self._memory.of(content.peer.user)
-        return parse_call(
-            content.body,
-            served.bundle.config,
-            header_length=content.header_length,
-            regions=regions,
+        return served.reader.read(
+            content.body, header_length=content.header_length, regions=regions
         )
 
     def write(self, call: Call, computed: Computed, served: Served) -> Answer:
         parameters = served.parameters if computed.finite else served.parameters_non_finite
-        body, tail = encode_outputs(call, computed.outputs, served.bundle, parameters)
+        encode = encode_again if call.heads is not None and computed.finite else encode_outputs
+        body, tail = encode(call, computed.outputs, served.bundle, parameters)
         return Answer(_OK, body, b"", tail)
 
     def refuse(self, refused: Refused) -> Answer:

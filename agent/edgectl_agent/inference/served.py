@@ -21,6 +21,7 @@ from edgectl_agent.inference.errors import LoadFailed
 from edgectl_agent.inference.mirror import Mirror
 from edgectl_agent.inference.protocol import response_parameters
 from edgectl_agent.inference.pulse import padded
+from edgectl_agent.inference.reader import Reader
 from edgectl_agent.inference.statistics import Statistics
 from edgectl_agent.runtime import DTYPES, Model, ModelRefused, RunFailed, Stop, Tensor, free
 
@@ -42,6 +43,7 @@ class Served:
         mirror: gets copies of what the model answers; None while nothing is mirrored.
         successor: done when another model serves in its place, or none does; requests wait for it,
             because memory forbids two models and this one has gone. None while it serves.
+        rows_of: the input whose first size is the number of rows; None where that is always one.
         batchable: whether requests may be joined; those that may wait in `waiting`.
     """
 
@@ -50,7 +52,10 @@ class Served:
         self.bundle = model.bundle
         self.name = padded(model.bundle.manifest)
         self.counts = Counts(model.config)
+        self.reader = Reader(model.config)
         self.statistics = Statistics()
+        first = model.config.inputs[0]
+        self.rows_of = first.name if first.shape[:1] == (-1,) else None
         self.batchable = is_batchable(model.config)
         self.waiting: deque[Any] = deque()
         self.mirror: Mirror | None = None

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
-import ipaddress
 import logging
 import os
 import select
@@ -20,16 +19,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import msgspec
 from msgspec import Raw, Struct
 
 from edgectl_agent.decryption import refuse_dumps
-from edgectl_agent.inference.bearer import Bearer, TokenUnusable, read_token
 from edgectl_agent.inference.control import (
     LINE_BYTES_MAX,
     Accompany,
@@ -43,20 +39,15 @@ from edgectl_agent.inference.control import (
     Release,
     Reply,
     Start,
-    Started,
     Unload,
     Window,
     Windows,
     decode_command,
     line,
 )
-from edgectl_agent.inference.endpoint import Endpoint, Limits
 from edgectl_agent.inference.errors import InferenceError, LoadFailed
-from edgectl_agent.inference.hub import Hub
+from edgectl_agent.inference.listeners import Listeners
 from edgectl_agent.inference.pulse import BEAT_S, Pulse
-from edgectl_agent.inference.routes import Routes
-from edgectl_agent.inference.service import Service, Shares
-from edgectl_agent.inference.shared_memory import SharedMemory
 from edgectl_agent.inference.slots import Slots
 
 __all__ = ["main"]
@@ -72,12 +63,7 @@ class _Server:
     def __init__(self, pulse: Pulse) -> None:
         self._pulse = pulse
         self._slots = Slots(pulse=pulse)
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
-        self._open: list[Callable[[], Awaitable[None]]] = []
-        """What is to be closed at the end."""
-        self._hub = Hub(self._slots)
-        self._slots.switched = self._hub.changed
-        self._open.append(self._hub.close)
+        self._listeners = Listeners(self._slots, pulse)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Reply to commands until the supervisor's end is closed."""
@@ -87,8 +73,7 @@ class _Server:
                 writer.write(line(await self._reply(decode_command(content))))
                 await writer.drain()
         finally:
-            for close in self._open:
-                await close()
+            await self._listeners.close()
 
     def _beat(self) -> None:
         self._pulse.beat()
@@ -111,7 +96,7 @@ class _Server:
         result: Struct | list[Window] | None = None
         match command:
             case Start():
-                result = await self._listen(command)
+                result = await self._listeners.open(command)
             case Load():
                 deadline, hung = time.monotonic() + command.timeout_s, frozenset(command.hung)
                 result = Loaded(swaps=await slots.load(command.bundles, deadline, hung=hung))
@@ -133,7 +118,7 @@ class _Server:
                 await slots.release(command.slot)
             case Unload():
                 await slots.unload(command.slot)
-                self._hub.withdrawn(command.slot)
+                self._listeners.withdrawn(command.slot)
             case Health():
                 result = slots.health(command.slot)
             case Windows():
@@ -147,98 +132,6 @@ class _Server:
                     for bundle, tally in slots.take()
                 ]
         return result
-
-    async def _listen(self, command: Start) -> Started:
-        self._slots.reserve_bytes = command.reserve_bytes
-        options = command.options
-        bearer = None
-        if options.token_file is not None:
-            try:
-                bearer = Bearer(read_token(Path(options.token_file)))
-            except TokenUnusable as error:
-                raise InferenceError("inference.token", str(error)) from error
-        service = Service(
-            self._slots,
-            self._worker,
-            shares=Shares(queue_max=options.queue_max, client_max=options.client_max),
-            memory=SharedMemory(options.body_bytes_max) if options.shared_memory else None,
-            batch_rows_max=options.batch_rows_max,
-            pulse=self._pulse,
-        )
-        limits = Limits(
-            body_bytes_max=options.body_bytes_max,
-            buffered_bytes_max=max(Limits().buffered_bytes_max, options.body_bytes_max),
-            connections_max=options.connections_max,
-        )
-        endpoint = Endpoint(
-            Routes(service),
-            limits,
-            names=options.names,
-            bearer=bearer,
-            bearer_on_socket=options.token_on_socket,
-        )
-        self._open.append(endpoint.close)
-        if bearer is None and not _is_loopback(command.host):
-            log.warning(
-                "the endpoint listens on %s without a token: every machine that reaches it is "
-                "answered; see the setting endpoint_token_file",
-                command.host,
-            )
-        where = f"{command.host}:{command.port}"
-        try:
-            port = await endpoint.listen_tcp(command.host, command.port)
-            if command.socket is not None:
-                where = command.socket
-                await endpoint.listen_unix(Path(command.socket))
-            where = f"{command.host}:{options.grpc_port}"
-            grpc_port = await self._listen_grpc(command, service, limits, bearer)
-        except OSError as error:
-            raise InferenceError(
-                "inference.bind",
-                f"cannot listen on {where}: {error}; free it, or set another one for the endpoint",
-            ) from error
-        return Started(port=port, grpc_port=grpc_port, hub_problem=self._open_hub(command, port))
-
-    def _open_hub(self, command: Start, port: int) -> str:
-        """Open the hub where it is wanted; return why it is not open, empty where all is well.
-
-        The endpoint serves all the same: a missing folder must not take every model away.
-        """
-        if not command.hub:
-            return ""
-        self._hub.endpoint = f"http://{_in_url(command.host)}:{port}"
-        try:
-            self._hub.listen(Path(command.hub), command.hub_group)
-        except KeyError:
-            return f"there is no group {command.hub_group!r}: make it, or set another models_group"
-        except OSError as error:
-            return f"cannot listen on {command.hub}: {error}; set another models_socket"
-        return ""
-
-    async def _listen_grpc(
-        self, command: Start, service: Service, limits: Limits, bearer: Bearer | None
-    ) -> int | None:
-        """Speak gRPC where that is wanted, and return the port."""
-        if command.options.grpc_port is None:
-            return None
-        try:
-            from edgectl_agent.inference.grpc_server import GrpcServer
-        except ImportError as error:
-            raise InferenceError(
-                "inference.grpc",
-                f"gRPC is wanted (setting grpc_port) and not installed: {error}; "
-                "pip install 'edgectl-agent[grpc]', or unset it",
-            ) from error
-        server = GrpcServer(service, limits, bearer)
-        self._open.append(server.close)
-        return await server.listen(command.host, command.options.grpc_port)
-
-
-def _in_url(host: str) -> str:
-    """Return a host as an application on this device writes it into an address."""
-    if host in {"", "0.0.0.0", "::"}:  # noqa: S104 - everywhere is here as well
-        return "127.0.0.1" if host != "::" else "[::1]"
-    return f"[{host}]" if ":" in host else host
 
 
 def main(arguments: list[str]) -> int:
@@ -287,13 +180,6 @@ def _watch(descriptor: int, gone: Callable[[], None]) -> None:
 
 
 _GRACE_S = 1.0
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _die_with(parent: int) -> None:

@@ -19,21 +19,20 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 from msgspec import Struct
 
 from edgectl_agent.inference.codec import Codec, Computed
-from edgectl_agent.inference.protocol import Call
 from edgectl_agent.inference.pulse import Place, Pulse
 from edgectl_agent.inference.refusals import Kind, Refused
+from edgectl_agent.inference.run_watch import RunWatch
 from edgectl_agent.inference.served import Served
 from edgectl_agent.inference.shared_memory import SharedMemory
 from edgectl_agent.inference.slots import Slots
-from edgectl_agent.inference.statistics import Spent
 from edgectl_agent.inference.together import Together
 from edgectl_agent.runtime import RunFailed, Stop, Tensor
 
@@ -93,16 +92,10 @@ class Service:
         self._together: Together | None = None
         if batch_rows_max > 1:
             self._together = Together(self, worker, rows_max=batch_rows_max)
-        self._run_seconds_max = run_seconds_max
         self._gap_seconds_max = gap_seconds_max
-        self._give_up = give_up
-        self._stopped_s = 0.0
-        """When the present run was told to stop, if it was."""
         self._waiting: Counter[Hashable] = Counter()
         """Requests in the queue and in the worker, by client."""
-        self._running: tuple[float, Stop] | None = None
-        """When the worker's present run began, by `time.monotonic`, and what ends it."""
-        self._watching: asyncio.TimerHandle | None = None
+        self._watch = RunWatch(run_seconds_max, wanted=lambda: bool(self._waiting), give_up=give_up)
 
     def ready(self) -> bool:
         """Say whether any model serves."""
@@ -148,61 +141,43 @@ class Service:
             size: bytes of the content.
             client: whose share of the queue it takes.
         """
-        if served.successor is not None:
-            return self._infer_later(served, content, codec, size=size, client=client)
         came = time.perf_counter_ns()
-        if served.inline and size <= INLINE_BODY_BYTES_MAX:
+        waits = served.successor is not None
+        if not waits and self._at_once(served, size):
             return self._answer(served, content, codec, came, place=Place.LOOP)
         try:
             self._admit(client)
         except Refused as refused:
             return codec.refuse(refused)
-        served.enter()
-        loop = asyncio.get_running_loop()
-        if self._together is not None and served.batchable:
-            future = self._together.join(served, content, codec, came)
+        future: asyncio.Future[Written]
+        if waits:
+            later = self._after_gap(served, content, codec, came, size)
+            future = asyncio.ensure_future(later)
         else:
-            future = loop.run_in_executor(
-                self._worker, self._on_worker, served, content, codec, came
-            )
-        future.add_done_callback(lambda _: self._done(served, client))
-        if self._watching is None:
-            self._watching = loop.call_later(self._run_seconds_max / 4, self._stop_overdue)
+            future = self._on_worker(served, content, codec, came)
+        future.add_done_callback(lambda _: self._forget(client))
         return future
 
-    def _infer_later(
-        self,
-        served: Served,
-        content: Given,
-        codec: Codec[Given, Written],
-        *,
-        size: int,
-        client: Hashable,
-    ) -> Written | asyncio.Future[Written]:
-        """Promise an answer of what follows `served`, which had to go before that is loaded."""
-        successor = served.successor
-        assert successor is not None
+    async def _after_gap(
+        self, served: Served, content: Given, codec: Codec[Given, Written], came: int, size: int
+    ) -> Written:
+        """Answer with what follows `served`, which had to go before that is loaded."""
         try:
-            self._admit(client)
+            async with asyncio.timeout(self._gap_seconds_max):
+                while served.successor is not None:
+                    await asyncio.shield(served.successor)
+                    served = self.find(served.bundle.slot)
+        except TimeoutError:
+            return codec.refuse(Refused("the model is being replaced: try again", Kind.BUSY))
         except Refused as refused:
             return codec.refuse(refused)
+        if self._at_once(served, size):
+            return self._answer(served, content, codec, came, place=Place.LOOP)
+        return await self._on_worker(served, content, codec, came)
 
-        async def answer() -> Written:
-            try:
-                async with asyncio.timeout(self._gap_seconds_max):
-                    await asyncio.shield(successor)
-            except TimeoutError:
-                return codec.refuse(Refused("the model is being replaced: try again", Kind.BUSY))
-            finally:
-                self._forget(client)
-            try:
-                following = self.find(served.bundle.slot)
-            except Refused as refused:
-                return codec.refuse(refused)
-            outcome = self.infer(following, content, codec, size=size, client=client)
-            return await outcome if isinstance(outcome, asyncio.Future) else outcome
-
-        return asyncio.ensure_future(answer())
+    def _at_once(self, served: Served, size: int) -> bool:
+        """Say whether a request is answered on the event loop."""
+        return served.inline and size <= INLINE_BODY_BYTES_MAX
 
     def _admit(self, client: Hashable) -> None:
         """Give `client` a place in the queue; raise `Refused` when there is none for it."""
@@ -218,10 +193,6 @@ class Service:
             )
         self._waiting[client] += 1
 
-    def _done(self, served: Served, client: Hashable) -> None:
-        self._forget(client)
-        served.leave()
-
     def _forget(self, client: Hashable) -> None:
         """Take back the place of `client` in the queue."""
         self._waiting[client] -= 1
@@ -230,20 +201,26 @@ class Service:
 
     def _on_worker(
         self, served: Served, content: Given, codec: Codec[Given, Written], came: int
-    ) -> Written:
-        """Answer on the worker thread, in a run that the event loop can stop."""
-        with self.under_way() as stop:
-            return self._answer(served, content, codec, came, place=Place.WORKER, stop=stop)
+    ) -> asyncio.Future[Written]:
+        """Promise an answer of the worker thread, in a run that the event loop can stop."""
 
-    @contextmanager
-    def under_way(self) -> Iterator[Stop]:
+        def answer() -> Written:
+            with self.under_way() as stop:
+                return self._answer(served, content, codec, came, place=Place.WORKER, stop=stop)
+
+        served.enter()
+        future: asyncio.Future[Written]
+        if self._together is not None and served.batchable:
+            future = self._together.join(served, content, codec, came)
+        else:
+            future = asyncio.get_running_loop().run_in_executor(self._worker, answer)
+        future.add_done_callback(lambda _: served.leave())
+        self._watch.begin()
+        return future
+
+    def under_way(self) -> AbstractContextManager[Stop]:
         """A run on the worker thread that the event loop can stop."""
-        stop = Stop()
-        self._running = (time.monotonic(), stop)
-        try:
-            yield stop
-        finally:
-            self._running = None
+        return self._watch.under_way()
 
     def _answer(
         self,
@@ -270,8 +247,13 @@ class Service:
         except Refused as refused:
             served.statistics.failed(time.perf_counter_ns() - came)
             return codec.refuse(refused)
-        spent = Spent(begun - came, read - begun, ran - read, time.perf_counter_ns() - ran)
-        served.statistics.answered(spent, _rows(call, served))
+        served.statistics.answered(
+            queue=begun - came,
+            read=read - begun,
+            run=ran - read,
+            write=time.perf_counter_ns() - ran,
+            rows=1 if served.rows_of is None else len(call.inputs[served.rows_of]),
+        )
         return written
 
     def compute(
@@ -324,25 +306,3 @@ class Service:
         if mirror is not None:
             mirror.offer(inputs, outputs, finite=finite)
         return Computed(outputs, finite)
-
-    def _stop_overdue(self) -> None:
-        running = self._running  # once: the worker changes it at any time
-        now = time.monotonic()
-        if running is not None and not running[1].is_set():
-            if now - running[0] > self._run_seconds_max:
-                self._stopped_s = now
-                running[1].set()
-        elif running is not None and now - self._stopped_s > self._run_seconds_max:
-            self._give_up()
-        self._watching = None
-        if self._waiting:
-            loop = asyncio.get_running_loop()
-            self._watching = loop.call_later(self._run_seconds_max / 4, self._stop_overdue)
-
-
-def _rows(call: Call, served: Served) -> int:
-    """Return how many rows a batch has; 1 where the model takes none."""
-    spec = served.bundle.config.inputs[0]
-    if not spec.shape or spec.shape[0] != -1:
-        return 1
-    return int(call.inputs[spec.name].shape[0])

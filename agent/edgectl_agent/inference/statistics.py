@@ -12,16 +12,7 @@ from typing import NamedTuple
 
 from edgectl_agent import clock
 
-__all__ = ["Duration", "Spent", "Statistics", "Totals"]
-
-
-class Spent(NamedTuple):
-    """Nanoseconds of one request."""
-
-    queue: int
-    read: int
-    run: int
-    write: int
+__all__ = ["Duration", "Statistics", "Totals"]
 
 
 class Duration(NamedTuple):
@@ -56,15 +47,15 @@ class Statistics:
         self._queue = self._read = self._run = self._write = 0
         self._last_s: float | None = None
 
-    def answered(self, spent: Spent, rows: int) -> None:
-        """Count a request with outputs."""
+    def answered(self, *, queue: int, read: int, run: int, write: int, rows: int) -> None:
+        """Count a request with outputs, and where its nanoseconds went."""
         with self._lock:
             self._answered += 1
             self._rows += rows
-            self._queue += spent.queue
-            self._read += spent.read
-            self._run += spent.run
-            self._write += spent.write
+            self._queue += queue
+            self._read += read
+            self._run += run
+            self._write += write
             self._last_s = time.monotonic()
 
     def failed(self, ns: int) -> None:

@@ -21,7 +21,6 @@ from edgectl_agent.inference.protocol import Call
 from edgectl_agent.inference.pulse import Place
 from edgectl_agent.inference.refusals import Refused
 from edgectl_agent.inference.served import Served
-from edgectl_agent.inference.statistics import Spent
 from edgectl_agent.runtime import RunFailed, Stop, Tensor
 
 __all__ = ["Together"]
@@ -182,8 +181,13 @@ def _write(
         served.statistics.failed(time.perf_counter_ns() - waiting.came)
         return waiting.codec.refuse(refused)
     queue_ns = max(0, begun - waiting.came)
-    spent = Spent(queue_ns, waiting.read_ns, run_ns, time.perf_counter_ns() - started)
-    served.statistics.answered(spent, rows_of(waiting.call.inputs) or 1)
+    served.statistics.answered(
+        queue=queue_ns,
+        read=waiting.read_ns,
+        run=run_ns,
+        write=time.perf_counter_ns() - started,
+        rows=rows_of(waiting.call.inputs) or 1,
+    )
     return answer
 
 

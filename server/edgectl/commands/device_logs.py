@@ -49,7 +49,7 @@ def logs(
     """Show the last log lines of a device's agent.
 
     The device must be connected: it is asked, and uploads the last 256 KiB of its log and what its
-    journal tells of updates, which has no times. It stays on the server for two weeks.
+    journal tells of updates. It stays on the server for two weeks.
     """
     with session.connect() as client, doing(f"asking {device} for its logs"):
         job = client.start_logs(device, LogsStart(since_s))

@@ -10,7 +10,10 @@ Rules, each for something that was seen to go wrong:
    if it says so: paho does not look), the outbox
    holds `OUTBOX_BYTES_MAX`, and callers wait or are refused. Chunks (``bulk``) get a small part of
    it, so that acknowledgements and orders never stand behind megabytes.
-4. What comes in is acknowledged to the broker only when it has been dealt with (`Incoming.done`).
+4. A PUBLISH that paho takes for malformed ends its connection, and would come again at the next
+   one, for ever: one device could shut the server out with U+FEFF in a property, which MQTT
+   allows. It is acknowledged and passed over.
+5. What comes in is acknowledged to the broker only when it has been dealt with (`Incoming.done`).
    The broker sends at most `RECEIVE_MAX` before that: its flow control bounds our memory, and
    a crash of ours loses nothing, because the session is persistent.
 """
@@ -33,7 +36,10 @@ from cryptography import x509
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
+from paho.mqtt.properties import (  # type: ignore[attr-defined]
+    MQTTException,  # where every version has the one that it raises
+    Properties,
+)
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgectl_protocol.topics import SERVER_SUBSCRIPTIONS
@@ -373,8 +379,25 @@ def _context(identity: IdentityFiles) -> ssl.SSLContext:
     return context
 
 
+class _Client(Client):
+    """paho's client, but for what it takes for malformed: rule 4."""
+
+    def _handle_publish(self) -> MQTTErrorCode:
+        try:
+            return super()._handle_publish()
+        except MQTTException as error:
+            body, qos = self._in_packet["packet"], (self._in_packet["command"] >> 1) & 3
+            begins = 2 + int.from_bytes(body[:2])
+            logger.warning(
+                "a message on %.200r cannot be read (%s) and is passed over", body[2:begins], error
+            )
+            if qos:
+                return self.ack(int.from_bytes(body[begins : begins + 2]), qos)
+            return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+
 def _client(client_id: str, context: ssl.SSLContext) -> Client:
-    client = Client(
+    client = _Client(
         CallbackAPIVersion.VERSION2,
         client_id=client_id,
         protocol=MQTTProtocolVersion.MQTTv5,

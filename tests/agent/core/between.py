@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from databases import open_migrated
 from edgectl_protocol.enrolment import BrokerAddress, EnrolRequest, RenewRequest, Waiting
 from edgectl_server.admission import Admission
 from edgectl_server.clock import now as server_now
@@ -20,7 +21,6 @@ from edgectl_server.errors import ServerError
 from edgectl_server.signing.authority import Authority
 from edgectl_server.signing.keys import Keys
 from edgectl_server.signing.repository import Repository
-from edgectl_server.storage.database import Database
 
 Answer = tuple[int, bytes]
 Change = Callable[[str, bytes, Answer], Answer]
@@ -32,8 +32,7 @@ class Site:
     def __init__(self, folder: Path, *, life: timedelta = timedelta(days=90)) -> None:
         folder.mkdir()
         self.time = server_now()
-        self.database = Database(f"sqlite:///{folder / 'db'}")
-        self.database.migrate()
+        self.database = open_migrated(f"sqlite:///{folder / 'db'}")
         self.authority = Authority.open(folder / "pki", self.time, device_lifetime=life)
         repository = Repository.open(folder / "tuf", Keys.open(folder / "keys"), self.time)
         self.admission = Admission(database=self.database, now=lambda: self.time, requests_max=20)

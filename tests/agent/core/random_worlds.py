@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 
 from msgspec import structs
 
+from agent.core.imitations import Broker
 from agent.core.made import MadeBundle, make_order, simple_bundle, slot_order
 from agent.core.simulated_disk import PowerCut, SimulatedDisk, Survival
-from agent.core.simulation import Broker, World
+from agent.core.simulation import World
 from edgectl_agent.core import steps
 from edgectl_protocol.chunks import CHUNK_BYTES
 from edgectl_protocol.messages import Order, Reason, SlotOrder, UpdatePolicy

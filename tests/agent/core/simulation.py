@@ -17,24 +17,23 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from agent.core.imitations import Broker, FakeInference, FakeTransport
 from agent.core.made import START, MadeBundle
 from agent.core.simulated_disk import PowerCut, SimulatedDisk, Survival
 from edgectl_agent.bundle import Bundle
 from edgectl_agent.core import steps, windows
-from edgectl_agent.core.evidence import Copies
 from edgectl_agent.core.machine import Machine
 from edgectl_agent.core.record import Floor, Update
 from edgectl_agent.core.timing import Moment
 from edgectl_agent.core.transfer import TransferLimits
 from edgectl_agent.downloader import Downloader
 from edgectl_agent.errors import StepFailed
-from edgectl_agent.inference.errors import LoadFailed, SlotEmpty
-from edgectl_agent.inference.process import SlotHealth
 from edgectl_agent.journal import Journal
+from edgectl_agent.keeper import RESTORE_AGAIN_S
 from edgectl_agent.performer import Engine, Performer
 from edgectl_agent.serving import Serving
 from edgectl_agent.store import Store
@@ -46,150 +45,13 @@ from edgectl_protocol.manifest import (
     decode_manifest,
     layer_by_file,
 )
-from edgectl_protocol.messages import Order, Reason, SwapReport, TrialReport, encode
+from edgectl_protocol.messages import Order, Reason, TrialReport, encode
 from edgectl_protocol.update import ENDED, UpdateEvent, UpdateState
 
 TURNS_MAX = 3000
+KEPT_MAX = 10
+"""How often what does not serve is tried again before it is left."""
 BACK = frozenset({UpdateState.ROLLING_BACK, UpdateState.ROLLED_BACK})
-
-
-@dataclass
-class Broker:
-    """Retained messages, and what one device has subscribed to."""
-
-    retained: dict[str, bytes] = field(default_factory=dict)
-    up: bool = True
-    disturb: Callable[[str, bytes], Iterable[bytes]] = lambda _topic, payload: [payload]
-    seeds: list[bytes] = field(default_factory=list)
-    on_seed: Callable[[bytes], None] = lambda _payload: None
-
-
-class FakeTransport:
-    """`Transport` on a `Broker`; waiting costs simulated time."""
-
-    def __init__(self, broker: Broker, world: World) -> None:
-        self._broker = broker
-        self._world = world
-        self._topics: set[str] = set()
-        self._waiting: deque[tuple[str, bytes]] = deque()
-
-    def connected(self) -> bool:
-        return self._broker.up
-
-    def subscribe(self, topics: Sequence[str]) -> None:
-        self._topics.update(topics)
-        for topic in topics:
-            payload = self._broker.retained.get(topic)
-            if payload is not None and self._broker.up:
-                self._waiting.extend((topic, one) for one in self._broker.disturb(topic, payload))
-
-    def unsubscribe(self, topics: Sequence[str]) -> None:
-        self._topics.difference_update(topics)
-
-    def receive(self, timeout_s: float) -> tuple[str, bytes] | None:
-        if not self._waiting:
-            self._world.elapsed_s += max(timeout_s, 0.01)
-            return None
-        self._world.elapsed_s += 0.001
-        topic, payload = self._waiting.popleft()
-        return (topic, payload) if topic in self._topics else None
-
-    def publish(self, topic: str, payload: bytes) -> None:
-        self._broker.seeds.append(payload)
-        self._broker.on_seed(payload)
-
-
-class FakeInference:
-    """Serves what was loaded since the last boot; reads the files as the real one does."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self.serving: dict[str, Bundle] = {}
-        self.companions: dict[str, Bundle] = {}
-        self.mirrored: set[str] = set()
-
-    def switch(self, bundles: Sequence[Bundle]) -> dict[str, SwapReport]:
-        for bundle in bundles:
-            self._world.check_files(bundle)
-            if bundle.manifest in self._world.unloadable:
-                raise LoadFailed("load.invalid", "this one does not load", slot=bundle.slot)
-        for bundle in bundles:
-            old = self.serving.pop(bundle.slot, None)
-            self.serving[bundle.slot] = bundle
-            self.release(bundle.slot)
-            if old is not None and self._world.roomy:
-                self.companions[bundle.slot] = old
-        self._check_coupled()
-        return {bundle.slot: SwapReport(load_ms=1.0) for bundle in bundles}
-
-    def exchange(self, manifests: Mapping[str, str]) -> dict[str, SwapReport] | None:
-        ready = {slot: self.companions.get(slot) for slot in manifests}
-        for slot, manifest in manifests.items():
-            companion = ready[slot]
-            if companion is None or companion.manifest != manifest:
-                return None
-        for slot, companion in ready.items():
-            assert companion is not None
-            assert companion.manifest not in self._world.blamed, "what was found bad serves again"
-            self.serving[slot], self.companions[slot] = companion, self.serving[slot]
-        self._check_coupled()
-        return {slot: SwapReport(resident=True) for slot in manifests}
-
-    def accompany(self, bundle: Bundle, *, share: float, cpu_max: float) -> SwapReport:
-        if bundle.slot not in self.serving:
-            raise SlotEmpty("slot.empty", bundle.slot)
-        self._world.check_files(bundle)
-        if bundle.manifest in self._world.unloadable:
-            raise LoadFailed("load.invalid", "this one does not load", slot=bundle.slot)
-        if not self._world.roomy:
-            raise LoadFailed("load.memory_low", "two models do not fit", slot=bundle.slot)
-        self.companions[bundle.slot] = bundle
-        self.mirrored.add(bundle.slot)
-        return SwapReport(load_ms=1.0, resident=True)
-
-    def mirror(self, slot: str, *, share: float, cpu_max: float) -> bool:
-        if share > 0 and slot in self.companions:
-            self.mirrored.add(slot)
-        return slot in self.mirrored
-
-    def release(self, slot: str) -> None:
-        self.companions.pop(slot, None)
-        self.mirrored.discard(slot)
-
-    def unload(self, slot: str) -> None:
-        self.serving.pop(slot, None)
-        self.release(slot)
-
-    def die(self) -> None:
-        self.serving.clear()
-        self.companions.clear()
-        self.mirrored.clear()
-
-    def _check_coupled(self) -> None:
-        """Coupled slots never answer with two versions."""
-        found = [self.serving[slot] for slot in self._world.coupled if slot in self.serving]
-        assert len({one.version for one in found}) <= 1, f"two halves serve: {found}"
-
-    def health(self, slot: str) -> SlotHealth:
-        bundle = self.serving.get(slot)
-        if bundle is None:
-            raise SlotEmpty("slot.empty", slot)
-        errors = 50 if bundle.manifest in self._world.erring else 0
-        return SlotHealth(
-            manifest=bundle.manifest,
-            requests=50,
-            errors=errors,
-            non_finite=0,
-            companion=self.companions[slot].manifest if slot in self.companions else "",
-            copies=self._copies(slot) if slot in self.mirrored else None,
-            comparable=True,
-        )
-
-    def _copies(self, slot: str) -> Copies:
-        companion = self.companions[slot].manifest
-        errors = 50 if companion in self._world.erring else 0
-        agreed = 0 if companion in self._world.differing else 50 - errors
-        return Copies(runs=50, errors=errors, agreed=agreed)
 
 
 @dataclass
@@ -314,7 +176,7 @@ class World:
     def settle(self, *, idle: bool = True) -> None:
         """Let everything happen that is going to; with `idle` False only what needs no waiting."""
         for _ in range(TURNS_MAX):
-            if not self.turn(idle=idle):
+            if not self.turn(idle=idle) and not (idle and self._keep()):
                 break
         else:
             raise AssertionError(f"seed {self.seed}: it does not settle: {self.announced[-8:]}")
@@ -337,6 +199,17 @@ class World:
         self.elapsed_s = max(self.elapsed_s + 0.01, due_s)
         self.feed(steps.Ticked())
         return True
+
+    def _keep(self) -> bool:
+        """Try again what does not serve, as the keeper does; say whether more serves now."""
+        silent = set(self.serving.silent)
+        for _ in range(KEPT_MAX):
+            if not self.serving.silent:
+                break
+            self.elapsed_s += RESTORE_AGAIN_S
+            for change in self.serving.restore(fresh=False, leave=self.machine.unsettled):
+                self.feed(change)
+        return set(self.serving.silent) != silent
 
     def play(self, orders: Sequence[Order], *, survival: Survival = "lost") -> None:
         """Deliver the orders one after another, through whatever power cuts `disk` has planned."""
@@ -506,6 +379,8 @@ class World:
 
 def _blames(event: UpdateEvent, code: str) -> bool:
     """Say whether what happened is the model's own fault; said apart from the machine's code."""
+    if code == "observe.unseen":
+        return False  # nobody has seen what it does
     return event in {UpdateEvent.REJECTED, UpdateEvent.BREACHED} and code.startswith(
         ("trial.", "observe.", "shadow.", "load.", "bundle.", "update.unwanted")
     )

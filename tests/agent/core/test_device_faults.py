@@ -264,28 +264,6 @@ def test_the_inference_process_dying_under_observation_rolls_back() -> None:
     assert world.machine.record.rejected == (V2.digest,)
 
 
-@pytest.mark.parametrize("comes_back", [True, False])
-def test_what_nobody_has_seen_serving_is_not_committed(comes_back: bool) -> None:
-    world = committed_v1()
-    world.deliver(make_order(2, [V2], policy=UpdatePolicy(observe_s=10.0)))
-    world.settle(idle=False)
-    assert world.machine.observed == {"activity": V2.digest}
-    loaded = world.inference.serving.pop("activity")  # such as a disk that cannot be read now
-    companions = dict(world.inference.companions)
-    world.inference.companions.clear()
-    world.machine._seen.clear()
-    world.elapsed_s += 60
-    world.feed(steps.Ticked())
-    assert world.machine.observed, "its time is over, and it is waited for"
-    if comes_back:
-        world.inference.serving["activity"] = loaded
-        world.inference.companions.update(companions)
-    world.settle()
-    assert world.running() == (V2 if comes_back else V1).digest
-    assert ("observe.unseen" in world.reasons) != comes_back
-    assert world.machine.record.rejected == (), "that is no fault of the model"
-
-
 @pytest.mark.parametrize(("suspect", "ends"), [(V2, "rolled-back"), (OTHER, "committed")])
 def test_only_who_was_computing_is_blamed_for_a_death(suspect: MadeBundle, ends: str) -> None:
     world = committed_v1()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import random
 import stat
@@ -13,11 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.core.made import make_order, simple_bundle
+from agent.core.made import make_order, simple_bundle, slot_order
 from agent.core.simulated_disk import SimulatedDisk
-from edgectl_agent.core.record import EMPTY, Record
+from edgectl_agent.core.record import EMPTY, Record, decode_record
 from edgectl_agent.durable import PRIVATE, RealDisk
-from edgectl_agent.journal import JOURNAL_BYTES_MAX, Journal
+from edgectl_agent.journal import JOURNAL_BYTES_MAX, Journal, records_of
+from edgectl_protocol.messages import SLOTS_MAX
 
 RECORD = Record(order=make_order(7, [simple_bundle("1")]))
 
@@ -90,6 +92,17 @@ def test_the_journal_gives_back_what_was_saved_last(tmp_path: Path) -> None:
     assert Journal(RealDisk(tmp_path)).load() == later
 
 
+def test_a_journal_without_times_is_read(tmp_path: Path) -> None:
+    """As the agents wrote that kept none; and one that keeps more is read by them."""
+    text = msgspec.json.encode(RECORD)
+    assert b'"at"' not in text
+    line = hashlib.sha256(text).hexdigest()[:16].encode() + b" " + text + b"\n"
+    (tmp_path / "journal").write_bytes(line)
+    assert Journal(RealDisk(tmp_path)).load() == RECORD
+    later = msgspec.json.decode(text) | {"from a later agent": 1}
+    assert decode_record(msgspec.json.encode(later)) == RECORD
+
+
 def test_a_long_journal_is_replaced_by_its_last_line(tmp_path: Path) -> None:
     journal = Journal(RealDisk(tmp_path))
     journal.load()
@@ -97,6 +110,30 @@ def test_a_long_journal_is_replaced_by_its_last_line(tmp_path: Path) -> None:
         journal.save(RECORD)
         assert (tmp_path / "journal").stat().st_size <= JOURNAL_BYTES_MAX
     assert Journal(RealDisk(tmp_path)).load() == RECORD
+
+
+@pytest.mark.parametrize("slots", [1, SLOTS_MAX])
+def test_a_start_keeps_the_newest_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slots: int
+) -> None:
+    """Also where a single line is longer than what is kept."""
+    kept = 2048
+    monkeypatch.setattr("edgectl_agent.journal.KEPT_BYTES", kept)
+    wanted = {f"slot{n}": slot_order([simple_bundle("1")]) for n in range(slots)}
+    record = Record(order=make_order(7, [], more=wanted))
+    length = len(msgspec.json.encode(record))
+    assert (length > kept) == (slots > 1)
+    disk = RealDisk(tmp_path)
+    journal = Journal(disk)
+    while (disk.size("journal") or 0) <= 4 * kept:
+        journal.save(record)
+    again = Journal(disk)
+    assert again.load() == record
+    lines = disk.read("journal").split(b"\n")[:-1]
+    assert len(records_of(disk.read("journal"))) == len(lines)
+    assert len(lines) == max(1, kept // (len(lines[-1]) + 1))
+    again.save(EMPTY)
+    assert Journal(disk).load() == EMPTY
 
 
 def test_a_journal_without_a_good_line_is_put_aside(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,7 @@ def test_rollback_returns_to_what_ran_before(
     logs = device.command("logs")[1]
     assert "order 2 accepted: activity 2" in logs
     assert "rolling-back -> rolled-back" in logs
+    assert re.search(r"^update     20\d\d-\d\d-\d\dT[\d:]{8}Z order 2 accepted", logs, re.MULTILINE)
     following = subprocess.Popen(
         [
             *(sys.executable, "-m", "edgectl_agent", "logs", "--state", str(device.state)),
@@ -115,7 +118,9 @@ def test_rollback_returns_to_what_ran_before(
     )
     try:
         assert following.stdout is not None
-        assert json.loads(following.stdout.readline())["from"] == "update"
+        first = json.loads(following.stdout.readline())
+        assert first["from"] == "update"
+        assert datetime.fromisoformat(first["at"]).tzinfo is not None
         ordered(plane, 3, bundle_of(tmp_path, "3"))
         for line in following.stdout:
             if "observing -> committed" in json.loads(line)["line"]:
@@ -199,6 +204,19 @@ def test_doctor_says_what_works_and_what_to_do(
     for words in ("fail  broker", "fail  agent", "fail  state directory", "chmod go="):
         assert words in output, output
     assert output.count("try: ") >= 3
+
+
+def test_a_missing_socket_of_the_endpoint_is_said(
+    plane: ControlPlane, make_device: MakeDevice
+) -> None:
+    device = started(plane, make_device, socket="no/such/folder.sock")
+    (problem,) = device.told("status")["endpoint_problems"]
+    assert "no/such/folder.sock" in problem
+    assert problem in device.command("status")[1]
+    code, output, _ = device.command("doctor")
+    assert code == 0
+    assert f"answers; {problem}" in " ".join(output.split())
+    assert device.stop() == 0
 
 
 def test_bench_measures_what_a_slot_runs_and_files(

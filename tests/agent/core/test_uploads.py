@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import random
-import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -266,7 +265,7 @@ def ring() -> Iterator[LogRing]:
 
 
 def read(ring: LogRing, since: datetime | None = None) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in ring.lines(since)]
+    return [json.loads(line) for _, line in ring.lines(since)]
 
 
 def test_the_ring_keeps_the_newest_within_its_bytes(ring: LogRing) -> None:
@@ -277,7 +276,7 @@ def test_the_ring_keeps_the_newest_within_its_bytes(ring: LogRing) -> None:
     assert lines[-1]["text"] == "line 199"
     assert lines[-1]["level"] == "warning"
     assert 10 < len(lines) < 200
-    assert sum(len(line) for line in ring.lines()) <= 4000
+    assert sum(len(line) for _, line in ring.lines()) <= 4000
     future = datetime.fromtimestamp(4e9, UTC)
     assert read(ring, future) == []
 
@@ -290,7 +289,7 @@ def test_a_line_is_bounded_whatever_is_logged(ring: LogRing) -> None:
         int("inner")
     except ValueError:
         logger.exception("outer")
-    for line in ring.lines():
+    for _, line in ring.lines():
         assert len(line) <= LINE_BYTES_MAX
     assert read(ring)[-1]["text"].startswith("outer\nTraceback")
 
@@ -311,7 +310,7 @@ SECRETS = {
 @pytest.mark.parametrize("text", SECRETS, ids=range(len(SECRETS)))
 def test_no_secret_is_kept(ring: LogRing, text: str) -> None:
     logging.getLogger("ring-test").warning("before %s after", text)
-    (line,) = ring.lines()
+    ((_, line),) = ring.lines()
     assert SECRETS[text] not in line.decode()
     assert "before" in line.decode()
     assert without_secrets("an order of 3 slots: har, token, secret") == (
@@ -327,6 +326,11 @@ def test_hostile_lines_take_no_time() -> None:
 # ---------------------------------------------------------------- a request for logs
 
 
+OLD, BAD = digest_of(b"old"), digest_of(b"bad")
+RECORDS = [EMPTY, Record(rejected=(OLD,)), Record(rejected=(OLD, BAD), at=START)]
+"""The first of them by an agent that kept no times."""
+
+
 class Desk:
     """A device that is asked for its logs."""
 
@@ -337,7 +341,7 @@ class Desk:
         self.logs = Logs(
             self.ledger,
             ring,
-            records=lambda: [EMPTY, Record(rejected=(digest_of(b"bad"),))],
+            records=lambda: RECORDS,
             uploads=self.site.uploads,
             reporter=self,
         )
@@ -366,8 +370,11 @@ def test_logs_are_offered_to_who_has_asked(disk: RealDisk, ring: LogRing) -> Non
     assert held.request == UploadAnswer(job=f"{7:016x}", nonce=f"{7:032x}")
     content = gzip.decompress(disk.read(f"uploads/{hex_of(held.upload)}"))
     lines = [json.loads(line) for line in content.splitlines()]
-    assert lines[0]["time"] is None
-    assert re.match("remembered as bad: sha256:", lines[0]["text"])
+    assert [line["text"] for line in lines[:2]] == [
+        f"remembered as bad: {OLD}", f"remembered as bad: {BAD}",
+    ]  # fmt: skip
+    times = [line["time"] for line in lines]
+    assert (times[0], times[1:]) == (None, sorted(times[1:]))
     assert lines[-1]["text"] == "something happened"
     assert desk.alarms == []
 

@@ -28,7 +28,7 @@ RARE = {
     (_S.ROLLING_BACK, _E.ABORTED),
     (_S.COMMITTED, _E.BREACHED),
 }
-"""Rows that few worlds come by; `test_update_course` has a test of each."""
+"""Rows that few worlds come by; the tests of updates, shadows and wishes come by each."""
 
 
 @pytest.mark.parametrize("block", range(BLOCKS))

@@ -165,6 +165,24 @@ def test_a_taken_port_is_said_so(process: InferenceProcess) -> None:
     assert not second.alive()
 
 
+@pytest.mark.parametrize("place", ["none/inference.sock", "file"])
+def test_a_unix_socket_that_cannot_open_takes_no_model_away(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("somebody's")
+    process = InferenceProcess(host="127.0.0.1", port=0, socket=tmp_path / place)
+    process.start()
+    try:
+        (problem,) = process.problems
+        assert str(tmp_path / place) in problem
+        assert "set another socket" in problem
+        process.load(make_bundle(tmp_path))
+        client = Client(process.endpoint)
+        assert client.call("POST", INFER, body_of(activity()[0][0]))[0] == 200
+        client.connection.close()
+    finally:
+        process.stop()
+    assert (tmp_path / "file").read_text() == "somebody's"
+
+
 def test_after_a_death_it_starts_again_on_the_same_port(
     process: InferenceProcess, tmp_path: Path
 ) -> None:

@@ -358,7 +358,8 @@ def test_a_hub_that_cannot_open_takes_no_model_away(
     )
     process.start()
     try:
-        assert words in process.hub_problem
+        (problem,) = process.problems
+        assert words in problem
         process.load(make_bundle(tmp_path))
         assert process.health("activity").requests == 0
     finally:

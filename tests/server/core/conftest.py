@@ -12,6 +12,7 @@ import pytest
 from argon2 import PasswordHasher
 from starlette.testclient import TestClient
 
+from databases import open_migrated
 from edgectl_server.api.app import create_app
 from edgectl_server.audit import AuditLog
 from edgectl_server.audit_heads import AuditHeads
@@ -26,7 +27,6 @@ from edgectl_server.registry import PUSH, Registry
 from edgectl_server.services import Services
 from edgectl_server.settings import Settings
 from edgectl_server.storage.blobs import BlobStore
-from edgectl_server.storage.database import Database
 from edgectl_server.uploads import Uploads
 
 PASSWORD = "correct horse battery"
@@ -67,8 +67,7 @@ def clock() -> Clock:
 def services(tmp_path: Path, clock: Clock) -> Iterator[Services]:
     settings = Settings(data=str(tmp_path / "data"), upload_bytes_max=8 * 1024**2)
     settings.data_path.mkdir()
-    database = Database(settings.database_address)
-    database.migrate()
+    database = open_migrated(settings.database_address)
     blobs = BlobStore(settings.blobs_address)
     jobs = Jobs(database, clock)
     jobs.register(PUSH, Waiting())

@@ -128,7 +128,16 @@ def world(tmp_path, database):
     made.jobs.close()
 
 
-def test_the_data_folder_holds_nothing_of_it_in_the_clear(world):
+@pytest.fixture
+def world_of_searches(tmp_path, sqlite):
+    """On one database, where the pipeline searches for int8."""
+    made = World(tmp_path / "data", sqlite)
+    yield made
+    made.jobs.close()
+
+
+def test_the_data_folder_holds_nothing_of_it_in_the_clear(world_of_searches):
+    world = world_of_searches
     assert not any(mark in world.everything() for mark in marks())
     accepted = world.push(precisions=["fp32", "int8"], encrypt=["int8", "fp32"])
     assert any(mark in world.everything() for mark in marks()), "the test can find it"
@@ -170,7 +179,8 @@ def test_files_stay_that_a_plain_version_is_made_of(world):
     assert world.sources() == [True, True, True]
 
 
-def test_files_stay_while_one_variant_is_plain(world):
+def test_files_stay_while_one_variant_is_plain(world_of_searches):
+    world = world_of_searches
     world.push(precisions=["fp32", "int8"], encrypt=["int8"])
     world.work()
     assert world.sources() == [True, True, True]

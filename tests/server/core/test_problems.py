@@ -5,10 +5,10 @@ import logging
 import pytest
 from starlette.testclient import TestClient
 
+from databases import open_migrated
 from edgectl_server.api.app import create_app
 from edgectl_server.api.limits import BODY_BYTES_MAX
 from edgectl_server.auth import Auth, Principal
-from edgectl_server.storage.database import Database
 
 
 def check_problem(answer, status, code):
@@ -172,8 +172,7 @@ def test_the_web_ui_shows_nothing_outside_its_folder(pages, tmp_path, path):
 def test_what_postgresql_does_not_take_is_no_bug_and_shows_no_statement(
     client, services, postgresql_url
 ):
-    database = Database(postgresql_url)
-    database.migrate()
+    database = open_migrated(postgresql_url)
     services.auth = Auth(database, services.auth._now, hasher=services.auth._hasher)
     services.auth.set_user("anna", "correct horse battery", "viewer")
     token = services.auth.create_token(Principal("anna", "viewer"), "t", "viewer", None).text

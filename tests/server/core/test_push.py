@@ -1,4 +1,9 @@
-"""The push job with the real pipeline, real signatures and a real model; cut at every step."""
+"""The push job with the real pipeline, real signatures and a real model; cut at every step.
+
+The database is the same code behind SQLAlchemy. What writes rows that differ in kind (made, refused
+with a report, cancelled, begun again after a crash) is done on PostgreSQL as well; what only the
+pipeline decides is done once, because each push is a search of several seconds.
+"""
 
 import errno
 import hashlib
@@ -123,7 +128,13 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path, database):
+def world(tmp_path, sqlite):
+    return World(tmp_path, sqlite)
+
+
+@pytest.fixture
+def world_anywhere(tmp_path, database):
+    """On both databases."""
     return World(tmp_path, database)
 
 
@@ -194,7 +205,8 @@ def test_a_successor_is_compared_with_its_parent(world):
     assert rows["fp32"].update_bytes is None
 
 
-def test_a_crash_at_every_step_ends_the_same(world, monkeypatch):
+def test_a_crash_at_every_step_ends_the_same(world_anywhere, monkeypatch):
+    world = world_anywhere
     runs = []
     packed = PushHandler._packed
 
@@ -244,7 +256,8 @@ def test_a_crash_at_every_step_ends_the_same(world, monkeypatch):
     assert len(runs) == 2
 
 
-def test_an_unavailable_broker_is_waited_for(world, monkeypatch):
+def test_an_unavailable_broker_is_waited_for(world_anywhere, monkeypatch):
+    world = world_anywhere
     monkeypatch.setattr("edgectl_server.jobs._RETRY_S", 0.0)
     accepted = world.push(evaluation=None)
     world.publisher.fail = Unavailable("broker.away", "the broker does not answer")
@@ -256,7 +269,8 @@ def test_an_unavailable_broker_is_waited_for(world, monkeypatch):
     check_published(world)
 
 
-def test_what_is_no_model_is_refused_and_may_be_pushed_again(world):
+def test_what_is_no_model_is_refused_and_may_be_pushed_again(world_anywhere):
+    world = world_anywhere
     garbage = world.blobs.add_bytes(b"not an ONNX file").removeprefix("sha256:")
     accepted = world.push(model=garbage)
     world.work()
@@ -301,7 +315,8 @@ def unquantizable(directory: Path) -> dict[str, Path]:
     }
 
 
-def test_a_refusal_for_accuracy_keeps_its_report(world, tmp_path):
+def test_a_refusal_for_accuracy_keeps_its_report(world_anywhere, tmp_path):
+    world = world_anywhere
     files = {
         name: world.blobs.add_file(path).removeprefix("sha256:")
         for name, path in unquantizable(tmp_path).items()
@@ -318,7 +333,8 @@ def test_a_refusal_for_accuracy_keeps_its_report(world, tmp_path):
     assert world.repository.find(target_path("har", "1", "fp32")) is None
 
 
-def test_cancelling_stops_the_pipeline(world):
+def test_cancelling_stops_the_pipeline(world_anywhere):
+    world = world_anywhere
     accepted = world.push()
     context = world.jobs._claim()
     world.jobs._current = context

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from databases import open_migrated
 from edgectl_server.clock import now
 from edgectl_server.control_plane import ControlPlane, open_control_plane
 from edgectl_server.settings import Settings
@@ -64,8 +65,7 @@ def broker(request: pytest.FixtureRequest) -> str:
 def site(tmp_path: Path, broker: str, sqlite_url: str) -> Iterator[Site]:
     settings = Settings(data=str(tmp_path / "data"), broker=broker, broker_port=0, tick_s=0.1)
     settings.data_path.mkdir()
-    database = Database(sqlite_url)
-    database.migrate()
+    database = open_migrated(sqlite_url)
     blobs = BlobStore(settings.blobs_address)
     plane = open_control_plane(settings, database=database, blobs=blobs, now=now)
     site = Site(settings, database, blobs, plane)

@@ -6,7 +6,7 @@ last test runs on a real broker.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -41,14 +41,6 @@ from server.fleet.conftest import Site
 from server.fleet.fleet_helpers import CAPABILITIES, PAGE_ALL
 from server.fleet.test_rollout_service import Fleet
 from waiting import wait_for
-
-
-@pytest.fixture
-def sqlite(sqlite_url: str) -> Iterator[Database]:
-    database = Database(sqlite_url)
-    database.migrate()
-    yield database
-    database.close()
 
 
 @pytest.fixture

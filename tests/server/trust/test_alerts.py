@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from databases import open_migrated
 from edgectl_server.alerts import (
     AUTHORITY_WITHIN,
     OWN_WITHIN,
@@ -53,8 +54,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def database(sqlite_url: str) -> Iterator[Database]:
-    made = Database(sqlite_url)
-    made.migrate()
+    made = open_migrated(sqlite_url)
     yield made
     made.close()
 

@@ -127,11 +127,20 @@ export function ErrorPanel({ error, retry, stale }: { error: unknown; retry?: ()
   );
 }
 
-export function Empty({ icon, title, children }: { icon: IconName; title: string; children?: ReactNode }) {
+interface EmptyProps {
+  icon: IconName;
+  title: string;
+  /** It is all that the page has, and so its heading. */
+  whole?: boolean;
+  children?: ReactNode;
+}
+
+export function Empty({ icon, title, whole, children }: EmptyProps) {
+  const Heading = whole ? "h1" : "h2";
   return (
     <div className="empty">
       <Icon name={icon} size={30} />
-      <h2>{title}</h2>
+      <Heading>{title}</Heading>
       {children}
     </div>
   );
@@ -168,19 +177,32 @@ export function Older({ shown, total, grow }: { shown: number; total: number; gr
 }
 
 interface LoadedProps<T> {
-  query: { data: T | undefined; error: unknown; refetch: () => unknown };
+  query: { data: T | undefined; error: unknown; errorUpdatedAt: number; refetch: () => unknown };
   back?: [name: string, to: string];
   children: (data: T) => ReactNode;
 }
 
+/**
+ * What is wrong. A query without data has no error while it is asked again, which the stream and a
+ * window that gets the focus do: the last one stays, or its link would go from under the pointer
+ * between press and release, and nobody would get away.
+ */
+function useFailure({ data, error, errorUpdatedAt }: LoadedProps<unknown>["query"]): unknown {
+  const [last, keep] = useState({ error, errorUpdatedAt });
+  if (error && error !== last.error) keep({ error, errorUpdatedAt });
+  const asked = data === undefined && errorUpdatedAt === last.errorUpdatedAt;
+  return error ?? (asked ? last.error : null);
+}
+
 /** Skeleton, then the data; old data stays, greyed, when a later request fails. */
 export function Loaded<T>({ query, back, children }: LoadedProps<T>) {
-  const failed = query.error ? asApiError(query.error) : null;
+  const failure = useFailure(query);
+  const failed = failure ? asApiError(failure) : null;
   // 422: the address holds what cannot be the name of anything.
   if (query.data === undefined && (failed?.status === 404 || failed?.status === 422)) {
     return (
       <Panel>
-        <Empty icon="search" title={failed.status === 404 ? failed.detail : "There is nothing of this name"}>
+        <Empty icon="search" whole title={failed.status === 404 ? failed.detail : "There is nothing of this name"}>
           {back && <Link to={back[1]}>{back[0]}</Link>}
         </Empty>
       </Panel>

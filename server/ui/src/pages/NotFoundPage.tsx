@@ -6,7 +6,7 @@ import { Empty, Note, Panel } from "../components/Panels";
 export function NotFoundPage() {
   return (
     <Panel>
-      <Empty icon="search" title="There is no such page">
+      <Empty icon="search" whole title="There is no such page">
         <Link to="/fleet">Go to the fleet</Link>
       </Empty>
     </Panel>

@@ -1,8 +1,9 @@
-"""Check that the text in a packet is UTF-8 (MQTT 5 §1.5.4), before the codec sees it.
+"""Check the fields of a packet that the codec does not: text, and bits that must be zero.
 
 The `mqtt5` codec is Rust and panics on text that is not UTF-8: the panic can be caught, but leaves
-a stack trace in the log for each packet that a client cares to send. So the text fields are walked
-here first. Only their place and their encoding are looked at; everything else is the codec's work.
+a stack trace in the log for each packet that a client cares to send. It lets U+0000 pass, which no
+text may hold (§1.5.4) and which ends the connection of whoever gets it; and it drops reserved bits.
+So these fields are walked here first; everything else is the codec's work.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from mqtt5 import DisconnectReasonCode
 
 from edgectl_broker.errors import ProtocolViolation
 
-__all__ = ["check_text"]
+__all__ = ["check_fields", "check_properties"]
 
 _CONNECT, _PUBLISH, _SUBSCRIBE, _UNSUBSCRIBE = 1, 3, 8, 10
 _REASON_PACKETS = frozenset({4, 5, 6, 7})  # PUBACK to PUBCOMP: identifier, reason, properties
 _CLOSING_PACKETS = frozenset({14, 15})  # DISCONNECT, AUTH: reason, properties
-_WILL, _PASSWORD, _USER_NAME = 0x04, 0x40, 0x80  # §3.1.2.3
+_ALWAYS = frozenset({1, 8, 10, 14, 15})  # rare ones; the others when there is something to see
+_NUMBER_ALONE_BYTES = 4  # a PUBACK without reason and properties
+_RESERVED, _WILL, _WILL_REST, _PASSWORD, _USER_NAME = 0x01, 0x04, 0x38, 0x40, 0x80  # §3.1.2.3
+_RESERVED_OPTIONS = 0xC0  # §3.8.3.1
 _CONTINUES = 0x80
 _QOS = 0x06
 
@@ -73,10 +77,13 @@ class _Walk:
         return self.frame[began : self.at]
 
     def text(self) -> None:
+        content = self.binary()
         try:
-            self.binary().decode()
+            content.decode()
         except UnicodeDecodeError as error:
             raise _malformed("the packet holds text that is not UTF-8") from error
+        if 0 in content:
+            raise _malformed("the packet holds text with U+0000")
 
     def properties(self) -> None:
         size = self.variable()
@@ -100,34 +107,51 @@ class _Walk:
             raise _malformed("a property passes the end of the properties")
 
 
-def check_text(frame: bytes) -> None:
-    """Raise `ProtocolViolation` if `frame`, one whole packet, holds text that is not UTF-8."""
-    if frame.isascii():
-        return
+def check_fields(frame: bytes) -> None:
+    """Raise `ProtocolViolation` if `frame`, one whole packet, has a field that is malformed.
+
+    A PUBLISH in ASCII is not walked, for speed: its topic is checked as a topic, and what has
+    properties is given to `check_properties`.
+    """
     kind = frame[0] >> 4
+    short = kind == _PUBLISH or len(frame) <= _NUMBER_ALONE_BYTES
+    if short and kind not in _ALWAYS and frame.isascii():
+        return
     walk = _Walk(frame)
     if kind == _CONNECT:
         _connect(walk)
     elif kind == _PUBLISH:
-        walk.text()
-        walk.skip(2 if frame[0] & _QOS else 0)
-        walk.properties()
+        _publish(walk)
     elif kind in {_SUBSCRIBE, _UNSUBSCRIBE}:
         walk.skip(2)
         walk.properties()
         while walk.left:
             walk.text()
-            walk.skip(1 if kind == _SUBSCRIBE else 0)
+            if kind == _SUBSCRIBE and walk.byte() & _RESERVED_OPTIONS:
+                raise _malformed("a reserved bit of a subscription is set")
     elif kind in _REASON_PACKETS | _CLOSING_PACKETS:
         walk.skip(min(walk.left, 3 if kind in _REASON_PACKETS else 1))
         if walk.left:
             walk.properties()
 
 
+def check_properties(publish: bytes) -> None:
+    """Raise `ProtocolViolation` if `publish`, one whole PUBLISH, has a malformed property."""
+    _publish(_Walk(publish))
+
+
+def _publish(walk: _Walk) -> None:
+    walk.text()
+    walk.skip(2 if walk.frame[0] & _QOS else 0)
+    walk.properties()
+
+
 def _connect(walk: _Walk) -> None:
     walk.text()
     walk.skip(1)
     flags = walk.byte()
+    if flags & _RESERVED or (flags & _WILL_REST and not flags & _WILL):
+        raise _malformed("a bit of the connect flags is set that must not be")
     walk.skip(2)
     walk.properties()
     walk.text()

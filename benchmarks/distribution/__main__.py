@@ -1,0 +1,21 @@
+"""Run every part, one after another: ``python -m benchmarks.distribution``, or ``….PART`` alone."""
+
+from __future__ import annotations
+
+from benchmarks.distribution import broker
+
+PARTS = (("broker", broker.main),)
+
+
+def main() -> int:
+    """Run all, with their defaults."""
+    for name, run in PARTS:
+        print(f"== {name}", flush=True)
+        if code := run([]):
+            return code
+        print()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
