@@ -18,7 +18,6 @@ Rules:
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Protocol
 
@@ -29,28 +28,18 @@ from edgectl_agent.bundle import Bundle
 from edgectl_agent.core.machine import Machine
 from edgectl_agent.core.orders import needed
 from edgectl_agent.core.record import Floor
-from edgectl_agent.core.requests import (
-    RequestArrived,
-    RequestRecord,
-    decode_request_record,
-    refuse_request,
-)
+from edgectl_agent.core.requests import RequestArrived
 from edgectl_agent.core.steps import Collect
 from edgectl_agent.core.timing import Moment
 from edgectl_agent.downloader import Downloader
-from edgectl_agent.durable import PRIVATE, Disk
 from edgectl_agent.errors import AgentError, StepCancelled, StepRejected
 from edgectl_agent.performer import Metadata, reason_of
+from edgectl_agent.request_ledger import RequestLedger
 from edgectl_agent.store import Store
 from edgectl_agent.trial import TrialResult
-from edgectl_protocol.errors import ProtocolError
 from edgectl_protocol.messages import BenchmarkRequest, BenchmarkResult, Candidate, Reason
 
 __all__ = ["Benchmarks", "Measure", "Measured", "Measurer"]
-
-_PATH = "requests"
-_BYTES_MAX = 256 * 1024
-_log = logging.getLogger(__name__)
 
 RunTrial = Callable[[Bundle, int, Callable[[], bool]], TrialResult]
 """Proves a bundle with so many timed runs, until it is cancelled."""
@@ -167,32 +156,28 @@ class Benchmarks:
 
     def __init__(
         self,
-        device: str,
-        disk: Disk,
+        ledger: RequestLedger,
         *,
         machine: Machine,
         reporter: Tells,
         submit: Callable[[Measure | Collect], None],
     ) -> None:
-        """Begin with what is on the disk; what cannot be read there is no memory.
+        """Take what it needs.
 
         Args:
-            device: our name.
-            disk: the state directory.
+            ledger: remembers what was taken.
             machine: says what is under way.
             reporter: tells the server.
             submit: has the worker do something, after what was submitted before.
         """
-        self._device = device
-        self._disk = disk
+        self._ledger = ledger
         self._machine = machine
         self._reporter = reporter
         self._submit = submit
-        self._record = self._load()
 
     def start(self, moment: Moment) -> None:
         """Tell that a request ended with the agent that had taken it."""
-        pending = self._record.pending
+        pending = self._ledger.pending
         if pending is not None:
             reason = Reason(code="benchmark.interrupted", detail="the agent was started anew")
             self._end(pending, 0, moment, reason)
@@ -200,18 +185,13 @@ class Benchmarks:
     def take(self, arrived: RequestArrived, moment: Moment) -> None:
         """Begin, unless something stands against it."""
         request = arrived.request
-        floor = self._record.counter_floor(arrived.keys)
-        refusal = refuse_request(request, self._device, floor, moment)
+        assert isinstance(request, BenchmarkRequest), request
+        refusal = self._ledger.refuse(arrived, moment)
         if refusal is not None:
             self._reporter.alarm(refusal, moment)
             return
         busy = self._busy()
-        pending = self._record.pending if busy is not None else request
-        taken = RequestRecord(counter=request.counter, key=arrived.key, pending=pending)
-        try:
-            self._save(taken)
-        except OSError as error:
-            _log.warning("a request cannot be written down, and is not taken: %s", error)
+        if not self._ledger.take(arrived, self._ledger.pending if busy is not None else request):
             return
         if busy is not None:
             self._reporter.benchmark(request, 0, moment, reason=busy)
@@ -227,7 +207,7 @@ class Benchmarks:
         """Tell what came of a variant, and go on with the next one."""
         request, done = measured.measure.request, measured.measure.number + 1
         self._submit(Collect(keep=needed(self._machine.record, self._machine.pointers)))
-        if request != self._record.pending:
+        if request != self._ledger.pending:
             return
         if measured.result is None:
             reason = Reason(code="benchmark.overtaken", detail="an update began on the device")
@@ -244,8 +224,8 @@ class Benchmarks:
         self._measure(request, done)
 
     def _busy(self) -> Reason | None:
-        if self._record.pending is not None:
-            detail = f"job {self._record.pending.job} is measured on the device now"
+        if self._ledger.pending is not None:
+            detail = f"job {self._ledger.pending.job} is measured on the device now"
             return Reason(code="benchmark.busy", detail=detail)
         if self._machine.busy:
             return Reason(code="benchmark.busy", detail="an update is under way on the device")
@@ -265,21 +245,4 @@ class Benchmarks:
     ) -> None:
         """Tell first: told twice is told once, because the server knows the job."""
         self._reporter.benchmark(request, done, moment, result=result, reason=reason)
-        try:
-            self._save(msgspec.structs.replace(self._record, pending=None))
-        except OSError as error:
-            _log.warning("the end of a request cannot be written down: %s", error)
-            self._record = msgspec.structs.replace(self._record, pending=None)
-
-    def _load(self) -> RequestRecord:
-        try:
-            return decode_request_record(self._disk.read(_PATH, _BYTES_MAX))
-        except FileNotFoundError:
-            return RequestRecord()
-        except ProtocolError as error:
-            _log.error("the record of requests is damaged: %s", error)
-            return RequestRecord()
-
-    def _save(self, record: RequestRecord) -> None:
-        self._disk.write_atomic(_PATH, msgspec.json.encode(record), PRIVATE)
-        self._record = record
+        self._ledger.end()

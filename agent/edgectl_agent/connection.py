@@ -55,6 +55,8 @@ BACKOFF_FIRST_S = 1.0
 BACKOFF_MAX_S = 60.0
 MAILBOX_MESSAGES_MAX = 256
 OUTGOING_MESSAGES_MAX = 256
+BULK_MESSAGES_MAX = 4
+"""Large messages that the broker has not acknowledged: what else is said stands behind no more."""
 _STEP_S = 1.0
 _CONNACK_S = 20.0
 _OUT_OF_TIME = frozenset({9, 10})
@@ -168,6 +170,7 @@ class Connection:
         self._random = random.SystemRandom()
         self._failures = 0
         self.last_error = ""
+        self._bulk: list[mqtt.MQTTMessageInfo] = []
         self._context = endpoint.tls()
         self._client = self._make_client()
 
@@ -226,6 +229,20 @@ class Connection:
             return False
         info = self._client.publish(topic, payload, qos=1, retain=retain)
         return info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def publish_bulk(self, topic: str, payload: bytes) -> bool:
+        """As `publish`, for one of many large messages; False too while enough is on its way.
+
+        Used by one thread.
+        """
+        self._bulk = [info for info in self._bulk if not info.is_published()]
+        if not self.connected() or len(self._bulk) >= BULK_MESSAGES_MAX:
+            return False
+        info = self._client.publish(topic, payload, qos=1)
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            return False
+        self._bulk.append(info)
+        return True
 
     # ------------------------------------------------------------ the network thread
 

@@ -17,7 +17,7 @@ from edgectl_agent.local_desk import Asked
 from edgectl_agent.workers import Crashed
 from edgectl_protocol.messages import Reason
 
-__all__ = ["AckCame", "Alarmed", "Inbox", "Item", "LinkChanged", "ProgressMade", "Said"]
+__all__ = ["AckCame", "Alarmed", "Inbox", "Item", "LinkChanged", "ProgressMade", "Said", "WantCame"]
 
 ITEMS_MAX = 1024
 _AGAIN_S = 1.0
@@ -31,6 +31,12 @@ class LinkChanged(Struct, frozen=True):
 
 class AckCame(Struct, frozen=True):
     """The server has stored something."""
+
+    payload: bytes
+
+
+class WantCame(Struct, frozen=True):
+    """The server has said something of an upload."""
 
     payload: bytes
 
@@ -61,6 +67,7 @@ Item = (
     | Measured
     | LinkChanged
     | AckCame
+    | WantCame
     | ProgressMade
     | Alarmed
     | Said

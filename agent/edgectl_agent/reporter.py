@@ -28,6 +28,7 @@ from edgectl_agent.downloader import Progress
 from edgectl_agent.errors import AgentError, TokenAway
 from edgectl_agent.signing import Signer, seal, seal_encoded
 from edgectl_agent.spool import Kind, Spooled
+from edgectl_agent.uploads import Held
 from edgectl_protocol import __version__, topics
 from edgectl_protocol.messages import (
     BenchmarkReport,
@@ -45,6 +46,7 @@ from edgectl_protocol.messages import (
     TelemetryBatch,
 )
 from edgectl_protocol.update import ENDED, UpdateEvent, UpdateState
+from edgectl_protocol.uploads import UploadOffer
 
 __all__ = ["Reporter"]
 
@@ -56,6 +58,7 @@ _SPOOLED: dict[Kind, tuple[Callable[[str], str], type[Report]]] = {
     "event": (topics.event, DeviceEvent),
     "security": (topics.event, SecurityEvent),
     "benchmark": (topics.event, BenchmarkReport),
+    "upload": (topics.event, UploadOffer),
     "telemetry": (topics.telemetry, TelemetryBatch),
 }
 _log = logging.getLogger(__name__)
@@ -252,6 +255,25 @@ class Reporter:
         if reason is not None:
             line["reason"] = {"code": reason.code, "detail": reason.detail}
         self._say(line)
+
+    def offer(self, held: Held) -> None:
+        """Spool that there is something to upload."""
+        self._put(
+            "upload",
+            lambda seq: UploadOffer(
+                device=self._device,
+                boot=self._boot,
+                seq=seq,
+                at=held.at,
+                kind=held.kind,
+                upload=held.upload,
+                length=held.length,
+                chunk_index=held.chunk_index,
+                media_type=held.media_type,
+                request=held.request,
+            ),
+        )
+        self._say({"event": "upload", "upload": held.upload, "state": "offered"})
 
     def reconnected(self) -> None:
         """Say everything again: nobody knows what was lost."""

@@ -64,6 +64,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     labels: Annotated[dict[Label, Label], Meta(max_length=32)] = {}
     telemetry_s: Annotated[float, Meta(ge=0.1, le=86400)] = 30.0
     spool_bytes_max: Annotated[int, Meta(ge=65536)] = 16 * 1024**2
+    upload_bytes_max: Annotated[int, Meta(ge=65536)] = 32 * 1024**2
+    upload_bytes_per_s: Annotated[int, Meta(ge=1024)] = 1024**2
     disk_reserve_bytes: Annotated[int, Meta(ge=0)] = 32 * 1024**2
     transfer: Literal["auto", "mqtt", "http"] = "auto"
     mirror: Annotated[str, Meta(max_length=1024)] = ""

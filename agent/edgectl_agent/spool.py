@@ -8,7 +8,8 @@ come in any order.
   order without waiting for the disk: it survives a kill of the agent, a power loss may cost the
   last of it.
 * Within the byte budget, the oldest telemetry goes first, then the oldest security events, which
-  are never more than `SECURITY_MAX`, then measurements, and only then the oldest events of updates.
+  are never more than `SECURITY_MAX`, then offers of uploads, which are made again, then
+  measurements, and only then the oldest events of updates.
 * What waits is not signed yet: it is when it is sent.
 * A damaged file is thrown away with a warning: the device must go on without its past.
 * Where the disk is read-only or full to the last byte when it is opened, it is kept in memory: what
@@ -37,12 +38,14 @@ from edgectl_protocol.messages import (
     TelemetryBatch,
     encode,
 )
+from edgectl_protocol.uploads import UploadOffer
 
 __all__ = ["Kind", "Spool", "SpoolFull", "Spooled"]
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["event", "benchmark", "security", "telemetry"]
+Kind = Literal["event", "benchmark", "upload", "security", "telemetry"]
+Message = DeviceEvent | SecurityEvent | BenchmarkReport | UploadOffer | TelemetryBatch
 
 SECURITY_MAX = 256
 """Security events that wait; the oldest gives way."""
@@ -136,11 +139,7 @@ class Spool:
             self._in_memory = True
             return _open(None)
 
-    def put(
-        self,
-        kind: Kind,
-        make: Callable[[int], DeviceEvent | SecurityEvent | BenchmarkReport | TelemetryBatch],
-    ) -> int:
+    def put(self, kind: Kind, make: Callable[[int], Message]) -> int:
         """Keep the message that `make` makes of its number, and return the number.
 
         Args:
@@ -187,6 +186,11 @@ class Spool:
                 "DELETE FROM message WHERE boot = ? AND seq = ? RETURNING length(payload)",
                 (boot, seq),
             )
+
+    def forget(self, kind: Kind) -> None:
+        """Forget all messages of a kind: they are said anew."""
+        with self._lock:
+            self._delete("DELETE FROM message WHERE kind = ? RETURNING length(payload)", (kind,))
 
     def close(self) -> None:
         """Close the file; the spool cannot be used afterwards."""
@@ -237,6 +241,7 @@ class Spool:
         while self._bytes + size > self._bytes_max and (
             self._drop_oldest("telemetry")
             or self._drop_oldest("security")
+            or self._drop_oldest("upload")
             or self._drop_oldest("benchmark")
             or self._drop_oldest("event")
         ):

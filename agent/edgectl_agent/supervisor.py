@@ -40,7 +40,16 @@ from edgectl_agent.hold_file import HoldFile
 from edgectl_agent.hooks import Hooks
 from edgectl_agent.http_pieces import HttpPieces
 from edgectl_agent.http_pull import HttpClient
-from edgectl_agent.inbox import AckCame, Alarmed, Inbox, Item, LinkChanged, ProgressMade, Said
+from edgectl_agent.inbox import (
+    AckCame,
+    Alarmed,
+    Inbox,
+    Item,
+    LinkChanged,
+    ProgressMade,
+    Said,
+    WantCame,
+)
 from edgectl_agent.inference.process import InferenceProcess
 from edgectl_agent.journal import Journal
 from edgectl_agent.keeper import Keeper
@@ -48,23 +57,29 @@ from edgectl_agent.keyring import Keyring
 from edgectl_agent.live_status import LiveStatus
 from edgectl_agent.local_desk import Asked
 from edgectl_agent.local_service import LocalService
+from edgectl_agent.log_ring import LogRing
+from edgectl_agent.logs import Logs
 from edgectl_agent.offline import LocalMetadata, Packages
 from edgectl_agent.performer import Engine, Performer
 from edgectl_agent.pull_proof import make_proof, read_certificate
 from edgectl_agent.renewal import Renewer
 from edgectl_agent.reporter import Reporter
+from edgectl_agent.request_ledger import RequestLedger
 from edgectl_agent.serving import Serving
 from edgectl_agent.settings import Settings
 from edgectl_agent.signing import seal
 from edgectl_agent.spool import Spool
 from edgectl_agent.start import count_boot, endpoint_options, lock_state
+from edgectl_agent.status import read_records
 from edgectl_agent.store import Store
 from edgectl_agent.trial import run_trial
 from edgectl_agent.trust.process import Trust
+from edgectl_agent.uploads import Uploads
 from edgectl_agent.workers import Crashed, OrderDesk, Worker
 from edgectl_protocol import topics
 from edgectl_protocol.errors import ProtocolError
 from edgectl_protocol.messages import Ack, Reason, decode
+from edgectl_protocol.uploads import LogRequest
 
 __all__ = ["Supervisor"]
 
@@ -90,6 +105,8 @@ class Supervisor:
         self._disk = disk
         self._say = say
         self._lock_handle = lock_state(disk)
+        self._ring = LogRing((settings.token,))
+        logging.getLogger().addHandler(self._ring)
         self._boot = count_boot(disk)
         self._stopping = threading.Event()
         self._inbox = Inbox(self._stopping)
@@ -190,12 +207,25 @@ class Supervisor:
             wait_for_disk=self._disk_wait.wait,
             answer=lambda *answer: self._local.answered(*answer),  # noqa: PLW0108 - made below
         )
+        ledger = RequestLedger(self._device, self._disk)
         self._benchmarks = Benchmarks(
+            ledger, machine=machine, reporter=self._reporter, submit=self._worker.submit
+        )
+        self._uploads = Uploads(
             self._device,
             self._disk,
-            machine=machine,
+            bytes_max=settings.upload_bytes_max,
+            bytes_per_s=settings.upload_bytes_per_s,
+            offer=self._reporter.offer,
+            voice=self._connection,
+            say=self._say,
+        )
+        self._logs = Logs(
+            ledger,
+            self._ring,
+            records=lambda: read_records(self._disk),
+            uploads=self._uploads,
             reporter=self._reporter,
-            submit=self._worker.submit,
         )
         self._keeper = Keeper(
             inference=self._inference,
@@ -303,6 +333,8 @@ class Supervisor:
             self._engine.start(moment(), self._random.random())
             self._local.begin()
             self._benchmarks.start(moment())
+            self._spool.forget("upload")
+            self._uploads.start(moment().elapsed_s)
             self._say(
                 {"event": "ready", "endpoint": self._inference.endpoint, "device": self._device}
             )
@@ -310,6 +342,10 @@ class Supervisor:
             self._connection.subscribe([topics.command(self._device)], self._orders.put_request)
             self._connection.subscribe(
                 [topics.ack(self._device)], lambda _, payload: self._inbox.put(AckCame(payload))
+            )
+            self._connection.subscribe(
+                [topics.wanted(self._device)],
+                lambda _, payload: self._inbox.offer(WantCame(payload)),
             )
             self._connection.start()
             self._renewer.start()
@@ -342,6 +378,7 @@ class Supervisor:
         self._connection.watch()
         self._trust.watch()
         self._reporter.pump(elapsed_s)
+        self._uploads.pump(elapsed_s)
 
     def _take(self, item: Item) -> None:  # noqa: C901, PLR0912 - one row a kind
         match item:
@@ -357,6 +394,10 @@ class Supervisor:
                     return
                 self._spool.acknowledge(ack.boot, ack.seq)
                 self._reporter.acknowledged(ack.boot, ack.seq)
+            case WantCame(payload=payload):
+                self._uploads.take(payload, moment().elapsed_s)
+            case RequestArrived(request=LogRequest()):
+                self._logs.take(item, moment())
             case RequestArrived():
                 self._benchmarks.take(item, moment())
             case RequestRefused(reason=reason):
@@ -454,4 +495,5 @@ class Supervisor:
         self._inference.stop()
         self._spool.close()
         os.close(self._lock_handle)
+        logging.getLogger().removeHandler(self._ring)
         self._say({"event": "stopped"})

@@ -26,6 +26,8 @@ __all__ = ["Crashed", "OrderDesk", "Worker"]
 
 ORDER_RETRY_S = 5.0
 JOIN_S = 5.0
+REQUESTS_MAX = 2
+"""One of each kind may be under way; whoever writes more has the oldest forgotten."""
 _log = logging.getLogger(__name__)
 
 Done = Callable[[Any], None]
@@ -102,14 +104,14 @@ class Worker:
 
 
 class OrderDesk:
-    """Checks what comes as an order or a request; only the newest of each is of interest."""
+    """Checks what comes as an order or a request; only the newest are of interest."""
 
     def __init__(self, trust: Trust, done: Done) -> None:
         self._trust = trust
         self._done = done
         self._payload: bytes | None = None
         self._look = False
-        self._requests: deque[bytes] = deque(maxlen=1)
+        self._requests: deque[bytes] = deque(maxlen=REQUESTS_MAX)
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="orders", daemon=True)
@@ -156,7 +158,7 @@ class OrderDesk:
                 if self._look and not self._stopping.is_set():
                     self._look = False
                     self._check_order()
-                if self._requests and not self._stopping.is_set():
+                while self._requests and not self._stopping.is_set():
                     self._check_request(self._requests.popleft())
             except StepCancelled:
                 return

@@ -3,13 +3,13 @@
 Orders, requests, and everything that a device says, travel in signed envelopes
 (`edgectl_protocol.envelopes`); `PAYLOAD_TYPES` names what each may hold. Unknown fields are
 tolerated, because versions meet on the wire; missing or mistyped ones are `MalformedMessage`. Raw
-chunks and chunk indexes are no messages: see `edgectl_protocol.chunks`. All times are UTC with a
+chunks and chunk indexes are no messages: see `edgectl_protocol.chunks`. What is said of uploads is
+in `edgectl_protocol.uploads`. All times are UTC with a
 zone; all sizes are bytes; all durations carry their unit in the name.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
@@ -17,8 +17,10 @@ from msgspec import Meta, Struct
 
 from edgectl_protocol.encryption import SealedKey
 from edgectl_protocol.errors import LimitExceeded, MalformedMessage
+from edgectl_protocol.fields import Count, JobId, Nonce, Reason, Time
 from edgectl_protocol.names import DeviceId, Digest, ModelName, Variant, Version
 from edgectl_protocol.update import UpdateEvent, UpdateState
+from edgectl_protocol.uploads import LOG_REQUEST_PAYLOAD_TYPE, LogRequest, UploadOffer
 
 __all__ = [
     "CANDIDATES_MAX",
@@ -28,6 +30,7 @@ __all__ = [
     "PAYLOAD_TYPES",
     "REPORT_BYTES_MAX",
     "REQUEST_PAYLOAD_TYPE",
+    "REQUEST_PAYLOAD_TYPES",
     "RUNS_MAX",
     "SLOTS_MAX",
     "Ack",
@@ -48,6 +51,7 @@ __all__ = [
     "Reason",
     "Report",
     "ReportedState",
+    "Request",
     "SecurityEvent",
     "SeedRequest",
     "SlotOrder",
@@ -69,20 +73,14 @@ ORDER_PAYLOAD_TYPE = "application/vnd.edgectl.order.v1+json"
 """DSSE payload type of an order; a signature on anything else is none on an order."""
 
 REQUEST_PAYLOAD_TYPE = "application/vnd.edgectl.benchmark-request.v1+json"
-"""DSSE payload type of a request; the same keys sign it as orders, and neither passes for the
-other."""
+"""DSSE payload type of a request to measure; the same keys sign it as orders, and neither passes
+for the other."""
 
 REPORT_BYTES_MAX = (MESSAGE_BYTES_MAX - 1024) * 3 // 4
 """Longest message of a device before it is signed: base64 makes it a third longer."""
 
-Time = Annotated[datetime, Meta(tz=True)]
-Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-Text = Annotated[str, Meta(max_length=1024)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
-Code = Annotated[str, Meta(pattern=r"^[a-z0-9]+(\.[a-z0-9_]+){1,3}$", max_length=64)]
-Nonce = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
-"""128 random bits in hexadecimal."""
 SLOTS_MAX = 16
 """Slots of one device."""
 CANDIDATES_MAX = 8
@@ -93,7 +91,6 @@ KEYS_MAX = CANDIDATES_MAX * SLOTS_MAX
 """Content keys in one order: one for each candidate."""
 RUNS_MAX = 10_000
 """Timed runs of one variant that may be asked for."""
-JobId = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$")]
 
 
 class _Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -230,6 +227,15 @@ class BenchmarkRequest(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """As `Order.keys`."""
 
 
+Request = BenchmarkRequest | LogRequest
+"""What a device is asked for, beside orders."""
+
+REQUEST_PAYLOAD_TYPES: dict[type[Request], str] = {
+    BenchmarkRequest: REQUEST_PAYLOAD_TYPE,
+    LogRequest: LOG_REQUEST_PAYLOAD_TYPE,
+}
+
+
 class Ack(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """``down/ack``: the server has stored what the device sent as (`boot`, `seq`)."""
 
@@ -238,13 +244,6 @@ class Ack(_Message, frozen=True, kw_only=True, omit_defaults=True):
 
 
 # ---------------------------------------------------------------- device → server
-
-
-class Reason(_Message, frozen=True, kw_only=True, omit_defaults=True):
-    """Why something failed, was rejected or rolled back."""
-
-    code: Code
-    detail: Text
 
 
 Provider = Annotated[str, Meta(max_length=64)]
@@ -538,7 +537,13 @@ class SeedRequest(_Message, frozen=True, kw_only=True, omit_defaults=True):
 
 
 Report = (
-    ReportedState | DeviceEvent | SecurityEvent | BenchmarkReport | TelemetryBatch | SeedRequest
+    ReportedState
+    | DeviceEvent
+    | SecurityEvent
+    | BenchmarkReport
+    | TelemetryBatch
+    | SeedRequest
+    | UploadOffer
 )
 """What a device says."""
 
@@ -549,13 +554,14 @@ PAYLOAD_TYPES: dict[type[Report], str] = {
     BenchmarkReport: "application/vnd.edgectl.benchmark.v1+json",
     TelemetryBatch: "application/vnd.edgectl.telemetry.v1+json",
     SeedRequest: "application/vnd.edgectl.seed.v1+json",
+    UploadOffer: "application/vnd.edgectl.upload.v1+json",
 }
 """What the signature says that the payload is: no message passes for one of another kind."""
 
-T = TypeVar("T", bound=_Message)
+T = TypeVar("T", bound=Struct)
 
 
-def encode(message: _Message) -> bytes:
+def encode(message: Struct) -> bytes:
     """Return the message as it goes on the wire."""
     return msgspec.json.encode(message)
 

@@ -11,12 +11,15 @@ table::
     edgectl/v1/blob/<sha256>/index        retained   32-byte digest of each chunk
     edgectl/v1/d/<device>/down/order      retained   signed order (DSSE)
     edgectl/v1/d/<device>/down/ack                   application acknowledgement
-    edgectl/v1/d/<device>/down/cmd                   signed request (DSSE): measure bundles
+    edgectl/v1/d/<device>/down/cmd                   signed request (DSSE): measure bundles, offer
+                                                     logs
+    edgectl/v1/d/<device>/down/want                  chunks of an upload that the server wants
     edgectl/v1/d/<device>/up/state        retained   reported state; also the last will
     edgectl/v1/d/<device>/up/telemetry               batches
     edgectl/v1/d/<device>/up/event                   update transitions, security events, and what
-                                                     came of requests
+                                                     came of requests; offers of uploads
     edgectl/v1/d/<device>/up/seed                    chunks that the broker no longer has
+    edgectl/v1/d/<device>/up/chunk                   one chunk of an upload, header and raw bytes
 """
 
 from __future__ import annotations
@@ -47,9 +50,11 @@ __all__ = [
     "seed",
     "state",
     "telemetry",
+    "upload_chunk",
+    "wanted",
 ]
 
-UpKind = Literal["state", "telemetry", "event", "seed"]
+UpKind = Literal["state", "telemetry", "event", "seed", "chunk"]
 
 
 def head() -> str:
@@ -97,6 +102,11 @@ def command(device: str) -> str:
     return f"{PROTOCOL}/d/{check_device_id(device)}/down/cmd"
 
 
+def wanted(device: str) -> str:
+    """Topic on which `device` is told what of its uploads is wanted; not retained."""
+    return f"{PROTOCOL}/d/{check_device_id(device)}/down/want"
+
+
 def state(device: str) -> str:
     """Topic of the reported state of `device`."""
     return f"{PROTOCOL}/d/{check_device_id(device)}/up/state"
@@ -115,6 +125,11 @@ def event(device: str) -> str:
 def seed(device: str) -> str:
     """Topic on which `device` asks for chunks that the broker does not hold."""
     return f"{PROTOCOL}/d/{check_device_id(device)}/up/seed"
+
+
+def upload_chunk(device: str) -> str:
+    """Topic on which `device` sends the chunks of its uploads that are wanted."""
+    return f"{PROTOCOL}/d/{check_device_id(device)}/up/chunk"
 
 
 class UpTopic(NamedTuple):

@@ -273,6 +273,21 @@ class Client:
         path = f"/models/{_segment(name)}/versions/{_segment(version)}/benchmarks"
         return self._connection.request("POST", path, types.JobInfo, body=asked)
 
+    # ------------------------------------------------------------ uploads of devices
+
+    def start_logs(self, device: str, asked: types.LogsStart) -> types.JobInfo:
+        """Have a device upload its logs."""
+        path = f"/devices/{_segment(device)}/logs"
+        return self._connection.request("POST", path, types.JobInfo, body=asked)
+
+    def device_uploads(self, device: str) -> types.Page[types.DeviceUploadInfo]:
+        """List what a device has uploaded, newest first."""
+        return self._get(f"/devices/{_segment(device)}/uploads", types.Page[types.DeviceUploadInfo])
+
+    def device_upload(self, device: str, digest: str) -> bytes:
+        """Return what a device has uploaded, as it came."""
+        return self._connection.content(f"/devices/{_segment(device)}/uploads/{_segment(digest)}")
+
     # ------------------------------------------------------------ jobs
 
     def jobs(self, query: Query = (), limit: int = 100) -> types.Page[types.JobInfo]:

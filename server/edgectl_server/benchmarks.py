@@ -10,8 +10,7 @@ Rules:
 
 1. A benchmark is a job that a device does: its row is the truth, and one is under way per device.
 2. What is asked is signed as an order is, with the same keys and its own payload type; its number
-   only grows for a device. It grows with the clock, so that a server that was restored from a
-   backup goes on above what it had issued.
+   only grows for a device (`edgectl_server.device_requests`).
 3. The request is not retained and sent once, after the bundles are on the broker: a device that
    does not take it within `BEGIN_WITHIN` has not heard it, or has refused it.
 4. What a device says counts with the nonce of its request, once for each variant, and is kept as a
@@ -21,7 +20,6 @@ Rules:
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -38,6 +36,7 @@ from edgectl_protocol.messages import (
     DeviceEvent,
     Reason,
 )
+from edgectl_server.device_requests import ANSWER_WITHIN, BEGIN_WITHIN, next_request
 from edgectl_server.domain.variants import VariantFacts, fits
 from edgectl_server.errors import Conflict, NotFound, Refused
 from edgectl_server.fleet import find_device
@@ -60,10 +59,6 @@ __all__ = ["Benchmarks"]
 
 logger = logging.getLogger(__name__)
 
-BEGIN_WITHIN = timedelta(minutes=2)
-"""A request that was not begun by then is worthless."""
-ANSWER_WITHIN = BEGIN_WITHIN + timedelta(seconds=30)
-"""Its acceptance may be under way for a moment."""
 SILENT_MAX = timedelta(minutes=30)
 """Between two words of a device that is connected: a large model on a slow line."""
 OFFLINE_MAX = timedelta(minutes=2)
@@ -164,15 +159,14 @@ class Benchmarks:
                 select(BundleVariant).where(BundleVariant.manifest.in_(manifests))
             )
         }
-        device.request_counter = max(device.request_counter + 1, int(now.timestamp() * 1000))
-        nonce = secrets.token_hex(16)
-        job.payload = {**job.payload, "counter": device.request_counter, "nonce": nonce}
+        counter, nonce = next_request(device, now)
+        job.payload = {**job.payload, "counter": counter, "nonce": nonce}
         job.state, job.started_at, job.attempts = "running", now, 1
         job.lease_until = now + ANSWER_WITHIN
         return BenchmarkRequest(
             device=device.id,
             job=job.id,
-            counter=device.request_counter,
+            counter=counter,
             nonce=nonce,
             issued_at=now,
             expires_at=now + BEGIN_WITHIN,

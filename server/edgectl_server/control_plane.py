@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -29,6 +28,9 @@ from edgectl_server.alerts import (
     problem_alerts,
 )
 from edgectl_server.benchmarks import Benchmarks
+from edgectl_server.connections import Connections
+from edgectl_server.device_logs import LOGS, DeviceLogs
+from edgectl_server.device_uploads import DeviceUploads, open_device_uploads
 from edgectl_server.distribution.addresses import is_any_address
 from edgectl_server.distribution.bounds import BrokerBounds
 from edgectl_server.distribution.brokers import ExistingBroker, open_broker
@@ -96,6 +98,8 @@ class ControlPlane:
     targets: Targets
     measurements: Measurements
     benchmarks: Benchmarks
+    device_logs: DeviceLogs
+    device_uploads: DeviceUploads
     rollouts: Rollouts
     telemetry: Telemetry
     security: SecurityEvents
@@ -149,7 +153,7 @@ def open_control_plane(
             ticker=ticker,
             now=now,
         )
-        connections = _Connections(ticker.wake)
+        connections = Connections(ticker.wake)
         link = BrokerLink(
             broker.host,
             broker.port,
@@ -186,6 +190,8 @@ def open_control_plane(
             targets=targets,
             measurements=parts.measurements,
             benchmarks=parts.benchmarks,
+            device_logs=parts.device_logs,
+            device_uploads=parts.device_uploads,
             rollouts=parts.rollouts,
             telemetry=parts.telemetry,
             security=parts.security,
@@ -249,6 +255,8 @@ class _Parts(NamedTuple):
     rollouts: Rollouts
     security: SecurityEvents
     benchmarks: Benchmarks
+    device_logs: DeviceLogs
+    device_uploads: DeviceUploads
     intake: Intake
 
 
@@ -290,6 +298,10 @@ def _deal_with_devices(
         now=now,
         wake=ticker.wake,
     )
+    device_logs = DeviceLogs(database=database, signer=held.signer, now=now, wake=ticker.wake)
+    device_uploads = open_device_uploads(
+        settings, database, owners={LOGS: device_logs}, now=now, wake=ticker.wake
+    )
     intake = Intake(
         database=database,
         fleet=fleet,
@@ -297,8 +309,20 @@ def _deal_with_devices(
         rollouts=rollouts,
         security=security,
         benchmarks=benchmarks,
+        uploads=device_uploads,
     )
-    return _Parts(measurements, ordering, fleet, telemetry, rollouts, security, benchmarks, intake)
+    return _Parts(
+        measurements=measurements,
+        ordering=ordering,
+        fleet=fleet,
+        telemetry=telemetry,
+        rollouts=rollouts,
+        security=security,
+        benchmarks=benchmarks,
+        device_logs=device_logs,
+        device_uploads=device_uploads,
+        intake=intake,
+    )
 
 
 def _catch_up(plane: ControlPlane, database: Database, now: Callable[[], datetime]) -> None:
@@ -400,34 +424,11 @@ def _start(plane: ControlPlane, duties: list[Duty]) -> None:
     plane.stack.callback(plane.publisher.close)
 
 
-class _Connections:
-    """What the network thread has to say to the ticker."""
-
-    def __init__(self, wake: Callable[[], None]) -> None:
-        self._wake = wake
-        self._lock = threading.Lock()
-        self._new = self._forgotten = False
-
-    def note(self, remembered: bool) -> None:
-        """There is a new connection, to a broker that remembers our session or not."""
-        with self._lock:
-            self._new = True
-            self._forgotten = self._forgotten or not remembered
-        self._wake()
-
-    def take(self) -> tuple[bool, bool]:
-        """Return whether there is a new connection, and whether the broker had forgotten us."""
-        with self._lock:
-            taken = (self._new, self._forgotten)
-            self._new = self._forgotten = False
-            return taken
-
-
 def _duties(
     settings: Settings,
     plane: ControlPlane,
     database: Database,
-    connections: _Connections,
+    connections: Connections,
     now: Callable[[], datetime],
 ) -> list[Duty]:
     link, ordering, publisher = plane.link, plane.ordering, plane.publisher
@@ -477,12 +478,15 @@ def _duties(
         Duty("the publisher", settings.tick_s, publisher.reconcile),
         Duty("the outbox", settings.tick_s, drain),
         Duty("the benchmarks", settings.tick_s, ask),
+        Duty("the logs of devices", settings.tick_s, lambda: plane.device_logs.tick(link)),
+        Duty("the uploads of devices", settings.tick_s, lambda: plane.device_uploads.tick(link)),
         Duty("the signed metadata", _METADATA_S, refresh),
         Duty("the alerts", _ALERTS_S, plane.alerts.log),
         Duty("the orders", _ORDERS_S, ordering.renew),
         Duty("the revocations", _REVOCATIONS_S, plane.broker.check_revocations),
         Duty("the retention", _RETENTION_S, plane.telemetry.delete_old),
         Duty("the events", _RETENTION_S, forget_events),
+        Duty("the old uploads of devices", _RETENTION_S, plane.device_uploads.delete_old),
         Duty("the measurements", _RETENTION_S, plane.measurements.delete_old),
         Duty("the old security events", _RETENTION_S, plane.security.delete_old),
         Duty("the security events", _SECURITY_S, plane.security.flush),

@@ -17,7 +17,9 @@ Rules:
    is tried again until it does.
 5. Events and telemetry are stored within each device's allowance (`edgectl_server.allowance`);
    beyond it they are dropped, and the device sends them again later.
-6. What is dropped is counted by reason, and logged at most once a second and reason.
+6. Chunks of uploads carry no signature of their own: those that nobody asks for are dropped before
+   anything is written, the others are checked against the signed offer.
+7. What is dropped is counted by reason, and logged at most once a second and reason.
 """
 
 from __future__ import annotations
@@ -51,8 +53,10 @@ from edgectl_protocol.messages import (
     encode,
 )
 from edgectl_protocol.topics import UpTopic
+from edgectl_protocol.uploads import UploadChunk, UploadOffer, UploadWanted, decode_upload_chunk
 from edgectl_server.allowance import Allowance
 from edgectl_server.benchmarks import Benchmarks
+from edgectl_server.device_uploads import DeviceUploads, Taken
 from edgectl_server.distribution.link import RECEIVE_MAX, BrokerLink, Incoming
 from edgectl_server.errors import Unavailable
 from edgectl_server.fleet import Fleet
@@ -85,7 +89,8 @@ class _Sealed:
 @dataclass(frozen=True)
 class _Believed:
     incoming: Incoming
-    message: Report
+    device: str
+    message: Report | UploadChunk
     key: DeviceKey
 
 
@@ -101,6 +106,7 @@ class Intake:
         rollouts: Rollouts,
         security: SecurityEvents,
         benchmarks: Benchmarks,
+        uploads: DeviceUploads,
     ) -> None:
         self._database = database
         self._fleet = fleet
@@ -108,6 +114,7 @@ class Intake:
         self._rollouts = rollouts
         self._security = security
         self._benchmarks = benchmarks
+        self._uploads = uploads
         self._reports = Reports()
         self._queue: queue.Queue[Incoming | None] = queue.Queue(QUEUE_MAX)
         self._link: BrokerLink
@@ -178,7 +185,7 @@ class Intake:
             one.incoming.done()
             self._answer(one.message)
         if stored:
-            self._rollouts.touch({one.message.device for one in stored})
+            self._rollouts.touch({one.device for one in stored})
 
     def _admit(self, incoming: Incoming) -> _Sealed | None:
         """Look at topic and length; what is inside comes later."""
@@ -199,7 +206,8 @@ class Intake:
     def _believe(self, batch: Sequence[_Sealed]) -> list[_Believed]:
         """Check who has signed; outside of any transaction, because it is most of the work."""
         keys = self._patiently(lambda: self._read_keys({one.topic.device for one in batch})) or {}
-        believed = []
+        believed: list[_Believed] = []
+        chunks: list[tuple[_Believed, UploadChunk]] = []
         for one in batch:
             device = one.topic.device
             if device not in keys:
@@ -208,6 +216,10 @@ class Intake:
                 continue
             key, seen = keys[device]
             try:
+                if one.topic.kind == "chunk":
+                    chunk = _open_chunk(one)
+                    chunks.append((_Believed(one.incoming, device, chunk, key), chunk))
+                    continue
                 message = self._reports.open(one.topic, one.incoming.payload, key)
             except NotBelieved as error:
                 self._drop(error.code, f"{device}: {error.detail}")
@@ -215,8 +227,23 @@ class Intake:
                     self._security.note(device, error.code, error.detail)
                 one.incoming.done()
             else:
-                believed.append(_Believed(one.incoming, message, key))
-        return believed
+                believed.append(_Believed(one.incoming, device, message, key))
+        return [*believed, *self._asked_for(chunks)]
+
+    def _asked_for(self, chunks: Sequence[tuple[_Believed, UploadChunk]]) -> list[_Believed]:
+        """Return the chunks of uploads that somebody asks for; the rest is dropped."""
+        if not chunks:
+            return []
+        names = {(one.device, chunk.upload) for one, chunk in chunks}
+        asked = self._patiently(lambda: self._uploads.wanted(names)) or {}
+        wanted = []
+        for one, chunk in chunks:
+            if chunk.number in asked.get((one.device, chunk.upload), ()):
+                wanted.append(one)
+            else:
+                self._drop("upload.unwanted", f"{one.device} sends chunk {chunk.number} unasked")
+                one.incoming.done()
+        return wanted
 
     def _read_keys(self, names: set[str]) -> dict[str, tuple[DeviceKey, bool]]:
         """Return the keys of enrolled devices, and whether each was heard since it enrolled."""
@@ -254,9 +281,9 @@ class Intake:
     def _write(self, batch: Sequence[_Believed]) -> list[_Believed]:
         stored: list[_Believed] = []
         strangers: list[_Believed] = []
-        complaints: list[tuple[str, Reason]] = []
+        outcomes: list[tuple[str, Taken]] = []
         with self._database.write() as session:
-            names = {one.message.device for one in batch}
+            names = {one.device for one in batch}
             wanted = (
                 select(Device)
                 .where(Device.id.in_(names), Device.state == "enrolled")
@@ -265,37 +292,37 @@ class Intake:
             )
             devices = {device.id: device for device in session.scalars(wanted)}
             for one in batch:
-                device = devices.get(one.message.device)
+                device = devices.get(one.device)
                 if device is None or device.public_key_sha256 != one.key.public_key_sha256:
                     strangers.append(one)  # it left, or enrolled anew, a moment ago
                     continue
-                complaint = self._write_one(session, device, one)
-                if complaint is not None:
-                    complaints.append((device.id, complaint))
+                outcomes.append((device.id, self._write_one(session, device, one)))
                 stored.append(one)
-        for name, complaint in complaints:
-            self._drop(complaint.code, f"{name}: {complaint.detail}")
-            self._security.note(name, complaint.code, complaint.detail)
+        for name, outcome in outcomes:
+            self._tell(name, outcome)
         for one in strangers:
-            self._drop("stranger", f"{one.message.device} is not enrolled")
+            self._drop("stranger", f"{one.device} is not enrolled")
             one.incoming.done()
         return stored
 
-    def _write_one(self, session: Session, device: Device, one: _Believed) -> Reason | None:
-        """Write a message; return what is suspicious about it."""
+    def _write_one(self, session: Session, device: Device, one: _Believed) -> Taken:
+        """Write a message; return what is suspicious about it, and what to answer."""
+        complaint: Reason | None = None
         match one.message:
             case ReportedState() as state:
                 retained = one.incoming.retained
                 complaint = self._fleet.take_state(session, device, state, retained=retained)
                 session.flush()
-                return complaint
             case DeviceEvent() as event:
                 complaint = self._fleet.take_event(session, device, event)
                 if complaint is None:
                     self._benchmarks.take_event(session, device, event)
-                return complaint
             case BenchmarkReport() as report:
-                return self._benchmarks.take_report(session, device, report)
+                complaint = self._benchmarks.take_report(session, device, report)
+            case UploadOffer() as offer:
+                return self._uploads.take_offer(session, device, offer)
+            case UploadChunk() as chunk:
+                return self._uploads.take_chunk(session, device.id, chunk)
             case SecurityEvent() as event:
                 self._security.take(session, device, event)
             case TelemetryBatch() as telemetry:
@@ -304,21 +331,34 @@ class Intake:
                     self._drop("windows", f"{unusable} windows of {device.id}")
             case SeedRequest():
                 pass  # nothing to store; enrolled is all that it must be
-        return None
+        return Taken(complaint, suspicious=complaint is not None)
 
-    def _answer(self, message: Report) -> None:
+    def _tell(self, device: str, outcome: Taken) -> None:
+        """Count what was not believed, and tell the device what it asked."""
+        complaint = outcome.complaint
+        if complaint is not None:
+            self._drop(complaint.code, f"{device}: {complaint.detail}")
+            if outcome.suspicious:
+                self._security.note(device, complaint.code, complaint.detail)
+        if outcome.answer is not None:
+            self._publish(topics.wanted(device), outcome.answer)
+
+    def _answer(self, message: Report | UploadChunk) -> None:
         """Tell the device that it need not send it again; it does, if this is lost."""
         match message:
-            case DeviceEvent() | SecurityEvent() | BenchmarkReport() | TelemetryBatch():
-                ack = encode(Ack(boot=message.boot, seq=message.seq))
-                try:
-                    self._link.publish(topics.ack(message.device), ack, timeout_s=0.1)
-                except Unavailable:
-                    self._drop("ack", "the broker does not take acknowledgements")
+            case ReportedState() | UploadChunk():
+                pass
             case SeedRequest():
                 self._seed(message)
-            case ReportedState():
-                pass
+            case _:
+                ack = Ack(boot=message.boot, seq=message.seq)
+                self._publish(topics.ack(message.device), ack)
+
+    def _publish(self, topic: str, message: Ack | UploadWanted) -> None:
+        try:
+            self._link.publish(topic, encode(message), timeout_s=0.1)
+        except Unavailable:
+            self._drop("ack", "the broker does not take answers")
 
     def _drop(self, reason: str, detail: str) -> None:
         self.dropped[reason] += 1
@@ -326,3 +366,11 @@ class Intake:
         if now - self._logged.get(reason, -_LOG_EVERY_S) >= _LOG_EVERY_S:
             self._logged[reason] = now
             logger.warning("dropped (%s): %.300s; %d so far", reason, detail, self.dropped[reason])
+
+
+def _open_chunk(sealed: _Sealed) -> UploadChunk:
+    """Take a chunk apart; raise `NotBelieved` ``upload.malformed`` for anything else."""
+    try:
+        return decode_upload_chunk(sealed.incoming.payload)
+    except ProtocolError as error:
+        raise NotBelieved("upload.malformed", str(error)) from error

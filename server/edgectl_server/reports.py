@@ -4,6 +4,9 @@ A device signs what it says with the key of its certificate. Here the envelope i
 signature is checked against the key in the device's row, and only then is the payload decoded. A
 broker, or another device, can withhold a report and repeat one; it cannot make one.
 
+Chunks of uploads are not signed one by one, and do not come here: the digest of their index is in
+the offer, which is (`edgectl_server.device_uploads`).
+
 Rules: the key id in the envelope is a hint, which says why a signature is not good. The payload
 type must be one that belongs on the topic. A key is parsed once and kept by its fingerprint, so
 that a device that enrols with another key is checked against that one at once.
@@ -34,6 +37,7 @@ from edgectl_protocol.messages import (
     decode,
 )
 from edgectl_protocol.topics import UpTopic
+from edgectl_protocol.uploads import UploadOffer
 
 __all__ = ["DeviceKey", "NotBelieved", "Reports"]
 
@@ -41,7 +45,7 @@ _KEYS_MAX = 16384
 _ECDSA = ec.ECDSA(SHA256())
 _KINDS: dict[str, tuple[type[Any], ...]] = {
     "state": (ReportedState,),
-    "event": (DeviceEvent, SecurityEvent, BenchmarkReport),
+    "event": (DeviceEvent, SecurityEvent, BenchmarkReport, UploadOffer),
     "telemetry": (TelemetryBatch,),
     "seed": (SeedRequest,),
 }

@@ -20,6 +20,8 @@ from edgectl_server.benchmarks import Benchmarks
 from edgectl_server.bundle_documents import BundleDocuments
 from edgectl_server.clock import now
 from edgectl_server.control_plane import ControlPlane, open_control_plane
+from edgectl_server.device_logs import LOGS, DeviceLogs
+from edgectl_server.device_uploads import DeviceUploads
 from edgectl_server.distribution.interface import RunningBroker
 from edgectl_server.distribution.link import BrokerLink
 from edgectl_server.distribution.publisher import Publisher
@@ -99,6 +101,8 @@ class Services:
     targets: Targets
     measurements: Measurements
     benchmarks: Benchmarks
+    device_logs: DeviceLogs
+    device_uploads: DeviceUploads
     rollouts: Rollouts
     telemetry: Telemetry
     security: SecurityEvents
@@ -177,6 +181,7 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
     )
     jobs.register(PUSH, push)
     jobs.register_remote(BENCHMARK)
+    jobs.register_remote(LOGS)
     registry = Registry(
         database,
         blobs,
@@ -225,6 +230,8 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         targets=plane.targets,
         measurements=plane.measurements,
         benchmarks=plane.benchmarks,
+        device_logs=plane.device_logs,
+        device_uploads=plane.device_uploads,
         rollouts=plane.rollouts,
         telemetry=plane.telemetry,
         security=plane.security,

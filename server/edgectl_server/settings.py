@@ -122,6 +122,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Install a converter's environment when the first model needs it."""
     converter_install_s_max: _Positive = 1800
     """How long that may take."""
+    device_upload_bytes_per_day: Annotated[int, Meta(ge=0)] = 64 * _MEBIBYTE
+    """What one device may upload in a day."""
+    device_uploads_at_once: Annotated[int, Meta(ge=1, le=256)] = 8
+    """How many devices may upload at a time; the others wait."""
+    device_upload_days: _Positive = 14
+    """What devices have uploaded is deleted when it is older."""
     tick_s: Annotated[float, Meta(ge=0.05, le=60)] = 0.5
     """How often rollouts are looked at."""
     telemetry_retention_days: _Positive = 30
@@ -141,6 +147,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def blobs_address(self) -> str:
         """The blob store's URL or folder, whatever was set."""
         return self.blobs_url or str(self.data_path / "blobs")
+
+    @property
+    def device_uploads_address(self) -> str:
+        """URL or folder of what devices upload, apart from all that devices fetch."""
+        return f"{self.blobs_address.rstrip('/')}/device-uploads"
 
     @property
     def converters_path(self) -> Path:

@@ -41,7 +41,7 @@ LIES: dict[str, Callable[[socket.socket], object]] = {
     "long frame": lambda channel: channel.sendall((FRAME_BYTES_MAX + 1).to_bytes(4, "big")),
     "garbage": lambda channel: channel.sendall((3).to_bytes(4, "big") + b"\xc1\xc1\xc1"),
     "half a frame": half_a_frame,
-    "other answer": lambda channel: send(channel, Good(b"{}", "key", ("key",))),
+    "other answer": lambda channel: send(channel, Good(b"{}", "key", ("key",), "x")),
     "negative floor": lambda channel: send(channel, Found(-1, -1, -1)),
     "wants for ever": wants_for_ever,
     "wants other topics": lambda channel: send(channel, Want("../d/pi-2/down/order", 1)),

@@ -57,6 +57,7 @@ from edgectl_protocol import (
     ranges,
     requirements,
     topics,
+    uploads,
     windows,
 )
 from edgectl_protocol.errors import ProtocolError
@@ -167,7 +168,8 @@ FIELDS: dict[str, Any] = {
     "blob": BUNDLE.digest, "chunks": [-1, 0], "job": "0" * 16, "counter": 5, "request": 5,
     "issued_at": "2026-01-01T00:00:00Z", "expires_at": "2026-01-01T00:00:00Z", "model": "har",
     "candidates": [{"variant": "int8", "target": "x", "manifest": BUNDLE.digest}], "runs": 7,
-    "done": 0, "verdict": "ok",
+    "done": 0, "verdict": "ok", "kind": "logs", "upload": BUNDLE.digest, "length": 1,
+    "media_type": "application/x-ndjson+gzip",
 }  # fmt: skip
 
 
@@ -191,7 +193,10 @@ ENVELOPE = envelopes.encode_envelope(
         signatures=(envelopes.Signature(keyid="a" * 64, sig=b"x" * 64),),
     )
 )
-MESSAGES: tuple[Any, ...] = (messages.Ack, messages.MetadataHead, *messages.PAYLOAD_TYPES)
+MESSAGES: tuple[Any, ...] = (
+    messages.Ack, messages.MetadataHead, uploads.UploadWanted, *messages.REQUEST_PAYLOAD_TYPES,
+    *messages.PAYLOAD_TYPES,
+)  # fmt: skip
 
 LOOSE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 PROTOCOL = (ProtocolError,)
@@ -232,6 +237,8 @@ DECODERS = (
             (b"vision",)),
     Decoder("topics.parse_up", of_text(topics.parse_up), PROTOCOL,
             (topics.state("pi-1").encode(),)),
+    Decoder("uploads.decode_upload_chunk", uploads.decode_upload_chunk, PROTOCOL,
+            (uploads.encode_upload_chunk(BUNDLE.digest, 3, b"x" * 100),)),
     Decoder("enrolment.parse_token", of_text(enrolment.parse_token), PROTOCOL,
             (b"ee_" + b"0" * 16 + b"_" + b"x" * 43,)),
     Decoder("enrolment.parse_fingerprint", of_text(enrolment.parse_fingerprint), PROTOCOL,

@@ -17,7 +17,7 @@ import pytest
 from securesystemslib.signer import CryptoSigner, Signer
 from tuf.api.metadata import TargetFile
 
-from agent.core.made import make_order
+from agent.core.made import START, make_order
 from agent.core.test_benchmarks import make_request
 from conformance.attacked import V1, Topics
 from conformance.repository import BASE_URL, Files, SignedRepository
@@ -34,6 +34,7 @@ from edgectl_protocol.messages import (
 )
 from edgectl_protocol.messages import Order as OrderMessage
 from edgectl_protocol.metadata import ORDER_KEYS_FIELD
+from edgectl_protocol.uploads import LOG_REQUEST_PAYLOAD_TYPE, LogRequest
 
 ORDER = encode(make_order(7, [V1]))
 REQUEST = encode(make_request(7))
@@ -199,6 +200,16 @@ def test_neither_passes_for_the_other(server: Server, trust: Trust) -> None:
             check(payload, lambda: False)
         assert refused.value.code == code
     assert trust.check_request(request, lambda: False).request == make_request(7)
+    asked = LogRequest(
+        device="pi-1", job="0" * 16, counter=8, nonce="0" * 32, issued_at=START, expires_at=START
+    )
+    signed = server.sign(encode(asked), payload_type=LOG_REQUEST_PAYLOAD_TYPE)
+    assert trust.check_request(signed, lambda: False).request == asked
+    with pytest.raises(Refused) as refused:
+        trust.check_request(
+            server.sign(encode(asked), payload_type=REQUEST_PAYLOAD_TYPE), lambda: False
+        )
+    assert refused.value.code == "request.malformed", "neither passes for one to measure"
     for payload in (b"{}", b"null", REQUEST[:-1], REQUEST.replace(b'"runs":7', b'"runs":0')):
         with pytest.raises(Refused) as refused:
             trust.check_request(

@@ -114,6 +114,8 @@ def test_topics():
         "telemetry": topics.telemetry("pi-1"),
         "event": topics.event("pi-1"),
         "seed": topics.seed("pi-1"),
+        "wanted": topics.wanted("pi-1"),
+        "upload_chunk": topics.upload_chunk("pi-1"),
     }
     for name, action, topic, expected in published["access"]:
         assert topics.allowed(name, action, topic) is expected, (name, action, topic)

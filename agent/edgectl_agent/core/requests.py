@@ -1,9 +1,9 @@
 """Judgements about requests, and what the device remembers of them across a power loss.
 
-A request asks for a measurement and changes nothing that serves; it is judged apart from orders, by
-a counter of its own, and with the same strictness: for this device, newer than the last one, signed
-by a key that counts, in its time. What is remembered is written before anything is measured, so
-that a request is taken once, whatever happens.
+A request asks for a measurement or for logs, and changes nothing that serves; it is judged apart
+from orders, by a counter of its own, and with the same strictness: for this device, newer than the
+last one, signed by a key that counts, in its time. What is remembered is written before anything is
+done, so that a request is taken once, whatever happens.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from msgspec import Struct
 from edgectl_agent.core.orders import CLOCK_SKEW_MAX
 from edgectl_agent.core.timing import Moment
 from edgectl_protocol.errors import MalformedMessage
-from edgectl_protocol.messages import BenchmarkRequest, Reason
+from edgectl_protocol.messages import BenchmarkRequest, Reason, Request
 
 __all__ = [
     "RequestArrived",
@@ -30,7 +30,7 @@ __all__ = [
 class RequestArrived(Struct, frozen=True, kw_only=True):
     """A request whose signature is good."""
 
-    request: BenchmarkRequest
+    request: Request
     key: str
     """Id of the key that has signed it."""
     keys: tuple[str, ...]
@@ -69,9 +69,7 @@ def decode_request_record(content: bytes) -> RequestRecord:
         raise MalformedMessage("not a record of requests") from error
 
 
-def refuse_request(
-    request: BenchmarkRequest, device: str, floor: int, moment: Moment
-) -> Reason | None:
+def refuse_request(request: Request, device: str, floor: int, moment: Moment) -> Reason | None:
     """Say why a request with a good signature is not taken, or None.
 
     Args:

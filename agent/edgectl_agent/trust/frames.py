@@ -114,6 +114,7 @@ class Good(Struct, frozen=True, tag=True):
     payload: bytes
     key: _Name
     keys: Annotated[tuple[_Name, ...], Meta(max_length=16)]
+    payload_type: _Name
 
 
 class Failed(Struct, frozen=True, tag=True):

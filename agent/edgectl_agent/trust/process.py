@@ -53,7 +53,13 @@ from edgectl_agent.trust.frames import (
 )
 from edgectl_protocol import topics
 from edgectl_protocol.errors import ProtocolError
-from edgectl_protocol.messages import MESSAGE_BYTES_MAX, BenchmarkRequest, Order, decode
+from edgectl_protocol.messages import (
+    MESSAGE_BYTES_MAX,
+    REQUEST_PAYLOAD_TYPES,
+    Order,
+    Request,
+    decode,
+)
 from edgectl_protocol.metadata import METADATA_BYTES_MAX
 from edgectl_protocol.names import digest_of
 
@@ -71,6 +77,7 @@ _WAIT_S = 0.5
 _DEATH_S_MAX = 1.0
 Files = Callable[[Want], bytes | None]
 """Answers what the process wants to know from files; None: there is none."""
+_REQUESTS: dict[str, type[Request]] = {name: kind for kind, name in REQUEST_PAYLOAD_TYPES.items()}
 _said: set[tuple[str, ...]] = set()
 _log = logging.getLogger(__name__)
 
@@ -164,8 +171,8 @@ class Trust:
             raise Refused("request.malformed", f"a request of {len(payload)} bytes")
         answer = self._ask(CheckRequest(payload), Good, cancelled)
         try:
-            request = decode(BenchmarkRequest, answer.payload)
-        except ProtocolError as error:
+            request = decode(_REQUESTS[answer.payload_type], answer.payload)
+        except (ProtocolError, KeyError) as error:
             raise Refused("request.malformed", str(error)) from error
         return RequestArrived(request=request, key=answer.key, keys=answer.keys)
 

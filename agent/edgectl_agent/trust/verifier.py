@@ -39,7 +39,7 @@ from edgectl_protocol.manifest import MANIFEST_BYTES_MAX
 from edgectl_protocol.messages import (
     MESSAGE_BYTES_MAX,
     ORDER_PAYLOAD_TYPE,
-    REQUEST_PAYLOAD_TYPE,
+    REQUEST_PAYLOAD_TYPES,
 )
 from edgectl_protocol.metadata import METADATA_BYTES_MAX, ORDER_KEYS_FIELD
 from edgectl_protocol.names import hex_of
@@ -68,6 +68,8 @@ class Checked(NamedTuple):
     """Id of the key that has signed it."""
     keys: tuple[str, ...]
     """Ids of all keys that the newest trusted root lists for orders."""
+    payload_type: str
+    """What the signature says that the payload is."""
 
 
 class Verifier:
@@ -158,7 +160,7 @@ class Verifier:
             StepFailed: the keys could not be fetched now.
         """
         try:
-            envelope = _take_apart(payload, REQUEST_PAYLOAD_TYPE)
+            envelope = _take_apart(payload, *REQUEST_PAYLOAD_TYPES.values())
         except ProtocolError as error:
             raise Refused("request.malformed", str(error)) from error
         checked = self._checked(envelope)
@@ -177,7 +179,8 @@ class Verifier:
         key = _signing_key(envelope, self._order_keys)
         if key is None:
             return None
-        return Checked(envelope.payload, key, tuple(one.keyid for one in self._order_keys))
+        keys = tuple(one.keyid for one in self._order_keys)
+        return Checked(envelope.payload, key, keys, envelope.payload_type)
 
     def _load(self) -> None:
         """Walk the roots and load the top-level metadata."""
@@ -243,10 +246,10 @@ def parse_envelope(payload: bytes) -> Envelope:
         raise Refused("order.malformed", str(error)) from error
 
 
-def _take_apart(payload: bytes, payload_type: str) -> Envelope:
-    """Return the envelope, of that type; raise `ProtocolError` for anything else."""
+def _take_apart(payload: bytes, *payload_types: str) -> Envelope:
+    """Return the envelope, of one of those types; raise `ProtocolError` for anything else."""
     envelope = decode_envelope(payload, bytes_max=MESSAGE_BYTES_MAX)
-    if envelope.payload_type != payload_type:
+    if envelope.payload_type not in payload_types:
         raise MalformedMessage(f"an envelope of {envelope.payload_type!r:.80}")
     return envelope
 

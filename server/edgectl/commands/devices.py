@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from edgectl.commands.device_logs import logs
 from edgectl.commands.enrolment import COMMANDS
 from edgectl.device_tables import device_table, devices_table, events_table, security_table
 from edgectl.errors import doing
@@ -32,7 +33,7 @@ def devices() -> None:
     """Show devices, let new ones enrol, take old ones out."""
 
 
-for command in COMMANDS:
+for command in (*COMMANDS, logs):
     devices.add_command(command)
 
 

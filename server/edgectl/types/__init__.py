@@ -13,6 +13,7 @@ from edgectl.types.base import (
     ReadyInfo,
     VersionInfo,
 )
+from edgectl.types.device_uploads import DeviceUploadInfo, LogsStart
 from edgectl.types.devices import (
     DeviceDetail,
     DeviceEventInfo,
@@ -104,6 +105,7 @@ __all__ = [
     "DeviceDetail",
     "DeviceEventInfo",
     "DeviceSummary",
+    "DeviceUploadInfo",
     "DisagreementInfo",
     "EnrolRequestInfo",
     "EnrolTokenCreated",
@@ -114,6 +116,7 @@ __all__ = [
     "JobInfo",
     "JobProgress",
     "LineageInfo",
+    "LogsStart",
     "Me",
     "MeasurementInfo",
     "ModelPolicy",

@@ -23,6 +23,7 @@ import edgectl_protocol
 from edgectl_server.api import (
     audit,
     benchmarks,
+    device_uploads,
     devices,
     enrol,
     enrolment,
@@ -59,6 +60,7 @@ _ROUTERS = (
     jobs.router,
     devices.router,
     benchmarks.router,
+    device_uploads.router,
     security.router,
     enrol.router,
     enrolment.router,

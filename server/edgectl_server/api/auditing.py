@@ -27,6 +27,7 @@ __all__ = ["KEPT", "Auditing", "name_act"]
 KEPT: Mapping[str, tuple[str, ...]] = {
     "approve_device": ("fingerprint", "group"),
     "create_enrol_token": ("uses", "expires_in_s", "group"),
+    "device_logs": ("since_s",),
     "enrol": ("device",),
     "preauthorise": ("entries",),
     "push_version": (

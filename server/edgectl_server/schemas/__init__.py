@@ -20,6 +20,7 @@ from edgectl_server.schemas.base import (
     Sha256,
     VersionStr,
 )
+from edgectl_server.schemas.device_uploads import DeviceUploadInfo, LogsStart
 from edgectl_server.schemas.devices import (
     DeviceDetail,
     DeviceEventInfo,
@@ -123,6 +124,7 @@ __all__ = [
     "DeviceEventInfo",
     "DeviceIdStr",
     "DeviceSummary",
+    "DeviceUploadInfo",
     "DigestStr",
     "DisagreementInfo",
     "EnrolRequestInfo",
@@ -140,6 +142,7 @@ __all__ = [
     "JobProgress",
     "LineageInfo",
     "LoginRequest",
+    "LogsStart",
     "Me",
     "MeasurementInfo",
     "ModelNameStr",

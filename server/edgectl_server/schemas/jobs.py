@@ -15,7 +15,7 @@ class JobProgress(Schema):
 
     stage: str = ""
     """Such as ``check``, ``quantize``, ``evaluate``, ``pack``, ``sign``, ``publish``; of a
-    benchmark ``send``, ``measure``."""
+    benchmark ``send``, ``measure``; of logs ``send``, ``upload``."""
     message: str = ""
     done: int = 0
     total: int = 0

@@ -15,9 +15,9 @@ from securesystemslib.signer import Signer
 
 from edgectl_protocol.messages import (
     ORDER_PAYLOAD_TYPE,
-    REQUEST_PAYLOAD_TYPE,
-    BenchmarkRequest,
+    REQUEST_PAYLOAD_TYPES,
     Order,
+    Request,
     encode,
 )
 from edgectl_server.signing.keys import Keys
@@ -38,9 +38,12 @@ class OrderSigner:
         self._keys = keys
         self._listed = listed
 
-    def envelope(self, order: Order | BenchmarkRequest) -> dict[str, Any]:
+    def envelope(self, order: Order | Request) -> dict[str, Any]:
         """Return the signed envelope as a JSON document, as it is kept in the database."""
-        kind = ORDER_PAYLOAD_TYPE if isinstance(order, Order) else REQUEST_PAYLOAD_TYPE
+        if isinstance(order, Order):
+            kind = ORDER_PAYLOAD_TYPE
+        else:
+            kind = REQUEST_PAYLOAD_TYPES[type(order)]
         envelope = Envelope(encode(order), kind, {})
         envelope.sign(self._signer())
         document: dict[str, Any] = envelope.to_dict()
@@ -53,6 +56,6 @@ class OrderSigner:
                 return signers[-1]
         return self._keys.signer("orders")
 
-    def sign(self, order: Order | BenchmarkRequest) -> bytes:
+    def sign(self, order: Order | Request) -> bytes:
         """Return the signed envelope as it goes on the wire."""
         return msgspec.json.encode(self.envelope(order))

@@ -23,6 +23,7 @@ from edgectl_agent.core.timing import Moment
 from edgectl_agent.downloader import Downloader
 from edgectl_agent.durable import RealDisk
 from edgectl_agent.errors import StepFailed, StepRejected
+from edgectl_agent.request_ledger import RequestLedger
 from edgectl_agent.store import Store
 from edgectl_agent.trial import TrialResult, Verdict
 from edgectl_protocol.errors import MalformedMessage
@@ -66,8 +67,9 @@ class Site:
         self.alarms: list[str] = []
         self.told: list[tuple[str, int, str, str]] = []
         """Job, done, verdict, code."""
+        self.ledger = RequestLedger("pi-1", disk)
         self.benchmarks = Benchmarks(
-            "pi-1", disk, machine=self.machine, reporter=self, submit=self.submitted.append
+            self.ledger, machine=self.machine, reporter=self, submit=self.submitted.append
         )
 
     def alarm(self, reason: Reason, moment: Moment) -> None:

@@ -27,7 +27,8 @@ from edgectl_protocol.messages import (
 )
 from edgectl_protocol.update import UpdateEvent, UpdateState
 from edgectl_server import measurements as measurements_module
-from edgectl_server.benchmarks import ANSWER_WITHIN, OFFLINE_MAX, SILENT_MAX
+from edgectl_server.benchmarks import OFFLINE_MAX, SILENT_MAX
+from edgectl_server.device_requests import ANSWER_WITHIN
 from edgectl_server.domain.targets import parse_targets
 from edgectl_server.errors import Conflict, NotFound, Refused, ServerError
 from edgectl_server.measurements import BENCHMARK, PER_DEVICE_MAX

@@ -37,6 +37,7 @@ from edgectl_protocol.update import UpdateEvent, UpdateState
 from edgectl_server import allowance
 from edgectl_server import intake as intake_module
 from edgectl_server.benchmarks import Benchmarks
+from edgectl_server.device_uploads import open_device_uploads
 from edgectl_server.distribution.link import Incoming
 from edgectl_server.fleet import Fleet
 from edgectl_server.intake import QUEUE_MAX, Intake
@@ -44,6 +45,7 @@ from edgectl_server.measurements import Measurements
 from edgectl_server.ordering import Ordering
 from edgectl_server.rollouts import Rollouts
 from edgectl_server.security import SecurityEvents
+from edgectl_server.settings import Settings
 from edgectl_server.signing.authority import Authority
 from edgectl_server.signing.content_keys import ContentKeys
 from edgectl_server.signing.keys import Keys
@@ -126,6 +128,9 @@ def parts(tmp_path: Path, database: Database, clock: Clock) -> SimpleNamespace:
         rollouts=rollouts,
         security=security,
         benchmarks=benchmarks,
+        uploads=open_device_uploads(
+            Settings(data=str(tmp_path)), database, owners={}, now=clock, wake=lambda: None
+        ),
     )
     csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(KEY, SHA256())
     csr_pem = csr.public_bytes(Encoding.PEM).decode()

@@ -48,6 +48,7 @@ from edgectl_server.storage.tables.telemetry import (
     SystemSampleRow,
     TelemetryWindow,
 )
+from edgectl_server.storage.tables.uploads import DeviceUpload, DeviceUploadChunk
 
 __all__ = [
     "ApiToken",
@@ -59,6 +60,8 @@ __all__ = [
     "DesiredSlot",
     "Device",
     "DeviceEventRow",
+    "DeviceUpload",
+    "DeviceUploadChunk",
     "EnrolRequestRow",
     "EnrolToken",
     "Job",

@@ -1,0 +1,34 @@
+"""What devices upload."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from msgspec import Struct
+
+__all__ = ["DeviceUploadInfo", "LogsStart"]
+
+
+class LogsStart(Struct, frozen=True):
+    """How far back a device's logs are wanted; 0: all that it has."""
+
+    since_s: int = 3600
+
+
+class DeviceUploadInfo(Struct, frozen=True):
+    """One content that a device has offered."""
+
+    digest: str
+    kind: str
+    media_type: str
+    length: int
+    state: str
+    chunks_done: int
+    chunks_total: int
+    job: str
+    made_at: datetime
+    created_at: datetime
+    ended_at: datetime | None
+    expires_at: datetime
+    reason_code: str = ""
+    reason: str = ""

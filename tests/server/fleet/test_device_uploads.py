@@ -1,0 +1,432 @@
+"""Uploads of devices, on a real broker: what is asked for, what is refused, and what it may cost.
+
+The device here speaks the wire protocol by hand and says what it likes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import random
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from sqlalchemy import func, select, update
+
+from edgectl_protocol import topics
+from edgectl_protocol.chunks import CHUNK_BYTES, make_index
+from edgectl_protocol.messages import PAYLOAD_TYPES, decode
+from edgectl_protocol.names import digest_of
+from edgectl_protocol.uploads import (
+    INDEX_NUMBER,
+    LOG_REQUEST_PAYLOAD_TYPE,
+    UPLOAD_BYTES_MAX,
+    WANTED_MAX,
+    LogRequest,
+    UploadAnswer,
+    UploadOffer,
+    UploadWanted,
+    encode_upload_chunk,
+)
+from edgectl_server import device_uploads, upload_rows
+from edgectl_server.clock import now
+from edgectl_server.errors import NotFound
+from edgectl_server.storage.tables import DeviceUpload, DeviceUploadChunk, Job
+from server.fleet.conftest import Site
+from server.fleet.fleet_helpers import PAGE_ALL, Pi
+from signed import seal
+from waiting import wait_for
+
+MEDIA_TYPE = "application/x-ndjson+gzip"
+SMALL = b"one chunk of a log"
+LARGE = random.Random(3).randbytes(20 * CHUNK_BYTES + 5)
+
+
+@pytest.fixture
+def broker() -> str:
+    """The rules for both brokers come from one table; the others' tests are about it."""
+    return "embedded"
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload_rows, "STALL", timedelta(seconds=0.5))
+    monkeypatch.setattr(upload_rows, "STALL_MAX", timedelta(seconds=1))
+
+
+def parts_of(content: bytes) -> list[bytes]:
+    return [content[at : at + CHUNK_BYTES] for at in range(0, len(content), CHUNK_BYTES)]
+
+
+class Uploader:
+    """A device that uploads, as it is told to."""
+
+    def __init__(self, site: Site, name: str = "pi-1") -> None:
+        self.site = site
+        self.pi: Pi = site.pi(name)
+        self.name = name
+        self.pi.subscribe(topics.wanted(name), topics.command(name))
+        self.sent: list[int] = []
+        wait_for(lambda: site.plane.fleet.device(name).online, "the device online")
+
+    def asked(self) -> UploadAnswer:
+        """Let an operator ask, and return what an answer must name."""
+        job = self.site.plane.device_logs.start(self.name, 60, "anna").id
+        topic = topics.command(self.name)
+
+        def find() -> LogRequest | None:
+            for payload in self.pi.got.get(topic, []):
+                request = decode(LogRequest, self.pi.verified(payload))
+                if request.job == job:
+                    return request
+            return None
+
+        request = wait_for(find, "the request")
+        assert request.expires_at - request.issued_at == timedelta(minutes=2)
+        return UploadAnswer(job=job, nonce=request.nonce)
+
+    def offer(self, content: bytes, request: UploadAnswer | None, **lies: Any) -> UploadOffer:
+        self.pi.seq += 1
+        index = digest_of(make_index(parts_of(content))) if len(content) > CHUNK_BYTES else None
+        fields: dict[str, Any] = {
+            "device": self.name, "boot": self.pi.boot, "seq": self.pi.seq, "at": now(),
+            "kind": "logs", "upload": digest_of(content), "length": len(content),
+            "chunk_index": index, "media_type": MEDIA_TYPE, "request": request,
+        }  # fmt: skip
+        offer = UploadOffer(**(fields | lies))
+        self.pi.publish(topics.event(self.name), offer)
+        return offer
+
+    def heard(self) -> list[UploadWanted]:
+        payloads = self.pi.got.get(topics.wanted(self.name), [])
+        return [decode(UploadWanted, payload) for payload in payloads]
+
+    def send(self, digest: str, number: int, content: bytes) -> None:
+        self.sent.append(number)
+        payload = encode_upload_chunk(digest, number, content)
+        self.pi.publish(topics.upload_chunk(self.name), payload)
+
+    def next_wanted(self, at: int) -> UploadWanted:
+        """Wait for what the server says next, after so many words."""
+        return wait_for(lambda: self.heard()[at:], "what is wanted")[0]
+
+    def answer(self, content: bytes, *, until: int | None = None) -> UploadWanted:
+        """Send what is wanted until the end, or until so many chunks were sent."""
+        digest, parts, at = digest_of(content), parts_of(content), 0
+        while True:
+            wanted = self.next_wanted(at)
+            at += 1
+            if wanted.upload != digest:
+                continue
+            if wanted.done or wanted.refused is not None:
+                return wanted
+            assert len(wanted.chunks) <= WANTED_MAX
+            for number in wanted.chunks:
+                if until is not None and len(self.sent) >= until:
+                    return wanted
+                self.send(digest, number, make_index(parts) if number < 0 else parts[number])
+
+    def wait_dropped(self, code: str, count: int = 1) -> None:
+        dropped = self.site.plane.intake.dropped
+        wait_for(lambda: dropped[code] >= count, f"{count} {code} among {dropped}")
+
+    def refusal(self) -> str:
+        """Wait for the newest word, which must be a refusal, and return its code."""
+        wait_for(lambda: self.heard() and self.heard()[-1].refused, "a refusal")
+        refused = self.heard()[-1].refused
+        assert refused is not None
+        return refused.code
+
+
+@pytest.fixture
+def uploader(site: Site) -> Uploader:
+    return Uploader(site)
+
+
+def rows(site: Site) -> list[DeviceUpload]:
+    with site.database.read() as session:
+        return list(session.scalars(select(DeviceUpload).order_by(DeviceUpload.id)))
+
+
+def chunks_held(site: Site) -> int:
+    with site.database.read() as session:
+        return session.scalar(select(func.count()).select_from(DeviceUploadChunk)) or 0
+
+
+def job_of(site: Site, request: UploadAnswer) -> Job:
+    with site.database.read() as session:
+        return session.get_one(Job, request.job)
+
+
+def security(site: Site) -> set[str]:
+    site.plane.security.flush()
+    return {event.code for event in site.plane.security.page(PAGE_ALL).items}
+
+
+BOMB = gzip.compress(b"\0" * 64 * 1024**2)
+"""Nothing here unpacks it; tests/cli/test_cli_device_logs.py has who does."""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [SMALL, b"x" * CHUNK_BYTES, LARGE, BOMB],
+    ids=["small", "one chunk", "21 chunks", "bomb"],
+)
+def test_what_is_offered_is_pulled_whole(uploader: Uploader, content: bytes) -> None:
+    site, request = uploader.site, uploader.asked()
+    uploader.offer(content, request)
+    assert uploader.answer(content).done
+    row, pieces = site.plane.device_uploads.read("pi-1", digest_of(content))
+    assert b"".join(pieces) == content
+    assert (row.state, row.media_type, row.reason) == ("complete", MEDIA_TYPE, None)
+    assert chunks_held(site) == 0
+    assert len(uploader.sent) == len(set(uploader.sent)), "nothing is asked for twice"
+    job = job_of(site, request)
+    assert (job.state, (job.result or {})["upload"]) == ("succeeded", row.digest)
+    assert not site.blobs.exists(row.digest), "not where devices fetch from"
+    assert sum(site.plane.intake.dropped.values()) == 0
+
+
+def test_an_upload_goes_on_where_it_was(uploader: Uploader) -> None:
+    site, request = uploader.site, uploader.asked()
+    uploader.offer(LARGE, request)
+    uploader.answer(LARGE, until=10)
+    wait_for(lambda: chunks_held(site) == 9, "the index and nine chunks")
+    site.stop()
+    uploader.pi.disconnect()
+    uploader.pi.got.clear()
+    site.start()
+    uploader.pi.connect()
+    uploader.pi.report()
+    uploader.pi.subscribe(topics.wanted("pi-1"))
+    uploader.offer(LARGE, request)
+    assert uploader.answer(LARGE).done
+    assert len(uploader.sent) <= 22 + 2 * WANTED_MAX
+    assert uploader.sent.count(INDEX_NUMBER) == 1
+    _, pieces = site.plane.device_uploads.read("pi-1", digest_of(LARGE))
+    assert hashlib.sha256(b"".join(pieces)).digest() == hashlib.sha256(LARGE).digest()
+
+
+def test_what_does_not_come_is_asked_for_again_and_given_up(
+    uploader: Uploader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_uploads, "STALLS_MAX", 2)
+    site, request = uploader.site, uploader.asked()
+    uploader.offer(LARGE, request)
+    wait_for(lambda: len(uploader.heard()) >= 3, "asked again")
+    assert {wanted.chunks for wanted in uploader.heard() if not wanted.refused} == {(-1,)}
+    assert uploader.refusal() == "upload.stalled"
+    job = job_of(site, request)
+    assert job.state == "failed"
+    assert (job.error or {})["code"] == "upload.stalled"
+    uploader.offer(LARGE, request)
+    uploader.wait_dropped("upload.unasked")
+
+
+# ---------------------------------------------------------------- a device that lies
+
+
+def test_chunks_with_another_content_are_refused_by_name(uploader: Uploader) -> None:
+    site, request = uploader.site, uploader.asked()
+    offer = uploader.offer(LARGE, request)
+    wait_for(uploader.heard, "the index wanted")
+    uploader.send(offer.upload, INDEX_NUMBER, make_index(parts_of(b"y" * len(LARGE))))
+    uploader.wait_dropped("upload.altered", 1)
+    uploader.send(offer.upload, INDEX_NUMBER, make_index(parts_of(LARGE)))
+    wait_for(lambda: any(0 in one.chunks for one in uploader.heard()), "chunk 0 wanted")
+    uploader.send(offer.upload, 0, parts_of(LARGE)[1])
+    uploader.wait_dropped("upload.altered", 2)
+    uploader.send(offer.upload, 0, parts_of(LARGE)[0][:-1])
+    assert uploader.refusal() == "upload.altered"
+    assert chunks_held(site) == 0
+    assert rows(site)[0].state == "failed"
+    assert job_of(site, request).state == "failed"
+    assert "upload.altered" in security(site)
+
+
+def test_chunks_that_nobody_asked_for_are_not_kept(uploader: Uploader) -> None:
+    site, request = uploader.site, uploader.asked()
+    other = digest_of(b"never offered")
+    for number in range(100):
+        uploader.send(other, number, b"z" * 1000)
+    uploader.wait_dropped("upload.unwanted", 100)
+    offer = uploader.offer(LARGE, request)
+    wait_for(uploader.heard, "the index wanted")
+    uploader.send(offer.upload, 255, b"out of range of this upload")
+    uploader.send(offer.upload, 3, parts_of(LARGE)[3])
+    uploader.wait_dropped("upload.unwanted", 102)
+    raw = encode_upload_chunk(offer.upload, 0, b"x")
+    for payload in (
+        b"x", raw[:36], raw[:32] + b"\x7f\xff\xff\xffx", raw[:32] + b"\xff\xff\xff\xfex",
+        raw + b"x" * CHUNK_BYTES,
+    ):  # fmt: skip
+        uploader.pi.publish(topics.upload_chunk("pi-1"), payload)
+    uploader.wait_dropped("upload.malformed", 5)
+    assert chunks_held(site) == 0
+    assert "upload.malformed" in security(site)
+
+
+def test_no_device_takes_part_in_anothers_upload(uploader: Uploader) -> None:
+    site, request = uploader.site, uploader.asked()
+    thief = Uploader(site, "pi-2")
+    offer = uploader.offer(SMALL, request)
+    wait_for(uploader.heard, "the chunk wanted")
+    thief.send(offer.upload, 0, SMALL)
+    thief.wait_dropped("upload.unwanted")
+    thief.offer(SMALL, request)
+    assert thief.refusal() == "upload.unasked"
+    with pytest.raises(NotFound):
+        site.plane.device_uploads.read("pi-2", offer.upload)
+    assert uploader.answer(SMALL).done
+    with pytest.raises(NotFound):
+        site.plane.device_uploads.read("pi-2", offer.upload)
+
+
+def test_one_request_brings_one_upload(uploader: Uploader) -> None:
+    site, request = uploader.site, uploader.asked()
+    uploader.offer(LARGE, msgspec.structs.replace(request, nonce="f" * 32))
+    uploader.offer(LARGE, msgspec.structs.replace(request, job="f" * 16))
+    uploader.offer(LARGE, None)
+    uploader.wait_dropped("upload.unasked", 3)
+    assert rows(site) == []
+    uploader.pi.got.clear()
+    uploader.offer(LARGE, request)
+    wait_for(uploader.heard, "the index wanted")
+    uploader.offer(b"another one", request)
+    uploader.wait_dropped("upload.unasked", 4)
+    assert len(rows(site)) == 1
+    uploader.offer(LARGE, request, length=len(LARGE) - 1)
+    uploader.wait_dropped("upload.offer")
+    uploader.offer(b"of one chunk", request, chunk_index=digest_of(b"i"))
+    uploader.wait_dropped("upload.offer", 2)
+    assert "upload.offer" in security(site)
+
+
+def test_a_flood_of_offers_leaves_nothing(uploader: Uploader) -> None:
+    site = uploader.site
+    template = uploader.offer(b"first", None)
+    uploader.wait_dropped("upload.unasked")
+    text = msgspec.json.encode(template)
+    dropped = site.plane.intake.dropped
+    for number in range(10_000):
+        digest = f"sha256:{number:064x}".encode()
+        payload = text.replace(template.upload.encode(), digest)
+        envelope = seal(uploader.pi.key, payload, PAYLOAD_TYPES[UploadOffer])
+        uploader.pi.publish(topics.event("pi-1"), envelope)
+        if number % 500 == 0:
+            uploader.wait_dropped("upload.unasked", number - 500)
+    uploader.wait_dropped("upload.unasked", 10_001)
+    assert set(dropped) <= {"upload.unasked", "ack"}
+    assert rows(site) == []
+
+
+def test_what_is_too_long_is_no_offer(uploader: Uploader) -> None:
+    request = uploader.asked()
+    uploader.offer(LARGE, request, length=UPLOAD_BYTES_MAX + 1)
+    uploader.offer(LARGE, request, length=0)
+    uploader.wait_dropped("report.malformed", 2)
+    assert rows(uploader.site) == []
+
+
+def test_an_index_that_lies_about_the_whole_is_found_out(uploader: Uploader) -> None:
+    """Every chunk is as the index says; the whole is not as the offer says."""
+    site, request = uploader.site, uploader.asked()
+    index = make_index(parts_of(LARGE))
+    pretended = digest_of(b"some other content")
+    uploader.offer(LARGE, request, upload=pretended)
+    at = 0
+    while True:
+        wanted = uploader.next_wanted(at)
+        at += 1
+        if wanted.refused is not None:
+            break
+        for number in wanted.chunks:
+            uploader.send(pretended, number, index if number < 0 else parts_of(LARGE)[number])
+    assert wanted.refused.code == "upload.mismatch"
+    assert chunks_held(site) == 0
+    assert (rows(site)[0].state, job_of(site, request).state) == ("failed", "failed")
+    assert list(Path(site.settings.data_path / "device-uploads").iterdir()) == []
+
+
+def test_chunks_of_another_length_are_none(uploader: Uploader) -> None:
+    """The whole would be as offered, and the index is signed: only its cuts are elsewhere."""
+    request = uploader.asked()
+    cuts = [0, CHUNK_BYTES - 1, *range(2 * CHUNK_BYTES, len(LARGE), CHUNK_BYTES), len(LARGE)]
+    parts = [LARGE[begin:end] for begin, end in pairwise(cuts)]
+    assert len(parts) == len(parts_of(LARGE))
+    offer = uploader.offer(LARGE, request, chunk_index=digest_of(make_index(parts)))
+    wait_for(uploader.heard, "the index wanted")
+    uploader.send(offer.upload, INDEX_NUMBER, make_index(parts))
+    for _ in range(device_uploads.REFUSALS_MAX):
+        wait_for(lambda: any(0 in one.chunks for one in uploader.heard()), "chunk 0 wanted")
+        uploader.send(offer.upload, 0, parts[0])
+    assert uploader.refusal() == "upload.altered"
+    assert chunks_held(uploader.site) == 0
+
+
+# ---------------------------------------------------------------- limits
+
+
+def test_a_device_has_a_budget_for_the_day(uploader: Uploader) -> None:
+    site = uploader.site
+    limits = device_uploads.Limits(len(LARGE) + 10, 8, timedelta(days=14))
+    site.plane.device_uploads._limits = limits
+    uploader.offer(LARGE, uploader.asked())
+    assert uploader.answer(LARGE).done
+    request = uploader.asked()
+    uploader.offer(SMALL, request)
+    assert uploader.refusal() == "upload.budget"
+    with site.database.write() as session:
+        session.execute(update(DeviceUpload).values(created_at=now() - timedelta(days=2)))
+    uploader.offer(SMALL, request)
+    wait_for(lambda: rows(site)[-1].state == "receiving", "another day")
+
+
+def test_some_upload_at_a_time_and_the_others_wait(uploader: Uploader) -> None:
+    site = uploader.site
+    site.plane.device_uploads._limits = device_uploads.Limits(2**30, 1, timedelta(days=14))
+    second = Uploader(site, "pi-2")
+    uploader.offer(LARGE, uploader.asked())
+    wait_for(uploader.heard, "the index wanted")
+    second.offer(SMALL, second.asked())
+    wait_for(lambda: [row.state for row in rows(site)] == ["receiving", "waiting"], "one waits")
+    assert second.heard() == []
+    assert uploader.answer(LARGE).done
+    assert second.answer(SMALL).done
+
+
+def test_who_goes_offline_gives_its_place_to_others(uploader: Uploader) -> None:
+    site = uploader.site
+    site.plane.device_uploads._limits = device_uploads.Limits(2**30, 1, timedelta(days=14))
+    second = Uploader(site, "pi-2")
+    uploader.offer(LARGE, uploader.asked())
+    wait_for(uploader.heard, "the index wanted")
+    second.offer(SMALL, second.asked())
+    uploader.pi.report(online=False)
+    assert second.answer(SMALL).done
+    uploader.pi.report()
+    assert uploader.answer(LARGE).done
+
+
+def test_what_is_old_is_deleted(uploader: Uploader) -> None:
+    site = uploader.site
+    uploader.offer(SMALL, uploader.asked())
+    assert uploader.answer(SMALL).done
+    uploads = site.plane.device_uploads
+    uploads.delete_old()
+    assert len(rows(site)) == 1
+    with site.database.write() as session:
+        session.execute(update(DeviceUpload).values(expires_at=now() - timedelta(seconds=1)))
+    uploads.delete_old()
+    assert rows(site) == []
+    assert not uploads._blobs.exists(digest_of(SMALL))
+
+
+def test_a_request_for_logs_passes_for_no_other(uploader: Uploader) -> None:
+    uploader.asked()
+    (payload,) = uploader.pi.got[topics.command("pi-1")]
+    assert msgspec.json.decode(payload)["payloadType"] == LOG_REQUEST_PAYLOAD_TYPE
