@@ -1,0 +1,1 @@
+"""What distribution costs: the wire, the broker, the difference between versions."""
