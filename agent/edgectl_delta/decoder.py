@@ -200,9 +200,8 @@ class Applier:
         """Predict all elements of a block."""
         packed = self._delta(place, block.parameters)
         shifts_bytes = 2 * block.rows
-        content = unpack(packed, shifts_bytes + 2 * block.multipliers) if packed else b""
-        if block.rows and not packed:
-            raise DeltaRefused("delta.malformed", "rows without parameters")
+        wanted = shifts_bytes + 2 * block.multipliers
+        content = packed if block.parameters == wanted else unpack(packed, wanted)
         shifts = _joined(content[:shifts_bytes])
         multipliers = arithmetic.multiplier_of(_joined(content[shifts_bytes:]))
         spans = []
@@ -219,11 +218,18 @@ class Applier:
                 scaled += one.rows
             elif one.predictor is Predictor.RATIO:
                 multiplier = self._ratio(one)[rows]
-            if one.predictor is Predictor.PRODUCT:
+            added = None
+            if one.low_rank is not None:
+                start = one.low_rank.held
+                end = start + one.low_rank.length(one.inner)
+                added = arithmetic.correction(one, bytes(self._held[start:end]))
+            if one.predictor is Predictor.ZERO:
+                before = b""
+            elif one.predictor is Predictor.PRODUCT:
                 before = bytes(self._held[one.held : one.held + one.length])
             else:
                 before = self._base(one.offset, one.length)
-            expected, quarter = arithmetic.predict(one, before, multiplier)
+            expected, quarter = arithmetic.predict(one, before, multiplier, added)
             keys = arithmetic.contexts(one.kind, expected, quarter, shift)
             spans.append(_Span(one, expected, self._maps[one.kind][keys]))
         return spans

@@ -19,6 +19,7 @@ from edgectl_protocol.deltas import ITEM_BYTES, KEYS, Elements, Kind, Predictor
 __all__ = [
     "Array",
     "apply_residuals",
+    "correction",
     "contexts",
     "multiplier_of",
     "predict",
@@ -38,6 +39,8 @@ _FLOATS = {Kind.F32: (32, 23), Kind.F16: (16, 10), Kind.BF16: (16, 7)}
 _UNSIGNED = {1: np.dtype("<u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4")}
 _SIGNED = {1: np.dtype("<i1"), 2: np.dtype("<i2"), 4: np.dtype("<i4")}
 _RATIO_MAX = 65536.0
+_ADDED_MAX = 2.0**40
+_EXPONENT_MAX = 256
 _MULTIPLIER_ONE = 16384.0
 _QUARTERS = 4
 _ROW_CLASSES = 16
@@ -56,33 +59,64 @@ def row_numbers(one: Elements) -> Array:
     return np.arange(one.count, dtype=np.int64) // one.inner % one.rows
 
 
-def predict(one: Elements, base: bytes, multiplier: Array | None) -> tuple[Array, Array]:
-    """Return what is expected, as unsigned bits, and where between two integers it lay (0 to 3).
+def correction(one: Elements, held: bytes) -> Array | None:
+    """Return what a sum of products adds to each element; None if there is none.
+
+    Products and their sums are integers below 2^53: exact, in whatever order they are added.
+
+    Args:
+        one: the elements.
+        held: what its sum refers to.
+    """
+    low_rank = one.low_rank
+    if low_rank is None:
+        return None
+    numbers = np.frombuffer(held, "<i2").astype(np.float64)
+    rank, rows = len(low_rank.shifts), low_rank.rows
+    exponents, by_row, by_column = np.split(numbers, [rows, rows * (1 + rank)])
+    chosen = slice(low_rank.first, low_rank.first + one.rows)
+    scaled = by_row.reshape(rank, rows)[:, chosen].T * np.exp2(np.array(low_rank.shifts))
+    sums = scaled @ by_column.reshape(rank, one.inner)
+    exponent = np.clip(exponents[chosen], -_EXPONENT_MAX, _EXPONENT_MAX) + low_rank.exponent
+    added: Array = np.ldexp(sums, exponent.astype(np.int32)[:, None]).ravel()
+    return added
+
+
+def predict(
+    one: Elements, base: bytes, multiplier: Array | None, added: Array | None = None
+) -> tuple[Array, Array]:
+    """Return what is expected, as unsigned bits, and where between two integers it lay.
 
     Args:
         one: the elements.
         base: of the base; of the held bytes for PRODUCT.
         multiplier: of each element; None: 1.
+        added: see `correction`.
     """
     size = ITEM_BYTES[one.kind]
+    if one.predictor is Predictor.ZERO:
+        return np.zeros(one.count, _UNSIGNED[size]), np.full(1, _QUARTERS // 2, np.int64)
     bits = np.frombuffer(base, _UNSIGNED[size])
-    middle = np.full(1, 2, np.int64)
+    middle = np.full(1, _QUARTERS // 2, np.int64)
     if one.predictor is Predictor.PRODUCT:
         multiplier = np.frombuffer(one.factor.to_bytes(4, "little"), "<f4").astype(np.float64)
     if multiplier is None:
         return bits, middle
     with np.errstate(all="ignore"):
         if one.kind in _FLOATS:
-            return _scaled_floats(one.kind, bits, multiplier), middle
+            return _scaled_floats(one.kind, bits, multiplier, added), middle
         multiplier = np.where(np.abs(multiplier) <= _RATIO_MAX, multiplier, 1.0)
         values = bits if one.kind is Kind.U8 else bits.view(_SIGNED[size])
-        exact = values * multiplier + _HALF
+        exact = values * multiplier
+        if added is not None:
+            exact = exact + np.where(np.abs(added) <= _ADDED_MAX, added, 0.0)
+        exact = exact + _HALF
         whole = np.floor(exact)
         quarter = np.floor((exact - whole) * _QUARTERS).astype(np.int64)
         return whole.astype(np.int64).astype(_UNSIGNED[size]), quarter
 
 
-def _scaled_floats(kind: Kind, bits: Array, multiplier: Array) -> Array:
+def _scaled_floats(kind: Kind, bits: Array, multiplier: Array, added: Array | None) -> Array:
     """Return the products; the element itself where it, or the product, is not finite."""
     width, fraction = _FLOATS[kind]
     exponents = ((1 << (width - 1 - fraction)) - 1) << fraction
@@ -91,6 +125,8 @@ def _scaled_floats(kind: Kind, bits: Array, multiplier: Array) -> Array:
     else:
         values = bits.view("<f4" if kind is Kind.F32 else "<f2")
     product = values.astype(np.float64) * multiplier
+    if added is not None:
+        product = product + added
     if kind is Kind.F16:
         scaled = product.astype("<f2").view("<u2")
     else:
@@ -115,8 +151,8 @@ def contexts(kind: Kind, expected: Array, quarter: Array, shift: Array) -> Array
         width, fraction = _FLOATS[kind]
         halves = (expected & ((1 << (width - 1)) - 1)).astype(np.int64) >> (fraction - 1)
         return np.clip(halves - shift, 0, KEYS - 1)
-    if kind is Kind.I32:
-        size = np.frexp(np.abs(expected.view("<i4").astype(np.float64)))[1]
+    if kind in (Kind.I32, Kind.I16):
+        size = np.frexp(np.abs(expected.view(_SIGNED[ITEM_BYTES[kind]]).astype(np.float64)))[1]
         return np.clip(size - shift, 0, KEYS - 1)
     return shift % _ROW_CLASSES * _QUARTERS + quarter
 

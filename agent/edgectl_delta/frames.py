@@ -23,10 +23,12 @@ _OUTPUT_BYTES = 256 * 1024
 _LONG_BYTES = 2**17
 _LEVEL = 19
 _NO_PREFIX = b""
+_MAGIC = b"\x28\xb5\x2f\xfd"
+"""Of every frame; it is left out, for small deltas."""
 
 
 def pack(content: bytes, prefix: bytes = _NO_PREFIX, *, level: int = _LEVEL) -> bytes:
-    """Return one frame; what `prefix` holds already costs little."""
+    """Return one frame, without its magic number; what `prefix` holds already costs little."""
     parameter = zstd.CompressionParameter
     span = max(len(content) + len(prefix), 1)
     options: dict[int, int] = {
@@ -39,7 +41,9 @@ def pack(content: bytes, prefix: bytes = _NO_PREFIX, *, level: int = _LEVEL) -> 
         if span > _LONG_BYTES:
             options[parameter.enable_long_distance_matching] = 1
     dictionary = zstd.ZstdDict(prefix, is_raw=True).as_prefix if prefix else None
-    return zstd.compress(content, options=options, zstd_dict=dictionary)
+    made = zstd.compress(content, options=options, zstd_dict=dictionary)
+    assert made.startswith(_MAGIC)
+    return made.removeprefix(_MAGIC)
 
 
 def unpack(content: bytes, length: int, prefix: bytes = _NO_PREFIX) -> bytes:
@@ -78,6 +82,7 @@ def pieces(
     stream = zstd.ZstdDecompressor(zstd_dict=dictionary, options={parameter: _WINDOW_LOG_MAX})
     left = length
     try:
+        stream.decompress(_MAGIC)
         while not stream.eof:
             taken = b""
             if stream.needs_input:

@@ -32,8 +32,11 @@ __all__ = [
     "HELD_BYTES_MAX",
     "ITEM_BYTES",
     "KEYS",
+    "LowRank",
     "PROBABILITY_BITS",
     "PROGRAM_BYTES_MAX",
+    "RANK_MAX",
+    "RANK_SHIFT_MAX",
     "ROWS_MAX",
     "STEPS_MAX",
     "Block",
@@ -60,7 +63,7 @@ VERSION = 1
 DIGEST_BYTES = 16
 FILE_BYTES_MAX = 2**32
 PROGRAM_BYTES_MAX = 2**20
-HELD_BYTES_MAX = 4 * 2**20
+HELD_BYTES_MAX = 8 * 2**20
 DICTIONARY_BYTES_MAX = 8 * 2**20
 FRAME_BYTES_MAX = 8 * 2**20
 BLOCKS_MAX = 2**16
@@ -72,6 +75,9 @@ STEPS_MAX = 4096
 LANES_MAX = 1024
 ROWS_MAX = 2**17
 """In one block."""
+RANK_MAX = 64
+RANK_SHIFT_MAX = 15
+EXPONENT_MAX = 256
 KEYS = 64
 PROBABILITY_BITS = 12
 TABLES_MAX = 128
@@ -106,6 +112,7 @@ class Kind(IntEnum):
     I8 = 3
     U8 = 4
     I32 = 5
+    I16 = 6
 
 
 class Predictor(IntEnum):
@@ -115,9 +122,12 @@ class Predictor(IntEnum):
     ROWS = 1
     RATIO = 2
     PRODUCT = 3
+    ZERO = 4
 
 
-ITEM_BYTES = {Kind.F32: 4, Kind.F16: 2, Kind.BF16: 2, Kind.I8: 1, Kind.U8: 1, Kind.I32: 4}
+ITEM_BYTES = {
+    Kind.F32: 4, Kind.F16: 2, Kind.BF16: 2, Kind.I8: 1, Kind.U8: 1, Kind.I32: 4, Kind.I16: 2,
+}  # fmt: skip
 ALPHABETS = {
     kind: 256 if size == 1 else 1 + 32 * size for kind, size in ITEM_BYTES.items()
 }  # see `edgectl_delta.elements`
@@ -162,6 +172,31 @@ class Frame(NamedTuple):
     length: int
 
 
+class LowRank(NamedTuple):
+    """A sum of outer products that is added to the rows of a matrix before it is corrected.
+
+    Held are, all int16: the exponent of each row of the whole matrix, then for each product its
+    factors by row, then for each product its factors by column.
+
+    Attributes:
+        held: offset in the held bytes.
+        first: the row of the whole matrix that the elements begin with.
+        rows: of the whole matrix.
+        exponent: of two, of all products.
+        shifts: for each product, how much more.
+    """
+
+    held: int
+    first: int
+    rows: int
+    exponent: int
+    shifts: tuple[int, ...]
+
+    def length(self, columns: int) -> int:
+        """Return how many bytes are held."""
+        return 2 * (self.rows + len(self.shifts) * (self.rows + columns))
+
+
 class Elements(NamedTuple):
     """Elements that are predicted and corrected.
 
@@ -169,12 +204,13 @@ class Elements(NamedTuple):
         kind: of the elements.
         predictor: what they are predicted from.
         count: how many.
-        offset: of the elements in the base; unused by PRODUCT.
+        offset: of the elements in the base; unused by PRODUCT and ZERO.
         inner: elements after which the next row begins.
         rows: after which the first comes again.
         scale: offset of the base's scales, float32, one a row (RATIO).
         held: offset of the target's scales (RATIO) or factors (PRODUCT) in the held bytes.
         factor: bits of the float32 by which those are multiplied (PRODUCT).
+        low_rank: what is added (ROWS).
     """
 
     kind: Kind
@@ -186,6 +222,7 @@ class Elements(NamedTuple):
     scale: int = 0
     held: int = 0
     factor: int = 0
+    low_rank: LowRank | None = None
 
     @property
     def length(self) -> int:
@@ -331,8 +368,8 @@ def write_program(tables: Tables, blocks: Sequence[Block]) -> bytes:
         out += bytes(tables.maps[kind])
     for kind, row in zip(tables.kinds, tables.frequencies, strict=True):
         out.append(kind)
-        for frequency in row:
-            out += _varint(frequency)
+        for frequency, length in _runs(row):
+            out += _varint(frequency) + _varint(length)
     out += _varint(len(blocks))
     state = _Cursors()
     for block in blocks:
@@ -456,7 +493,7 @@ def _read_tables(reader: _Reader) -> Tables:
     kinds, rows = [], []
     for _ in range(count):
         kind = _member(Kind, reader.byte(), "kind")
-        row = tuple(reader.number(1 << PROBABILITY_BITS) for _ in range(ALPHABETS[kind]))
+        row = _read_row(reader, ALPHABETS[kind])
         if sum(row) != 1 << PROBABILITY_BITS:
             raise DeltaRefused("delta.malformed", "probabilities that do not add up to one")
         kinds.append(kind)
@@ -465,6 +502,26 @@ def _read_tables(reader: _Reader) -> Tables:
         if any(table >= count or kinds[table] is not kind for table in named):
             raise DeltaRefused("delta.malformed", "a key's table is none of its kind")
     return Tables(maps, tuple(kinds), tuple(rows))
+
+
+def _read_row(reader: _Reader, width: int) -> tuple[int, ...]:
+    row: list[int] = []
+    while len(row) < width:
+        frequency = reader.number(1 << PROBABILITY_BITS)
+        length = reader.number(width - len(row))
+        if length == 0:
+            raise DeltaRefused("delta.malformed", "a run of no symbols")
+        row += [frequency] * length
+    return tuple(row)
+
+
+def _runs(row: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """Yield each frequency with how often it comes in a row."""
+    start = 0
+    for place in range(1, len(row) + 1):
+        if place == len(row) or row[place] != row[start]:
+            yield row[start], place - start
+            start = place
 
 
 def _read_block(reader: _Reader, state: _State) -> Block:
@@ -496,7 +553,7 @@ def _read_instruction(reader: _Reader, state: _State) -> Instruction:
             return held
         case 2:
             return _read_frame(reader, state, own=bool(what & 1))
-        case 3 | 4 | 5 | 6:
+        case 3 | 4 | 5 | 6 | 7:
             return _read_elements(reader, state, Predictor((what >> 4) - 3), what & 15)
     raise DeltaRefused("delta.malformed", f"an instruction of {what}")
 
@@ -524,17 +581,41 @@ def _read_elements(reader: _Reader, state: _State, predictor: Predictor, kind: i
         made = made._replace(inner=max(made.count, 1), held=reader.number(HELD_BYTES_MAX))
         state.check_held(made.held, made.length)
         return made._replace(factor=int.from_bytes(reader.take(4), "little"))
-    made = made._replace(offset=state.base + reader.distance())
-    state.check_base(made.offset, made.length)
-    state.base = made.offset + made.length
+    if predictor is not Predictor.ZERO:
+        made = made._replace(offset=state.base + reader.distance())
+        state.check_base(made.offset, made.length)
+        state.base = made.offset + made.length
     made = made._replace(
         inner=max(reader.number(BLOCK_ELEMENTS_MAX), 1), rows=max(reader.number(ROWS_MAX), 1)
     )
+    if predictor is Predictor.ROWS:
+        return made._replace(low_rank=_read_low_rank(reader, state, made))
     if predictor is Predictor.RATIO:
         made = made._replace(scale=reader.number(FILE_BYTES_MAX), held=reader.number(HELD_BYTES_MAX))
         state.check_base(made.scale, 4 * made.rows)
         state.check_held(made.held, 4 * made.rows)
     return made
+
+
+def _read_low_rank(reader: _Reader, state: _State, one: Elements) -> LowRank | None:
+    rank = reader.number(RANK_MAX)
+    if not rank:
+        return None
+    held, first, rows = (reader.number(limit) for limit in (HELD_BYTES_MAX, ROWS_MAX, ROWS_MAX))
+    made = LowRank(held, first, rows, reader.distance(), tuple(reader.take(rank)))
+    state.check_held(held, made.length(one.inner))
+    if one.inner * one.rows != one.count or first + one.rows > rows:
+        raise DeltaRefused("delta.malformed", "a sum of products of another shape")
+    if abs(made.exponent) > EXPONENT_MAX or max(made.shifts) > RANK_SHIFT_MAX:
+        raise DeltaRefused("delta.limit", "products beyond what is computed exactly")
+    return made
+
+
+def _write_low_rank(one: LowRank | None) -> bytes:
+    if one is None:
+        return _varint(0)
+    numbers = b"".join(map(_varint, (len(one.shifts), one.held, one.first, one.rows)))
+    return numbers + _signed(one.exponent) + bytes(one.shifts)
 
 
 def _write_instruction(one: Instruction, state: _Cursors) -> bytes:
@@ -555,8 +636,12 @@ def _write_instruction(one: Instruction, state: _Cursors) -> bytes:
             out = bytes(((one.predictor + 3) << 4 | one.kind,)) + _varint(one.count)
             if one.predictor is Predictor.PRODUCT:
                 return out + _varint(one.held) + one.factor.to_bytes(4, "little")
-            out += _signed(one.offset - state.base) + _varint(one.inner) + _varint(one.rows)
-            state.base = one.offset + one.length
+            if one.predictor is not Predictor.ZERO:
+                out += _signed(one.offset - state.base)
+                state.base = one.offset + one.length
+            out += _varint(one.inner) + _varint(one.rows)
+            if one.predictor is Predictor.ROWS:
+                out += _write_low_rank(one.low_rank)
             if one.predictor is Predictor.RATIO:
                 out += _varint(one.scale) + _varint(one.held)
     return out

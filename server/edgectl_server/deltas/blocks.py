@@ -48,12 +48,12 @@ class Span:
     @staticmethod
     def of(
         one: Elements, before: bytes, actual: Array, multiplier: Array | None, parameters: Array,
-        shifts: Array,
+        shifts: Array, added: Array | None = None,
     ) -> Span:  # fmt: skip
         """Compute keys and symbols, given what the elements are predicted from."""
         rows = arithmetic.row_numbers(one)
         spread = None if multiplier is None else multiplier[rows]
-        expected, quarter = arithmetic.predict(one, before, spread)
+        expected, quarter = arithmetic.predict(one, before, spread, added)
         keys = arithmetic.contexts(
             one.kind, expected, quarter, shifts.astype(np.int64)[rows]
         )
@@ -94,7 +94,9 @@ class Draft:
         if self.rows:
             shifts = np.concatenate([span.shifts for span in self.spans])
             multipliers = np.concatenate([span.multipliers for span in self.spans])
-            parameters = pack(_split(shifts) + _split(multipliers))
+            stored = _split(shifts) + _split(multipliers)
+            packed = pack(stored)
+            parameters = packed if len(packed) < len(stored) else stored
         lanes, states, words, raw = 0, b"", b"", b""
         if self.elements:
             frequencies, starts = self._probabilities(tables)

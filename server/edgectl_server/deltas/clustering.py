@@ -11,8 +11,9 @@ __all__ = ["make_tables"]
 
 _ONE = 1 << PROBABILITY_BITS
 _TABLE_BITS = 24.0
-_SYMBOL_BITS = 6.0
+_SYMBOL_BITS = 3.0
 """About what a table, and a symbol in it, takes in the program."""
+_RUN_BITS = 14.0
 _TABLES_OF_KIND_MAX = 20
 
 
@@ -86,10 +87,42 @@ def _fill_gains(gains: Array, counts: Array, prices: Array, one: int) -> None:
     gains[:, one] = found
 
 
+def _smooth(counts: Array) -> list[tuple[int, int]]:
+    """Cut symbols into runs of one probability: the cheapest, given what a run takes.
+
+    Returns:
+        First symbol of each run and the one after its last.
+    """
+    width = len(counts)
+    total = float(counts.sum())
+    sums = np.concatenate([[0.0], np.cumsum(counts)])
+    best = np.full(width + 1, np.inf)
+    best[0] = 0.0
+    came = np.zeros(width + 1, np.int64)
+    for end in range(1, width + 1):
+        start = np.arange(end)
+        inside = sums[end] - sums[start]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            data = np.where(inside > 0, inside * np.log2(total * (end - start) / inside), 0.0)
+        cost = best[:end] + data + _RUN_BITS
+        came[end] = int(np.argmin(cost))
+        best[end] = cost[came[end]]
+    runs = []
+    end = width
+    while end:
+        runs.append((int(came[end]), end))
+        end = int(came[end])
+    return runs[::-1]
+
+
 def _frequencies(counts: Array) -> tuple[int, ...]:
     """Return frequencies that add up to one, none of a symbol that occurs being zero."""
     total = int(counts.sum())
-    found = np.where(counts > 0, np.maximum(1, counts * _ONE // total), 0).astype(np.int64)
+    found = np.zeros(len(counts), np.int64)
+    for start, end in _smooth(counts):
+        inside = int(counts[start:end].sum())
+        if inside:
+            found[start:end] = max(1, inside * _ONE // (total * (end - start)))
     # What is missing or too much goes to the largest: the price of it is least there.
     while (rest := _ONE - int(found.sum())) != 0:
         largest = int(np.argmax(found))

@@ -14,7 +14,8 @@ import numpy as np
 
 from edgectl_delta import elements as arithmetic
 from edgectl_delta.elements import Array
-from edgectl_protocol.deltas import KEYS, Elements, Kind, Predictor
+from edgectl_protocol.deltas import KEYS, Elements, Kind, LowRank, Predictor
+from edgectl_server.deltas.factors import Factors, candidates, factor_bits
 from edgectl_server.deltas.matching import values
 from edgectl_server.deltas.tensors import Tensor
 
@@ -31,6 +32,11 @@ _INT32_KEY = 24
 _NEAR_KEY = 8
 _PRODUCT_SHARE_MIN = 0.8
 _ROWS_MAX = 2**16
+_MATRIX_DIMENSIONS = 2
+_MATRIX_SIDE_MIN = 8
+_MATRIX_ELEMENTS_MAX = 2**24
+_WORSE_MAX = 2
+"""Ranks in a row that save nothing, before no higher ones are tried."""
 
 
 class Plan(NamedTuple):
@@ -39,6 +45,8 @@ class Plan(NamedTuple):
     one: Elements
     multipliers: Array
     cost: float
+    factors: Factors | None = None
+    """Of what is added; `one.low_rank` refers to held bytes that begin with them."""
 
 
 def plan_tensor(
@@ -71,6 +79,7 @@ def plan_tensor(
         if after.kind is not Kind.BF16:
             fitted = _fit(shaped, bits, actual, values(base, before), values(target, after))
             best = min(best, fitted, key=lambda one: one.cost)
+    best = _add_low_rank(best, bits, actual, values(base, before), values(target, after), after)
     if ratio is not None:
         scaled = _plan_ratio(plain, bits, actual, after, ratio)
         if scaled is not None:
@@ -110,7 +119,9 @@ def shifts_for(one: Elements, expected: Array, found: Array) -> Array:
         shift = _float_shifts(one.kind, expected, sizes, rows, count)
     else:
         mean = np.bincount(rows, sizes, len(count)) / count
-        if one.kind is Kind.I32:
+        if one.predictor is Predictor.ZERO:
+            shift = -np.clip(np.round(2 * np.log2(mean + 1 / 4)) + _NEAR_KEY, 0, KEYS - 1)
+        elif one.kind is Kind.I32:
             shift = np.round(np.log2(mean + 1)) - _INT32_KEY
         else:
             shift = np.clip(np.round(2 * np.log2(mean + 1 / 16)) + _NEAR_KEY, 0, 15)
@@ -189,6 +200,41 @@ def _fit(shaped: Elements, bits: bytes, actual: Array, before: Array, after: Arr
     found = arithmetic.residuals(one.kind, final, actual)
     cost = float(_costs(one.kind, found).sum())
     return Plan(one, parameters, cost + _MULTIPLIER_BITS * int(np.count_nonzero(parameters)))
+
+
+def _add_low_rank(
+    plan: Plan, bits: bytes, actual: Array, before: Array, after: Array, tensor: Tensor
+) -> Plan:
+    """Return the plan with the sum of products that saves most, if one does."""
+    rows = tensor.dims[0] if tensor.dims else 0
+    if len(tensor.dims) < _MATRIX_DIMENSIONS or rows < _MATRIX_SIDE_MIN or plan.one.kind is Kind.BF16:
+        return plan
+    columns = tensor.count // rows
+    if columns < _MATRIX_SIDE_MIN or tensor.count > _MATRIX_ELEMENTS_MAX:
+        return plan
+    parameters = plan.multipliers
+    if plan.one.predictor is not Predictor.ROWS or plan.one.rows != rows or plan.one.inner == 1:
+        parameters = np.zeros(rows, np.int16)
+    one = plan.one._replace(predictor=Predictor.ROWS, inner=columns, rows=rows)
+    multiplier = arithmetic.multiplier_of(parameters)[:, None]
+    with np.errstate(all="ignore"):
+        scaled = before.reshape(rows, columns).astype(np.float64) * multiplier
+        difference = after.reshape(rows, columns).astype(np.float64) - scaled
+    spread = np.repeat(multiplier.ravel(), columns)
+    best, worse = plan, 0
+    for factors in candidates(difference):
+        low_rank = LowRank(0, 0, rows, factors.exponent, factors.shifts)
+        tried = one._replace(low_rank=low_rank)
+        added = arithmetic.correction(tried, factors.held())
+        expected, _ = arithmetic.predict(tried, bits, spread, added)
+        cost = float(_costs(one.kind, arithmetic.residuals(one.kind, expected, actual)).sum())
+        cost += factor_bits(factors) + _MULTIPLIER_BITS * int(np.count_nonzero(parameters))
+        worse = worse + 1 if cost >= best.cost else 0
+        if cost < best.cost:
+            best = Plan(tried, parameters, cost, factors)
+        if worse >= _WORSE_MAX:
+            break
+    return best
 
 
 def _plan_ratio(

@@ -12,11 +12,11 @@ comes. Held as well are scales from which other tensors are predicted::
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from edgectl_delta.elements import Array, multiplier_of, predict, residuals, row_numbers
+from edgectl_delta.elements import Array, correction, multiplier_of, predict, residuals, row_numbers
 from edgectl_delta.frames import pack
 from edgectl_protocol.deltas import (
     BLOCK_ELEMENTS_MAX,
@@ -37,6 +37,7 @@ from edgectl_protocol.deltas import (
 )
 from edgectl_server.deltas.blocks import Draft, Span, count_symbols
 from edgectl_server.deltas.clustering import make_tables
+from edgectl_server.deltas.factors import Factors
 from edgectl_server.deltas.matching import match_tensors, values
 from edgectl_server.deltas.onnx_tensors import onnx_tensors
 from edgectl_server.deltas.prediction import Plan, plan_product, plan_tensor, shifts_for
@@ -62,6 +63,8 @@ class _Change:
         self.scale: _Change | None = None
         self.product: tuple[_Change, int] | None = None
         self.plan: Plan | None = None
+        self.factors_held = 0
+        """Where the factors of its low rank are held, if it has some."""
         self.held: int | None = None
         """Where it is held, if it is."""
 
@@ -228,19 +231,22 @@ class _Coder:
                 want(change.product[0])
             if change.plan.one.predictor is Predictor.RATIO and change.scale is not None:
                 want(change.scale)
-        drafts = []
+        drafts: list[Draft] = []
+        draft = Draft(Destination.HELD)
+        for change in self._changes.values():
+            assert change.plan is not None
+            if change.plan.factors is not None and change.product is None:
+                change.factors_held = used
+                used += len(change.plan.factors.held())
+                draft = _fill(drafts, draft, _factor_spans(change.plan.factors))
+        drafts.append(draft)
         for made in (False, True):
             draft = Draft(Destination.HELD)
             for change in wanted:
-                if (change.product is not None) is not made:
-                    continue
-                change.held = used
-                used += change.after.length
-                for span in self._spans(change):
-                    if not draft.has_room(span.one.count, span.one.rows):
-                        drafts.append(draft)
-                        draft = Draft(Destination.HELD)
-                    draft.add(span)
+                if (change.product is not None) is made:
+                    change.held = used
+                    used += change.after.length
+                    draft = _fill(drafts, draft, self._spans(change))
             drafts.append(draft)
         if used > HELD_BYTES_MAX:
             return None
@@ -270,7 +276,7 @@ class _Coder:
     def _spans(self, change: _Change) -> Iterator[Span]:
         """Yield the elements of a tensor, in parts that fit into blocks and end with a row."""
         assert change.plan is not None
-        one, parameters, _ = change.plan
+        one, parameters, _, factors = change.plan
         before = bytes(self._before(change.before))
         multiplier = None
         if change.product is not None:
@@ -290,10 +296,14 @@ class _Coder:
             old = values(self._base, change.scale.before).astype(np.float64)
             with np.errstate(all="ignore"):
                 multiplier = old / values(self._target, change.scale.after).astype(np.float64)
+        added = None
+        if factors is not None and one.low_rank is not None:
+            added = correction(one, factors.held())
+            one = one._replace(low_rank=one.low_rank._replace(held=change.factors_held))
         size = ITEM_BYTES[one.kind]
         actual = np.frombuffer(self._after(change.after), f"<u{size}")
         spread = None if multiplier is None else multiplier[row_numbers(one)]
-        expected, _ = predict(one, before, spread)
+        expected, _ = predict(one, before, spread, added)
         shifts = shifts_for(one, expected, residuals(one.kind, expected, actual))
         for part, first, count, rows in _parts(one):
             chosen = slice(rows.start, rows.stop)
@@ -304,6 +314,7 @@ class _Coder:
                 None if multiplier is None else multiplier[chosen],
                 parameters[chosen],
                 shifts[chosen],
+                None if added is None else added[first : first + count],
             )
 
 
@@ -334,9 +345,38 @@ def _parts(one: Elements) -> Iterator[tuple[Elements, int, int, range]]:
             part = part._replace(
                 rows=len(rows), scale=part.scale + moved, held=part.held + moved
             )
+            if part.low_rank is not None:
+                part = part._replace(low_rank=part.low_rank._replace(first=rows.start))
         elif one.inner * one.rows == one.count or one.rows == 1:
             part = part._replace(inner=count)
         yield part, first, count, rows
+
+
+def _fill(drafts: list[Draft], draft: Draft, spans: Iterable[Span]) -> Draft:
+    """Add spans to a held block, and begin another when it is full; return the last."""
+    for span in spans:
+        if not draft.has_room(span.one.count, span.one.rows):
+            drafts.append(draft)
+            draft = Draft(Destination.HELD)
+        draft.add(span)
+    return draft
+
+
+def _factor_spans(factors: Factors) -> Iterator[Span]:
+    """Yield the integers of a low rank as elements that nothing predicts, in the order held."""
+    for numbers in (factors.exponents[None], factors.by_row, factors.by_column):
+        rank, count = numbers.shape
+        one = Elements(
+            Kind.I16, Predictor.ZERO, numbers.size, inner=count, rows=rank
+        )
+        actual = numbers.astype("<i2").view("<u2").ravel()
+        found = numbers.astype(np.int64).ravel()
+        shifts = shifts_for(one, np.zeros(numbers.size, "<u2"), found)
+        for part, first, size, rows in _parts(one):
+            chosen = slice(rows.start, rows.stop)
+            yield Span.of(
+                part, b"", actual[first : first + size], None, _MAPLESS, shifts[chosen]
+            )
 
 
 def _scale_of(tensor: Tensor, named: dict[str, _Change]) -> _Change | None:
