@@ -82,7 +82,8 @@ class Applier:
         self.header, start = parse_header(read_delta(0, min(HEADER_BYTES_MAX, delta_bytes)))
         if base_bytes != self.header.base_bytes:
             raise DeltaRefused(
-                "delta.base", f"it is for a base of {self.header.base_bytes} bytes, not {base_bytes}"
+                "delta.base",
+                f"it is for a base of {self.header.base_bytes} bytes, not {base_bytes}",
             )
         self._payload = start + self.header.packed_bytes
         packed = self._delta(start, self.header.packed_bytes)
@@ -100,6 +101,14 @@ class Applier:
         self._held = bytearray()
         self._dictionary = bytearray()
 
+    def target_bytes_after(self, count: int) -> int:
+        """Return how many bytes of the target the first `count` blocks make."""
+        return sum(
+            block.length
+            for block, _ in zip(self.program.blocks(), range(count), strict=False)
+            if block.destination is Destination.TARGET
+        )
+
     def check_base(self) -> None:
         """Read the base and compare its digest; whoever knows it by its digest need not.
 
@@ -116,24 +125,28 @@ class Applier:
     def apply(
         self,
         write: Callable[[bytes], object],
+        sha256: bytes,
         *,
         digest: Digest | None = None,
         done_blocks: int = 0,
-        checkpoint: Callable[[int, int], object] = lambda blocks, length: None,
+        checkpoint: Callable[[int, int], object] | None = None,
     ) -> None:
         """Make the target.
 
         Args:
             write: takes the next bytes of the target.
+            sha256: of the target, as it was signed.
             digest: SHA-256 of what has been written already, if anything has.
             done_blocks: how many blocks that was, as `checkpoint` was told.
             checkpoint: told, after each block of the target, how many blocks are done, and how many
                 bytes of the target that is.
 
         Raises:
-            DeltaRefused: ``delta.target`` if it is not the target that the header names, and what
-                is wrong otherwise.
+            DeltaRefused: ``delta.target`` if it is for, or makes, another target, and what is
+                wrong otherwise.
         """
+        if self.header.target_digest != sha256[:DIGEST_BYTES]:
+            raise DeltaRefused("delta.target", "it is for another target")
         digest = hashlib.sha256() if digest is None else digest
         place = self._payload
         length = 0
@@ -141,9 +154,7 @@ class Applier:
         self._dictionary.clear()
         for number, block in enumerate(self.program.blocks()):
             if block.destination is not Destination.TARGET:
-                into = (
-                    self._held if block.destination is Destination.HELD else self._dictionary
-                )
+                into = self._held if block.destination is Destination.HELD else self._dictionary
                 for piece in self._run(block, place):
                     into += piece
             elif number >= done_blocks:
@@ -153,10 +164,10 @@ class Applier:
             place += block.payload
             if block.destination is Destination.TARGET:
                 length += block.length
-                if number >= done_blocks:
+                if number >= done_blocks and checkpoint is not None:
                     checkpoint(number + 1, length)
-        if digest.digest()[:DIGEST_BYTES] != self.header.target_digest:
-            raise DeltaRefused("delta.target", "it does not make the target that it names")
+        if digest.digest() != sha256:
+            raise DeltaRefused("delta.target", "what it makes is not the target")
 
     def _run(self, block: Block, place: int) -> Iterator[bytes]:
         """Yield the bytes of a block whose payload begins at `place`."""
@@ -170,9 +181,7 @@ class Applier:
             if isinstance(one, Elements):
                 number = next(numbers)
                 span = spans[number]
-                yield arithmetic.apply_residuals(
-                    one.kind, span.expected, found[number]
-                ).tobytes()
+                yield arithmetic.apply_residuals(one.kind, span.expected, found[number]).tobytes()
             else:
                 yield from self._bytes_of(one, place)
                 place += one.packed if isinstance(one, Frame) else 0
@@ -222,7 +231,7 @@ class Applier:
             if one.low_rank is not None:
                 start = one.low_rank.held
                 end = start + one.low_rank.length(one.inner)
-                added = arithmetic.correction(one, bytes(self._held[start:end]))
+                added = arithmetic.correction(one, memoryview(self._held)[start:end])
             if one.predictor is Predictor.ZERO:
                 before = b""
             elif one.predictor is Predictor.PRODUCT:
@@ -250,7 +259,7 @@ class Applier:
         place += 2 * block.words
         chosen = np.concatenate([span.keys for span in spans]) if spans else np.zeros(0, np.uint8)
         symbols = decode(self._tables, chosen, states, words)
-        parts = np.split(symbols, np.cumsum([span.one.count for span in spans])[:-1])
+        parts = np.split(symbols, np.cumsum([span.one.size for span in spans])[:-1])
         if not spans:
             parts = []
         counts = [
@@ -261,7 +270,7 @@ class Applier:
         if (int(bits.sum()) + 7) // 8 != block.raw:
             raise DeltaRefused("delta.malformed", "its raw bits have another length")
         values = arithmetic.read_raw(self._delta(place, block.raw), bits)
-        raws = np.split(values, np.cumsum([span.one.count for span in spans])[:-1])
+        raws = np.split(values, np.cumsum([span.one.size for span in spans])[:-1])
         return [
             arithmetic.split_code(span.one.kind, part, raw)
             for span, part, raw in zip(spans, parts, raws, strict=False)
@@ -280,8 +289,13 @@ class Applier:
         return content
 
 
-def apply_bytes(delta: bytes, base: bytes) -> bytes:
+def apply_bytes(delta: bytes, base: bytes, sha256: bytes) -> bytes:
     """Return the target, all in memory: what the server checks its own work with.
+
+    Args:
+        delta: all of it.
+        base: the file.
+        sha256: of the target.
 
     Raises:
         DeltaRefused: any ``delta.…``.
@@ -294,13 +308,12 @@ def apply_bytes(delta: bytes, base: bytes) -> bytes:
         len(base),
     )
     applier.check_base()
-    applier.apply(out.extend)
+    applier.apply(out.extend, sha256)
     return bytes(out)
 
 
 def _joined(planes: bytes) -> Array:
     """Return int16 whose low bytes come first, all of them, then the high ones."""
     halves = np.frombuffer(planes, np.uint8).reshape(2, -1).astype(np.uint16)
-    return (halves[0] | halves[1] << np.uint16(8)).view(np.int16)
-
-
+    whole: Array = (halves[0] | halves[1] << np.uint16(8)).view(np.int16)
+    return whole

@@ -1,7 +1,7 @@
 """Elements: what each is expected to be, how the difference is written, and in which context.
 
-docs/deltas.md states all of it in scalar arithmetic; here it is for whole arrays. Real arithmetic is
-binary64, each operation rounded, none fused, so that every machine comes to the same bits.
+docs/deltas.md states all of it in scalar arithmetic; here it is for whole arrays. Real arithmetic
+is binary64, each operation rounded, none fused, so that every machine comes to the same bits.
 
 Differences are of integers: floats are mapped to integers of the same order (their bits, with
 negative ones turned round), so that a small step of a weight is a small number, also across zero.
@@ -19,8 +19,8 @@ from edgectl_protocol.deltas import ITEM_BYTES, KEYS, Elements, Kind, Predictor
 __all__ = [
     "Array",
     "apply_residuals",
-    "correction",
     "contexts",
+    "correction",
     "multiplier_of",
     "predict",
     "raw_bits",
@@ -36,8 +36,8 @@ Array = npt.NDArray[Any]
 
 _FLOATS = {Kind.F32: (32, 23), Kind.F16: (16, 10), Kind.BF16: (16, 7)}
 """Bits in all, and of the fraction."""
-_UNSIGNED = {1: np.dtype("<u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4")}
-_SIGNED = {1: np.dtype("<i1"), 2: np.dtype("<i2"), 4: np.dtype("<i4")}
+_UNSIGNED: dict[int, Any] = {1: np.dtype("<u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4")}
+_SIGNED: dict[int, Any] = {1: np.dtype("<i1"), 2: np.dtype("<i2"), 4: np.dtype("<i4")}
 _RATIO_MAX = 65536.0
 _ADDED_MAX = 2.0**40
 _EXPONENT_MAX = 256
@@ -55,11 +55,11 @@ def multiplier_of(parameter: Array) -> Array:
 def row_numbers(one: Elements) -> Array:
     """Return the row of each element."""
     if one.rows == 1:
-        return np.zeros(one.count, np.int64)
-    return np.arange(one.count, dtype=np.int64) // one.inner % one.rows
+        return np.zeros(one.size, np.int64)
+    return np.arange(one.size, dtype=np.int64) // one.inner % one.rows
 
 
-def correction(one: Elements, held: bytes) -> Array | None:
+def correction(one: Elements, held: bytes | memoryview) -> Array | None:
     """Return what a sum of products adds to each element; None if there is none.
 
     Products and their sums are integers below 2^53: exact, in whatever order they are added.
@@ -71,13 +71,17 @@ def correction(one: Elements, held: bytes) -> Array | None:
     low_rank = one.low_rank
     if low_rank is None:
         return None
-    numbers = np.frombuffer(held, "<i2").astype(np.float64)
+    numbers = np.frombuffer(held, "<i2")
     rank, rows = len(low_rank.shifts), low_rank.rows
     exponents, by_row, by_column = np.split(numbers, [rows, rows * (1 + rank)])
     chosen = slice(low_rank.first, low_rank.first + one.rows)
-    scaled = by_row.reshape(rank, rows)[:, chosen].T * np.exp2(np.array(low_rank.shifts))
-    sums = scaled @ by_column.reshape(rank, one.inner)
-    exponent = np.clip(exponents[chosen], -_EXPONENT_MAX, _EXPONENT_MAX) + low_rank.exponent
+    left = by_row.reshape(rank, rows)[:, chosen].T.astype(np.float64)
+    left *= np.exp2(np.array(low_rank.shifts, np.float64))
+    sums = left @ by_column.reshape(rank, one.inner).astype(np.float64)
+    exponent = (
+        np.clip(exponents[chosen].astype(np.int64), -_EXPONENT_MAX, _EXPONENT_MAX)
+        + low_rank.exponent
+    )
     added: Array = np.ldexp(sums, exponent.astype(np.int32)[:, None]).ravel()
     return added
 
@@ -95,7 +99,7 @@ def predict(
     """
     size = ITEM_BYTES[one.kind]
     if one.predictor is Predictor.ZERO:
-        return np.zeros(one.count, _UNSIGNED[size]), np.full(1, _QUARTERS // 2, np.int64)
+        return np.zeros(one.size, _UNSIGNED[size]), np.full(1, _QUARTERS // 2, np.int64)
     bits = np.frombuffer(base, _UNSIGNED[size])
     middle = np.full(1, _QUARTERS // 2, np.int64)
     if one.predictor is Predictor.PRODUCT:
@@ -150,11 +154,11 @@ def contexts(kind: Kind, expected: Array, quarter: Array, shift: Array) -> Array
     if kind in _FLOATS:
         width, fraction = _FLOATS[kind]
         halves = (expected & ((1 << (width - 1)) - 1)).astype(np.int64) >> (fraction - 1)
-        return np.clip(halves - shift, 0, KEYS - 1)
+        return np.asarray(np.clip(halves - shift, 0, KEYS - 1))
     if kind in (Kind.I32, Kind.I16):
         size = np.frexp(np.abs(expected.view(_SIGNED[ITEM_BYTES[kind]]).astype(np.float64)))[1]
-        return np.clip(size - shift, 0, KEYS - 1)
-    return shift % _ROW_CLASSES * _QUARTERS + quarter
+        return np.asarray(np.clip(size - shift, 0, KEYS - 1))
+    return np.asarray(shift % _ROW_CLASSES * _QUARTERS + quarter)
 
 
 def _ordered(kind: Kind, bits: Array) -> tuple[Array, Array]:
@@ -169,11 +173,13 @@ def residuals(kind: Kind, expected: Array, actual: Array) -> Array:
     """Return the differences as int64; of floats, away from zero is positive."""
     size = ITEM_BYTES[kind]
     if kind not in _FLOATS:
-        return (actual - expected).view(_SIGNED[size]).astype(np.int64)
+        return np.asarray((actual - expected).view(_SIGNED[size]).astype(np.int64))
     before, negative = _ordered(kind, expected)
     after, _ = _ordered(kind, actual)
     difference = after - before
-    return np.where(negative, -difference, difference).view(_SIGNED[size]).astype(np.int64)
+    return np.asarray(
+        np.where(negative, -difference, difference).view(_SIGNED[size]).astype(np.int64)
+    )
 
 
 def apply_residuals(kind: Kind, expected: Array, found: Array) -> Array:
@@ -181,11 +187,11 @@ def apply_residuals(kind: Kind, expected: Array, found: Array) -> Array:
     unsigned = _UNSIGNED[ITEM_BYTES[kind]]
     difference = found.astype(unsigned)
     if kind not in _FLOATS:
-        return expected + difference
+        return np.asarray(expected + difference)
     before, negative = _ordered(kind, expected)
     after = before + np.where(negative, -difference, difference)
     top = unsigned.type(1 << (_FLOATS[kind][0] - 1))
-    return np.where(after & top, after ^ top, ~after)
+    return np.asarray(np.where(after & top, after ^ top, ~after))
 
 
 def to_code(kind: Kind, found: Array) -> tuple[Array, Array, Array]:
@@ -218,7 +224,7 @@ def split_code(kind: Kind, symbols: Array, raw: Array) -> Array:
     count = np.maximum(length - 2, 0)
     size = np.where(length > 1, (2 + (wide >> 1 & 1)) << count | raw, 1)
     size[wide < 0] = 0
-    return np.where(wide & 1, -size, size)
+    return np.asarray(np.where(wide & 1, -size, size))
 
 
 def write_raw(counts: Array, values: Array) -> bytes:

@@ -32,18 +32,18 @@ class DecodingTables:
 
     def __init__(self, tables: Tables) -> None:
         count = len(tables.frequencies)
-        self.symbols = np.zeros((count, _ONE), np.uint8)
-        self.steps = np.zeros((count, _ONE), np.uint32)
+        symbols = np.zeros((count, _ONE), np.uint8)
+        steps = np.zeros((count, _ONE), np.uint32)
         for number, row in enumerate(tables.frequencies):
             frequencies = np.array(row, np.uint32)
             starts = np.cumsum(frequencies, dtype=np.uint32) - frequencies
             symbol = np.repeat(np.arange(len(row)), row)
             offset = np.arange(_ONE, dtype=np.uint32) - starts[symbol]
-            self.symbols[number] = symbol
+            symbols[number] = symbol
             # A frequency of _ONE, the only symbol of its table, needs 13 bits: so 16 for each.
-            self.steps[number] = frequencies[symbol] << _HALF | offset
-        self.symbols = self.symbols.ravel()
-        self.steps = self.steps.ravel()
+            steps[number] = frequencies[symbol] << _HALF | offset
+        self.symbols = symbols.ravel()
+        self.steps = steps.ravel()
 
 
 def decode(tables: DecodingTables, chosen: Array, states: Array, words: Array) -> Array:

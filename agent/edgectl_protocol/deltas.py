@@ -3,7 +3,7 @@
 Bytes, as docs/deltas.md specifies them; numbers are unsigned LEB128 unless said otherwise::
 
     delta   ── header, program (zstd), payloads of the blocks, in order
-    header  ── "EDLT", u8 version, u8 codec, 16 bytes of the base's SHA-256, 16 of the target's,
+    header  ── "EDLT", u8 version, u8 codec, 8 bytes of the base's SHA-256, 8 of the target's,
                base bytes, target bytes, program bytes, program bytes as compressed
     program ── probability tables, blocks
     block   ── u8 destination, lanes, words, raw bytes, parameter bytes, instructions
@@ -27,12 +27,12 @@ __all__ = [
     "BLOCK_ELEMENTS_MAX",
     "DICTIONARY_BYTES_MAX",
     "DIGEST_BYTES",
+    "FACTORS_MAX",
     "FRAME_BYTES_MAX",
     "HEADER_BYTES_MAX",
     "HELD_BYTES_MAX",
     "ITEM_BYTES",
     "KEYS",
-    "LowRank",
     "PROBABILITY_BITS",
     "PROGRAM_BYTES_MAX",
     "RANK_MAX",
@@ -49,6 +49,7 @@ __all__ = [
     "Held",
     "Instruction",
     "Kind",
+    "LowRank",
     "Predictor",
     "Program",
     "Tables",
@@ -60,9 +61,10 @@ __all__ = [
 
 MAGIC = b"EDLT"
 VERSION = 1
-DIGEST_BYTES = 16
+DIGEST_BYTES = 8
+"""Enough to see that a file is another one; what is believed is the signed digest."""
 FILE_BYTES_MAX = 2**32
-PROGRAM_BYTES_MAX = 2**20
+PROGRAM_BYTES_MAX = 2**18
 HELD_BYTES_MAX = 8 * 2**20
 DICTIONARY_BYTES_MAX = 8 * 2**20
 FRAME_BYTES_MAX = 8 * 2**20
@@ -72,10 +74,17 @@ INSTRUCTIONS_MAX = 4096
 BLOCK_ELEMENTS_MAX = 2**18
 STEPS_MAX = 4096
 """Rounds of decoding, with one symbol a lane, in one block."""
+STEPS_FREE = 2**16
+ELEMENTS_A_STEP = 32
+"""In all blocks together: so many steps, and one more for so many elements."""
 LANES_MAX = 1024
 ROWS_MAX = 2**17
 """In one block."""
+DICTIONARIES_BYTES_FREE = 64 * 2**20
+"""Of all frames together, beside four times base and target."""
 RANK_MAX = 64
+FACTORS_MAX = 2 * BLOCK_ELEMENTS_MAX
+"""Of the products that one instruction adds."""
 RANK_SHIFT_MAX = 15
 EXPONENT_MAX = 256
 KEYS = 64
@@ -203,7 +212,7 @@ class Elements(NamedTuple):
     Attributes:
         kind: of the elements.
         predictor: what they are predicted from.
-        count: how many.
+        size: how many.
         offset: of the elements in the base; unused by PRODUCT and ZERO.
         inner: elements after which the next row begins.
         rows: after which the first comes again.
@@ -215,7 +224,7 @@ class Elements(NamedTuple):
 
     kind: Kind
     predictor: Predictor
-    count: int
+    size: int
     offset: int = 0
     inner: int = 1
     rows: int = 1
@@ -227,7 +236,7 @@ class Elements(NamedTuple):
     @property
     def length(self) -> int:
         """Bytes that come of it."""
-        return self.count * ITEM_BYTES[self.kind]
+        return self.size * ITEM_BYTES[self.kind]
 
 
 Instruction = Copy | Held | Frame | Elements
@@ -246,7 +255,7 @@ class Block(NamedTuple):
     @property
     def elements(self) -> int:
         """Elements of all instructions."""
-        return sum(one.count for one in self.instructions if isinstance(one, Elements))
+        return sum(one.size for one in self.instructions if isinstance(one, Elements))
 
     @property
     def rows(self) -> int:
@@ -321,10 +330,10 @@ def parse_header(content: bytes) -> tuple[Header, int]:
     if version != VERSION:
         raise DeltaRefused("delta.version", f"version {version}, known is {VERSION}")
     codec = _member(Codec, reader.byte(), "codec")
-    digests = [reader.take(DIGEST_BYTES), reader.take(DIGEST_BYTES)]
-    sizes = [reader.number(limit) for limit in (FILE_BYTES_MAX, FILE_BYTES_MAX)]
-    program = [reader.number(limit) for limit in (PROGRAM_BYTES_MAX, PROGRAM_BYTES_MAX)]
-    return Header(codec, *digests, *sizes, *program), reader.place
+    base_digest, target_digest = reader.take(DIGEST_BYTES), reader.take(DIGEST_BYTES)
+    limits = (FILE_BYTES_MAX, FILE_BYTES_MAX, PROGRAM_BYTES_MAX, PROGRAM_BYTES_MAX)
+    numbers = [reader.number(limit) for limit in limits]
+    return Header(codec, base_digest, target_digest, *numbers), reader.place
 
 
 def write_header(header: Header) -> bytes:
@@ -399,6 +408,10 @@ class _State(_Cursors):
         self.tables = tables
         self.held_bytes = 0
         self.dictionary_bytes = 0
+        self.dictionaries_left = DICTIONARIES_BYTES_FREE + 4 * (
+            header.base_bytes + header.target_bytes
+        )
+        self.steps_left = STEPS_FREE
 
     def add(self, block: Block) -> None:
         """Count what a block makes; refuse what is too much."""
@@ -409,6 +422,14 @@ class _State(_Cursors):
                 self.held_bytes += block.length
             case Destination.DICTIONARY:
                 self.dictionary_bytes += block.length
+        if block.lanes:
+            self.steps_left += block.elements // ELEMENTS_A_STEP
+            self.steps_left -= -(-block.elements // block.lanes)
+        for one in block.instructions:
+            if isinstance(one, Frame):
+                self.dictionaries_left -= one.dictionary
+        if self.steps_left < 0 or self.dictionaries_left < 0:
+            raise DeltaRefused("delta.limit", "it asks for more work than a delta needs")
         if self.target_left < 0:
             raise DeltaRefused("delta.malformed", "it makes more than the target's length")
         if self.held_bytes > HELD_BYTES_MAX or self.dictionary_bytes > DICTIONARY_BYTES_MAX:
@@ -533,6 +554,8 @@ def _read_block(reader: _Reader, state: _State) -> Block:
     count = reader.number(INSTRUCTIONS_MAX)
     instructions = tuple(_read_instruction(reader, state) for _ in range(count))
     block = Block(destination, lanes, words, raw, parameters, instructions)
+    if not all(one.length for one in instructions):
+        raise DeltaRefused("delta.malformed", "an instruction that makes nothing")
     if block.elements > min(BLOCK_ELEMENTS_MAX, lanes * STEPS_MAX) or block.rows > ROWS_MAX:
         raise DeltaRefused("delta.limit", "a block of too many elements, rows or steps")
     return block
@@ -578,7 +601,7 @@ def _read_elements(reader: _Reader, state: _State, predictor: Predictor, kind: i
     if predictor is Predictor.PRODUCT:
         if made.kind is not Kind.F32:
             raise DeltaRefused("delta.malformed", "a product of another kind than float32")
-        made = made._replace(inner=max(made.count, 1), held=reader.number(HELD_BYTES_MAX))
+        made = made._replace(inner=max(made.size, 1), held=reader.number(HELD_BYTES_MAX))
         state.check_held(made.held, made.length)
         return made._replace(factor=int.from_bytes(reader.take(4), "little"))
     if predictor is not Predictor.ZERO:
@@ -591,7 +614,9 @@ def _read_elements(reader: _Reader, state: _State, predictor: Predictor, kind: i
     if predictor is Predictor.ROWS:
         return made._replace(low_rank=_read_low_rank(reader, state, made))
     if predictor is Predictor.RATIO:
-        made = made._replace(scale=reader.number(FILE_BYTES_MAX), held=reader.number(HELD_BYTES_MAX))
+        made = made._replace(
+            scale=reader.number(FILE_BYTES_MAX), held=reader.number(HELD_BYTES_MAX)
+        )
         state.check_base(made.scale, 4 * made.rows)
         state.check_held(made.held, 4 * made.rows)
     return made
@@ -604,8 +629,10 @@ def _read_low_rank(reader: _Reader, state: _State, one: Elements) -> LowRank | N
     held, first, rows = (reader.number(limit) for limit in (HELD_BYTES_MAX, ROWS_MAX, ROWS_MAX))
     made = LowRank(held, first, rows, reader.distance(), tuple(reader.take(rank)))
     state.check_held(held, made.length(one.inner))
-    if one.inner * one.rows != one.count or first + one.rows > rows:
+    if one.inner * one.rows != one.size or first + one.rows > rows:
         raise DeltaRefused("delta.malformed", "a sum of products of another shape")
+    if rank * (one.rows + one.inner) > FACTORS_MAX:
+        raise DeltaRefused("delta.limit", "products of more factors than a device has memory for")
     if abs(made.exponent) > EXPONENT_MAX or max(made.shifts) > RANK_SHIFT_MAX:
         raise DeltaRefused("delta.limit", "products beyond what is computed exactly")
     return made
@@ -633,7 +660,7 @@ def _write_instruction(one: Instruction, state: _Cursors) -> bytes:
                 state.base = offset + dictionary
             out += _varint(packed) + _varint(length)
         case Elements():
-            out = bytes(((one.predictor + 3) << 4 | one.kind,)) + _varint(one.count)
+            out = bytes(((one.predictor + 3) << 4 | one.kind,)) + _varint(one.size)
             if one.predictor is Predictor.PRODUCT:
                 return out + _varint(one.held) + one.factor.to_bytes(4, "little")
             if one.predictor is not Predictor.ZERO:

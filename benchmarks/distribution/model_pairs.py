@@ -1,4 +1,4 @@
-"""Pairs of model versions as a fleet meets them: fp32 as trained, and what the pipeline makes of it.
+"""Pairs of model versions as a fleet meets them: fp32, and what the pipeline makes of it.
 
 Each family is a released model and its successors. The fp16 and int8 files are made by the
 pipeline's own functions: int8 once with ranges and scales of its own, and once with the scales of

@@ -28,6 +28,8 @@ from edgectl_protocol.deltas import (
 __all__ = ["Draft", "Span", "count_symbols"]
 
 _LANES_MAX = 256
+_MANY, _MANY_LANES = BLOCK_ELEMENTS_MAX // 2, 64
+"""From so many elements at least so many lanes: in all, steps are bounded."""
 _BYTES_A_LANE = 600
 """A lane costs four bytes: as many lanes as cost two thirds of a percent."""
 
@@ -47,6 +49,7 @@ class Span:
 
     @staticmethod
     def of(
+        *,
         one: Elements, before: bytes, actual: Array, multiplier: Array | None, parameters: Array,
         shifts: Array, added: Array | None = None,
     ) -> Span:  # fmt: skip
@@ -54,9 +57,7 @@ class Span:
         rows = arithmetic.row_numbers(one)
         spread = None if multiplier is None else multiplier[rows]
         expected, quarter = arithmetic.predict(one, before, spread, added)
-        keys = arithmetic.contexts(
-            one.kind, expected, quarter, shifts.astype(np.int64)[rows]
-        )
+        keys = arithmetic.contexts(one.kind, expected, quarter, shifts.astype(np.int64)[rows])
         found = arithmetic.residuals(one.kind, expected, actual)
         symbols, counts, raws = arithmetic.to_code(one.kind, found)
         return Span(one, parameters, shifts, keys, symbols, counts, raws)
@@ -85,7 +86,7 @@ class Draft:
         """Add elements."""
         self.instructions.append(span.one)
         self.spans.append(span)
-        self.elements += span.one.count
+        self.elements += span.one.size
         self.rows += span.one.rows
 
     def finish(self, tables: Tables) -> tuple[Block, bytes]:
@@ -141,6 +142,8 @@ def _lanes(frequencies: Array) -> int:
     """Return how many lanes are fast and cost little."""
     size = float((12 - np.log2(frequencies)).sum()) / 8
     least = -(-len(frequencies) // STEPS_MAX)
+    if len(frequencies) >= _MANY:
+        least = max(least, _MANY_LANES)
     return max(least, min(_LANES_MAX, int(size / _BYTES_A_LANE)), 1)
 
 

@@ -11,9 +11,9 @@ __all__ = ["make_tables"]
 
 _ONE = 1 << PROBABILITY_BITS
 _TABLE_BITS = 24.0
-_SYMBOL_BITS = 3.0
+_SYMBOL_BITS = 6.0
 """About what a table, and a symbol in it, takes in the program."""
-_RUN_BITS = 14.0
+_RUN_BITS = 9.0
 _TABLES_OF_KIND_MAX = 20
 
 

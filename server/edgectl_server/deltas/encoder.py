@@ -25,9 +25,13 @@ from edgectl_protocol.deltas import (
     write_header,
     write_program,
 )
+from edgectl_server.deltas.prediction import Effort
 from edgectl_server.deltas.tensor_codec import encode_tensors
 
 __all__ = ["Delta", "DeltaLimits", "encode", "write_delta"]
+
+_SMALL_BYTES = 16 * 1024
+"""Of a delta for which less elaborate predictions are tried too: what they need may cost more."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +69,22 @@ def encode(base: bytes, target: bytes, limits: DeltaLimits | None = None) -> Del
         raise ValueError(f"files of {len(base)} and {len(target)} bytes, at most "
                          f"{limits.file_bytes_max}")  # fmt: skip
     found: dict[Codec, bytes] = {}
-    made = encode_tensors(base, target)
-    if made is not None:
-        found[Codec.TENSOR] = write_delta(Codec.TENSOR, base, target, *made)
+    for effort in Effort:
+        if effort is not Effort.ALL and len(found.get(Codec.TENSOR, b"")) > _SMALL_BYTES:
+            break
+        made = encode_tensors(base, target, effort)
+        if made is None:
+            break
+        content = write_delta(Codec.TENSOR, base, target, *made)
+        found[Codec.TENSOR] = min(found.get(Codec.TENSOR, content), content, key=len)
     if max(len(base), len(target)) <= limits.patch_bytes_max:
         frames = _frames(target, lambda start: _near(base, len(target), start), limits.level)
         found[Codec.PATCH] = write_delta(Codec.PATCH, base, target, *frames(base))
-    frames = _frames(target, lambda start: (0, 0), limits.level)
+    frames = _frames(target, lambda _: (0, 0), limits.level)
     found[Codec.WHOLE] = write_delta(Codec.WHOLE, base, target, *frames(base))
     codec = min(found, key=lambda one: len(found[one]))
-    assert apply_bytes(found[codec], base) == target, f"a delta by {codec.name} is wrong"
+    made_here = apply_bytes(found[codec], base, hashlib.sha256(target).digest())
+    assert made_here == target, f"a delta by {codec.name} is wrong"
     costs = {one.name.lower(): len(content) for one, content in found.items()}
     return Delta(found[codec], codec, costs)
 

@@ -2,8 +2,8 @@
 
 Gradients of a layer are sums of outer products of what goes in and what comes back, so a weight
 matrix that was trained further differs from what it was by few of them and noise. Those that pay
-are found by a truncated singular value decomposition (randomized: N. Halko, P. Martinsson, J. Tropp,
-arXiv:0909.4061), rounded to integers of the precision that the noise asks for, and sent.
+are found by a truncated singular value decomposition (randomized: N. Halko, P. Martinsson,
+J. Tropp, arXiv:0909.4061), rounded to integers of the precision that the noise asks for, and sent.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edgectl_delta.elements import Array
-from edgectl_protocol.deltas import RANK_MAX, RANK_SHIFT_MAX
+from edgectl_protocol.deltas import FACTORS_MAX, RANK_MAX, RANK_SHIFT_MAX
 
 __all__ = ["Factors", "candidates", "factor_bits"]
 
@@ -54,8 +54,12 @@ def candidates(difference: Array) -> Iterator[Factors]:
         difference: float64 [rows, columns].
     """
     rows, columns = difference.shape
-    largest = min(RANK_MAX, rows // 2, columns // 2)
-    if largest < 1 or difference.size < _COMPONENT_ELEMENTS_MIN or not np.isfinite(difference).all():
+    largest = min(RANK_MAX, rows // 2, columns // 2, FACTORS_MAX // (rows + columns))
+    if (
+        largest < 1
+        or difference.size < _COMPONENT_ELEMENTS_MIN
+        or not np.isfinite(difference).all()
+    ):
         return
     sizes = np.abs(difference).mean(axis=1)
     if not sizes.any():

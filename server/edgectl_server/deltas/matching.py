@@ -24,7 +24,7 @@ _ALIKE_MIN = 0.5
 
 def values(content: memoryview, tensor: Tensor) -> Array:
     """Return the elements of a tensor; bfloat16 as its bits."""
-    return np.frombuffer(content, _DTYPES[tensor.kind], tensor.count, tensor.offset)
+    return np.frombuffer(content, _DTYPES[tensor.kind], tensor.size, tensor.offset)
 
 
 def match_tensors(
@@ -38,14 +38,14 @@ def match_tensors(
     by_name: dict[tuple[str, Kind, int], Tensor] = {}
     by_size: defaultdict[tuple[Kind, int], list[Tensor]] = defaultdict(list)
     for tensor in befores:
-        by_name.setdefault((tensor.name, tensor.kind, tensor.count), tensor)
-        by_size[tensor.kind, tensor.count].append(tensor)
+        by_name.setdefault((tensor.name, tensor.kind, tensor.size), tensor)
+        by_size[tensor.kind, tensor.size].append(tensor)
     names = {tensor.name for tensor in afters}
     found = []
     for tensor in afters:
-        before = by_name.get((tensor.name, tensor.kind, tensor.count))
+        before = by_name.get((tensor.name, tensor.kind, tensor.size))
         if before is None:
-            candidates = by_size[tensor.kind, tensor.count]
+            candidates = by_size[tensor.kind, tensor.size]
             free = [one for one in candidates if one.name not in names]
             others = [one for one in candidates if one.name in names]
             before = _most_alike(base, (free + others)[:_CANDIDATES_MAX], target, tensor)
@@ -67,7 +67,7 @@ def _most_alike(
 
 def _sample(content: memoryview, tensor: Tensor) -> Array:
     found = values(content, tensor)
-    step = max(1, tensor.count // _SAMPLES_MAX)
+    step = max(1, tensor.size // _SAMPLES_MAX)
     return found[::step].astype(np.float64)
 
 

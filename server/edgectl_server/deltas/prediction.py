@@ -8,6 +8,7 @@ difference to come is smaller by more than the multiplier costs.
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from edgectl_server.deltas.factors import Factors, candidates, factor_bits
 from edgectl_server.deltas.matching import values
 from edgectl_server.deltas.tensors import Tensor
 
-__all__ = ["Plan", "plan_product", "plan_tensor", "shifts_for"]
+__all__ = ["Effort", "Plan", "plan_product", "plan_tensor", "shifts_for"]
 
 _ROW_ELEMENTS_MIN = 16
 _SHIFT_ELEMENTS_MIN = 32
@@ -35,8 +36,18 @@ _ROWS_MAX = 2**16
 _MATRIX_DIMENSIONS = 2
 _MATRIX_SIDE_MIN = 8
 _MATRIX_ELEMENTS_MAX = 2**24
+_CELL_BITS = 1.0
+"""Of the tables, which tensors share, for each symbol of each context."""
 _WORSE_MAX = 2
 """Ranks in a row that save nothing, before no higher ones are tried."""
+
+
+class Effort(IntEnum):
+    """What is tried for a tensor: everything, no sums of products, or neither those nor rows."""
+
+    ALL = 0
+    ROWS = 1
+    PLAIN = 2
 
 
 class Plan(NamedTuple):
@@ -54,7 +65,9 @@ def plan_tensor(
     before: Tensor,
     target: memoryview,
     after: Tensor,
+    *,
     ratio: tuple[Tensor, Array, Array] | None = None,
+    effort: Effort = Effort.ALL,
 ) -> Plan:
     """Return the best plan for a tensor whose predecessor is `before`.
 
@@ -65,13 +78,14 @@ def plan_tensor(
         after: the tensor in it.
         ratio: scales in the base, and their values before and after, if the tensor has some. Where
             the target's are held is not known yet.
+        effort: what is tried.
     """
     bits = base[before.offset : before.offset + before.length].tobytes()
     actual = _bits(target, after)
-    plain = Elements(after.kind, Predictor.SAME, after.count, before.offset, after.count)
+    plain = Elements(after.kind, Predictor.SAME, after.size, before.offset, after.size)
     shapes = _row_shapes(after)
     best = Plan(plain, np.zeros(0, np.int16), _cost(plain, bits, actual, None))
-    for inner, rows in shapes:
+    for inner, rows in shapes if effort is not Effort.PLAIN else ():
         shaped = plain._replace(inner=inner, rows=rows)
         split = Plan(shaped, best.multipliers, best.cost - 1)  # a shift by row, if nothing else
         if best.one.rows == 1 and best.one.predictor is Predictor.SAME:
@@ -79,7 +93,15 @@ def plan_tensor(
         if after.kind is not Kind.BF16:
             fitted = _fit(shaped, bits, actual, values(base, before), values(target, after))
             best = min(best, fitted, key=lambda one: one.cost)
-    best = _add_low_rank(best, bits, actual, values(base, before), values(target, after), after)
+    if effort is Effort.ALL:
+        best = _add_low_rank(
+            best,
+            bits,
+            actual,
+            before=values(base, before),
+            after=values(target, after),
+            tensor=after,
+        )
     if ratio is not None:
         scaled = _plan_ratio(plain, bits, actual, after, ratio)
         if scaled is not None:
@@ -112,8 +134,8 @@ def shifts_for(one: Elements, expected: Array, found: Array) -> Array:
     """
     rows = arithmetic.row_numbers(one)
     count = np.bincount(rows, minlength=one.rows)
-    if one.count < _SHIFT_ELEMENTS_MIN * one.rows:
-        rows, count = np.zeros_like(rows), np.array([one.count])
+    if one.size < _SHIFT_ELEMENTS_MIN * one.rows:
+        rows, count = np.zeros_like(rows), np.array([one.size])
     sizes = np.abs(found).astype(np.float64)
     if one.kind in _FLOATS:
         shift = _float_shifts(one.kind, expected, sizes, rows, count)
@@ -146,8 +168,8 @@ def _float_shifts(kind: Kind, expected: Array, sizes: Array, rows: Array, count:
 
 
 def _bits(content: memoryview, tensor: Tensor) -> Array:
-    size = tensor.length // tensor.count
-    return np.frombuffer(content, f"<u{size}", tensor.count, tensor.offset)
+    size = tensor.length // tensor.size
+    return np.frombuffer(content, f"<u{size}", tensor.size, tensor.offset)
 
 
 def _row_shapes(tensor: Tensor) -> list[tuple[int, int]]:
@@ -155,16 +177,29 @@ def _row_shapes(tensor: Tensor) -> list[tuple[int, int]]:
     dims = tensor.dims
     shapes = []
     if len(dims) > 1:
-        for inner, rows in ((tensor.count // dims[0], dims[0]), (1, dims[-1])):
-            if 1 < rows <= min(tensor.count // _ROW_ELEMENTS_MIN, _ROWS_MAX):
+        for inner, rows in ((tensor.size // dims[0], dims[0]), (1, dims[-1])):
+            if 1 < rows <= min(tensor.size // _ROW_ELEMENTS_MIN, _ROWS_MAX):
                 shapes.append((inner, rows))
     return shapes
 
 
 def _cost(one: Elements, bits: bytes, actual: Array, multiplier: Array | None) -> float:
     """Return about how many bits the differences take."""
-    expected, _ = arithmetic.predict(one, bits, multiplier)
-    return float(_costs(one.kind, arithmetic.residuals(one.kind, expected, actual)).sum())
+    expected, quarter = arithmetic.predict(one, bits, multiplier)
+    return _total(one, expected, quarter, arithmetic.residuals(one.kind, expected, actual))
+
+
+def _total(one: Elements, expected: Array, quarter: Array, found: Array) -> float:
+    """Return about how many bits all differences take."""
+    if one.kind not in (Kind.I8, Kind.U8):
+        return float(_costs(one.kind, found).sum())
+    shift = shifts_for(one, expected, found).astype(np.int64)[arithmetic.row_numbers(one)]
+    keys = arithmetic.contexts(one.kind, expected, quarter, shift)
+    cells = np.bincount(keys * 512 + found + 256, minlength=KEYS * 512).reshape(KEYS, 512)
+    totals = cells.sum(axis=1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bits = np.where(cells > 0, cells * np.log2(totals / cells), 0.0)
+    return float(bits.sum()) + _CELL_BITS * int(np.count_nonzero(cells))
 
 
 def _costs(kind: Kind, found: Array) -> Array:
@@ -196,21 +231,23 @@ def _fit(shaped: Elements, bits: bytes, actual: Array, before: Array, after: Arr
     with_it = _costs(one.kind, arithmetic.residuals(one.kind, scaled, actual))
     gain = np.bincount(rows, without - with_it, one.rows)
     parameters[gain < _MULTIPLIER_BITS] = 0
-    final, _ = arithmetic.predict(one, bits, arithmetic.multiplier_of(parameters)[rows])
-    found = arithmetic.residuals(one.kind, final, actual)
-    cost = float(_costs(one.kind, found).sum())
+    cost = _cost(one, bits, actual, arithmetic.multiplier_of(parameters)[rows])
     return Plan(one, parameters, cost + _MULTIPLIER_BITS * int(np.count_nonzero(parameters)))
 
 
 def _add_low_rank(
-    plan: Plan, bits: bytes, actual: Array, before: Array, after: Array, tensor: Tensor
+    plan: Plan, bits: bytes, actual: Array, *, before: Array, after: Array, tensor: Tensor
 ) -> Plan:
     """Return the plan with the sum of products that saves most, if one does."""
     rows = tensor.dims[0] if tensor.dims else 0
-    if len(tensor.dims) < _MATRIX_DIMENSIONS or rows < _MATRIX_SIDE_MIN or plan.one.kind is Kind.BF16:
+    if (
+        len(tensor.dims) < _MATRIX_DIMENSIONS
+        or rows < _MATRIX_SIDE_MIN
+        or plan.one.kind is Kind.BF16
+    ):
         return plan
-    columns = tensor.count // rows
-    if columns < _MATRIX_SIDE_MIN or tensor.count > _MATRIX_ELEMENTS_MAX:
+    columns = tensor.size // rows
+    if columns < _MATRIX_SIDE_MIN or tensor.size > _MATRIX_ELEMENTS_MAX:
         return plan
     parameters = plan.multipliers
     if plan.one.predictor is not Predictor.ROWS or plan.one.rows != rows or plan.one.inner == 1:
@@ -226,8 +263,9 @@ def _add_low_rank(
         low_rank = LowRank(0, 0, rows, factors.exponent, factors.shifts)
         tried = one._replace(low_rank=low_rank)
         added = arithmetic.correction(tried, factors.held())
-        expected, _ = arithmetic.predict(tried, bits, spread, added)
-        cost = float(_costs(one.kind, arithmetic.residuals(one.kind, expected, actual)).sum())
+        expected, quarter = arithmetic.predict(tried, bits, spread, added)
+        found = arithmetic.residuals(one.kind, expected, actual)
+        cost = _total(one, expected, quarter, found)
         cost += factor_bits(factors) + _MULTIPLIER_BITS * int(np.count_nonzero(parameters))
         worse = worse + 1 if cost >= best.cost else 0
         if cost < best.cost:
@@ -251,7 +289,7 @@ def _plan_ratio(
     rows = len(old)
     dims = after.dims
     if rows == dims[0]:
-        inner = after.count // rows
+        inner = after.size // rows
     elif rows == dims[-1]:
         inner = 1
     else:

@@ -16,12 +16,11 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from edgectl_delta.elements import Array, correction, multiplier_of, predict, residuals, row_numbers
+from edgectl_delta.elements import correction, multiplier_of, predict, residuals, row_numbers
 from edgectl_delta.frames import pack
 from edgectl_protocol.deltas import (
     BLOCK_ELEMENTS_MAX,
     DICTIONARY_BYTES_MAX,
-    FRAME_BYTES_MAX,
     HELD_BYTES_MAX,
     INSTRUCTIONS_MAX,
     ITEM_BYTES,
@@ -40,7 +39,7 @@ from edgectl_server.deltas.clustering import make_tables
 from edgectl_server.deltas.factors import Factors
 from edgectl_server.deltas.matching import match_tensors, values
 from edgectl_server.deltas.onnx_tensors import onnx_tensors
-from edgectl_server.deltas.prediction import Plan, plan_product, plan_tensor, shifts_for
+from edgectl_server.deltas.prediction import Effort, Plan, plan_product, plan_tensor, shifts_for
 from edgectl_server.deltas.tensors import Tensor
 from edgectl_server.deltas.tflite_tensors import SCALE_SUFFIX, tflite_tensors
 
@@ -52,7 +51,7 @@ _SCALE_NAMES = (("", "_scale"), ("_quantized", "_scale"), ("_int8", "_scale"), (
 """How the scale of a quantized tensor is called: this suffix replaced by that."""
 _HELD_ELEMENTS_MIN = 8
 _PRODUCTS_TRIED_MAX = 64
-_MAPLESS = np.zeros(0, np.int16)
+_NO_MULTIPLIERS = np.zeros(0, np.int16)
 
 
 class _Change:
@@ -75,7 +74,7 @@ def find_tensors(content: bytes) -> list[Tensor]:
 
 
 def encode_tensors(
-    base: bytes, target: bytes
+    base: bytes, target: bytes, effort: Effort = Effort.ALL
 ) -> tuple[Tables, list[tuple[Block, bytes]]] | None:
     """Return tables and blocks; None if there are no tensors in both, or it does not fit."""
     befores, afters = find_tensors(base), find_tensors(target)
@@ -83,7 +82,7 @@ def encode_tensors(
         return None
     coder = _Coder(base, target)
     coder.match(befores, afters)
-    coder.plan()
+    coder.plan(effort)
     return coder.blocks()
 
 
@@ -104,12 +103,12 @@ class _Coder:
             if before is None:
                 continue
             same = self._before(before) == self._after(after)
-            if same or after.count >= _ELEMENTS_MIN:
+            if same or after.size >= _ELEMENTS_MIN:
                 self._pairs.append((before, after))
-            if not same and after.count >= _ELEMENTS_MIN:
+            if not same and after.size >= _ELEMENTS_MIN:
                 self._changes[after.offset] = _Change(before, after)
 
-    def plan(self) -> None:
+    def plan(self, effort: Effort) -> None:
         """Choose how each changed tensor is predicted."""
         named = {change.after.name: change for change in self._changes.values()}
         self._find_products()
@@ -124,7 +123,7 @@ class _Coder:
                     values(self._target, scale.after),
                 )
             change.plan = plan_tensor(
-                self._base, change.before, self._target, change.after, ratio
+                self._base, change.before, self._target, change.after, ratio=ratio, effort=effort
             )
 
     def blocks(self) -> tuple[Tables, list[tuple[Block, bytes]]] | None:
@@ -152,7 +151,7 @@ class _Coder:
         ]
         for change in vectors:
             wanted = values(self._target, change.after)
-            same = [one for one in vectors if one.after.count == change.after.count]
+            same = [one for one in vectors if one.after.size == change.after.size]
             for one in same[:_PRODUCTS_TRIED_MAX]:
                 if one is change or one.product is not None:
                     continue
@@ -191,13 +190,11 @@ class _Coder:
             return []
         offset, length = 0, len(self._base)
         own = length > DICTIONARY_BYTES_MAX
-        drafts = []
+        drafts: list[Draft] = []
         dictionary = bytes(self._base) if not own else self._gaps(drafts)
         frame = pack(rest, dictionary)
         draft = Draft(Destination.HELD, frames=[frame])
-        draft.instructions.append(
-            Frame(offset, 0 if own else length, own, len(frame), len(rest))
-        )
+        draft.instructions.append(Frame(offset, 0 if own else length, own, len(frame), len(rest)))
         return [*drafts, draft]
 
     def _gaps(self, drafts: list[Draft]) -> bytes:
@@ -207,16 +204,43 @@ class _Coder:
         at = 0
         for before in sorted({before for before, _ in self._pairs}, key=lambda one: one.offset):
             length = before.offset - at
-            if length > 0 and len(out) + length <= DICTIONARY_BYTES_MAX:
-                if len(draft.instructions) < INSTRUCTIONS_MAX:
-                    draft.instructions.append(Copy(at, length))
-                    out += self._base[at : before.offset]
+            fits = len(out) + length <= DICTIONARY_BYTES_MAX
+            if length > 0 and fits and len(draft.instructions) < INSTRUCTIONS_MAX:
+                draft.instructions.append(Copy(at, length))
+                out += self._base[at : before.offset]
             at = max(at, before.offset + before.length)
         drafts.append(draft)
         return bytes(out)
 
     def _hold(self, used: int) -> list[Draft] | None:
-        """Return the blocks that hold scales, those made of others last; None if too much."""
+        """Return the blocks that hold factors and scales; None if it is too much.
+
+        Scales that are made of others come last.
+        """
+        drafts: list[Draft] = []
+        draft = Draft(Destination.HELD)
+        for change in self._changes.values():
+            assert change.plan is not None
+            if change.plan.factors is not None and change.product is None:
+                change.factors_held = used
+                used += len(change.plan.factors.held())
+                draft = _fill(drafts, draft, _factor_spans(change.plan.factors))
+        drafts.append(draft)
+        wanted = self._wanted()
+        for made in (False, True):
+            draft = Draft(Destination.HELD)
+            for change in wanted:
+                if (change.product is not None) is made:
+                    change.held = used
+                    used += change.after.length
+                    draft = _fill(drafts, draft, self._spans(change))
+            drafts.append(draft)
+        if used > HELD_BYTES_MAX:
+            return None
+        return [draft for draft in drafts if draft.instructions]
+
+    def _wanted(self) -> list[_Change]:
+        """Return the scales from which something else is predicted."""
         wanted: list[_Change] = []
 
         def want(change: _Change) -> None:
@@ -231,33 +255,14 @@ class _Coder:
                 want(change.product[0])
             if change.plan.one.predictor is Predictor.RATIO and change.scale is not None:
                 want(change.scale)
-        drafts: list[Draft] = []
-        draft = Draft(Destination.HELD)
-        for change in self._changes.values():
-            assert change.plan is not None
-            if change.plan.factors is not None and change.product is None:
-                change.factors_held = used
-                used += len(change.plan.factors.held())
-                draft = _fill(drafts, draft, _factor_spans(change.plan.factors))
-        drafts.append(draft)
-        for made in (False, True):
-            draft = Draft(Destination.HELD)
-            for change in wanted:
-                if (change.product is not None) is made:
-                    change.held = used
-                    used += change.after.length
-                    draft = _fill(drafts, draft, self._spans(change))
-            drafts.append(draft)
-        if used > HELD_BYTES_MAX:
-            return None
-        return [draft for draft in drafts if draft.instructions]
+        return wanted
 
     def _target_drafts(self, pieces: list[Copy | Held | _Change]) -> Iterator[Draft]:
         draft = Draft()
         for piece in pieces:
             if isinstance(piece, _Change) and piece.held is None:
                 for span in self._spans(piece):
-                    if not draft.has_room(span.one.count, span.one.rows):
+                    if not draft.has_room(span.one.size, span.one.rows):
                         yield draft
                         draft = Draft()
                     draft.add(span)
@@ -282,10 +287,10 @@ class _Coder:
         if change.product is not None:
             source, factor = change.product
             one = Elements(
-                one.kind, Predictor.PRODUCT, one.count, inner=one.count, held=source.held or 0,
+                one.kind, Predictor.PRODUCT, one.size, inner=one.size, held=source.held or 0,
                 factor=factor,
             )  # fmt: skip
-            parameters = _MAPLESS
+            parameters = _NO_MULTIPLIERS
             before = bytes(self._after(source.after))
         elif one.predictor is Predictor.ROWS:
             multiplier = multiplier_of(parameters)
@@ -308,46 +313,44 @@ class _Coder:
         for part, first, count, rows in _parts(one):
             chosen = slice(rows.start, rows.stop)
             yield Span.of(
-                part,
-                before[size * first : size * (first + count)],
-                actual[first : first + count],
-                None if multiplier is None else multiplier[chosen],
-                parameters[chosen],
-                shifts[chosen],
-                None if added is None else added[first : first + count],
+                one=part,
+                before=before[size * first : size * (first + count)],
+                actual=actual[first : first + count],
+                multiplier=None if multiplier is None else multiplier[chosen],
+                parameters=parameters[chosen],
+                shifts=shifts[chosen],
+                added=None if added is None else added[first : first + count],
             )
 
 
 def _parts(one: Elements) -> Iterator[tuple[Elements, int, int, range]]:
     """Yield parts of at most a block: the elements, the first of them, how many, their rows."""
-    if one.count <= BLOCK_ELEMENTS_MAX:
-        yield one, 0, one.count, range(one.rows)
+    if one.size <= BLOCK_ELEMENTS_MAX:
+        yield one, 0, one.size, range(one.rows)
         return
     size = ITEM_BYTES[one.kind]
     whole = one.inner * one.rows
-    if one.inner >= BLOCK_ELEMENTS_MAX or (whole < one.count and whole > BLOCK_ELEMENTS_MAX):
+    if one.inner >= BLOCK_ELEMENTS_MAX or (whole < one.size and whole > BLOCK_ELEMENTS_MAX):
         step, cut_rows = BLOCK_ELEMENTS_MAX, False
-    elif whole == one.count:
+    elif whole == one.size:
         step, cut_rows = BLOCK_ELEMENTS_MAX // one.inner * one.inner, True
     else:
         step, cut_rows = BLOCK_ELEMENTS_MAX // whole * whole, False
-    for first in range(0, one.count, step):
-        count = min(step, one.count - first)
+    for first in range(0, one.size, step):
+        count = min(step, one.size - first)
         rows = range(one.rows)
         part = one._replace(
-            count=count,
+            size=count,
             offset=one.offset + size * first,
             held=one.held + (size * first if one.predictor is Predictor.PRODUCT else 0),
         )
         if cut_rows:
             rows = range(first // one.inner, (first + count) // one.inner)
             moved = 4 * rows.start if one.predictor is Predictor.RATIO else 0
-            part = part._replace(
-                rows=len(rows), scale=part.scale + moved, held=part.held + moved
-            )
+            part = part._replace(rows=len(rows), scale=part.scale + moved, held=part.held + moved)
             if part.low_rank is not None:
                 part = part._replace(low_rank=part.low_rank._replace(first=rows.start))
-        elif one.inner * one.rows == one.count or one.rows == 1:
+        elif one.inner * one.rows == one.size or one.rows == 1:
             part = part._replace(inner=count)
         yield part, first, count, rows
 
@@ -355,7 +358,7 @@ def _parts(one: Elements) -> Iterator[tuple[Elements, int, int, range]]:
 def _fill(drafts: list[Draft], draft: Draft, spans: Iterable[Span]) -> Draft:
     """Add spans to a held block, and begin another when it is full; return the last."""
     for span in spans:
-        if not draft.has_room(span.one.count, span.one.rows):
+        if not draft.has_room(span.one.size, span.one.rows):
             drafts.append(draft)
             draft = Draft(Destination.HELD)
         draft.add(span)
@@ -366,16 +369,19 @@ def _factor_spans(factors: Factors) -> Iterator[Span]:
     """Yield the integers of a low rank as elements that nothing predicts, in the order held."""
     for numbers in (factors.exponents[None], factors.by_row, factors.by_column):
         rank, count = numbers.shape
-        one = Elements(
-            Kind.I16, Predictor.ZERO, numbers.size, inner=count, rows=rank
-        )
+        one = Elements(Kind.I16, Predictor.ZERO, numbers.size, inner=count, rows=rank)
         actual = numbers.astype("<i2").view("<u2").ravel()
         found = numbers.astype(np.int64).ravel()
         shifts = shifts_for(one, np.zeros(numbers.size, "<u2"), found)
         for part, first, size, rows in _parts(one):
             chosen = slice(rows.start, rows.stop)
             yield Span.of(
-                part, b"", actual[first : first + size], None, _MAPLESS, shifts[chosen]
+                one=part,
+                before=b"",
+                actual=actual[first : first + size],
+                multiplier=None,
+                parameters=_NO_MULTIPLIERS,
+                shifts=shifts[chosen],
             )
 
 
@@ -386,10 +392,13 @@ def _scale_of(tensor: Tensor, named: dict[str, _Change]) -> _Change | None:
     for ending, suffix in _SCALE_NAMES:
         if tensor.name.endswith(ending):
             change = named.get(tensor.name.removesuffix(ending) + suffix)
-            if change is not None and change.after.kind is Kind.F32:
-                if change.after.count >= _HELD_ELEMENTS_MIN:
-                    return change
+            if change is not None and _may_be_scales(change.after):
+                return change
     return None
+
+
+def _may_be_scales(tensor: Tensor) -> bool:
+    return tensor.kind is Kind.F32 and tensor.size >= _HELD_ELEMENTS_MIN
 
 
 def _add_copy(pieces: list[Copy | Held | _Change], offset: int, length: int) -> None:

@@ -19,13 +19,13 @@ class Tensor(NamedTuple):
     name: str
     kind: Kind
     offset: int
-    count: int
+    size: int
     dims: tuple[int, ...]
 
     @property
     def length(self) -> int:
         """In bytes."""
-        return self.count * ITEM_BYTES[self.kind]
+        return self.size * ITEM_BYTES[self.kind]
 
 
 def without_overlaps(tensors: list[Tensor]) -> list[Tensor]:
@@ -33,7 +33,7 @@ def without_overlaps(tensors: list[Tensor]) -> list[Tensor]:
     kept: list[Tensor] = []
     end = 0
     for tensor in sorted(tensors, key=lambda one: one.offset):
-        if tensor.offset >= end and tensor.count:
+        if tensor.offset >= end and tensor.size:
             kept.append(tensor)
             end = tensor.offset + tensor.length
     return kept
