@@ -38,6 +38,8 @@ __all__ = ["DeltaResult", "DeltaTask", "Progress", "apply_delta"]
 
 _POLL_S = 0.02
 _ANSWER_BYTES_MAX = 16 * 1024
+_CONTINUED = frozenset({"delta.crashed", "delta.start", "delta.stopped"})
+"""What has been made is kept after these, for another try."""
 _STOPPED_BY = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
@@ -90,19 +92,20 @@ def apply_delta(task: DeltaTask, *, cancelled: Callable[[], bool] = lambda: Fals
         cancelled: says that nobody waits for it any more.
     """
     try:
-        code, detail = _run(task, cancelled)
+        result = _run(task, cancelled)
     except OSError as error:
-        code, detail = "delta.start", f"cannot start the delta process: {error}"
-    if not code:
+        detail = f"cannot start the delta process: {error}"
+        result = DeltaResult(code="delta.start", detail=detail)
+    if not result.code:
         return None
-    if code not in {"delta.stopped", "delta.start"}:
+    if result.code not in _CONTINUED:
         with suppress(OSError):
             Path(task.target).unlink(missing_ok=True)
             Path(task.target + ".progress").unlink(missing_ok=True)
-    return make_reason(code, detail)
+    return make_reason(result.code, result.detail)
 
 
-def _run(task: DeltaTask, cancelled: Callable[[], bool]) -> tuple[str, str]:
+def _run(task: DeltaTask, cancelled: Callable[[], bool]) -> DeltaResult:
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "edgectl_agent.delta_child"],
         stdin=subprocess.PIPE,
@@ -137,13 +140,13 @@ def _run(task: DeltaTask, cancelled: Callable[[], bool]) -> tuple[str, str]:
     return _judge(task, process.returncode, answer, killed_for)
 
 
-def _judge(task: DeltaTask, status: int, answer: bytes, killed_for: str) -> tuple[str, str]:
-    """Return code and detail; no code if the target was made."""
+def _judge(task: DeltaTask, status: int, answer: bytes, killed_for: str) -> DeltaResult:
+    """Return what it said, or what ended it."""
     with suppress(msgspec.MsgspecError):
-        result = msgspec.json.decode(answer, type=DeltaResult)
-        return result.code, result.detail
+        return msgspec.json.decode(answer, type=DeltaResult)
     if killed_for == "delta.timeout" or -status == signal.SIGXCPU:
-        return "delta.timeout", f"not done after {task.timeout_s:g} s"
+        return DeltaResult(code="delta.timeout", detail=f"not done after {task.timeout_s:g} s")
     if killed_for or -status in _STOPPED_BY:
-        return "delta.stopped", "nobody waits for it any more"
-    return "delta.crashed", f"the delta process ended with status {status}"
+        return DeltaResult(code="delta.stopped", detail="nobody waits for it any more")
+    detail = f"the delta process ended with status {status}"
+    return DeltaResult(code="delta.crashed", detail=detail)

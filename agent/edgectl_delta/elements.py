@@ -249,4 +249,4 @@ def read_raw(content: bytes, counts: Array) -> Array:
     for byte in range(5):
         values |= padded[place + byte].astype(np.int64) << (8 * byte)
     values >>= starts & 7
-    return values & ((1 << counts) - 1)
+    return np.asarray(values & ((1 << counts) - 1))

@@ -22,7 +22,10 @@ RUN_S = 60
 
 PROMISES = {
     "": ({"edgectl", "edgectl_protocol"}, "edgectl"),
-    "server": ({"edgectl", "edgectl_delta", "edgectl_protocol", "edgectl_server", "edgectl_broker"}, "edgectl"),
+    "server": (
+        {"edgectl", "edgectl_delta", "edgectl_protocol", "edgectl_server", "edgectl_broker"},
+        "edgectl",
+    ),
     "agent": ({"edgectl_delta", "edgectl_protocol", "edgectl_agent"}, "edgectl-agent"),
     "agent,grpc": ({"edgectl_delta", "edgectl_protocol", "edgectl_agent"}, "edgectl-agent"),
 }
