@@ -23,12 +23,14 @@ _OUTPUT_BYTES = 256 * 1024
 _LONG_BYTES = 2**17
 _LEVEL = 19
 _NO_PREFIX = b""
+_PREFIX_BYTES_MIN = 8
 _MAGIC = b"\x28\xb5\x2f\xfd"
 """Of every frame; it is left out, for small deltas."""
 
 
 def pack(content: bytes, prefix: bytes = _NO_PREFIX, *, level: int = _LEVEL) -> bytes:
     """Return one frame, without its magic number; what `prefix` holds already costs little."""
+    prefix = _usable(prefix)
     parameter = zstd.CompressionParameter
     span = max(len(content) + len(prefix), 1)
     options: dict[int, int] = {
@@ -44,6 +46,11 @@ def pack(content: bytes, prefix: bytes = _NO_PREFIX, *, level: int = _LEVEL) -> 
     made = zstd.compress(content, options=options, zstd_dict=dictionary)
     assert made.startswith(_MAGIC)
     return made.removeprefix(_MAGIC)
+
+
+def _usable(prefix: bytes) -> bytes:
+    """Return the prefix, or none: zstd takes no shorter one."""
+    return prefix if len(prefix) >= _PREFIX_BYTES_MIN else _NO_PREFIX
 
 
 def unpack(content: bytes, length: int, prefix: bytes = _NO_PREFIX) -> bytes:
@@ -77,6 +84,7 @@ def pieces(
         DeltaRefused: as `unpack`.
     """
     assert length <= FRAME_BYTES_MAX
+    prefix = _usable(prefix)
     parameter = zstd.DecompressionParameter.window_log_max
     dictionary = zstd.ZstdDict(prefix, is_raw=True).as_prefix if prefix else None
     stream = zstd.ZstdDecompressor(zstd_dict=dictionary, options={parameter: _WINDOW_LOG_MAX})

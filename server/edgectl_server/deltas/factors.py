@@ -22,6 +22,7 @@ _NOISE_SHARE = 0.02
 """Of the variance that is left, the part that rounding adds, for either factor."""
 _OVERSAMPLING = 8
 _POWER_ITERATIONS = 3
+_GRAM_SIDE_MAX = 1024
 _RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 _LARGEST = 2**15 - 1
 _COMPONENT_ELEMENTS_MIN = 256
@@ -93,15 +94,31 @@ def factor_bits(factors: Factors) -> float:
 
 
 def _decompose(matrix: Array, rank: int) -> tuple[Array, Array, Array]:
-    """Return the first singular vectors and values."""
-    wanted = min(rank + _OVERSAMPLING, *matrix.shape)
-    found = np.random.default_rng(0).standard_normal((matrix.shape[1], wanted))
-    found = matrix @ found
+    """Return the first singular vectors and values, by way of the smaller Gram matrix.
+
+    Small singular values lose half of their digits that way, and are not wanted. A matrix that is
+    large in both directions is projected to a few of its columns' combinations first.
+    """
+    if matrix.shape[0] < matrix.shape[1]:
+        right, values, left = _decompose(matrix.T, rank)
+        return left.T, values, right.T
+    columns = matrix.shape[1]
+    if columns <= _GRAM_SIDE_MAX:
+        return _by_gram(matrix, rank)
+    found = np.random.default_rng(0).standard_normal((columns, rank + _OVERSAMPLING))
     for _ in range(_POWER_ITERATIONS):
-        found, _triangle = np.linalg.qr(matrix @ (matrix.T @ found))
-    basis, _triangle = np.linalg.qr(found)
-    inner, values, right = np.linalg.svd(basis.T @ matrix, full_matrices=False)
-    return (basis @ inner)[:, :rank], values[:rank], right[:rank]
+        found, _values, _right = _by_gram(matrix.T @ (matrix @ found), rank + _OVERSAMPLING)
+    left, values, inner = _by_gram(matrix @ found, rank)
+    return left, values, inner @ found.T
+
+
+def _by_gram(matrix: Array, rank: int) -> tuple[Array, Array, Array]:
+    squares, vectors = np.linalg.eigh(matrix.T @ matrix)
+    chosen = vectors[:, ::-1][:, :rank]
+    values = np.sqrt(np.maximum(squares[::-1][:rank], 0.0))
+    with np.errstate(all="ignore"):
+        left = np.where(values > 0, matrix @ chosen / values, 0.0)
+    return left, values, chosen.T
 
 
 def _round(

@@ -68,7 +68,8 @@ def _most_alike(
 def _sample(content: memoryview, tensor: Tensor) -> Array:
     found = values(content, tensor)
     step = max(1, tensor.size // _SAMPLES_MAX)
-    return found[::step].astype(np.float64)
+    with np.errstate(all="ignore"):
+        return found[::step].astype(np.float64)
 
 
 def _correlation(one: Array, other: Array) -> float:

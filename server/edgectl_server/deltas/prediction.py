@@ -219,8 +219,8 @@ def _costs(kind: Kind, found: Array) -> Array:
 def _fit(shaped: Elements, bits: bytes, actual: Array, before: Array, after: Array) -> Plan:
     """Fit one multiplier a row, and keep it where it pays."""
     rows = arithmetic.row_numbers(shaped)
-    x, y = before.astype(np.float64), after.astype(np.float64)
     with np.errstate(all="ignore"):
+        x, y = before.astype(np.float64), after.astype(np.float64)
         fitted = np.bincount(rows, x * y, shaped.rows) / np.bincount(rows, x * x, shaped.rows)
         wanted = np.round((fitted - 1) * _ONE)
     parameters = np.where(np.abs(wanted) < 2**15, wanted, 0).astype(np.int16)
