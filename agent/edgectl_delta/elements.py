@@ -198,7 +198,7 @@ def to_code(kind: Kind, found: Array) -> tuple[Array, Array, Array]:
     """Return symbol, number of raw bits and the raw bits of each difference."""
     if ITEM_BYTES[kind] == 1:
         zero = np.zeros(len(found), np.int64)
-        return (found << 1) ^ (found >> 63), zero, zero
+        return np.asarray((found << 1) ^ (found >> 63)), zero, zero
     size = np.abs(found)
     length = np.frexp(size.astype(np.float64))[1].astype(np.int64)
     count = np.maximum(length - 2, 0)
@@ -218,7 +218,7 @@ def split_code(kind: Kind, symbols: Array, raw: Array) -> Array:
     """Return the differences, given symbols and their raw bits."""
     if ITEM_BYTES[kind] == 1:
         wide = symbols.astype(np.int64)
-        return (wide >> 1) ^ -(wide & 1)
+        return np.asarray((wide >> 1) ^ -(wide & 1))
     wide = symbols.astype(np.int64) - 1
     length = (wide >> 2) + 1
     count = np.maximum(length - 2, 0)

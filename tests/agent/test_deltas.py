@@ -12,13 +12,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from server.deltas.pairs import model, retrained, weights
 
 from edgectl_agent import deltas
 from edgectl_agent.deltas import DeltaTask, Progress, apply_delta
 from edgectl_delta.decoder import Applier
 from edgectl_protocol.deltas import Codec
 from edgectl_server.deltas import encoder, tensor_codec
+from server.deltas.pairs import model, retrained, weights
 
 
 @pytest.fixture(scope="module")

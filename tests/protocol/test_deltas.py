@@ -227,5 +227,3 @@ def _outcome(damaged, base, target):
         return error.code
     assert made == target  # a field that decides nothing, such as the codec
     return "made"
-
-

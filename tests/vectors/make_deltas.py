@@ -9,10 +9,9 @@ import numpy as np
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from server.deltas.pairs import model, retrained, weights  # noqa: E402
-
 from edgectl_protocol.deltas import Codec  # noqa: E402
 from edgectl_server.deltas import encoder, tensor_codec  # noqa: E402
+from server.deltas.pairs import model, retrained, weights  # noqa: E402
 
 
 def tensors(before, after, **options):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from server.deltas.pairs import TYPES, model, retrained, weights
 
 from edgectl_delta.decoder import Applier, apply_bytes
 from edgectl_delta.frames import pack
@@ -17,6 +16,7 @@ from edgectl_server.deltas import encoder, tensor_codec
 from edgectl_server.deltas.encoder import DeltaLimits, encode
 from edgectl_server.deltas.onnx_tensors import onnx_tensors
 from edgectl_server.deltas.tflite_tensors import tflite_tensors
+from server.deltas.pairs import TYPES, model, retrained, weights
 
 ROOT = Path(__file__).parents[3]
 ACTIVITY = ROOT / "server/edgectl/demo/activity"
@@ -264,5 +264,3 @@ def test_what_is_held_is_bounded(monkeypatch):
     target = model({"w": (before + 0.01 * low).astype(np.float32)})
     assert tensor_codec.encode_tensors(base, target) is None
     assert encode(base, target).codec is not Codec.TENSOR
-
-
