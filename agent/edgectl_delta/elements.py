@@ -211,7 +211,7 @@ def raw_bits(kind: Kind, symbols: Array) -> Array:
     """Return how many raw bits each symbol has."""
     if ITEM_BYTES[kind] == 1:
         return np.zeros(len(symbols), np.int64)
-    return np.maximum(((symbols.astype(np.int64) - 1) >> 2) - 1, 0)
+    return np.asarray(np.maximum(((symbols.astype(np.int64) - 1) >> 2) - 1, 0))
 
 
 def split_code(kind: Kind, symbols: Array, raw: Array) -> Array:

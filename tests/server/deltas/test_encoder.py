@@ -176,7 +176,7 @@ def test_every_bit_of_odd_floats_comes_back(dtype):
         assert applied(delta, base, target) == target
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.binary(max_size=600), st.binary(max_size=600))
 def test_any_two_files(base, target):
     made = encode(base, target)
@@ -184,7 +184,7 @@ def test_any_two_files(base, target):
     assert set(made.costs) <= {"whole", "patch", "tensor"}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
     st.lists(
