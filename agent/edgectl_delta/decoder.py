@@ -17,6 +17,7 @@ from edgectl_delta import elements as arithmetic
 from edgectl_delta.elements import Array
 from edgectl_delta.frames import pieces, unpack
 from edgectl_delta.lanes import DecodingTables, decode
+from edgectl_protocol.delta_programs import Program, parse_header, parse_program
 from edgectl_protocol.deltas import (
     DIGEST_BYTES,
     HEADER_BYTES_MAX,
@@ -28,9 +29,6 @@ from edgectl_protocol.deltas import (
     Held,
     Instruction,
     Predictor,
-    Program,
-    parse_header,
-    parse_program,
 )
 from edgectl_protocol.errors import DeltaRefused
 

@@ -48,7 +48,7 @@ from edgectl_delta.frames import unpack
 from edgectl_protocol import (
     audit,
     chunks,
-    deltas,
+    delta_programs,
     enrolment,
     envelopes,
     manifest,
@@ -195,14 +195,14 @@ DELTA_CASE = json.loads((Path(__file__).parents[1] / "vectors/deltas.json").read
 DELTA_BASE = bytes.fromhex(DELTA_CASE["base_hex"])
 DELTA_DIGEST = hashlib.sha256(bytes.fromhex(DELTA_CASE["target_hex"])).digest()
 DELTAS = (bytes.fromhex(DELTA_CASE["delta_hex"]),)
-DELTA_HEADER, DELTA_START = deltas.parse_header(DELTAS[0])
+DELTA_HEADER, DELTA_START = delta_programs.parse_header(DELTAS[0])
 PROGRAMS = (unpack(DELTAS[0][DELTA_START:][:DELTA_HEADER.packed_bytes],
                    DELTA_HEADER.program_bytes),)  # fmt: skip
 
 
 def of_program(content: bytes) -> object:
     header = DELTA_HEADER._replace(program_bytes=len(content))
-    return deltas.parse_program(content, header)
+    return delta_programs.parse_program(content, header)
 
 
 LOOSE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -215,8 +215,8 @@ DECODERS = (
     Decoder("chunks.parse_index",
             lambda content: chunks.parse_index(
                 content, digest=names.digest_of(INDEX), length=len(BLOB)), PROTOCOL, (INDEX,)),
-    Decoder("deltas.parse_header", deltas.parse_header, PROTOCOL, DELTAS),
-    Decoder("deltas.parse_program", of_program, PROTOCOL, PROGRAMS),
+    Decoder("delta_programs.parse_header", delta_programs.parse_header, PROTOCOL, DELTAS),
+    Decoder("delta_programs.parse_program", of_program, PROTOCOL, PROGRAMS),
     Decoder("edgectl_delta.decoder.apply_bytes",
             lambda content: apply_bytes(content, DELTA_BASE, DELTA_DIGEST), PROTOCOL, DELTAS),
     Decoder("envelopes.decode_envelope",

@@ -10,6 +10,7 @@ import pytest
 
 from edgectl_delta.decoder import apply_bytes
 from edgectl_delta.frames import pack, unpack
+from edgectl_protocol.delta_programs import parse_header, parse_program, write_header, write_program
 from edgectl_protocol.deltas import (
     FRAME_BYTES_MAX,
     KEYS,
@@ -25,10 +26,6 @@ from edgectl_protocol.deltas import (
     LowRank,
     Predictor,
     Tables,
-    parse_header,
-    parse_program,
-    write_header,
-    write_program,
 )
 from edgectl_protocol.errors import DeltaRefused
 from protocol import scalar_deltas

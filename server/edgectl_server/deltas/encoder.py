@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from edgectl_delta.decoder import apply_bytes
 from edgectl_delta.frames import pack
+from edgectl_protocol.delta_programs import write_header, write_program
 from edgectl_protocol.deltas import (
     DICTIONARY_BYTES_MAX,
     FRAME_BYTES_MAX,
@@ -22,8 +23,6 @@ from edgectl_protocol.deltas import (
     Frame,
     Header,
     Tables,
-    write_header,
-    write_program,
 )
 from edgectl_server.deltas.prediction import Effort
 from edgectl_server.deltas.tensor_codec import encode_tensors

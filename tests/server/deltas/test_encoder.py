@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from edgectl_delta.decoder import Applier, apply_bytes
 from edgectl_delta.frames import pack
-from edgectl_protocol.deltas import Codec, Elements, Predictor, parse_header
+from edgectl_protocol.delta_programs import parse_header
+from edgectl_protocol.deltas import Codec, Elements, Predictor
 from edgectl_protocol.errors import DeltaRefused
 from edgectl_server.deltas import encoder, tensor_codec
 from edgectl_server.deltas.encoder import DeltaLimits, encode
