@@ -18,6 +18,7 @@ PAGE = ROOT / "docs" / "errors.md"
 CODE = re.compile(r"[a-z0-9]+\.[a-z0-9_]+")
 PACKAGES = (
     "agent/edgectl_protocol",
+    "agent/edgectl_delta",
     "agent/edgectl_agent",
     "server/edgectl_server",
     "server/edgectl",

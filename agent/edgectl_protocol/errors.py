@@ -6,7 +6,8 @@ The tree is small and sorted by who must act::
     ├── MalformedMessage     not decodable, or a field of the wrong type
     ├── LimitExceeded        larger, longer or deeper than the contract allows
     ├── InvalidName          a device, model, version or variant name outside the grammar
-    └── InvalidRequirement   a gate or a bound that there is not, or that cannot be read
+    ├── InvalidRequirement   a gate or a bound that there is not, or that cannot be read
+    └── DeltaRefused         a delta that is not applied: the whole file is fetched instead
 
 Every error carries a stable `code` (``area.problem``), which programs may compare, and a sentence
 for a person, which they may not.
@@ -15,6 +16,7 @@ for a person, which they may not.
 from __future__ import annotations
 
 __all__ = [
+    "DeltaRefused",
     "InvalidName",
     "InvalidRequirement",
     "LimitExceeded",
@@ -51,3 +53,13 @@ class InvalidRequirement(ProtocolError):
     """A requirement, or the name of a gate, is outside the grammar."""
 
     code = "protocol.requirement"
+
+
+class DeltaRefused(ProtocolError):
+    """A delta is damaged, hostile, or for another base; its code says which."""
+
+    code = "delta.refused"
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code

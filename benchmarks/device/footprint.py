@@ -136,7 +136,7 @@ def measure() -> dict[str, Any]:
 
 def _compile() -> None:
     """Leave bytecode as an installation does, also where the environment forbids it."""
-    for package in ("edgectl_agent", "edgectl_protocol"):
+    for package in ("edgectl_agent", "edgectl_delta", "edgectl_protocol"):
         compileall.compile_dir(ROOT / "agent" / package, quiet=2)
 
 

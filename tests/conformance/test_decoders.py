@@ -12,6 +12,7 @@ The packets of MQTT are taken apart by paho on this side; ours is only that none
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import inspect
 import json
@@ -43,9 +44,12 @@ from edgectl_agent.inference import hub_messages
 from edgectl_agent.server_request import Answer
 from edgectl_agent.trust import frames
 from edgectl_agent.trust.verifier import parse_envelope
+from edgectl_delta.decoder import apply_bytes
+from edgectl_delta.frames import unpack
 from edgectl_protocol import (
     audit,
     chunks,
+    delta_programs,
     enrolment,
     envelopes,
     manifest,
@@ -198,6 +202,20 @@ MESSAGES: tuple[Any, ...] = (
     *messages.PAYLOAD_TYPES,
 )  # fmt: skip
 
+DELTA_CASE = json.loads((Path(__file__).parents[1] / "vectors/deltas.json").read_text())["cases"][4]
+DELTA_BASE = bytes.fromhex(DELTA_CASE["base_hex"])
+DELTA_DIGEST = hashlib.sha256(bytes.fromhex(DELTA_CASE["target_hex"])).digest()
+DELTAS = (bytes.fromhex(DELTA_CASE["delta_hex"]),)
+DELTA_HEADER, DELTA_START = delta_programs.parse_header(DELTAS[0])
+PROGRAMS = (unpack(DELTAS[0][DELTA_START:][:DELTA_HEADER.packed_bytes],
+                   DELTA_HEADER.program_bytes),)  # fmt: skip
+
+
+def of_program(content: bytes) -> object:
+    header = DELTA_HEADER._replace(program_bytes=len(content))
+    return delta_programs.parse_program(content, header)
+
+
 LOOSE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 PROTOCOL = (ProtocolError,)
 DECODERS = (
@@ -208,6 +226,10 @@ DECODERS = (
     Decoder("chunks.parse_index",
             lambda content: chunks.parse_index(
                 content, digest=names.digest_of(INDEX), length=len(BLOB)), PROTOCOL, (INDEX,)),
+    Decoder("delta_programs.parse_header", delta_programs.parse_header, PROTOCOL, DELTAS),
+    Decoder("delta_programs.parse_program", of_program, PROTOCOL, PROGRAMS),
+    Decoder("edgectl_delta.decoder.apply_bytes",
+            lambda content: apply_bytes(content, DELTA_BASE, DELTA_DIGEST), PROTOCOL, DELTAS),
     Decoder("envelopes.decode_envelope",
             lambda content: envelopes.decode_envelope(
                 content, bytes_max=messages.MESSAGE_BYTES_MAX), PROTOCOL, (ENVELOPE,)),

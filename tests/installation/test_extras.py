@@ -22,9 +22,12 @@ RUN_S = 60
 
 PROMISES = {
     "": ({"edgectl", "edgectl_protocol"}, "edgectl"),
-    "server": ({"edgectl", "edgectl_protocol", "edgectl_server", "edgectl_broker"}, "edgectl"),
-    "agent": ({"edgectl_protocol", "edgectl_agent"}, "edgectl-agent"),
-    "agent,grpc": ({"edgectl_protocol", "edgectl_agent"}, "edgectl-agent"),
+    "server": (
+        {"edgectl", "edgectl_delta", "edgectl_protocol", "edgectl_server", "edgectl_broker"},
+        "edgectl",
+    ),
+    "agent": ({"edgectl_delta", "edgectl_protocol", "edgectl_agent"}, "edgectl-agent"),
+    "agent,grpc": ({"edgectl_delta", "edgectl_protocol", "edgectl_agent"}, "edgectl-agent"),
 }
 OF_GRPC = {
     f"edgectl_agent.inference.{name}" for name in ("grpc_codec", "grpc_messages", "grpc_server")
@@ -132,7 +135,7 @@ def test_the_wheel_has_every_package(wheel: Path) -> None:
 
 def test_the_thin_wheel_is_the_agent_and_the_protocol(tmp_path: Path) -> None:
     wheel = _build(ROOT / "packaging/agent", tmp_path)
-    assert _packages(wheel) == {"edgectl_agent", "edgectl_protocol"}
+    assert _packages(wheel) == {"edgectl_agent", "edgectl_delta", "edgectl_protocol"}
 
 
 def test_the_thin_wheel_asks_for_what_the_extra_asks_for() -> None:

@@ -116,6 +116,11 @@ class Table:
         place = self._at(field)
         return 0 if place is None else self._file.vector(place, size)[1]
 
+    def range(self, field: int, size: int = 1) -> tuple[int, int]:
+        """Return where the elements of a vector begin in the file, and how many there are."""
+        place = self._at(field)
+        return (0, 0) if place is None else self._file.vector(place, size)
+
     def integers(self, field: int, size: int = 4) -> list[int]:
         """Return a vector of signed integers of `size` bytes."""
         return [int(value) for value in self._array(field, _DTYPES[size])]
