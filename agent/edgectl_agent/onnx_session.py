@@ -4,6 +4,8 @@ Rules:
 
 * No memory arena, so that what a run has used goes back to the allocator (measured: no slower); no
   spinning, because a device has other work to do between two requests.
+* A small run of one row that nobody may end goes through memory that is bound once; see
+  `edgectl_agent.onnx_binding`.
 * The processor runs what it is, unless a trial has chosen another execution provider: one of a
   short list that are for devices, load nothing from elsewhere and build nothing for minutes. What
   the provider cannot run, and a model that it does not take, the processor runs.
@@ -17,6 +19,7 @@ from typing import Any
 
 import onnxruntime
 
+from edgectl_agent.onnx_binding import Bound, bind, row_of
 from edgectl_agent.session import (
     ModelRefused,
     Node,
@@ -75,20 +78,33 @@ class OnnxSession:
             MemoryError: there was not enough memory for it.
         """
         self._session, self.provider = _open(source, threads, provider)
+        self.inputs = _nodes(self._session.get_inputs())
+        self.outputs = _nodes(self._session.get_outputs())
+        self._options = onnxruntime.RunOptions()  # none at all would be made for every run: 1 us
+        self._bound: Bound | None = None
+        self._row: dict[str, tuple[int, ...]] | None = None
+        """Shapes of the runs that memory is to be bound for; None when that is done."""
         self._run = self._session.run
         inner = vars(self._session).get("_sess")
         if self.provider == USUAL and inner is not None:
             # The same without the questions that onnxruntime's wrapper asks before every run, which
             # the contract has answered, and its way back from other providers: 1 us of 6.
             self._run = inner.run
-        self.inputs = _nodes(self._session.get_inputs())
-        self.outputs = _nodes(self._session.get_outputs())
+            self._row = row_of(self.inputs)
 
     def run(
         self, outputs: tuple[str, ...], inputs: Mapping[str, Tensor], stop: Stop | None
     ) -> list[Tensor]:
         """Compute the outputs; a run under way is ended at its next operator."""
-        options = None
+        failed = False
+        if stop is None and self._bound is not None:
+            try:
+                found = self._bound(outputs, inputs)
+            except Exception:  # noqa: BLE001 - as below, where it is told why
+                failed, found = True, None
+            if found is not None:
+                return found
+        options = self._options
         if stop is not None:
             options = onnxruntime.RunOptions()
             stop.ends(lambda: setattr(options, "terminate", True))
@@ -97,7 +113,19 @@ class OnnxSession:
         except Exception as error:  # the runtime raises a dozen unrelated types
             raise_if_memory(error)
             raise RunFailed(first_line(error)) from error
+        if failed:
+            self._bound = None  # it is at fault, not the inputs: outputs of another shape, say
+        elif self._row is not None and stop is None:
+            self._learn(outputs, inputs, values)
         return values
+
+    def _learn(
+        self, outputs: tuple[str, ...], inputs: Mapping[str, Tensor], values: list[Tensor]
+    ) -> None:
+        """Bind memory for runs such as this one, which has succeeded."""
+        if {name: array.shape for name, array in inputs.items()} == self._row:
+            self._row = None  # once, whatever comes of it
+            self._bound = bind(self._session, outputs, inputs, values)
 
 
 def _open(source: str | bytes, threads: int, provider: str) -> tuple[Any, str]:
