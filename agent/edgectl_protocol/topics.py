@@ -35,6 +35,7 @@ __all__ = [
     "ACCESS",
     "SERVER_SUBSCRIPTIONS",
     "AccessRule",
+    "UpKind",
     "UpTopic",
     "ack",
     "allowed",

@@ -7,14 +7,16 @@ all cells of its row, so that a row of some hundred cells takes a second.
 from __future__ import annotations
 
 import itertools
+from typing import get_args
 
 import mqtt5
 import pytest
 
 from broker.cells import exact_topics, publish_topics, subscribe_filters
 from broker.clients import Raw
-from edgectl_protocol.topics import allowed, matches
+from edgectl_protocol.topics import UpKind, allowed, matches
 
+KINDS = get_args(UpKind)
 END = "edgectl/v1/meta/end"
 WHO = ["server", "alpha", "beta"]
 NOT_AUTHORIZED = 0x87
@@ -88,7 +90,7 @@ def test_a_device_publishes(peer, observer, who, retain):
         assert (reason < 0x80) is allowed(who, "publish", topic), (topic, reason)
         reached += heard(observer)
     assert reached == [topic for topic in publishable() if allowed(who, "publish", topic)]
-    assert len(reached) == 4
+    assert len(reached) == len(KINDS)
     assert still_retained(observer) == (sorted(reached) if retain else [])
     for topic in reached:
         assert device.publish(topic, b"", retain=True) < 0x80
@@ -220,7 +222,7 @@ def test_a_topic_alias_ends_the_connection(raw, observer, topic):
 
 def test_one_device_cannot_fill_the_broker_with_retained_messages(peer, observer):
     alpha = peer("alpha")
-    places = [f"edgectl/v1/d/alpha/up/{kind}" for kind in ("state", "event", "seed", "telemetry")]
+    places = [f"edgectl/v1/d/alpha/up/{kind}" for kind in KINDS]
     for place, number in itertools.product(places, range(25)):
         for topic in (f"{place}/{number}", f"{place}-{number}", f"{place}{number}"):
             assert alpha.publish(topic, b"x" * 1000, retain=True) == NOT_AUTHORIZED, topic
