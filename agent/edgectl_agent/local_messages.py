@@ -101,9 +101,10 @@ class Answer(Struct, frozen=True, kw_only=True, omit_defaults=True):
 def decode_request(content: bytes) -> Request:
     """Decode what came on the socket; raise `MalformedMessage` for anything else."""
     try:
-        return msgspec.json.decode(content, type=Request)  # type: ignore[no-any-return]
+        request: Request = msgspec.json.decode(content, type=Request)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedMessage("not a request to the agent") from error
+    return request
 
 
 def decode_answer(content: bytes) -> Answer:
