@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -50,7 +51,8 @@ def test_a_real_model_passes_its_trial(tmp_path: Path, model: Path) -> None:
     result = tried(make_litert_bundle(tmp_path, model))
     assert result.verdict is Verdict.OK, result.reason
     assert result.report is not None
-    assert (result.report.golden_passed, result.report.threads) == (4, 1)
+    assert result.report.golden_passed == 4
+    assert 1 <= result.report.threads <= (os.cpu_count() or 1)  # as measured here
     assert result.report.max_abs_diff == 0
 
 
