@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from broker.clients import Files, Peer
+from broker.clients import Files, Peer, Raw
 from edgectl_broker import BrokerSettings, BrokerThread
 from edgectl_server.distribution.brokers import open_broker
 from edgectl_server.distribution.canary import Canary
@@ -244,3 +244,20 @@ def open_plain(tmp_path):
 @pytest.fixture
 def plain(open_plain):
     return open_plain()
+
+
+@pytest.fixture
+def connect(plain):
+    """Connect to the plain listener packet by packet, and end what is left."""
+    clients = []
+
+    def connect(client_id, broker=plain, **fields):
+        client = Raw(broker)
+        clients.append(client)
+        client.welcome = client.connect(client_id, **fields)
+        assert client.welcome.reason_code == 0, client.welcome
+        return client
+
+    yield connect
+    for client in clients:
+        client.die()

@@ -12,22 +12,6 @@ from waiting import wait_for
 ONE = QoS.AT_LEAST_ONCE
 
 
-@pytest.fixture
-def connect(plain):
-    clients = []
-
-    def connect(client_id, broker=plain, **fields):
-        client = Raw(broker)
-        clients.append(client)
-        client.welcome = client.connect(client_id, **fields)
-        assert client.welcome.reason_code == 0, client.welcome
-        return client
-
-    yield connect
-    for client in clients:
-        client.die()
-
-
 # --- CONNECT -------------------------------------------------------------------------------------
 
 

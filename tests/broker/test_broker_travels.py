@@ -12,26 +12,9 @@ import mqtt5
 import pytest
 from mqtt5 import QoS, Will
 
-from broker.clients import Raw
 from waiting import wait_for
 
 ZERO, ONE = QoS.AT_MOST_ONCE, QoS.AT_LEAST_ONCE
-
-
-@pytest.fixture
-def connect(plain):
-    clients = []
-
-    def connect(client_id, broker=plain, **fields):
-        client = Raw(broker)
-        clients.append(client)
-        client.welcome = client.connect(client_id, **fields)
-        assert client.welcome.reason_code == 0, client.welcome
-        return client
-
-    yield connect
-    for client in clients:
-        client.die()
 
 
 def unsubscribe(client, *patterns):
