@@ -36,7 +36,7 @@ from edgectl_protocol.messages import (
     DeviceEvent,
     Reason,
 )
-from edgectl_server.device_requests import ANSWER_WITHIN, BEGIN_WITHIN, next_request
+from edgectl_server.device_requests import ANSWER_WITHIN, BEGIN_WITHIN, next_request, send_queued
 from edgectl_server.domain.variants import VariantFacts, fits
 from edgectl_server.errors import Conflict, NotFound, Refused
 from edgectl_server.fleet import find_device
@@ -133,14 +133,11 @@ class Benchmarks:
         """
         with self._database.read() as session:
             waiting = [one.id for one in benchmark_jobs(session) if one.state == "queued"]
-        for job_id in waiting:
-            with self._database.write() as session:
-                job = session.get(Job, job_id, with_for_update=True)
-                if job is None or job.state != "queued":
-                    continue
-                request = self._request(session, job)
-            if request is not None:
-                link.publish(topics.command(request.device), self._signer.sign(request))
+
+        def send(request: BenchmarkRequest) -> None:
+            link.publish(topics.command(request.device), self._signer.sign(request))
+
+        send_queued(self._database, waiting, self._request, send)
         return len(waiting)
 
     def _request(self, session: Session, job: Job) -> BenchmarkRequest | None:

@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 from edgectl_protocol import topics
 from edgectl_protocol.messages import Reason
 from edgectl_protocol.uploads import LogRequest, UploadOffer
-from edgectl_server.device_requests import ANSWER_WITHIN, BEGIN_WITHIN, next_request
+from edgectl_server.device_requests import ANSWER_WITHIN, BEGIN_WITHIN, next_request, send_queued
 from edgectl_server.device_uploads import AWAY_MAX, Publishes
 from edgectl_server.errors import Conflict
 from edgectl_server.fleet import find_device
@@ -95,14 +95,11 @@ class DeviceLogs:
             return
         with self._database.read() as session:
             waiting = [job.id for job in _jobs(session) if job.state == "queued"]
-        for job_id in waiting:
-            with self._database.write() as session:
-                job = session.get(Job, job_id, with_for_update=True)
-                if job is None or job.state != "queued":
-                    continue
-                request = self._request(session, job)
-            if request is not None:
-                link.publish(topics.command(request.device), self._signer.sign(request))
+
+        def send(request: LogRequest) -> None:
+            link.publish(topics.command(request.device), self._signer.sign(request))
+
+        send_queued(self._database, waiting, self._request, send)
 
     def _request(self, session: Session, job: Job) -> LogRequest | None:
         """Return what to send, and count it as sent; None where it cannot be asked any more."""
