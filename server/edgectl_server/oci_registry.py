@@ -11,7 +11,9 @@ Rules:
    digests.
 3. The chunk index of a layer is a blob of its repository too: its digest is in the manifest. It is
    computed when it is asked for.
-4. Versions are never changed nor deleted once they are ready, so that what was found to be part of
+4. A delta to a version of the model, and its chunk index, are blobs of its repository for as long
+   as there is that delta. No manifest names them: orders do.
+5. Versions are never changed nor deleted once they are ready, so that what was found to be part of
    a repository stays found.
 """
 
@@ -31,6 +33,7 @@ from edgectl_protocol.errors import ProtocolError
 from edgectl_protocol.manifest import MANIFEST_MEDIA_TYPE, decode_manifest
 from edgectl_protocol.names import digest_of
 from edgectl_protocol.offline import OfflineIndex, make_index_entry
+from edgectl_server.delta_rows import find_delta_blob
 from edgectl_server.errors import NotFound, Refused, ServerFault
 from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
@@ -194,6 +197,14 @@ class OciRegistry:
             if part is not None:
                 with self._lock:
                     return self._found.put((model, digest), part)
+        with self._database.read() as session:
+            delta = find_delta_blob(session, model, digest)
+            if delta is not None:
+                assert delta.digest is not None
+                assert delta.bytes is not None
+                if delta.digest == digest:
+                    return _Part(delta.bytes)
+                return _Part(32 * chunk_count(delta.bytes), delta.digest)
         raise NotFound("oci.blob", f"models/{model} has no blob {digest}")
 
     def _parts(self, manifest: str) -> dict[str, _Part]:

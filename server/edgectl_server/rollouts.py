@@ -23,18 +23,13 @@ from sqlalchemy.orm import Session
 
 from edgectl_protocol.messages import ReportedState
 from edgectl_server.audit import describe, note
+from edgectl_server.delta_making import DeltasWanted
 from edgectl_server.domain import rollouts as domain
 from edgectl_server.domain.rollouts import BAD, DeviceState, Plan, RolloutState
 from edgectl_server.domain.variants import Measured, VariantFacts
 from edgectl_server.errors import Conflict
-from edgectl_server.ordering import (
-    Ordering,
-    is_overtaken,
-    knows_order,
-    refusal_of,
-    reported_of,
-    variants_of,
-)
+from edgectl_server.order_answers import is_overtaken, knows_order, refusal_of, reported_of
+from edgectl_server.ordering import Ordering, variants_of
 from edgectl_server.rollout_selection import (
     check_free,
     desired_versions,
@@ -63,6 +58,8 @@ _ACTIVE = (RolloutState.RUNNING.value, RolloutState.PAUSED.value)
 _WATCHED = (DeviceState.PENDING, DeviceState.IN_PROGRESS, *BAD)
 """Device states in which a report may change something."""
 _TICKS_MAX = 32
+_BYTES_MAX = 2**40
+"""More than a bundle can have: what a device says beyond that is not believed."""
 
 
 class Rollouts(RolloutViews):
@@ -75,9 +72,19 @@ class Rollouts(RolloutViews):
         ordering: Ordering,
         now: Callable[[], datetime],
         wake: Callable[[], None] = lambda: None,
+        deltas: DeltasWanted | None = None,
     ) -> None:
-        """Take what it needs; `wake` is called when a rollout shall be looked at now."""
+        """Take what it needs.
+
+        Args:
+            database: of the rows.
+            ordering: makes the orders.
+            now: the clock.
+            wake: called when a rollout shall be looked at now.
+            deltas: has them made; None: there are none.
+        """
         super().__init__(database)
+        self._deltas = deltas
         self._ordering = ordering
         self._now = now
         self._wake = wake
@@ -130,7 +137,10 @@ class Rollouts(RolloutViews):
             )
             self._log(session, rollout, actor, "started", {"devices": len(names)})
             session.flush()
+            planned = self._deltas is not None and self._deltas.plan(session, version)
             info = rollout_info(session, rollout)
+        if planned and self._deltas is not None:
+            self._deltas.notify()
         self._wake()
         return info
 
@@ -273,8 +283,12 @@ class Rollouts(RolloutViews):
             _observe_device(row, device, desired, rollout.model, candidates_of)
             for row, device, desired in found
         ]
-        state = RolloutState(rollout.state)
-        return rows, domain.ObservedRollout(state, devices, rollout.failures_acknowledged)
+        for row, device, _ in found:
+            _note_transfer(row, device, rollout)
+        preparing = self._deltas is not None and self._deltas.is_preparing(session, rollout)
+        return rows, domain.ObservedRollout(
+            RolloutState(rollout.state), devices, rollout.failures_acknowledged, preparing
+        )
 
     def _carry_out(
         self, session: Session, rollout: Rollout, rows: dict[str, RolloutDevice], made: Plan
@@ -293,6 +307,10 @@ class Rollouts(RolloutViews):
             )
             row.state, row.updated_at = DeviceState.IN_PROGRESS.value, now
             data = {"device": name, "order": row.order_counter}
+            expected = self._ordering.expected_transfer(session, name, rollout.model)
+            if expected is not None:
+                row.whole_bytes, row.predicted_bytes = expected
+                data["predicted_bytes"] = row.predicted_bytes
             self._log(session, rollout, "server", "device_ordered", data)
         for name in sorted(made.restores):
             counter = self._ordering.desire(
@@ -326,6 +344,21 @@ class Rollouts(RolloutViews):
                 data=data,
             )
         )
+
+
+def _note_transfer(row: RolloutDevice, device: Device | None, rollout: Rollout) -> None:
+    """Keep what a device says that its download for this rollout has cost."""
+    reported = None if device is None else reported_of(device)
+    report = None if reported is None else reported.slots.get(rollout.model)
+    update = None if report is None else report.update
+    if update is None or update.transfer is None or update.rollout != rollout.id:
+        return
+    if row.order_counter is None or update.order < row.order_counter:
+        return
+    told = (update.transfer.whole_bytes, update.transfer.fetched_bytes)
+    whole, fetched = (min(one, _BYTES_MAX) for one in told)
+    if (row.whole_bytes, row.fetched_bytes) != (whole, fetched):
+        row.whole_bytes, row.fetched_bytes = whole, fetched
 
 
 _CandidatesOf = Callable[

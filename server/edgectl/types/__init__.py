@@ -27,6 +27,7 @@ from edgectl.types.devices import (
     SlotInfo,
     SwapInfo,
     TelemetrySummary,
+    TransferInfo,
     UpdateInfo,
     VersionShare,
 )
@@ -69,6 +70,7 @@ from edgectl.types.people import (
     TokenInfo,
 )
 from edgectl.types.rollouts import (
+    RolloutBytes,
     RolloutCounts,
     RolloutDeviceInfo,
     RolloutEventInfo,
@@ -135,6 +137,7 @@ __all__ = [
     "ReadyInfo",
     "ReasonInfo",
     "Report",
+    "RolloutBytes",
     "RolloutCounts",
     "RolloutDeviceInfo",
     "RolloutEventInfo",
@@ -156,6 +159,7 @@ __all__ = [
     "TokenCreated",
     "TokenInfo",
     "ToolInfo",
+    "TransferInfo",
     "Trial",
     "TrustInfo",
     "TrustKey",

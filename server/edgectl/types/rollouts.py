@@ -7,9 +7,10 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from edgectl.types.devices import ObservationInfo, ReasonInfo, SwapInfo
+from edgectl.types.devices import ObservationInfo, ReasonInfo, SwapInfo, TransferInfo
 
 __all__ = [
+    "RolloutBytes",
     "RolloutCounts",
     "RolloutDeviceInfo",
     "RolloutEventInfo",
@@ -71,6 +72,15 @@ class RolloutCounts(Struct, frozen=True):
         return self.failed + self.rejected + self.rolled_back
 
 
+class RolloutBytes(Struct, frozen=True):
+    """What fetching costs, of one device or of all."""
+
+    whole: int = 0
+    predicted: int = 0
+    fetched: int = 0
+    saved: int = 0
+
+
 class RolloutInfo(Struct, frozen=True):
     """A rollout."""
 
@@ -86,6 +96,7 @@ class RolloutInfo(Struct, frozen=True):
     created_by: str
     finished_at: datetime | None
     note: str = ""
+    bytes: RolloutBytes = RolloutBytes()
 
 
 class RolloutDeviceInfo(Struct, frozen=True):
@@ -104,6 +115,8 @@ class RolloutDeviceInfo(Struct, frozen=True):
     shadow: ObservationInfo | None = None
     observation: ObservationInfo | None = None
     swap: SwapInfo | None = None
+    transfer: TransferInfo | None = None
+    bytes: RolloutBytes | None = None
 
 
 class RolloutEventInfo(Struct, frozen=True):

@@ -22,6 +22,8 @@ Rules:
    back what they were to run before, and nobody is ordered.
 6. A device that was written off and then does commit is committed: facts win.
 7. It is complete when every device has ended.
+8. While something is prepared for it that saves devices from fetching, nobody is ordered; how long
+   that may take is for whoever says so.
 
 `plan` may be called twice with the same facts, and late: what it says is true of the facts it was
 given, and whoever acts on it checks that they have not changed (see `edgectl_server.rollouts`).
@@ -123,6 +125,8 @@ class ObservedRollout:
     state: RolloutState
     devices: Sequence[ObservedDevice]
     failures_acknowledged: int = 0
+    preparing: bool = False
+    """Something is being made that devices shall be ordered with: nobody new is ordered yet."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +182,9 @@ def plan(policy: RolloutPolicy, observed: ObservedRollout, now: datetime) -> Pla
         state = RolloutState.PAUSED
         note = f"paused by itself: {_outcome(counts)}; resume or abort"
     orders: tuple[str, ...] = ()
-    if state is RolloutState.RUNNING:
+    if state is RolloutState.RUNNING and observed.preparing:
+        note = "waiting for deltas that are being made"
+    elif state is RolloutState.RUNNING:
         orders = _orders(policy, observed.devices, states)
         note = _waits(observed.devices, states, orders)
     more = len(marks) == CHANGES_MAX or len(orders) == CHANGES_MAX

@@ -32,6 +32,7 @@ from edgectl_server.schemas.devices import (
     SecurityEventInfo,
     SlotInfo,
     SwapInfo,
+    TransferInfo,
     UpdateInfo,
     VersionShare,
 )
@@ -71,6 +72,7 @@ from edgectl_server.schemas.models import (
 )
 from edgectl_server.schemas.rollouts import (
     ActionRequest,
+    RolloutBytes,
     RolloutCounts,
     RolloutDeviceInfo,
     RolloutEventInfo,
@@ -165,6 +167,7 @@ __all__ = [
     "RejectRequest",
     "Report",
     "Role",
+    "RolloutBytes",
     "RolloutCounts",
     "RolloutDeviceInfo",
     "RolloutEventInfo",
@@ -191,6 +194,7 @@ __all__ = [
     "TokenInfo",
     "TokenRequest",
     "ToolInfo",
+    "TransferInfo",
     "Trial",
     "TrustInfo",
     "TrustKey",

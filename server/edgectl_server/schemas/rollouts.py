@@ -18,10 +18,11 @@ from edgectl_server.schemas.base import (
     Schema,
     VersionStr,
 )
-from edgectl_server.schemas.devices import ObservationInfo, ReasonInfo, SwapInfo
+from edgectl_server.schemas.devices import ObservationInfo, ReasonInfo, SwapInfo, TransferInfo
 
 __all__ = [
     "ActionRequest",
+    "RolloutBytes",
     "RolloutCounts",
     "RolloutDeviceInfo",
     "RolloutEventInfo",
@@ -106,6 +107,19 @@ class RolloutCounts(Schema):
     cancelled: int = 0
 
 
+class RolloutBytes(Schema):
+    """What fetching costs, of one device or of all."""
+
+    whole: int = 0
+    """Of the bundles of devices that have been ordered to run them."""
+    predicted: int = 0
+    """What those were expected to fetch, deltas and what they had counted in."""
+    fetched: int = 0
+    """What devices say that came over the network."""
+    saved: int = 0
+    """What those devices would have fetched besides, without deltas and what they had."""
+
+
 class RolloutInfo(Schema):
     """A rollout; also the SSE snapshot ``rollout:<id>``."""
 
@@ -122,6 +136,7 @@ class RolloutInfo(Schema):
     finished_at: datetime | None
     note: str = ""
     """Why it is paused, or what it waits for."""
+    bytes: RolloutBytes = RolloutBytes()
 
 
 class RolloutDeviceInfo(Schema):
@@ -144,6 +159,9 @@ class RolloutDeviceInfo(Schema):
     shadow: ObservationInfo | None = None
     observation: ObservationInfo | None = None
     swap: SwapInfo | None = None
+    transfer: TransferInfo | None = None
+    bytes: RolloutBytes | None = None
+    """Null before it was ordered."""
 
 
 class RolloutEventInfo(Schema):

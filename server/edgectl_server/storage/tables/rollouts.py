@@ -54,6 +54,9 @@ class RolloutDevice(Base):
     previous_version_id: Mapped[int | None]
     order_counter: Mapped[int | None]
     reason: Mapped[Document | None]
+    whole_bytes: Mapped[int | None]  # of the bundle that it is ordered, or has fetched
+    predicted_bytes: Mapped[int | None]  # what that was expected to cost its link
+    fetched_bytes: Mapped[int | None]  # what it has cost, as the device says
     updated_at: Mapped[datetime]
 
 
