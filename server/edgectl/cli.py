@@ -20,6 +20,7 @@ from edgectl.commands.demo import demo
 from edgectl.commands.devices import devices
 from edgectl.commands.doctor import doctor
 from edgectl.commands.export import export
+from edgectl.commands.imports import import_version, origins
 from edgectl.commands.jobs import jobs
 from edgectl.commands.keys import keys
 from edgectl.commands.mirror import mirror
@@ -76,6 +77,8 @@ for _command in (
     push,
     models,
     export,
+    import_version,
+    origins,
     mirror,
     rollout,
     devices,

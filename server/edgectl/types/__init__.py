@@ -39,6 +39,7 @@ from edgectl.types.enrolment import (
     PreauthorisedInfo,
     PreauthoriseResult,
 )
+from edgectl.types.imports import ImportAccepted, ImportedInfo, ImportRequest, OriginInfo
 from edgectl.types.lineage import AncestorInfo, LineageInfo, ToolInfo, VariantLineage
 from edgectl.types.models import (
     ConfusionInfo,
@@ -112,6 +113,9 @@ __all__ = [
     "EnrolTokenInfo",
     "FleetSummary",
     "GateInfo",
+    "ImportAccepted",
+    "ImportRequest",
+    "ImportedInfo",
     "InstalledInfo",
     "JobInfo",
     "JobProgress",
@@ -122,6 +126,7 @@ __all__ = [
     "ModelPolicy",
     "ModelSummary",
     "ObservationInfo",
+    "OriginInfo",
     "Page",
     "PolicyInfo",
     "PreauthoriseResult",

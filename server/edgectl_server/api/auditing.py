@@ -29,6 +29,7 @@ KEPT: Mapping[str, tuple[str, ...]] = {
     "create_enrol_token": ("uses", "expires_in_s", "group"),
     "device_logs": ("since_s",),
     "enrol": ("device",),
+    "import_version": ("file", "filename", "origin", "origin_root", "expired_for_s"),
     "preauthorise": ("entries",),
     "push_version": (
         "model",
