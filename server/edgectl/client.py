@@ -454,10 +454,13 @@ class Client:
         path = f"/rollouts/{_segment(rollout_id)}/events"
         return self._pages(path, types.RolloutEventInfo, (), limit)
 
-    def rollout_action(self, rollout_id: str, action: str, reason: str = "") -> types.RolloutInfo:
-        """``pause``, ``resume`` or ``abort`` a rollout."""
+    def rollout_action(
+        self, rollout_id: str, action: str, reason: str = "", *, revert: bool = False
+    ) -> types.RolloutInfo:
+        """``pause``, ``resume``, ``approve`` or ``abort`` a rollout."""
         path = f"/rollouts/{_segment(rollout_id)}/actions/{_segment(action)}"
-        return self._connection.request("POST", path, types.RolloutInfo, body={"reason": reason})
+        body = {"reason": reason, **({"revert": True} if revert else {})}
+        return self._connection.request("POST", path, types.RolloutInfo, body=body)
 
     # ------------------------------------------------------------ telemetry
 

@@ -19,10 +19,18 @@ from edgectl_server.storage.tables import (
 )
 from edgectl_server.version_rows import get_version
 
-__all__ = ["DEVICES_MAX", "check_free", "desired_versions", "find_ready_version", "select_devices"]
+__all__ = [
+    "DEVICES_MAX",
+    "check_free",
+    "desired_versions",
+    "find_late_joiners",
+    "find_ready_version",
+    "select_devices",
+]
 
 DEVICES_MAX = 100_000
 _NAMES_AT_ONCE = 500
+_JOIN_AT_ONCE = 500
 
 
 def find_ready_version(session: Session, model: str, version: str) -> ModelVersion:
@@ -94,6 +102,29 @@ def select_devices(session: Session, selector: Selector) -> Sequence[str]:
     if len(names) > DEVICES_MAX:
         raise Refused("rollout.selector", f"at most {DEVICES_MAX} devices in one rollout")
     return names
+
+
+def find_late_joiners(session: Session, rollout: Rollout) -> Sequence[str]:
+    """Return devices that a running rollout is for and that are not of it yet, some at a time.
+
+    Those that another unfinished rollout of the model has are not; they come when that has ended.
+    """
+    selector = Selector.model_validate(rollout.selector)
+    if selector.devices:
+        return []
+    taken = (
+        select(RolloutDevice.device)
+        .join(Rollout, Rollout.id == RolloutDevice.rollout)
+        .where(
+            RolloutDevice.device == Device.id,
+            (Rollout.id == rollout.id)
+            | ((Rollout.model == rollout.model) & Rollout.due_at.is_not(None)),
+        )
+    )
+    wanted = select(Device.id).where(Device.state == "enrolled", ~taken.exists())
+    if selector.group:
+        wanted = wanted.where(Device.group == selector.group)
+    return session.scalars(wanted.order_by(Device.id).limit(_JOIN_AT_ONCE)).all()
 
 
 def check_free(session: Session, model: str, names: Sequence[str]) -> None:

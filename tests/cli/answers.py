@@ -414,5 +414,5 @@ def install_answers(fake: FakeServer) -> None:
         ),
         ("GET", "/jobs/J2"): (200, benchmark()),
     }
-    for action in ("pause", "resume", "abort"):
+    for action in ("pause", "resume", "approve", "abort"):
         fake.routes["POST", f"/rollouts/R1/actions/{action}"] = (200, rollout("paused"))

@@ -69,6 +69,9 @@ from edgectl.types.people import (
     TokenInfo,
 )
 from edgectl.types.rollouts import (
+    GatePolicy,
+    PhaseProgress,
+    PhaseSpec,
     RolloutCounts,
     RolloutDeviceInfo,
     RolloutEventInfo,
@@ -76,6 +79,7 @@ from edgectl.types.rollouts import (
     RolloutPolicy,
     RolloutRequest,
     Selector,
+    VerdictInfo,
 )
 from edgectl.types.targets import (
     BenchmarkStart,
@@ -112,6 +116,7 @@ __all__ = [
     "EnrolTokenInfo",
     "FleetSummary",
     "GateInfo",
+    "GatePolicy",
     "InstalledInfo",
     "JobInfo",
     "JobProgress",
@@ -123,6 +128,8 @@ __all__ = [
     "ModelSummary",
     "ObservationInfo",
     "Page",
+    "PhaseProgress",
+    "PhaseSpec",
     "PolicyInfo",
     "PreauthoriseResult",
     "PreauthorisedEntry",
@@ -163,6 +170,7 @@ __all__ = [
     "UpdateInfo",
     "VariantInfo",
     "VariantLineage",
+    "VerdictInfo",
     "VersionDetail",
     "VersionInfo",
     "VersionShare",

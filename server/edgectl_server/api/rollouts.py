@@ -1,4 +1,4 @@
-"""Rollouts: started, watched, paused, resumed, aborted."""
+"""Rollouts: started, watched, paused, resumed, approved, aborted."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from edgectl_server.schemas import (
     ModelNameStr,
     Page,
     RolloutDeviceInfo,
+    RolloutDeviceState,
     RolloutEventInfo,
     RolloutInfo,
     RolloutRequest,
@@ -25,9 +26,6 @@ router = APIRouter(tags=["rollouts"])
 
 RolloutPath = Annotated[str, Path(pattern=r"^[0-9a-f]{16}$")]
 RolloutState = Literal["running", "paused", "completed", "aborted"]
-DeviceState = Literal[
-    "pending", "in_progress", "committed", "failed", "rejected", "rolled_back", "cancelled"
-]
 
 
 @router.get(
@@ -75,7 +73,7 @@ def rollout_devices(
     request: Request,
     rollout: RolloutPath,
     paging: Paging,
-    state: Annotated[DeviceState | None, Query()] = None,
+    state: Annotated[RolloutDeviceState | None, Query()] = None,
 ) -> Page[RolloutDeviceInfo]:
     """List the devices of a rollout."""
     return get_services(request).rollouts.devices(rollout, paging, state=state)
@@ -103,15 +101,17 @@ def rollout_action(
     request: Request,
     principal: Operator,
     rollout: RolloutPath,
-    action: Literal["pause", "resume", "abort"],
+    action: Literal["pause", "resume", "approve", "abort"],
     body: ActionRequest,
 ) -> RolloutInfo:
-    """Pause a rollout, let it go on, or take it back from the devices that are not done."""
+    """Pause a rollout, let it or its phase go on, or take it back from devices."""
     rollouts = get_services(request).rollouts
     match action:
         case "pause":
             return rollouts.pause(rollout, principal.user, body.reason)
         case "resume":
             return rollouts.resume(rollout, principal.user, body.reason)
+        case "approve":
+            return rollouts.approve(rollout, principal.user, body.reason)
         case "abort":
-            return rollouts.abort(rollout, principal.user, body.reason)
+            return rollouts.abort(rollout, principal.user, body.reason, revert=body.revert)
