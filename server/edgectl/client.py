@@ -432,6 +432,11 @@ class Client:
         """Start a rollout."""
         return self._connection.request("POST", "/rollouts", types.RolloutInfo, body=request)
 
+    def plan_rollout(self, request: types.RolloutRequest) -> types.RolloutForecast:
+        """Return what a rollout would do; nothing is started."""
+        path = "/rollouts/plan"
+        return self._connection.request("POST", path, types.RolloutForecast, body=request)
+
     def rollouts(self, query: Query = (), limit: int = 25) -> types.Page[types.RolloutInfo]:
         """List rollouts, newest first."""
         return self._pages("/rollouts", types.RolloutInfo, query, limit)

@@ -25,6 +25,7 @@ _PHASE = re.compile(
     r"(?:(?P<devices>\d{1,6})|(?P<percent>\d{1,3}(?:\.\d{1,3})?)%)",
     re.ASCII,
 )
+_AVAILABLE = re.compile(r"(?P<number>\d{1,5})(?P<percent>%)?", re.ASCII)
 _GATE = re.compile(
     r"(?P<name>[a-z0-9_]{1,32})\s*(?P<operator><=|>=)\s*(?P<number>\d{1,9}(?:\.\d{1,6})?)"
     r"(?P<unit>us|ms|s)?",
@@ -143,6 +144,19 @@ _PACE_OPTIONS = (
         help="How long to wait for an offline device: 2h, 3d; for ever when not given.",
     ),
     click.option(
+        "--min-available",
+        default="",
+        metavar="N|N%",
+        help="Devices of each site (group) that must stay available, or their share.",
+    ),
+    click.option(
+        "--priority",
+        type=click.IntRange(-100, 100),
+        default=0,
+        show_default=True,
+        help="On a device that is in two running rollouts, the higher one comes first.",
+    ),
+    click.option(
         "--on-deadline",
         type=click.Choice(["leave", "fail"]),
         default="leave",
@@ -215,10 +229,11 @@ def rollout_options(command: Callable[..., Any]) -> Callable[..., Any]:
         selector = _take_selector(values)
         phases = _take_phases(values)
         gates = parse_gates(values.pop("gate"))
+        available = _take_available(values)
         names = [name for name in RolloutPolicy.__struct_fields__ if name in values]
         chosen = {name: values.pop(name) for name in names}
         chosen["goes_with"] = list(chosen["goes_with"])
-        policy = RolloutPolicy(**chosen, phases=phases, gates=gates)
+        policy = RolloutPolicy(**chosen, **available, phases=phases, gates=gates)
         return command(*args, selector=selector, policy=policy, **values)
 
     for option in reversed((*_SELECTOR_OPTIONS, *_PACE_OPTIONS, *_SAFETY_OPTIONS)):
@@ -272,6 +287,18 @@ def _take_selector(values: dict[str, Any]) -> Selector:
     if [all_devices, bool(group), bool(device)].count(True) != 1:
         raise click.UsageError("say which devices: --all, --group NAME or --device NAME")
     return Selector(all=all_devices, devices=list(device), group=group)
+
+
+def _take_available(values: dict[str, Any]) -> dict[str, Any]:
+    text = values.pop("min_available").strip()
+    if not text:
+        return {}
+    found = _AVAILABLE.fullmatch(text)
+    if found is None or float(found["number"]) == 0:
+        raise click.BadParameter(f"{text[:40]!r}: write 2, or 50%", param_hint="--min-available")
+    if found["percent"]:
+        return {"available_percent": float(found["number"])}
+    return {"available_min": int(found["number"])}
 
 
 def _take_phases(values: dict[str, Any]) -> list[PhaseSpec]:

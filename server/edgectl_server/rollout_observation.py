@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from edgectl_protocol.messages import ReportedState
 from edgectl_server.domain import rollouts as domain
-from edgectl_server.domain.rollout_facts import GONE
+from edgectl_server.domain.rollout_facts import GONE, OPEN
 from edgectl_server.domain.rollouts import DeviceState, RolloutState
 from edgectl_server.domain.variants import Measured, VariantFacts
 from edgectl_server.ordering import (
@@ -22,6 +22,7 @@ from edgectl_server.ordering import (
 )
 from edgectl_server.rollout_phases import standing_of
 from edgectl_server.rollout_signals import read_signals
+from edgectl_server.rollout_sites import read_sites, site_of
 from edgectl_server.schemas import RolloutPolicy
 from edgectl_server.storage.tables import (
     DesiredSlot,
@@ -60,19 +61,42 @@ def observe(
             session, device, reported, variants, ranking=ranking, known=known
         )
 
+    held = _held(session, rollout)
     devices = [
-        _observe_device(row, device, desired, rollout.model, candidates_of)
+        _observe_device(row, device, desired, rollout.model, candidates_of, held=held)
         for row, device, desired in found
     ]
+    policy = RolloutPolicy.model_validate(rollout.policy)
+    has_budget = policy.available_min is not None or policy.available_percent is not None
     observed = domain.ObservedRollout(
         state=RolloutState(rollout.state),
         devices=devices,
         failures_acknowledged=rollout.failures_acknowledged,
         standing=standing_of(rollout),
+        sites=read_sites(session) if has_budget else {},
         signals=_signals(session, rollout, [one.manifest for one in variants]),
         revert=rollout.revert,
     )
     return {row.device: row for row, _, _ in found}, observed
+
+
+def _held(session: Session, rollout: Rollout) -> frozenset[str]:
+    """Return devices on which a running rollout of higher priority comes first."""
+    other = aliased(RolloutDevice)
+    return frozenset(
+        session.scalars(
+            select(other.device)
+            .join(Rollout, Rollout.id == other.rollout)
+            .join(RolloutDevice, RolloutDevice.device == other.device)
+            .where(
+                RolloutDevice.rollout == rollout.id,
+                other.rollout != rollout.id,
+                Rollout.state == RolloutState.RUNNING.value,
+                Rollout.priority > rollout.priority,
+                other.state.in_([state.value for state in OPEN]),
+            )
+        )
+    )
 
 
 def _signals(session: Session, rollout: Rollout, manifests: list[str]) -> domain.Signals:
@@ -95,6 +119,8 @@ def _observe_device(
     desired: DesiredSlot | None,
     slot: str,
     candidates_of: _CandidatesOf,
+    *,
+    held: Collection[str],
 ) -> domain.ObservedDevice:
     """Return what the planner needs; `desired` is what this rollout desires, None if nothing."""
     state = DeviceState(row.state)
@@ -127,5 +153,7 @@ def _observe_device(
         rejected=frozenset() if reported is None else frozenset(reported.rejected),
         refused=refusal_of(reported, row.order_counter) is not None,
         overtaken=reported is not None and is_overtaken(device, reported),
+        site=site_of(device),
+        held=row.device in held,
         desired_here=desired_here,
     )

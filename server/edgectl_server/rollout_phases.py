@@ -25,6 +25,8 @@ def planner_policy(policy: RolloutPolicy) -> domain.RolloutPolicy:
         gates=domain.Gates(**policy.gates.model_dump()),
         deadline_s=policy.deadline_s,
         on_deadline=policy.on_deadline,
+        available_min=policy.available_min,
+        available_percent=policy.available_percent,
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from edgectl_server.errors import Conflict, Refused
@@ -24,6 +25,7 @@ __all__ = [
     "check_free",
     "desired_versions",
     "find_late_joiners",
+    "find_overlaps",
     "find_ready_version",
     "select_devices",
 ]
@@ -149,6 +151,25 @@ def check_free(session: Session, model: str, names: Sequence[str]) -> None:
                 hint="wait for it, or abort it",
                 data={"rollout": row.rollout, "device": row.device},
             )
+
+
+def find_overlaps(session: Session, model: str, names: Sequence[str]) -> list[tuple[str, int]]:
+    """Return the unfinished rollouts of the model that have some of these devices, and how many."""
+    found: Counter[str] = Counter()
+    for some in _slices(names):
+        rows = session.execute(
+            select(RolloutDevice.rollout, func.count())
+            .join(Rollout, Rollout.id == RolloutDevice.rollout)
+            .where(
+                Rollout.model == model,
+                Rollout.due_at.is_not(None),
+                RolloutDevice.device.in_(some),
+            )
+            .group_by(RolloutDevice.rollout)
+        )
+        for rollout, count in rows:
+            found[rollout] += count
+    return sorted(found.items())
 
 
 def desired_versions(session: Session, slot: str, names: Sequence[str]) -> dict[str, int]:

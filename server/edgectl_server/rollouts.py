@@ -27,6 +27,7 @@ from edgectl_server.domain.phases import has_failed
 from edgectl_server.domain.rollouts import BAD, DeviceState, Plan, RolloutState, Standing
 from edgectl_server.errors import Conflict
 from edgectl_server.ordering import Ordering
+from edgectl_server.rollout_forecast import forecast_rollout
 from edgectl_server.rollout_observation import observe
 from edgectl_server.rollout_phases import keep_standing, planner_policy, standing_of
 from edgectl_server.rollout_selection import (
@@ -38,6 +39,7 @@ from edgectl_server.rollout_selection import (
 )
 from edgectl_server.rollout_views import RolloutViews, count_devices, find_rollout, rollout_info
 from edgectl_server.schemas import (
+    RolloutForecast,
     RolloutInfo,
     RolloutPolicy,
     RolloutRequest,
@@ -78,6 +80,17 @@ class Rollouts(RolloutViews):
 
     # ------------------------------------------------------------ what people do
 
+    def forecast(self, request: RolloutRequest) -> RolloutForecast:
+        """Return what a rollout would do if it were started now; nothing is changed.
+
+        Raises:
+            NotFound: ``version.unknown``.
+            Refused: ``rollout.selector``.
+            Conflict: ``rollout.not_ready``, ``rollout.no_devices``.
+        """
+        with self._database.read() as session:
+            return forecast_rollout(session, self._ordering, request)
+
     def start(self, request: RolloutRequest, actor: str) -> RolloutInfo:
         """Start a rollout.
 
@@ -105,6 +118,7 @@ class Rollouts(RolloutViews):
                 created_at=now,
                 created_by=actor,
                 finished_at=None,
+                priority=request.policy.priority,
             )
             session.add(rollout)
             describe(object=rollout.id, devices=len(names))

@@ -7,6 +7,7 @@ from rich.console import Group
 
 from edgectl.client import Client
 from edgectl.errors import EdgectlError, LocalError, doing
+from edgectl.forecast_tables import forecast_tables
 from edgectl.output import consoles, plain, print_json
 from edgectl.rollout_options import rollout_options
 from edgectl.session import (
@@ -31,6 +32,7 @@ __all__ = ["ready_version", "rollout"]
 
 @click.group(
     epilog=examples(
+        "edgectl rollout plan har@1 --all --phases canary:5,10%",
         "edgectl rollout start har@1 --all",
         "edgectl rollout status",
         "edgectl rollout abort ROLLOUT --reason 'wrong labels'",
@@ -82,6 +84,34 @@ def start(
     _print_watched(seen, as_json=as_json)
     if watch:
         _check_outcome(seen.rollout)
+
+
+@rollout.command(
+    epilog=examples(
+        "edgectl rollout plan har@2 --all --phases canary:5,10%,50% --soak 1h",
+        "edgectl rollout plan har@2 --group site-a --min-available 50% --json",
+    )
+)
+@click.argument("model", type=MODEL)
+@rollout_options
+@json_option
+@pass_session
+def plan(
+    session: Session, model: str, selector: Selector, policy: RolloutPolicy, *, as_json: bool
+) -> None:
+    """Say what `rollout start` with these options would do; nothing is started.
+
+    Phases, devices and variants, bytes, time, and for how long a site would have no device that
+    serves, at worst. Times come from rollouts of the model that have ended.
+    """
+    name, _, version = model.partition("@")
+    with session.connect() as client, doing(f"planning the rollout of {model}"):
+        version = version or ready_version(client, name)
+        found = client.plan_rollout(RolloutRequest(name, version, selector, policy))
+    if as_json:
+        print_json(found)
+    else:
+        consoles()[0].print(forecast_tables(found))
 
 
 @rollout.command(

@@ -11,15 +11,20 @@ from edgectl.types.devices import ObservationInfo, ReasonInfo, SwapInfo
 
 __all__ = [
     "GatePolicy",
+    "OverlapInfo",
+    "PaceInfo",
+    "PhaseForecastInfo",
     "PhaseProgress",
     "PhaseSpec",
     "RolloutCounts",
     "RolloutDeviceInfo",
     "RolloutEventInfo",
+    "RolloutForecast",
     "RolloutInfo",
     "RolloutPolicy",
     "RolloutRequest",
     "Selector",
+    "SiteForecastInfo",
     "VerdictInfo",
 ]
 
@@ -71,6 +76,9 @@ class RolloutPolicy(Struct, frozen=True):
     gates: GatePolicy = GatePolicy()
     deadline_s: float | None = None
     on_deadline: str = "leave"
+    available_min: int | None = None
+    available_percent: float | None = None
+    priority: int = 0
 
 
 class RolloutRequest(Struct, frozen=True):
@@ -140,6 +148,64 @@ class RolloutInfo(Struct, frozen=True):
     finished_at: datetime | None
     note: str = ""
     phase: PhaseProgress | None = None
+
+
+class PaceInfo(Struct, frozen=True):
+    """How long updates of the model have taken beyond shadow and observation."""
+
+    samples: int
+    median_s: float | None = None
+    slow_s: float | None = None
+
+
+class PhaseForecastInfo(Struct, frozen=True):
+    """What one phase would do."""
+
+    name: str
+    devices: int
+    offline: int
+    blocked: int
+    variants: dict[str, int]
+    fetches_bytes: int
+    waves: int
+    soak_s: float
+    approval: bool
+    least_s: float
+    likely_s: float | None = None
+    slow_s: float | None = None
+
+
+class SiteForecastInfo(Struct, frozen=True):
+    """What one site would lose."""
+
+    site: str
+    devices: int
+    total: int
+    available: int
+    at_once: int
+    blind_s: float | None = None
+
+
+class OverlapInfo(Struct, frozen=True):
+    """An unfinished rollout of the same model that has some of the devices."""
+
+    rollout: str
+    devices: int
+
+
+class RolloutForecast(Struct, frozen=True):
+    """``POST /rollouts/plan``: what a rollout would do. Nothing has been started."""
+
+    model: str
+    version: str
+    devices: int
+    fetches_bytes: int
+    phases: list[PhaseForecastInfo]
+    sites: list[SiteForecastInfo]
+    pace: PaceInfo
+    unfit: list[str]
+    unknown: list[str]
+    overlaps: list[OverlapInfo]
 
 
 class RolloutDeviceInfo(Struct, frozen=True):

@@ -16,6 +16,7 @@ from edgectl_server.schemas import (
     RolloutDeviceInfo,
     RolloutDeviceState,
     RolloutEventInfo,
+    RolloutForecast,
     RolloutInfo,
     RolloutRequest,
 )
@@ -50,6 +51,17 @@ def list_rollouts(
 def start_rollout(request: Request, principal: Operator, body: RolloutRequest) -> RolloutInfo:
     """Bring a version to devices."""
     return get_services(request).rollouts.start(body, principal.user)
+
+
+@router.post(
+    "/rollouts/plan",
+    operation_id="plan_rollout",
+    dependencies=[viewer],
+    responses=responses(401, 404, 409, 422),
+)
+def plan_rollout(request: Request, body: RolloutRequest) -> RolloutForecast:
+    """Say what a rollout would do; nothing is started."""
+    return get_services(request).rollouts.forecast(body)
 
 
 @router.get(

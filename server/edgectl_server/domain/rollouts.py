@@ -96,6 +96,7 @@ __all__ = [
     "Site",
     "Standing",
     "Verdict",
+    "in_line",
     "plan",
 ]
 
@@ -165,6 +166,15 @@ def plan(policy: RolloutPolicy, observed: ObservedRollout, now: datetime) -> Pla
         look_again_at=now if more else now + _LOOK_AGAIN,
         standing=standing,
     )
+
+
+def in_line(policy: RolloutPolicy, ready: Sequence[ObservedDevice]) -> list[ObservedDevice]:
+    """Return in which order devices would have their turn in a rollout that begins."""
+    proofs = _Proofs(policy, Standing(), frozenset(), ())
+    first = proofs.in_order(ready)[: targets(policy.phases, len(ready))[0]]
+    chosen = {one.device for one in first}
+    rest = [one for one in ready if one.device not in chosen]
+    return [*first, *sorted(rest, key=lambda one: (not one.online, one.device))]
 
 
 def _plan_abort(observed: ObservedRollout, now: datetime) -> Plan:

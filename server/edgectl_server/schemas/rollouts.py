@@ -24,16 +24,21 @@ __all__ = [
     "PHASES_MAX",
     "ActionRequest",
     "GatePolicy",
+    "OverlapInfo",
+    "PaceInfo",
+    "PhaseForecastInfo",
     "PhaseProgress",
     "PhaseSpec",
     "RolloutCounts",
     "RolloutDeviceInfo",
     "RolloutDeviceState",
     "RolloutEventInfo",
+    "RolloutForecast",
     "RolloutInfo",
     "RolloutPolicy",
     "RolloutRequest",
     "Selector",
+    "SiteForecastInfo",
     "VerdictInfo",
 ]
 
@@ -128,6 +133,12 @@ class RolloutPolicy(Schema):
     """How long an offline device is waited for; null: for ever."""
     on_deadline: Literal["leave", "fail"] = "leave"
     """What an offline device is then: overdue, or failed and counted as such."""
+    available_min: int | None = Field(default=None, ge=1)
+    """Devices of a site that must stay online with no rollout at work on them."""
+    available_percent: float | None = Field(default=None, gt=0, le=100)
+    """The same as a share of the site's devices; of both, the larger counts."""
+    priority: int = Field(default=0, ge=-100, le=100)
+    """On a device that is in two running rollouts, the higher one comes first."""
 
     @model_validator(mode="after")
     def complete_phases(self) -> Self:
@@ -264,6 +275,72 @@ class RolloutEventInfo(Schema):
     actor: str
     kind: str
     data: dict[str, Any]
+
+
+class PaceInfo(Schema):
+    """How long updates of the model have taken beyond shadow and observation."""
+
+    samples: int
+    median_s: float | None
+    slow_s: float | None
+    """Nineteen of twenty were faster."""
+
+
+class PhaseForecastInfo(Schema):
+    """What one phase would do."""
+
+    name: str
+    devices: int
+    offline: int
+    """Of them; they are waited for, and times do not count them."""
+    blocked: int
+    """Of them, that the budget of their site never lets go."""
+    variants: dict[str, int]
+    fetches_bytes: int
+    waves: int
+    soak_s: float
+    approval: bool
+    least_s: float
+    likely_s: float | None
+    slow_s: float | None
+
+
+class SiteForecastInfo(Schema):
+    """What one site would lose."""
+
+    site: str
+    devices: int
+    total: int
+    available: int
+    at_once: int
+    blind_s: float | None
+    """At worst without any device that serves; null: the load time was never measured there."""
+
+
+class OverlapInfo(Schema):
+    """An unfinished rollout of the same model that has some of the devices."""
+
+    rollout: str
+    devices: int
+
+
+class RolloutForecast(Schema):
+    """``POST /rollouts/plan``: what a rollout would do. Nothing has been started."""
+
+    model: str
+    version: str
+    devices: int
+    fetches_bytes: int
+    """Whole bundles."""
+    phases: list[PhaseForecastInfo]
+    sites: list[SiteForecastInfo]
+    pace: PaceInfo
+    unfit: list[str]
+    """Devices that can run no variant, the first of them: they would fail."""
+    unknown: list[str]
+    """Devices that have never said what they are, the first of them."""
+    overlaps: list[OverlapInfo]
+    """While there is one, it cannot be started."""
 
 
 class ActionRequest(Schema):

@@ -10,11 +10,12 @@ from pydantic import ValidationError
 
 from edgectl_protocol.histograms import LATENCY_EDGES_US
 from edgectl_protocol.update import UpdateState
-from edgectl_server.errors import Conflict
-from edgectl_server.schemas import PhaseSpec, RolloutPolicy
+from edgectl_server.errors import Conflict, Refused
+from edgectl_server.schemas import PhaseSpec, RolloutPolicy, RolloutRequest, Selector
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.tables import Device, RolloutDevice, TelemetryWindow
 from server.fleet.fleet_by_hand import PAGE, Fleet
+from server.fleet.fleet_helpers import add_version
 
 U = UpdateState
 CANARY = [PhaseSpec(name="canary", devices=1, soak_s=60), PhaseSpec(percent=50, approval=True)]
@@ -259,6 +260,85 @@ def test_latency_is_compared_with_what_others_run_meanwhile(fleet: Fleet) -> Non
     info = fleet.show(rollout)
     assert info.state == "paused"
     assert "latency_ratio: " in info.note
+
+
+# ---------------------------------------------------------------- sites, priority, forecast
+
+
+def test_a_site_keeps_its_budget_over_all_rollouts(fleet: Fleet) -> None:
+    with fleet.database.write() as session:
+        for name, group in (("a", "porto"), ("b", "porto"), ("c", "porto"), ("d", "faro")):
+            session.get_one(Device, name).group = group
+    rollout = fleet.start(available_min=1)
+    settle(fleet)
+    assert fleet.states(rollout) == {
+        "a": "in_progress", "b": "in_progress", "c": "pending", "d": "pending",
+    }  # fmt: skip
+    assert fleet.show(rollout).note == (
+        "waiting for 2 devices whose site has too few others available"
+    )
+    fleet.report("a", U.COMMITTED)
+    settle(fleet)
+    fleet.clock.advance(seconds=5)  # what has just ended is available for the next plan
+    settle(fleet)
+    assert fleet.states(rollout)["c"] == "in_progress"
+    disconnect(fleet, "a")  # the site has nobody left who could step in for others
+    fleet.report("b", U.ROLLED_BACK)
+    settle(fleet)
+    assert fleet.states(rollout)["d"] == "pending", "a site of one is never touched"
+
+
+def test_the_higher_priority_comes_first_on_a_device(fleet: Fleet) -> None:
+    add_version(fleet.database, fleet.blobs, fleet.repository, version="1", model="detector")
+    asked = RolloutRequest(
+        model="detector",
+        version="1",
+        selector=Selector(devices=["a", "b"]),
+        policy=RolloutPolicy(priority=5, max_in_progress=1),
+    )
+    high = fleet.rollouts.start(asked, "anna").id
+    low = fleet.start()
+    settle(fleet)
+    assert fleet.states(high) == {"a": "in_progress", "b": "pending"}
+    assert fleet.states(low) == {
+        "a": "pending", "b": "pending", "c": "in_progress", "d": "in_progress",
+    }  # fmt: skip
+    assert fleet.show(low).note == "waiting for 2 devices in another rollout"
+    fleet.rollouts.pause(high, "anna", "")
+    fleet.clock.advance(seconds=5)
+    settle(fleet)
+    assert set(fleet.states(low).values()) == {"in_progress"}
+
+
+def test_a_plan_says_what_a_rollout_would_do_and_starts_nothing(fleet: Fleet) -> None:
+    asked = RolloutRequest(
+        model="har",
+        version="1",
+        selector=Selector(all=True),
+        policy=RolloutPolicy(phases=CANARY, observe_s=10),
+    )
+    found = fleet.rollouts.forecast(asked)
+    assert [(one.name, one.devices, one.waves) for one in found.phases] == [
+        ("canary", 1, 1), ("2", 1, 1), ("3", 2, 1),
+    ]  # fmt: skip
+    assert found.fetches_bytes == 4 * 150_000
+    assert found.phases[0].variants == {"int8": 1}
+    assert (found.phases[0].least_s, found.phases[0].likely_s) == (70, None)
+    assert (found.pace.samples, found.overlaps, found.sites[0].blind_s) == (0, [], None)
+    assert fleet.rollouts.rollouts(PAGE).total == 0
+    assert fleet.order("a") is None
+
+    rollout = fleet.start(observe_s=10, devices=["a", "b", "c"])
+    settle(fleet)
+    for name, seconds in (("a", 30), ("b", 10)):
+        fleet.clock.advance(seconds=seconds)
+        fleet.report(name, U.COMMITTED)
+        settle(fleet)
+    found = fleet.rollouts.forecast(asked)
+    assert (found.pace.samples, found.pace.median_s) == (2, 25.0)
+    assert [(one.rollout, one.devices) for one in found.overlaps] == [(rollout, 3)]
+    with pytest.raises(Refused):
+        fleet.rollouts.forecast(asked.model_copy(update={"selector": Selector()}))
 
 
 @pytest.mark.parametrize("revert", [False, True])

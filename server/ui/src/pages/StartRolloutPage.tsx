@@ -110,6 +110,7 @@ function request(choice: RolloutChoice): Schemas["RolloutRequest"] {
       phases: [],
       gates: { committed_min: 1, requests_min: 100 },
       on_deadline: "leave",
+      priority: 0,
     },
   };
 }
