@@ -446,6 +446,11 @@ class Client:
         """Start a rollout."""
         return self._connection.request("POST", "/rollouts", types.RolloutInfo, body=request)
 
+    def plan_rollout(self, request: types.RolloutRequest) -> types.RolloutForecast:
+        """Return what a rollout would do; nothing is started."""
+        path = "/rollouts/plan"
+        return self._connection.request("POST", path, types.RolloutForecast, body=request)
+
     def rollouts(self, query: Query = (), limit: int = 25) -> types.Page[types.RolloutInfo]:
         """List rollouts, newest first."""
         return self._pages("/rollouts", types.RolloutInfo, query, limit)
@@ -468,10 +473,13 @@ class Client:
         path = f"/rollouts/{_segment(rollout_id)}/events"
         return self._pages(path, types.RolloutEventInfo, (), limit)
 
-    def rollout_action(self, rollout_id: str, action: str, reason: str = "") -> types.RolloutInfo:
-        """``pause``, ``resume`` or ``abort`` a rollout."""
+    def rollout_action(
+        self, rollout_id: str, action: str, reason: str = "", *, revert: bool = False
+    ) -> types.RolloutInfo:
+        """``pause``, ``resume``, ``approve`` or ``abort`` a rollout."""
         path = f"/rollouts/{_segment(rollout_id)}/actions/{_segment(action)}"
-        return self._connection.request("POST", path, types.RolloutInfo, body={"reason": reason})
+        body = {"reason": reason, **({"revert": True} if revert else {})}
+        return self._connection.request("POST", path, types.RolloutInfo, body=body)
 
     # ------------------------------------------------------------ telemetry
 

@@ -70,6 +70,7 @@ ROLES = {
     "renew": OPEN,
     "list_rollouts": "viewer",
     "start_rollout": "operator",
+    "plan_rollout": "viewer",
     "get_rollout": "viewer",
     "rollout_devices": "viewer",
     "rollout_events": "viewer",
@@ -116,6 +117,7 @@ SCOPES = {
     "start_benchmark": "devices:write",
     "device_logs": "devices:write",
     "start_rollout": "rollouts:write",
+    "plan_rollout": "rollouts:write",  # it is sent as a change is, and changes nothing
     "rollout_action": "rollouts:write",
     "submit_staged": "trust:write",
     "list_audit": "admin",
