@@ -25,6 +25,7 @@ from edgectl.output import (
     state_text,
     table,
 )
+from edgectl.small_step_tables import small_steps_table
 from edgectl.trust_tables import wait_text
 
 __all__ = [
@@ -153,6 +154,7 @@ def report_table(version: types.VersionDetail, report: types.Report) -> Group:
         Text(f"{name}: {measured}", style="bold"),
         table(columns, rows, gap=1, folding=True),
         *(Text(line, style="dim italic") for line in lines),
+        small_steps_table(report),
         findings_table(report),
     )
 

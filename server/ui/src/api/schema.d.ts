@@ -3000,6 +3000,8 @@ export interface components {
              * @default 1800
              */
             search_s_max: number;
+            /** Update Budget Points */
+            update_budget_points?: number | null;
         };
         /**
          * PushRequest
@@ -3161,6 +3163,11 @@ export interface components {
              * @default []
              */
             sensitivity: components["schemas"]["LayerInfo"][];
+            /**
+             * Small Steps
+             * @default []
+             */
+            small_steps: components["schemas"]["SmallStepsInfo"][];
             /**
              * Top Disagreements
              * @default []
@@ -3604,6 +3611,45 @@ export interface components {
             update: components["schemas"]["UpdateInfo"] | null;
         };
         /**
+         * SmallStepsInfo
+         * @description A variant as it was trained, and as it is released: near to what devices have.
+         */
+        SmallStepsInfo: {
+            /** Allowed Points */
+            allowed_points?: number | null;
+            /**
+             * Levels
+             * @default []
+             */
+            levels: components["schemas"]["StepLevelInfo"][];
+            /** Parent Value */
+            parent_value?: number | null;
+            /**
+             * Reason
+             * @default
+             */
+            reason: string;
+            /**
+             * Released
+             * @default
+             */
+            released: string;
+            /** Released Bytes */
+            released_bytes?: number | null;
+            /** Released Value */
+            released_value?: number | null;
+            /** Size Bytes */
+            size_bytes?: number | null;
+            /** Trained */
+            trained: string;
+            /** Trained Bytes */
+            trained_bytes?: number | null;
+            /** Trained Value */
+            trained_value?: number | null;
+            /** Variant */
+            variant: string;
+        };
+        /**
          * StagedInfo
          * @description A change that waits.
          */
@@ -3627,6 +3673,30 @@ export interface components {
             unsigned: components["schemas"]["TrustKey"][];
             /** Version */
             version: number;
+        };
+        /**
+         * StepLevelInfo
+         * @description Small steps of one size, and what they cost.
+         */
+        StepLevelInfo: {
+            /** Estimated Bytes */
+            estimated_bytes: number;
+            /** Lost Points */
+            lost_points?: number | null;
+            /** Name */
+            name: string;
+            /**
+             * Reason
+             * @default
+             */
+            reason: string;
+            /**
+             * Status
+             * @enum {string}
+             */
+            status: "released" | "accepted" | "rejected" | "failed" | "skipped";
+            /** Value */
+            value?: number | null;
         };
         /**
          * SubmitResult
@@ -4023,6 +4093,8 @@ export interface components {
             precision: string;
             /** Recipe */
             recipe: string;
+            /** Steps From */
+            steps_from?: string | null;
             /** Tools */
             tools: components["schemas"]["ToolInfo"][];
             /** Variant */
