@@ -28,6 +28,7 @@ from edgectl.commands.models import models
 from edgectl.commands.push import push
 from edgectl.commands.rollouts import rollout
 from edgectl.commands.server import server
+from edgectl.commands.simulate import simulate
 from edgectl.commands.targets import bench, targets
 from edgectl.commands.telemetry import telemetry
 from edgectl.commands.tokens import tokens
@@ -91,6 +92,7 @@ for _command in (
     doctor,
     server,
     keys,
+    simulate,
     demo,
 ):
     cli.add_command(_command)
