@@ -22,6 +22,7 @@ from edgectl.commands.doctor import doctor
 from edgectl.commands.export import export
 from edgectl.commands.jobs import jobs
 from edgectl.commands.keys import keys
+from edgectl.commands.labels import selectors
 from edgectl.commands.mirror import mirror
 from edgectl.commands.models import models
 from edgectl.commands.push import push
@@ -79,6 +80,7 @@ for _command in (
     mirror,
     rollout,
     devices,
+    selectors,
     targets,
     bench,
     telemetry,

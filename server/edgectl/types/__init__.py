@@ -86,6 +86,7 @@ from edgectl.types.rollouts import (
     SiteForecastInfo,
     VerdictInfo,
 )
+from edgectl.types.selectors import LabelRequest, LabelResult, SavedSelectorInfo
 from edgectl.types.targets import (
     BenchmarkStart,
     MeasurementInfo,
@@ -125,6 +126,8 @@ __all__ = [
     "InstalledInfo",
     "JobInfo",
     "JobProgress",
+    "LabelRequest",
+    "LabelResult",
     "LineageInfo",
     "LogsStart",
     "Me",
@@ -157,6 +160,7 @@ __all__ = [
     "RolloutInfo",
     "RolloutPolicy",
     "RolloutRequest",
+    "SavedSelectorInfo",
     "SecurityEventInfo",
     "Selector",
     "SignatureWait",
