@@ -288,6 +288,20 @@ class Client:
         """Return what a device has uploaded, as it came."""
         return self._connection.content(f"/devices/{_segment(device)}/uploads/{_segment(digest)}")
 
+    # ------------------------------------------------------------ other servers
+
+    def import_version(self, request: types.ImportRequest) -> types.ImportAccepted:
+        """Begin to import an exported version from a file that was uploaded."""
+        return self._connection.request("POST", "/imports", types.ImportAccepted, body=request)
+
+    def origins(self) -> types.Page[types.OriginInfo]:
+        """List the servers whose exported versions are believed."""
+        return self._get("/origins", types.Page[types.OriginInfo])
+
+    def forget_origin(self, name: str) -> None:
+        """Forget one of them; what came from it stays."""
+        self._connection.request("DELETE", f"/origins/{_segment(name)}", NoneType)
+
     # ------------------------------------------------------------ jobs
 
     def jobs(self, query: Query = (), limit: int = 100) -> types.Page[types.JobInfo]:

@@ -49,7 +49,7 @@ def read_selector(session: Session, text: str) -> Expression:
     try:
         return expand(expression, saved)
     except SelectorError as error:
-        raise Refused("selector.syntax", str(error), hint="name fewer saved selectors in it") from error
+        raise Refused("selector.syntax", str(error), hint="name fewer saved ones") from error
     except KeyError as error:
         raise Refused(
             "selector.unknown",

@@ -39,6 +39,7 @@ from edgectl.types.enrolment import (
     PreauthorisedInfo,
     PreauthoriseResult,
 )
+from edgectl.types.imports import ImportAccepted, ImportedInfo, ImportRequest, OriginInfo
 from edgectl.types.lineage import AncestorInfo, LineageInfo, ToolInfo, VariantLineage
 from edgectl.types.models import (
     ConfusionInfo,
@@ -123,6 +124,9 @@ __all__ = [
     "FleetSummary",
     "GateInfo",
     "GatePolicy",
+    "ImportAccepted",
+    "ImportRequest",
+    "ImportedInfo",
     "InstalledInfo",
     "JobInfo",
     "JobProgress",
@@ -135,6 +139,7 @@ __all__ = [
     "ModelPolicy",
     "ModelSummary",
     "ObservationInfo",
+    "OriginInfo",
     "OverlapInfo",
     "PaceInfo",
     "Page",

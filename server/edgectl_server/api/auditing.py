@@ -30,6 +30,7 @@ KEPT: Mapping[str, tuple[str, ...]] = {
     "device_logs": ("since_s",),
     "enrol": ("device",),
     "label_devices": ("devices", "where", "set", "remove"),
+    "import_version": ("file", "filename", "origin", "origin_root", "expired_for_s"),
     "preauthorise": ("entries",),
     "push_version": (
         "model",

@@ -48,6 +48,13 @@ from edgectl_server.schemas.enrolment import (
     PreauthoriseResult,
     RejectRequest,
 )
+from edgectl_server.schemas.imports import (
+    ImportAccepted,
+    ImportedInfo,
+    ImportRequest,
+    OriginInfo,
+    OriginStr,
+)
 from edgectl_server.schemas.jobs import JobInfo, JobProgress
 from edgectl_server.schemas.lineage import AncestorInfo, LineageInfo, ToolInfo, VariantLineage
 from edgectl_server.schemas.models import (
@@ -156,6 +163,9 @@ __all__ = [
     "HandoverCode",
     "HandoverLogin",
     "HandoverRequest",
+    "ImportAccepted",
+    "ImportRequest",
+    "ImportedInfo",
     "InstalledInfo",
     "JobInfo",
     "JobProgress",
@@ -170,6 +180,8 @@ __all__ = [
     "ModelPolicy",
     "ModelSummary",
     "ObservationInfo",
+    "OriginInfo",
+    "OriginStr",
     "OverlapInfo",
     "PaceInfo",
     "Page",

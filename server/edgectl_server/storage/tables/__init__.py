@@ -28,6 +28,7 @@ from edgectl_server.storage.tables.models import (
     Model,
     ModelPolicyRow,
     ModelVersion,
+    Origin,
     Worker,
 )
 from edgectl_server.storage.tables.people import (
@@ -73,6 +74,7 @@ __all__ = [
     "ModelPolicyRow",
     "ModelVersion",
     "OpenIdPerson",
+    "Origin",
     "Outbox",
     "Preauthorised",
     "ReportedSlot",
