@@ -88,7 +88,6 @@ POLL_S = 0.25
 ORDER_AGAIN_S = 60.0
 """An order that was refused for the clock's sake is looked at again after this."""
 _log = logging.getLogger(__name__)
-
 Say = Callable[[dict[str, Any]], None]
 
 
@@ -148,6 +147,7 @@ class Supervisor:
         self._renewer = Renewer(
             disk,
             server=self._server,
+            server_ca=settings.server_ca,
             device=identity.device,
             key=self._key,
             connected=self._connection.connected,
@@ -269,13 +269,14 @@ class Supervisor:
 
         def source(address: str, certificate: Callable[[], str] = str) -> HttpPieces:
             proof = make_proof(self._device, self._key, now=now, certificate=certificate)
-            return HttpPieces(HttpClient(address, proof=proof), alarm=alarm, pacer=pacer)
+            client = HttpClient(address, proof=proof, server_ca=settings.server_ca)
+            return HttpPieces(client, alarm=alarm, pacer=pacer)
 
         mirror = settings.mirror if settings.transfer != "mqtt" else ""
         return Downloader(
             self._device,
             store,
-            Mailbox(self._connection),
+            Mailbox(self._connection, once=True),
             seal=lambda request: seal(self._key, request),
             alarm=alarm,
             pacer=pacer,

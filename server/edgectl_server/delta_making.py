@@ -33,8 +33,8 @@ from edgectl_protocol.errors import ProtocolError
 from edgectl_protocol.manifest import Descriptor, decode_manifest, device_layers, model_layer
 from edgectl_protocol.names import digest_of
 from edgectl_server import confined
+from edgectl_server.delta_process import BASE_FILE, TARGET_FILE, DeltaNotMade, make_delta
 from edgectl_server.delta_rows import READY
-from edgectl_server.deltas.process import BASE_FILE, TARGET_FILE, DeltaNotMade, make_delta
 from edgectl_server.errors import NotFound, ServerError
 from edgectl_server.job_rows import new_job
 from edgectl_server.jobs import JobCancelled, JobContext, JobFailed

@@ -1,4 +1,4 @@
-"""The child: ``python -m edgectl_server.deltas MEMORY_BYTES SECONDS``, in its working directory.
+"""The child: ``python -m edgectl_server.delta_child MEMORY_BYTES SECONDS``, in its own directory.
 
 It limits and confines itself, as that of the pipeline does, before it reads the two files; it
 leaves the delta, which `encode` has applied before it returned it, and says nothing.
@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from edgectl_server.deltas.process import BASE_FILE, DELTA_FILE, TARGET_FILE
+from edgectl_server.delta_process import BASE_FILE, DELTA_FILE, TARGET_FILE
 from edgectl_server.pipeline.confinement import confine
 from edgectl_server.pipeline.system_calls import drop_capabilities, refuse_system_calls
 from edgectl_server.pipeline.watched import limit, watched

@@ -63,7 +63,7 @@ def make_delta(
     directory = directory.resolve()
     if isolation.user is not None:
         confined.hand_over(directory, isolation.user)
-    command = [sys.executable, "-s", "-P", "-m", "edgectl_server.deltas"]
+    command = [sys.executable, "-s", "-P", "-m", "edgectl_server.delta_child"]
     limits = [str(memory_bytes), str(wall_s)]
     try:
         ended = confined.run(
