@@ -266,8 +266,13 @@ def _phase_rows(phase: types.PhaseProgress) -> list[tuple[str, Text | str]]:
 
 
 def rollout_devices_table(devices: Sequence[types.RolloutDeviceInfo]) -> Group:
-    """Return one row a device of a rollout, and beneath what was measured after the trial."""
-    columns = ["DEVICE", "", "STATE", "STEP", ">BYTES", ">EXPECTED", ">SAVED", "VARIANT", "REASON"]
+    """Return one row a device of a rollout, and beneath what was measured after the trial.
+
+    What deltas save has columns where they save something.
+    """
+    less = any(one.bytes and one.bytes.predicted < one.bytes.whole for one in devices)
+    more = [">EXPECTED", ">SAVED"] if less else []
+    columns = ["DEVICE", "", "STATE", "STEP", ">BYTES", *more, "VARIANT", "REASON"]
     rows = [
         (
             plain(device.device),
@@ -275,8 +280,7 @@ def rollout_devices_table(devices: Sequence[types.RolloutDeviceInfo]) -> Group:
             state_text(device.state),
             plain(device.step),
             _bytes_of(device),
-            bytes_text(device.bytes.predicted if device.bytes else None),
-            bytes_text(device.bytes.saved if device.bytes and device.bytes.fetched else None),
+            *(_saved_of(device) if less else ()),
             plain(device.variant),
             reason_text(device.reason) if device.reason else "-",
         )
@@ -288,6 +292,14 @@ def rollout_devices_table(devices: Sequence[types.RolloutDeviceInfo]) -> Group:
         for name, text in observed_rows(device)
     ]
     return Group(table(columns, rows), *lines)
+
+
+def _saved_of(device: types.RolloutDeviceInfo) -> tuple[str, str]:
+    """Return what it was expected to fetch, and what it has saved."""
+    if device.bytes is None:
+        return "-", "-"
+    saved = device.bytes.saved if device.bytes.fetched else None
+    return bytes_text(device.bytes.predicted), bytes_text(saved)
 
 
 def _bytes_of(device: types.RolloutDeviceInfo) -> str:

@@ -209,6 +209,19 @@ def test_rollout_events_name_device_event_and_reason(logged_in):
     assert "trial.latency: " in row
 
 
+def test_what_deltas_save_has_columns_where_they_save_something(logged_in, fleet_server):
+    device = rollout_device()
+    device.bytes = schemas.RolloutBytes(
+        whole=2_000_000, predicted=300_000, fetched=310_000, saved=1_690_000
+    )
+    fleet_server.routes["GET", "/rollouts/R1/devices"] = (200, page(device))
+    out = logged_in("rollout", "status", "R1", "--json").out
+    assert '"saved": 1690000' in out
+    header = logged_in("rollout", "status", "R1").out.splitlines()
+    assert any("EXPECTED" in line and "SAVED" in line for line in header)
+    assert any("300.0 kB" in line and "1.7 MB" in line for line in header)
+
+
 @pytest.mark.parametrize(
     ("done", "total", "text"),
     [(0, 0, "-"), (100, 2000, "100 B of 2.0 kB"), (2000, 2000, "2.0 kB")],
