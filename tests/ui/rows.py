@@ -44,6 +44,7 @@ from edgectl_server.storage.tables import (
 from ui.enrolment_rows import enrolment_rows
 from ui.security_rows import security_events
 from ui.update_rows import BREACH, POLICY, PROVED_BY, SPECIAL, evidence
+from ui.upload_rows import upload_rows
 
 MARKUP = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
 ENCRYPTED = 5
@@ -80,6 +81,7 @@ def fill(database: Database, now: datetime) -> None:
         _rollout(PAUSED, "paused", now),
         *_rollout_rows(now),
         *enrolment_rows(now),
+        *upload_rows(name_of(0), MARKUP, now),
     ]
     with database.write() as session:
         for table in Base.metadata.sorted_tables:  # what is referred to comes first
