@@ -71,13 +71,13 @@ class Reply:
         self.headers: Mapping[str, str] = response.headers  # type: ignore[assignment]
 
     def read(self, bytes_max: int) -> bytes:
-        """Return what has come, at most `bytes_max`; empty at the end.
+        """Return the next `bytes_max` bytes, fewer only at the end of the answer.
 
         Raises:
             Trouble: it broke off, or the watch has ended it.
         """
         try:
-            content = self._response.read1(bytes_max)
+            content = self._response.read(bytes_max)
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise Trouble(self._watch.verdict or f"it broke off: {error}") from error
         if self._watch.verdict:

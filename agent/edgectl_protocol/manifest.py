@@ -248,6 +248,8 @@ class Lineage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     source: Digest
     """The model file as it was pushed."""
     parent: Version | None = None
+    steps_from: Digest | None = None
+    """The model file of the parent, of a variant that was released in small steps from it."""
     pushed_by: Annotated[str, Meta(max_length=128)] = ""
     training_data: Digest | None = None
     code_revision: Annotated[str, Meta(max_length=128)] = ""

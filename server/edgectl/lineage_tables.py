@@ -61,6 +61,7 @@ def _variant(variant: types.VariantLineage) -> Table:
         ("manifest", variant.manifest),
         ("recipe", variant.recipe),
         ("calibrated on", samples),
+        ("in steps from", variant.steps_from or ""),
         ("left in float", ", ".join(variant.float_nodes)),
         ("tools", ", ".join(f"{tool.name} {tool.version}" for tool in variant.tools)),
     ]

@@ -137,6 +137,7 @@ class BundleDocuments:
             float_nodes=list(made.float_nodes),
             calibration=made.calibration,
             calibration_samples=made.calibration_samples,
+            steps_from=config.lineage.steps_from,
             tools=self._tools(bundle),
         )
 

@@ -27,6 +27,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from edgectl_protocol.requirements import update_budget_problem
 from edgectl_server.errors import Conflict, NotFound, Refused
 from edgectl_server.jobs import Jobs
 from edgectl_server.pipeline.errors import PipelineRefused
@@ -147,7 +148,8 @@ class Registry:
         """Begin to make a version, or say that it is there.
 
         Raises:
-            Refused: ``version.options``, ``version.parent``, ``version.require``,
+            Refused: ``version.options``, ``version.parent``, ``version.update_budget``,
+                ``version.require``,
                 ``version.allow``, ``policy.metric``, ``processing.invalid``.
             Forbidden: ``policy.override``.
             Conflict: ``upload.missing``, ``version.exists``.
@@ -323,6 +325,7 @@ def _checked(request: PushRequest) -> PushRequest:
     """Return the request as it is meant: requirements spelt, class names from the steps."""
     options = _with_labels(request.options)
     _check_options(options)
+    _check_update_budget(request)
     require = check_terms(options.require, options.allow)
     if request.own_metric is not None and options.metric is not None:
         raise Refused(
@@ -332,6 +335,16 @@ def _checked(request: PushRequest) -> PushRequest:
         )
     spelt = options.model_copy(update={"require": list(require)})
     return request.model_copy(update={"options": spelt})
+
+
+def _check_update_budget(request: PushRequest) -> None:
+    """Refuse a budget for smaller updates where nothing is there to lead from, or to measure on."""
+    if request.options.update_budget_points is None:
+        return
+    data = request.calibration is not None or request.evaluation is not None
+    problem = update_budget_problem(parent=request.parent is not None, data=data)
+    if problem is not None:
+        raise Refused("version.update_budget", problem[0], hint=problem[1])
 
 
 def _check_options(options: PushOptions) -> None:

@@ -39,6 +39,7 @@ class VariantLineage(Struct, frozen=True):
     calibration: str | None
     calibration_samples: int
     tools: list[ToolInfo]
+    steps_from: str | None = None
 
 
 class LineageInfo(Struct, frozen=True):

@@ -163,7 +163,7 @@ def pack(
             outputs=candidate.outputs,
             golden=candidate.golden,
             quantization=candidate.quantization,
-            lineage=lineage,
+            lineage=msgspec.structs.replace(lineage, steps_from=candidate.steps_from),
             evaluation=candidate.evaluation,
             scores=candidate.scores,
             labels=labels if candidate.scores is not None else (),

@@ -39,6 +39,8 @@ class VariantLineage(Schema):
     calibration: str | None
     """Digest of the data, if the recipe used any."""
     calibration_samples: int
+    steps_from: str | None = None
+    """Digest of the parent's model file, if it was released in small steps from it."""
     tools: list[ToolInfo]
 
 

@@ -139,6 +139,7 @@ const STAGES = [
   "quantize",
   "sensitivity",
   "latency",
+  "release",
   "golden",
   "publish",
 ];
