@@ -152,6 +152,12 @@ def test_a_trial_is_shown_where_it_ended_and_older_updates_on_request(visit):
     expect(page.get_by_role("button", name=re.compile("^Show .* more"))).to_have_count(0)
 
 
+def test_where_an_imported_version_comes_from_is_in_its_lineage(visit):
+    page = visit().goto("/models/kws/1.0")
+    expect(page.get_by_text("Imported from")).to_be_visible()
+    expect(page.get_by_text(f"lab, where vera {MARKUP} pushed it")).to_be_visible()
+
+
 def test_logs_of_a_device_are_listed_and_can_be_downloaded(visit):
     page = visit().goto("/fleet/pi-porto-01")
     rows = page.get_by_role("list", name="Uploads").get_by_role("listitem")
