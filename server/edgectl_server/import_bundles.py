@@ -35,8 +35,9 @@ from edgectl_protocol.metadata import target_path
 from edgectl_protocol.names import digest_of
 from edgectl_server.errors import Refused
 from edgectl_server.storage.blobs import BlobStore
+from edgectl_server.storage.tables import BundleVariant
 
-__all__ = ["Bundle", "is_portable", "read_bundle", "store_bundle"]
+__all__ = ["Bundle", "is_portable", "read_bundle", "store_bundle", "variant_row"]
 
 _DOCUMENT_BYTES_MAX = 16 * 1024 * 1024
 _MODEL_PACK_BYTES_MAX = 64 * 1024
@@ -154,6 +155,24 @@ def store_bundle(
             blobs.add_file(path, expected=part.digest, consume=True)
         tell(part.size)
     blobs.add_bytes(bundle.content)
+
+
+def variant_row(version: int, rank: int, bundle: Bundle) -> BundleVariant:
+    """Return the row of a bundle; `rank` 0 is tried first."""
+    one = bundle.candidate
+    return BundleVariant(
+        version_id=version,
+        variant=one.variant,
+        precision=bundle.config.precision,
+        target=one.target,
+        manifest=one.manifest,
+        manifest_size=len(bundle.content),
+        bundle_bytes=bundle.device_bytes,
+        model_bytes=bundle.model_bytes(),
+        rank=rank,
+        trial=bundle.trial(),
+        content_key=None,
+    )
 
 
 def _check(candidate: Candidate, manifest: Manifest, config: BundleConfig) -> None:

@@ -33,7 +33,7 @@ from edgectl_protocol.errors import ArchiveRefused, ProtocolError
 from edgectl_protocol.offline import candidates_of, decode_index
 from edgectl_server.audit import describe, note
 from edgectl_server.errors import Conflict, Forbidden, NotFound, Refused, ServerError
-from edgectl_server.import_bundles import Bundle, read_bundle, store_bundle
+from edgectl_server.import_bundles import Bundle, read_bundle, store_bundle, variant_row
 from edgectl_server.jobs import JobContext, JobFailed, Jobs
 from edgectl_server.origins import Believed, believe, find_root, fingerprint_of
 from edgectl_server.schemas import (
@@ -323,7 +323,7 @@ class ImportHandler:
             session.add(row)
             session.flush()
             for rank, one in enumerate(read.bundles):
-                session.add(_variant_row(row.id, rank, one))
+                session.add(variant_row(row.id, rank, one))
                 for digest, size in one.blobs.items():
                     session.merge(Blob(digest=digest, size=size, created_at=now, published=True))
             return row.id, True
@@ -471,23 +471,6 @@ def _version_row(read: _Read, request: ImportRequest, user: str, now: datetime) 
         imported=imported,
         created_at=now,
         created_by=user,
-    )
-
-
-def _variant_row(version: int, rank: int, bundle: Bundle) -> BundleVariant:
-    one = bundle.candidate
-    return BundleVariant(
-        version_id=version,
-        variant=one.variant,
-        precision=bundle.config.precision,
-        target=one.target,
-        manifest=one.manifest,
-        manifest_size=len(bundle.content),
-        bundle_bytes=bundle.device_bytes,
-        model_bytes=bundle.model_bytes(),
-        rank=rank,
-        trial=bundle.trial(),
-        content_key=None,
     )
 
 

@@ -21,6 +21,7 @@ from edgectl_protocol.messages import (
     SystemSample,
     UpdateReport,
 )
+from edgectl_protocol.names import digest_of
 from edgectl_protocol.update import TRANSITIONS, UpdateEvent, UpdateState
 from edgectl_server.auth import Auth
 from edgectl_server.storage.database import Database
@@ -44,6 +45,7 @@ from edgectl_server.storage.tables import (
 from ui.enrolment_rows import enrolment_rows
 from ui.security_rows import security_events
 from ui.update_rows import BREACH, POLICY, PROVED_BY, SPECIAL, evidence
+from ui.upload_rows import upload_rows
 
 MARKUP = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
 ENCRYPTED = 5
@@ -80,6 +82,7 @@ def fill(database: Database, now: datetime) -> None:
         _rollout(PAUSED, "paused", now),
         *_rollout_rows(now),
         *enrolment_rows(now),
+        *upload_rows(name_of(0), MARKUP, now),
     ]
     with database.write() as session:
         for table in Base.metadata.sorted_tables:  # what is referred to comes first
@@ -213,7 +216,7 @@ def _versions(now: datetime) -> list[Base]:
         version(2, "har", "2", "refused", job=REFUSED_JOB),
         version(3, "har", "3", "ready", parent="1"),
         version(4, "har", "4", "processing", report=None, job=RUNNING_JOB),
-        version(5, "kws", "1.0", "ready"),
+        version(5, "kws", "1.0", "ready", imported=_imported(now)),
     ]
     variants = [
         BundleVariant(
@@ -233,6 +236,19 @@ def _versions(now: datetime) -> list[Base]:
         for rank, trial in enumerate((INT8, FP32))
     ]
     return [*jobs, *versions, *variants]
+
+
+def _imported(now: datetime) -> dict[str, Any]:
+    return {
+        "origin": "lab",
+        "root": digest_of(b"root"),
+        "root_version": 2,
+        "file": digest_of(b"file"),
+        "filename": "kws-1.0.oci",
+        "pushed_by": f"vera {MARKUP}",
+        "imported_at": now.isoformat(),
+        "expired_for_s": 0,
+    }
 
 
 def _job(identity: str, state: str, version: str, now: datetime, **changed: Any) -> Job:

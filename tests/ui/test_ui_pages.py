@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 
 from edgectl.cli import cli
 from edgectl_agent.cli import make_parser as agent_parser
+from edgectl_protocol.names import digest_of
 from ui.browser import PHONE, open_page
 from ui.rows import LAST_EVENTS, MARKUP, MEASURED, PAUSED, RUNNING
 from ui.tour import PATHS, commands, look, violations
@@ -149,6 +150,27 @@ def test_a_trial_is_shown_where_it_ended_and_older_updates_on_request(visit):
     expect(steps).to_have_count(LAST_EVENTS)
     expect(trials).to_have_count(3)
     expect(page.get_by_role("button", name=re.compile("^Show .* more"))).to_have_count(0)
+
+
+def test_where_an_imported_version_comes_from_is_in_its_lineage(visit):
+    page = visit().goto("/models/kws/1.0")
+    expect(page.get_by_text("Imported from")).to_be_visible()
+    expect(page.get_by_text(f"lab, where vera {MARKUP} pushed it")).to_be_visible()
+
+
+def test_logs_of_a_device_are_listed_and_can_be_downloaded(visit):
+    page = visit().goto("/fleet/pi-porto-01")
+    rows = page.get_by_role("list", name="Uploads").get_by_role("listitem")
+    expect(rows).to_have_count(2)
+    expect(rows.nth(0)).to_contain_text("Complete 48")
+    expect(rows.nth(1)).to_contain_text("upload.stalled asked 8 times")
+    link = rows.nth(0).get_by_role("link", name="Download")
+    digest = digest_of(b"logs 0").replace(":", "%3A")
+    expect(link).to_have_attribute("href", f"/api/v1/devices/pi-porto-01/uploads/{digest}")
+    page.get_by_role("button", name="Ask for its logs").click()
+    expect(page.get_by_text("edgectl devices logs pi-porto-01")).to_be_visible()
+    viewer = visit("viewer").goto("/fleet/pi-porto-01")
+    expect(viewer.get_by_role("list", name="Uploads").get_by_role("link")).to_have_count(0)
 
 
 def test_dialogs_and_the_login_are_accessible(visit, browser, origin):

@@ -160,6 +160,10 @@ export function revokeToken(id: string): string {
   return `edgectl tokens revoke ${id}`;
 }
 
+export function deviceLogs(device: string): string {
+  return `edgectl devices logs ${device}`;
+}
+
 export function decommission(device: string): string {
   return `edgectl devices decommission ${device}`;
 }

@@ -50,6 +50,10 @@ const STATES: Record<string, [tone: Tone, icon: IconName, words: string]> = {
   // jobs
   queued: ["idle", "clock", "Queued"],
   succeeded: ["good", "check", "Succeeded"],
+  // uploads of devices
+  receiving: ["busy", "busy", "Receiving"],
+  received: ["busy", "busy", "Received"],
+  complete: ["good", "check", "Complete"],
   // devices
   enrolled: ["good", "check", "Enrolled"],
   waiting: ["warn", "clock", "Waiting"],

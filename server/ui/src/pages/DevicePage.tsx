@@ -13,6 +13,7 @@ import { Empty, ErrorPanel, Facts, Head, Loaded, Note, Older, Panel, useNewest }
 import { SlotPanel } from "../components/SlotPanel";
 import { Online, State, StateMarker, wordsOf } from "../components/State";
 import { Time } from "../components/Time";
+import { Uploads } from "../components/Uploads";
 import { decommission, revoke } from "../cli";
 import { bytes, count, duration, share } from "../format";
 import { queryClient } from "../session";
@@ -81,6 +82,7 @@ function Inside({ device }: { device: Device }) {
           <Hardware device={device} />
           <Health device={device} />
           <Trust device={device} />
+          {device.state === "enrolled" && <Uploads device={device} />}
         </div>
       </div>
     </>
