@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.distribution import broker
+from benchmarks.distribution import broker, transfer
 
-PARTS = (("broker", broker.main),)
+PARTS = (("broker", broker.main), ("transfer", transfer.main))
 
 
 def main() -> int:

@@ -20,8 +20,10 @@ from edgectl.commands.demo import demo
 from edgectl.commands.devices import devices
 from edgectl.commands.doctor import doctor
 from edgectl.commands.export import export
+from edgectl.commands.imports import import_version, origins
 from edgectl.commands.jobs import jobs
 from edgectl.commands.keys import keys
+from edgectl.commands.labels import selectors
 from edgectl.commands.mirror import mirror
 from edgectl.commands.models import models
 from edgectl.commands.push import push
@@ -77,9 +79,12 @@ for _command in (
     push,
     models,
     export,
+    import_version,
+    origins,
     mirror,
     rollout,
     devices,
+    selectors,
     targets,
     bench,
     telemetry,

@@ -27,6 +27,7 @@ from sqlalchemy.orm import Session
 
 from edgectl_protocol.messages import DeviceEvent, Reason, ReportedState
 from edgectl_protocol.update import ENDED, UpdateState
+from edgectl_server.device_selection import compile_selector, read_selector
 from edgectl_server.device_views import (
     desired_slots,
     device_detail,
@@ -34,7 +35,8 @@ from edgectl_server.device_views import (
     device_summary,
 )
 from edgectl_server.errors import Conflict, NotFound
-from edgectl_server.ordering import Ordering, knows_order, reported_of
+from edgectl_server.order_answers import knows_order, reported_of
+from edgectl_server.ordering import Ordering
 from edgectl_server.schemas import (
     DeviceDetail,
     DeviceEventInfo,
@@ -238,8 +240,13 @@ class Fleet:
         group: str | None = None,
         security: bool | None = None,
         device_class: str | None = None,
+        where: str = "",
     ) -> Page[DeviceSummary]:
-        """Return one page of the devices that match all that is given, counted as in `summary`."""
+        """Return one page of the devices that match all that is given, counted as in `summary`.
+
+        Raises:
+            Refused: ``selector.syntax``, ``selector.unknown``.
+        """
         columns = order(paging.sort, _SORT, default="id", last=Device.id)
         wanted = select(Device).where(Device.state == state).order_by(*columns)
         if paging.q:
@@ -269,6 +276,8 @@ class Fleet:
             )
             wanted = wanted.where(alarmed if security else ~alarmed)
         with self._database.read() as session:
+            if where:
+                wanted = wanted.where(compile_selector(read_selector(session, where)))
             rows, total = fetch_page(session, wanted, paging)
             names = [row.id for row in rows]
             desired, alarms = desired_slots(session, names), self._alarms(session, names)

@@ -7,7 +7,7 @@ fails half-way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -20,6 +20,7 @@ from edgectl_server.benchmarks import Benchmarks
 from edgectl_server.bundle_documents import BundleDocuments
 from edgectl_server.clock import now
 from edgectl_server.control_plane import ControlPlane, open_control_plane
+from edgectl_server.delta_making import DELTAS, DeltasHandler, DeltasWanted
 from edgectl_server.device_logs import LOGS, DeviceLogs
 from edgectl_server.device_uploads import DeviceUploads
 from edgectl_server.distribution.interface import RunningBroker
@@ -30,8 +31,10 @@ from edgectl_server.enrolment import Enroller
 from edgectl_server.exports import Exports
 from edgectl_server.fleet import Fleet
 from edgectl_server.hub import Hub
+from edgectl_server.imports import IMPORT, ImportHandler, Imports
 from edgectl_server.jobs import Jobs
 from edgectl_server.known_trials import KnownTrials
+from edgectl_server.labels import Labels
 from edgectl_server.measurements import BENCHMARK, Measurements
 from edgectl_server.oci_registry import OciRegistry
 from edgectl_server.openid.handover import Handover
@@ -59,6 +62,7 @@ from edgectl_server.uploads import Uploads
 __all__ = ["Services", "open_services"]
 
 _UPLOADS_S = 600.0
+_DELTAS_S = 5.0
 _SPOOL = "audit/pending"
 _SPOOL_S = 5.0
 _ANCHOR_S = 30.0
@@ -87,6 +91,7 @@ class Services:
     oci: OciRegistry
     pullers: Pullers
     exports: Exports
+    imports: Imports
     authority: Authority
     tls: ServerTls | None
     """None: plain HTTP, on loopback or behind a proxy."""
@@ -98,6 +103,7 @@ class Services:
     admission: Admission
     enrolment: Enroller
     fleet: Fleet
+    labels: Labels
     targets: Targets
     measurements: Measurements
     benchmarks: Benchmarks
@@ -148,6 +154,7 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
     opened.callback(audit_heads.anchor)
     uploads = Uploads(data / "uploads", settings, blobs, database, now)
     known_trials = KnownTrials(database, blobs, now, bytes_max=settings.known_trials_bytes_max)
+    deltas = DeltasWanted(settings, database, blobs, now)
     plane = open_control_plane(
         settings,
         database=database,
@@ -158,7 +165,9 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
             Duty("the audit log's heads", _ANCHOR_S, audit_heads.anchor),
             Duty("the uploads", _UPLOADS_S, uploads.forget_unused),
             Duty("known trials", _UPLOADS_S, known_trials.forget),
+            Duty("the deltas", _DELTAS_S, deltas.look),
         ],
+        deltas=deltas,
     )
     opened.callback(plane.close)
     tls = open_tls(settings, plane.authority, now, passphrase=passphrase)
@@ -180,6 +189,16 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         now=now,
     )
     jobs.register(PUSH, push)
+    importing = ImportHandler(
+        data / "imports",
+        database=database,
+        blobs=blobs,
+        repository=plane.repository,
+        signing=plane.signing,
+        publisher=plane.publisher,
+        now=now,
+    )
+    jobs.register(IMPORT, importing)
     jobs.register_remote(BENCHMARK)
     jobs.register_remote(LOGS)
     registry = Registry(
@@ -193,6 +212,10 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
     hub = _open_hub(plane, jobs, registry, opened)
     opened.callback(jobs.close)
     jobs.start()
+    delta_worker = _open_delta_worker(settings, database, blobs, made=plane.ticker.wake)
+    deltas.notify = delta_worker.notify
+    opened.callback(delta_worker.close)
+    delta_worker.start()
     return Services(
         settings=settings,
         database=database,
@@ -217,6 +240,7 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
             targets=plane.targets,
             measurements=plane.measurements,
         ),
+        imports=Imports(database, blobs, jobs, now),
         authority=plane.authority,
         tls=tls,
         revocations=plane.revocations,
@@ -232,12 +256,36 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         benchmarks=plane.benchmarks,
         device_logs=plane.device_logs,
         device_uploads=plane.device_uploads,
+        labels=Labels(database=database, now=now),
         rollouts=plane.rollouts,
         telemetry=plane.telemetry,
         security=plane.security,
         trust=plane.trust,
         first_password=first_password,
     )
+
+
+def _open_delta_worker(
+    settings: Settings, database: Database, blobs: BlobStore, *, made: Callable[[], None]
+) -> Jobs:
+    """Return the worker that makes deltas; it has no other work, and nobody else has this."""
+    worker = Jobs(
+        database,
+        now,
+        worker="deltas",
+        lease_s=settings.job_lease_s,
+        attempts_max=settings.job_attempts_max,
+    )
+    handler = DeltasHandler(
+        settings.data_path / "deltas",
+        settings=settings,
+        database=database,
+        blobs=blobs,
+        now=now,
+        made=made,
+    )
+    worker.register(DELTAS, handler)
+    return worker
 
 
 def _open_hub(plane: ControlPlane, jobs: Jobs, registry: Registry, opened: ExitStack) -> Hub:

@@ -208,7 +208,11 @@ MESSAGES: tuple[Any, ...] = (
     *messages.PAYLOAD_TYPES,
 )  # fmt: skip
 
-DELTA_CASE = json.loads((Path(__file__).parents[1] / "vectors/deltas.json").read_text())["cases"][4]
+DELTA_CASES = json.loads((Path(__file__).parents[1] / "vectors/deltas.json").read_text())["cases"]
+DELTA_CASE = DELTA_CASES[4]
+STEPS_CASE = next(case for case in DELTA_CASES if case["name"] == "steps by row")
+STEPS_BASE = bytes.fromhex(STEPS_CASE["base_hex"])
+STEPS_DIGEST = hashlib.sha256(bytes.fromhex(STEPS_CASE["target_hex"])).digest()
 DELTA_BASE = bytes.fromhex(DELTA_CASE["base_hex"])
 DELTA_DIGEST = hashlib.sha256(bytes.fromhex(DELTA_CASE["target_hex"])).digest()
 DELTAS = (bytes.fromhex(DELTA_CASE["delta_hex"]),)
@@ -249,6 +253,9 @@ DECODERS = (
     Decoder("delta_programs.parse_program", of_program, PROTOCOL, PROGRAMS),
     Decoder("edgectl_delta.decoder.apply_bytes",
             lambda content: apply_bytes(content, DELTA_BASE, DELTA_DIGEST), PROTOCOL, DELTAS),
+    Decoder("edgectl_delta.decoder.apply_bytes in steps",
+            lambda content: apply_bytes(content, STEPS_BASE, STEPS_DIGEST), PROTOCOL,
+            (bytes.fromhex(STEPS_CASE["delta_hex"]),)),
     Decoder("envelopes.decode_envelope",
             lambda content: envelopes.decode_envelope(
                 content, bytes_max=messages.MESSAGE_BYTES_MAX), PROTOCOL, (ENVELOPE,)),

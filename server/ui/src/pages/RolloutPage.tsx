@@ -21,7 +21,7 @@ import { queryClient } from "../session";
 type Rollout = Schemas["RolloutInfo"];
 type RolloutDevice = Schemas["RolloutDeviceInfo"];
 
-const DEVICE_STATES = ["pending", "in_progress", "committed", "failed", "rejected", "rolled_back", "cancelled"] as const;
+const DEVICE_STATES = ["pending", "in_progress", "committed", "failed", "rejected", "rolled_back", "overdue", "reverted", "cancelled"] as const;
 
 export function RolloutPage() {
   const { id = "" } = useParams();
@@ -91,6 +91,7 @@ function Progress({ rollout }: { rollout: Rollout }) {
             {count(counts.committed)} of {plural(counts.total, "device")} committed
           </span>
         </span>
+        <Transfer of={rollout.bytes} />
       </div>
       <Bar size="large" label={`Rollout ${rollout.id}, ${plural(counts.total, "device")}`} parts={parts} />
       <div style={{ marginTop: 12 }}>
@@ -100,7 +101,23 @@ function Progress({ rollout }: { rollout: Rollout }) {
   );
 }
 
-type ActionName = "pause" | "resume" | "abort";
+/** What fetching was expected to cost, and what it has saved. */
+function Transfer({ of }: { of: Rollout["bytes"] }) {
+  if (!of.whole) return null;
+  return (
+    <span className="soft number">
+      {bytes(of.predicted)} of {bytes(of.whole)} expected to be fetched
+      {of.fetched > 0 && (
+        <>
+          {" · "}
+          {bytes(of.fetched)} fetched, <b>{bytes(of.saved)} saved</b>
+        </>
+      )}
+    </span>
+  );
+}
+
+type ActionName = "pause" | "resume" | "approve" | "abort";
 
 const DIALOGS: Record<ActionName, { title: string; button: string; words: string }> = {
   pause: {
@@ -112,6 +129,11 @@ const DIALOGS: Record<ActionName, { title: string; button: string; words: string
     title: "Resume this rollout",
     button: "Resume",
     words: "It goes on with the devices that are pending. Failures that are known now no longer count towards the limit.",
+  },
+  approve: {
+    title: "Approve this phase",
+    button: "Approve",
+    words: "The next phase begins, whatever the gates of this one have not said yet.",
   },
   abort: {
     title: "Abort this rollout",
@@ -133,7 +155,7 @@ function Actions({ rollout }: { rollout: Rollout }) {
   const act = async (reason: string) => {
     const { data } = await fetchClient.POST("/api/v1/rollouts/{rollout}/actions/{action}", {
       params: { path: { rollout: rollout.id, action: shown } },
-      body: { reason },
+      body: { reason, revert: false },
     });
     const named = { params: { path: { rollout: rollout.id } } };
     queryClient.setQueryData(api.queryOptions("get", "/api/v1/rollouts/{rollout}", named).queryKey, data);
@@ -150,6 +172,11 @@ function Actions({ rollout }: { rollout: Rollout }) {
       ) : (
         <Action needs="operator" icon="pause" variant="default" blocked={blocked} onClick={() => ask("pause")}>
           Pause
+        </Action>
+      )}
+      {rollout.state === "running" && (rollout.phase?.step === "gates" || rollout.phase?.step === "approval") && (
+        <Action needs="operator" icon="check" variant="default" onClick={() => ask("approve")}>
+          Approve
         </Action>
       )}
       <Action needs="operator" icon="stop" variant="default" blocked={blocked} onClick={() => ask("abort")}>
@@ -210,6 +237,17 @@ const COLUMNS: Column<RolloutDevice>[] = [
       ) : (
         <span className="soft">–</span>
       ),
+  },
+  {
+    key: "bytes",
+    header: "Saved",
+    align: "right",
+    className: "only-medium",
+    cell: (row) => (
+      <span className="number nowrap" title={row.bytes ? `${bytes(row.bytes.predicted)} of ${bytes(row.bytes.whole)} expected` : undefined}>
+        {row.bytes?.fetched ? bytes(row.bytes.saved) : "–"}
+      </span>
+    ),
   },
   { key: "variant", header: "Variant", className: "only-medium", cell: (row) => <span className="mono nowrap">{row.variant || "–"}</span> },
   { key: "updated", header: "Changed", align: "right", cell: (row) => <Time at={row.updated_at} /> },
@@ -279,6 +317,7 @@ function Policy({ rollout }: { rollout: Rollout }) {
       <Facts
         rows={[
           ["Devices", where(selector)],
+          ...(rollout.phase ? [["Phase", phaseOf(rollout.phase)] as [string, string]] : []),
           ["In progress", `at most ${count(policy.max_in_progress)}`],
           ["Pauses after", plural(policy.failures_max ?? 1, "failure")],
           ["Shadow", policy.shadow_s ? `answers copies for ${span(policy.shadow_s)}` : <span className="soft">none</span>],
@@ -296,8 +335,13 @@ function Policy({ rollout }: { rollout: Rollout }) {
   );
 }
 
-function where({ all, group, devices }: Schemas["Selector"]): string {
-  if (all) return "all enrolled at the start";
+function phaseOf({ name, number, phases, admitted, target }: Schemas["PhaseProgress"]): string {
+  return `${name}, ${number} of ${phases}: ${count(admitted)} of ${plural(target, "device")}`;
+}
+
+function where({ all, group, where: selector, devices }: Schemas["Selector"]): string {
+  if (all) return "all that are enrolled";
+  if (selector) return selector;
   return group ? `group ${group}` : plural(devices.length, "chosen device");
 }
 
