@@ -19,19 +19,25 @@ import shutil
 import sys
 import tempfile
 import time
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from benchmarks.fleet.goosebit import GOOSEBIT, polls
 from benchmarks.fleet.running import Fleet, Server, Used, running_fleet, running_server, until
-from edgectl.types import PushOptions, PushRequest, RolloutPolicy, RolloutRequest, Selector
+from edgectl.types import (
+    PhaseSpec,
+    PushOptions,
+    PushRequest,
+    RolloutPolicy,
+    RolloutRequest,
+    Selector,
+)
 from edgectl_server.distribution.mosquitto import find_mosquitto
 
 ACTIVITY = Path(__file__).parents[2] / "server/edgectl/demo/activity"
 BROKERS = ("mosquitto", "embedded")
-PHASES = (0.01, 0.1, 0.25, 0.5, 1.0)
-"""Share of the fleet that has the version when each phase has ended."""
+PHASES = (1.0, 10.0, 25.0, 50.0, 100.0)
+"""Percent of the fleet that have the version when each phase has ended."""
 SPARE_CONNECTIONS = 50
 BOUND_S = 3600.0
 ROWS = {
@@ -119,23 +125,15 @@ def steady(server: Server, devices: int, seconds: float, idle_share: float) -> d
 
 
 def roll_out(server: Server, devices: int) -> dict[str, float]:
-    """Measure a version on its way to all, each phase after the other."""
-    names = [f"sim-{number:05}" for number in range(1, devices + 1)]
-    bounds = [0, *(max(1, round(share * devices)) for share in PHASES)]
+    """Measure a version on its way to all, phase after phase."""
+    phases = [PhaseSpec(percent=percent) for percent in PHASES]
+    policy = RolloutPolicy(
+        max_in_progress=devices, failures_max=devices, observe_s=1.0, phases=phases
+    )
+    request = RolloutRequest("har", "1", Selector(all=True), policy)
     before = server.used()
-    for first, end in pairwise(bounds):
-        if first == end:
-            continue
-        policy = RolloutPolicy(max_in_progress=devices, failures_max=devices, observe_s=1.0)
-        selector = Selector(devices=names[first:end])
-        request = RolloutRequest("har", "1", selector, policy)
-        rollout = server.client.start_rollout(request).id
-        until(
-            f"the phase up to {end}",
-            lambda rollout=rollout: server.client.rollout(rollout).state == "completed",  # type: ignore[misc]
-            BOUND_S,
-        )
-        say(f"phase up to {end} of {devices}: {server.used().at_s - before.at_s:.0f} s")
+    rollout = server.client.start_rollout(request).id
+    until("the rollout", lambda: server.client.rollout(rollout).state == "completed", BOUND_S)
     after = server.used()
     return {
         "rollout_s": after.at_s - before.at_s,

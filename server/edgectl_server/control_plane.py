@@ -495,6 +495,7 @@ def _duties(
         Duty("the old uploads of devices", _RETENTION_S, plane.device_uploads.delete_old),
         Duty("the measurements", _RETENTION_S, plane.measurements.delete_old),
         Duty("the old security events", _RETENTION_S, plane.security.delete_old),
+        Duty("the states that got lost", _SECURITY_S, plane.intake.ask_for_states),
         Duty("the security events", _SECURITY_S, plane.security.flush),
         Duty("the certificates", _CERTIFICATES_S, certificates.renew),
     ]

@@ -19,7 +19,9 @@ Rules:
    beyond it they are dropped, and the device sends them again later.
 6. Chunks of uploads carry no signature of their own: those that nobody asks for are dropped before
    anything is written, the others are checked against the signed offer.
-7. What is dropped is counted by reason, and logged at most once a second and reason.
+7. A state that the broker has dropped is noticed by the event that comes with it, and asked for
+   again (`edgectl_server.missed_states`).
+8. What is dropped is counted by reason, and logged at most once a second and reason.
 """
 
 from __future__ import annotations
@@ -32,8 +34,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TypeVar
 
+import msgspec
 from sqlalchemy import select
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
@@ -60,6 +64,7 @@ from edgectl_server.device_uploads import DeviceUploads, Taken
 from edgectl_server.distribution.link import RECEIVE_MAX, BrokerLink, Incoming
 from edgectl_server.errors import Unavailable
 from edgectl_server.fleet import Fleet
+from edgectl_server.missed_states import MissedStates
 from edgectl_server.reports import DeviceKey, NotBelieved, Reports
 from edgectl_server.rollouts import Rollouts
 from edgectl_server.security import SecurityEvents
@@ -122,6 +127,7 @@ class Intake:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
         self._allowance = Allowance()
+        self._missed = MissedStates()
         self._logged: dict[str, float] = {}
         self.dropped: Counter[str] = Counter()
         """How many messages were dropped, by reason."""
@@ -145,6 +151,13 @@ class Intake:
             self._queue.put(incoming, timeout=_PLACE_S)
         except queue.Full:
             self._drop("queue", "the database is too slow")
+
+    def ask_for_states(self) -> None:
+        """Have the broker send again what got lost on the way; for the ticker."""
+        missed = self._missed.due(time.monotonic())
+        if missed:
+            logger.warning("the states of %d devices got lost: asked for again", len(missed))
+            self._link.read_again([topics.state(device) for device in missed])
 
     def close(self) -> None:
         """Stop after the batch that is being written; the broker keeps the rest. Idempotent."""
@@ -313,9 +326,12 @@ class Intake:
                 retained = one.incoming.retained
                 complaint = self._fleet.take_state(session, device, state, retained=retained)
                 session.flush()
+                if state.seq:  # else it is a last will, which says nothing of updates
+                    self._missed.state(device.id, state.sent_at)
             case DeviceEvent() as event:
                 complaint = self._fleet.take_event(session, device, event)
                 if complaint is None:
+                    self._missed.event(device.id, event.at, _sent_at(device), time.monotonic())
                     self._benchmarks.take_event(session, device, event)
             case BenchmarkReport() as report:
                 complaint = self._benchmarks.take_report(session, device, report)
@@ -366,6 +382,12 @@ class Intake:
         if now - self._logged.get(reason, -_LOG_EVERY_S) >= _LOG_EVERY_S:
             self._logged[reason] = now
             logger.warning("dropped (%s): %.300s; %d so far", reason, detail, self.dropped[reason])
+
+
+def _sent_at(device: Device) -> datetime | None:
+    """Return when the newest stored state of a device was sent, by its own clock."""
+    sent_at: str | None = device.reported.get("sent_at")
+    return None if sent_at is None else msgspec.convert(sent_at, datetime)
 
 
 def _open_chunk(sealed: _Sealed) -> UploadChunk:

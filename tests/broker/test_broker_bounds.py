@@ -50,7 +50,8 @@ def test_a_queue_holds_the_state_of_every_device():
     for connections in (10, 1000, 5000):
         bounds = BrokerBounds.for_connections(connections)
         assert bounds.connections_max == connections
-        assert bounds.queue_messages_max > connections
+        assert bounds.queue_messages_max > 15 * connections
+        assert bounds.queue_bytes_max >= 2048 * bounds.queue_messages_max or connections == 10
 
 
 @pytest.fixture

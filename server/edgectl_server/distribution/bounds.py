@@ -11,6 +11,10 @@ from typing import Any
 
 __all__ = ["BrokerBounds"]
 
+_MESSAGES_OF_AN_UPDATE = 16
+"""Seven transitions, each with an event and a state, and some to spare."""
+_MESSAGE_BYTES = 2048
+
 
 @dataclass(frozen=True, kw_only=True)
 class BrokerBounds:
@@ -23,10 +27,11 @@ class BrokerBounds:
     hundred clients that do not read cost a gigabyte; fewer, and long lines are not filled."""
     queue_messages_max: int = 2000
     """Publications that wait for one client, beyond those in flight. What comes on top is lost
-    without a word on Mosquitto, so it must hold the retained state of every device: see
-    `for_connections`."""
+    without a word on Mosquitto, so it must hold the retained state of every device, and for the
+    server what a whole update of every device says: see `for_connections`."""
     queue_bytes_max: int = 16 * 1024**2
-    """The same in bytes."""
+    """The same in bytes. Only the server's queue can grow so far: devices read nothing that others
+    write."""
     connections_max: int = 1000
     """Open at once. Mosquitto counts those that have not shown a certificate yet, so that whoever
     reaches the port can use them up: let a firewall hold single addresses to a few."""
@@ -39,8 +44,11 @@ class BrokerBounds:
     @classmethod
     def for_connections(cls, connections: int) -> BrokerBounds:
         """Return the bounds for a larger or smaller fleet."""
-        queue = max(cls.queue_messages_max, 2 * connections)
-        return cls(connections_max=connections, queue_messages_max=queue)
+        queue = max(cls.queue_messages_max, _MESSAGES_OF_AN_UPDATE * connections)
+        queue_bytes = max(cls.queue_bytes_max, queue * _MESSAGE_BYTES)
+        return cls(
+            connections_max=connections, queue_messages_max=queue, queue_bytes_max=queue_bytes
+        )
 
     def broker_settings(self) -> dict[str, Any]:
         """Return the fields of `edgectl_broker.BrokerSettings` that these are."""

@@ -27,7 +27,7 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -58,6 +58,8 @@ _SESSION_S = 7 * 86400
 _KEEPALIVE_S = 20
 _RECONNECT_S_MAX = 5
 _WATCH_S = 1.0
+_TOPICS_AT_ONCE = 8
+"""In one SUBSCRIBE: the smallest broker of interest takes no more."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,18 @@ class BrokerLink:
             self._outbox.append(_Outgoing(topic, payload, retain))
             self._outbox_bytes += len(payload)
             self._condition.notify_all()
+
+    def read_again(self, topics: Sequence[str]) -> None:
+        """Have what is retained on exact topics that are ours sent once more.
+
+        They are covered by our subscriptions: a second one of each brings it, and is ended at once.
+        Without a connection nothing is done: a new one brings everything.
+        """
+        options = SubscribeOptions(qos=1)
+        for begin in range(0, len(topics) if self._up else 0, _TOPICS_AT_ONCE):
+            some = list(topics[begin : begin + _TOPICS_AT_ONCE])
+            self._client.subscribe([(topic, options) for topic in some])
+            self._client.unsubscribe(some)
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until the broker has acknowledged everything; say whether it has."""

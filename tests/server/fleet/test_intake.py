@@ -6,7 +6,7 @@ runs on the real link in test_control_plane.py.
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,7 +34,7 @@ from edgectl_protocol.messages import (
 )
 from edgectl_protocol.names import digest_of
 from edgectl_protocol.update import UpdateEvent, UpdateState
-from edgectl_server import allowance
+from edgectl_server import allowance, missed_states
 from edgectl_server import intake as intake_module
 from edgectl_server.benchmarks import Benchmarks
 from edgectl_server.device_uploads import open_device_uploads
@@ -71,6 +71,10 @@ class Line:
         self.done: list[str] = []
         self.acks: list[tuple[str, int, int]] = []
         self.seeds: list[SeedRequest] = []
+        self.read: list[str] = []
+
+    def read_again(self, asked: list[str]) -> None:
+        self.read += asked
 
     def publish(self, topic: str, payload: bytes, *, timeout_s: float) -> None:
         ack = decode(Ack, payload)
@@ -499,3 +503,22 @@ def test_a_cleared_topic_is_no_message(parts, line) -> None:
     line.send(topics.state("pi-1"), b"", retained=True)
     wait_for(lambda: line.done)
     assert not parts.intake.dropped
+
+
+def test_a_state_that_got_lost_is_asked_for_by_the_event_that_came_with_it(
+    parts: SimpleNamespace, line: Line, monkeypatch
+) -> None:
+    monkeypatch.setattr(missed_states, "WAIT_S", 0.0)
+    at = datetime(2031, 1, 1, tzinfo=UTC)
+    line.state(seq=1, sent_at=at)
+    line.send(topics.event("pi-1"), event(1, at=at))
+    wait_for(lambda: len(line.acks) == 1)
+    parts.intake.ask_for_states()
+    assert line.read == []
+    line.send(topics.event("pi-1"), event(2, at=at + timedelta(seconds=1)))
+    wait_for(lambda: len(line.acks) == 2)
+    parts.intake.ask_for_states()
+    assert line.read == [topics.state("pi-1")]
+    line.state(seq=2, sent_at=at + timedelta(seconds=1), retained=True)
+    parts.intake.ask_for_states()
+    assert line.read == [topics.state("pi-1")]

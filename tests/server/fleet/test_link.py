@@ -74,7 +74,9 @@ def wires(tmp_path: Path, broker: str) -> Iterator[Wires]:
     wires.close()
 
 
-def device_publishes(wires: Wires, folder: Path, payloads: list[bytes]) -> None:
+def device_publishes(
+    wires: Wires, folder: Path, payloads: list[bytes], *, topic: str = TOPIC, retain: bool = False
+) -> None:
     """Publish as the device pi-1 and wait for the broker's acknowledgements."""
     import ssl
 
@@ -102,7 +104,7 @@ def device_publishes(wires: Wires, folder: Path, payloads: list[bytes]) -> None:
     client.connect("127.0.0.1", wires.port, 10)
     client.loop_start()
     for payload in payloads:
-        client.publish(TOPIC, payload, qos=1)
+        client.publish(topic, payload, qos=1, retain=retain)
     wait_for(lambda: len(acked) == len(payloads))
     client.disconnect()
     client.loop_stop()
@@ -225,3 +227,25 @@ def test_a_broker_of_another_authority_is_not_believed(wires: Wires, tmp_path: P
     assert not link.wait_connected(1.5)
     link.close()
     gc.collect()  # here, where the warning about paho's sockets is allowed
+
+
+def test_what_is_retained_is_read_again(wires: Wires, tmp_path: Path) -> None:
+    """As after a broker that has dropped it: once more each, and the subscription stays."""
+    came: list[tuple[str, bytes, bool]] = []
+
+    def take(incoming: Incoming) -> None:
+        came.append((incoming.topic, incoming.payload, incoming.retained))
+        incoming.done()
+
+    state = topics.state("pi-1")
+    device_publishes(wires, tmp_path, [b"old"], topic=state, retain=True)
+    link = wires.link(take)
+    link.read_again([state])  # it is not connected: nothing happens
+    link.start()
+    wait_for(lambda: (state, b"old", True) in came)
+    before = len(came)
+    link.read_again([state, *(topics.state(f"other-{number}") for number in range(20))])
+    wait_for(lambda: len(came) > before)
+    assert set(came) == {(state, b"old", True)}
+    device_publishes(wires, tmp_path, [b"new"], topic=state, retain=True)
+    wait_for(lambda: (state, b"new", False) in came)
