@@ -441,9 +441,8 @@ class Supervisor:
 
     def _sample(self) -> None:
         """Spool one batch of telemetry."""
-        sample = health.system_sample(
-            now(), self._settings.state_directory, self._inference.rss_bytes()
-        )
+        rss, bad = self._inference.rss_bytes(), self._downloader.bad_pieces
+        sample = health.system_sample(now(), self._settings.state_directory, rss, bad)
         windows = self._serving.windows() if self._keeper.answering else ()
         self._reporter.telemetry(windows, sample)
 

@@ -491,6 +491,10 @@ class SystemSample(_Message, frozen=True, kw_only=True, omit_defaults=True):
     temperature_c: float | None = None
     agent_rss_bytes: Count = 0
     inference_rss_bytes: Count = 0
+    bad_pieces: Annotated[
+        dict[Annotated[str, Meta(pattern=r"^[a-z_]{1,32}\Z")], Count], Meta(max_length=16)
+    ] = {}
+    """Pieces of blobs that came and were none that was wanted, since the agent's start, by kind."""
 
 
 class InferenceWindow(_Message, frozen=True, kw_only=True, omit_defaults=True):
