@@ -7,6 +7,7 @@
 # make bench-pipeline  the pipeline's choice beside fp32 and onnxruntime's defaults (ARGS="FOLDER CACHE")
 # make bench-hostile   1,000 damaged model files
 # make bench-distribution  the embedded broker beside Mosquitto
+# make bench-fleet  what simulated devices cost server and broker, beside gooseBit (ARGS="--sizes 1000,3000,10000")
 # make conformance CHECKOUT=/path/to/tuf-conformance  the TUF suite against the device's verifier
 # make interoperability CHECKOUT=/path/to/paho.mqtt.testing  the MQTT suites against the broker
 
@@ -15,7 +16,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: dev check format test demo bench bench-device bench-pipeline bench-hostile bench-distribution conformance interoperability docs clean
+.PHONY: dev check format test demo bench bench-device bench-pipeline bench-hostile bench-distribution bench-fleet conformance interoperability docs clean
 
 dev: $(VENV)/.dev
 
@@ -42,7 +43,7 @@ format: dev
 # Bytecode as pip leaves it: hundreds of processes would compile us anew where it is not written.
 test: dev
 	$(BIN)/python packaging/install_test_packages.py
-	$(BIN)/python -m compileall -q agent server/edgectl server/edgectl_broker server/edgectl_server
+	$(BIN)/python -m compileall -q agent server/edgectl server/edgectl_broker server/edgectl_server server/edgectl_simulator
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=15 $(ARGS)
 
 # Nothing but what the demo prints goes to stdout, so that --json is one object there.
@@ -68,6 +69,9 @@ bench-hostile: dev
 
 bench-distribution: dev
 	$(BIN)/python -m benchmarks.distribution $(ARGS)
+
+bench-fleet: dev
+	$(BIN)/python -m benchmarks.fleet $(ARGS)
 
 # Fetches nothing but what pip needs to install the suite's requirements; ARGS go to its pytest.
 conformance: dev

@@ -55,6 +55,10 @@ class _Span(NamedTuple):
     one: Elements
     expected: Array
     keys: Array
+    before: bytes
+    """Of the base, where steps lead on from there."""
+    parameters: Array
+    """Of its rows, int16."""
 
 
 class Applier:
@@ -179,7 +183,10 @@ class Applier:
             if isinstance(one, Elements):
                 number = next(numbers)
                 span = spans[number]
-                yield arithmetic.apply_residuals(one.kind, span.expected, found[number]).tobytes()
+                made = arithmetic.apply_residuals(one.coded, span.expected, found[number])
+                if one.predictor is Predictor.STEPS:
+                    made = arithmetic.apply_steps(one, span.before, made, span.parameters)
+                yield made.tobytes()
             else:
                 yield from self._bytes_of(one, place)
                 place += one.packed if isinstance(one, Frame) else 0
@@ -210,7 +217,7 @@ class Applier:
         wanted = shifts_bytes + 2 * block.multipliers
         content = packed if block.parameters == wanted else unpack(packed, wanted)
         shifts = _joined(content[:shifts_bytes])
-        multipliers = arithmetic.multiplier_of(_joined(content[shifts_bytes:]))
+        parameters = _joined(content[shifts_bytes:])
         spans = []
         row = scaled = 0
         for one in block.instructions:
@@ -219,10 +226,12 @@ class Applier:
             rows = arithmetic.row_numbers(one)
             shift = shifts[row : row + one.rows].astype(np.int64)[rows]
             row += one.rows
-            multiplier = None
-            if one.predictor is Predictor.ROWS:
-                multiplier = multipliers[scaled : scaled + one.rows][rows]
+            multiplier, own = None, parameters[:0]
+            if one.has_parameters:
+                own = parameters[scaled : scaled + one.rows]
                 scaled += one.rows
+            if one.predictor is Predictor.ROWS:
+                multiplier = arithmetic.multiplier_of(own)[rows]
             elif one.predictor is Predictor.RATIO:
                 multiplier = self._ratio(one)[rows]
             added = None
@@ -237,8 +246,10 @@ class Applier:
             else:
                 before = self._base(one.offset, one.length)
             expected, quarter = arithmetic.predict(one, before, multiplier, added)
-            keys = arithmetic.contexts(one.kind, expected, quarter, shift)
-            spans.append(_Span(one, expected, self._maps[one.kind][keys]))
+            keys = arithmetic.contexts(one.coded, expected, quarter, shift)
+            if one.predictor is not Predictor.STEPS:
+                before = b""
+            spans.append(_Span(one, expected, self._maps[one.coded][keys], before, own))
         return spans
 
     def _ratio(self, one: Elements) -> Array:
@@ -261,7 +272,7 @@ class Applier:
         if not spans:
             parts = []
         counts = [
-            arithmetic.raw_bits(span.one.kind, part)
+            arithmetic.raw_bits(span.one.coded, part)
             for span, part in zip(spans, parts, strict=True)
         ]
         bits = np.concatenate(counts) if counts else np.zeros(0, np.int64)
@@ -270,7 +281,7 @@ class Applier:
         values = arithmetic.read_raw(self._delta(place, block.raw), bits)
         raws = np.split(values, np.cumsum([span.one.size for span in spans])[:-1])
         return [
-            arithmetic.split_code(span.one.kind, part, raw)
+            arithmetic.split_code(span.one.coded, part, raw)
             for span, part, raw in zip(spans, parts, raws, strict=False)
         ]
 

@@ -19,9 +19,11 @@ from edgectl_protocol.deltas import ITEM_BYTES, KEYS, Elements, Kind, Predictor
 __all__ = [
     "Array",
     "apply_residuals",
+    "apply_steps",
     "contexts",
     "correction",
     "multiplier_of",
+    "numbers_of",
     "predict",
     "raw_bits",
     "read_raw",
@@ -45,6 +47,8 @@ _MULTIPLIER_ONE = 16384.0
 _QUARTERS = 4
 _ROW_CLASSES = 16
 _HALF = 0.5
+_STEP_MIN, _STEP_MAX = -256, 58
+"""Of the parameters of steps: then an integer of so many steps has less than 64 bits."""
 
 
 def multiplier_of(parameter: Array) -> Array:
@@ -91,26 +95,31 @@ def predict(
 ) -> tuple[Array, Array]:
     """Return what is expected, as unsigned bits, and where between two integers it lay.
 
+    Of STEPS that is the number of steps, as int8.
+
     Args:
         one: the elements.
         base: of the base; of the held bytes for PRODUCT.
         multiplier: of each element; None: 1.
         added: see `correction`.
     """
-    size = ITEM_BYTES[one.kind]
-    if one.predictor is Predictor.ZERO:
-        return np.zeros(one.size, _UNSIGNED[size]), np.full(1, _QUARTERS // 2, np.int64)
-    bits = np.frombuffer(base, _UNSIGNED[size])
+    size = ITEM_BYTES[one.coded]
     middle = np.full(1, _QUARTERS // 2, np.int64)
+    if one.predictor is Predictor.ZERO or (one.predictor is Predictor.STEPS and added is None):
+        return np.zeros(one.size, _UNSIGNED[size]), middle
+    if one.predictor is Predictor.STEPS:
+        bits, multiplier = np.zeros(one.size, _UNSIGNED[size]), np.ones(1)
+    else:
+        bits = np.frombuffer(base, _UNSIGNED[size])
     if one.predictor is Predictor.PRODUCT:
         multiplier = np.frombuffer(one.factor.to_bytes(4, "little"), "<f4").astype(np.float64)
     if multiplier is None:
         return bits, middle
     with np.errstate(all="ignore"):
-        if one.kind in _FLOATS:
+        if one.coded in _FLOATS:
             return _scaled_floats(one.kind, bits, multiplier, added), middle
         multiplier = np.where(np.abs(multiplier) <= _RATIO_MAX, multiplier, 1.0)
-        values = bits if one.kind is Kind.U8 else bits.view(_SIGNED[size])
+        values = bits if one.coded is Kind.U8 else bits.view(_SIGNED[size])
         exact = values * multiplier
         if added is not None:
             exact = exact + np.where(np.abs(added) <= _ADDED_MAX, added, 0.0)
@@ -122,15 +131,23 @@ def predict(
 
 def _scaled_floats(kind: Kind, bits: Array, multiplier: Array, added: Array | None) -> Array:
     """Return the products; the element itself where it, or the product, is not finite."""
-    width, fraction = _FLOATS[kind]
-    exponents = ((1 << (width - 1 - fraction)) - 1) << fraction
-    if kind is Kind.BF16:
-        values = (bits.astype("<u4") << np.uint32(16)).view("<f4")
-    else:
-        values = bits.view("<f4" if kind is Kind.F32 else "<f2")
-    product = values.astype(np.float64) * multiplier
+    product = numbers_of(kind, bits) * multiplier
     if added is not None:
         product = product + added
+    return _rounded(kind, bits, product)
+
+
+def numbers_of(kind: Kind, bits: Array) -> Array:
+    """Return what the bits of floats mean, as float64."""
+    if kind is Kind.BF16:
+        return (bits.astype("<u4") << np.uint32(16)).view("<f4").astype(np.float64)
+    return bits.view("<f4" if kind is Kind.F32 else "<f2").astype(np.float64)
+
+
+def _rounded(kind: Kind, bits: Array, product: Array) -> Array:
+    """Return the bits of numbers as floats of a kind; `bits` where either is not finite."""
+    width, fraction = _FLOATS[kind]
+    exponents = ((1 << (width - 1 - fraction)) - 1) << fraction
     if kind is Kind.F16:
         scaled = product.astype("<f2").view("<u2")
     else:
@@ -140,6 +157,29 @@ def _scaled_floats(kind: Kind, bits: Array, multiplier: Array, added: Array | No
     infinite = ((bits & exponents) == exponents) | ((scaled & exponents) == exponents)
     chosen: Array = np.where(infinite, bits, scaled)
     return chosen
+
+
+def apply_steps(one: Elements, base: bytes, steps: Array, parameters: Array) -> Array:
+    """Return the bits of the elements that are so many steps from those of the base.
+
+    A step is (2 + p mod 2) * 2^floor(p / 2), where p is the parameter of its row: each is about
+    1.4 times the one before, and a small integer times a power of two, so that any number of them
+    is exact, and adding them is the only rounding.
+
+    Args:
+        one: the elements, of STEPS.
+        base: of the base.
+        steps: int8, how many.
+        parameters: int16 by row.
+    """
+    bounded = np.clip(parameters.astype(np.int32), _STEP_MIN, _STEP_MAX)
+    sizes = np.ldexp(2.0 + (bounded & 1), bounded >> 1)
+    bits = np.frombuffer(base, _UNSIGNED[ITEM_BYTES[one.kind]])
+    moved = steps.view(np.int8).astype(np.float64) * sizes[row_numbers(one)]
+    if one.kind not in _FLOATS:
+        return np.asarray(bits + np.floor(moved).astype(np.int64).astype(bits.dtype))
+    with np.errstate(all="ignore"):
+        return _rounded(one.kind, bits, numbers_of(one.kind, bits) + moved)
 
 
 def contexts(kind: Kind, expected: Array, quarter: Array, shift: Array) -> Array:

@@ -343,7 +343,7 @@ def _read_instruction(reader: _Reader, state: _State) -> Instruction:
             return held
         case 2:
             return _read_frame(reader, state, own=bool(what & 1))
-        case 3 | 4 | 5 | 6 | 7:
+        case 3 | 4 | 5 | 6 | 7 | 8:
             return _read_elements(reader, state, Predictor((what >> 4) - 3), what & 15)
     raise DeltaRefused("delta.malformed", f"an instruction of {what}")
 
@@ -363,7 +363,7 @@ def _read_frame(reader: _Reader, state: _State, *, own: bool) -> Frame:
 
 def _read_elements(reader: _Reader, state: _State, predictor: Predictor, kind: int) -> Elements:
     made = Elements(_member(Kind, kind, "kind"), predictor, reader.number(BLOCK_ELEMENTS_MAX))
-    if made.kind not in state.tables.maps:
+    if made.coded not in state.tables.maps:
         raise DeltaRefused("delta.malformed", "elements of a kind without probabilities")
     if predictor is Predictor.PRODUCT:
         if made.kind is not Kind.F32:
@@ -378,7 +378,7 @@ def _read_elements(reader: _Reader, state: _State, predictor: Predictor, kind: i
     made = made._replace(
         inner=max(reader.number(BLOCK_ELEMENTS_MAX), 1), rows=max(reader.number(ROWS_MAX), 1)
     )
-    if predictor is Predictor.ROWS:
+    if made.has_parameters:
         return made._replace(low_rank=_read_low_rank(reader, state, made))
     if predictor is Predictor.RATIO:
         made = made._replace(
@@ -434,7 +434,7 @@ def _write_instruction(one: Instruction, state: _Cursors) -> bytes:
                 out += _signed(one.offset - state.base)
                 state.base = one.offset + one.length
             out += _varint(one.inner) + _varint(one.rows)
-            if one.predictor is Predictor.ROWS:
+            if one.has_parameters:
                 out += _write_low_rank(one.low_rank)
             if one.predictor is Predictor.RATIO:
                 out += _varint(one.scale) + _varint(one.held)

@@ -133,6 +133,7 @@ class Predictor(IntEnum):
     RATIO = 2
     PRODUCT = 3
     ZERO = 4
+    STEPS = 5
 
 
 ITEM_BYTES = {
@@ -185,6 +186,8 @@ class Frame(NamedTuple):
 class LowRank(NamedTuple):
     """A sum of outer products that is added to the rows of a matrix before it is corrected.
 
+    Where elements go in steps, it is the steps that it is added to.
+
     Held are, all int16: the exponent of each row of the whole matrix, then for each product its
     factors by row, then for each product its factors by column.
 
@@ -214,13 +217,14 @@ class Elements(NamedTuple):
         kind: of the elements.
         predictor: what they are predicted from.
         size: how many.
-        offset: of the elements in the base; unused by PRODUCT and ZERO.
+        offset: of the elements in the base; unused by PRODUCT and ZERO. Of STEPS, what is predicted
+            and corrected is how many steps lead from there, as int8.
         inner: elements after which the next row begins.
         rows: after which the first comes again.
         scale: offset of the base's scales, float32, one a row (RATIO).
         held: offset of the target's scales (RATIO) or factors (PRODUCT) in the held bytes.
         factor: bits of the float32 by which those are multiplied (PRODUCT).
-        low_rank: what is added (ROWS).
+        low_rank: what is added (ROWS, STEPS).
     """
 
     kind: Kind
@@ -238,6 +242,16 @@ class Elements(NamedTuple):
     def length(self) -> int:
         """Bytes that come of it."""
         return self.size * ITEM_BYTES[self.kind]
+
+    @property
+    def coded(self) -> Kind:
+        """Of the integers whose symbols are in the payload: whose tables and keys are used."""
+        return Kind.I8 if self.predictor is Predictor.STEPS else self.kind
+
+    @property
+    def has_parameters(self) -> bool:
+        """Whether each row has a multiplier (ROWS), or a step's size (STEPS)."""
+        return self.predictor in (Predictor.ROWS, Predictor.STEPS)
 
 
 Instruction = Copy | Held | Frame | Elements
@@ -265,11 +279,11 @@ class Block(NamedTuple):
 
     @property
     def multipliers(self) -> int:
-        """Rows that have a multiplier among the parameters."""
+        """Rows that have a multiplier, or a step's size, among the parameters."""
         return sum(
             one.rows
             for one in self.instructions
-            if isinstance(one, Elements) and one.predictor is Predictor.ROWS
+            if isinstance(one, Elements) and one.has_parameters
         )
 
     @property

@@ -34,17 +34,20 @@ __all__ = [
     "METRIC_NAMES",
     "OWN_METRIC",
     "REQUIREMENTS_MAX",
+    "UPDATE_BUDGET_CODE",
     "Requirement",
     "check_allowed",
     "format_requirement",
     "parse_requirement",
     "parse_requirements",
     "strictest",
+    "update_budget_problem",
 ]
 
 Direction = Literal[">=", "<="]
 Unit = Literal["share", "points", "number", "bytes", "time"]
 
+UPDATE_BUDGET_CODE = "version.update_budget"
 TEXT_CHARACTERS_MAX = 64
 REQUIREMENTS_MAX = 16
 BOUND_MAX = 1e15
@@ -200,3 +203,23 @@ def _scaled(digits: str, factor: float) -> float:
     value = float(digits)
     scaled = value / 100 if factor == 0.01 else value * factor  # noqa: PLR2004
     return 0.0 if scaled == 0 else scaled
+
+
+def update_budget_problem(*, parent: bool, data: bool) -> tuple[str, str] | None:
+    """Return why a budget for smaller updates says nothing, and what to do; None if all is there.
+
+    Args:
+        parent: whether the version is named that devices have.
+        data: whether there is calibration or evaluation data.
+    """
+    if not parent:
+        return (
+            "a budget for smaller updates needs the version that devices have",
+            "name it with --parent, `parent` in a request, or leave the budget out",
+        )
+    if not data:
+        return (
+            "nothing says what a smaller update costs without data",
+            "push the data that the update is for with --evaluation, or leave the budget out",
+        )
+    return None

@@ -21,7 +21,7 @@ from edgectl_server.pipeline.data import Samples
 from edgectl_server.pipeline.recipes import RECIPES, calibrate, make
 from edgectl_server.pipeline.spec import PipelineLimits
 
-__all__ = ["Family", "Pair", "families", "make_pairs"]
+__all__ = ["Family", "Pair", "as_input", "families", "make_pairs"]
 
 _CALIBRATION_MAX = 256
 _INT8 = "int8-static-minmax-per-channel-reduced"
@@ -84,9 +84,14 @@ def _samples(family: Family) -> Samples:
     with np.load(family.calibration) as data:
         name = next(name for name in data if data[name].ndim > 1)
         values: Any = data[name][:_CALIBRATION_MAX]
+    return Samples(role="calibration", inputs={session_input: as_input(values)})
+
+
+def as_input(values: Any) -> Any:
+    """Return data as the models take it: pictures normalized, all as float32."""
     if values.dtype == np.uint8:
         values = (values.astype(np.float32) / 255 - _IMAGE_MEAN) / _IMAGE_STD
-    return Samples(role="calibration", inputs={session_input: values.astype(np.float32)})
+    return values.astype(np.float32)
 
 
 class _Maker:

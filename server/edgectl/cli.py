@@ -20,13 +20,16 @@ from edgectl.commands.demo import demo
 from edgectl.commands.devices import devices
 from edgectl.commands.doctor import doctor
 from edgectl.commands.export import export
+from edgectl.commands.imports import import_version, origins
 from edgectl.commands.jobs import jobs
 from edgectl.commands.keys import keys
+from edgectl.commands.labels import selectors
 from edgectl.commands.mirror import mirror
 from edgectl.commands.models import models
 from edgectl.commands.push import push
 from edgectl.commands.rollouts import rollout
 from edgectl.commands.server import server
+from edgectl.commands.simulate import simulate
 from edgectl.commands.targets import bench, targets
 from edgectl.commands.telemetry import telemetry
 from edgectl.commands.tokens import tokens
@@ -76,9 +79,12 @@ for _command in (
     push,
     models,
     export,
+    import_version,
+    origins,
     mirror,
     rollout,
     devices,
+    selectors,
     targets,
     bench,
     telemetry,
@@ -88,6 +94,7 @@ for _command in (
     doctor,
     server,
     keys,
+    simulate,
     demo,
 ):
     cli.add_command(_command)

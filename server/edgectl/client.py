@@ -288,6 +288,20 @@ class Client:
         """Return what a device has uploaded, as it came."""
         return self._connection.content(f"/devices/{_segment(device)}/uploads/{_segment(digest)}")
 
+    # ------------------------------------------------------------ other servers
+
+    def import_version(self, request: types.ImportRequest) -> types.ImportAccepted:
+        """Begin to import an exported version from a file that was uploaded."""
+        return self._connection.request("POST", "/imports", types.ImportAccepted, body=request)
+
+    def origins(self) -> types.Page[types.OriginInfo]:
+        """List the servers whose exported versions are believed."""
+        return self._get("/origins", types.Page[types.OriginInfo])
+
+    def forget_origin(self, name: str) -> None:
+        """Forget one of them; what came from it stays."""
+        self._connection.request("DELETE", f"/origins/{_segment(name)}", NoneType)
+
     # ------------------------------------------------------------ jobs
 
     def jobs(self, query: Query = (), limit: int = 100) -> types.Page[types.JobInfo]:
@@ -338,6 +352,23 @@ class Client:
     def device(self, device: str) -> types.DeviceDetail:
         """Return a device."""
         return self._get(f"/devices/{_segment(device)}", types.DeviceDetail)
+
+    def label_devices(self, request: types.LabelRequest) -> types.LabelResult:
+        """Set and remove labels."""
+        return self._connection.request("POST", "/devices/labels", types.LabelResult, body=request)
+
+    def selectors(self, limit: int = 100) -> types.Page[types.SavedSelectorInfo]:
+        """List the saved selectors."""
+        return self._pages("/selectors", types.SavedSelectorInfo, (), limit)
+
+    def put_selector(self, name: str, text: str) -> types.SavedSelectorInfo:
+        """Keep a selector under a name."""
+        path = f"/selectors/{_segment(name)}"
+        return self._connection.request("PUT", path, types.SavedSelectorInfo, body={"text": text})
+
+    def delete_selector(self, name: str) -> None:
+        """Delete a saved selector."""
+        self._connection.request("DELETE", f"/selectors/{_segment(name)}", NoneType)
 
     def device_events(self, device: str, limit: int = 25) -> types.Page[types.DeviceEventInfo]:
         """List what a device has reported, newest first."""
@@ -432,6 +463,11 @@ class Client:
         """Start a rollout."""
         return self._connection.request("POST", "/rollouts", types.RolloutInfo, body=request)
 
+    def plan_rollout(self, request: types.RolloutRequest) -> types.RolloutForecast:
+        """Return what a rollout would do; nothing is started."""
+        path = "/rollouts/plan"
+        return self._connection.request("POST", path, types.RolloutForecast, body=request)
+
     def rollouts(self, query: Query = (), limit: int = 25) -> types.Page[types.RolloutInfo]:
         """List rollouts, newest first."""
         return self._pages("/rollouts", types.RolloutInfo, query, limit)
@@ -454,10 +490,13 @@ class Client:
         path = f"/rollouts/{_segment(rollout_id)}/events"
         return self._pages(path, types.RolloutEventInfo, (), limit)
 
-    def rollout_action(self, rollout_id: str, action: str, reason: str = "") -> types.RolloutInfo:
-        """``pause``, ``resume`` or ``abort`` a rollout."""
+    def rollout_action(
+        self, rollout_id: str, action: str, reason: str = "", *, revert: bool = False
+    ) -> types.RolloutInfo:
+        """``pause``, ``resume``, ``approve`` or ``abort`` a rollout."""
         path = f"/rollouts/{_segment(rollout_id)}/actions/{_segment(action)}"
-        return self._connection.request("POST", path, types.RolloutInfo, body={"reason": reason})
+        body = {"reason": reason, **({"revert": True} if revert else {})}
+        return self._connection.request("POST", path, types.RolloutInfo, body=body)
 
     # ------------------------------------------------------------ telemetry
 

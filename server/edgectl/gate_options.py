@@ -8,15 +8,18 @@ from typing import NamedTuple
 
 import click
 
+from edgectl.errors import LocalError
 from edgectl_protocol.errors import InvalidRequirement
 from edgectl_protocol.requirements import (
     METRIC_NAMES,
+    UPDATE_BUDGET_CODE,
     check_allowed,
     format_requirement,
     parse_requirements,
+    update_budget_problem,
 )
 
-__all__ = ["ChosenMetric", "check_allow", "check_require", "choose_metric"]
+__all__ = ["ChosenMetric", "check_allow", "check_require", "check_update_budget", "choose_metric"]
 
 
 class ChosenMetric(NamedTuple):
@@ -55,3 +58,11 @@ def check_allow(names: Sequence[str]) -> list[str]:
         return sorted({check_allowed(name) for name in names})
     except InvalidRequirement as error:
         raise click.BadParameter(str(error), param_hint="--allow") from error
+
+
+def check_update_budget(budget: float | None, *, parent: bool, data: bool) -> float | None:
+    """Return the budget for smaller updates, if what it needs is there; before any upload."""
+    problem = None if budget is None else update_budget_problem(parent=parent, data=data)
+    if problem is not None:
+        raise LocalError(UPDATE_BUDGET_CODE, *problem)
+    return budget

@@ -25,6 +25,7 @@ from edgectl.output import (
     state_text,
     table,
 )
+from edgectl.small_step_tables import small_steps_table
 from edgectl.trust_tables import wait_text
 
 __all__ = [
@@ -153,6 +154,7 @@ def report_table(version: types.VersionDetail, report: types.Report) -> Group:
         Text(f"{name}: {measured}", style="bold"),
         table(columns, rows, gap=1, folding=True),
         *(Text(line, style="dim italic") for line in lines),
+        small_steps_table(report),
         findings_table(report),
     )
 
@@ -231,6 +233,8 @@ def rollout_table(rollout: types.RolloutInfo) -> Table:
             ("failed", counts.failed),
             ("rejected", counts.rejected),
             ("rolled back", counts.rolled_back),
+            ("overdue", counts.overdue),
+            ("reverted", counts.reverted),
             ("cancelled", counts.cancelled),
         )
         if count
@@ -240,9 +244,23 @@ def rollout_table(rollout: types.RolloutInfo) -> Table:
         ("state", state_text(rollout.state)),
         ("devices", f"{counts.total}: {', '.join(parts) or 'none'}"),
     ]
+    if rollout.phase is not None:
+        rows += _phase_rows(rollout.phase)
     if rollout.note:
         rows.append(("note", plain(rollout.note)))
     return pairs(rows, plain(f"{rollout.model}@{rollout.version}"))
+
+
+def _phase_rows(phase: types.PhaseProgress) -> list[tuple[str, Text | str]]:
+    name = plain(f"{phase.name}, {phase.number} of {phase.phases}")
+    rows: list[tuple[str, Text | str]] = [
+        ("phase", f"{name}: {phase.admitted} of {phase.target} devices, {plain(phase.step)}")
+    ]
+    rows += [
+        (f"gate {plain(one.gate)}", plain(f"{one.verdict.replace('_', ' ')}: {one.detail}"))
+        for one in phase.verdicts
+    ]
+    return rows
 
 
 def rollout_devices_table(devices: Sequence[types.RolloutDeviceInfo]) -> Group:

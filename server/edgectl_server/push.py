@@ -254,7 +254,8 @@ class PushHandler:
 
         if "onnxruntime" not in spec.runtimes:
             return
-        spec = msgspec.structs.replace(spec, converted=())  # measured once, by the whole search
+        # What is measured once is so by the whole search.
+        spec = msgspec.structs.replace(spec, converted=(), parents=(), update_budget_points=None)
         others = self._sharing.begin(context, spec, key)
         if not others:
             return

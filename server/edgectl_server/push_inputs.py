@@ -26,7 +26,13 @@ from edgectl_server.converters.for_litert import ForLitert, convert_for_litert
 from edgectl_server.converters.pushed import Pushed, as_onnx
 from edgectl_server.errors import NotFound
 from edgectl_server.jobs import JobContext
-from edgectl_server.pipeline.spec import PipelineLimits, PipelineSpec, Progress, Replaced
+from edgectl_server.pipeline.spec import (
+    ParentVariant,
+    PipelineLimits,
+    PipelineSpec,
+    Progress,
+    Replaced,
+)
 from edgectl_server.pipeline.steps import decode_steps
 from edgectl_server.policies import MAX_DROP_POINTS, Terms
 from edgectl_server.schemas import PushOptions
@@ -121,6 +127,8 @@ class PushInputs:
             objective=options.objective,
             runtimes=tuple(dict.fromkeys(options.runtimes)),
             converted=converted.converted,
+            update_budget_points=options.update_budget_points,
+            parents=self._parents(version, options, fetch),
             metric=terms.metric,
             own_metric=fetch(version.own_metric, "metric.py"),
             requirements=terms.requirements,
@@ -220,6 +228,41 @@ class PushInputs:
             recipe=config.quantization.recipe,
             float_nodes=config.quantization.float_nodes,
         )
+
+    def _parents(
+        self,
+        version: ModelVersion,
+        options: PushOptions,
+        fetch: Callable[[str | None, str], Path | None],
+    ) -> tuple[ParentVariant, ...]:
+        """Return the parent's variants from which small steps may lead: ONNX, in the clear."""
+        if options.update_budget_points is None:
+            return ()
+        with self._database.read() as session:
+            parent = session.scalars(
+                select(ModelVersion).where(
+                    ModelVersion.model == version.model,
+                    ModelVersion.version == version.parent,
+                )
+            ).one()
+        found = []
+        for one in variants_of(self._database, parent.id):
+            if not _is_onnx(one) or one.content_key is not None:
+                continue
+            try:
+                manifest = decode_manifest(self._blobs.read(one.manifest))
+                model = fetch(model_layer(manifest).digest, f"parent-{one.variant}.onnx")
+            except NotFound:
+                logger.warning("the blob store has lost %s@%s", parent.model, parent.version)
+                continue
+            assert model is not None
+            found.append(
+                msgspec.convert(
+                    {"variant": one.variant, "precision": one.precision, "model": model},
+                    type=ParentVariant,
+                )
+            )
+        return tuple(found)
 
     def _replaced(
         self, version: ModelVersion, terms: Terms, fetch: Callable[[str | None, str], Path | None]

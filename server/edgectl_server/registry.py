@@ -27,12 +27,14 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from edgectl_protocol.requirements import update_budget_problem
 from edgectl_server.errors import Conflict, NotFound, Refused
 from edgectl_server.jobs import Jobs
 from edgectl_server.pipeline.errors import PipelineRefused
 from edgectl_server.pipeline.steps import decode_steps, labels_of
 from edgectl_server.policies import Terms, check_terms, terms_of
 from edgectl_server.schemas import (
+    ImportedInfo,
     ModelSummary,
     Page,
     Problem,
@@ -146,7 +148,8 @@ class Registry:
         """Begin to make a version, or say that it is there.
 
         Raises:
-            Refused: ``version.options``, ``version.parent``, ``version.require``,
+            Refused: ``version.options``, ``version.parent``, ``version.update_budget``,
+                ``version.require``,
                 ``version.allow``, ``policy.metric``, ``processing.invalid``.
             Forbidden: ``policy.override``.
             Conflict: ``upload.missing``, ``version.exists``.
@@ -226,6 +229,7 @@ class Registry:
             parent=request.parent,
             job=None,
             problem=None,
+            imported=None,
             created_at=self._now(),
             created_by=user,
         )
@@ -299,6 +303,9 @@ class Registry:
                 variants=_variants(session, row),
                 report=None if row.report is None else Report.model_validate(row.report),
                 error=_error(session, row),
+                imported=None
+                if row.imported is None
+                else ImportedInfo.model_validate(row.imported),
             )
 
     def snapshot(self, reference: str) -> VersionSummary | None:
@@ -318,6 +325,7 @@ def _checked(request: PushRequest) -> PushRequest:
     """Return the request as it is meant: requirements spelt, class names from the steps."""
     options = _with_labels(request.options)
     _check_options(options)
+    _check_update_budget(request)
     require = check_terms(options.require, options.allow)
     if request.own_metric is not None and options.metric is not None:
         raise Refused(
@@ -327,6 +335,16 @@ def _checked(request: PushRequest) -> PushRequest:
         )
     spelt = options.model_copy(update={"require": list(require)})
     return request.model_copy(update={"options": spelt})
+
+
+def _check_update_budget(request: PushRequest) -> None:
+    """Refuse a budget for smaller updates where nothing is there to lead from, or to measure on."""
+    if request.options.update_budget_points is None:
+        return
+    data = request.calibration is not None or request.evaluation is not None
+    problem = update_budget_problem(parent=request.parent is not None, data=data)
+    if problem is not None:
+        raise Refused("version.update_budget", problem[0], hint=problem[1])
 
 
 def _check_options(options: PushOptions) -> None:

@@ -187,6 +187,7 @@ def device(name="pi-1"):
         machine="aarch64",
         cpu_model=HOSTILE,
         labels={"site": HOSTILE},
+        assigned_labels={"site": "porto"},
         group=HOSTILE,
         slots=[slot],
         boot=4,
@@ -241,6 +242,43 @@ def rollout(state="completed", note="", **counts):
         created_by="ana",
         finished_at=None,
         note=note,
+    )
+
+
+def saved_selector():
+    return s.SavedSelectorInfo(name="pis", text=HOSTILE, devices=3, changed_at=AT, changed_by="ana")
+
+
+def forecast():
+    phase = s.PhaseForecastInfo(
+        name="canary",
+        devices=5,
+        offline=1,
+        blocked=1,
+        variants={"onnx-int8": 5},
+        fetches_bytes=1000,
+        waves=2,
+        soak_s=3600,
+        approval=True,
+        least_s=3620,
+        likely_s=3700,
+        slow_s=9000,
+    )
+    return s.RolloutForecast(
+        model="har",
+        version="1",
+        devices=5,
+        fetches_bytes=1000,
+        phases=[phase],
+        sites=[
+            s.SiteForecastInfo(
+                site="porto", devices=5, total=9, available=8, at_once=5, blind_s=None
+            )
+        ],
+        pace=s.PaceInfo(samples=40, median_s=10, slow_s=20),
+        unfit=[HOSTILE],
+        unknown=["pi-9"],
+        overlaps=[s.OverlapInfo(rollout="R2", devices=3)],
     )
 
 
@@ -414,5 +452,10 @@ def install_answers(fake: FakeServer) -> None:
         ),
         ("GET", "/jobs/J2"): (200, benchmark()),
     }
-    for action in ("pause", "resume", "abort"):
+    fake.routes["POST", "/rollouts/plan"] = (200, forecast())
+    fake.routes["POST", "/devices/labels"] = (200, s.LabelResult(matched=1, changed=1))
+    fake.routes["GET", "/selectors"] = (200, page(saved_selector()))
+    fake.routes["PUT", "/selectors/pis"] = (200, saved_selector())
+    fake.routes["DELETE", "/selectors/pis"] = (204, None)
+    for action in ("pause", "resume", "approve", "abort"):
         fake.routes["POST", f"/rollouts/R1/actions/{action}"] = (200, rollout("paused"))

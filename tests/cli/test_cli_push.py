@@ -5,6 +5,7 @@ import json
 import pytest
 
 from cli.answers import job, version
+from edgectl_protocol.requirements import update_budget_problem
 from edgectl_server import schemas
 
 
@@ -92,6 +93,54 @@ def test_refused_push_shows_the_table_and_fails(logged_in, fleet_server, model):
     as_json = logged_in("push", model, "--json")
     assert as_json.code == 1
     assert json.loads(as_json.out)["state"] == "refused"
+
+
+@pytest.mark.parametrize("options", [[], ["--parent", "1"]], ids=["no parent", "no data"])
+def test_a_budget_for_updates_needs_a_parent_and_data(logged_in, fleet_server, model, options):
+    """It is the server's own error, told before anything is uploaded."""
+    got = logged_in("push", model, "--update-budget", "0.5", *options)
+    assert got.code == 1
+    problem = update_budget_problem(parent=bool(options), data=False)
+    assert problem is not None
+    assert (
+        got.err.splitlines()[-2:]
+        == [
+            f"error[version.update_budget]: {problem[0]}",
+            f"try: {problem[1]}",
+        ]
+        or got.err.splitlines()[-3] == f"error[version.update_budget]: {problem[0]}"
+    )
+    assert not fleet_server.uploads
+
+
+def test_small_steps_are_shown_as_trained_and_as_released(logged_in, fleet_server, model, tmp_path):
+    (tmp_path / "eval.npz").write_bytes(b"evaluation")
+    level = schemas.StepLevelInfo(name="uniform-3", estimated_bytes=9000, status="released")
+    made = version()
+    made.report.small_steps = [
+        schemas.SmallStepsInfo(
+            variant="fp32", trained="fp32", released="fp32-steps-uniform-3", size_bytes=444_000,
+            trained_bytes=290_000, released_bytes=9100, parent_value=0.5, trained_value=0.95,
+            released_value=0.948, allowed_points=0.5, levels=[level],
+        ),
+        schemas.SmallStepsInfo(variant="int8", trained="int8", reason="its scales are others"),
+    ]  # fmt: skip
+    fleet_server.routes["GET", "/models/har/versions/1"] = (200, made)
+    got = logged_in(
+        *("push", model, "--parent", "1", "--evaluation", "eval.npz", "--update-budget", "0.5")
+    )
+    assert got.code == 0, got.err
+    body = fleet_server.requests("POST", "/models/har/versions")[0].json()
+    assert schemas.PushRequest.model_validate(body).options.update_budget_points == 0.5
+    for words in (
+        "9.1 kB 2.0%",
+        "290.0 kB 65.3%",
+        "as trained",
+        "0.948",
+        "0.5 points",
+    ):
+        assert words in got.out, words
+    assert "int8: as trained: its scales are others" in got.out
 
 
 def test_push_of_the_same_content_says_so(logged_in, fleet_server, model):

@@ -13,18 +13,6 @@ from pipeline.conftest import run
 RECIPE = "int8-static-minmax-per-channel-reduced"
 
 
-def retrained(source, target, share):
-    """A model whose weights have moved a little, as a light fine-tune moves them."""
-    model, random = onnx.load(source), np.random.default_rng(1)
-    for tensor in model.graph.initializer:
-        array = numpy_helper.to_array(tensor)
-        if array.ndim > 1:
-            moved = array + random.normal(size=array.shape, scale=share * array.std())
-            tensor.CopyFrom(numpy_helper.from_array(moved.astype(array.dtype), tensor.name))
-    onnx.save(model, target)
-    return target
-
-
 @pytest.mark.parametrize("recipe", [RECIPE, "int8-weights"])
 def test_a_successor_with_the_scales_of_its_parent_takes_a_smaller_update(
     tmp_path, activity, recipe
@@ -38,7 +26,7 @@ def test_a_successor_with_the_scales_of_its_parent_takes_a_smaller_update(
     parent = folders[0] / "int8/model.onnx"
     report = run(
         folders[1],
-        source=retrained(source, tmp_path / "v2.onnx", 0.01),
+        source=crafted.retrained(source, tmp_path / "v2.onnx", 0.01),
         recipes=(recipe,),
         parent=parent,
         parent_recipe=recipe,

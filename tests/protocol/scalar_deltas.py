@@ -68,7 +68,7 @@ def run_block(program, source, base, out, state):
     steps = [read_instruction(program, base, held, cursors) for _ in range(count)]
     spans = [step for step in steps if step["what"] >= 3]
     rows = sum(span["rows"] for span in spans)
-    scaled = sum(span["rows"] for span in spans if span["what"] == 4)
+    scaled = sum(span["rows"] for span in spans if span["what"] in (4, 8))
     stored = source.take(parameters)
     if parameters != 2 * (rows + scaled):
         stored = frame(stored)
@@ -83,17 +83,21 @@ def run_block(program, source, base, out, state):
         for number in range(span["size"]):
             expected, quarter = expect(span, number)
             key = key_of(span, number, expected, quarter)
-            elements.append((span["kind"], expected, tables[maps[span["kind"]][key]]))
-    symbols = [rans(states, number % lanes, left, one[2]) for number, one in enumerate(elements)]
+            elements.append((span, number, expected, tables[maps[coded(span)][key]]))
+    symbols = [rans(states, number % lanes, left, one[3]) for number, one in enumerate(elements)]
     assert not left
     assert all(state == 1 << 16 for state in states)
     made = []
-    for (kind, expected, _), symbol in zip(elements, symbols, strict=True):
+    for (span, number, expected, _), symbol in zip(elements, symbols, strict=True):
+        kind = coded(span)
         if BITS[kind] == 8:
             difference = -(symbol + 1) // 2 if symbol & 1 else symbol // 2
         else:
             difference, bits = elias(symbol, bits)
-        made.append(correct(kind, expected, difference).to_bytes(BITS[kind] // 8, "little"))
+        found = correct(kind, expected, difference)
+        if span["what"] == 8:
+            kind, found = span["kind"], walk(span, number, found)
+        made.append(found.to_bytes(BITS[kind] // 8, "little"))
     at = 0
     for step in steps:
         if step["what"] == 0:
@@ -138,7 +142,7 @@ def read_instruction(program, base, held, cursors):
         step["inner"], step["rows"] = max(program.varint(), 1), max(program.varint(), 1)
         if step["what"] == 5:
             step["scale"], step["held"] = program.varint(), program.varint()
-        step["rank"] = program.varint() if step["what"] == 4 else 0
+        step["rank"] = program.varint() if step["what"] in (4, 8) else 0
         if step["rank"]:
             step["held"], step["first"], step["all"] = (program.varint() for _ in range(3))
             step["exponent"] = program.distance()
@@ -149,8 +153,9 @@ def read_instruction(program, base, held, cursors):
 def prepare(span, base, held, shifts, multipliers):
     """Take the span's parameters, and all that its elements need."""
     span["shifts"] = [shifts.pop(0) for _ in range(span["rows"])]
-    if span["what"] == 4:
-        span["m"] = [1 + multipliers.pop(0) / 16384 for _ in range(span["rows"])]
+    if span["what"] in (4, 8):
+        own = [multipliers.pop(0) for _ in range(span["rows"])]
+        span["m"], span["p"] = [1 + one / 16384 for one in own], own
         if span["rank"]:
             length = span["all"] + span["rank"] * (span["all"] + span["inner"])
             span["factors"] = struct.unpack_from(f"<{length}h", held, span["held"])
@@ -166,6 +171,26 @@ def int16s(planes):
     half = len(planes) // 2
     return [struct.unpack("<h", bytes(pair))[0]
             for pair in zip(planes[:half], planes[half:], strict=True)]  # fmt: skip
+
+
+def coded(span):
+    return I8 if span["what"] == 8 else span["kind"]
+
+
+def base_of(span, number):
+    size = BITS[span["kind"]] // 8
+    return int.from_bytes(span["before"][size * number : size * (number + 1)], "little")
+
+
+def walk(span, number, steps):
+    """Return the bits of the element that is so many steps from its base."""
+    kind, bits = span["kind"], base_of(span, number)
+    p = max(-256, min(58, span["p"][row_of(span, number)]))
+    moved = (steps - 256 if steps > 127 else steps) * math.ldexp(2 + p % 2, p // 2)
+    if kind > BF16:
+        return (bits + math.floor(moved)) % (1 << BITS[kind])
+    made = from_float(kind, to_float(kind, bits) + moved)
+    return bits if infinite(kind, bits) or infinite(kind, made) else made
 
 
 def row_of(span, number):
@@ -187,14 +212,13 @@ def low_rank(span, number):
 
 def expect(span, number):
     """Return the expected bits and the quarter."""
-    kind, what = span["kind"], span["what"]
-    size = BITS[kind] // 8
+    kind, what = coded(span), span["what"]
     if what == 7:
         return 0, 2
-    bits = int.from_bytes(span["before"][size * number : size * (number + 1)], "little")
+    bits = 0 if what == 8 else base_of(span, number)
     if what == 3:
         return bits, 2
-    m, added = span["m"][row_of(span, number)], low_rank(span, number)
+    m, added = 1.0 if what == 8 else span["m"][row_of(span, number)], low_rank(span, number)
     if kind <= BF16:
         exact = to_float(kind, bits) * m + added
         made = from_float(kind, exact)
@@ -230,7 +254,7 @@ def infinite(kind, bits):
 
 
 def key_of(span, number, expected, quarter):
-    kind = span["kind"]
+    kind = coded(span)
     shift = span["shifts"][row_of(span, number)]
     if kind <= BF16:
         size = (expected & ((1 << (BITS[kind] - 1)) - 1)) >> (FRACTION[kind] - 1)

@@ -36,6 +36,7 @@ MUTATIONS = int(os.environ.get("EDGECTL_MUTATIONS", "800"))
 BASE = bytes(range(256)) * 8
 NO_TABLES = Tables({}, (), ())
 ONE_TABLE = Tables({Kind.U8: (0,) * KEYS}, (Kind.U8,), ((4096,) + (0,) * 255,))
+STEPS = Tables({Kind.I8: (0,) * KEYS}, (Kind.I8,), ((4096,) + (0,) * 255,))
 TARGET, HELD = Destination.TARGET, Destination.HELD
 
 
@@ -103,6 +104,10 @@ HOSTILE = [
     ("delta.limit", [HOLD, block(elements(
         predictor=Predictor.ROWS, inner=4, rows=2, low_rank=RANK._replace(shifts=(16,))),
         **SPAN)], 8, ONE_TABLE),
+    ("delta.range", [block(elements(predictor=Predictor.STEPS, offset=2041), **SPAN)], 8, STEPS),
+    ("delta.malformed", [block(elements(predictor=Predictor.STEPS), **SPAN)], 8, ONE_TABLE),
+    ("delta.range", [block(elements(
+        predictor=Predictor.STEPS, inner=4, rows=2, low_rank=RANK), **SPAN)], 8, STEPS),
     ("delta.malformed", [block(Copy(0, 8))], 8, ONE_TABLE._replace(
         frequencies=((4095,) + (0,) * 255,))),
     ("delta.malformed", [block(Copy(0, 8))], 8, ONE_TABLE._replace(

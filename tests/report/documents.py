@@ -108,6 +108,32 @@ def report() -> dict[str, Any]:
                 "overridden_by": "ada",
             },
         ],
+        "small_steps": [
+            {
+                "variant": "fp32",
+                "trained": "fp32",
+                "released": "fp32-steps-uniform-2.5",
+                "size_bytes": 444_900,
+                "trained_bytes": 300_000,
+                "released_bytes": 12_300,
+                "parent_value": 0.08,
+                "trained_value": 0.9253,
+                "released_value": 0.9217,
+                "allowed_points": 0.5,
+                "levels": [
+                    {
+                        "name": "uniform-2",
+                        "estimated_bytes": 8000,
+                        "status": "rejected",
+                        "value": 0.9,
+                        "lost_points": 2.53,
+                        "reason": "loses 2.53 points of what was trained, allowed are 0.5",
+                    },
+                    {"name": "uniform-2.5", "estimated_bytes": 12_000, "status": "released"},
+                ],
+            },
+            {"variant": "int8", "trained": "int8", "reason": "its scales are not those"},
+        ],
         "data_checks": [
             {
                 "name": "duplicates",

@@ -18,6 +18,7 @@ from ui.browser import PHONE, WIDE, launched
 HEADINGS = [
     "Size, speed and accuracy",
     "What was tried",
+    "Small steps",
     "Which layers are sensitive",
     "Confusion before and after",
     "Top disagreements",
@@ -83,6 +84,11 @@ def test_everything_is_on_it():
         "16: 4 closest, 3 class, 2 confident, 4 largest, 3 random",
         "2026-11-29 00:45 UTC by ada",
         "110,000 parameters, 43 nodes, opset 17",
+        "12.3 kB, 2.8 %",
+        "300 kB, 67.4 %",
+        "fp32-steps-uniform-2.5 in place of fp32; 0.50 points may be lost.",
+        "loses 2.53 points of what was trained",
+        "its scales are not those",
     ):
         assert words in page.text, words
     assert page.tags.count("table") >= 8
@@ -167,6 +173,7 @@ def test_a_page_has_a_bound():
 
 def test_the_size_of_an_update_is_there_where_there_is_a_parent():
     whole = version()
+    del whole["report"]["small_steps"]
     assert "Update" not in Read(render(whole)).text
     whole["report"]["trials"][1]["update_bytes"] = 21_400
     text = Read(render(whole)).text

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 
 ROOT = Path(__file__).parents[2]
@@ -11,7 +12,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from edgectl_protocol.deltas import Codec  # noqa: E402
 from edgectl_server.deltas import encoder, tensor_codec  # noqa: E402
-from server.deltas.pairs import model, retrained, weights  # noqa: E402
+from server.deltas.pairs import model, retrained, stepped, weights  # noqa: E402
 
 
 def tensors(before, after, **options):
@@ -50,6 +51,33 @@ def cases():
     layers = {f"l{n}": weights(rng, "f32", (9, 9)) for n in range(3)}
     moved = {f"m{n}": retrained(rng, layers[f"l{n}"]) for n in (2, 0, 1)}
     yield "renamed", *tensors(layers, moved, name="other", nodes=5)
+    yield from steps(np.random.default_rng(35))
+
+
+def steps(rng):
+    """Yield what goes in steps: of every kind, by tensor and by row, and with a sum of products."""
+    for kind, size in (("f32", 3 / 1024), ("f16", 1 / 256), ("i32", 96)):
+        before = weights(rng, kind, (12, 20))
+        yield f"steps {kind}", *tensors({"w": before}, {"w": stepped(rng, before, size)})
+    before = weights(rng, "f32", (20, 18))
+    sizes = np.ldexp(2.0 + rng.integers(0, 2, 20), rng.integers(-12, -6, 20))
+    yield "steps by row", *tensors({"w": before}, {"w": stepped(rng, before, sizes)})
+    for kind, size in (("f32", 1 / 512), ("i8", 3), ("u8", 4)):
+        before = weights(rng, kind, (40, 40))
+        if kind != "f32":
+            before = rng.integers(50, 70, (40, 40)).astype(before.dtype)
+        product = np.clip(np.round(np.outer(*rng.standard_normal((2, 40))) * 5), -12, 12) * size
+        moved = (before.astype(np.float64) + product).astype(before.dtype)
+        yield f"steps, a sum of products {kind}", *tensors({"w": before}, {"w": moved})
+    yield "steps bf16", *bfloat16(rng)
+
+
+def bfloat16(rng):
+    """Return a case of bfloat16, which NumPy does not know: the upper half of float32."""
+    before = (weights(rng, "f32", (12, 20)).view(np.uint32) & 0xFFFF0000).view(np.float32)
+    moved = stepped(rng, before, 1 / 128)
+    halves = [(array.view(np.uint32) >> 16).astype(np.uint16) for array in (before, moved)]
+    return tensors(*({"w": half.view(ml_dtypes.bfloat16)} for half in halves))
 
 
 def main():

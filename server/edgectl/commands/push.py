@@ -9,7 +9,7 @@ import click
 
 from edgectl.durations import Duration
 from edgectl.errors import EdgectlError, doing
-from edgectl.gate_options import check_allow, check_require, choose_metric
+from edgectl.gate_options import check_allow, check_require, check_update_budget, choose_metric
 from edgectl.output import consoles, plain, print_json
 from edgectl.progress import PushProgress
 from edgectl.push_options import (
@@ -43,6 +43,7 @@ _MODEL = click.Path(exists=True, readable=True, path_type=Path)
         "edgectl push detector.onnx --calibration cal.npz --objective size --search-time 5m",
         "edgectl push har.onnx --calibration cal.npz --processing steps.toml",
         "edgectl push detector.onnx --input-shape images=Nx3x320x320 --precision fp32",
+        "edgectl push har_v2.onnx --name har --parent 1 --evaluation eval.npz --update-budget 0.5",
         "edgectl push model.keras --evaluation eval.npz",
         "edgectl push saved_model/ --name door",
         "edgectl push har.onnx --evaluation eval.npz --require 'accuracy>=0.9'",
@@ -133,6 +134,12 @@ _MODEL = click.Path(exists=True, readable=True, path_type=Path)
     help="Fix an input's free sizes, such as x=Nx3x224x224; the first, the batch, may be N.",
 )
 @click.option("--parent", type=VERSION, help="The version that this one was trained from.")
+@click.option(
+    "--update-budget",
+    type=click.FloatRange(0, 100),
+    metavar="POINTS",
+    help="What a smaller update from --parent may cost, in points of what was trained.",
+)
 @click.option("--detach", is_flag=True, help="Do not wait for the pipeline.")
 @json_option
 @pass_session
@@ -158,6 +165,7 @@ def push(
     processing: Path | None,
     input_shapes: tuple[str, ...],
     parent: str | None,
+    update_budget: float | None,
     detach: bool,
     as_json: bool,
 ) -> None:
@@ -174,6 +182,10 @@ def push(
     of a team that signs its own waits for its signatures, with exit code 0. Ctrl-C leaves the push
     running on the server.
 
+    With --update-budget, each variant is released in small steps from that of --parent, by the
+    fewest bytes that cost no more than this; what is released is measured and signed, and the
+    report shows both. See docs/pipeline.md.
+
     With --encrypt, broker, blob store and mirrors hold ciphertext; the key goes to each device in
     its signed order. If all variants are encrypted, the server deletes the uploaded files.
     """
@@ -184,6 +196,9 @@ def push(
         metric=chosen.name,
         require=check_require(require),
         allow=check_allow(allow),
+        update_budget_points=check_update_budget(
+            update_budget, parent=parent is not None, data=bool(calibration or evaluation)
+        ),
         precisions=precision,
         labels=parse_labels(labels),
         processing=read_steps(processing),

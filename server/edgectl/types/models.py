@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from edgectl.types.base import Problem
+from edgectl.types.imports import ImportedInfo
 
 __all__ = [
     "ConfusionInfo",
@@ -24,6 +25,8 @@ __all__ = [
     "PushRequest",
     "Report",
     "SignatureWait",
+    "SmallStepsInfo",
+    "StepLevelInfo",
     "TensorInfo",
     "Trial",
     "VariantInfo",
@@ -48,6 +51,7 @@ class PushOptions(Struct, frozen=True):
     metric: str | None = None
     require: list[str] = field(default_factory=list)
     allow: list[str] = field(default_factory=list)
+    update_budget_points: float | None = None
 
 
 class PushRequest(Struct, frozen=True, kw_only=True):
@@ -175,6 +179,34 @@ class DisagreementInfo(Struct, frozen=True):
     variant_score: float
 
 
+class StepLevelInfo(Struct, frozen=True):
+    """Small steps of one size, and what they cost."""
+
+    name: str
+    estimated_bytes: int
+    status: str
+    value: float | None = None
+    lost_points: float | None = None
+    reason: str = ""
+
+
+class SmallStepsInfo(Struct, frozen=True):
+    """A variant as it was trained, and as it is released: near to what devices have."""
+
+    variant: str
+    trained: str
+    released: str = ""
+    reason: str = ""
+    size_bytes: int | None = None
+    trained_bytes: int | None = None
+    released_bytes: int | None = None
+    parent_value: float | None = None
+    trained_value: float | None = None
+    released_value: float | None = None
+    allowed_points: float | None = None
+    levels: list[StepLevelInfo] = field(default_factory=list)
+
+
 class Report(Struct, frozen=True):
     """The quantization report of a version."""
 
@@ -199,6 +231,7 @@ class Report(Struct, frozen=True):
     data_checks: list[DataCheckInfo] = field(default_factory=list)
     confusion: ConfusionInfo | None = None
     top_disagreements: list[DisagreementInfo] = field(default_factory=list)
+    small_steps: list[SmallStepsInfo] = field(default_factory=list)
 
 
 class VariantInfo(Struct, frozen=True):
@@ -254,6 +287,7 @@ class VersionDetail(VersionSummary, frozen=True, kw_only=True):
     variants: list[VariantInfo]
     report: Report | None
     error: Problem | None = None
+    imported: ImportedInfo | None = None
     own_metric: str | None = None
 
 

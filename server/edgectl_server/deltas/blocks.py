@@ -53,13 +53,16 @@ class Span:
         one: Elements, before: bytes, actual: Array, multiplier: Array | None, parameters: Array,
         shifts: Array, added: Array | None = None,
     ) -> Span:  # fmt: skip
-        """Compute keys and symbols, given what the elements are predicted from."""
+        """Compute keys and symbols, given what the elements are predicted from.
+
+        `actual` are bits of the elements; of STEPS how many steps, as int8.
+        """
         rows = arithmetic.row_numbers(one)
         spread = None if multiplier is None else multiplier[rows]
         expected, quarter = arithmetic.predict(one, before, spread, added)
-        keys = arithmetic.contexts(one.kind, expected, quarter, shifts.astype(np.int64)[rows])
-        found = arithmetic.residuals(one.kind, expected, actual)
-        symbols, counts, raws = arithmetic.to_code(one.kind, found)
+        keys = arithmetic.contexts(one.coded, expected, quarter, shifts.astype(np.int64)[rows])
+        found = arithmetic.residuals(one.coded, expected, actual)
+        symbols, counts, raws = arithmetic.to_code(one.coded, found)
         return Span(one, parameters, shifts, keys, symbols, counts, raws)
 
 
@@ -117,14 +120,14 @@ class Draft:
     def _probabilities(self, tables: Tables) -> tuple[Array, Array]:
         """Return frequency and start of each symbol in its table."""
         frequencies, starts = [], []
-        for kind_span in self.spans:
-            named = np.array(tables.maps[kind_span.one.kind])[kind_span.keys]
-            width = ALPHABETS[kind_span.one.kind]
+        for span in self.spans:
+            named = np.array(tables.maps[span.one.coded])[span.keys]
+            width = ALPHABETS[span.one.coded]
             rows = np.zeros((len(tables.frequencies), width), np.int64)
             for number, row in enumerate(tables.frequencies):
                 rows[number, : len(row)] = row[:width]
-            frequencies.append(rows[named, kind_span.symbols])
-            starts.append((rows.cumsum(axis=1) - rows)[named, kind_span.symbols])
+            frequencies.append(rows[named, span.symbols])
+            starts.append((rows.cumsum(axis=1) - rows)[named, span.symbols])
         return np.concatenate(frequencies), np.concatenate(starts)
 
 
@@ -132,9 +135,9 @@ def count_symbols(drafts: list[Draft]) -> dict[Kind, Array]:
     """Return by kind how often each symbol comes with each key."""
     found: dict[Kind, Array] = {}
     for span in (span for draft in drafts for span in draft.spans):
-        width = ALPHABETS[span.one.kind]
+        width = ALPHABETS[span.one.coded]
         counted = np.bincount(span.keys * width + span.symbols, minlength=KEYS * width)
-        found[span.one.kind] = found.get(span.one.kind, 0) + counted.reshape(KEYS, width)
+        found[span.one.coded] = found.get(span.one.coded, 0) + counted.reshape(KEYS, width)
     return found
 
 

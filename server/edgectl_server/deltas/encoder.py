@@ -69,11 +69,11 @@ def encode(base: bytes, target: bytes, limits: DeltaLimits | None = None) -> Del
                          f"{limits.file_bytes_max}")  # fmt: skip
     found: dict[Codec, bytes] = {}
     for effort in Effort:
-        if effort is not Effort.ALL and len(found.get(Codec.TENSOR, b"")) > _SMALL_BYTES:
+        if len(found.get(Codec.TENSOR, b"")) > _SMALL_BYTES:
             break
         made = encode_tensors(base, target, effort)
-        if made is None:
-            break
+        if made is None:  # too much would be held: less elaborate predictions hold less
+            continue
         content = write_delta(Codec.TENSOR, base, target, *made)
         found[Codec.TENSOR] = min(found.get(Codec.TENSOR, content), content, key=len)
     if max(len(base), len(target)) <= limits.patch_bytes_max:

@@ -18,6 +18,7 @@ from edgectl_delta.elements import Array
 from edgectl_protocol.deltas import KEYS, Elements, Kind, LowRank, Predictor
 from edgectl_server.deltas.factors import Factors, candidates, factor_bits
 from edgectl_server.deltas.matching import values
+from edgectl_server.deltas.steps import Steps, find_steps
 from edgectl_server.deltas.tensors import Tensor
 
 __all__ = ["Effort", "Plan", "plan_product", "plan_tensor", "shifts_for"]
@@ -26,6 +27,8 @@ _ROW_ELEMENTS_MIN = 16
 _SHIFT_ELEMENTS_MIN = 32
 """In a row, for a shift of its own."""
 _MULTIPLIER_BITS = 12.0
+_ROW_BITS = 4.0
+"""Of a shift, as it is packed."""
 _ONE = 1 << 14
 _FLOATS = (Kind.F32, Kind.F16, Kind.BF16)
 _FRACTION_BITS = {Kind.F32: 23, Kind.F16: 10, Kind.BF16: 7}
@@ -38,6 +41,8 @@ _MATRIX_SIDE_MIN = 8
 _MATRIX_ELEMENTS_MAX = 2**24
 _CELL_BITS = 1.0
 """Of the tables, which tensors share, for each symbol of each context."""
+_CLEARLY_LESS = 0.8
+"""Of the bits of differences: then steps are what the file was made of."""
 _WORSE_MAX = 2
 """Ranks in a row that save nothing, before no higher ones are tried."""
 
@@ -51,13 +56,15 @@ class Effort(IntEnum):
 
 
 class Plan(NamedTuple):
-    """How a tensor is coded; `multipliers` is int16 by row, empty unless ROWS; `cost` in bits."""
+    """How a tensor is coded; `multipliers` is int16 by row, if there are some; `cost` in bits."""
 
     one: Elements
     multipliers: Array
     cost: float
     factors: Factors | None = None
     """Of what is added; `one.low_rank` refers to held bytes that begin with them."""
+    steps: Array | None = None
+    """Of STEPS, their number as uint8 bits."""
 
 
 def plan_tensor(
@@ -85,6 +92,9 @@ def plan_tensor(
     plain = Elements(after.kind, Predictor.SAME, after.size, before.offset, after.size)
     shapes = _row_shapes(after)
     best = Plan(plain, np.zeros(0, np.int16), _cost(plain, bits, actual, None))
+    stepped = None if effort is Effort.PLAIN else _plan_steps(plain, bits, actual, after, effort)
+    if stepped is not None and stepped.cost < _CLEARLY_LESS * best.cost:
+        return stepped
     for inner, rows in shapes if effort is not Effort.PLAIN else ():
         shaped = plain._replace(inner=inner, rows=rows)
         split = Plan(shaped, best.multipliers, best.cost - 1)  # a shift by row, if nothing else
@@ -92,7 +102,7 @@ def plan_tensor(
             best = split
         if after.kind is not Kind.BF16:
             fitted = _fit(shaped, bits, actual, values(base, before), values(target, after))
-            best = min(best, fitted, key=lambda one: one.cost)
+            best = min(best, fitted, key=_bits_of)
     if effort is Effort.ALL:
         best = _add_low_rank(
             best,
@@ -105,8 +115,8 @@ def plan_tensor(
     if ratio is not None:
         scaled = _plan_ratio(plain, bits, actual, after, ratio)
         if scaled is not None:
-            best = min(best, scaled, key=lambda one: one.cost)
-    return best
+            best = min(best, scaled, key=_bits_of)
+    return best if stepped is None else min(best, stepped, key=_bits_of)
 
 
 def plan_product(known: Array, wanted: Array) -> int | None:
@@ -137,13 +147,13 @@ def shifts_for(one: Elements, expected: Array, found: Array) -> Array:
     if one.size < _SHIFT_ELEMENTS_MIN * one.rows:
         rows, count = np.zeros_like(rows), np.array([one.size])
     sizes = np.abs(found).astype(np.float64)
-    if one.kind in _FLOATS:
+    if one.coded in _FLOATS:
         shift = _float_shifts(one.kind, expected, sizes, rows, count)
     else:
         mean = np.bincount(rows, sizes, len(count)) / count
         if one.predictor is Predictor.ZERO:
             shift = -np.clip(np.round(2 * np.log2(mean + 1 / 4)) + _NEAR_KEY, 0, KEYS - 1)
-        elif one.kind is Kind.I32:
+        elif one.coded is Kind.I32:
             shift = np.round(np.log2(mean + 1)) - _INT32_KEY
         else:
             shift = np.clip(np.round(2 * np.log2(mean + 1 / 16)) + _NEAR_KEY, 0, 15)
@@ -191,10 +201,10 @@ def _cost(one: Elements, bits: bytes, actual: Array, multiplier: Array | None) -
 
 def _total(one: Elements, expected: Array, quarter: Array, found: Array) -> float:
     """Return about how many bits all differences take."""
-    if one.kind not in (Kind.I8, Kind.U8):
+    if one.coded not in (Kind.I8, Kind.U8):
         return float(_costs(one.kind, found).sum())
     shift = shifts_for(one, expected, found).astype(np.int64)[arithmetic.row_numbers(one)]
-    keys = arithmetic.contexts(one.kind, expected, quarter, shift)
+    keys = arithmetic.contexts(one.coded, expected, quarter, shift)
     cells = np.bincount(keys * 512 + found + 256, minlength=KEYS * 512).reshape(KEYS, 512)
     totals = cells.sum(axis=1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -257,22 +267,85 @@ def _add_low_rank(
     with np.errstate(all="ignore"):
         scaled = before.reshape(rows, columns).astype(np.float64) * multiplier
         difference = after.reshape(rows, columns).astype(np.float64) - scaled
+    start = Plan(one, parameters, _MULTIPLIER_BITS * int(np.count_nonzero(parameters)))
     spread = np.repeat(multiplier.ravel(), columns)
-    best, worse = plan, 0
+    lower = _lower(start, plan.cost, difference, bits=bits, actual=actual, spread=spread)
+    return min(plan, lower, key=_bits_of)
+
+
+def _bits_of(plan: Plan) -> float:
+    return plan.cost
+
+
+def _lower(
+    start: Plan, limit: float, difference: Array, *, bits: bytes, actual: Array,
+    spread: Array | None = None,
+) -> Plan:  # fmt: skip
+    """Return the plan with the sum of products that saves most; of infinite cost if none does.
+
+    Args:
+        start: without one; its cost is that of its parameters.
+        limit: the cost that has to be less.
+        difference: float64 [rows, columns], what the sum shall be like.
+        bits: of the base.
+        actual: bits of what is coded.
+        spread: multiplier of each element.
+    """
+    one = start.one
+    best, worse = start._replace(cost=np.inf), 0
     for factors in candidates(difference):
-        low_rank = LowRank(0, 0, rows, factors.exponent, factors.shifts)
+        low_rank = LowRank(0, 0, len(difference), factors.exponent, factors.shifts)
         tried = one._replace(low_rank=low_rank)
         added = arithmetic.correction(tried, factors.held())
         expected, quarter = arithmetic.predict(tried, bits, spread, added)
-        found = arithmetic.residuals(one.kind, expected, actual)
-        cost = _total(one, expected, quarter, found)
-        cost += factor_bits(factors) + _MULTIPLIER_BITS * int(np.count_nonzero(parameters))
-        worse = worse + 1 if cost >= best.cost else 0
+        found = arithmetic.residuals(one.coded, expected, actual)
+        cost = _total(one, expected, quarter, found) + factor_bits(factors) + start.cost
+        worse = worse + 1 if cost >= min(best.cost, limit) else 0
         if cost < best.cost:
-            best = Plan(tried, parameters, cost, factors)
+            best = start._replace(one=tried, cost=cost, factors=factors)
         if worse >= _WORSE_MAX:
             break
     return best
+
+
+def _plan_steps(
+    plain: Elements, bits: bytes, actual: Array, after: Tensor, effort: Effort
+) -> Plan | None:
+    """Plan in steps, if the elements are some from those of the base."""
+    dims = after.dims or (after.size,)
+    shapes = [(after.size // dims[0], dims[0]), (1, dims[-1])] if len(dims) > 1 else []
+    found = find_steps(plain.kind, bits, actual, [one for one in shapes if one[1] <= _ROWS_MAX])
+    if found is None:
+        return None
+    best = _step_plan(plain, found)
+    if found.rows == 1:  # a row may still have a shift of its own
+        for inner, rows in _row_shapes(after):
+            shaped = Steps(inner, rows, np.repeat(found.parameters, rows), found.steps)
+            best = min(best, _step_plan(plain, shaped), key=_bits_of)
+    rows = dims[0]
+    matrix = len(dims) >= _MATRIX_DIMENSIONS and rows >= _MATRIX_SIDE_MIN
+    columns = after.size // rows
+    if effort is Effort.ALL and matrix and columns >= _MATRIX_SIDE_MIN:
+        if found.rows not in (1, rows) or after.size > _MATRIX_ELEMENTS_MAX:
+            return best
+        parameters = np.broadcast_to(found.parameters, (rows,))
+        start = best._replace(
+            one=best.one._replace(inner=columns, rows=rows),
+            multipliers=parameters,
+            cost=_ROW_BITS * rows,
+        )
+        wanted = found.steps.astype(np.float64).reshape(rows, columns)
+        lower = _lower(start, best.cost, wanted, bits=b"", actual=found.steps.view("u1"))
+        best = min(best, lower, key=_bits_of)
+    return best
+
+
+def _step_plan(plain: Elements, found: Steps) -> Plan:
+    one = plain._replace(predictor=Predictor.STEPS, inner=found.inner, rows=found.rows)
+    steps = found.steps.view("u1")
+    expected, quarter = arithmetic.predict(one, b"", None)
+    cost = _total(one, expected, quarter, arithmetic.residuals(one.coded, expected, steps))
+    return Plan(one, found.parameters, cost + _ROW_BITS * found.rows, steps=steps)
 
 
 def _plan_ratio(

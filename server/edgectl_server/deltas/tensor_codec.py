@@ -281,7 +281,7 @@ class _Coder:
     def _spans(self, change: _Change) -> Iterator[Span]:
         """Yield the elements of a tensor, in parts that fit into blocks and end with a row."""
         assert change.plan is not None
-        one, parameters, _, factors = change.plan
+        one, parameters, _, factors, steps = change.plan
         before = bytes(self._before(change.before))
         multiplier = None
         if change.product is not None:
@@ -306,10 +306,10 @@ class _Coder:
             added = correction(one, factors.held())
             one = one._replace(low_rank=one.low_rank._replace(held=change.factors_held))
         size = ITEM_BYTES[one.kind]
-        actual = np.frombuffer(self._after(change.after), f"<u{size}")
+        actual = np.frombuffer(self._after(change.after), f"<u{size}") if steps is None else steps
         spread = None if multiplier is None else multiplier[row_numbers(one)]
         expected, _ = predict(one, before, spread, added)
-        shifts = shifts_for(one, expected, residuals(one.kind, expected, actual))
+        shifts = shifts_for(one, expected, residuals(one.coded, expected, actual))
         for part, first, count, rows in _parts(one):
             chosen = slice(rows.start, rows.stop)
             yield Span.of(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from edgectl_protocol.deltas import ITEM_BYTES, Kind
 from edgectl_server.deltas.tensors import Tensor, without_overlaps
-from edgectl_server.pipeline.flatbuffer import Damaged, Table, TooMuch, root_table
+from edgectl_server.flatbuffer import Damaged, Table, TooMuch, root_table
 
 __all__ = ["SCALE_SUFFIX", "tflite_tensors"]
 

@@ -13,6 +13,7 @@ from edgectl_server.pipeline.baseline import Baseline
 from edgectl_server.pipeline.data import Samples
 from edgectl_server.pipeline.execution import peak_bytes, tool_of
 from edgectl_server.pipeline.golden import write_golden
+from edgectl_server.pipeline.releases import digest_of_parent
 from edgectl_server.pipeline.spec import LITERT_PREFIX, Candidate, Progress, TrialRow
 from edgectl_server.pipeline.tasks import Task, run_one
 from edgectl_server.pipeline.trials import Trials
@@ -86,6 +87,7 @@ def _write(trials: Trials, row: TrialRow, cases: Samples, rank: int) -> Candidat
         evaluation=_evaluation(baseline, row),
         scores=baseline.scores,
         runtime=row.runtime,
+        steps_from=digest_of_parent(trials, row),
         rss_bytes=rss_bytes,
     )
 

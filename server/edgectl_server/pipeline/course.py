@@ -20,6 +20,7 @@ from edgectl_server.pipeline.spec import (
     DataCheckRow,
     LayerRow,
     PipelineSpec,
+    SmallSteps,
     TensorRow,
     TrialReport,
     TrialRow,
@@ -83,6 +84,7 @@ class Course:
     published: list[TrialRow] = field(default_factory=list)
     golden: dict[str, int] = field(default_factory=dict)
     """How many golden cases were chosen for which reason."""
+    small_steps: list[SmallSteps] = field(default_factory=list)
 
     def refuse(self, refusal: PipelineRefused | None) -> None:
         """Raise the refusal, if it is one, with the report so far."""
@@ -129,6 +131,7 @@ class Course:
             top_disagreements=()
             if chosen is None
             else self.trials.evidence[chosen.recipe].disagreements,
+            small_steps=tuple(self.small_steps),
         )
 
     def _confusion(self, shown: Sequence[TrialRow]) -> Confusion | None:

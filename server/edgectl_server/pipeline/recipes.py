@@ -31,6 +31,7 @@ from edgectl_server.pipeline.stored_weights import store_weights
 
 __all__ = [
     "RECIPES",
+    "STEPS_INFIX",
     "NothingToQuantize",
     "Ranges",
     "Recipe",
@@ -42,6 +43,8 @@ __all__ = [
 ]
 
 Ranges = Literal["minmax", "entropy", "percentile"]
+STEPS_INFIX = "-steps-"
+"""In the name of what is released in small steps from the parent, behind that of the recipe."""
 
 _PERCENTILE = 99.99
 _HISTOGRAM_SAMPLES_MAX = 64
@@ -192,7 +195,7 @@ def recipe_of_parent(name: str, float_nodes: tuple[str, ...]) -> Recipe | None:
         name: of the recipe by which the parent was made.
         float_nodes: what it left in float.
     """
-    base = name.removesuffix("-parent")
+    base = name.split(STEPS_INFIX, maxsplit=1)[0].removesuffix("-parent")
     if float_nodes:
         base = base.replace("int8-mixed", "int8-static").rsplit("-", 1)[0]
     for ranges in ("entropy", "percentile"):

@@ -86,6 +86,9 @@ def run_pipeline(
             msgspec.structs.replace(one, path=one.path and one.path.resolve())
             for one in spec.converted
         ),
+        parents=tuple(
+            msgspec.structs.replace(one, model=one.model.resolve()) for one in spec.parents
+        ),
         replaced=spec.replaced and _absolute(spec.replaced),
     )
     (directory / SPEC_FILE).write_bytes(encode(absolute))

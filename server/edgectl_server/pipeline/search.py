@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import msgspec
 from msgspec import Struct
 
 from edgectl_server.pipeline.baseline import (
@@ -29,12 +28,12 @@ from edgectl_server.pipeline.baseline import (
 from edgectl_server.pipeline.candidates import write_candidates
 from edgectl_server.pipeline.checks import check_model, parse_model
 from edgectl_server.pipeline.converted import try_converted
+from edgectl_server.pipeline.costs import memory_of, with_latencies
 from edgectl_server.pipeline.course import Course, Findings, Subject
 from edgectl_server.pipeline.data import Role, Samples, load_samples
 from edgectl_server.pipeline.data_checks import check_data
 from edgectl_server.pipeline.errors import PipelineFailed, PipelineRefused
 from edgectl_server.pipeline.evidence import Parent
-from edgectl_server.pipeline.execution import latencies, peak_bytes
 from edgectl_server.pipeline.gates import Contract
 from edgectl_server.pipeline.golden_cases import choose_golden
 from edgectl_server.pipeline.planning import keeps_accuracy, mixed_counts, nearest, other_ranges
@@ -45,6 +44,7 @@ from edgectl_server.pipeline.recipes import (
     quantizable_nodes,
     recipe_of_parent,
 )
+from edgectl_server.pipeline.releases import release_small_steps
 from edgectl_server.pipeline.selection import (
     check_int8,
     choose,
@@ -61,7 +61,7 @@ from edgectl_server.pipeline.spec import (
     Progress,
     TrialRow,
 )
-from edgectl_server.pipeline.tasks import Task, run_all, run_one
+from edgectl_server.pipeline.tasks import Task, run_one
 from edgectl_server.pipeline.tflite import TFLITE_FILE, check_pushed
 from edgectl_server.pipeline.tflite_checks import is_tflite
 from edgectl_server.pipeline.trials import Trials
@@ -73,16 +73,6 @@ from edgectl_server.pipeline.verdicts import (
 )
 
 __all__ = ["search"]
-
-
-class _Measured(Struct, frozen=True):
-    """Latencies in microseconds, p50 and p95 of each model."""
-
-    pairs: tuple[tuple[float, float], ...]
-
-
-class _Memory(Struct, frozen=True):
-    bytes: int
 
 
 class _Nodes(Struct, frozen=True):
@@ -137,11 +127,12 @@ def search(
             course.layers = _try_recipes(trials)
         try_converted(trials)
     course.rows = _with_latencies(trials)
-    course.memory = _memory(trials, course.rows)
+    course.memory = memory_of(trials, course.rows)
     yardstick = baseline.yardstick
     course.rows = judge_costs(course.rows, trials.evidence, course.memory, spec, yardstick)
     course.published = _chosen(course)
     _check_published(course)
+    release_small_steps(course)
     cases = baseline.samples.take(golden.rows)
     gates = {row.recipe: course.signed_gates(row) for row in course.published}
     candidates = write_candidates(trials, course.published, cases, gates)
@@ -364,43 +355,11 @@ def _reference_row(trials: Trials) -> TrialRow:
     )
 
 
-def _memory(trials: Trials, rows: Sequence[TrialRow]) -> dict[str, int]:
-    """Return what loading and running each model adds to a process, if a gate asks for it."""
-    limits = trials.spec.limits
-    if all(one.name != "ram" for one in trials.spec.requirements):
-        return {}
-    sample = trials.baseline.samples.choose(1, 0)
-
-    def task(row: TrialRow) -> Task[_Memory]:
-        def call() -> _Memory:
-            before = peak_bytes()
-            trials.runner(row.recipe).run(sample)
-            return _Memory(max(0, peak_bytes() - before))
-
-        return Task(row.recipe, call, _Memory)
-
-    tasks = (task(row) for row in rows if row.status == "accepted")
-    found = run_all(tasks, limits, workers=1, seconds_max=limits.trial_s_max)
-    return {done.task.name: done.value.bytes for done in found if done.value is not None}
-
-
 def _with_latencies(trials: Trials) -> list[TrialRow]:
     """Return all rows, fp32 first, with the latencies of those that may be published."""
-    limits, baseline = trials.spec.limits, trials.baseline
-    chosen = measured_rows(trials.rows)
-    recipes = [baseline.recipe, *(row.recipe for row in chosen)]
-    trials.progress(Progress(stage="latency", message=f"variants: {len(recipes)}"))
-
-    def call() -> _Measured:
-        runners = [trials.runner(recipe) for recipe in recipes]
-        found = latencies(runners, baseline.samples, limits)
-        return _Measured(tuple((one.p50_us, one.p95_us) for one in found))
-
-    done = run_one(Task("latency", call, _Measured), limits, seconds_max=limits.trial_s_max)
-    by_recipe = dict(zip(recipes, done.pairs, strict=True))
-
-    def with_latency(row: TrialRow) -> TrialRow:
-        p50_us, p95_us = by_recipe.get(row.recipe, (None, None))
-        return msgspec.structs.replace(row, latency_p50_us=p50_us, latency_p95_us=p95_us)
-
-    return [with_latency(row) for row in (_reference_row(trials), *trials.rows)]
+    chosen = {row.recipe for row in measured_rows(trials.rows)}
+    rows = [_reference_row(trials), *trials.rows]
+    measured = iter(
+        with_latencies(trials, [one for one in rows if one is rows[0] or one.recipe in chosen])
+    )
+    return [next(measured) if one is rows[0] or one.recipe in chosen else one for one in rows]

@@ -45,12 +45,15 @@ __all__ = [
     "GateRow",
     "LayerRow",
     "Objective",
+    "ParentVariant",
     "PipelineLimits",
     "PipelineResult",
     "PipelineSpec",
     "Precision",
     "Progress",
     "Replaced",
+    "SmallSteps",
+    "StepLevel",
     "TensorRow",
     "TrialReport",
     "TrialRow",
@@ -142,6 +145,15 @@ class Converted(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return f"{LITERT_PREFIX}{self.precision}"
 
 
+class ParentVariant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A variant of the parent version, as devices have it."""
+
+    variant: Variant
+    precision: Precision
+    model: Path
+    """Its ONNX file."""
+
+
 class PipelineSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One run of the pipeline."""
 
@@ -172,6 +184,10 @@ class PipelineSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """By which it was made."""
     parent_float_nodes: tuple[str, ...] = ()
     """What it left in float."""
+    update_budget_points: Annotated[float, Meta(ge=0, le=100)] | None = None
+    """What a version in small steps from its parent may cost; None: it is released as trained."""
+    parents: tuple[ParentVariant, ...] = ()
+    """From what the small steps may lead."""
     metric: str = ""
     """Name of a metric; empty: as the data says."""
     own_metric: Path | None = None
@@ -200,6 +216,7 @@ class PipelineSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             self.parent,
             replaced,
             *(one.path for one in self.converted),
+            *(one.model for one in self.parents),
         )
         return tuple(path for path in named if path is not None)
 
@@ -209,7 +226,7 @@ class Progress(Struct, frozen=True, kw_only=True):
 
     stage: Annotated[str, Meta(max_length=64)]
     """In this order: ``check``, ``clean``, ``evaluate``, ``quantize``, ``sensitivity``,
-    ``latency``, ``golden``."""
+    ``latency``, ``release``, ``golden``."""
     message: Annotated[str, Meta(max_length=512)] = ""
     done: int = 0
     total: int = 0
@@ -307,6 +324,45 @@ class Disagreement(Struct, frozen=True, kw_only=True):
     variant_score: float
 
 
+class StepLevel(Struct, frozen=True, kw_only=True):
+    """Small steps of one size, and what they cost."""
+
+    name: str
+    """See `small_steps.Level`."""
+    estimated_bytes: int
+    """Of the numbers of steps."""
+    status: Literal["released", "accepted", "rejected", "failed", "skipped"]
+    value: float | None = None
+    lost_points: float | None = None
+    """Against what was trained."""
+    reason: str = ""
+
+
+class SmallSteps(Struct, frozen=True, kw_only=True):
+    """A variant as it was trained, and as it is released: near to what devices have."""
+
+    variant: str
+    trained: str
+    """Recipe of what was trained."""
+    released: str = ""
+    """Recipe of what is released in its place; empty: it is released as trained."""
+    reason: str = ""
+    """Why it is released as trained."""
+    size_bytes: int | None = None
+    """Of the file."""
+    trained_bytes: int | None = None
+    """Of the delta from the parent to what was trained; None: none was made."""
+    released_bytes: int | None = None
+    """Of the delta to what is released."""
+    parent_value: float | None = None
+    trained_value: float | None = None
+    released_value: float | None = None
+    allowed_points: float | None = None
+    """What might be lost: the budget, and no more than half of what the update gains."""
+    levels: tuple[StepLevel, ...] = ()
+    """The fewest bytes first."""
+
+
 class TrialReport(Struct, frozen=True, kw_only=True):
     """What was tried and measured."""
 
@@ -338,6 +394,8 @@ class TrialReport(Struct, frozen=True, kw_only=True):
     """Of the variant that is tried first, if the model names at most 64 classes."""
     top_disagreements: tuple[Disagreement, ...] = ()
     """Of the same variant, the ones that fp32 was surest of first."""
+    small_steps: tuple[SmallSteps, ...] = ()
+    """Of each published variant, if a budget for smaller updates was given."""
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
@@ -355,6 +413,8 @@ class Candidate(Struct, frozen=True, kw_only=True):
     scores: Scores | None = None
     gates: tuple[GateResult, ...] = ()
     runtime: Runtime = "onnxruntime"
+    steps_from: Digest | None = None
+    """The parent's model file, of a variant that is released in small steps from it."""
     rss_bytes: int = 0
     """What loading and running it added to the resident memory of a process with the runtime."""
 

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgectl_protocol.manifest import TensorSpec
+from edgectl_server.flatbuffer import Damaged, Table, TooMuch, root_table
 from edgectl_server.pipeline.errors import PipelineRefused
-from edgectl_server.pipeline.flatbuffer import Damaged, Table, TooMuch, root_table
 from edgectl_server.pipeline.spec import PipelineLimits, Precision
 
 __all__ = ["Scaling", "TfliteFacts", "check_tflite", "is_tflite"]

@@ -155,6 +155,10 @@ class Trials:
             )
         return [found.get(str(number)) for number in range(len(groups))]
 
+    def is_late(self) -> bool:
+        """Say whether the time for the search is up."""
+        return time.monotonic() > self.deadline
+
     # ------------------------------------------------------------ one recipe
 
     def _impossible(self, recipe: Recipe) -> TrialRow | None:
@@ -208,7 +212,7 @@ class Trials:
     def _run(self, tasks: Iterator[Task[T]]) -> Iterator[Done[T]]:
         def in_time() -> Iterator[Task[T]]:
             for task in tasks:
-                if time.monotonic() > self.deadline:
+                if self.is_late():
                     return
                 yield task
 

@@ -18,6 +18,8 @@ __all__ = [
     "Document",
     "Gate",
     "Sensitivity",
+    "SmallSteps",
+    "StepLevel",
     "Tensor",
     "Trial",
     "Variant",
@@ -28,6 +30,8 @@ TEXT_MAX = 500
 ROWS_MAX = 200
 """Of every list."""
 CLASSES_MAX = 1024
+_VARIANTS_MAX = 8
+_LEVELS_MAX = 32
 _COUNT_MAX = 2**53
 
 
@@ -133,6 +137,36 @@ class DataCheck:
 
 
 @dataclass(frozen=True)
+class StepLevel:
+    """Small steps of one size."""
+
+    name: str
+    size_bytes: int | None
+    status: str
+    value: float | None
+    lost_points: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class SmallSteps:
+    """A variant as it was trained and as it is released; not `released`: as trained."""
+
+    variant: str
+    trained: str
+    released: str
+    reason: str
+    size_bytes: int | None
+    trained_bytes: int | None
+    released_bytes: int | None
+    parent_value: float | None
+    trained_value: float | None
+    released_value: float | None
+    allowed_points: float | None
+    levels: tuple[StepLevel, ...]
+
+
+@dataclass(frozen=True)
 class Document:
     """Everything on the page."""
 
@@ -170,6 +204,7 @@ class Document:
     disagreements: tuple[Disagreement, ...] = ()
     gates: tuple[Gate, ...] = ()
     data_checks: tuple[DataCheck, ...] = ()
+    small_steps: tuple[SmallSteps, ...] = ()
     facts: tuple[tuple[str, str], ...] = field(default=())
     """More lines of the lineage: name and value."""
 
@@ -236,6 +271,9 @@ def read_document(version: Mapping[str, Any]) -> Document:
         facts=_facts(report),
         gates=tuple(_gate(row) for row in _rows(report, "gates")),
         data_checks=tuple(_data_check(row) for row in _rows(report, "data_checks")),
+        small_steps=tuple(
+            _small_steps(row) for row in _rows(report, "small_steps")[:_VARIANTS_MAX]
+        ),
     )
 
 
@@ -367,6 +405,34 @@ def _data_check(row: Mapping[str, Any]) -> DataCheck:
         severity=_text(row, "severity"),
         detail=_text(row, "detail"),
         hint=_text(row, "hint"),
+    )
+
+
+def _small_steps(row: Mapping[str, Any]) -> SmallSteps:
+    return SmallSteps(
+        variant=_text(row, "variant"),
+        trained=_text(row, "trained"),
+        released=_text(row, "released"),
+        reason=_text(row, "reason"),
+        size_bytes=_count(row, "size_bytes") or None,
+        trained_bytes=_count(row, "trained_bytes") or None,
+        released_bytes=_count(row, "released_bytes") or None,
+        parent_value=_number(row, "parent_value"),
+        trained_value=_number(row, "trained_value"),
+        released_value=_number(row, "released_value"),
+        allowed_points=_number(row, "allowed_points"),
+        levels=tuple(map(_step_level, _rows(row, "levels")[:_LEVELS_MAX])),
+    )
+
+
+def _step_level(row: Mapping[str, Any]) -> StepLevel:
+    return StepLevel(
+        name=_text(row, "name"),
+        size_bytes=_count(row, "estimated_bytes") or None,
+        status=_text(row, "status"),
+        value=_number(row, "value"),
+        lost_points=_number(row, "lost_points"),
+        reason=_text(row, "reason"),
     )
 
 

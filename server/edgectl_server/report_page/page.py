@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from edgectl_server.report_page import answers, sections
+from edgectl_server.report_page import answers, releases, sections
 from edgectl_server.report_page.document import Document, read_document
 from edgectl_server.report_page.html import Html, join, tag
 from edgectl_server.report_page.parts import pill
@@ -26,6 +26,7 @@ CONTENT_SECURITY_POLICY = (
 _SECTIONS = (
     sections.comparison,
     sections.trials,
+    releases.small_steps,
     sections.sensitivity,
     answers.confusion,
     answers.disagreements,

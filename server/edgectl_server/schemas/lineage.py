@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from edgectl_server.schemas.base import Schema
+from edgectl_server.schemas.imports import ImportedInfo
 
 __all__ = ["AncestorInfo", "LineageInfo", "ToolInfo", "VariantLineage"]
 
@@ -38,6 +39,8 @@ class VariantLineage(Schema):
     calibration: str | None
     """Digest of the data, if the recipe used any."""
     calibration_samples: int
+    steps_from: str | None = None
+    """Digest of the parent's model file, if it was released in small steps from it."""
     tools: list[ToolInfo]
 
 
@@ -62,5 +65,7 @@ class LineageInfo(Schema):
     evaluation: str | None
     measured_on: str
     """Processor and runtime of the measurements."""
+    imported: ImportedInfo | None = None
+    """Of a version that came as a file from another server."""
     variants: list[VariantLineage]
     """In the order in which devices try them."""

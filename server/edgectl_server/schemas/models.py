@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from edgectl_server.schemas.base import DigestStr, Problem, Schema, Sha256, VersionStr
+from edgectl_server.schemas.imports import ImportedInfo
 
 __all__ = [
     "ConfusionInfo",
@@ -23,6 +24,8 @@ __all__ = [
     "PushRequest",
     "Report",
     "SignatureWait",
+    "SmallStepsInfo",
+    "StepLevelInfo",
     "TensorInfo",
     "Trial",
     "VariantInfo",
@@ -83,6 +86,9 @@ class PushOptions(Schema):
     """What every variant must reach, such as `accuracy>=0.9` or `size<=200kB`."""
     allow: list[GateStr] = Field(default=[], max_length=32)
     """Gates that are overridden; those of the model's policy by an admin alone."""
+    update_budget_points: float | None = Field(default=None, ge=0, le=100)
+    """What it may cost to release each variant in small steps from the parent version, so that the
+    update is a few percent of the file: points against what was trained. None: as trained."""
     runtimes: list[Literal["onnxruntime", "litert"]] = Field(
         default=["onnxruntime"], min_length=1, max_length=2
     )
@@ -221,6 +227,45 @@ class DisagreementInfo(Schema):
     variant_score: float
 
 
+class StepLevelInfo(Schema):
+    """Small steps of one size, and what they cost."""
+
+    name: str
+    """`uniform`: one size for all weights; `channel`: one a row; and the bits of the largest."""
+    estimated_bytes: int
+    status: Literal["released", "accepted", "rejected", "failed", "skipped"]
+    value: float | None = None
+    lost_points: float | None = None
+    """Against what was trained."""
+    reason: str = ""
+
+
+class SmallStepsInfo(Schema):
+    """A variant as it was trained, and as it is released: near to what devices have."""
+
+    variant: str
+    trained: str
+    """Recipe of what was trained."""
+    released: str = ""
+    """Recipe of what is released in its place; empty: it is released as trained."""
+    reason: str = ""
+    """Why it is released as trained."""
+    size_bytes: int | None = None
+    """Of the file."""
+    trained_bytes: int | None = None
+    """Of the delta from the parent to what was trained; None: none was made."""
+    released_bytes: int | None = None
+    """Of the delta to what is released."""
+    parent_value: float | None = None
+    """What the parent's variant reaches on the same data."""
+    trained_value: float | None = None
+    released_value: float | None = None
+    allowed_points: float | None = None
+    """What might be lost: the budget, and no more than half of what the update gains."""
+    levels: list[StepLevelInfo] = Field(default=[])
+    """The fewest bytes first."""
+
+
 class Report(Schema):
     """The quantization report of a version."""
 
@@ -254,6 +299,8 @@ class Report(Schema):
     """Of the variant that is tried first, if the model names at most 64 classes."""
     top_disagreements: list[DisagreementInfo] = Field(default=[])
     """Of the same variant, the ones that fp32 was surest of first."""
+    small_steps: list[SmallStepsInfo] = Field(default=[])
+    """Of each published variant, if a budget for smaller updates was given."""
 
 
 class VariantInfo(Schema):
@@ -315,6 +362,8 @@ class VersionDetail(VersionSummary):
     variants: list[VariantInfo]
     report: Report | None
     error: Problem | None = None
+    imported: ImportedInfo | None = None
+    """Of a version that came as a file from another server: it has no report here."""
 
 
 class ModelSummary(Schema):

@@ -15,8 +15,15 @@ import pytest
 from onnx import TensorProto, helper
 from sqlalchemy import select
 
-from edgectl_protocol.manifest import CONFIG_FILE, decode_config, decode_manifest, layer_by_file
+from edgectl_protocol.manifest import (
+    CONFIG_FILE,
+    decode_config,
+    decode_manifest,
+    layer_by_file,
+    model_layer,
+)
 from edgectl_protocol.metadata import target_path
+from edgectl_server.bundle_documents import BundleDocuments
 from edgectl_server.clock import now
 from edgectl_server.errors import Unavailable
 from edgectl_server.jobs import Jobs
@@ -33,6 +40,7 @@ from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.tables import Blob, BundleVariant, ModelVersion
 from edgectl_server.trial_sharing import TrialSharing
 from edgectl_server.version_signing import VersionSigning
+from pipeline import crafted
 
 ACTIVITY = Path(__file__).parents[3] / "server/edgectl/demo/activity"
 
@@ -203,6 +211,30 @@ def test_a_successor_is_compared_with_its_parent(world):
     assert rows[published].update_bytes < 2000, "it is the same model"
     assert rows["int8-dynamic"].update_bytes > 10_000
     assert rows["fp32"].update_bytes is None
+
+
+def test_a_successor_in_small_steps(world, tmp_path):
+    world.push()
+    world.work()
+    crafted.retrained(ACTIVITY / "har_v1.onnx", tmp_path / "v2.onnx", 0.05)
+    model = world.blobs.add_file(tmp_path / "v2.onnx").removeprefix("sha256:")
+    world.push(options=PushOptions(update_budget_points=0.5), parent="1", model=model)
+    world.work()
+    detail = world.registry.version("har", "2")
+    found = {one.variant: one for one in detail.report.small_steps}
+    assert set(found) == {one.variant for one in detail.variants}
+    fp32 = found["fp32"]
+    assert fp32.released_bytes < 0.3 * fp32.trained_bytes
+    published = {one.variant: one for one in detail.variants}
+    assert published["fp32"].trial.recipe == fp32.released
+    lineage = BundleDocuments(world.database, world.blobs).lineage("har", "2")
+    steps_from = {one.variant: one.steps_from for one in lineage.variants}
+    before = world.registry.version("har", "1").variants
+    manifest = next(one.manifest for one in before if one.variant == "fp32")
+    parent = model_layer(decode_manifest(world.blobs.read(manifest)))
+    assert steps_from["fp32"] == parent.digest
+    assert world.push(options=PushOptions(update_budget_points=0.5), parent="1", model=model
+                      ).created is False  # fmt: skip
 
 
 def test_a_crash_at_every_step_ends_the_same(world_anywhere, monkeypatch):

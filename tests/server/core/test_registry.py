@@ -38,6 +38,19 @@ def get(client, people):
     return get
 
 
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [({}, "needs the version that devices have"), ({"parent": "1"}, "without data")],
+)
+def test_a_budget_for_updates_needs_a_parent_and_data(push, more, says):
+    answer = push(options={"update_budget_points": 0.5}, **more)
+    assert answer.status_code == 422
+    assert answer.json()["code"] == "version.update_budget"
+    assert says in answer.json()["detail"]
+    assert answer.json()["hint"]
+    assert push(options={"update_budget_points": -1}, parent="1").status_code == 422
+
+
 def end(services, state, job_state="failed", error=None):
     with services.database.write() as session:
         for row in session.query(ModelVersion):

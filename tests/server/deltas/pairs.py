@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["TYPES", "model", "retrained", "weights"]
+__all__ = ["TYPES", "model", "retrained", "stepped", "weights"]
 
 TYPES = {
     "f32": np.float32,
@@ -38,6 +38,18 @@ def retrained(rng, array, step=0.01):
         limits = np.iinfo(array.dtype)
         moved = np.clip(np.round(moved), limits.min, limits.max)
     return moved.astype(array.dtype).reshape(array.shape)
+
+
+def stepped(rng, array, sizes, spread=2.0):
+    """Return the weights some whole steps further: of one size, or of one for each row."""
+    steps = np.clip(np.round(rng.standard_normal(array.shape) * spread), -127, 127)
+    moved = steps * np.reshape(sizes, (-1, *[1] * (array.ndim - 1)))
+    if array.dtype.kind in "iu":
+        limits = np.iinfo(array.dtype)
+        made = array + moved
+        inside = (made >= limits.min) & (made <= limits.max)
+        return np.where(inside, made, array).astype(array.dtype)
+    return (array.astype(np.float64) + moved).astype(array.dtype)
 
 
 def model(tensors, *, name="graph", nodes=3):

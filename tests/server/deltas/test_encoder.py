@@ -3,21 +3,32 @@
 import hashlib
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgectl_delta.decoder import Applier, apply_bytes
+from edgectl_delta.elements import apply_steps
 from edgectl_delta.frames import pack
 from edgectl_protocol.delta_programs import parse_header
-from edgectl_protocol.deltas import Codec, Elements, Predictor
+from edgectl_protocol.deltas import (
+    DICTIONARY_BYTES_MAX,
+    Codec,
+    Destination,
+    Elements,
+    Kind,
+    Predictor,
+)
 from edgectl_protocol.errors import DeltaRefused
 from edgectl_server.deltas import encoder, tensor_codec
 from edgectl_server.deltas.encoder import DeltaLimits, encode
 from edgectl_server.deltas.onnx_tensors import onnx_tensors
+from edgectl_server.deltas.steps import find_steps
 from edgectl_server.deltas.tflite_tensors import tflite_tensors
-from server.deltas.pairs import TYPES, model, retrained, weights
+from protocol import scalar_deltas
+from server.deltas.pairs import TYPES, model, retrained, stepped, weights
 
 ROOT = Path(__file__).parents[3]
 ACTIVITY = ROOT / "server/edgectl/demo/activity"
@@ -264,4 +275,113 @@ def test_what_is_held_is_bounded(monkeypatch):
     base = model({"w": before})
     target = model({"w": (before + 0.01 * low).astype(np.float32)})
     assert tensor_codec.encode_tensors(base, target) is None
-    assert encode(base, target).codec is not Codec.TENSOR
+    made = encode(base, target)
+    assert made.codec is Codec.TENSOR  # without sums of products
+    assert not any(isinstance(one, Elements) and one.low_rank for block in blocks_of(made.content)
+                   for one in block.instructions)  # fmt: skip
+    assert applied(made.content, base, target) == target
+
+
+STEP_SIZES = {"f32": 2.0**-9, "f16": 3 / 512, "i8": 3, "u8": 2, "i32": 48}
+
+
+@pytest.mark.parametrize("shape", [(64, 48), (40, 3, 3, 8), (300,), (50, 9)], ids=str)
+@pytest.mark.parametrize("kind", STEP_SIZES)
+def test_steps_are_found_and_cost_what_their_numbers_say(kind, shape):
+    rng = np.random.default_rng(12)
+    before = weights(rng, kind, shape)
+    after = stepped(rng, before, STEP_SIZES[kind])
+    base, target = model({"w": before}), model({"w": after})
+    made = encode(base, target)
+    assert applied(made.content, base, target) == target
+    if kind in {"f32", "f16", "i32"}:
+        assert Predictor.STEPS in predictors_of(made.content)
+    counts = np.unique((after.astype(float) - before) // STEP_SIZES[kind], return_counts=True)[1]
+    entropy = (counts * np.log2(after.size / counts)).sum() / 8
+    assert len(made.content) < 1.15 * entropy + 150
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_each_row_may_have_steps_of_its_own_size(axis):
+    rng = np.random.default_rng(13)
+    before = weights(rng, "f32", (60, 60))
+    sizes = np.ldexp(2.0 + rng.integers(0, 2, 60), rng.integers(-16, -6, 60))
+    after = stepped(rng, np.moveaxis(before, axis, 0), sizes)
+    base, target = (
+        model({"w": before}),
+        model({"w": np.ascontiguousarray(np.moveaxis(after, 0, axis))}),
+    )
+    made = encode(base, target)
+    assert applied(made.content, base, target) == target
+    assert Predictor.STEPS in predictors_of(made.content)
+    assert len(made.content) < 0.12 * before.nbytes + 200
+
+
+def test_a_step_too_many_is_no_step():
+    """With one element elsewhere the tensor is coded as any other, and exact all the same."""
+    rng = np.random.default_rng(14)
+    before = weights(rng, "f32", (200, 200))
+    after = stepped(rng, before, 2.0**-9)
+    after[199, 199] += np.float32(0.0001)
+    base, target = model({"w": before}), model({"w": after})
+    made = encode(base, target)
+    assert applied(made.content, base, target) == target
+    for other in (np.full_like(after, np.nan), before + np.float32(np.inf), before * 0 + 1e30):
+        assert (
+            find_steps(Kind.F32, before.tobytes(), other.astype("<f4").view("<u4").ravel(), [])
+            is None
+        )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["f32", "f16", "bf16", "i32", "i8", "u8"]),
+    st.integers(0, 2**32 - 1),
+    st.lists(st.integers(-300, 70), min_size=1, max_size=6),
+)
+def test_what_steps_make_is_what_the_page_says(kind, seed, parameters):
+    """The arithmetic, against the scalar decoder, at every size and for every element."""
+    rng = np.random.default_rng(seed)
+    number = ["f32", "f16", "bf16", "i8", "u8", "i32"].index(kind)
+    width = scalar_deltas.BITS[number] // 8
+    content = rng.bytes(width * 4 * len(parameters))
+    steps = rng.integers(-128, 128, 4 * len(parameters)).astype(np.int8)
+    one = Elements(Kind(number), Predictor.STEPS, len(steps), inner=4, rows=len(parameters))
+    made = apply_steps(one, content, steps.view("u1"), np.array(parameters, np.int16))
+    span = {"kind": number, "before": content, "inner": 4, "rows": len(parameters), "p": parameters}
+    wanted = [scalar_deltas.walk(span, n, int(step) % 256) for n, step in enumerate(steps)]
+    assert made.tolist() == wanted
+
+
+def test_a_base_that_is_larger_than_a_dictionary():
+    """Of a base of more than 8 MiB only what lies between its tensors is the dictionary."""
+    rng = np.random.default_rng(15)
+    large = rng.integers(-100, 100, (3000, 3100)).astype(np.int8)
+    before = {"large": large, "w": weights(rng, "f32", (80, 80)), "b": weights(rng, "f32", (70,))}
+    after = before | {"w": retrained(rng, before["w"]), "b": stepped(rng, before["b"], 2.0**-9)}
+    base, target = model(before, nodes=300), model(after, name="another", nodes=340)
+    assert len(base) > DICTIONARY_BYTES_MAX
+    made = encode(base, target, DeltaLimits(level=3))
+    assert made.codec is Codec.TENSOR
+    assert any(block.destination is Destination.DICTIONARY for block in blocks_of(made.content))
+    assert len(made.content) < 0.9 * before["w"].nbytes
+    frames = encoder._frames(target, lambda start: encoder._near(base, len(target), start), 1)
+    patch = encoder.write_delta(Codec.PATCH, base, target, *frames(base))
+    assert len(blocks_of(patch)) == 2
+    assert applied(patch, base, target) == target
+
+
+@pytest.mark.parametrize("shape", [(64, 48), (40, 3, 3, 8), (3,), (9,)], ids=str)
+def test_bfloat16(shape):
+    rng = np.random.default_rng(16)
+    before = weights(rng, "f32", shape)
+    files = [
+        model({"w": (array.view(np.uint32) >> 16).astype(np.uint16).view(ml_dtypes.bfloat16)})
+        for array in (before, retrained(rng, before), stepped(rng, before, 2.0**-6))
+    ]
+    for target in files[1:]:
+        made = encode(files[0], target)
+        assert applied(made.content, files[0], target) == target
+        if before.size > 1000:
+            assert made.codec is Codec.TENSOR
+            assert len(made.content) < 0.9 * made.costs["patch"]

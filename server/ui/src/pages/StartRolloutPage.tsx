@@ -94,7 +94,7 @@ function request(choice: RolloutChoice): Schemas["RolloutRequest"] {
   return {
     model: choice.model,
     version: choice.version,
-    selector: { all, devices: Array.isArray(choice.devices) ? choice.devices : [], group: groupOf(choice) ?? "" },
+    selector: { all, devices: Array.isArray(choice.devices) ? choice.devices : [], group: groupOf(choice) ?? "", where: "" },
     policy: {
       max_in_progress: choice.maxInProgress,
       failures_max: choice.failuresMax,
@@ -107,6 +107,10 @@ function request(choice: RolloutChoice): Schemas["RolloutRequest"] {
       disagreement_max: safety.disagreementMax,
       goes_with: safety.goesWith,
       forgive: safety.forgive,
+      phases: [],
+      gates: { committed_min: 1, requests_min: 100 },
+      on_deadline: "leave",
+      priority: 0,
     },
   };
 }
