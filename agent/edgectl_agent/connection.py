@@ -390,7 +390,8 @@ class Connection:
                 if not self._stopping.is_set():
                     _log.info("the connection ended: %s", mqtt.error_string(code))
                 return
-            if not self.connected() and time.monotonic() > deadline:
+            late = time.monotonic() > deadline and not self._stopping.is_set()
+            if late and not self.connected():
                 raise TimeoutError("the broker does not answer CONNECT")
 
     def _note_error(self, error: Exception) -> None:
