@@ -85,6 +85,7 @@ def system_sample(
     at: datetime,
     state_directory: Path,
     inference_rss_bytes: int,
+    deltas: Mapping[str, int] | None = None,
     bad_pieces: Mapping[str, int] | None = None,
 ) -> SystemSample:
     """Return the device's health.
@@ -93,6 +94,7 @@ def system_sample(
         at: now, with its zone.
         state_directory: where models are stored.
         inference_rss_bytes: resident memory of the inference process.
+        deltas: what became of them since the start, by code.
         bad_pieces: pieces of blobs that came and were not wanted, by kind.
     """
     return SystemSample(
@@ -103,6 +105,7 @@ def system_sample(
         temperature_c=_temperature_c(),
         agent_rss_bytes=_own_rss_bytes(),
         inference_rss_bytes=inference_rss_bytes,
+        deltas=dict(deltas or {}),
         bad_pieces=dict(bad_pieces or {}),
     )
 
