@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -15,7 +16,7 @@ from msgspec.structs import replace
 from edgectl_agent.core.pacing import Pacer
 from edgectl_agent.core.transfer import Outcome, Transfer, TransferFailure, TransferLimits
 from edgectl_agent.errors import StepCancelled, TokenAway, make_reason
-from edgectl_agent.pieces import INDEX, SourceFailed, Want
+from edgectl_agent.pieces import INDEX, BadPiece, SourceFailed, Want
 from edgectl_protocol import topics
 from edgectl_protocol.chunks import CHUNK_BYTES
 from edgectl_protocol.messages import Reason, SeedRequest
@@ -50,6 +51,9 @@ class Transport(Protocol):
     def bytes_in(self) -> int:
         """Return how many bytes the connection has brought, also of messages not whole yet."""
 
+    def unasked(self) -> int:
+        """Return how many messages came on topics of blobs that nobody had asked for."""
+
     def receive(self, timeout_s: float) -> tuple[str, bytes] | None:
         """Return the next message of a topic that was subscribed to, or None."""
 
@@ -82,11 +86,18 @@ class BrokerPieces:
         self._pacer = pacer or Pacer(0)
         self._limits = _within(limits or TransferLimits(), self._pacer.bytes_per_s)
         self._bytes_received = 0
+        self._bad: Counter[str] = Counter()
 
     @property
     def bytes_received(self) -> int:
         """Payload bytes since the start, also of those not believed."""
         return self._bytes_received
+
+    @property
+    def bad_pieces(self) -> Counter[str]:
+        """What came and was not wanted, since the start, by `BadPiece`."""
+        unasked = self._transport.unasked()
+        return self._bad + Counter({BadPiece.UNASKED.value: unasked})
 
     def fetch(
         self, want: Want, *, alone: bool, cancelled: Callable[[], bool], pause: Callable[[], None]
@@ -158,6 +169,7 @@ class BrokerPieces:
         topic, payload = message
         prefix, _, last = topic.rpartition("/")
         if prefix != topics.chunk(want.blob, 0).rpartition("/")[0]:
+            self._bad[BadPiece.UNASKED] += 1
             return 0  # of the blob before this one
         self._bytes_received += len(payload)
         number = INDEX if last == "index" else int(last)
@@ -165,11 +177,17 @@ class BrokerPieces:
             outcome = transfer.receive(number, payload, self._elapsed())
         except TransferFailure as failure:
             self._alarm(failure.reason)
+            self._bad[want.fault(number, payload)] += 1
             raise
-        if outcome is Outcome.ACCEPTED:
+        if outcome is Outcome.IGNORED:
+            self._bad[BadPiece.DUPLICATE if payload else BadPiece.EMPTY] += 1
+        elif outcome is Outcome.ACCEPTED:
+            if transfer.has_overtaken:
+                self._bad[BadPiece.OVERTAKING] += 1
             self._transport.came(topic)
             want.take(number, payload)
-        elif outcome is Outcome.REFUSED:
+        else:
+            self._bad[want.fault(number, payload)] += 1
             detail = f"chunk {number} of {want.blob} came with another content than the signed one"
             self._alarm(make_reason("transfer.chunk_altered", detail))
         return len(payload)

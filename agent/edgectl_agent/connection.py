@@ -44,6 +44,7 @@ from edgectl_agent.core.timing import delay_s
 from edgectl_agent.device_key import DeviceKey
 from edgectl_agent.errors import make_reason
 from edgectl_agent.subscriptions import Handler, Subscriptions
+from edgectl_protocol import PROTOCOL
 from edgectl_protocol.messages import MESSAGE_BYTES_MAX, Reason
 
 __all__ = ["Connection", "Endpoint", "Mailbox"]
@@ -63,6 +64,7 @@ BULK_MESSAGES_MAX = 4
 _STEP_S = 1.0
 _CONNACK_S = 20.0
 _READ_BYTES = 64 * 1024
+_BLOBS = f"{PROTOCOL}/blob/"
 _OUT_OF_TIME = frozenset({9, 10})
 """OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
 _log = logging.getLogger(__name__)
@@ -125,6 +127,10 @@ class Mailbox:
     def bytes_in(self) -> int:
         """Return how many bytes the connection has brought, also of messages not whole yet."""
         return self._connection.bytes_in
+
+    def unasked(self) -> int:
+        """Return how many messages came on topics of blobs that nobody had asked for."""
+        return self._connection.unasked
 
     def receive(self, timeout_s: float) -> tuple[str, bytes] | None:
         """Return the next message, or None after `timeout_s`."""
@@ -221,6 +227,8 @@ class Connection:
         self._on_distrust = on_distrust
         self._keepalive_s = keepalive_s
         self._topics = Subscriptions()
+        self.unasked = 0
+        """Messages on topics of blobs that nobody had asked for."""
         self._stopping = threading.Event()
         self._up = threading.Event()
         self._thread: threading.Thread | None = None
@@ -382,7 +390,8 @@ class Connection:
                 if not self._stopping.is_set():
                     _log.info("the connection ended: %s", mqtt.error_string(code))
                 return
-            if not self.connected() and time.monotonic() > deadline:
+            late = time.monotonic() > deadline and not self._stopping.is_set()
+            if late and not self.connected():
                 raise TimeoutError("the broker does not answer CONNECT")
 
     def _note_error(self, error: Exception) -> None:
@@ -422,6 +431,8 @@ class Connection:
 
     def _received(self, _client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
         handler = self._topics.handler(message.topic)
+        if handler is None and message.topic.startswith(_BLOBS):
+            self.unasked += 1
         if handler is not None:
             self._guarded(handler, message.topic, bytes(message.payload))
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from msgspec import Struct
@@ -112,6 +113,11 @@ class Downloader:
     def bytes_received(self) -> int:
         """Payload bytes of chunks and indexes since the start, also of those not believed."""
         return sum(one.bytes_received for one in self._sources)
+
+    @property
+    def bad_pieces(self) -> dict[str, int]:
+        """What came and was not wanted, since the start, by `BadPiece`; for any thread."""
+        return dict(sum((one.bad_pieces for one in self._sources), Counter[str]()))
 
     def fetch(
         self,

@@ -86,6 +86,7 @@ def system_sample(
     state_directory: Path,
     inference_rss_bytes: int,
     deltas: Mapping[str, int] | None = None,
+    bad_pieces: Mapping[str, int] | None = None,
 ) -> SystemSample:
     """Return the device's health.
 
@@ -94,6 +95,7 @@ def system_sample(
         state_directory: where models are stored.
         inference_rss_bytes: resident memory of the inference process.
         deltas: what became of them since the start, by code.
+        bad_pieces: pieces of blobs that came and were not wanted, by kind.
     """
     return SystemSample(
         at=at,
@@ -104,6 +106,7 @@ def system_sample(
         agent_rss_bytes=_own_rss_bytes(),
         inference_rss_bytes=inference_rss_bytes,
         deltas=dict(deltas or {}),
+        bad_pieces=dict(bad_pieces or {}),
     )
 
 

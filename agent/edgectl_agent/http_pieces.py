@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from edgectl_agent.core.pacing import Pacer
@@ -21,7 +22,7 @@ from edgectl_agent.core.pulling import BadAnswer, Cutter, next_span, starts_at, 
 from edgectl_agent.core.timing import delay_s
 from edgectl_agent.errors import StepCancelled, TokenAway, make_reason
 from edgectl_agent.http_pull import Denied, HttpClient, Reply, Trouble
-from edgectl_agent.pieces import SourceFailed, Want
+from edgectl_agent.pieces import BadPiece, SourceFailed, Want
 from edgectl_protocol.messages import Reason
 
 __all__ = ["HttpPieces"]
@@ -64,6 +65,7 @@ class HttpPieces:
         self._pacer = pacer or Pacer(0)
         self._random = random.SystemRandom()
         self._bytes_received = 0
+        self._bad: Counter[str] = Counter()
 
     @property
     def name(self) -> str:
@@ -74,6 +76,11 @@ class HttpPieces:
     def bytes_received(self) -> int:
         """Payload bytes since the start, also of those not believed."""
         return self._bytes_received
+
+    @property
+    def bad_pieces(self) -> Counter[str]:
+        """What came and was not wanted, since the start, by `BadPiece`."""
+        return self._bad
 
     def fetch(
         self, want: Want, *, alone: bool, cancelled: Callable[[], bool], pause: Callable[[], None]
@@ -87,6 +94,8 @@ class HttpPieces:
             try:
                 self._ask(want, cancelled)
             except (Denied, BadAnswer) as error:
+                if isinstance(error, BadAnswer):
+                    self._bad[BadPiece.ANSWER] += 1
                 if cancelled():
                     raise StepCancelled from error
                 raise self._failed("transfer.refused", want, error) from error
@@ -150,6 +159,7 @@ class HttpPieces:
         if not want.is_missing(number):
             return
         if not want.is_right(number, chunk):
+            self._bad[want.fault(number, chunk)] += 1
             detail = (
                 f"chunk {number} of {want.blob} came from {self.name} with another content than "
                 "the signed one; the running model is not affected"

@@ -8,15 +8,39 @@ one need not bring again.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from enum import StrEnum
 from typing import Protocol
 
+from edgectl_protocol.chunks import chunk_length
 from edgectl_protocol.messages import Reason
 
-__all__ = ["INDEX", "Source", "SourceFailed", "Want"]
+__all__ = ["INDEX", "BadPiece", "Source", "SourceFailed", "Want"]
 
 INDEX = -1
 """Number of the chunk index, which is fetched like a chunk."""
+
+
+class BadPiece(StrEnum):
+    """What can be wrong with a piece that comes; counted, and reported with telemetry.
+
+    Only `OVERTAKING` ones are kept: they are right, and came before one that was asked for earlier.
+    """
+
+    ALTERED = "altered"
+    """Of the right length, or of an unknown one, and not the signed content: of another digest or
+    number, say, or a chunk index that was not signed."""
+    ANSWER = "answer"
+    """An HTTP answer to something else than was asked, or with a length that cannot be."""
+    DUPLICATE = "duplicate"
+    EMPTY = "empty"
+    """A topic that was cleared."""
+    OVERSIZED = "oversized"
+    OVERTAKING = "overtaking"
+    TRUNCATED = "truncated"
+    UNASKED = "unasked"
+    """A message on a topic that nobody has subscribed to, or of a blob that nobody waits for."""
 
 
 class SourceFailed(Exception):
@@ -87,6 +111,14 @@ class Want:
         """Say whether a piece is what was signed."""
         return hashlib.sha256(payload).digest() == self.expected(number)
 
+    def fault(self, number: int, payload: bytes) -> BadPiece:
+        """Say what is wrong with a piece that is not right."""
+        exact = not self.whole and number != INDEX
+        length = chunk_length(self.length, number) if exact else self.length
+        if len(payload) > length:
+            return BadPiece.OVERSIZED
+        return BadPiece.TRUNCATED if exact and len(payload) < length else BadPiece.ALTERED
+
     def take(self, number: int, payload: bytes) -> None:
         """Keep a piece that is missing and right."""
         del self._missing[number]
@@ -104,6 +136,10 @@ class Source(Protocol):
     @property
     def bytes_received(self) -> int:
         """Payload bytes since the start, also of those not believed."""
+
+    @property
+    def bad_pieces(self) -> Counter[str]:
+        """What came and was not wanted, since the start, by `BadPiece`."""
 
     def fetch(
         self, want: Want, *, alone: bool, cancelled: Callable[[], bool], pause: Callable[[], None]

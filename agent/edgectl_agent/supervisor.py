@@ -442,12 +442,9 @@ class Supervisor:
 
     def _sample(self) -> None:
         """Spool one batch of telemetry."""
-        sample = health.system_sample(
-            now(),
-            self._settings.state_directory,
-            self._inference.rss_bytes(),
-            self._patcher.counts(),
-        )
+        rss, patched = self._inference.rss_bytes(), self._patcher.counts()
+        bad = self._downloader.bad_pieces
+        sample = health.system_sample(now(), self._settings.state_directory, rss, patched, bad)
         windows = self._serving.windows() if self._keeper.answering else ()
         self._reporter.telemetry(windows, sample)
 

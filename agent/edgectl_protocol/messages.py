@@ -498,6 +498,10 @@ class SystemSample(_Message, frozen=True, kw_only=True, omit_defaults=True):
     temperature_c: float | None = None
     agent_rss_bytes: Count = 0
     inference_rss_bytes: Count = 0
+    bad_pieces: Annotated[
+        dict[Annotated[str, Meta(pattern=r"^[a-z_]{1,32}\Z")], Count], Meta(max_length=16)
+    ] = {}
+    """Pieces of blobs that came and were none that was wanted, since the agent's start, by kind."""
     deltas: Annotated[dict[Code, Count], Meta(max_length=64)] = {}
     """What became of deltas since the agent was started, by code; ``delta.applied`` is success."""
 

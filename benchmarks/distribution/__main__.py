@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.distribution import broker, transfer
+from benchmarks.distribution import broker, kills, transfer
 
-PARTS = (("broker", broker.main), ("transfer", transfer.main))
+PARTS = (("broker", broker.main), ("transfer", transfer.main), ("kills", kills.main))
 
 
 def main() -> int:

@@ -72,6 +72,10 @@ def device_table(device: types.DeviceDetail) -> Table:
         number = device.refused_order_counter
         told = f"{device.refusal.code}: {device.refusal.detail}"
         rows.append(("refused", plain(told if number is None else f"order {number}: {told}")))
+    bad = (device.system or {}).get("bad_pieces") or {}
+    if bad:
+        told = ", ".join(f"{count} {kind}" for kind, count in bad.items())
+        rows.append(("bad pieces", plain(told)))
     for slot in device.slots:
         rows.append((f"slot {plain(slot.slot)}", _slot_text(slot)))
         rows.append(("  desired", plain(slot.desired_version)))

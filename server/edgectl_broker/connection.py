@@ -72,6 +72,7 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._closing = False
         self._pump_planned = False
+        self._cut: asyncio.TimerHandle | None = None
 
     # --- asyncio.Protocol ------------------------------------------------------------------------
 
@@ -114,6 +115,10 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the interface
         """The connection is gone."""
         self._closing = True
+        if self._cut is not None:
+            # asyncio does not count a connection as lost that it closed itself once its buffer was
+            # empty: to abort it then is an exception in the event loop.
+            self._cut.cancel()
         if self._client is not None:
             self._client.lost()
         self._host.forget(self)
@@ -233,6 +238,6 @@ class Connection(asyncio.Protocol):
     def _finish(self) -> None:
         """Close when what was written has gone out, and cut what does not drain in time."""
         self._closing = True
-        if self._transport is not None:
+        if self._transport is not None and self._cut is None:
             self._transport.close()
-            self._loop.call_later(self._settings.close_timeout_s, self._transport.abort)
+            self._cut = self._loop.call_later(self._settings.close_timeout_s, self._transport.abort)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import sqlite3
 from collections import Counter
 from dataclasses import replace
@@ -11,6 +13,7 @@ import mqtt5
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mqtt5 import QoS
 
 from broker.clients import Raw
 from edgectl_broker import BrokerSettings, BrokerThread, CannotListen
@@ -156,6 +159,30 @@ def test_without_tls_only_on_loopback(tmp_path, host):
     settings = BrokerSettings(state=tmp_path / "state", tls=None, host=host, port=0)
     with pytest.raises(CannotListen, match="loopback"):
         BrokerThread(settings, lambda *_: True).start()
+
+
+def test_a_refused_client_that_reads_all_that_was_written_is_not_cut_afterwards(open_plain, caplog):
+    """What is closed with a full buffer is lost when that has drained; cutting it then is an error.
+
+    It was one in the event loop, seen in its log alone.
+    """
+    broker = open_plain(close_timeout_s=0.2)
+    with Raw(broker, receive_buffer=4096) as client:
+        client.connect("a")
+        for number in range(40):
+            client.send(
+                mqtt5.PublishPacket(
+                    f"big/{number}", bytes(60_000), retain=True, qos=QoS.AT_MOST_ONCE
+                )
+            )
+        client.send(mqtt5.SubscribePacket(1, [mqtt5.TopicFilter("big/#")]))
+        client.send(b"\xf0\x00" * 8)  # malformed: refused while much is on its way
+        with contextlib.suppress(OSError):
+            while client.socket.recv(65536):
+                pass
+    loop = broker.thread._loop
+    asyncio.run_coroutine_threadsafe(asyncio.sleep(0.6), loop).result(30)  # past every timer
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
 
 
 def test_stopping_says_goodbye_and_keeps_wills_for_the_next_start(open_plain):

@@ -122,6 +122,7 @@ class Transfer:
         """What is on its way, in the order in which it was asked for."""
         self._came = 0
         self._turn = self._newest_turn = 0
+        self._has_overtaken = False
         self._finished: list[int] = []
         self._refusals: dict[int, int] = {}
         self._ask_again_at: dict[int, float] = {}
@@ -149,6 +150,11 @@ class Transfer:
         """How many pieces are asked for at a time."""
         return self._window
 
+    @property
+    def has_overtaken(self) -> bool:
+        """Whether the piece that was accepted last came before one that was asked for earlier."""
+        return self._has_overtaken
+
     def receive(self, number: int, payload: bytes, elapsed_s: float) -> Outcome:
         """Judge a piece that came.
 
@@ -161,6 +167,7 @@ class Transfer:
             return self._refuse(number, elapsed_s)
         if number in self._asked:
             ask = self._asked.pop(number)
+            self._has_overtaken = any(one.turn < ask.turn for one in self._asked.values())
             self._newest_turn = max(self._newest_turn, ask.turn)
             if not ask.again:
                 self._again_max = 1

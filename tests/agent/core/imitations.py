@@ -84,6 +84,9 @@ class FakeTransport:
     def came(self, topic: str) -> None:
         pass
 
+    def unasked(self) -> int:
+        return 0
+
     def bytes_in(self) -> int:
         return 0
 

@@ -82,6 +82,9 @@ class ModelledLink:
         self._subscriptions.remove(topics)
         self._known.difference_update(topics if self.connected() else ())
 
+    def unasked(self) -> int:
+        return 0
+
     def bytes_in(self) -> int:
         return self.bytes_down
 

@@ -190,6 +190,9 @@ class Nothing:
     def connected(self) -> bool:
         return False
 
+    def unasked(self) -> int:
+        return 0
+
     def bytes_in(self) -> int:
         return 0
 

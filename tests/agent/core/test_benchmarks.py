@@ -286,6 +286,9 @@ class Retained:
     def came(self, topic: str) -> None:
         pass
 
+    def unasked(self) -> int:
+        return 0
+
     def bytes_in(self) -> int:
         return 0
 

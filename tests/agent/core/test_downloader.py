@@ -69,6 +69,9 @@ class Broker:
     def came(self, topic) -> None:
         pass
 
+    def unasked(self) -> int:
+        return 0
+
     def bytes_in(self) -> int:
         return self.bytes
 

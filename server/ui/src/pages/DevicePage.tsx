@@ -396,6 +396,7 @@ function Health({ device }: { device: Device }) {
   if (!sample) return null;
   const number = (name: string) => (typeof sample[name] === "number" ? sample[name] : null);
   const temperature = number("temperature_c");
+  const bad = Object.entries((device.system?.bad_pieces ?? {}) as Record<string, number>);
   return (
     <Panel title="Health" aside={<span className="soft small"><Time at={String(sample.at ?? "")} /></span>}>
       <Facts
@@ -406,6 +407,9 @@ function Health({ device }: { device: Device }) {
           ["Disk free", bytes(number("disk_free_bytes"))],
           ["Agent", bytes(number("agent_rss_bytes"))],
           ["Inference", bytes(number("inference_rss_bytes"))],
+          ...(bad.length
+            ? [["Bad pieces", bad.map(([kind, count]) => `${count} ${kind}`).join(", ")] as [string, string]]
+            : []),
         ]}
       />
     </Panel>
