@@ -42,7 +42,7 @@ format: dev
 # Bytecode as pip leaves it: hundreds of processes would compile us anew where it is not written.
 test: dev
 	$(BIN)/python packaging/install_test_packages.py
-	$(BIN)/python -m compileall -q agent server/edgectl server/edgectl_broker server/edgectl_server
+	$(BIN)/python -m compileall -q agent server/edgectl server/edgectl_broker server/edgectl_server server/edgectl_simulator
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=15 $(ARGS)
 
 # Nothing but what the demo prints goes to stdout, so that --json is one object there.

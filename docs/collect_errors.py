@@ -21,6 +21,7 @@ PACKAGES = (
     "agent/edgectl_delta",
     "agent/edgectl_agent",
     "server/edgectl_server",
+    "server/edgectl_simulator",
     "server/edgectl",
 )
 HEAD = """# Error codes

@@ -27,6 +27,8 @@ OFFLINE_S = 10.0
 _STALLS_BESIDE_OTHERS = 1
 """Nothing comes: it is asked for again; again nothing: somebody else gets a turn."""
 _WAIT_S = 0.5
+_HEARD_BYTES = 512
+"""So many bytes more are a piece that is coming; fewer may be the connection's own talk."""
 _log = logging.getLogger(__name__)
 
 
@@ -39,8 +41,14 @@ class Transport(Protocol):
     def subscribe(self, topics: Sequence[str]) -> None:
         """Ask for the topics; a retained message comes anew at every call."""
 
+    def came(self, topic: str) -> None:
+        """Note that it is not to be asked for at another connection."""
+
     def unsubscribe(self, topics: Sequence[str]) -> None:
         """Ask for them no longer."""
+
+    def bytes_in(self) -> int:
+        """Return how many bytes the connection has brought, also of messages not whole yet."""
 
     def receive(self, timeout_s: float) -> tuple[str, bytes] | None:
         """Return the next message of a topic that was subscribed to, or None."""
@@ -111,6 +119,7 @@ class BrokerPieces:
         transport = self._transport
         connected_s = self._elapsed()
         hold_until_s = connected_s
+        bytes_in = transport.bytes_in()
         while not transfer.done:
             if cancelled():
                 raise StepCancelled
@@ -122,6 +131,9 @@ class BrokerPieces:
                     make_reason("transfer.stalled", "there is no connection to the broker"),
                     waits=True,
                 )
+            if transport.bytes_in() - bytes_in >= _HEARD_BYTES:
+                bytes_in = transport.bytes_in()
+                transfer.heard(now_s)
             if connected_s != now_s or hold_until_s > now_s:
                 transfer.pause(now_s)
             if hold_until_s <= now_s:
@@ -155,6 +167,7 @@ class BrokerPieces:
             self._alarm(failure.reason)
             raise
         if outcome is Outcome.ACCEPTED:
+            self._transport.came(topic)
             want.take(number, payload)
         elif outcome is Outcome.REFUSED:
             detail = f"chunk {number} of {want.blob} came with another content than the signed one"

@@ -9,7 +9,9 @@ Rules:
    metadata are asked for again, orders are retained, acknowledgements are repeated.
 3. A start of the agent begins a new session, because the last one may have died in the middle of a
    download and left subscriptions behind; between two connections of one start the session
-   persists. Every subscription is made again at each connection, so that retained messages come.
+   persists. Every subscription is made again at each connection, so that retained messages come;
+   that for a piece of a blob, where the session has it still, without its retained message: it
+   waits there, and would come twice.
 4. At most 8 topics a SUBSCRIBE: the smallest broker of interest takes no more.
 5. No packet may be longer than `PACKET_BYTES_MAX`: the broker is told, and one that sends a longer
    one all the same is hung up on before any of it is read. Our memory is not the broker's to fill.
@@ -41,6 +43,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from edgectl_agent.core.timing import delay_s
 from edgectl_agent.device_key import DeviceKey
 from edgectl_agent.errors import make_reason
+from edgectl_agent.subscriptions import Handler, Subscriptions
 from edgectl_protocol.messages import MESSAGE_BYTES_MAX, Reason
 
 __all__ = ["Connection", "Endpoint", "Mailbox"]
@@ -91,8 +94,15 @@ class Endpoint(Struct, frozen=True, kw_only=True):
 class Mailbox:
     """One user's topics and what has come on them; a `Transport` of the downloader."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, once: bool = False) -> None:
+        """Make it empty.
+
+        Args:
+            connection: brings the messages.
+            once: one message of each topic is wanted, until the next `subscribe`.
+        """
         self._connection = connection
+        self._once = once
         self._messages: queue.Queue[tuple[str, bytes]] = queue.Queue(MAILBOX_MESSAGES_MAX)
 
     def connected(self) -> bool:
@@ -101,11 +111,19 @@ class Mailbox:
 
     def subscribe(self, topics: Sequence[str]) -> None:
         """Ask for the topics; a retained message comes anew at every call."""
-        self._connection.subscribe(topics, self._put)
+        self._connection.subscribe(topics, self._put, once=self._once)
+
+    def came(self, topic: str) -> None:
+        """Note that it is not to be asked for at another connection."""
+        self._connection.came(topic)
 
     def unsubscribe(self, topics: Sequence[str]) -> None:
         """Ask for them no longer."""
         self._connection.unsubscribe(topics)
+
+    def bytes_in(self) -> int:
+        """Return how many bytes the connection has brought, also of messages not whole yet."""
+        return self._connection.bytes_in
 
     def receive(self, timeout_s: float) -> tuple[str, bytes] | None:
         """Return the next message, or None after `timeout_s`."""
@@ -128,11 +146,16 @@ class Mailbox:
 class _BoundedClient(mqtt.Client):
     """paho's client, which by itself reads whatever length a broker announces: up to 256 MB."""
 
+    bytes_in = 0
+    """What has been read, of all connections."""
+
     def _sock_recv(self, bufsize: int) -> bytes:
         # paho asks for the rest of a packet at once; a test holds that it still comes by here.
         if bufsize > PACKET_BYTES_MAX:
             raise ConnectionAbortedError(f"the broker sends a packet of {bufsize} bytes")
-        return super()._sock_recv(bufsize)
+        content = super()._sock_recv(bufsize)
+        self.bytes_in += len(content)
+        return content
 
 
 class Connection:
@@ -162,8 +185,7 @@ class Connection:
         self._on_change = on_change
         self._on_distrust = on_distrust
         self._keepalive_s = keepalive_s
-        self._handlers: dict[str, Callable[[str, bytes], None]] = {}
-        self._lock = threading.Lock()
+        self._topics = Subscriptions()
         self._stopping = threading.Event()
         self._up = threading.Event()
         self._thread: threading.Thread | None = None
@@ -204,18 +226,31 @@ class Connection:
         """Say whether there is a connection now."""
         return self._up.is_set()
 
-    def subscribe(self, topics: Sequence[str], handler: Callable[[str, bytes], None]) -> None:
-        """Have what comes on the exact `topics` given to `handler`, now and after reconnects."""
-        with self._lock:
-            self._handlers.update(dict.fromkeys(topics, handler))
+    @property
+    def bytes_in(self) -> int:
+        """What has come, also of messages not whole yet."""
+        return self._client.bytes_in
+
+    def subscribe(self, topics: Sequence[str], handler: Handler, *, once: bool = False) -> None:
+        """Have what comes on the exact `topics` given to `handler`, now and after reconnects.
+
+        Args:
+            topics: at each call the retained messages come anew.
+            handler: called from the network thread.
+            once: one message of each is wanted, so that another connection does not bring it again
+                where it waits at the broker, or `came` was called for it.
+        """
+        self._topics.add(topics, handler, once=once)
         if self.connected():
             self._send_subscribe(topics)
 
+    def came(self, topic: str) -> None:
+        """Note that the one message that was wanted of a topic has come."""
+        self._topics.came(topic)
+
     def unsubscribe(self, topics: Sequence[str]) -> None:
         """Want nothing more from `topics`."""
-        with self._lock:
-            for topic in topics:
-                self._handlers.pop(topic, None)
+        self._topics.remove(topics)
         if self.connected():
             for batch in _batches(topics):
                 self._client.unsubscribe(batch)
@@ -246,7 +281,7 @@ class Connection:
 
     # ------------------------------------------------------------ the network thread
 
-    def _make_client(self) -> mqtt.Client:
+    def _make_client(self) -> _BoundedClient:
         client = _BoundedClient(
             CallbackAPIVersion.VERSION2,
             client_id=self._endpoint.device,
@@ -339,22 +374,23 @@ class Connection:
         self._failures = 0
         self.last_error = ""
         self._up.set()
-        with self._lock:
-            topics = tuple(self._handlers)
-        self._guarded(self._send_subscribe, topics)
+        always, unknown = self._topics.again()
+        self._guarded(self._send_subscribe, always)
+        self._guarded(self._send_subscribe, unknown, SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
         self._guarded(self._on_change, True)
 
     def _disconnected(self, *_args: object) -> None:
         self._went_down()
 
     def _received(self, _client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
-        with self._lock:
-            handler = self._handlers.get(message.topic)
+        handler = self._topics.handler(message.topic)
         if handler is not None:
             self._guarded(handler, message.topic, bytes(message.payload))
 
-    def _send_subscribe(self, topics: Iterable[str]) -> None:
-        options = SubscribeOptions(qos=1)
+    def _send_subscribe(
+        self, topics: Iterable[str], retained: int = SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE
+    ) -> None:
+        options = SubscribeOptions(qos=1, retainHandling=retained)
         for batch in _batches(topics):
             self._client.subscribe([(topic, options) for topic in batch])
 

@@ -1,222 +1,49 @@
-"""Reads the file of an exported version, which may be anybody's: a tar, but never by a tar library.
+"""The file of an exported version on the device: an open descriptor, read by its position.
 
-Rules:
-
-1. Only what `edgectl_protocol.offline` names may be in it, each name once. Entries are plain files
-   with plain headers (POSIX ustar): links, devices, folders, sparse and extended headers are
-   refused, because no exported version has any.
-2. Nothing is ever extracted by its name: entries are read by their place, and what becomes of the
-   bytes is decided by their digest.
-3. Headers are read first, all of them, and nothing else: the number and the lengths of the entries
-   are bounded before the first content is looked at. A compressed file is refused by its first
-   bytes, so that nothing here can grow.
-4. The file is read by position, so that whoever has handed it over may go on using it; it may
-   change meanwhile, and then its digests do not fit.
+What may be in it, and how it is read: `edgectl_protocol.archives`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import stat
 from collections.abc import Iterator
-from typing import NamedTuple
+from contextlib import contextmanager
 
 from edgectl_agent.errors import Refused
-from edgectl_protocol.chunks import BLOB_BYTES_MAX, CHUNK_BYTES
-from edgectl_protocol.errors import ProtocolError
-from edgectl_protocol.metadata import METADATA_BYTES_MAX
-from edgectl_protocol.names import digest_of
-from edgectl_protocol.offline import (
-    ENTRIES_MAX,
-    INDEX_BYTES_MAX,
-    INDEX_FILE,
-    LAYOUT_FILE,
-    METADATA_FILES_MAX,
-    METADATA_FOLDER,
-    blob_file,
-    check_entry,
-)
+from edgectl_protocol.archives import Archive
+from edgectl_protocol.errors import ArchiveRefused
 
-__all__ = ["Archive"]
+__all__ = ["open_archive", "refusals"]
 
-_BLOCK = 512
-_NUMBER = re.compile(rb" *([0-7]{1,11})[ \0]*")
-_PLAIN = frozenset({b"0", b"\0"})
-_KINDS = {
-    b"1": "a hard link",
-    b"2": "a symbolic link",
-    b"3": "a device",
-    b"4": "a device",
-    b"5": "a folder",
-    b"6": "a pipe",
-    b"S": "a sparse file",
-    b"x": "an extended header",
-    b"g": "an extended header",
-    b"L": "a long name",
-    b"K": "a long name",
-}
-_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")
+_COMPRESSED = "offline.compressed"
 _MAKE_AGAIN = "copy the file again, or write it anew: edgectl export MODEL@VERSION"
 
 
-class _Place(NamedTuple):
-    start: int
-    length: int
+def open_archive(file: int) -> Archive:
+    """Read the headers of a file.
+
+    Args:
+        file: an open descriptor, which stays the caller's.
+
+    Raises:
+        Refused: ``offline.file``: it is no ordinary file.
+        ArchiveRefused: it is no exported version; see `refusals`.
+        OSError: it cannot be read.
+    """
+    found = os.fstat(file)
+    if not stat.S_ISREG(found.st_mode):
+        raise Refused("offline.file", "it is no ordinary file", hint="copy it to a disk first")
+    return Archive(lambda start, length: os.pread(file, length, start), found.st_size)
 
 
-class Archive:
-    """One file, whose headers are good."""
-
-    def __init__(self, file: int) -> None:
-        """Read the headers.
-
-        Args:
-            file: an open descriptor, which stays the caller's.
-
-        Raises:
-            Refused: ``offline.file``, ``offline.compressed``, ``offline.truncated`` or
-                ``offline.malformed``.
-            OSError: it cannot be read.
-        """
-        self._file = file
-        found = os.fstat(file)
-        if not stat.S_ISREG(found.st_mode):
-            raise Refused("offline.file", "it is no ordinary file", hint="copy it to a disk first")
-        self._length = found.st_size
-        self._places = self._read_headers()
-        for name in (LAYOUT_FILE, INDEX_FILE):
-            if name not in self._places:
-                raise _malformed(f"there is no {name} in it")
-
-    def index(self) -> bytes:
-        """Return the content of ``index.json``."""
-        return self._read(INDEX_FILE, INDEX_BYTES_MAX)
-
-    def metadata(self) -> dict[str, bytes]:
-        """Return the files of metadata, by name."""
-        names = [name for name in self._places if name.startswith(METADATA_FOLDER)]
-        if len(names) > METADATA_FILES_MAX:
-            raise _malformed(f"{len(names)} files of metadata, at most {METADATA_FILES_MAX}")
-        return {
-            name.removeprefix(METADATA_FOLDER): self._read(name, METADATA_BYTES_MAX)
-            for name in names
-        }
-
-    def small_blob(self, digest: str, bytes_max: int) -> bytes:
-        """Return a blob that is what its name says.
-
-        Raises:
-            Refused: ``offline.damaged``: it is not; or it is not there, or too long.
-        """
-        content = self._read(blob_file(digest), bytes_max)
-        if digest_of(content) != digest:
-            raise _damaged(digest)
-        return content
-
-    def check_blob(self, digest: str, length: int) -> None:
-        """Hash a blob; raise `Refused` ``offline.damaged`` where it is not what its name says."""
-        place = self._place(blob_file(digest))
-        total = hashlib.sha256()
-        for chunk in self._chunks(place):
-            total.update(chunk)
-        if place.length != length or "sha256:" + total.hexdigest() != digest:
-            raise _damaged(digest)
-
-    def chunks(self, digest: str) -> Iterator[bytes]:
-        """Yield a blob in chunks of `CHUNK_BYTES`; what they are must be checked once more."""
-        return self._chunks(self._place(blob_file(digest)))
-
-    def has_blob(self, digest: str) -> bool:
-        """Say whether there is an entry of that name."""
-        return blob_file(digest) in self._places
-
-    # ------------------------------------------------------------ the tar
-
-    def _read_headers(self) -> dict[str, _Place]:
-        places: dict[str, _Place] = {}
-        at = 0
-        while True:
-            header = self._at(at, _BLOCK)
-            if at == 0 and header.startswith(_COMPRESSED):
-                raise Refused(
-                    "offline.compressed",
-                    "the file is compressed; an exported version is not",
-                    hint="decompress it first, such as with gunzip",
-                )
-            if header == bytes(_BLOCK):
-                return places
-            name, length = _parse(header)
-            if name in places:
-                raise _malformed(f"{name} is in it twice")
-            if len(places) >= ENTRIES_MAX:
-                raise _malformed(f"it has more than {ENTRIES_MAX} entries")
-            places[name] = _Place(at + _BLOCK, length)
-            at += _BLOCK + -(-length // _BLOCK) * _BLOCK
-            if at > self._length:
-                raise _truncated()
-
-    def _place(self, name: str) -> _Place:
-        place = self._places.get(name)
-        if place is None:
-            raise _malformed(f"{name} is not in it")
-        return place
-
-    def _read(self, name: str, bytes_max: int) -> bytes:
-        place = self._place(name)
-        if place.length > bytes_max:
-            raise _malformed(f"{name} has {place.length} bytes, at most {bytes_max}")
-        return self._at(*place)
-
-    def _chunks(self, place: _Place) -> Iterator[bytes]:
-        for offset in range(0, place.length, CHUNK_BYTES):
-            yield self._at(place.start + offset, min(CHUNK_BYTES, place.length - offset))
-
-    def _at(self, start: int, length: int) -> bytes:
-        content = bytearray()
-        while len(content) < length:
-            part = os.pread(self._file, length - len(content), start + len(content))
-            if not part:
-                raise _truncated()
-            content += part
-        return bytes(content)
-
-
-def _parse(header: bytes) -> tuple[str, int]:
-    """Return name and length of the entry that a header announces."""
-    number = _NUMBER.fullmatch(header[148:156])
-    blank = header[:148] + b" " * 8 + header[156:]
-    if header[257:262] != b"ustar" or number is None or int(number[1], 8) != sum(blank):
-        raise Refused("offline.malformed", "it is no tar file, or a damaged one", hint=_MAKE_AGAIN)
-    raw = header[:100].rstrip(b"\0")
-    shown = raw[:80].decode("ascii", "backslashreplace")
-    kind = header[156:157]
-    if kind not in _PLAIN:
-        raise _malformed(f"{shown} is {_KINDS.get(kind, f'of the kind {kind!r}')}")
-    size = _NUMBER.fullmatch(header[124:136])
-    if size is None or int(size[1], 8) > BLOB_BYTES_MAX:
-        raise _malformed(f"{shown} has a length that no file of ours has")
-    if header[157:257].strip(b"\0") or header[345:500].strip(b"\0"):
-        raise _malformed(f"{shown} has a target or a prefix")
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turn what is wrong with the file into `Refused`, with the next step."""
     try:
-        name = check_entry(raw.decode("ascii"))
-    except UnicodeDecodeError as error:
-        raise _malformed(f"{shown} is no file of an exported version") from error
-    except ProtocolError as error:
-        raise _malformed(str(error)) from error
-    return name, int(size[1], 8)
-
-
-def _malformed(detail: str) -> Refused:
-    return Refused("offline.malformed", f"not an exported version: {detail}", hint=_MAKE_AGAIN)
-
-
-def _truncated() -> Refused:
-    return Refused("offline.truncated", "the file ends in the middle", hint=_MAKE_AGAIN)
-
-
-def _damaged(digest: str) -> Refused:
-    return Refused(
-        "offline.damaged", f"{digest} in the file is not what its name says", hint=_MAKE_AGAIN
-    )
+        yield
+    except ArchiveRefused as error:
+        hint = _MAKE_AGAIN
+        if error.code == _COMPRESSED:
+            hint = "decompress it first, such as with gunzip"
+        raise Refused(error.code, f"{error}", hint=hint) from error

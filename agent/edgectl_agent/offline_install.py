@@ -20,9 +20,10 @@ from edgectl_agent.errors import AgentError, Refused, StepFailed, StepRejected
 from edgectl_agent.local_desk import Prepared
 from edgectl_agent.local_messages import Install
 from edgectl_agent.offline import MetadataFiles, Package, Packages
-from edgectl_agent.offline_archive import Archive
+from edgectl_agent.offline_archive import open_archive, refusals
 from edgectl_agent.store import Store
 from edgectl_agent.trust.process import Trust
+from edgectl_protocol.archives import Archive
 from edgectl_protocol.errors import ProtocolError
 from edgectl_protocol.manifest import (
     CONFIG_FILE,
@@ -107,7 +108,8 @@ class OfflineInstaller:
                 hint="try again when it is done: edgectl-agent status",
             )
         try:
-            return self._prepare(Archive(file), request)
+            with refusals():
+                return self._prepare(open_archive(file), request)
         finally:
             self._lock.release()
 

@@ -275,7 +275,7 @@ class Supervisor:
         return Downloader(
             self._device,
             store,
-            Mailbox(self._connection),
+            Mailbox(self._connection, once=True),
             seal=lambda request: seal(self._key, request),
             alarm=alarm,
             pacer=pacer,

@@ -7,6 +7,7 @@ The tree is small and sorted by who must act::
     ├── LimitExceeded        larger, longer or deeper than the contract allows
     ├── InvalidName          a device, model, version or variant name outside the grammar
     ├── InvalidRequirement   a gate or a bound that there is not, or that cannot be read
+    ├── ArchiveRefused       the file of an exported version that is damaged, or none
     └── DeltaRefused         a delta that is not applied: the whole file is fetched instead
 
 Every error carries a stable `code` (``area.problem``), which programs may compare, and a sentence
@@ -16,6 +17,7 @@ for a person, which they may not.
 from __future__ import annotations
 
 __all__ = [
+    "ArchiveRefused",
     "DeltaRefused",
     "InvalidName",
     "InvalidRequirement",
@@ -53,6 +55,16 @@ class InvalidRequirement(ProtocolError):
     """A requirement, or the name of a gate, is outside the grammar."""
 
     code = "protocol.requirement"
+
+
+class ArchiveRefused(ProtocolError):
+    """The file of an exported version is damaged, hostile, or none; its code says which."""
+
+    code = "offline.malformed"
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
 
 
 class DeltaRefused(ProtocolError):

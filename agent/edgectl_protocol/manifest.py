@@ -71,6 +71,7 @@ __all__ = [
     "Scores",
     "TensorSpec",
     "Tolerance",
+    "bundle_bytes",
     "decode_config",
     "decode_manifest",
     "device_layers",
@@ -364,6 +365,15 @@ def model_layer(manifest: Manifest) -> Descriptor:
 def is_encrypted(manifest: Manifest) -> bool:
     """Say whether a content key is needed to use the bundle."""
     return any(layer.encrypted for layer in manifest.layers)
+
+
+def bundle_bytes(content: bytes, manifest: Manifest) -> int:
+    """Return what a device fetches: the manifest, layers but documents, and their chunk indexes."""
+    total = len(content)
+    for layer in device_layers(manifest):
+        chunks = chunk_count(layer.size)
+        total += layer.size + (chunks * 32 if chunks > 1 else 0)
+    return total
 
 
 def device_layers(manifest: Manifest) -> tuple[Descriptor, ...]:

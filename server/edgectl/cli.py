@@ -20,6 +20,7 @@ from edgectl.commands.demo import demo
 from edgectl.commands.devices import devices
 from edgectl.commands.doctor import doctor
 from edgectl.commands.export import export
+from edgectl.commands.imports import import_version, origins
 from edgectl.commands.jobs import jobs
 from edgectl.commands.keys import keys
 from edgectl.commands.mirror import mirror
@@ -27,6 +28,7 @@ from edgectl.commands.models import models
 from edgectl.commands.push import push
 from edgectl.commands.rollouts import rollout
 from edgectl.commands.server import server
+from edgectl.commands.simulate import simulate
 from edgectl.commands.targets import bench, targets
 from edgectl.commands.telemetry import telemetry
 from edgectl.commands.tokens import tokens
@@ -76,6 +78,8 @@ for _command in (
     push,
     models,
     export,
+    import_version,
+    origins,
     mirror,
     rollout,
     devices,
@@ -88,6 +92,7 @@ for _command in (
     doctor,
     server,
     keys,
+    simulate,
     demo,
 ):
     cli.add_command(_command)

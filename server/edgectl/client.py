@@ -288,6 +288,20 @@ class Client:
         """Return what a device has uploaded, as it came."""
         return self._connection.content(f"/devices/{_segment(device)}/uploads/{_segment(digest)}")
 
+    # ------------------------------------------------------------ other servers
+
+    def import_version(self, request: types.ImportRequest) -> types.ImportAccepted:
+        """Begin to import an exported version from a file that was uploaded."""
+        return self._connection.request("POST", "/imports", types.ImportAccepted, body=request)
+
+    def origins(self) -> types.Page[types.OriginInfo]:
+        """List the servers whose exported versions are believed."""
+        return self._get("/origins", types.Page[types.OriginInfo])
+
+    def forget_origin(self, name: str) -> None:
+        """Forget one of them; what came from it stays."""
+        self._connection.request("DELETE", f"/origins/{_segment(name)}", NoneType)
+
     # ------------------------------------------------------------ jobs
 
     def jobs(self, query: Query = (), limit: int = 100) -> types.Page[types.JobInfo]:
@@ -432,6 +446,11 @@ class Client:
         """Start a rollout."""
         return self._connection.request("POST", "/rollouts", types.RolloutInfo, body=request)
 
+    def plan_rollout(self, request: types.RolloutRequest) -> types.RolloutForecast:
+        """Return what a rollout would do; nothing is started."""
+        path = "/rollouts/plan"
+        return self._connection.request("POST", path, types.RolloutForecast, body=request)
+
     def rollouts(self, query: Query = (), limit: int = 25) -> types.Page[types.RolloutInfo]:
         """List rollouts, newest first."""
         return self._pages("/rollouts", types.RolloutInfo, query, limit)
@@ -454,10 +473,13 @@ class Client:
         path = f"/rollouts/{_segment(rollout_id)}/events"
         return self._pages(path, types.RolloutEventInfo, (), limit)
 
-    def rollout_action(self, rollout_id: str, action: str, reason: str = "") -> types.RolloutInfo:
-        """``pause``, ``resume`` or ``abort`` a rollout."""
+    def rollout_action(
+        self, rollout_id: str, action: str, reason: str = "", *, revert: bool = False
+    ) -> types.RolloutInfo:
+        """``pause``, ``resume``, ``approve`` or ``abort`` a rollout."""
         path = f"/rollouts/{_segment(rollout_id)}/actions/{_segment(action)}"
-        return self._connection.request("POST", path, types.RolloutInfo, body={"reason": reason})
+        body = {"reason": reason, **({"revert": True} if revert else {})}
+        return self._connection.request("POST", path, types.RolloutInfo, body=body)
 
     # ------------------------------------------------------------ telemetry
 

@@ -6,18 +6,36 @@ from rich.console import Group
 from rich.table import Table
 
 from edgectl import types
-from edgectl.output import age, bytes_text, pairs, plain, table
+from edgectl.output import age, bytes_text, duration_text, pairs, plain, table
 
-__all__ = ["lineage_tables"]
+__all__ = ["imported_rows", "lineage_tables"]
 
 
 def lineage_tables(lineage: types.LineageInfo) -> Group:
     """Return what a version was made of, how its variants were made, and what it descends from."""
     parts: list[Table] = [_origin(lineage)]
+    if lineage.imported is not None:
+        parts.append(pairs(imported_rows(lineage.imported), "imported"))
     parts += [_variant(one) for one in lineage.variants]
     if lineage.ancestors:
         parts.append(_ancestors(lineage))
     return Group(*parts)
+
+
+def imported_rows(imported: types.ImportedInfo) -> list[tuple[str, str]]:
+    """Return from where a version came as a file, line by line."""
+    rows = [
+        ("origin", imported.origin),
+        ("root", f"{imported.root} (version {imported.root_version})"),
+        ("file", f"{imported.filename} {imported.file}"),
+        ("pushed there by", imported.pushed_by),
+        ("imported", age(imported.imported_at)),
+    ]
+    if imported.expired_for_s:
+        rows.append(
+            ("signatures", f"could have ended {duration_text(imported.expired_for_s)} before")
+        )
+    return [(name, plain(value)) for name, value in rows if value]
 
 
 def _origin(lineage: types.LineageInfo) -> Table:

@@ -57,6 +57,7 @@ _STATE_STYLES = {
     },
     "yellow": {
         *("processing", "unsigned", "queued", "running", "in_progress", "paused", "pending"),
+        "overdue",
         *("warn", "warning", "not_enough_data", "overridden"),
     },
 }

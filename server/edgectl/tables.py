@@ -233,6 +233,8 @@ def rollout_table(rollout: types.RolloutInfo) -> Table:
             ("failed", counts.failed),
             ("rejected", counts.rejected),
             ("rolled back", counts.rolled_back),
+            ("overdue", counts.overdue),
+            ("reverted", counts.reverted),
             ("cancelled", counts.cancelled),
         )
         if count
@@ -242,9 +244,23 @@ def rollout_table(rollout: types.RolloutInfo) -> Table:
         ("state", state_text(rollout.state)),
         ("devices", f"{counts.total}: {', '.join(parts) or 'none'}"),
     ]
+    if rollout.phase is not None:
+        rows += _phase_rows(rollout.phase)
     if rollout.note:
         rows.append(("note", plain(rollout.note)))
     return pairs(rows, plain(f"{rollout.model}@{rollout.version}"))
+
+
+def _phase_rows(phase: types.PhaseProgress) -> list[tuple[str, Text | str]]:
+    name = plain(f"{phase.name}, {phase.number} of {phase.phases}")
+    rows: list[tuple[str, Text | str]] = [
+        ("phase", f"{name}: {phase.admitted} of {phase.target} devices, {plain(phase.step)}")
+    ]
+    rows += [
+        (f"gate {plain(one.gate)}", plain(f"{one.verdict.replace('_', ' ')}: {one.detail}"))
+        for one in phase.verdicts
+    ]
+    return rows
 
 
 def rollout_devices_table(devices: Sequence[types.RolloutDeviceInfo]) -> Group:

@@ -6,10 +6,11 @@ for what has no bundle. Bundles of servers before this one may have fewer docume
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import msgspec
+from msgspec import Meta, Struct
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -24,7 +25,13 @@ from edgectl_protocol.manifest import (
     layer_by_file,
 )
 from edgectl_server.errors import NotFound
-from edgectl_server.schemas import AncestorInfo, LineageInfo, ToolInfo, VariantLineage
+from edgectl_server.schemas import (
+    AncestorInfo,
+    ImportedInfo,
+    LineageInfo,
+    ToolInfo,
+    VariantLineage,
+)
 from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.tables import BundleVariant, ModelVersion
@@ -36,6 +43,25 @@ DocumentFile = Literal["model-card.md", "sbom.cdx.json"]
 ANCESTORS_MAX = 100
 _CHILDREN_MAX = 100
 _DOCUMENT_BYTES_MAX = 16 * 1024 * 1024
+
+
+class _Tool(Struct):
+    name: Annotated[str, Meta(max_length=256)]
+    version: Annotated[str, Meta(max_length=256)] = ""
+
+
+class _Tools(Struct):
+    components: Annotated[list[_Tool], Meta(max_length=1024)]
+
+
+class _Made(Struct):
+    tools: _Tools
+
+
+class _Sbom(Struct):
+    """What is read here of a bill of materials."""
+
+    metadata: _Made
 
 
 class BundleDocuments:
@@ -95,6 +121,7 @@ class BundleDocuments:
             calibration=row.calibration,
             evaluation=row.evaluation,
             measured_on=str(report.get("measured_on", "")),
+            imported=None if row.imported is None else ImportedInfo.model_validate(row.imported),
             variants=[self._variant(bundle, config) for bundle, config in configs],
         )
 
@@ -116,11 +143,13 @@ class BundleDocuments:
 
     def _tools(self, bundle: BundleVariant) -> list[ToolInfo]:
         try:
-            document = json.loads(self._document(bundle, SBOM_FILE))
+            document = msgspec.json.decode(self._document(bundle, SBOM_FILE), type=_Sbom)
         except NotFound:
             return []
-        tools = document["metadata"]["tools"]["components"]
-        return [ToolInfo(name=tool["name"], version=tool["version"]) for tool in tools]
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return []  # of another server, and not as ours write it
+        tools = document.metadata.tools.components
+        return [ToolInfo(name=tool.name, version=tool.version) for tool in tools]
 
     def _document(self, bundle: BundleVariant, file: str) -> bytes:
         try:

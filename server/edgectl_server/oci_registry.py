@@ -11,7 +11,9 @@ Rules:
    digests.
 3. The chunk index of a layer is a blob of its repository too: its digest is in the manifest. It is
    computed when it is asked for.
-4. Versions are never changed nor deleted once they are ready, so that what was found to be part of
+4. What refers to a bundle (`edgectl_protocol.referrers`) follows from its manifest, and is in its
+   repository too: a manifest by its digest, and the empty configuration of those.
+5. Versions are never changed nor deleted once they are ready, so that what was found to be part of
    a repository stays found.
 """
 
@@ -31,6 +33,13 @@ from edgectl_protocol.errors import ProtocolError
 from edgectl_protocol.manifest import MANIFEST_MEDIA_TYPE, decode_manifest
 from edgectl_protocol.names import digest_of
 from edgectl_protocol.offline import OfflineIndex, make_index_entry
+from edgectl_protocol.referrers import (
+    EMPTY_CONTENT,
+    EMPTY_DIGEST,
+    Referrer,
+    list_of,
+    referrers_of,
+)
 from edgectl_server.errors import NotFound, Refused, ServerFault
 from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
@@ -67,6 +76,13 @@ class _Part(NamedTuple):
     size: int
     index_of: str = ""
     """Set for a chunk index: the digest of the blob whose chunks it lists."""
+
+
+class _Named(NamedTuple):
+    """What follows from a manifest."""
+
+    parts: dict[str, _Part]
+    referrers: tuple[Referrer, ...]
 
 
 class _Bundle(NamedTuple):
@@ -107,7 +123,7 @@ class OciRegistry:
         self._database = database
         self._blobs = blobs
         self._lock = threading.Lock()
-        self._manifests: _Recent[str, dict[str, _Part]] = _Recent(_MANIFESTS_MAX)
+        self._manifests: _Recent[str, _Named] = _Recent(_MANIFESTS_MAX)
         self._found: _Recent[tuple[str, str], _Part] = _Recent(_FOUND_MAX)
         self._indexes: _Recent[str, bytes] = _Recent(_INDEXES_MAX)
         self._indexing = threading.Lock()  # a fleet asks for the same one at the same time
@@ -150,6 +166,9 @@ class OciRegistry:
         """
         model = _model(name)
         _check_digest(digest)
+        if digest == EMPTY_DIGEST:
+            self._bundles(model)
+            return Content(digest, len(EMPTY_CONTENT), BLOB_MEDIA_TYPE, EMPTY_CONTENT)
         with self._lock:
             part = self._found.get((model, digest))
         if part is None:
@@ -157,13 +176,19 @@ class OciRegistry:
         content = self._chunk_index(digest, part) if part.index_of else None
         return Content(digest, part.size, BLOB_MEDIA_TYPE, content)
 
-    def referrers(self, name: str, digest: str) -> bytes:
-        """Return the index of what refers to a manifest: nothing does."""
-        self._bundles(_model(name))
+    def referrers(self, name: str, digest: str, artifact_type: str = "") -> bytes:
+        """Return the index of what refers to a manifest: the documents of a bundle.
+
+        Raises:
+            Refused: ``oci.name`` or ``oci.digest``.
+            NotFound: ``oci.repository``.
+        """
+        bundles = self._bundles(_model(name))
         _check_digest(digest)
-        return msgspec.json.encode(
-            OfflineIndex(schema_version=2, media_type=INDEX_MEDIA_TYPE, manifests=())
-        )
+        found: Sequence[Referrer] = ()
+        if any(one.manifest == digest for one in bundles):
+            found = self._named(digest).referrers
+        return list_of(found, artifact_type)
 
     # ------------------------------------------------------------ what is in a repository
 
@@ -182,6 +207,11 @@ class OciRegistry:
             index = _index(model, of_version)
             if index.digest == digest:
                 return index
+        for one in bundles:
+            for referrer in self._named(one.manifest).referrers:
+                if referrer.digest == digest:
+                    content = referrer.content
+                    return Content(digest, len(content), MANIFEST_MEDIA_TYPE, content)
         raise _no_manifest(f"models/{model}", digest)
 
     def _stored_manifest(self, bundle: _Bundle) -> Content:
@@ -190,19 +220,20 @@ class OciRegistry:
 
     def _search(self, model: str, digest: str) -> _Part:
         for bundle in self._bundles(model):
-            part = self._parts(bundle.manifest).get(digest)
+            part = self._named(bundle.manifest).parts.get(digest)
             if part is not None:
                 with self._lock:
                     return self._found.put((model, digest), part)
         raise NotFound("oci.blob", f"models/{model} has no blob {digest}")
 
-    def _parts(self, manifest: str) -> dict[str, _Part]:
+    def _named(self, manifest: str) -> _Named:
         with self._lock:
-            parts = self._manifests.get(manifest)
-        if parts is not None:
-            return parts
+            named = self._manifests.get(manifest)
+        if named is not None:
+            return named
+        content = self._blobs.read(manifest)
         try:
-            decoded = decode_manifest(self._blobs.read(manifest))
+            decoded = decode_manifest(content)
         except ProtocolError as error:
             raise ServerFault("oci.damaged", f"{manifest} is no manifest: {error}") from error
         parts = {}
@@ -211,7 +242,7 @@ class OciRegistry:
             if one.chunk_index is not None:
                 parts[one.chunk_index] = _Part(32 * chunk_count(one.size), one.digest)
         with self._lock:
-            return self._manifests.put(manifest, parts)
+            return self._manifests.put(manifest, _Named(parts, referrers_of(content, decoded)))
 
     def _chunk_index(self, digest: str, part: _Part) -> bytes:
         with self._indexing:

@@ -114,8 +114,11 @@ class Ordering:
         version_id: int | None,
         *,
         rollout: str | None,
+        ranking: Sequence[str] | None = None,
     ) -> int:
         """Say what a slot shall run (None: what it ran before, or nothing), and order it.
+
+        With `ranking`, only the variants with these manifests, in this order.
 
         That a version is taken back stays said, in every later order: the device may see the
         newest only, and what it has committed meanwhile it gives up only when it is told to.
@@ -132,11 +135,12 @@ class Ordering:
                     version_id=version_id,
                     rollout=rollout,
                     updated_at=self._now(),
+                    ranking=None if ranking is None else list(ranking),
                 )
             )
         else:
             row.version_id, row.rollout, row.updated_at = version_id, rollout, self._now()
-            row.ranking = None
+            row.ranking = None if ranking is None else list(ranking)
         session.flush()
         return self.issue(session, device)
 

@@ -34,6 +34,7 @@ from edgectl_server.pipeline.errors import PipelineRefused
 from edgectl_server.pipeline.steps import decode_steps, labels_of
 from edgectl_server.policies import Terms, check_terms, terms_of
 from edgectl_server.schemas import (
+    ImportedInfo,
     ModelSummary,
     Page,
     Problem,
@@ -228,6 +229,7 @@ class Registry:
             parent=request.parent,
             job=None,
             problem=None,
+            imported=None,
             created_at=self._now(),
             created_by=user,
         )
@@ -301,6 +303,9 @@ class Registry:
                 variants=_variants(session, row),
                 report=None if row.report is None else Report.model_validate(row.report),
                 error=_error(session, row),
+                imported=None
+                if row.imported is None
+                else ImportedInfo.model_validate(row.imported),
             )
 
     def snapshot(self, reference: str) -> VersionSummary | None:

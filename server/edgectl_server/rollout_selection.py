@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from edgectl_server.errors import Conflict, Refused
@@ -19,10 +20,19 @@ from edgectl_server.storage.tables import (
 )
 from edgectl_server.version_rows import get_version
 
-__all__ = ["DEVICES_MAX", "check_free", "desired_versions", "find_ready_version", "select_devices"]
+__all__ = [
+    "DEVICES_MAX",
+    "check_free",
+    "desired_versions",
+    "find_late_joiners",
+    "find_overlaps",
+    "find_ready_version",
+    "select_devices",
+]
 
 DEVICES_MAX = 100_000
 _NAMES_AT_ONCE = 500
+_JOIN_AT_ONCE = 500
 
 
 def find_ready_version(session: Session, model: str, version: str) -> ModelVersion:
@@ -96,6 +106,29 @@ def select_devices(session: Session, selector: Selector) -> Sequence[str]:
     return names
 
 
+def find_late_joiners(session: Session, rollout: Rollout) -> Sequence[str]:
+    """Return devices that a running rollout is for and that are not of it yet, some at a time.
+
+    Those that another unfinished rollout of the model has are not; they come when that has ended.
+    """
+    selector = Selector.model_validate(rollout.selector)
+    if selector.devices:
+        return []
+    taken = (
+        select(RolloutDevice.device)
+        .join(Rollout, Rollout.id == RolloutDevice.rollout)
+        .where(
+            RolloutDevice.device == Device.id,
+            (Rollout.id == rollout.id)
+            | ((Rollout.model == rollout.model) & Rollout.due_at.is_not(None)),
+        )
+    )
+    wanted = select(Device.id).where(Device.state == "enrolled", ~taken.exists())
+    if selector.group:
+        wanted = wanted.where(Device.group == selector.group)
+    return session.scalars(wanted.order_by(Device.id).limit(_JOIN_AT_ONCE)).all()
+
+
 def check_free(session: Session, model: str, names: Sequence[str]) -> None:
     """Two rollouts of one model must not tell one device different things.
 
@@ -118,6 +151,25 @@ def check_free(session: Session, model: str, names: Sequence[str]) -> None:
                 hint="wait for it, or abort it",
                 data={"rollout": row.rollout, "device": row.device},
             )
+
+
+def find_overlaps(session: Session, model: str, names: Sequence[str]) -> list[tuple[str, int]]:
+    """Return the unfinished rollouts of the model that have some of these devices, and how many."""
+    found: Counter[str] = Counter()
+    for some in _slices(names):
+        rows = session.execute(
+            select(RolloutDevice.rollout, func.count())
+            .join(Rollout, Rollout.id == RolloutDevice.rollout)
+            .where(
+                Rollout.model == model,
+                Rollout.due_at.is_not(None),
+                RolloutDevice.device.in_(some),
+            )
+            .group_by(RolloutDevice.rollout)
+        )
+        for rollout, count in rows:
+            found[rollout] += count
+    return sorted(found.items())
 
 
 def desired_versions(session: Session, slot: str, names: Sequence[str]) -> dict[str, int]:

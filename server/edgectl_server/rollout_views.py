@@ -13,6 +13,7 @@ from edgectl_server.device_views import evidence
 from edgectl_server.domain.rollouts import DeviceState
 from edgectl_server.errors import NotFound
 from edgectl_server.ordering import refusal_of, reported_of
+from edgectl_server.rollout_phases import phase_progress
 from edgectl_server.schemas import (
     Page,
     ReasonInfo,
@@ -165,6 +166,7 @@ def count_devices(session: Session, rollout_id: str) -> dict[str, int]:
 def rollout_info(session: Session, rollout: Rollout) -> RolloutInfo:
     """Return how a rollout is shown."""
     counts = count_devices(session, rollout.id)
+    total = sum(counts.values())
     return RolloutInfo.model_validate(
         {
             "id": rollout.id,
@@ -173,12 +175,13 @@ def rollout_info(session: Session, rollout: Rollout) -> RolloutInfo:
             "state": rollout.state,
             "selector": rollout.selector,
             "policy": rollout.policy,
-            "counts": RolloutCounts(total=sum(counts.values()), **counts),
+            "counts": RolloutCounts(total=total, **counts),
             "revision": rollout.revision,
             "created_at": rollout.created_at,
             "created_by": rollout.created_by,
             "finished_at": rollout.finished_at,
             "note": rollout.note,
+            "phase": phase_progress(rollout, counts),
         }
     )
 

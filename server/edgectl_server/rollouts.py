@@ -13,7 +13,7 @@ Rules:
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -21,36 +21,31 @@ import msgspec
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from edgectl_protocol.messages import ReportedState
 from edgectl_server.audit import describe, note
 from edgectl_server.domain import rollouts as domain
-from edgectl_server.domain.rollouts import BAD, DeviceState, Plan, RolloutState
-from edgectl_server.domain.variants import Measured, VariantFacts
+from edgectl_server.domain.phases import has_failed
+from edgectl_server.domain.rollouts import BAD, DeviceState, Plan, RolloutState, Standing
 from edgectl_server.errors import Conflict
-from edgectl_server.ordering import (
-    Ordering,
-    is_overtaken,
-    knows_order,
-    refusal_of,
-    reported_of,
-    variants_of,
-)
+from edgectl_server.ordering import Ordering
+from edgectl_server.rollout_forecast import forecast_rollout
+from edgectl_server.rollout_observation import observe
+from edgectl_server.rollout_phases import keep_standing, planner_policy, standing_of
 from edgectl_server.rollout_selection import (
     check_free,
     desired_versions,
+    find_late_joiners,
     find_ready_version,
     select_devices,
 )
 from edgectl_server.rollout_views import RolloutViews, count_devices, find_rollout, rollout_info
 from edgectl_server.schemas import (
+    RolloutForecast,
     RolloutInfo,
     RolloutPolicy,
     RolloutRequest,
 )
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.tables import (
-    DesiredSlot,
-    Device,
     ModelVersion,
     Rollout,
     RolloutDevice,
@@ -63,6 +58,7 @@ _ACTIVE = (RolloutState.RUNNING.value, RolloutState.PAUSED.value)
 _WATCHED = (DeviceState.PENDING, DeviceState.IN_PROGRESS, *BAD)
 """Device states in which a report may change something."""
 _TICKS_MAX = 32
+_NOTE_MAX = 1024
 
 
 class Rollouts(RolloutViews):
@@ -83,6 +79,17 @@ class Rollouts(RolloutViews):
         self._wake = wake
 
     # ------------------------------------------------------------ what people do
+
+    def forecast(self, request: RolloutRequest) -> RolloutForecast:
+        """Return what a rollout would do if it were started now; nothing is changed.
+
+        Raises:
+            NotFound: ``version.unknown``.
+            Refused: ``rollout.selector``.
+            Conflict: ``rollout.not_ready``, ``rollout.no_devices``.
+        """
+        with self._database.read() as session:
+            return forecast_rollout(session, self._ordering, request)
 
     def start(self, request: RolloutRequest, actor: str) -> RolloutInfo:
         """Start a rollout.
@@ -111,28 +118,32 @@ class Rollouts(RolloutViews):
                 created_at=now,
                 created_by=actor,
                 finished_at=None,
+                priority=request.policy.priority,
             )
             session.add(rollout)
             describe(object=rollout.id, devices=len(names))
             session.flush()
-            before = desired_versions(session, request.model, names)
-            session.add_all(
-                RolloutDevice(
-                    rollout=rollout.id,
-                    device=name,
-                    state=DeviceState.PENDING.value,
-                    previous_version_id=before.get(name),
-                    order_counter=None,
-                    reason=None,
-                    updated_at=now,
-                )
-                for name in names
-            )
+            self._add_devices(session, rollout, names)
             self._log(session, rollout, actor, "started", {"devices": len(names)})
             session.flush()
             info = rollout_info(session, rollout)
         self._wake()
         return info
+
+    def _add_devices(self, session: Session, rollout: Rollout, names: Sequence[str]) -> None:
+        before = desired_versions(session, rollout.model, names)
+        session.add_all(
+            RolloutDevice(
+                rollout=rollout.id,
+                device=name,
+                state=DeviceState.PENDING.value,
+                previous_version_id=before.get(name),
+                order_counter=None,
+                reason=None,
+                updated_at=self._now(),
+            )
+            for name in names
+        )
 
     def pause(self, rollout_id: str, actor: str, reason: str) -> RolloutInfo:
         """Order nobody any more; raise `Conflict` ``rollout.state`` if it is not running."""
@@ -142,13 +153,44 @@ class Rollouts(RolloutViews):
         """Go on; failures so far are acknowledged and do not pause it again."""
         return self._act(rollout_id, actor, reason, "resumed", {RolloutState.PAUSED})
 
-    def abort(self, rollout_id: str, actor: str, reason: str) -> RolloutInfo:
-        """End it, and give devices that are not committed back what they were to run before."""
+    def approve(self, rollout_id: str, actor: str, reason: str) -> RolloutInfo:
+        """Let its phase pass, which has settled, whatever its gates have not said yet."""
+        with self._database.write() as session:
+            rollout = find_rollout(session, rollout_id, lock=True)
+            if rollout.state != RolloutState.RUNNING or rollout.settled_at is None:
+                raise Conflict(
+                    "rollout.no_approval",
+                    f"no phase of the rollout waits for approval: {rollout.note or rollout.state}",
+                    hint="a phase can be approved when its last device has ended",
+                    data={"state": rollout.state},
+                )
+            rollout.approved_phase = rollout.phase
+            rollout.due_at = self._now()
+            data = {"reason": reason, **_phase_data(rollout)}
+            self._log(session, rollout, actor, "approved", data)
+            info = rollout_info(session, rollout)
+        self._wake()
+        return info
+
+    def abort(
+        self, rollout_id: str, actor: str, reason: str, *, revert: bool = False
+    ) -> RolloutInfo:
+        """End it, and give devices back what they were to run before.
+
+        Those that are not committed, in progress or not; with `revert` those that are, too.
+        """
         states = {RolloutState.RUNNING, RolloutState.PAUSED}
-        return self._act(rollout_id, actor, reason, "aborted", states)
+        return self._act(rollout_id, actor, reason, "aborted", states, revert=revert)
 
     def _act(
-        self, rollout_id: str, actor: str, reason: str, kind: str, states: set[RolloutState]
+        self,
+        rollout_id: str,
+        actor: str,
+        reason: str,
+        kind: str,
+        states: set[RolloutState],
+        *,
+        revert: bool = False,
     ) -> RolloutInfo:
         with self._database.write() as session:
             rollout = find_rollout(session, rollout_id, lock=True)
@@ -165,11 +207,16 @@ class Rollouts(RolloutViews):
                 counts = count_devices(session, rollout.id)
                 rollout.failures_acknowledged = sum(counts.get(state.value, 0) for state in BAD)
                 rollout.note = ""
+                rollout.phase_since = self._now()  # the pause is nobody's fault
+                if has_failed(standing_of(rollout)):
+                    rollout.approved_phase = rollout.phase
             else:
                 rollout.state = kind
-                rollout.note = by[:1024]
+                rollout.revert = revert
+                rollout.note = by[:_NOTE_MAX]
             rollout.due_at = self._now()
-            self._log(session, rollout, actor, kind, {"reason": reason})
+            data = {"reason": reason, **({"revert": True} if revert else {})}
+            self._log(session, rollout, actor, kind, data)
             info = rollout_info(session, rollout)
         self._wake()
         return info
@@ -229,52 +276,22 @@ class Rollouts(RolloutViews):
             if rollout is None:
                 return None
             revision = rollout.revision
+            self._let_join(session, rollout)
             version = session.get_one(ModelVersion, rollout.version_id)
-            rows, observed = self._observe(session, rollout, version)
-            policy = RolloutPolicy.model_validate(rollout.policy)
-            made = domain.plan(
-                domain.RolloutPolicy(
-                    max_in_progress=policy.max_in_progress, failures_max=policy.failures_max
-                ),
-                observed,
-                now,
-            )
-            self._carry_out(session, rollout, rows, made)
+            policy = planner_policy(RolloutPolicy.model_validate(rollout.policy))
+            rows, observed = observe(session, self._ordering, rollout, version)
+            self._carry_out(session, rollout, rows, domain.plan(policy, observed, now))
             return rollout.revision != revision
 
-    def _observe(
-        self, session: Session, rollout: Rollout, version: ModelVersion
-    ) -> tuple[dict[str, RolloutDevice], domain.ObservedRollout]:
-        """Return the rows of the rollout's devices and what the planner needs to know of them."""
-        variants = variants_of(session, version.id)
-        known: dict[str, tuple[Measured, ...]] = {}
-        found = session.execute(
-            select(RolloutDevice, Device, DesiredSlot)
-            .outerjoin(Device, Device.id == RolloutDevice.device)
-            .outerjoin(
-                DesiredSlot,
-                (DesiredSlot.device == RolloutDevice.device)
-                & (DesiredSlot.slot == rollout.model)
-                & (DesiredSlot.rollout == rollout.id),
-            )
-            .where(RolloutDevice.rollout == rollout.id)
-            .order_by(RolloutDevice.device)
-        ).all()
-        rows = {row.device: row for row, _, _ in found}
-
-        def candidates_of(
-            device: Device, reported: ReportedState | None, ranking: list[str] | None
-        ) -> tuple[VariantFacts, ...] | None:
-            return self._ordering.candidates(
-                session, device, reported, variants, ranking=ranking, known=known
-            )
-
-        devices = [
-            _observe_device(row, device, desired, rollout.model, candidates_of)
-            for row, device, desired in found
-        ]
-        state = RolloutState(rollout.state)
-        return rows, domain.ObservedRollout(state, devices, rollout.failures_acknowledged)
+    def _let_join(self, session: Session, rollout: Rollout) -> None:
+        """Take in who has come to belong to a running rollout; phase and rate hold for them too."""
+        if rollout.state != RolloutState.RUNNING:
+            return
+        late = find_late_joiners(session, rollout)
+        if late:
+            self._add_devices(session, rollout, late)
+            self._log(session, rollout, "server", "devices_joined", {"devices": len(late)})
+            session.flush()
 
     def _carry_out(
         self, session: Session, rollout: Rollout, rows: dict[str, RolloutDevice], made: Plan
@@ -283,13 +300,19 @@ class Rollouts(RolloutViews):
         for mark in made.marks:
             row = rows[mark.device]
             row.state, row.updated_at = mark.state.value, now
+            row.manifest = mark.manifest
             row.reason = None if mark.reason is None else msgspec.to_builtins(mark.reason)
             data = {"device": mark.device, "reason": row.reason}
             self._log(session, rollout, "server", f"device_{mark.state.value}", data)
         for name in sorted(made.orders):
             row = rows[name]
             row.order_counter = self._ordering.desire(
-                session, name, rollout.model, rollout.version_id, rollout=rollout.id
+                session,
+                name,
+                rollout.model,
+                rollout.version_id,
+                rollout=rollout.id,
+                ranking=made.offers.get(name),
             )
             row.state, row.updated_at = DeviceState.IN_PROGRESS.value, now
             data = {"device": name, "order": row.order_counter}
@@ -304,13 +327,26 @@ class Rollouts(RolloutViews):
             summary = {"orders": len(made.orders), "restores": len(made.restores)}
             note(session, "issue_orders", rollout.id, {"model": rollout.model, **summary})
         if made.note is not None and made.note != rollout.note:
-            rollout.note = made.note
+            rollout.note = made.note[:_NOTE_MAX]
+        self._note_standing(session, rollout, made.standing)
         if made.state.value != rollout.state:
             rollout.state = made.state.value
             self._log(session, rollout, "server", made.state.value, {"note": rollout.note})
         rollout.due_at = made.look_again_at
         if made.look_again_at is None:
             rollout.finished_at = now
+
+    def _note_standing(self, session: Session, rollout: Rollout, standing: Standing) -> None:
+        before = standing_of(rollout)
+        keep_standing(rollout, standing)
+        if standing.settled_at is not None and before.settled_at is None:
+            self._log(session, rollout, "server", "phase_settled", _phase_data(rollout))
+        said = standing.passed or standing.verdicts
+        if said and said != before.verdicts:
+            gates = {one.gate: f"{one.verdict}: {one.detail}" for one in said}
+            self._log(session, rollout, "server", "gates", gates)
+        if standing.phase != before.phase:
+            self._log(session, rollout, "server", "phase_began", _phase_data(rollout))
 
     def _log(
         self, session: Session, rollout: Rollout, actor: str, kind: str, data: dict[str, Any]
@@ -328,43 +364,6 @@ class Rollouts(RolloutViews):
         )
 
 
-_CandidatesOf = Callable[
-    [Device, ReportedState | None, list[str] | None], tuple[VariantFacts, ...] | None
-]
-
-
-def _observe_device(
-    row: RolloutDevice,
-    device: Device | None,
-    desired: DesiredSlot | None,
-    slot: str,
-    candidates_of: _CandidatesOf,
-) -> domain.ObservedDevice:
-    """Return what the planner needs; `desired` is what this rollout desires, None if nothing."""
-    state = DeviceState(row.state)
-    enrolled = device is not None and device.state == "enrolled"
-    desired_here = desired is not None
-    # What has ended well is not looked into: it is most of a large rollout.
-    if device is None or state in {DeviceState.COMMITTED, DeviceState.CANCELLED}:
-        return domain.ObservedDevice(
-            device=row.device, state=state, enrolled=enrolled, desired_here=desired_here
-        )
-    reported = reported_of(device)
-    candidates = candidates_of(device, reported, None if desired is None else desired.ranking)
-    accepted = 0
-    if reported is not None and knows_order(device, reported.order_counter, reported.order_nonce):
-        accepted = reported.order_counter
-    return domain.ObservedDevice(
-        device=row.device,
-        state=state,
-        enrolled=enrolled,
-        online=device.online,
-        candidates=None if candidates is None else tuple(one.manifest for one in candidates),
-        order_counter=row.order_counter,
-        accepted_counter=accepted,
-        report=None if reported is None else reported.slots.get(slot),
-        rejected=frozenset() if reported is None else frozenset(reported.rejected),
-        refused=refusal_of(reported, row.order_counter) is not None,
-        overtaken=reported is not None and is_overtaken(device, reported),
-        desired_here=desired_here,
-    )
+def _phase_data(rollout: Rollout) -> dict[str, Any]:
+    phases = RolloutPolicy.model_validate(rollout.policy).phases
+    return {"phase": phases[rollout.phase].name} if phases else {}

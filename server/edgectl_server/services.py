@@ -30,6 +30,7 @@ from edgectl_server.enrolment import Enroller
 from edgectl_server.exports import Exports
 from edgectl_server.fleet import Fleet
 from edgectl_server.hub import Hub
+from edgectl_server.imports import IMPORT, ImportHandler, Imports
 from edgectl_server.jobs import Jobs
 from edgectl_server.known_trials import KnownTrials
 from edgectl_server.measurements import BENCHMARK, Measurements
@@ -87,6 +88,7 @@ class Services:
     oci: OciRegistry
     pullers: Pullers
     exports: Exports
+    imports: Imports
     authority: Authority
     tls: ServerTls | None
     """None: plain HTTP, on loopback or behind a proxy."""
@@ -180,6 +182,16 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         now=now,
     )
     jobs.register(PUSH, push)
+    importing = ImportHandler(
+        data / "imports",
+        database=database,
+        blobs=blobs,
+        repository=plane.repository,
+        signing=plane.signing,
+        publisher=plane.publisher,
+        now=now,
+    )
+    jobs.register(IMPORT, importing)
     jobs.register_remote(BENCHMARK)
     jobs.register_remote(LOGS)
     registry = Registry(
@@ -217,6 +229,7 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
             targets=plane.targets,
             measurements=plane.measurements,
         ),
+        imports=Imports(database, blobs, jobs, now),
         authority=plane.authority,
         tls=tls,
         revocations=plane.revocations,

@@ -29,7 +29,7 @@ from edgectl_server.storage.database import Database
 from edgectl_server.storage.files import make_private_directory
 from edgectl_server.storage.tables import Blob, ModelVersion
 
-__all__ = ["UploadStatus", "UploadWriter", "Uploads", "discard_uploads"]
+__all__ = ["UploadStatus", "UploadWriter", "Uploads", "discard_unused", "discard_uploads"]
 
 logger = logging.getLogger(__name__)
 
@@ -244,6 +244,13 @@ def discard_uploads(session: Session, blobs: BlobStore, version: ModelVersion) -
         row = session.get(Blob, digest)
         if row is None or not row.published:
             _discard(session, blobs, digest, row)
+
+
+def discard_unused(session: Session, blobs: BlobStore, digest: str) -> None:
+    """Remove an uploaded file that has served, unless a version is made of it or names it."""
+    row = session.get(Blob, digest)
+    if row is not None and not row.published and not _is_needed(session, digest, -1):
+        _discard(session, blobs, digest, row)
 
 
 def _is_needed(session: Session, digest: str, but: int) -> bool:

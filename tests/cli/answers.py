@@ -244,6 +244,39 @@ def rollout(state="completed", note="", **counts):
     )
 
 
+def forecast():
+    phase = s.PhaseForecastInfo(
+        name="canary",
+        devices=5,
+        offline=1,
+        blocked=1,
+        variants={"onnx-int8": 5},
+        fetches_bytes=1000,
+        waves=2,
+        soak_s=3600,
+        approval=True,
+        least_s=3620,
+        likely_s=3700,
+        slow_s=9000,
+    )
+    return s.RolloutForecast(
+        model="har",
+        version="1",
+        devices=5,
+        fetches_bytes=1000,
+        phases=[phase],
+        sites=[
+            s.SiteForecastInfo(
+                site="porto", devices=5, total=9, available=8, at_once=5, blind_s=None
+            )
+        ],
+        pace=s.PaceInfo(samples=40, median_s=10, slow_s=20),
+        unfit=[HOSTILE],
+        unknown=["pi-9"],
+        overlaps=[s.OverlapInfo(rollout="R2", devices=3)],
+    )
+
+
 def rollout_device(state="committed"):
     return s.RolloutDeviceInfo(
         device="pi-1",
@@ -414,5 +447,6 @@ def install_answers(fake: FakeServer) -> None:
         ),
         ("GET", "/jobs/J2"): (200, benchmark()),
     }
-    for action in ("pause", "resume", "abort"):
+    fake.routes["POST", "/rollouts/plan"] = (200, forecast())
+    for action in ("pause", "resume", "approve", "abort"):
         fake.routes["POST", f"/rollouts/R1/actions/{action}"] = (200, rollout("paused"))

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import pytest
 
@@ -35,6 +36,7 @@ SHOWING = [
     ("devices", "decommission", "pi-1", "--yes"),
     ("rollout", "start", "har@1", "--all"),
     ("rollout", "start", "har", "--device", "pi-1", "--no-watch"),
+    ("rollout", "plan", "har@1", "--all"),
     ("rollout", "list"),
     ("rollout", "status"),
     ("rollout", "status", "R1", "--watch"),
@@ -43,6 +45,8 @@ SHOWING = [
     ("rollout", "pause", "R1"),
     ("rollout", "resume", "R1"),
     ("rollout", "abort", "R1", "--reason", "wrong"),
+    ("rollout", "abort", "R1", "--revert"),
+    ("rollout", "approve", "R1"),
     ("jobs", "list"),
     ("jobs", "show", "J1"),
     ("jobs", "show", "J1", "--watch"),
@@ -133,6 +137,16 @@ def test_nobody_logged_in_is_said_with_the_next_step(edgectl, fleet_server, comm
         ("rollout", "start", "har@1"),
         ("rollout", "start", "har@1", "--all", "--device", "pi-1"),
         ("rollout", "start", "har@1", "--all", "--max-in-progress", "0"),
+        ("rollout", "start", "har@1", "--all", "--phases", "5%%"),
+        ("rollout", "start", "har@1", "--all", "--phases", "canary:1.5"),
+        ("rollout", "start", "har@1", "--all", "--soak", "1h"),
+        ("rollout", "start", "har@1", "--all", "--phases", "5", "--approve-after", "canary"),
+        ("rollout", "start", "har@1", "--all", "--gate", "error_rate>=0.1"),
+        ("rollout", "start", "har@1", "--all", "--gate", "committed>=1.5"),
+        ("rollout", "start", "har@1", "--all", "--gate", "success>=9ms"),
+        ("rollout", "start", "har@1", "--all", "--deadline", "0"),
+        ("rollout", "start", "har@1", "--all", "--min-available", "0%"),
+        ("rollout", "plan", "har@1"),
         ("push", "missing.onnx"),
         ("push", "har.onnx", "--precision", "int4"),
         ("push", "har.onnx", "--max-drop", "101"),
@@ -215,6 +229,44 @@ def test_rollout_that_goes_wrong_fails(logged_in, fleet_server, state, counts, c
     assert got.code == 1
     assert json.loads(got.out)["rollout"]["state"] == state
     assert f"error[{code}]" in got.err
+
+
+def test_phases_gates_and_deadlines_are_sent_as_they_were_meant(logged_in, fleet_server):
+    got = logged_in(
+        *("rollout", "start", "har@1", "--all", "--no-watch", "--phases", "canary:5, 12.5%"),
+        *("--soak", "1h", "--approve-after", "canary", "--deadline", "2h"),
+        *("--gate", "latency_p95<=20ms", "--gate", "committed >= 3"),
+    )
+    assert got.code == 0
+    policy = fleet_server.requests("POST", "/rollouts")[0].json()["policy"]
+    canary, share = policy["phases"]
+    assert canary | {} == {
+        "name": "canary", "devices": 5, "percent": None, "soak_s": 3600, "approval": True,
+    }  # fmt: skip
+    assert (share["name"], share["percent"], share["approval"]) == ("", 12.5, False)
+    assert (policy["gates"]["latency_p95_us_max"], policy["gates"]["committed_min"]) == (20e3, 3)
+    assert (policy["deadline_s"], policy["on_deadline"]) == (7200, "leave")
+
+
+def test_where_a_rollout_stands_is_shown(logged_in, fleet_server):
+    shown = rollout("running", "phase canary has not enough data", in_progress=1)
+    shown.phase = schemas.PhaseProgress(
+        number=1,
+        phases=3,
+        name="canary",
+        target=5,
+        admitted=5,
+        step="gates",
+        settled_at=datetime(2031, 1, 1, tzinfo=UTC),
+        soaks_until=None,
+        verdicts=[
+            schemas.VerdictInfo(gate="error_rate", verdict="not_enough_data", detail="7 of 100")
+        ],
+    )
+    fleet_server.routes["GET", "/rollouts/R1"] = (200, shown)
+    out = logged_in("rollout", "status", "R1").out
+    assert "canary, 1 of 3: 5 of 5 devices, gates" in out
+    assert "not enough data: 7 of 100" in out
 
 
 def test_rollout_is_followed_step_by_step(logged_in, fleet_server, monkeypatch):

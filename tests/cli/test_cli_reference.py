@@ -47,7 +47,15 @@ def test_every_command_that_shows_something_can_show_json(path, context):
 @pytest.mark.parametrize("line", list(example_lines()))
 def test_every_example_parses(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    files = ("har.onnx", "har_v2.onnx", "detector.onnx", "cal.npz", "eval.npz", "steps.toml")
+    files = (
+        "har.onnx",
+        "har_v2.onnx",
+        "detector.onnx",
+        "cal.npz",
+        "eval.npz",
+        "steps.toml",
+        "har.oci",
+    )
     for name in (*files, "model.keras", "person.tflite"):
         (tmp_path / name).touch()
     (tmp_path / "saved_model").mkdir()

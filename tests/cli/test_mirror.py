@@ -23,7 +23,7 @@ from edgectl.mirror.upstream import Upstream
 from edgectl_protocol.manifest import decode_manifest, model_layer
 from edgectl_protocol.names import digest_of, hex_of
 from edgectl_protocol.pulls import CERTIFICATE_HEADER, blob_path, manifest_path
-from server.core.conftest import clock, people, services  # noqa: F401
+from server.core.conftest import blobs_url, clock, people, services  # noqa: F401
 from server.core.oci_site import Answer, Device, running
 
 
@@ -176,6 +176,31 @@ def test_everything_is_fetched_once_and_served_without_the_server(site, start, t
     assert again.ask(path).body == whole
     other = parts(site, "int8")[0][0]
     assert again.ask(other).status == 502
+
+
+def test_what_refers_to_a_bundle_is_the_same_as_on_the_server(site, start):
+    mirror = start(is_open=True)
+    digest = site.bundles["fp32"]
+    path = f"/v2/models/har/referrers/{digest}"
+    there = site.ask(path)
+    here = mirror.ask(path)
+    assert (here.status, here.body) == (200, there.body)
+    assert here.headers["Content-Type"] == there.headers["Content-Type"]
+    (artifact,) = json.loads(here.body)["manifests"]
+    found = mirror.ask(manifest_path("har", artifact["digest"]))
+    assert digest_of(found.body) == artifact["digest"]
+    for part in (json.loads(found.body)["config"], *json.loads(found.body)["layers"]):
+        assert digest_of(mirror.ask(blob_path("har", part["digest"])).body) == part["digest"]
+    for query, listed in (("text/markdown", 1), ("application/vnd.cyclonedx%2Bjson", 0)):
+        answer = mirror.ask(f"{path}?artifactType={query}")
+        assert len(json.loads(answer.body)["manifests"]) == listed
+        assert answer.headers["OCI-Filters-Applied"] == "artifactType"
+    others = [artifact["digest"], "sha256:" + "0" * 64]
+    for other in others:
+        answer = mirror.ask(f"/v2/models/har/referrers/{other}")
+        assert (answer.status, json.loads(answer.body)["manifests"]) == (200, [])
+    assert mirror.ask(f"{path}?x=1").status == 404
+    assert mirror.ask(path, method="HEAD").body == b""
 
 
 def test_many_at_the_same_time_cost_the_server_one(site, start):

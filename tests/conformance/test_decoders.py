@@ -26,6 +26,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import mqtt5
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -65,6 +66,11 @@ from edgectl_protocol import (
     windows,
 )
 from edgectl_protocol.errors import ProtocolError
+from edgectl_simulator.errors import Misused, SimulatorError
+from edgectl_simulator.link import LinkFailed, PacketBuffer
+from edgectl_simulator.plan import read_plan
+from edgectl_simulator.profiles import read_profiles
+from edgectl_simulator.trust import parse_order_keys
 
 EXAMPLES = 150
 EXAMPLE_BOUND = timedelta(seconds=2)
@@ -220,6 +226,19 @@ def of_program(content: bytes) -> object:
     return delta_programs.parse_program(content, header)
 
 
+def of_packets(content: bytes) -> object:
+    """As they come in pieces."""
+    buffer = PacketBuffer()
+    return [buffer.feed(content[:7]), buffer.feed(content[7:])]
+
+
+PACKETS = (
+    mqtt5.ConnAckPacket(receive_max=20).write(),
+    mqtt5.PublishPacket("a/b", b"x" * 300, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=7).write(),
+    mqtt5.PubAckPacket(7).write() + mqtt5.PingRespPacket().write(),
+    b"\x42\x02\xc3\xbf",
+)
+
 LOOSE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 PROTOCOL = (ProtocolError,)
 DECODERS = (
@@ -313,6 +332,15 @@ DECODERS = (
             (framed(frames.Want("root", 1)), framed(frames.Found(1, 1, 1)))),
     Decoder("frames, to the process", of_frame(frames.Question), (OSError, ValueError),
             (framed(frames.CheckOrder(ORDER)), framed(frames.CheckRequest(ORDER)))),
+    Decoder("edgectl_simulator.link: packets", of_packets, (LinkFailed,), PACKETS),
+    Decoder("edgectl_simulator.trust: a root", of_text(parse_order_keys), (SimulatorError,),
+            (b'{"signed": {"x-edgectl-order-keys": {"k": {"keytype": "ed25519", "keyval": '
+             b'{"public": "' + b"00" * 32 + b'"}}}}}',)),
+    Decoder("edgectl_simulator.profiles: a file",
+            lambda content: read_profiles(content, "mine.toml"), (Misused,),
+            (b"[mine]\nslow = { share = 0.5, factor = 2 }\n",)),
+    Decoder("edgectl_simulator.plan: a plan", read_plan, (Misused,),
+            (b'{"server": "http://x", "folder": "x", "devices": 1}',)),
 )  # fmt: skip
 
 NOT_FROM_THE_NETWORK = {

@@ -1,5 +1,9 @@
 """A fleet in simulation: whatever happens in whatever order, the promises of a rollout hold.
 
+Never fewer devices of a site left than its budget says; never more admitted than the phase allows;
+no second order for a slot that has one; nothing starts after an abort; what is promoted has been
+proved by a device; and in the end the rollout ends, or says truly why it cannot.
+
 `Pi` is a small reference of the device side. Actions of people, of devices and of the network come
 in any order; the planner may be asked twice, or with reports that are late. Afterwards the faults
 stop, and the rollout must come to its end.
@@ -7,7 +11,8 @@ stop, and the rollout must come to its end.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import settings
@@ -22,15 +27,22 @@ from hypothesis.stateful import (
 
 from edgectl_protocol.messages import Installed, Reason, SlotReport, UpdateReport
 from edgectl_protocol.update import ENDED, UpdateState
+from edgectl_server.domain.phases import has_failed, targets
+from edgectl_server.domain.rollout_facts import ADMITTED, GONE
 from edgectl_server.domain.rollouts import (
     BAD,
     OPEN,
     DeviceState,
+    Gates,
     Mark,
     ObservedDevice,
     ObservedRollout,
+    Phase,
+    Plan,
     RolloutPolicy,
     RolloutState,
+    Site,
+    Standing,
     plan,
 )
 
@@ -38,6 +50,9 @@ START = datetime(2031, 1, 1, tzinfo=UTC)
 NEW, NEW_FALLBACK, OLD = ("sha256:" + 64 * digit for digit in "abc")
 CANDIDATES = (NEW, NEW_FALLBACK)
 ATTEMPTS_MAX = 2
+PHASES = (Phase("1", devices=1, soak_s=10), Phase("2", percent=50, approval=True), Phase("3"))
+_SITES = ("lisboa", "porto")
+_BUSY = (DeviceState.IN_PROGRESS,)
 U = UpdateState
 _PATH = (U.REFRESHING, U.DOWNLOADING, U.VERIFYING, U.TRIAL, U.ACTIVATING, U.OBSERVING, U.COMMITTED)
 
@@ -48,7 +63,10 @@ class Pi:
 
     online: bool = True
     enrolled: bool = True
-    inbox: tuple[int, str | None] = (0, None)  # newest order: counter, wanted (new, old, nothing)
+    site: str = ""
+    # newest order: counter, wanted (new, old, nothing), what it is offered
+    inbox: tuple[int, str | None, tuple[str, ...]] = (0, None, ())
+    offered: tuple[str, ...] = CANDIDATES
     accepted: int = 0
     wanted: str | None = "old"
     runs: str | None = OLD
@@ -60,16 +78,17 @@ class Pi:
     heard: tuple[int, SlotReport, frozenset[str]] = (0, SlotReport(), frozenset())
 
     def take_order(self) -> None:
-        counter, wanted = self.inbox
+        counter, wanted, offered = self.inbox
         if not self.online or counter <= self.accepted:
             return
         self.accepted, self.wanted = counter, wanted
         if wanted == "new":
-            left = [one for one in CANDIDATES if one not in self.rejected]
-            if self.runs not in CANDIDATES and left:
+            self.offered = offered
+            left = [one for one in offered if one not in self.rejected]
+            if self.runs not in offered and left:
                 self.state, self.trying, self.attempt = U.REFRESHING, left[0], 1
-            elif self.runs not in CANDIDATES:
-                self.state = U.REJECTED
+            elif self.runs not in offered:
+                self.state, self.trying = U.REJECTED, offered[-1]
         else:
             if self.runs in CANDIDATES:  # committed or not: the order takes it back
                 self.runs = self.before
@@ -82,7 +101,7 @@ class Pi:
             if self.state is U.FAILED and self.attempt < ATTEMPTS_MAX:
                 self.state, self.attempt = U.REFRESHING, self.attempt + 1
             elif self.state is U.REJECTED:
-                left = [one for one in CANDIDATES if one not in self.rejected]
+                left = [one for one in self.offered if one not in self.rejected]
                 if left and self.wanted == "new":
                     self.state, self.trying, self.attempt = U.REFRESHING, left[0], 1
             return
@@ -126,6 +145,9 @@ class Row:
     state: DeviceState = DeviceState.PENDING
     counter: int | None = None
     desired_here: bool = False
+    since: datetime = START
+    offered: tuple[str, ...] = CANDIDATES
+    committed: str | None = None
 
 
 class Rollout(RuleBasedStateMachine):
@@ -136,10 +158,35 @@ class Rollout(RuleBasedStateMachine):
         max_in_progress=st.integers(1, 4),
         failures_max=st.integers(1, 3),
         had_old=st.booleans(),
+        phases=st.sampled_from([(), (Phase("1", devices=1), Phase("2")), PHASES]),
+        deadline_s=st.sampled_from([None, 20.0]),
+        available_min=st.sampled_from([None, 1, 2]),
     )
-    def start(self, count: int, max_in_progress: int, failures_max: int, had_old: bool) -> None:
-        self.policy = RolloutPolicy(max_in_progress, failures_max, ATTEMPTS_MAX)
-        self.fleet = {f"pi-{n}": Pi(runs=OLD if had_old else None) for n in range(count)}
+    def start(
+        self,
+        *,
+        count: int,
+        max_in_progress: int,
+        failures_max: int,
+        had_old: bool,
+        phases: tuple[Phase, ...],
+        deadline_s: float | None,
+        available_min: int | None,
+    ) -> None:
+        self.policy = RolloutPolicy(
+            max_in_progress,
+            failures_max,
+            ATTEMPTS_MAX,
+            phases=phases,
+            gates=Gates(success_min=0.5),
+            deadline_s=deadline_s,
+            available_min=available_min,
+        )
+        self.standing = Standing()
+        self.revert = False
+        self.fleet = {
+            f"pi-{n}": Pi(runs=OLD if had_old else None, site=_SITES[n % 2]) for n in range(count)
+        }
         self.rows = {name: Row() for name in self.fleet}
         self.state = RolloutState.RUNNING
         self.acknowledged = 0
@@ -161,7 +208,10 @@ class Rollout(RuleBasedStateMachine):
                     state=row.state,
                     enrolled=pi.enrolled,
                     online=pi.online,
-                    candidates=CANDIDATES,
+                    candidates=row.offered,
+                    since=row.since,
+                    committed=row.committed,
+                    site=pi.site,
                     order_counter=row.counter,
                     accepted_counter=accepted,
                     report=report,
@@ -169,7 +219,23 @@ class Rollout(RuleBasedStateMachine):
                     desired_here=row.desired_here,
                 )
             )
-        return ObservedRollout(self.state, observed, self.acknowledged)
+        return ObservedRollout(
+            self.state,
+            observed,
+            self.acknowledged,
+            standing=self.standing,
+            sites={} if self.policy.available_min is None else self._sites(),
+            revert=self.revert,
+        )
+
+    def _sites(self) -> dict[str, Site]:
+        total = Counter(pi.site for pi in self.fleet.values() if pi.enrolled)
+        free = Counter(
+            pi.site
+            for name, pi in self.fleet.items()
+            if pi.enrolled and pi.online and self.rows[name].state is not DeviceState.IN_PROGRESS
+        )
+        return {site: Site(total[site], free[site]) for site in _SITES}
 
     @rule()
     def tick(self) -> None:
@@ -182,30 +248,69 @@ class Rollout(RuleBasedStateMachine):
         was = self.state
         for mark in made.marks:
             row = self.rows[mark.device]
-            assert row.state in OPEN | BAD
-            assert mark.state is not DeviceState.PENDING
+            if row.state is DeviceState.COMMITTED:
+                assert mark.state is DeviceState.REVERTED
+                assert self.revert
             if row.state in BAD:
                 assert mark.state is DeviceState.COMMITTED
+            assert row.state not in GONE
+            assert mark.state is not DeviceState.PENDING
             self._check_mark(mark)
-            row.state = mark.state
+            row.state, row.since, row.committed = mark.state, self.now, mark.manifest
         if made.orders:
             assert was is RolloutState.RUNNING
             assert made.state is RolloutState.RUNNING
-        assert not made.restores or was is RolloutState.ABORTED
+        self._check_offers(made)
         for name in made.orders:
-            assert self.rows[name].state is DeviceState.PENDING
+            row = self.rows[name]
+            assert row.state in {DeviceState.PENDING, DeviceState.OVERDUE}
+            assert not row.desired_here, "a second order for its slot"
             assert self.fleet[name].enrolled
-            self._order(name, "new")
-            self.rows[name] = Row(DeviceState.IN_PROGRESS, self.counter, desired_here=True)
+            offered = made.offers.get(name, CANDIDATES)
+            self._order(name, "new", offered)
+            self.rows[name] = Row(
+                DeviceState.IN_PROGRESS, self.counter, True, since=self.now, offered=offered
+            )
+        self._check_places(made)
         for name in made.restores:
-            assert self.rows[name].state is not DeviceState.COMMITTED
+            row = self.rows[name]
+            assert was is RolloutState.ABORTED or row.state is DeviceState.OVERDUE
+            assert row.state is not DeviceState.COMMITTED
             self._order(name, "old" if self.had_old else None)
-            self.rows[name].desired_here = False
-        self.state = made.state
+            row.desired_here, row.offered = False, CANDIDATES
+        self.state, self.standing = made.state, made.standing
         self.finished = made.look_again_at is None
         bad = sum(1 for row in self.rows.values() if row.state in BAD)
         if self.state is RolloutState.RUNNING:
             assert bad - self.acknowledged < self.policy.failures_max
+
+    def _check_offers(self, made: Plan) -> None:
+        """After the first phase: what one has committed with, or what only one tries."""
+        if not self.policy.phases or made.standing.phase == 0:
+            return
+        proved = {one.committed for one in self.rows.values()} - {None}
+        tried = [set(one.offered) for one in self.rows.values() if one.state in _BUSY]
+        for name in made.orders:
+            offered = set(made.offers[name])
+            assert offered
+            if not offered <= proved:
+                assert not offered & proved
+                assert not any(offered & one for one in tried)
+                tried.append(offered)
+
+    def _check_places(self, made: Plan) -> None:
+        """When somebody has just been ordered, phase and sites have had room for it."""
+        if not made.orders:
+            return
+        states = [row.state for row in self.rows.values()]
+        total = sum(1 for one in states if one not in GONE)
+        admitted = sum(1 for one in states if one in ADMITTED)
+        assert admitted <= targets(self.policy.phases, total)[made.standing.phase]
+        sites = self._sites()
+        for name in made.orders:
+            pi = self.fleet[name]
+            if pi.online and self.policy.available_min is not None:
+                assert sites[pi.site].available >= self.policy.available_min
 
     def _check_mark(self, mark: Mark) -> None:
         """What is noted must be what the device has said."""
@@ -215,14 +320,14 @@ class Rollout(RuleBasedStateMachine):
             assert report.running.manifest in CANDIDATES
             assert report.update is None or report.update.state in ENDED
         if mark.state is DeviceState.REJECTED:
-            assert rejected.issuperset(CANDIDATES)
+            assert rejected.issuperset(self.rows[mark.device].offered)
         if mark.state is DeviceState.FAILED:
             assert report.update is not None
             assert report.update.attempt >= ATTEMPTS_MAX
 
-    def _order(self, name: str, wanted: str | None) -> None:
+    def _order(self, name: str, wanted: str | None, offered: tuple[str, ...] = ()) -> None:
         self.counter += 1
-        self.fleet[name].inbox = (self.counter, wanted)
+        self.fleet[name].inbox = (self.counter, wanted, offered)
 
     # ------------------------------------------------------------ people
 
@@ -236,12 +341,27 @@ class Rollout(RuleBasedStateMachine):
         if self.state is RolloutState.PAUSED:
             self.state = RolloutState.RUNNING
             self.acknowledged = sum(1 for row in self.rows.values() if row.state in BAD)
+            approved = self.standing.phase if has_failed(self.standing) else self.standing.approved
+            self.standing = replace(self.standing, since=self.now, approved=approved)
+
+    @rule()
+    def approve(self) -> None:
+        if self.state is RolloutState.RUNNING and self.standing.settled_at is not None:
+            self.standing = replace(self.standing, approved=self.standing.phase)
 
     @precondition(lambda self: self.now > START + timedelta(seconds=60))
-    @rule()
-    def abort(self) -> None:
+    @rule(revert=st.booleans())
+    def abort(self, revert: bool) -> None:
         if self.state in {RolloutState.RUNNING, RolloutState.PAUSED}:
-            self.state = RolloutState.ABORTED
+            self.state, self.revert = RolloutState.ABORTED, revert
+
+    @precondition(lambda self: self.state is RolloutState.RUNNING and len(self.fleet) < 9)
+    @rule(online=st.booleans())
+    def a_device_joins_late(self, online: bool) -> None:
+        name = f"pi-{len(self.fleet)}"
+        site = _SITES[len(self.fleet) % 2]
+        self.fleet[name] = Pi(online=online, runs=OLD if self.had_old else None, site=site)
+        self.rows[name] = Row()
 
     # ------------------------------------------------------------ devices and the network
 
@@ -292,6 +412,10 @@ class Rollout(RuleBasedStateMachine):
                 pi.report()
             self.tick()
             self.resume()
+            self.approve()
+        if self.state is RolloutState.RUNNING:
+            self._check_what_waits()
+            return
         assert self.state in {RolloutState.COMPLETED, RolloutState.ABORTED}
         for name, row in self.rows.items():
             pi = self.fleet[name]
@@ -301,6 +425,20 @@ class Rollout(RuleBasedStateMachine):
             elif self.state is RolloutState.ABORTED and pi.enrolled:
                 assert not row.desired_here
                 assert pi.runs == (OLD if self.had_old else None)
+
+    def _check_what_waits(self) -> None:
+        """All devices are there and nothing fails: only a site too small for its budget is left."""
+        assert self.policy.available_min is not None
+        sites = self._sites()
+        waiting = [
+            name
+            for name, row in self.rows.items()
+            if row.state in OPEN or (row.state is DeviceState.OVERDUE and self.fleet[name].enrolled)
+        ]
+        assert waiting
+        for name in waiting:
+            assert self.rows[name].state is not DeviceState.IN_PROGRESS
+            assert sites[self.fleet[name].site].available - 1 < self.policy.available_min
 
 
 TestRollout = Rollout.TestCase

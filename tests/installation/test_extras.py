@@ -26,6 +26,7 @@ PROMISES = {
         {"edgectl", "edgectl_delta", "edgectl_protocol", "edgectl_server", "edgectl_broker"},
         "edgectl",
     ),
+    "simulator": ({"edgectl", "edgectl_protocol", "edgectl_simulator"}, "edgectl"),
     "agent": ({"edgectl_delta", "edgectl_protocol", "edgectl_agent"}, "edgectl-agent"),
     "agent,grpc": ({"edgectl_delta", "edgectl_protocol", "edgectl_agent"}, "edgectl-agent"),
 }

@@ -81,7 +81,7 @@ def open_page(browser: Browser, origin: str, **options: Any) -> Watched:
     context: BrowserContext = browser.new_context(
         locale="en-GB", timezone_id="UTC", reduced_motion="reduce", **options
     )
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(30_000)
     return Watched(context.new_page(), origin)
 
 

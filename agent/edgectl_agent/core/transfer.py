@@ -9,8 +9,13 @@ are asked for at a time. Rules:
 3. A piece with another hash is refused and named to the server. Refused three times, the transfer
    fails: the transport is at fault, or whoever sits in it. The model is not, so that its digest is
    not remembered as bad, and a later attempt may succeed.
-4. When nothing comes, the pieces are asked for again and named to the server, with a growing wait;
-   after some rounds the transfer fails. Time without a connection does not count.
+4. What has been asked for is on its way for as long as the connection brings bytes at all
+   (`heard`), however slowly: asking again would bring it twice. It is asked for again, and named to
+   the server, when more pieces than were before it have come since; and when there was silence,
+   for longer than `stall_s` and twice the longest silence that has ended by itself.
+5. After a silence the piece that was asked for first is asked for again, alone, because the rest
+   may only be late; silence again asks for two, then for four. After some rounds the transfer
+   fails. Time without a connection does not count.
 """
 
 from __future__ import annotations
@@ -36,6 +41,10 @@ class TransferLimits(Struct, frozen=True, kw_only=True):
     stall_s: float = 5.0
     stall_s_max: float = 30.0
     stalls_max: int = 6
+    trickle_s_max: float = 120.0
+    """Bytes count as a sign of life for so long without a whole piece."""
+    overtaken_max: int = 4
+    """Pieces that may come before one that was asked for earlier, of a broker that swaps them."""
     refusals_max: int = 3
     refusal_wait_s: float = 1.0
     named_max: int = 64
@@ -70,6 +79,17 @@ class TransferFailure(Exception):
         self.reason = reason
 
 
+class _Ask:
+    """When a piece was asked for."""
+
+    __slots__ = ("again", "due_after")
+
+    def __init__(self, *, due_after: int, again: bool) -> None:
+        self.due_after = due_after
+        """It should have come when so many pieces of the transfer have."""
+        self.again = again
+
+
 class Transfer:
     """One download of numbered pieces."""
 
@@ -95,7 +115,9 @@ class Transfer:
         self._limits = limits or TransferLimits()
         self._waiting = dict.fromkeys(missing)
         self._expected = expected
-        self._asked: dict[int, None] = {}
+        self._asked: dict[int, _Ask] = {}
+        """What is on its way, in the order in which it was asked for."""
+        self._came = 0
         self._finished: list[int] = []
         self._refusals: dict[int, int] = {}
         self._ask_again_at: dict[int, float] = {}
@@ -103,8 +125,10 @@ class Transfer:
         self._window = self._limits.window_first
         self._drained = 0
         self._drain_began_s = elapsed_s
-        self._progress_s = elapsed_s
+        self._progress_s = self._heard_s = elapsed_s
+        self._silence_s = 0.0
         self._stalls = 0
+        self._again_max = 1
 
     @property
     def done(self) -> bool:
@@ -132,15 +156,23 @@ class Transfer:
         if hashlib.sha256(payload).digest() != self._expected(number):
             return self._refuse(number, elapsed_s)
         if number in self._asked:
-            del self._asked[number]
+            if not self._asked.pop(number).again:
+                self._again_max = 1
             self._finished.append(number)
         else:
             del self._waiting[number]
         self._ask_again_at.pop(number, None)
-        self._progress_s = elapsed_s
+        self._came += 1
+        self._note_silence(elapsed_s)
+        self._progress_s = self._heard_s = elapsed_s
         self._stalls = 0
         self._adapt(elapsed_s)
         return Outcome.ACCEPTED
+
+    def heard(self, elapsed_s: float) -> None:
+        """Note that the connection brings bytes, of which no whole piece has come yet."""
+        self._note_silence(elapsed_s)
+        self._heard_s = elapsed_s
 
     def poll(self, elapsed_s: float) -> Wishes:
         """Say what is to be done now; call it after every piece and when `next_s` comes.
@@ -148,32 +180,41 @@ class Transfer:
         Raises:
             TransferFailure: ``transfer.stalled``: nothing has come for too long.
         """
-        again: dict[int, None] = {}
         named = dict.fromkeys(sorted(self._named))
         refused = tuple(named)
         self._named.clear()
-        for number in [one for one, at in self._ask_again_at.items() if at <= elapsed_s]:
+        again = [one for one, at in self._ask_again_at.items() if at <= elapsed_s]
+        for number in again:
             del self._ask_again_at[number]
-            again[number] = None
+        asked = [one for one in self._asked if one not in again and one not in self._ask_again_at]
+        overdue = [one for one in asked if self._asked[one].due_after < self._came]
         if self._asked and elapsed_s >= self._stalls_at():
             self._stalls += 1
             if self._stalls > self._limits.stalls_max:
                 raise TransferFailure(self._stall_reason())
-            self._progress_s = elapsed_s
-            again |= self._asked
-            named |= self._asked
+            self._progress_s = self._heard_s = elapsed_s
+            overdue += [one for one in asked if one not in overdue][: self._again_max]
+            self._again_max *= 2
+        named |= dict.fromkeys(sorted(overdue))
+        repeated = frozenset([*again, *overdue])
+        subscribe = dict.fromkeys([*again, *overdue])
+        for number in subscribe:
+            self._asked.pop(number, None)  # it is asked for after the others now
         unsubscribe: tuple[int, ...] = ()
-        if self.done or len(self._asked) <= self._window // 2:
+        if self.done or len(self._asked) + len(subscribe) <= self._window // 2:
             # In batches, so that a packet carries several topics.
             unsubscribe, self._finished = tuple(self._finished), []
-            while self._waiting and len(self._asked) < self._window:
+            while self._waiting and len(self._asked) + len(subscribe) < self._window:
                 number = next(iter(self._waiting))
                 del self._waiting[number]
-                self._asked[number] = again[number] = None
+                subscribe[number] = None
+        for number in subscribe:
+            due_after = self._came + len(self._asked) + self._limits.overtaken_max
+            self._asked[number] = _Ask(due_after=due_after, again=number in repeated)
         named_now = tuple(named)[: self._limits.named_max]
         return Wishes(
             unsubscribe=unsubscribe,
-            subscribe=tuple(again),
+            subscribe=tuple(subscribe),
             missing=named_now,
             refused=tuple(one for one in refused if one in named_now),
         )
@@ -184,7 +225,7 @@ class Transfer:
 
     def pause(self, elapsed_s: float) -> None:
         """Note that there is no connection: this time does not count."""
-        self._progress_s = elapsed_s
+        self._progress_s = self._heard_s = elapsed_s
         self._drain_began_s = elapsed_s
         self._drained = 0
 
@@ -216,9 +257,15 @@ class Transfer:
             self._window = max(1, self._window // 2)
         self._drained, self._drain_began_s = 0, elapsed_s
 
+    def _note_silence(self, elapsed_s: float) -> None:
+        """Something comes: remember for how long nothing had, and forget it slowly."""
+        self._silence_s = max(elapsed_s - self._heard_s, 0.9 * self._silence_s)
+
     def _stalls_at(self) -> float:
-        wait_s = min(self._limits.stall_s_max, self._limits.stall_s * 2.0**self._stalls)
-        return self._progress_s + wait_s
+        limits = self._limits
+        wait_s = max(limits.stall_s, 2 * self._silence_s) * 2.0**self._stalls
+        silent_s = self._heard_s + min(limits.stall_s_max, wait_s)
+        return min(silent_s, self._progress_s + limits.trickle_s_max)
 
     def _stall_reason(self) -> Reason:
         first = next(iter(self._asked))

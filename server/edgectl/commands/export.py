@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterable
@@ -59,7 +60,9 @@ def export(
     """Write MODEL@VERSION as one file that `edgectl-agent install` takes without a network.
 
     The file is an OCI image layout in a tar, with the signed metadata. Its signatures end within a
-    day, and a device takes it only as long as they are good.
+    day, and a device takes it only as long as they are good. Another server takes it too: `edgectl
+    import`. The fingerprint of this server's root, which it asks for the first time, is printed;
+    take it there by another way than the file.
     """
     name, _, version = model.partition("@")
     output = output or Path(f"{name}-{version}.oci")
@@ -73,10 +76,13 @@ def export(
     ):
         pieces = client.export(name, version, query)
         length = _write(pieces, output, progress.download(output.name))
+        root = f"sha256:{hashlib.sha256(client.published('root')).hexdigest()}"
     if as_json:
-        print_json({"file": str(output), "bytes": length})
-    else:
-        click.echo(f"wrote {output}, {bytes_text(length)}: edgectl-agent install {output}")
+        print_json({"file": str(output), "bytes": length, "root": root})
+        return
+    click.echo(f"wrote {output}, {bytes_text(length)}")
+    click.echo(f"on a device:       edgectl-agent install {output}")
+    click.echo(f"on another server: edgectl import {output} --origin NAME --origin-root {root}")
 
 
 def _write(

@@ -1,21 +1,16 @@
-"""``edgectl rollout``: start, follow, pause, resume and abort."""
+"""``edgectl rollout``: start, follow, pause, resume, approve and abort."""
 
 from __future__ import annotations
-
-import functools
-from collections.abc import Callable
-from typing import Any
 
 import click
 from rich.console import Group
 
 from edgectl.client import Client
-from edgectl.durations import Duration
 from edgectl.errors import EdgectlError, LocalError, doing
+from edgectl.forecast_tables import forecast_tables
 from edgectl.output import consoles, plain, print_json
+from edgectl.rollout_options import rollout_options
 from edgectl.session import (
-    DEVICE,
-    GROUP,
     MODEL,
     Session,
     examples,
@@ -31,120 +26,13 @@ from edgectl.tables import (
 )
 from edgectl.types import RolloutInfo, RolloutPolicy, RolloutRequest, Selector
 from edgectl.watching import RolloutView, Watched, watch_rollout
-from edgectl_protocol.errors import ProtocolError
-from edgectl_protocol.windows import parse_windows
 
 __all__ = ["ready_version", "rollout"]
-
-_WEEK_S = 7 * 86_400
-_BATCH = frozenset({"max_in_progress", "failures_max"})
-
-
-class _Windows(click.ParamType[str]):
-    """Maintenance windows."""
-
-    name = "windows"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return them as they were written."""
-        try:
-            parse_windows(str(value))
-        except ProtocolError as error:
-            self.fail(str(error), param, ctx)
-        return str(value)
-
-
-def _limit(name: str, maximum: float, default: float, text: str, *, more: bool = False) -> Any:
-    """Return an option whose value may also be ``none``: no limit."""
-
-    def check(_context: click.Context, option: click.Parameter, value: str) -> float | None:
-        if value == "none":
-            return None
-        try:
-            number = float(value)
-        except ValueError:
-            number = -1.0
-        if not (1.0 if more else 0.0) <= number <= maximum or (more and number == 1.0):
-            raise click.BadParameter(f"{value!r}: up to {maximum:g}, or none", param=option)
-        return number
-
-    return click.option(name, callback=check, default=f"{default:g}", show_default=True, help=text)
-
-
-_SAFETY_OPTIONS = (
-    click.option(
-        "--observe",
-        "observe_s",
-        type=Duration(0, _WEEK_S),
-        default="10s",
-        show_default=True,
-        help="How long a device watches the new model before it commits: seconds, or 10m, 2h.",
-    ),
-    click.option(
-        "--shadow",
-        "shadow_s",
-        type=Duration(0, _WEEK_S),
-        default="0s",
-        show_default=True,
-        help="How long it answers copies of live requests before it serves.",
-    ),
-    click.option(
-        "--window",
-        "windows",
-        type=_Windows(),
-        default="",
-        help="When devices may switch, such as 'mon-fri 02:00-04:00'; fetching goes ahead.",
-    ),
-    click.option(
-        "--error-rate-max",
-        type=click.FloatRange(0, 1),
-        default=0.05,
-        show_default=True,
-        help="Share of failed requests that rolls back.",
-    ),
-    _limit(
-        "--latency-ratio-max",
-        1000,
-        5,
-        "How much slower than the model before, by p95, it may be; or none.",
-        more=True,
-    ),
-    _limit("--class-shift-max", 1, 0.5, "How far its classes may be from those before; or none."),
-    _limit(
-        "--disagreement-max", 1, 0.5, "Share of copied requests it may answer otherwise; or none."
-    ),
-    click.option(
-        "--with",
-        "goes_with",
-        metavar="MODEL@VERSION",
-        multiple=True,
-        help="Another rollout's version that devices switch to in the same step; repeatable.",
-    ),
-    click.option(
-        "--forgive",
-        is_flag=True,
-        help="Have devices that remember this version as bad try it once more.",
-    ),
-)
-
-
-def _safety_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of how a device goes about it; they arrive as `safety`."""
-
-    @functools.wraps(command)
-    def gather(*args: Any, **values: Any) -> Any:
-        names = [name for name in RolloutPolicy.__struct_fields__ if name in values]
-        safety = {name: values.pop(name) for name in names if name not in _BATCH}
-        safety["goes_with"] = list(safety["goes_with"])
-        return command(*args, safety=safety, **values)
-
-    for option in reversed(_SAFETY_OPTIONS):
-        gather = option(gather)
-    return gather
 
 
 @click.group(
     epilog=examples(
+        "edgectl rollout plan har@1 --all --phases canary:5,10%",
         "edgectl rollout start har@1 --all",
         "edgectl rollout status",
         "edgectl rollout abort ROLLOUT --reason 'wrong labels'",
@@ -160,43 +48,25 @@ def rollout() -> None:
         "edgectl rollout start har --group site-a",
         "edgectl rollout start har --device pi-1 --device pi-2 --observe 60",
         "edgectl rollout start har@2 --all --max-in-progress 10 --failures-max 3 --no-watch",
+        "edgectl rollout start har@2 --all --phases canary:5,10%,50% --soak 1h --deadline 2h",
+        "edgectl rollout start har@2 --all --phases canary:5 --approve-after canary"
+        " --gate 'error_rate<=0.01'",
         "edgectl rollout start har@2 --all --shadow 10m --window 'mon-fri 02:00-04:00'",
         "edgectl rollout start detector@2 --all --with classifier@5 --no-watch",
         "edgectl rollout start classifier@5 --all --with detector@2",
     )
 )
 @click.argument("model", type=MODEL)
-@click.option("--all", "all_devices", is_flag=True, help="Every enrolled device.")
-@click.option("--group", type=GROUP, default="", help="Every device of this group.")
-@click.option("--device", "device", type=DEVICE, multiple=True, help="This device; repeatable.")
-@click.option(
-    "--max-in-progress",
-    type=click.IntRange(1),
-    default=100,
-    show_default=True,
-    help="How many devices update at once.",
-)
-@click.option(
-    "--failures-max",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Pause when so many devices have gone wrong.",
-)
-@_safety_options
+@rollout_options
 @click.option("--watch/--no-watch", default=True, show_default=True, help="Follow it to its end.")
 @json_option
 @pass_session
 def start(
     session: Session,
     model: str,
+    selector: Selector,
+    policy: RolloutPolicy,
     *,
-    group: str,
-    device: tuple[str, ...],
-    max_in_progress: int,
-    failures_max: int,
-    safety: dict[str, Any],
-    all_devices: bool,
     watch: bool,
     as_json: bool,
 ) -> None:
@@ -205,11 +75,7 @@ def start(
     With --watch the exit code is 1 when the rollout does not complete on every device. Ctrl-C stops
     watching only.
     """
-    if [all_devices, bool(group), bool(device)].count(True) != 1:
-        raise click.UsageError("say which devices: --all, --group NAME or --device NAME")
     name, _, version = model.partition("@")
-    selector = Selector(all=all_devices, devices=list(device), group=group)
-    policy = RolloutPolicy(max_in_progress, failures_max, **safety)
     with session.connect() as client:
         with doing(f"starting the rollout of {model}"):
             version = version or ready_version(client, name)
@@ -218,6 +84,34 @@ def start(
     _print_watched(seen, as_json=as_json)
     if watch:
         _check_outcome(seen.rollout)
+
+
+@rollout.command(
+    epilog=examples(
+        "edgectl rollout plan har@2 --all --phases canary:5,10%,50% --soak 1h",
+        "edgectl rollout plan har@2 --group site-a --min-available 50% --json",
+    )
+)
+@click.argument("model", type=MODEL)
+@rollout_options
+@json_option
+@pass_session
+def plan(
+    session: Session, model: str, selector: Selector, policy: RolloutPolicy, *, as_json: bool
+) -> None:
+    """Say what `rollout start` with these options would do; nothing is started.
+
+    Phases, devices and variants, bytes, time, and for how long a site would have no device that
+    serves, at worst. Times come from rollouts of the model that have ended.
+    """
+    name, _, version = model.partition("@")
+    with session.connect() as client, doing(f"planning the rollout of {model}"):
+        version = version or ready_version(client, name)
+        found = client.plan_rollout(RolloutRequest(name, version, selector, policy))
+    if as_json:
+        print_json(found)
+    else:
+        consoles()[0].print(forecast_tables(found))
 
 
 @rollout.command(
@@ -306,14 +200,35 @@ def resume(session: Session, rollout_id: str, reason: str, *, as_json: bool) -> 
     _act(session, rollout_id, "resume", reason, as_json=as_json)
 
 
-@rollout.command(epilog=examples("edgectl rollout abort ROLLOUT --reason 'wrong labels'"))
+@rollout.command(epilog=examples("edgectl rollout approve ROLLOUT --reason 'looked at pi-1'"))
 @click.argument("rollout_id", metavar="ROLLOUT")
 @_REASON
 @json_option
 @pass_session
-def abort(session: Session, rollout_id: str, reason: str, *, as_json: bool) -> None:
-    """End it; devices that run the new version keep it."""
-    _act(session, rollout_id, "abort", reason, as_json=as_json)
+def approve(session: Session, rollout_id: str, reason: str, *, as_json: bool) -> None:
+    """Let its phase pass, whose devices have all ended, though data is missing."""
+    _act(session, rollout_id, "approve", reason, as_json=as_json)
+
+
+@rollout.command(
+    epilog=examples(
+        "edgectl rollout abort ROLLOUT --reason 'wrong labels'",
+        "edgectl rollout abort ROLLOUT --revert",
+    )
+)
+@click.argument("rollout_id", metavar="ROLLOUT")
+@click.option(
+    "--keep/--revert",
+    default=True,
+    show_default=True,
+    help="Devices that have committed keep the new version, or go back too.",
+)
+@_REASON
+@json_option
+@pass_session
+def abort(session: Session, rollout_id: str, reason: str, *, keep: bool, as_json: bool) -> None:
+    """End it; devices in progress go back to what they were to run before."""
+    _act(session, rollout_id, "abort", reason, revert=not keep, as_json=as_json)
 
 
 def ready_version(client: Client, name: str) -> str:
@@ -386,9 +301,17 @@ def _check_outcome(found: RolloutInfo) -> None:
         )
 
 
-def _act(session: Session, rollout_id: str, action: str, reason: str, *, as_json: bool) -> None:
+def _act(
+    session: Session,
+    rollout_id: str,
+    action: str,
+    reason: str,
+    *,
+    revert: bool = False,
+    as_json: bool,
+) -> None:
     with session.connect() as client, doing(f"{action} of rollout {rollout_id}"):
-        found = client.rollout_action(rollout_id, action, reason)
+        found = client.rollout_action(rollout_id, action, reason, revert=revert)
     if as_json:
         print_json(found)
     else:

@@ -1,7 +1,7 @@
 """The mirror's HTTP server: manifests and blobs by digest, for devices, and nothing else.
 
 What is not in the cache is fetched from the server once and kept. Tags are not served: what they
-mean may change, and devices do not use them.
+mean may change, and devices do not use them. What refers to a bundle follows from its manifest.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, BinaryIO
+from urllib.parse import unquote
 
 from edgectl.errors import ApiError, EdgectlError, LocalError
 from edgectl.mirror.cache import Busy, Cache
 from edgectl.mirror.door import Door, Turned
 from edgectl.mirror.upstream import Upstream
 from edgectl_protocol import __version__
-from edgectl_protocol.manifest import MANIFEST_MEDIA_TYPE
+from edgectl_protocol.errors import ProtocolError
+from edgectl_protocol.manifest import MANIFEST_BYTES_MAX, MANIFEST_MEDIA_TYPE, decode_manifest
 from edgectl_protocol.ranges import Span, Unsatisfiable, is_not_modified, wanted_span
+from edgectl_protocol.referrers import INDEX_MEDIA_TYPE, Referrer, list_of, referrers_of
 
 __all__ = ["Mirror"]
 
@@ -33,6 +36,10 @@ WAIT_S = 12.0
 RETRY_S = 4
 _PIECE_BYTES = 64 * 1024
 _PATH = re.compile(r"/v2/models/[a-z0-9][a-z0-9_-]{0,63}/(manifests|blobs)/(sha256:[0-9a-f]{64})")
+_REFERRERS = re.compile(
+    r"(/v2/models/[a-z0-9][a-z0-9_-]{0,63})/referrers/(sha256:[0-9a-f]{64})"
+    r"(?:\?artifactType=([A-Za-z0-9.+/%-]{1,200}))?"
+)
 _CODES = {401: "UNAUTHORIZED", 404: "BLOB_UNKNOWN", 405: "UNSUPPORTED", 416: "SIZE_INVALID"}
 logger = logging.getLogger(__name__)
 
@@ -118,11 +125,15 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if self.server.door is not None:
                 self.server.door.check(self.headers, self.path)  # type: ignore[arg-type]
+            referrers = _REFERRERS.fullmatch(self.path)
+            if referrers is not None:
+                self._send_referrers(*referrers.groups(default=""), body=body)
+                return
             if match is None:
                 self._refuse(404, "mirror.path", "there is nothing here", body=body)
                 return
             kind, digest = match.groups()
-            with self._open(digest) as file:
+            with self._open(self.path, digest) as file:
                 self._send(file, kind, digest, body=body)
         except Turned as error:
             self._refuse(401, error.code, str(error), body=body)
@@ -136,14 +147,40 @@ class _Handler(BaseHTTPRequestHandler):
             logger.warning("%s", error)
             self._refuse(502, error.code, error.detail, body=body)
 
-    def _open(self, digest: str) -> BinaryIO:
+    def _open(self, path: str, digest: str) -> BinaryIO:
+        def fetch(write: Callable[[bytes], object]) -> None:
+            self.server.upstream.fetch(path, digest, write)
+
         try:
-            return self.server.cache.open(digest, self._fetch(digest), wait_s=WAIT_S)
+            return self.server.cache.open(digest, fetch, wait_s=WAIT_S)
         except OSError as error:
             raise LocalError("mirror.disk", f"the mirror's disk: {error}") from error
 
-    def _fetch(self, digest: str) -> Callable[[Callable[[bytes], object]], None]:
-        return lambda write: self.server.upstream.fetch(self.path, digest, write)
+    def _send_referrers(self, name: str, digest: str, asked_type: str, *, body: bool) -> None:
+        """Answer with what refers to a bundle; nothing does to what is no bundle."""
+        found: tuple[Referrer, ...] = ()
+        artifact_type = unquote(asked_type)
+        try:
+            with self._open(f"{name}/manifests/{digest}", digest) as file:
+                content = file.read(MANIFEST_BYTES_MAX + 1)
+            found = referrers_of(content, decode_manifest(content))
+        except ProtocolError:
+            pass  # an index, or an artifact
+        except ApiError as error:
+            if error.status != 404:  # noqa: PLR2004 - of HTTP
+                raise
+        content = list_of(found, artifact_type)
+        headers = {
+            "Content-Type": INDEX_MEDIA_TYPE,
+            "Content-Length": str(len(content)),
+            "Cache-Control": "no-cache",
+            "X-Content-Type-Options": "nosniff",
+        }
+        if artifact_type:
+            headers["OCI-Filters-Applied"] = "artifactType"
+        self._start(200, headers)
+        if body:
+            self.wfile.write(content)
 
     def _send(self, file: BinaryIO, kind: str, digest: str, *, body: bool) -> None:
         size = file.seek(0, 2)

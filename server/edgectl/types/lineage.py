@@ -6,6 +6,8 @@ from datetime import datetime
 
 from msgspec import Struct
 
+from edgectl.types.imports import ImportedInfo
+
 __all__ = ["AncestorInfo", "LineageInfo", "ToolInfo", "VariantLineage"]
 
 
@@ -59,3 +61,4 @@ class LineageInfo(Struct, frozen=True):
     evaluation: str | None
     measured_on: str
     variants: list[VariantLineage]
+    imported: ImportedInfo | None = None

@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from edgectl.types.base import Problem
+from edgectl.types.imports import ImportedInfo
 
 __all__ = [
     "ConfusionInfo",
@@ -286,6 +287,7 @@ class VersionDetail(VersionSummary, frozen=True, kw_only=True):
     variants: list[VariantInfo]
     report: Report | None
     error: Problem | None = None
+    imported: ImportedInfo | None = None
     own_metric: str | None = None
 
 

@@ -10,22 +10,52 @@ from msgspec import Struct, field
 from edgectl.types.devices import ObservationInfo, ReasonInfo, SwapInfo
 
 __all__ = [
+    "GatePolicy",
+    "OverlapInfo",
+    "PaceInfo",
+    "PhaseForecastInfo",
+    "PhaseProgress",
+    "PhaseSpec",
     "RolloutCounts",
     "RolloutDeviceInfo",
     "RolloutEventInfo",
+    "RolloutForecast",
     "RolloutInfo",
     "RolloutPolicy",
     "RolloutRequest",
     "Selector",
+    "SiteForecastInfo",
+    "VerdictInfo",
 ]
 
 
 class Selector(Struct, frozen=True):
-    """Which devices: all that are enrolled when it starts, those of a group, or these."""
+    """Which devices: all that are enrolled, those of a group, or these."""
 
     all: bool = False
     devices: list[str] = field(default_factory=list)
     group: str = ""
+
+
+class PhaseSpec(Struct, frozen=True):
+    """A part of a rollout; its end is counted from the beginning of the rollout."""
+
+    name: str = ""
+    devices: int | None = None
+    percent: float | None = None
+    soak_s: float = 0.0
+    approval: bool = False
+
+
+class GatePolicy(Struct, frozen=True):
+    """What must hold at the end of a phase for the next one to begin; None: is not asked."""
+
+    committed_min: int = 1
+    success_min: float | None = None
+    requests_min: int = 100
+    error_rate_max: float | None = None
+    latency_p95_us_max: float | None = None
+    latency_ratio_max: float | None = None
 
 
 class RolloutPolicy(Struct, frozen=True):
@@ -42,6 +72,13 @@ class RolloutPolicy(Struct, frozen=True):
     disagreement_max: float | None = 0.5
     goes_with: list[str] = field(default_factory=list)
     forgive: bool = False
+    phases: list[PhaseSpec] = field(default_factory=list)
+    gates: GatePolicy = GatePolicy()
+    deadline_s: float | None = None
+    on_deadline: str = "leave"
+    available_min: int | None = None
+    available_percent: float | None = None
+    priority: int = 0
 
 
 class RolloutRequest(Struct, frozen=True):
@@ -63,12 +100,36 @@ class RolloutCounts(Struct, frozen=True):
     failed: int = 0
     rejected: int = 0
     rolled_back: int = 0
+    overdue: int = 0
+    reverted: int = 0
     cancelled: int = 0
 
     @property
     def unsuccessful(self) -> int:
         """Devices on which it has gone wrong."""
         return self.failed + self.rejected + self.rolled_back
+
+
+class VerdictInfo(Struct, frozen=True):
+    """What a gate says, with its figures."""
+
+    gate: str
+    verdict: str
+    detail: str
+
+
+class PhaseProgress(Struct, frozen=True):
+    """Where a rollout stands in its phases."""
+
+    number: int
+    phases: int
+    name: str
+    target: int
+    admitted: int
+    step: str
+    settled_at: datetime | None
+    soaks_until: datetime | None
+    verdicts: list[VerdictInfo]
 
 
 class RolloutInfo(Struct, frozen=True):
@@ -86,6 +147,65 @@ class RolloutInfo(Struct, frozen=True):
     created_by: str
     finished_at: datetime | None
     note: str = ""
+    phase: PhaseProgress | None = None
+
+
+class PaceInfo(Struct, frozen=True):
+    """How long updates of the model have taken beyond shadow and observation."""
+
+    samples: int
+    median_s: float | None = None
+    slow_s: float | None = None
+
+
+class PhaseForecastInfo(Struct, frozen=True):
+    """What one phase would do."""
+
+    name: str
+    devices: int
+    offline: int
+    blocked: int
+    variants: dict[str, int]
+    fetches_bytes: int
+    waves: int
+    soak_s: float
+    approval: bool
+    least_s: float
+    likely_s: float | None = None
+    slow_s: float | None = None
+
+
+class SiteForecastInfo(Struct, frozen=True):
+    """What one site would lose."""
+
+    site: str
+    devices: int
+    total: int
+    available: int
+    at_once: int
+    blind_s: float | None = None
+
+
+class OverlapInfo(Struct, frozen=True):
+    """An unfinished rollout of the same model that has some of the devices."""
+
+    rollout: str
+    devices: int
+
+
+class RolloutForecast(Struct, frozen=True):
+    """``POST /rollouts/plan``: what a rollout would do. Nothing has been started."""
+
+    model: str
+    version: str
+    devices: int
+    fetches_bytes: int
+    phases: list[PhaseForecastInfo]
+    sites: list[SiteForecastInfo]
+    pace: PaceInfo
+    unfit: list[str]
+    unknown: list[str]
+    overlaps: list[OverlapInfo]
 
 
 class RolloutDeviceInfo(Struct, frozen=True):

@@ -29,6 +29,7 @@ KEPT: Mapping[str, tuple[str, ...]] = {
     "create_enrol_token": ("uses", "expires_in_s", "group"),
     "device_logs": ("since_s",),
     "enrol": ("device",),
+    "import_version": ("file", "filename", "origin", "origin_root", "expired_for_s"),
     "preauthorise": ("entries",),
     "push_version": (
         "model",
@@ -50,6 +51,8 @@ KEPT: Mapping[str, tuple[str, ...]] = {
 _BODY_BYTES_MAX = 64 * 1024
 """Of a longer body nothing is kept."""
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
+_READING = frozenset({"plan_rollout"})
+"""Operations that change nothing though they are sent as a change is."""
 _RIGHTS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 
 
@@ -147,5 +150,7 @@ async def name_act(request: Request) -> None:
     if act is None or route is None:
         return
     act.action = getattr(route, "operation_id", None) or ""
+    if act.action in _READING:
+        act.changes = False
     if not act.object:
         act.object = "/".join(str(value) for value in request.path_params.values())

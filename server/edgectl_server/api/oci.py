@@ -26,7 +26,7 @@ from starlette.types import Receive, Scope, Send
 
 from edgectl_protocol.ranges import Span, Unsatisfiable, is_not_modified, wanted_span
 from edgectl_server.errors import NotFound, Refused, ServerError
-from edgectl_server.oci_registry import Content
+from edgectl_server.oci_registry import INDEX_MEDIA_TYPE, Content
 from edgectl_server.pullers import Puller
 from edgectl_server.services import Services
 
@@ -124,8 +124,11 @@ def _tags(request: Request, services: Services, _puller: Puller) -> Response:
 
 
 def _referrers(request: Request, services: Services, _puller: Puller) -> Response:
-    content = services.oci.referrers(request.path_params["name"], request.path_params["digest"])
-    return Response(content, media_type="application/vnd.oci.image.index.v1+json", headers=_VERSION)
+    kind = request.query_params.get("artifactType", "")
+    name, digest = request.path_params["name"], request.path_params["digest"]
+    content = services.oci.referrers(name, digest, kind)
+    headers = {**_VERSION, "OCI-Filters-Applied": "artifactType"} if kind else _VERSION
+    return Response(content, media_type=INDEX_MEDIA_TYPE, headers=headers)
 
 
 # ------------------------------------------------------------ content

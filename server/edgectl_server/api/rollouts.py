@@ -1,4 +1,4 @@
-"""Rollouts: started, watched, paused, resumed, aborted."""
+"""Rollouts: started, watched, paused, resumed, approved, aborted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from edgectl_server.schemas import (
     ModelNameStr,
     Page,
     RolloutDeviceInfo,
+    RolloutDeviceState,
     RolloutEventInfo,
+    RolloutForecast,
     RolloutInfo,
     RolloutRequest,
 )
@@ -25,9 +27,6 @@ router = APIRouter(tags=["rollouts"])
 
 RolloutPath = Annotated[str, Path(pattern=r"^[0-9a-f]{16}$")]
 RolloutState = Literal["running", "paused", "completed", "aborted"]
-DeviceState = Literal[
-    "pending", "in_progress", "committed", "failed", "rejected", "rolled_back", "cancelled"
-]
 
 
 @router.get(
@@ -54,6 +53,17 @@ def start_rollout(request: Request, principal: Operator, body: RolloutRequest) -
     return get_services(request).rollouts.start(body, principal.user)
 
 
+@router.post(
+    "/rollouts/plan",
+    operation_id="plan_rollout",
+    dependencies=[viewer],
+    responses=responses(401, 404, 409, 422),
+)
+def plan_rollout(request: Request, body: RolloutRequest) -> RolloutForecast:
+    """Say what a rollout would do; nothing is started."""
+    return get_services(request).rollouts.forecast(body)
+
+
 @router.get(
     "/rollouts/{rollout}",
     operation_id="get_rollout",
@@ -75,7 +85,7 @@ def rollout_devices(
     request: Request,
     rollout: RolloutPath,
     paging: Paging,
-    state: Annotated[DeviceState | None, Query()] = None,
+    state: Annotated[RolloutDeviceState | None, Query()] = None,
 ) -> Page[RolloutDeviceInfo]:
     """List the devices of a rollout."""
     return get_services(request).rollouts.devices(rollout, paging, state=state)
@@ -103,15 +113,17 @@ def rollout_action(
     request: Request,
     principal: Operator,
     rollout: RolloutPath,
-    action: Literal["pause", "resume", "abort"],
+    action: Literal["pause", "resume", "approve", "abort"],
     body: ActionRequest,
 ) -> RolloutInfo:
-    """Pause a rollout, let it go on, or take it back from the devices that are not done."""
+    """Pause a rollout, let it or its phase go on, or take it back from devices."""
     rollouts = get_services(request).rollouts
     match action:
         case "pause":
             return rollouts.pause(rollout, principal.user, body.reason)
         case "resume":
             return rollouts.resume(rollout, principal.user, body.reason)
+        case "approve":
+            return rollouts.approve(rollout, principal.user, body.reason)
         case "abort":
-            return rollouts.abort(rollout, principal.user, body.reason)
+            return rollouts.abort(rollout, principal.user, body.reason, revert=body.revert)

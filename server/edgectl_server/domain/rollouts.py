@@ -2,26 +2,40 @@
 
 A device of a rollout is in one of these states::
 
-    pending ──► in_progress ──► committed
-       │             ├────────► failed        it could not be done, and the device has given up
-       │             ├────────► rejected      the device proved that this version must not run there
-       │             ├────────► rolled_back   it ran, misbehaved, and the old one is back
-       └─────────────┴────────► cancelled     aborted, or the device was decommissioned
+    pending ──► in_progress ──► committed ──► reverted      by an abort that takes everything back
+       │          ▲  │ │
+       │          │  │ ├──────► failed        it could not be done, and the device has given up
+       │          │  │ ├──────► rejected      the device proved that this version must not run there
+       │          │  │ └──────► rolled_back   it ran, misbehaved, and the old one is back
+       ├──────────┼──┴────────► cancelled     aborted, decommissioned, or no longer selected
+       └──────► overdue                       offline for too long: nobody waits for it
 
 Rules:
 
 1. A device counts as committed only when it reports that it runs a manifest of this version with
    no update under way, after it has accepted this rollout's order. Bytes delivered are no success.
-2. At most ``max_in_progress`` devices are in progress. Devices that are online come first; an
-   order for an offline device waits for it on the broker, but only where everybody has a place,
-   so that a device which never returns keeps no other from its turn.
+2. At most ``max_in_progress`` devices are in progress, and no more are admitted than the phase
+   allows, whenever they joined. Devices that are online come first; an order for an offline device
+   waits for it on the broker, but only where everybody has a place, so that a device which never
+   returns keeps no other from its turn.
 3. ``failed`` on a device is not the end: it tries again by itself, up to ``attempts_max``.
-4. When ``failures_max`` devices have ended badly since the last resume, it pauses. It does not
-   pause when nobody is left to protect.
+   ``rejected`` is: that digest is not tried there again.
+4. When ``failures_max`` devices have ended badly since the last resume, it pauses; so it does when
+   a gate of a phase fails. It does not pause when nobody is left to protect.
 5. Paused: facts are still noted, nobody is ordered. Aborted: devices that are not committed get
-   back what they were to run before, and nobody is ordered.
+   back what they were to run before, those in progress among them, and nobody is ordered; with
+   ``revert``, those that have committed get it back too.
 6. A device that was written off and then does commit is committed: facts win.
-7. It is complete when every device has ended.
+7. An offline device is waited for until the deadline. Then it is overdue, or has failed, by
+   policy: it holds no place, and what it has not accepted is taken back, so that it cannot come
+   back at its own time and update beside the budgets. When it is online again before the end, it
+   has its turn like everybody.
+8. No site is left with fewer available devices than its budget says: online, and not in progress
+   in any rollout. Who is offline is not available already.
+9. With phases, what is promoted is what was proved: devices after the first phase are offered
+   manifests with which one has committed here. A manifest that nobody has proved yet goes to one
+   device at a time. The first phase takes devices that would run different manifests.
+10. It is complete when every device has ended or is overdue, and no phase is left for the latter.
 
 `plan` may be called twice with the same facts, and late: what it says is true of the facts it was
 given, and whoever acts on it checks that they have not changed (see `edgectl_server.rollouts`).
@@ -31,123 +45,62 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import StrEnum
 
-from edgectl_protocol.messages import Reason, SlotReport
-from edgectl_protocol.update import ENDED, UpdateState
+from edgectl_protocol.messages import Reason
+from edgectl_server.domain.device_verdicts import CHANGES_MAX, find_marks, taken_back
+from edgectl_server.domain.phases import (
+    PhaseFacts,
+    advance,
+    has_failed,
+    is_last,
+    targets,
+    waits_for,
+)
+from edgectl_server.domain.rollout_facts import (
+    ADMITTED,
+    BAD,
+    GONE,
+    OPEN,
+    DeviceState,
+    Gates,
+    Mark,
+    ObservedDevice,
+    ObservedRollout,
+    Phase,
+    Plan,
+    RolloutPolicy,
+    RolloutState,
+    Signals,
+    Site,
+    Standing,
+    Verdict,
+)
+from edgectl_server.domain.sites import SiteBudget
 
 __all__ = [
+    "BAD",
+    "CHANGES_MAX",
+    "OPEN",
     "DeviceState",
+    "Gates",
     "Mark",
     "ObservedDevice",
     "ObservedRollout",
+    "Phase",
     "Plan",
     "RolloutPolicy",
     "RolloutState",
+    "Signals",
+    "Site",
+    "Standing",
+    "Verdict",
+    "in_line",
     "plan",
 ]
 
-CHANGES_MAX = 500
-"""Devices that one plan changes at most; the rest waits for the next."""
-
-
-PARTNER_REJECTED = "update.partner_rejected"
-"""The device will not try this version: one that it goes with was rejected there."""
-
-
-class DeviceState(StrEnum):
-    """Where a device stands in a rollout."""
-
-    PENDING = "pending"
-    IN_PROGRESS = "in_progress"
-    COMMITTED = "committed"
-    FAILED = "failed"
-    REJECTED = "rejected"
-    ROLLED_BACK = "rolled_back"
-    CANCELLED = "cancelled"
-
-
-class RolloutState(StrEnum):
-    """Where a rollout stands."""
-
-    RUNNING = "running"
-    PAUSED = "paused"
-    COMPLETED = "completed"
-    ABORTED = "aborted"
-
-
-OPEN = frozenset({DeviceState.PENDING, DeviceState.IN_PROGRESS})
-BAD = frozenset({DeviceState.FAILED, DeviceState.REJECTED, DeviceState.ROLLED_BACK})
-
-
-@dataclass(frozen=True)
-class RolloutPolicy:
-    """How a rollout goes about it."""
-
-    max_in_progress: int = 100
-    failures_max: int = 1
-    attempts_max: int = 5
-
-
-@dataclass(frozen=True)
-class ObservedDevice:
-    """What is known of one device of the rollout."""
-
-    device: str
-    state: DeviceState
-    enrolled: bool = True
-    online: bool = False
-    candidates: tuple[str, ...] | None = None
-    """Manifests that it is or would be offered; None before it has reported what it is."""
-    order_counter: int | None = None
-    """Counter of this rollout's order for it."""
-    accepted_counter: int = 0
-    """Counter of the newest order that it has accepted."""
-    report: SlotReport | None = None
-    rejected: frozenset[str] = frozenset()
-    """Manifests that it remembers as bad."""
-    refused: bool = False
-    """It has said that it does not obey this rollout's order."""
-    overtaken: bool = False
-    """It takes its present order for a replay: only one with a higher number will do."""
-    desired_here: bool = False
-    """What its slot shall run still comes from this rollout."""
-
-
-@dataclass(frozen=True)
-class ObservedRollout:
-    """What is known of the rollout."""
-
-    state: RolloutState
-    devices: Sequence[ObservedDevice]
-    failures_acknowledged: int = 0
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A device's state is now this."""
-
-    device: str
-    state: DeviceState
-    reason: Reason | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What shall be done, all of it in one transaction."""
-
-    state: RolloutState
-    marks: tuple[Mark, ...] = ()
-    orders: tuple[str, ...] = ()
-    """Devices to be told (if need be, anew) to run its version; they are in progress then."""
-    restores: tuple[str, ...] = ()
-    """Devices that shall run again what they were to run before this rollout."""
-    note: str | None = None
-    """Why it is paused, or what it waits for; None: what was said before is still true."""
-    look_again_at: datetime | None = None
-    """None: never, all is done."""
+_LOOK_AGAIN = timedelta(seconds=5)
 
 
 def plan(policy: RolloutPolicy, observed: ObservedRollout, now: datetime) -> Plan:
@@ -161,163 +114,282 @@ def plan(policy: RolloutPolicy, observed: ObservedRollout, now: datetime) -> Pla
     if observed.state is RolloutState.ABORTED:
         return _plan_abort(observed, now)
     if observed.state is RolloutState.COMPLETED:
-        return Plan(state=RolloutState.COMPLETED)
+        return Plan(state=RolloutState.COMPLETED, standing=observed.standing)
 
-    marks = _marks(policy, observed)
+    marks = find_marks(policy, observed, now)
     states = {one.device: one.state for one in observed.devices}
     states.update({mark.device: mark.state for mark in marks})
     counts = Counter(states.values())
-    bad = sum(counts[state] for state in BAD)
-    if not any(counts[state] for state in OPEN):
-        return Plan(state=RolloutState.COMPLETED, marks=marks, note=_outcome(counts))
+    restores = taken_back(observed.devices, states)
+    standing = observed.standing
+    is_open = any(counts[state] for state in OPEN)
+    if not is_open and (is_last(policy, standing) or not counts[DeviceState.OVERDUE]):
+        said = _outcome(counts)
+        return Plan(RolloutState.COMPLETED, marks, restores=restores, note=said, standing=standing)
 
     state = observed.state
     note: str | None = None
-    unacknowledged = bad - observed.failures_acknowledged
+    unacknowledged = sum(counts[one] for one in BAD) - observed.failures_acknowledged
     if state is RolloutState.RUNNING and unacknowledged >= policy.failures_max:
         state = RolloutState.PAUSED
         note = f"paused by itself: {_outcome(counts)}; resume or abort"
-    orders: tuple[str, ...] = ()
+    chosen = _Chosen()
     if state is RolloutState.RUNNING:
-        orders = _orders(policy, observed.devices, states)
-        note = _waits(observed.devices, states, orders)
-    more = len(marks) == CHANGES_MAX or len(orders) == CHANGES_MAX
+        facts = _phase_facts(policy, observed, states, counts)
+        standing = advance(policy, standing, facts, now)
+        if has_failed(standing):
+            state = RolloutState.PAUSED
+            note = _gate_note(policy, standing)
+        else:
+            proved = frozenset(
+                manifest
+                for manifest in [
+                    *(one.committed for one in observed.devices),
+                    *(mark.manifest for mark in marks),
+                ]
+                if manifest is not None
+            )
+            chosen = _choose(policy, observed, states, standing, proved)
+            note = waits_for(policy, standing) or _waits(observed.devices, states, chosen)
+    more = (
+        len(marks) == CHANGES_MAX
+        or len(chosen.orders) == CHANGES_MAX
+        or standing.phase != observed.standing.phase
+    )
     return Plan(
         state=state,
         marks=marks,
-        orders=orders,
+        orders=chosen.orders,
+        offers=chosen.offers,
+        restores=restores,
         note=note,
-        look_again_at=now if more else now + timedelta(seconds=5),
+        look_again_at=now if more else now + _LOOK_AGAIN,
+        standing=standing,
     )
+
+
+def in_line(policy: RolloutPolicy, ready: Sequence[ObservedDevice]) -> list[ObservedDevice]:
+    """Return in which order devices would have their turn in a rollout that begins."""
+    proofs = _Proofs(policy, Standing(), frozenset(), ())
+    first = proofs.in_order(ready)[: targets(policy.phases, len(ready))[0]]
+    chosen = {one.device for one in first}
+    rest = [one for one in ready if one.device not in chosen]
+    return [*first, *sorted(rest, key=lambda one: (not one.online, one.device))]
 
 
 def _plan_abort(observed: ObservedRollout, now: datetime) -> Plan:
-    """Take back what is not committed; a device that commits meanwhile is told to go back too."""
-    reason = Reason(code="rollout.aborted", detail="the rollout was aborted")
-    cancelled = [one.device for one in observed.devices if one.state in OPEN]
+    """Take back what is not committed, or all of it.
+
+    A device that commits meanwhile is told to go back too.
+    """
+    aborted = Reason(code="rollout.aborted", detail="the rollout was aborted")
+    reverted = Reason(code="rollout.reverted", detail="the rollout was aborted and taken back")
+    marks = [
+        Mark(one.device, DeviceState.CANCELLED, aborted)
+        for one in observed.devices
+        if one.state in OPEN or one.state is DeviceState.OVERDUE
+    ]
     restores = [
         one.device
         for one in observed.devices
-        if one.desired_here and one.enrolled and one.state is not DeviceState.COMMITTED
+        if one.desired_here
+        and one.enrolled
+        and (observed.revert or one.state is not DeviceState.COMMITTED)
     ]
-    # A device is restored in the same transaction in which it is cancelled, or before.
-    chosen = set(sorted({*cancelled, *restores})[:CHANGES_MAX])
-    left = len({*cancelled, *restores}) - len(chosen)
+    committed = {one.device for one in observed.devices if one.state is DeviceState.COMMITTED}
+    marks += [Mark(name, DeviceState.REVERTED, reverted) for name in restores if name in committed]
+    # A device is restored in the same transaction in which it is marked, or before.
+    all_changed = sorted({mark.device for mark in marks} | set(restores))
+    chosen = set(all_changed[:CHANGES_MAX])
     return Plan(
         state=RolloutState.ABORTED,
-        marks=tuple(Mark(one, DeviceState.CANCELLED, reason) for one in cancelled if one in chosen),
+        marks=tuple(mark for mark in marks if mark.device in chosen),
         restores=tuple(one for one in restores if one in chosen),
         note=None,  # who aborted it, and why, stays
-        look_again_at=now if left else None,
+        look_again_at=now if len(all_changed) > len(chosen) else None,
+        standing=observed.standing,
     )
 
 
-def _marks(policy: RolloutPolicy, observed: ObservedRollout) -> tuple[Mark, ...]:
-    marks = []
-    for device in observed.devices:
-        mark = _verdict(policy, device)
-        if mark is not None:
-            marks.append(mark)
-        if len(marks) == CHANGES_MAX:
-            break
-    return tuple(marks)
+# ---------------------------------------------------------------- who is next
 
 
-def _verdict(policy: RolloutPolicy, device: ObservedDevice) -> Mark | None:
-    """Return the device's new state, or None when it has none."""
-    if device.state in OPEN and not device.enrolled:
-        reason = Reason(code="device.decommissioned", detail="the device was decommissioned")
-        return Mark(device.device, DeviceState.CANCELLED, reason)
-    if device.state is DeviceState.PENDING and device.candidates == ():
-        detail = "no variant of it can run on the device, or be opened there"
-        reason = Reason(code="rollout.no_variant", detail=detail)
-        return Mark(device.device, DeviceState.FAILED, reason)
-    if device.order_counter is None or device.accepted_counter < device.order_counter:
-        return None  # what it reports is not an answer to our order
-    if device.state is DeviceState.IN_PROGRESS:
-        return _committed(device) or _ended_badly(policy, device)
-    if device.state in BAD:
-        return _committed(device)
-    return None
+@dataclass(frozen=True)
+class _Chosen:
+    """Devices to be ordered, and what they may be offered where that is limited."""
+
+    orders: tuple[str, ...] = ()
+    offers: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    site_bound: int = 0
+    """Devices that wait for others of their site."""
 
 
-def _committed(device: ObservedDevice) -> Mark | None:
-    report = device.report
-    if report is None or report.running is None:
-        return None
-    update = report.update
-    idle = update is None or update.state in ENDED
-    if idle and report.running.manifest in (device.candidates or ()):
-        return Mark(device.device, DeviceState.COMMITTED)
-    return None
+def _is_ready(device: ObservedDevice, state: DeviceState) -> bool:
+    """Say whether the device waits, and could be told what to run."""
+    if not device.candidates or device.held or device.flapping:
+        return False
+    if state is DeviceState.OVERDUE:
+        return device.online and not device.desired_here
+    return state is DeviceState.PENDING
 
 
-def _ended_badly(policy: RolloutPolicy, device: ObservedDevice) -> Mark | None:
-    candidates = device.candidates or ()
-    update = None if device.report is None else device.report.update
-    if update is None or update.manifest not in candidates or update.order < device.order_counter:  # type: ignore[operator]  # _verdict has checked it
-        if candidates and device.rejected.issuperset(candidates):
-            detail = "the device has rejected every variant of this version before"
-            reason = Reason(code="device.rejected_before", detail=detail)
-            return Mark(device.device, DeviceState.REJECTED, reason)
-        return None
-    if update.state is UpdateState.FAILED and update.attempt >= policy.attempts_max:
-        return Mark(device.device, DeviceState.FAILED, update.reason)
-    if update.state is UpdateState.ROLLED_BACK:
-        return Mark(device.device, DeviceState.ROLLED_BACK, update.reason)
-    if update.state is UpdateState.REJECTED:
-        # While another candidate is left, the device goes on with that one.
-        left = set(candidates) - device.rejected - {update.manifest}
-        by_partner = update.reason is not None and update.reason.code == PARTNER_REJECTED
-        if not left or update.manifest == candidates[-1] or by_partner:
-            return Mark(device.device, DeviceState.REJECTED, update.reason)
-    return None
-
-
-def _orders(
+def _phase_facts(
     policy: RolloutPolicy,
-    devices: Sequence[ObservedDevice],
+    observed: ObservedRollout,
     states: dict[str, DeviceState],
-) -> tuple[str, ...]:
+    counts: Counter[DeviceState],
+) -> PhaseFacts:
+    budget = SiteBudget(policy, observed.sites)
+    reachable = sum(
+        1
+        for one in observed.devices
+        if one.online and _is_ready(one, states[one.device]) and budget.has_left(one.site)
+    )
+    return PhaseFacts(
+        total=len(states) - sum(counts[one] for one in GONE),
+        admitted=sum(counts[one] for one in ADMITTED),
+        in_progress=counts[DeviceState.IN_PROGRESS],
+        committed=counts[DeviceState.COMMITTED],
+        bad=sum(counts[one] for one in BAD),
+        reachable=reachable,
+        signals=observed.signals,
+    )
+
+
+def _choose(
+    policy: RolloutPolicy,
+    observed: ObservedRollout,
+    states: dict[str, DeviceState],
+    standing: Standing,
+    proved: frozenset[str],
+) -> _Chosen:
+    devices = observed.devices
     counts = Counter(states.values())
-    places = policy.max_in_progress - counts[DeviceState.IN_PROGRESS]
-    waiting = [one for one in devices if states[one.device] is DeviceState.PENDING]
-    everybody_has_a_place = len(waiting) <= places
-    ready = [one for one in waiting if one.candidates and (one.online or everybody_has_a_place)]
-    ready.sort(key=lambda one: (not one.online, one.device))
     again = [
         one
         for one in devices
         if states[one.device] is DeviceState.IN_PROGRESS and one.overtaken and one.desired_here
     ]
-    return tuple(one.device for one in [*again, *ready[: max(0, places)]][:CHANGES_MAX])
+    offers = {one.device: one.candidates or () for one in again}
+    orders = [one.device for one in again]
+    places = policy.max_in_progress - counts[DeviceState.IN_PROGRESS]
+    if policy.phases:
+        total = len(states) - sum(counts[one] for one in GONE)
+        admitted = sum(counts[one] for one in ADMITTED)
+        target = targets(policy.phases, total)[standing.phase]
+        places = 0 if standing.settled_at is not None else min(places, target - admitted)
+    waiting = [one for one in devices if states[one.device] is DeviceState.PENDING]
+    everybody_has_a_place = len(waiting) <= places
+    ready = [
+        one
+        for one in devices
+        if _is_ready(one, states[one.device]) and (one.online or everybody_has_a_place)
+    ]
+    tried = [
+        one.candidates or () for one in devices if states[one.device] is DeviceState.IN_PROGRESS
+    ]
+    proofs = _Proofs(policy, standing, proved, tried)
+    budget = SiteBudget(policy, observed.sites)
+    site_bound = 0
+    for one in proofs.in_order(ready):
+        if places <= 0 or len(orders) >= CHANGES_MAX:
+            break
+        offered = proofs.offer(one)
+        if not offered:
+            continue
+        if one.online and not budget.take(one.site):
+            site_bound += 1
+            continue
+        places -= 1
+        orders.append(one.device)
+        proofs.note(offered)
+        if policy.phases:
+            offers[one.device] = offered
+    limited = {name: offers[name] for name in orders if name in offers and policy.phases}
+    return _Chosen(tuple(orders[:CHANGES_MAX]), limited, site_bound)
+
+
+class _Proofs:
+    """Which manifests have been proved in this rollout, and who may try one that has not."""
+
+    def __init__(
+        self,
+        policy: RolloutPolicy,
+        standing: Standing,
+        proved: frozenset[str],
+        tried: Sequence[tuple[str, ...]],
+    ) -> None:
+        self._phased = bool(policy.phases)
+        self._first = standing.phase == 0
+        self._proved = proved
+        self._tried = {manifest for offered in tried for manifest in offered} - proved
+
+    def in_order(self, ready: Sequence[ObservedDevice]) -> list[ObservedDevice]:
+        """Return who is next: online first; in the first phase one of each manifest first."""
+        by_name = sorted(ready, key=lambda one: (not one.online, one.device))
+        if not (self._phased and self._first):
+            return by_name
+        seen: Counter[str] = Counter()
+        ranked = []
+        for one in by_name:
+            assert one.candidates, one.device  # else it is not ready
+            ranked.append((not one.online, seen[one.candidates[0]], one.device, one))
+            seen[one.candidates[0]] += 1
+        return [one for *_, one in sorted(ranked, key=lambda entry: entry[:3])]
+
+    def offer(self, device: ObservedDevice) -> tuple[str, ...]:
+        """Return the manifests that the device may be offered now."""
+        candidates = device.candidates or ()
+        if not self._phased or self._first:
+            return candidates
+        proved = tuple(one for one in candidates if one in self._proved)
+        if proved:
+            return proved
+        return () if self._tried.intersection(candidates) else candidates
+
+    def note(self, offered: tuple[str, ...]) -> None:
+        """Somebody is about to try these."""
+        self._tried |= set(offered) - self._proved
+
+
+# ---------------------------------------------------------------- what is said
 
 
 def _waits(
-    devices: Sequence[ObservedDevice], states: dict[str, DeviceState], orders: tuple[str, ...]
+    devices: Sequence[ObservedDevice], states: dict[str, DeviceState], chosen: _Chosen
 ) -> str:
     """Say what an unfinished rollout waits for, where that is not plain progress."""
     open_devices = [one for one in devices if states[one.device] in OPEN]
+    others = [one for one in open_devices if one.device not in chosen.orders]
+    pending = [one for one in others if states[one.device] is DeviceState.PENDING]
     offline = sum(1 for one in open_devices if not one.online)
-    unknown = sum(
-        1
-        for one in open_devices
-        if one.online and one.candidates is None and one.device not in orders
-    )
-    refused = sum(1 for one in open_devices if one.refused and one.device not in orders)
-    parts = []
-    if refused:
-        parts.append(f"{refused} {_devices(refused)} to take an order that was refused")
-    if offline:
-        parts.append(f"{offline} offline {_devices(offline)}")
-    if unknown:
-        parts.append(f"the first report of {unknown} {_devices(unknown)}")
-    return f"waiting for {' and '.join(parts)}" if parts else ""
+    unknown = sum(1 for one in others if one.online and one.candidates is None)
+    refused = sum(1 for one in others if one.refused)
+    held = sum(1 for one in pending if one.held)
+    flapping = sum(1 for one in pending if one.flapping and one.online)
+    bound = chosen.site_bound
+    parts = [
+        f"{refused} {_devices(refused)} to take an order that was refused" if refused else "",
+        f"{offline} offline {_devices(offline)}" if offline else "",
+        f"the first report of {unknown} {_devices(unknown)}" if unknown else "",
+        f"{held} {_devices(held)} in another rollout" if held else "",
+        f"{flapping} {_devices(flapping)} whose connection comes and goes" if flapping else "",
+        f"{bound} {_devices(bound)} whose site has too few others available" if bound else "",
+    ]
+    told = " and ".join(part for part in parts if part)
+    return f"waiting for {told}" if told else ""
+
+
+def _gate_note(policy: RolloutPolicy, standing: Standing) -> str:
+    failed = [one for one in standing.verdicts if one.verdict == "failed"]
+    told = "; ".join(f"{one.gate}: {one.detail}" for one in failed)
+    phase = policy.phases[standing.phase].name
+    return f"paused by itself: phase {phase} failed its gates: {told}; resume or abort"
 
 
 def _outcome(counts: Counter[DeviceState]) -> str:
-    bad = [f"{counts[state]} {state.replace('_', ' ')}" for state in sorted(BAD) if counts[state]]
-    return ", ".join(bad)
+    said = [*sorted(BAD), DeviceState.OVERDUE]
+    return ", ".join(f"{counts[one]} {one.replace('_', ' ')}" for one in said if counts[one])
 
 
 def _devices(count: int) -> str:

@@ -48,9 +48,9 @@ from edgectl_protocol.manifest import (
     Descriptor,
     Lineage,
     Manifest,
+    bundle_bytes,
     decode_config,
     decode_manifest,
-    device_layers,
 )
 from edgectl_protocol.metadata import target_path
 from edgectl_server.pipeline.encryption import encrypt_layer, make_content_key
@@ -256,18 +256,12 @@ def _pack_variant(
         manifest=content,
         digest=blobs.add_bytes(content),
         target=target_path(config.model, config.version, config.variant),
-        bundle_bytes=len(content) + sum(map(_wire_bytes, device_layers(manifest))),
+        bundle_bytes=bundle_bytes(content, manifest),
         model_bytes=layers[0].size if key is None else plain_size(layers[0].size),
         rank=candidate.rank,
         trial=to_document(candidate.trial),
         content_key=key,
     )
-
-
-def _wire_bytes(layer: Descriptor) -> int:
-    """Return the bytes of a layer and of its chunk index, if it has one."""
-    chunks = chunk_count(layer.size)
-    return layer.size + (chunks * 32 if chunks > 1 else 0)
 
 
 def _bytes_layer(blobs: Blobs, content: bytes, file: str, media_type: str) -> Descriptor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from edgectl_server.schemas.base import Schema
+from edgectl_server.schemas.imports import ImportedInfo
 
 __all__ = ["AncestorInfo", "LineageInfo", "ToolInfo", "VariantLineage"]
 
@@ -64,5 +65,7 @@ class LineageInfo(Schema):
     evaluation: str | None
     measured_on: str
     """Processor and runtime of the measurements."""
+    imported: ImportedInfo | None = None
+    """Of a version that came as a file from another server."""
     variants: list[VariantLineage]
     """In the order in which devices try them."""

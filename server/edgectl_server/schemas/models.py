@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from edgectl_server.schemas.base import DigestStr, Problem, Schema, Sha256, VersionStr
+from edgectl_server.schemas.imports import ImportedInfo
 
 __all__ = [
     "ConfusionInfo",
@@ -361,6 +362,8 @@ class VersionDetail(VersionSummary):
     variants: list[VariantInfo]
     report: Report | None
     error: Problem | None = None
+    imported: ImportedInfo | None = None
+    """Of a version that came as a file from another server: it has no report here."""
 
 
 class ModelSummary(Schema):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ _SINGLE_PUT_BYTES_MAX = 8 * 1024**2
 """Larger files are put in parts, so that they are never whole in memory."""
 _PART_BYTES = 8 * 1024**2
 _PARTS_AT_ONCE = 2
+_RETRY: Any = {"max_retries": 4, "retry_timeout": timedelta(seconds=15)}
+"""An object store that does not answer: who asks is told before they give up by themselves."""
 
 
 def file_digest(path: Path) -> str:
@@ -61,7 +64,7 @@ class BlobStore:
             self._store = LocalStore(str(self._directory))
         else:
             try:
-                self._store = from_url(url)
+                self._store = from_url(url, retry_config=_RETRY)
             except (BaseError, ValueError) as error:
                 raise Unavailable(
                     "blobs.unavailable",
@@ -146,12 +149,16 @@ class BlobStore:
             return
         try:
             pending = bytearray()
+            left = stop - start
             found = obstore.get(self._store, _key(digest), options={"range": (start, stop)})
             for piece in found.stream(min_chunk_size=max(chunk_bytes, _READ_BYTES)):
                 pending += piece
+                left -= len(piece)
                 while len(pending) >= chunk_bytes:
                     yield bytes(pending[:chunk_bytes])
                     del pending[:chunk_bytes]
+            if left:
+                raise _unavailable("read", digest)  # the store has lost some of it
             if pending:
                 yield bytes(pending)
         except FileNotFoundError as error:

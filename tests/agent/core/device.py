@@ -52,8 +52,13 @@ class Device:
         self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
         self._reader.start()
 
-    def wait(self, event: str, timeout_s: float = 40.0, **wanted: Any) -> dict[str, Any]:
-        """Return the first line with this event and these fields, printed or to be printed."""
+    def wait(
+        self, event: str, timeout_s: float = 40.0, *, times: int = 1, **wanted: Any
+    ) -> dict[str, Any]:
+        """Return a line with this event and these fields, printed or to be printed.
+
+        It is the first, or with `times` the second and so on.
+        """
 
         def find() -> list[dict[str, Any]]:
             return [
@@ -64,9 +69,13 @@ class Device:
             ]
 
         with self._changed:
-            found = self._changed.wait_for(find, timeout_s)
-            assert found, f"no {event} {wanted} in {self.lines[-6:]}\n{self.errors()[-2000:]}"
-            return found[0]
+            self._changed.wait_for(lambda: len(find()) >= times, timeout_s)
+            found = find()
+            assert len(found) >= times, (
+                f"{len(found)} of {times} {event} {wanted} in {self.lines[-6:]}"
+                f"\n{self.errors()[-2000:]}"
+            )
+            return found[times - 1]
 
     def command(self, *arguments: str, timeout_s: float = 60.0) -> tuple[int, str, str]:
         """Run ``edgectl-agent`` on the same state directory; return code, output and errors."""

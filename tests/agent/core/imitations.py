@@ -47,6 +47,12 @@ class FakeTransport:
             if payload is not None and self._broker.up:
                 self._waiting.extend((topic, one) for one in self._broker.disturb(topic, payload))
 
+    def came(self, topic: str) -> None:
+        pass
+
+    def bytes_in(self) -> int:
+        return 0
+
     def unsubscribe(self, topics: Sequence[str]) -> None:
         self._topics.difference_update(topics)
 

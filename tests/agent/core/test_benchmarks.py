@@ -283,6 +283,12 @@ class Retained:
     def subscribe(self, topics: list[str]) -> None:
         self.waiting += [(topic, self.held[topic]) for topic in topics if topic in self.held]
 
+    def came(self, topic: str) -> None:
+        pass
+
+    def bytes_in(self) -> int:
+        return 0
+
     def unsubscribe(self, topics: list[str]) -> None:
         pass
 

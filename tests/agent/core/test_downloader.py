@@ -66,6 +66,12 @@ class Broker:
                 if name in BUNDLE.retained and not self.refused(name)
             ]
 
+    def came(self, topic) -> None:
+        pass
+
+    def bytes_in(self) -> int:
+        return self.bytes
+
     def unsubscribe(self, names) -> None:
         gone = set(names)
         self.waiting = [one for one in self.waiting if one[0] not in gone]

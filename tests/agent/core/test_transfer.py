@@ -127,10 +127,51 @@ def test_time_without_a_connection_does_not_count() -> None:
 def test_silence_is_told_with_growing_pauses_and_then_fails() -> None:
     transfer = begin(3)
     transfer.poll(0)
-    times = []
+    times, named = [], []
     for _ in range(6):
         times.append(transfer.next_s())
-        assert transfer.poll(times[-1]).missing == (0, 1, 2)
+        wishes = transfer.poll(times[-1])
+        assert sorted(wishes.subscribe) == sorted(wishes.missing)
+        named.append(wishes.missing)
+    # What may only be late is asked for again piece by piece, the one that waits longest first.
+    assert named == [(0,), (1, 2), (0, 1, 2), (0, 1, 2), (0, 1, 2), (0, 1, 2)]
     with pytest.raises(TransferFailure, match=r"transfer\.stalled"):
         transfer.poll(transfer.next_s())
     assert times == [5, 15, 35, 65, 95, 125]
+
+
+def test_bytes_on_their_way_are_no_silence_but_not_for_ever() -> None:
+    transfer = begin(3)
+    transfer.poll(0)
+    for second in range(1, 120):
+        transfer.heard(second)
+        assert transfer.poll(second).subscribe == ()
+    assert transfer.next_s() == 120
+    assert transfer.poll(120).missing == (0,)
+
+
+def test_after_a_long_silence_that_ended_by_itself_the_next_one_is_given_longer() -> None:
+    transfer = begin(3)
+    transfer.poll(0)
+    transfer.receive(0, piece(0), 4.9)
+    transfer.poll(4.9)
+    assert transfer.next_s() == pytest.approx(4.9 + 2 * 4.9)
+
+
+def test_what_others_have_overtaken_is_asked_for_again_alone() -> None:
+    transfer = begin(40)
+    subscribed = list(transfer.poll(0).subscribe)
+    asked_again: list[int] = []
+    came = 0
+    while not transfer.done and came < 30:
+        number = next(one for one in subscribed if one != 2)
+        subscribed.remove(number)
+        transfer.receive(number, piece(number), 0.0)
+        came += 1
+        wishes = transfer.poll(0.0)
+        asked_again += wishes.missing
+        subscribed += [one for one in wishes.subscribe if one not in subscribed]
+        if wishes.missing:
+            break
+    assert asked_again == [2]
+    assert came == 2 + 4 + 1  # two were before it, four may overtake it

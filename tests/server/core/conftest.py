@@ -66,8 +66,16 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def services(tmp_path: Path, clock: Clock) -> Iterator[Services]:
-    settings = Settings(data=str(tmp_path / "data"), upload_bytes_max=8 * 1024**2)
+def blobs_url() -> str:
+    """Where blobs are; empty: in the data folder."""
+    return ""
+
+
+@pytest.fixture
+def services(tmp_path: Path, clock: Clock, blobs_url: str) -> Iterator[Services]:
+    settings = Settings(
+        data=str(tmp_path / "data"), upload_bytes_max=8 * 1024**2, blobs_url=blobs_url
+    )
     settings.data_path.mkdir()
     database = open_migrated(settings.database_address)
     blobs = BlobStore(settings.blobs_address)

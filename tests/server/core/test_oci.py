@@ -7,12 +7,15 @@ import json
 import socket
 
 import pytest
+from sqlalchemy import select
 
 from edgectl_protocol.chunks import CHUNK_BYTES, make_index
-from edgectl_protocol.manifest import decode_manifest, model_layer
+from edgectl_protocol.manifest import CARD_FILE, decode_manifest, layer_by_file, model_layer
 from edgectl_protocol.names import digest_of
+from edgectl_protocol.referrers import referrers_of
 from edgectl_server import pullers
 from edgectl_server.api import oci
+from edgectl_server.storage.tables import BundleVariant
 from server.core.oci_site import running
 from waiting import wait_for
 
@@ -219,9 +222,49 @@ def test_tags_of_versions_with_plus_and_names_that_collide(site):
     assert (json.loads(rest.body)["tags"], rest.headers["Link"]) == (tags[2:], None)
 
 
-def test_nothing_refers_to_a_manifest(site, bundles):
-    answer = site.ask(f"{BASE}/referrers/{bundles['int8']}")
-    assert json.loads(answer.body)["manifests"] == []
+def test_the_documents_of_a_bundle_refer_to_it(site, bundles):
+    digest = bundles["int8"]
+    answer = site.ask(f"{BASE}/referrers/{digest}")
+    assert answer.headers["Content-Type"] == "application/vnd.oci.image.index.v1+json"
+    assert "OCI-Filters-Applied" not in answer.headers
+    (listed,) = json.loads(answer.body)["manifests"]
+    assert listed["artifactType"] == "text/markdown"
+    found = site.ask(f"{BASE}/manifests/{listed['digest']}")
+    assert digest_of(found.body) == listed["digest"]
+    assert len(found.body) == listed["size"]
+    artifact = json.loads(found.body)
+    assert artifact["artifactType"] == listed["artifactType"]
+    assert artifact["subject"]["digest"] == digest
+    (document,) = artifact["layers"]
+    card = layer_by_file(decode_manifest(site.services.blobs.read(digest)), CARD_FILE)
+    assert document["digest"] == card.digest
+    for part in (artifact["config"], document):
+        content = site.ask(f"{BASE}/blobs/{part['digest']}").body
+        assert (digest_of(content), len(content)) == (part["digest"], part["size"])
+
+
+def test_referrers_of_one_type_and_of_what_is_no_bundle(site, bundles):
+    def kinds(of, query=""):
+        answer = site.ask(f"{BASE}/referrers/{of}{query}")
+        assert answer.status == 200
+        assert answer.headers.get("OCI-Filters-Applied") == ("artifactType" if query else None)
+        return [one["artifactType"] for one in json.loads(answer.body)["manifests"]]
+
+    assert kinds(bundles["int8"], "?artifactType=text/markdown") == ["text/markdown"]
+    assert kinds(bundles["int8"], "?artifactType=application/vnd.cyclonedx%2Bjson") == []
+    index = site.ask(f"{BASE}/manifests/1").headers["Docker-Content-Digest"]
+    listed = json.loads(site.ask(f"{BASE}/referrers/{bundles['int8']}").body)["manifests"]
+    for digest in (index, listed[0]["digest"], digest_of(b"never seen")):
+        assert kinds(digest) == []
+    # Of what is not signed nothing is told, nor is there an artifact of it.
+    with site.services.database.read() as session:
+        rows = session.scalars(select(BundleVariant)).all()
+    (waits,) = {one.manifest for one in rows} - set(bundles.values())
+    assert kinds(waits) == []
+    content = site.services.blobs.read(waits)
+    (artifact,) = referrers_of(content, decode_manifest(content))
+    assert error(site.ask(f"{BASE}/manifests/{artifact.digest}")) == "MANIFEST_UNKNOWN"
+    assert error(site.ask(f"{BASE}/referrers/sha256:x")) == "DIGEST_INVALID"
 
 
 # ------------------------------------------------------------ who may

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from edgectl_protocol.manifest import decode_manifest
+from edgectl_protocol.manifest import CARD_FILE, decode_manifest, layer_by_file
 from edgectl_protocol.names import digest_of, hex_of
 from server.core.oci_site import running
 
@@ -82,3 +82,22 @@ def test_oras_pulls_the_files_under_their_names(site, tmp_path):
         assert digest_of((tmp_path / layer.file).read_bytes()) == layer.digest
     tags = client.get_tags(f"127.0.0.1:{site.port}/models/har")
     assert tags == ["1.0_pi4", "1.0_pi4-fp32", "1.0_pi4-int8"]
+
+
+def test_skopeo_and_oras_pull_what_refers_to_a_bundle(site, skopeo, tmp_path):
+    oras = pytest.importorskip("oras.client")
+    client = oras.OrasClient(hostname=f"127.0.0.1:{site.port}", insecure=True, auth_backend="basic")
+    client.auth.set_basic_auth("anybody", site.token)
+    bundle = site.bundles["int8"]
+    card = layer_by_file(decode_manifest(site.services.blobs.read(bundle)), CARD_FILE)
+    listed = client.do_request(
+        f"http://127.0.0.1:{site.port}/v2/models/har/referrers/{bundle}"
+    ).json()["manifests"]
+    (digest,) = [one["digest"] for one in listed if one["artifactType"] == "text/markdown"]
+    name = f"127.0.0.1:{site.port}/models/har@{digest}"
+    client.pull(target=name, outdir=str(tmp_path / "oras"))
+    assert digest_of((tmp_path / "oras" / CARD_FILE).read_bytes()) == card.digest
+    copied = skopeo("--preserve-digests", f"docker://{name}", f"dir:{tmp_path / 'skopeo'}")
+    assert copied.code == 0, copied.text
+    assert digest_of((tmp_path / "skopeo" / "manifest.json").read_bytes()) == digest
+    assert digest_of((tmp_path / "skopeo" / hex_of(card.digest)).read_bytes()) == card.digest

@@ -27,6 +27,7 @@ from edgectl_server.storage.tables.models import (
     Model,
     ModelPolicyRow,
     ModelVersion,
+    Origin,
     Worker,
 )
 from edgectl_server.storage.tables.people import (
@@ -72,6 +73,7 @@ __all__ = [
     "ModelPolicyRow",
     "ModelVersion",
     "OpenIdPerson",
+    "Origin",
     "Outbox",
     "Preauthorised",
     "ReportedSlot",

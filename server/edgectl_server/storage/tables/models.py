@@ -7,6 +7,7 @@ from datetime import datetime
 from sqlalchemy import (
     ForeignKey,
     Index,
+    LargeBinary,
     String,
     UniqueConstraint,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "Model",
     "ModelPolicyRow",
     "ModelVersion",
+    "Origin",
     "Worker",
 ]
 
@@ -98,8 +100,23 @@ class ModelVersion(Base):
     parent: Mapped[str | None] = mapped_column(String(64))
     job: Mapped[str | None] = mapped_column(String(32))
     problem: Mapped[Document | None]  # why it has failed though its job has not
+    imported: Mapped[Document | None]  # where it came from as a file: schemas.ImportedInfo
     created_at: Mapped[datetime]
     created_by: Mapped[str] = mapped_column(String(128))
+
+
+class Origin(Base):
+    """Another server whose exported versions are imported; signed metadata exactly as believed."""
+
+    __tablename__ = "origin"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    pinned: Mapped[str] = mapped_column(String(71))  # digest of the root that was named first
+    root: Mapped[bytes] = mapped_column(LargeBinary)  # the newest one
+    timestamp: Mapped[bytes] = mapped_column(LargeBinary)
+    snapshot: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime]
+    created_by: Mapped[str] = mapped_column(String(128))
+    imported_at: Mapped[datetime]  # the newest time
 
 
 class BundleVariant(Base):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import (
     ForeignKey,
@@ -40,6 +41,14 @@ class Rollout(Base):
     created_at: Mapped[datetime]
     created_by: Mapped[str] = mapped_column(String(128))
     finished_at: Mapped[datetime | None]
+    # where it stands in its phases: edgectl_server.domain.rollout_facts.Standing
+    phase: Mapped[int] = mapped_column(default=0)
+    phase_since: Mapped[datetime | None]
+    settled_at: Mapped[datetime | None]
+    approved_phase: Mapped[int] = mapped_column(default=-1)
+    verdicts: Mapped[list[Any]] = mapped_column(default=list)
+    revert: Mapped[bool] = mapped_column(default=False)  # what has committed goes back too
+    priority: Mapped[int] = mapped_column(default=0)  # a higher one comes first on a device
 
 
 class RolloutDevice(Base):
@@ -54,6 +63,7 @@ class RolloutDevice(Base):
     previous_version_id: Mapped[int | None]
     order_counter: Mapped[int | None]
     reason: Mapped[Document | None]
+    manifest: Mapped[str | None] = mapped_column(String(71))  # with which it has committed
     updated_at: Mapped[datetime]
 
 

@@ -76,6 +76,8 @@ export function rolloutParts(counts: Schemas["RolloutCounts"], to?: (state: stri
     part("Failed", "failed", "warn"),
     part("Rejected", "rejected", "bad"),
     part("Rolled back", "rolled_back", "deep"),
+    part("Overdue", "overdue", "none"),
+    part("Reverted", "reverted", "none"),
     part("Cancelled", "cancelled", "none"),
   ];
 }

@@ -19,6 +19,8 @@ const STATES: Record<string, [tone: Tone, icon: IconName, words: string]> = {
   rejected: ["bad", "cross", "Rejected"],
   rolled_back: ["bad", "back", "Rolled back"],
   cancelled: ["idle", "minus", "Cancelled"],
+  overdue: ["warn", "clock", "Overdue"],
+  reverted: ["idle", "back", "Reverted"],
   // updates on a device
   idle: ["idle", "minus", "Idle"],
   refreshing: ["busy", "busy", "Refreshing"],

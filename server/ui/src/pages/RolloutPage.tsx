@@ -21,7 +21,7 @@ import { queryClient } from "../session";
 type Rollout = Schemas["RolloutInfo"];
 type RolloutDevice = Schemas["RolloutDeviceInfo"];
 
-const DEVICE_STATES = ["pending", "in_progress", "committed", "failed", "rejected", "rolled_back", "cancelled"] as const;
+const DEVICE_STATES = ["pending", "in_progress", "committed", "failed", "rejected", "rolled_back", "overdue", "reverted", "cancelled"] as const;
 
 export function RolloutPage() {
   const { id = "" } = useParams();
@@ -100,7 +100,7 @@ function Progress({ rollout }: { rollout: Rollout }) {
   );
 }
 
-type ActionName = "pause" | "resume" | "abort";
+type ActionName = "pause" | "resume" | "approve" | "abort";
 
 const DIALOGS: Record<ActionName, { title: string; button: string; words: string }> = {
   pause: {
@@ -112,6 +112,11 @@ const DIALOGS: Record<ActionName, { title: string; button: string; words: string
     title: "Resume this rollout",
     button: "Resume",
     words: "It goes on with the devices that are pending. Failures that are known now no longer count towards the limit.",
+  },
+  approve: {
+    title: "Approve this phase",
+    button: "Approve",
+    words: "The next phase begins, whatever the gates of this one have not said yet.",
   },
   abort: {
     title: "Abort this rollout",
@@ -133,7 +138,7 @@ function Actions({ rollout }: { rollout: Rollout }) {
   const act = async (reason: string) => {
     const { data } = await fetchClient.POST("/api/v1/rollouts/{rollout}/actions/{action}", {
       params: { path: { rollout: rollout.id, action: shown } },
-      body: { reason },
+      body: { reason, revert: false },
     });
     const named = { params: { path: { rollout: rollout.id } } };
     queryClient.setQueryData(api.queryOptions("get", "/api/v1/rollouts/{rollout}", named).queryKey, data);
@@ -150,6 +155,11 @@ function Actions({ rollout }: { rollout: Rollout }) {
       ) : (
         <Action needs="operator" icon="pause" variant="default" blocked={blocked} onClick={() => ask("pause")}>
           Pause
+        </Action>
+      )}
+      {rollout.state === "running" && (rollout.phase?.step === "gates" || rollout.phase?.step === "approval") && (
+        <Action needs="operator" icon="check" variant="default" onClick={() => ask("approve")}>
+          Approve
         </Action>
       )}
       <Action needs="operator" icon="stop" variant="default" blocked={blocked} onClick={() => ask("abort")}>
@@ -279,6 +289,7 @@ function Policy({ rollout }: { rollout: Rollout }) {
       <Facts
         rows={[
           ["Devices", where(selector)],
+          ...(rollout.phase ? [["Phase", phaseOf(rollout.phase)] as [string, string]] : []),
           ["In progress", `at most ${count(policy.max_in_progress)}`],
           ["Pauses after", plural(policy.failures_max ?? 1, "failure")],
           ["Shadow", policy.shadow_s ? `answers copies for ${span(policy.shadow_s)}` : <span className="soft">none</span>],
@@ -296,8 +307,12 @@ function Policy({ rollout }: { rollout: Rollout }) {
   );
 }
 
+function phaseOf({ name, number, phases, admitted, target }: Schemas["PhaseProgress"]): string {
+  return `${name}, ${number} of ${phases}: ${count(admitted)} of ${plural(target, "device")}`;
+}
+
 function where({ all, group, devices }: Schemas["Selector"]): string {
-  if (all) return "all enrolled at the start";
+  if (all) return "all that are enrolled";
   return group ? `group ${group}` : plural(devices.length, "chosen device");
 }
 

@@ -107,6 +107,10 @@ function request(choice: RolloutChoice): Schemas["RolloutRequest"] {
       disagreement_max: safety.disagreementMax,
       goes_with: safety.goesWith,
       forgive: safety.forgive,
+      phases: [],
+      gates: { committed_min: 1, requests_min: 100 },
+      on_deadline: "leave",
+      priority: 0,
     },
   };
 }

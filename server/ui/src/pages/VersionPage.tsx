@@ -1,4 +1,4 @@
-import { useState } from "react";
+import { useState, type ReactNode } from "react";
 import { Button } from "@mantine/core";
 import { Link, useParams } from "react-router";
 
@@ -380,6 +380,12 @@ function Background({ version }: { version: Version }) {
                 <span className="soft">none</span>
               ),
             ],
+            ...(version.imported
+              ? ([
+                  ["Imported from", `${version.imported.origin}, where ${version.imported.pushed_by || "somebody"} pushed it`],
+                  ["Its root", <Digest key="r" value={version.imported.root} />],
+                ] as [string, ReactNode][])
+              : []),
             ["Job", version.job ? <span className="mono">{version.job}</span> : "–"],
           ]}
         />
