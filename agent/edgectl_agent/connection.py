@@ -62,6 +62,7 @@ BULK_MESSAGES_MAX = 4
 """Large messages that the broker has not acknowledged: what else is said stands behind no more."""
 _STEP_S = 1.0
 _CONNACK_S = 20.0
+_READ_BYTES = 64 * 1024
 _OUT_OF_TIME = frozenset({9, 10})
 """OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
 _log = logging.getLogger(__name__)
@@ -144,18 +145,52 @@ class Mailbox:
 
 
 class _BoundedClient(mqtt.Client):
-    """paho's client, which by itself reads whatever length a broker announces: up to 256 MB."""
+    """paho's client, which by itself reads whatever length a broker announces: up to 256 MB.
+
+    It also reads ahead, because paho asks for the first bytes of a packet one by one; and does not
+    wake itself up: what is queued while it reads is written at its next turn anyway.
+    """
 
     bytes_in = 0
     """What has been read, of all connections."""
+    _ahead = b""
+    _taken = 0
+
+    @property
+    def has_ahead(self) -> bool:
+        """Whether something was read that paho has not asked for yet."""
+        return self._taken < len(self._ahead)
+
+    def forget_ahead(self) -> None:
+        """There is another connection now."""
+        self._ahead, self._taken = b"", 0
+
+    def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
+        """Read one packet, without a wake-up for each that is queued meanwhile."""
+        waker = self._sockpairW
+        self._sockpairW = _Nobody()  # type: ignore[assignment]
+        try:
+            return super().loop_read(max_packets)
+        finally:
+            self._sockpairW = waker
 
     def _sock_recv(self, bufsize: int) -> bytes:
         # paho asks for the rest of a packet at once; a test holds that it still comes by here.
         if bufsize > PACKET_BYTES_MAX:
             raise ConnectionAbortedError(f"the broker sends a packet of {bufsize} bytes")
-        content = super()._sock_recv(bufsize)
-        self.bytes_in += len(content)
+        if not self.has_ahead:
+            self._ahead, self._taken = super()._sock_recv(_READ_BYTES), 0
+            self.bytes_in += len(self._ahead)
+        content = self._ahead[self._taken : self._taken + bufsize]
+        self._taken += len(content)
         return content
+
+
+class _Nobody:
+    """Takes a wake-up that nobody needs."""
+
+    def send(self, _: bytes) -> None:
+        """Do nothing."""
 
 
 class Connection:
@@ -336,10 +371,13 @@ class Connection:
         """Connect and stay until the connection ends."""
         self._endpoint.present(self._context)  # it may have been renewed
         self._client.will_set(*self._will(), qos=1, retain=True)
+        self._client.forget_ahead()
         self._client.reconnect()
         deadline = time.monotonic() + _CONNACK_S
         while True:
             code = self._client.loop(_STEP_S)
+            while code == MQTTErrorCode.MQTT_ERR_SUCCESS and self._client.has_ahead:
+                code = self._client.loop_read()
             if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
                 if not self._stopping.is_set():
                     _log.info("the connection ended: %s", mqtt.error_string(code))

@@ -102,6 +102,7 @@ def enrol(
     authority: str = "",
     key: str = "",
     encryption_key: bytes = b"",
+    server_ca: str = "",
     waiting: Callable[[str], None] = lambda _fingerprint: None,
     pause: Callable[[float], None] = time.sleep,
 ) -> Identity:
@@ -118,6 +119,7 @@ def enrol(
         key: URI of the device's key in a token; empty for a key in a file.
         encryption_key: public half of the key that encrypted bundles are opened with; empty for
             none. The signing request vouches for it, and the proof for the request.
+        server_ca: whose certificates of HTTPS servers are good; see `edgectl_agent.server_tls`.
         waiting: called once, with the fingerprint of the device's key, when a person must approve.
         pause: waits so many seconds between two questions.
 
@@ -125,7 +127,7 @@ def enrol(
         UsageError: ``settings.value`` or ``enrol.missing``: an argument is wrong or missing.
         Refused: ``enrol.token``, ``enrol.exists``, ``enrol.reply``, ``enrol.authority`` and what
             else the server says.
-        Unreachable: ``server.unreachable``.
+        Unreachable: ``server.unreachable``, ``server.certificate``.
     """
     url = endpoint_url(server, "enrol")
     with contextlib.closing(load_or_make_key(disk, key)) as device_key:
@@ -135,6 +137,7 @@ def enrol(
             token=_parsed_token(token) if token else None,
             authority=_parsed_authority(authority),
             encryption_key=encryption_key,
+            server_ca=server_ca,
         )
         enrolment = attempt.open(_ask_until_decided(attempt, url, waiting, pause))
     disk.write_atomic(CERTIFICATE_PATH, enrolment.certificate_pem.encode())
@@ -181,6 +184,7 @@ class _Attempt:
         token: Token | None,
         authority: str | None,
         encryption_key: bytes,
+        server_ca: str,
     ) -> None:
         if token is None and authority is None:
             raise UsageError(
@@ -189,6 +193,7 @@ class _Attempt:
                 hint="an operator sees it with: edgectl devices authority; give it as --authority",
             )
         self.key = key
+        self._server_ca = server_ca
         self._device = device
         self._token = token
         self._secret = b"" if token is None else key_of(token.secret)
@@ -205,9 +210,8 @@ class _Attempt:
         else:
             proof = request_proof(self._secret, **said)
         token_id = "" if self._token is None else self._token.id
-        answer = post(
-            url, msgspec.json.encode(EnrolRequest(token_id=token_id, proof=proof, **said))
-        )
+        request = EnrolRequest(token_id=token_id, proof=proof, **said)
+        answer = post(url, msgspec.json.encode(request), server_ca=self._server_ca)
         if answer.status == _STATUS_WAITING:
             if self._token is not None:
                 raise _no_answer()  # a token lets in or does not: no server says "wait" to it

@@ -7,9 +7,9 @@ Rules:
    does, byte by byte or not at all, the caller gets an exception.
 2. At most `REDIRECTS_MAX` redirects, to HTTP and HTTPS only, and not from HTTPS to HTTP. The proof
    of who we are goes to the origin that was configured, and to no other.
-3. The certificate of an HTTPS server is not checked, for the reason in
-   `edgectl_agent.server_request`: what comes is judged by signed digests, and what we send holds no
-   secret that could be used for anything else.
+3. The certificate of an HTTPS server, and of where it redirects to, is checked where the setting
+   `server_ca` says by what: what comes is judged by signed digests in any case, and what we send
+   holds no secret that could be used for anything else.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from edgectl_agent.errors import UsageError
+from edgectl_agent.errors import Unreachable, UsageError
+from edgectl_agent.server_tls import server_context
 from edgectl_protocol.pulls import PULL_CLOCK
 
 __all__ = ["Denied", "HttpClient", "Proof", "Reply", "Trouble", "parse_address"]
@@ -70,13 +71,13 @@ class Reply:
         self.headers: Mapping[str, str] = response.headers  # type: ignore[assignment]
 
     def read(self, bytes_max: int) -> bytes:
-        """Return what has come, at most `bytes_max`; empty at the end.
+        """Return the next `bytes_max` bytes, fewer only at the end of the answer.
 
         Raises:
             Trouble: it broke off, or the watch has ended it.
         """
         try:
-            content = self._response.read1(bytes_max)
+            content = self._response.read(bytes_max)
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise Trouble(self._watch.verdict or f"it broke off: {error}") from error
         if self._watch.verdict:
@@ -93,8 +94,10 @@ class Reply:
 class HttpClient:
     """Asks one server or mirror; used by one thread."""
 
-    def __init__(self, address: str, *, proof: Proof) -> None:
+    def __init__(self, address: str, *, proof: Proof, server_ca: str = "") -> None:
         """Take the address of the server; raise `UsageError` ``settings.value``."""
+        self._server_ca = server_ca
+        self._context: ssl.SSLContext | None = None
         self._origin = parse_address(address)
         self._base = address.rstrip("/")
         self._proof = proof
@@ -116,12 +119,27 @@ class HttpClient:
             sent = {**headers, "Accept-Encoding": "identity", "User-Agent": "edgectl-agent"}
             if _origin(urlsplit(url)) == _origin(self._origin):
                 sent |= self._proof(self._signed_path(url), self._server_time())
-            with _asked(url, sent, cancelled) as reply:
+            with _asked(self._connection(url), url, sent, cancelled) as reply:
                 if reply.status in {200, 206}:
                     yield reply
                     return
                 url = self._after(reply, url, retried=attempt > 0)
         raise Denied(f"{self.address} answers with more than {REDIRECTS_MAX} redirects")
+
+    def _connection(self, url: str) -> http.client.HTTPConnection:
+        """Return a connection that is not open yet."""
+        parts = urlsplit(url)
+        assert parts.hostname is not None
+        if parts.scheme == "http":
+            return http.client.HTTPConnection(parts.hostname, parts.port, timeout=CONNECT_S)
+        if self._context is None:
+            try:
+                self._context = server_context(self._server_ca)
+            except Unreachable as error:
+                raise Trouble(error.detail) from error
+        return http.client.HTTPSConnection(
+            parts.hostname, parts.port, timeout=CONNECT_S, context=self._context
+        )
 
     def _server_time(self) -> int | None:
         """Return the time by the server's clock, where it has told us that ours is wrong."""
@@ -168,8 +186,12 @@ def parse_address(address: str) -> SplitResult:
 
 
 @contextmanager
-def _asked(url: str, headers: Mapping[str, str], cancelled: Callable[[], bool]) -> Iterator[Reply]:
-    connection = _connection(urlsplit(url))
+def _asked(
+    connection: http.client.HTTPConnection,
+    url: str,
+    headers: Mapping[str, str],
+    cancelled: Callable[[], bool],
+) -> Iterator[Reply]:
     watch = _Watch(connection, cancelled)
     watch.start()
     try:
@@ -190,19 +212,6 @@ def _asked(url: str, headers: Mapping[str, str], cancelled: Callable[[], bool]) 
     finally:
         watch.end()
         connection.close()
-
-
-def _connection(parts: SplitResult) -> http.client.HTTPConnection:
-    assert parts.hostname is not None
-    if parts.scheme == "http":
-        return http.client.HTTPConnection(parts.hostname, parts.port, timeout=CONNECT_S)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return http.client.HTTPSConnection(
-        parts.hostname, parts.port, timeout=CONNECT_S, context=context
-    )
 
 
 class _Watch(threading.Thread):

@@ -75,7 +75,9 @@ class Validity(NamedTuple):
         return (self.end - now).total_seconds() - lead_s
 
 
-def renew(disk: Disk, *, server: str, device: str, key: DeviceKey) -> Validity | None:
+def renew(
+    disk: Disk, *, server: str, device: str, key: DeviceKey, server_ca: str = ""
+) -> Validity | None:
     """Ask for a new certificate and write it; safe to be called again after any failure.
 
     Returns:
@@ -84,12 +86,13 @@ def renew(disk: Disk, *, server: str, device: str, key: DeviceKey) -> Validity |
     Raises:
         UsageError: ``settings.value``: `server` is no address.
         Refused: ``enrol.renewal``, ``enrol.expired``, ``enrol.reply``.
-        Unreachable: ``server.unreachable``.
+        Unreachable: ``server.unreachable``, ``server.certificate``.
     """
     url = endpoint_url(server, "renew")
     nonce = secrets.token_hex(16)
     proof = key.sign(renewal_text(nonce=nonce, device=device)).hex()
-    answer = post(url, msgspec.json.encode(RenewRequest(device=device, nonce=nonce, proof=proof)))
+    request = RenewRequest(device=device, nonce=nonce, proof=proof)
+    answer = post(url, msgspec.json.encode(request), server_ca=server_ca)
     authority_pem = disk.read(AUTHORITY_PATH, 65536).decode()
     try:
         reply = msgspec.json.decode(answer.content, type=RenewReply)
@@ -153,6 +156,7 @@ class Renewer:
         connected: Callable[[], bool],
         now: Callable[[], Moment],
         say: Callable[[dict[str, Any]], None],
+        server_ca: str = "",
     ) -> None:
         """Prepare.
 
@@ -164,9 +168,11 @@ class Renewer:
             connected: whether the broker has let the device in.
             now: both clocks.
             say: told of a new certificate.
+            server_ca: whose certificates of HTTPS servers are good.
         """
         self._disk = disk
         self._server = server
+        self._server_ca = server_ca
         self._device = device
         self._key = key
         self._connected = connected
@@ -234,7 +240,13 @@ class Renewer:
     def _ask(self) -> bool:
         """Say whether there is a new certificate."""
         try:
-            renewed = renew(self._disk, server=self._server, device=self._device, key=self._key)
+            renewed = renew(
+                self._disk,
+                server=self._server,
+                server_ca=self._server_ca,
+                device=self._device,
+                key=self._key,
+            )
         except (AgentError, OSError) as error:
             self._note(error)
             return False

@@ -1,9 +1,9 @@
 """One request to the server over HTTP: for enrolling and for renewing, and nothing else.
 
 What is asked and answered proves itself (`edgectl_protocol.enrolment`) and holds no secret, so
-that plain HTTP will do. For the same reason the certificate of an HTTPS server is not checked: a
-new device knows no authority that it could be checked against. Somebody in between can keep the
-answer from us, as they can over plain HTTP; they can make none that is believed.
+that plain HTTP will do. For the same reason the certificate of an HTTPS server is checked only
+where the setting `server_ca` says by what. Somebody in between can keep the answer from us, as
+they can over plain HTTP; they can make none that is believed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from edgectl_agent.errors import AgentError, Refused, Unreachable, UsageError
+from edgectl_agent.server_tls import server_context
 
 __all__ = ["ANSWER_HINT", "Answer", "endpoint_url", "post"]
 
@@ -53,19 +54,24 @@ def endpoint_url(server: str, path: str) -> str:
     return f"{server.rstrip('/')}/api/v1/{path}"
 
 
-def post(url: str, content: bytes) -> Answer:
+def post(url: str, content: bytes, *, server_ca: str = "") -> Answer:
     """Send JSON and return the answer, at most `ANSWER_BYTES_MAX` of it.
+
+    Args:
+        url: of `endpoint_url`.
+        content: a document.
+        server_ca: see `edgectl_agent.server_tls`.
 
     Raises:
         Refused: what the server says; ``enrol.reply``: it is no edgectl server.
-        Unreachable: ``server.unreachable``, or what the server says with a status from 500 on,
-            and 429.
+        Unreachable: ``server.unreachable``, ``server.certificate``, or what the server says with a
+            status from 500 on, and 429.
     """
     headers = {"Content-Type": "application/json", "User-Agent": "edgectl-agent"}
     request = urllib.request.Request(url, content, headers, method="POST")  # noqa: S310 - checked
     try:
         with urllib.request.urlopen(  # noqa: S310 - the scheme was checked
-            request, timeout=TIMEOUT_S, context=_unchecked()
+            request, timeout=TIMEOUT_S, context=server_context(server_ca)
         ) as reply:
             answer = Answer(reply.status, reply.read(ANSWER_BYTES_MAX + 1))
     except urllib.error.HTTPError as error:
@@ -76,9 +82,16 @@ def post(url: str, content: bytes) -> Answer:
                 problem = b""
             raise _refusal(error.code, problem) from error
     except (OSError, ValueError, http.client.HTTPException) as error:  # URLError is an OSError
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            raise Unreachable(
+                "server.certificate",
+                f"the certificate of {url} is not good: {reason.verify_message}",
+                hint="is the clock right, and server_ca the authority of that server?",
+            ) from error
         raise Unreachable(
             "server.unreachable",
-            f"no answer from {url}: {getattr(error, 'reason', error)}",
+            f"no answer from {url}: {reason}",
             hint="check the address and that the server runs; it is safe to try again",
         ) from error
     if len(answer.content) > ANSWER_BYTES_MAX:
@@ -86,15 +99,6 @@ def post(url: str, content: bytes) -> Answer:
             "enrol.reply", f"the answer is longer than {ANSWER_BYTES_MAX} bytes", hint=ANSWER_HINT
         )
     return answer
-
-
-def _unchecked() -> ssl.SSLContext:
-    """Return a context for HTTPS that checks nothing; see the head of this module."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 def _refusal(status: int, content: bytes) -> AgentError:

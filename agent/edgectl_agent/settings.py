@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 
 from edgectl_agent.errors import UsageError
 from edgectl_agent.http_pull import parse_address
+from edgectl_agent.server_tls import check_server_ca
 from edgectl_protocol.errors import ProtocolError
 from edgectl_protocol.messages import MaintenanceWindow
 from edgectl_protocol.names import check_device_id
@@ -36,6 +37,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What can be set. Sizes are bytes, durations seconds."""
 
     server: str = ""
+    server_ca: Annotated[str, Meta(max_length=4096)] = ""
     device: str = ""
     token: str = ""
     token_file: str = ""
@@ -139,6 +141,7 @@ def load_settings(
         if settings.device:
             check_device_id(settings.device)
         parse_windows(settings.maintenance)
+        check_server_ca(settings.server_ca)
         _check_transfer(settings)
     except (msgspec.ValidationError, ProtocolError) as error:
         raise UsageError(

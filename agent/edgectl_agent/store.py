@@ -13,12 +13,13 @@
 
 Rules:
 
-1. A blob gets its name after its content has been synchronized and hashed as it is on the disk.
-2. Nothing is used unverified: `Store.bundle` hashes every file again. A file that is not what its
-   name says is removed, and can be fetched again.
+1. A blob gets its name after its content has been checked and synchronized: each chunk against its
+   signed digest before it was written, or the whole as it is on the disk.
+2. Nothing is used unverified: `Store.bundle` hashes every file as it is on the disk. A file that is
+   not what its name says is removed, and can be fetched again.
 3. What runs is never written in place; any number of slots change by one rename.
 4. A bit of a bitmap is set after the chunk has been synchronized, so a bitmap never promises more
-   than there is; whatever it says, rule 1 holds.
+   than there is; whatever it says, rule 2 holds.
 5. What a pointer names would survive a power loss before the pointer does, also where an earlier
    step or an agent that was killed had not come to synchronize it (`Store.settle`).
 """
@@ -324,10 +325,10 @@ class Partial:
             except OSError:
                 disk.unlink(self._path)
                 raise
-            disk.sync(self._path)
             self.bitmap = Bitmap(count)
-            disk.write_atomic(self._bitmap_path, self.bitmap.to_bytes())
+            disk.write(self._bitmap_path, self.bitmap.to_bytes())
         self._unsynchronized = 0
+        self._are_names_durable = False
 
     @property
     def unsynchronized(self) -> int:
@@ -346,19 +347,24 @@ class Partial:
             self._disk.sync(self._path)
             self._disk.write_at(self._bitmap_path, 0, self.bitmap.to_bytes())
             self._disk.sync(self._bitmap_path)
+            if not self._are_names_durable:
+                self._disk.sync_directory(folder_of(self._path))
+                self._are_names_durable = True
             self._unsynchronized = 0
 
-    def finish(self) -> None:
-        """Hash the whole as it is on the disk and give it its name.
+    def finish(self, *, checked: bool = False) -> None:
+        """Give the whole its name, hashed as it is on the disk unless it was checked otherwise.
+
+        Args:
+            checked: each chunk was checked against its signed digest.
 
         Raises:
             StepFailed: ``store.damaged``: the disk holds something else than was written; all of
                 it is removed.
         """
         assert self.bitmap.complete()
-        self.checkpoint()
         self._disk.sync(self._path)
-        if _hash(self._disk, self._path) != self._digest:
+        if not checked and _hash(self._disk, self._path) != self._digest:
             self._disk.unlink_durably(self._bitmap_path)
             self._disk.unlink_durably(self._path)
             raise StepFailed(

@@ -87,7 +87,6 @@ POLL_S = 0.25
 ORDER_AGAIN_S = 60.0
 """An order that was refused for the clock's sake is looked at again after this."""
 _log = logging.getLogger(__name__)
-
 Say = Callable[[dict[str, Any]], None]
 
 
@@ -147,6 +146,7 @@ class Supervisor:
         self._renewer = Renewer(
             disk,
             server=self._server,
+            server_ca=settings.server_ca,
             device=identity.device,
             key=self._key,
             connected=self._connection.connected,
@@ -269,7 +269,8 @@ class Supervisor:
 
         def source(address: str, certificate: Callable[[], str] = str) -> HttpPieces:
             proof = make_proof(self._device, self._key, now=now, certificate=certificate)
-            return HttpPieces(HttpClient(address, proof=proof), alarm=alarm, pacer=pacer)
+            client = HttpClient(address, proof=proof, server_ca=settings.server_ca)
+            return HttpPieces(client, alarm=alarm, pacer=pacer)
 
         mirror = settings.mirror if settings.transfer != "mqtt" else ""
         return Downloader(

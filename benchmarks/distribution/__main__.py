@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from benchmarks.distribution import broker
+from benchmarks.distribution import broker, small_steps, transfer
 
-PARTS = (("broker", broker.main),)
+PARTS = (
+    ("broker", broker.main),
+    ("transfer", transfer.main),
+    ("small steps", small_steps.main),
+)
 
 
 def main() -> int:

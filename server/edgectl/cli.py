@@ -23,6 +23,7 @@ from edgectl.commands.export import export
 from edgectl.commands.imports import import_version, origins
 from edgectl.commands.jobs import jobs
 from edgectl.commands.keys import keys
+from edgectl.commands.labels import selectors
 from edgectl.commands.mirror import mirror
 from edgectl.commands.models import models
 from edgectl.commands.push import push
@@ -83,6 +84,7 @@ for _command in (
     mirror,
     rollout,
     devices,
+    selectors,
     targets,
     bench,
     telemetry,

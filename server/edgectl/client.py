@@ -353,6 +353,23 @@ class Client:
         """Return a device."""
         return self._get(f"/devices/{_segment(device)}", types.DeviceDetail)
 
+    def label_devices(self, request: types.LabelRequest) -> types.LabelResult:
+        """Set and remove labels."""
+        return self._connection.request("POST", "/devices/labels", types.LabelResult, body=request)
+
+    def selectors(self, limit: int = 100) -> types.Page[types.SavedSelectorInfo]:
+        """List the saved selectors."""
+        return self._pages("/selectors", types.SavedSelectorInfo, (), limit)
+
+    def put_selector(self, name: str, text: str) -> types.SavedSelectorInfo:
+        """Keep a selector under a name."""
+        path = f"/selectors/{_segment(name)}"
+        return self._connection.request("PUT", path, types.SavedSelectorInfo, body={"text": text})
+
+    def delete_selector(self, name: str) -> None:
+        """Delete a saved selector."""
+        self._connection.request("DELETE", f"/selectors/{_segment(name)}", NoneType)
+
     def device_events(self, device: str, limit: int = 25) -> types.Page[types.DeviceEventInfo]:
         """List what a device has reported, newest first."""
         path = f"/devices/{_segment(device)}/events"

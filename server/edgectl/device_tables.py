@@ -33,11 +33,18 @@ def devices_table(devices: Sequence[types.DeviceSummary]) -> Table:
             plain(device.machine),
             plain(device.agent_version),
             plain(device.group),
-            plain(" ".join(f"{name}={value}" for name, value in sorted(device.labels.items()))),
+            _labels(device),
         )
         for device in devices
     ]
     return table(columns, rows)
+
+
+def _labels(device: types.DeviceSummary) -> str:
+    """Return people's labels, then what the device says of itself, as selectors name it."""
+    given = [f"{name}={value}" for name, value in sorted(device.assigned_labels.items())]
+    said = [f"reported.{name}={value}" for name, value in sorted(device.labels.items())]
+    return plain(" ".join([*given, *said]))
 
 
 def _device_state(device: types.DeviceSummary) -> Text:

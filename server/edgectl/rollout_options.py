@@ -94,6 +94,12 @@ def _limit(name: str, maximum: float, default: float, text: str, *, more: bool =
 _SELECTOR_OPTIONS = (
     click.option("--all", "all_devices", is_flag=True, help="Every enrolled device."),
     click.option("--group", type=GROUP, default="", help="Every device of this group."),
+    click.option(
+        "--where",
+        default="",
+        metavar="SELECTOR",
+        help="Every device that is, such as 'site=porto and not tag=demo'.",
+    ),
     click.option("--device", "device", type=DEVICE, multiple=True, help="This device; repeatable."),
 )
 _PACE_OPTIONS = (
@@ -283,10 +289,12 @@ def parse_gates(texts: Sequence[str]) -> GatePolicy:
 
 def _take_selector(values: dict[str, Any]) -> Selector:
     all_devices, group = values.pop("all_devices"), values.pop("group")
-    device = values.pop("device")
-    if [all_devices, bool(group), bool(device)].count(True) != 1:
-        raise click.UsageError("say which devices: --all, --group NAME or --device NAME")
-    return Selector(all=all_devices, devices=list(device), group=group)
+    device, where = values.pop("device"), values.pop("where")
+    if [all_devices, bool(group), bool(where), bool(device)].count(True) != 1:
+        raise click.UsageError(
+            "say which devices: --all, --group NAME, --where SELECTOR or --device NAME"
+        )
+    return Selector(all=all_devices, devices=list(device), group=group, where=where)
 
 
 def _take_available(values: dict[str, Any]) -> dict[str, Any]:

@@ -69,6 +69,7 @@ def device_summary(row: Device, desired: _Desired, alarms: int) -> dict[str, Any
         "device_class": row.device_class,
         "group": row.group,
         "labels": {} if capabilities is None else _labels(capabilities.labels),
+        "assigned_labels": row.labels,
         "slots": _slots(reported, desired),
         "security_events": alarms,
     }

@@ -27,6 +27,7 @@ from sqlalchemy.orm import Session
 
 from edgectl_protocol.messages import DeviceEvent, Reason, ReportedState
 from edgectl_protocol.update import ENDED, UpdateState
+from edgectl_server.device_selection import compile_selector, read_selector
 from edgectl_server.device_views import (
     desired_slots,
     device_detail,
@@ -238,8 +239,13 @@ class Fleet:
         group: str | None = None,
         security: bool | None = None,
         device_class: str | None = None,
+        where: str = "",
     ) -> Page[DeviceSummary]:
-        """Return one page of the devices that match all that is given, counted as in `summary`."""
+        """Return one page of the devices that match all that is given, counted as in `summary`.
+
+        Raises:
+            Refused: ``selector.syntax``, ``selector.unknown``.
+        """
         columns = order(paging.sort, _SORT, default="id", last=Device.id)
         wanted = select(Device).where(Device.state == state).order_by(*columns)
         if paging.q:
@@ -269,6 +275,8 @@ class Fleet:
             )
             wanted = wanted.where(alarmed if security else ~alarmed)
         with self._database.read() as session:
+            if where:
+                wanted = wanted.where(compile_selector(read_selector(session, where)))
             rows, total = fetch_page(session, wanted, paging)
             names = [row.id for row in rows]
             desired, alarms = desired_slots(session, names), self._alarms(session, names)

@@ -8,6 +8,9 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from edgectl_server.device_selection import compile_selector, read_selector
+from edgectl_server.domain.rollouts import DeviceState
+from edgectl_server.domain.selectors import Expression, fields_of, to_text
 from edgectl_server.errors import Conflict, Refused
 from edgectl_server.schemas import Selector
 from edgectl_server.storage.tables import (
@@ -25,9 +28,11 @@ __all__ = [
     "check_free",
     "desired_versions",
     "find_late_joiners",
+    "find_leavers",
     "find_overlaps",
     "find_ready_version",
     "select_devices",
+    "settle_selector",
 ]
 
 DEVICES_MAX = 100_000
@@ -68,24 +73,31 @@ def select_devices(session: Session, selector: Selector) -> Sequence[str]:
         Refused: ``rollout.selector``.
         Conflict: ``rollout.no_devices``.
     """
-    if [selector.all, bool(selector.group), bool(selector.devices)].count(True) != 1:
+    given = [selector.all, bool(selector.group), bool(selector.where), bool(selector.devices)]
+    if given.count(True) != 1:
         raise Refused(
             "rollout.selector",
-            "a rollout is for all devices, for those of a group, or for those that are named",
-            hint="give one of all, group and devices",
+            "a rollout is for all devices, for those of a group or selector, or for those named",
+            hint="give one of all, group, where and devices",
         )
     enrolled = select(Device.id).where(Device.state == "enrolled").order_by(Device.id)
     if selector.group:
         enrolled = enrolled.where(Device.group == selector.group)
-    if selector.all or selector.group:
+    if selector.where:
+        enrolled = enrolled.where(compile_selector(_read(session, selector.where)))
+    if not selector.devices:
         names = session.scalars(enrolled.limit(DEVICES_MAX + 1)).all()
         if not names:
             raise Conflict(
                 "rollout.no_devices",
                 f"no device of {selector.group} has enrolled"
                 if selector.group
+                else f"no enrolled device is {selector.where}"
+                if selector.where
                 else "no device has enrolled",
-                hint="let one enrol with `edgectl devices token create`",
+                hint="`edgectl devices list --where` says who is meant"
+                if selector.where
+                else "let one enrol with `edgectl devices token create`",
             )
     else:
         wanted = sorted(set(selector.devices))
@@ -126,6 +138,8 @@ def find_late_joiners(session: Session, rollout: Rollout) -> Sequence[str]:
     wanted = select(Device.id).where(Device.state == "enrolled", ~taken.exists())
     if selector.group:
         wanted = wanted.where(Device.group == selector.group)
+    if selector.where:
+        wanted = wanted.where(compile_selector(_read(session, selector.where)))
     return session.scalars(wanted.order_by(Device.id).limit(_JOIN_AT_ONCE)).all()
 
 
@@ -151,6 +165,46 @@ def check_free(session: Session, model: str, names: Sequence[str]) -> None:
                 hint="wait for it, or abort it",
                 data={"rollout": row.rollout, "device": row.device},
             )
+
+
+def find_leavers(session: Session, rollout: Rollout) -> Sequence[RolloutDevice]:
+    """Return devices that wait for their turn and that the selector does not mean any more."""
+    selector = Selector.model_validate(rollout.selector)
+    if not selector.where:
+        return []
+    meant = select(Device.id).where(compile_selector(_read(session, selector.where)))
+    return session.scalars(
+        select(RolloutDevice)
+        .where(
+            RolloutDevice.rollout == rollout.id,
+            RolloutDevice.state == DeviceState.PENDING.value,
+            RolloutDevice.device.not_in(meant),
+        )
+        .order_by(RolloutDevice.device)
+        .limit(_JOIN_AT_ONCE)
+    ).all()
+
+
+def settle_selector(session: Session, selector: Selector) -> Selector:
+    """Return a selector that goes on to mean what it means now when saved ones are changed.
+
+    Raises:
+        Refused: ``selector.syntax``, ``selector.unknown``, ``rollout.selector``.
+    """
+    if not selector.where:
+        return selector
+    return selector.model_copy(update={"where": to_text(_read(session, selector.where))})
+
+
+def _read(session: Session, text: str) -> Expression:
+    expression = read_selector(session, text)
+    if "online" in fields_of(expression):
+        raise Refused(
+            "rollout.selector",
+            "a rollout is not for devices that are online just now: that changes by the minute",
+            hint="leave it out: devices that are online come first",
+        )
+    return expression
 
 
 def find_overlaps(session: Session, model: str, names: Sequence[str]) -> list[tuple[str, int]]:

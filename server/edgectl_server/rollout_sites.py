@@ -14,8 +14,8 @@ __all__ = ["read_sites", "site_of"]
 
 
 def site_of(device: Device) -> str:
-    """Return the site of a device: its group, which the server says and not the device."""
-    return device.group
+    """Return the site of a device: its label of that name, else its group; both are people's."""
+    return str(device.labels.get("site", "")) or device.group
 
 
 def read_sites(session: Session) -> dict[str, Site]:
@@ -30,14 +30,17 @@ def read_sites(session: Session) -> dict[str, Site]:
         )
         .exists()
     )
-    rows = session.execute(
+    label = func.nullif(Device.labels["site"].as_string(), "")
+    each = (
         select(
-            Device.group,
-            func.count(),
-            func.sum(case((and_(Device.online, ~at_work), 1), else_=0)),
+            func.coalesce(label, Device.group).label("site"),
+            case((and_(Device.online, ~at_work), 1), else_=0).label("free"),
         )
         .where(Device.state == "enrolled")
-        .group_by(Device.group)
+        .subquery()
+    )
+    rows = session.execute(
+        select(each.c.site, func.count(), func.sum(each.c.free)).group_by(each.c.site)
     )
     found: dict[str, Site] = defaultdict(lambda: Site(0, 0))
     found.update({group: Site(int(total), int(free)) for group, total, free in rows})

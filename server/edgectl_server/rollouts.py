@@ -21,6 +21,7 @@ import msgspec
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from edgectl_protocol.messages import Reason
 from edgectl_server.audit import describe, note
 from edgectl_server.domain import rollouts as domain
 from edgectl_server.domain.phases import has_failed
@@ -34,8 +35,10 @@ from edgectl_server.rollout_selection import (
     check_free,
     desired_versions,
     find_late_joiners,
+    find_leavers,
     find_ready_version,
     select_devices,
+    settle_selector,
 )
 from edgectl_server.rollout_views import RolloutViews, count_devices, find_rollout, rollout_info
 from edgectl_server.schemas import (
@@ -109,7 +112,7 @@ class Rollouts(RolloutViews):
                 model=request.model,
                 version_id=version.id,
                 state=RolloutState.RUNNING.value,
-                selector=request.selector.model_dump(mode="json"),
+                selector=settle_selector(session, request.selector).model_dump(mode="json"),
                 policy=request.policy.model_dump(mode="json"),
                 revision=0,
                 failures_acknowledged=0,
@@ -284,9 +287,18 @@ class Rollouts(RolloutViews):
             return rollout.revision != revision
 
     def _let_join(self, session: Session, rollout: Rollout) -> None:
-        """Take in who has come to belong to a running rollout; phase and rate hold for them too."""
+        """Take in who has come to belong to a running rollout, and let go who does not any more.
+
+        Phase and rate hold for newcomers too; who has had an order stays.
+        """
         if rollout.state != RolloutState.RUNNING:
             return
+        for row in find_leavers(session, rollout):
+            reason = Reason(code="rollout.left", detail="the selector does not mean it any more")
+            row.state, row.updated_at = DeviceState.CANCELLED.value, self._now()
+            row.reason = msgspec.to_builtins(reason)
+            data = {"device": row.device, "reason": row.reason}
+            self._log(session, rollout, "server", "device_cancelled", data)
         late = find_late_joiners(session, rollout)
         if late:
             self._add_devices(session, rollout, late)

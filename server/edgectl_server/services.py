@@ -33,6 +33,7 @@ from edgectl_server.hub import Hub
 from edgectl_server.imports import IMPORT, ImportHandler, Imports
 from edgectl_server.jobs import Jobs
 from edgectl_server.known_trials import KnownTrials
+from edgectl_server.labels import Labels
 from edgectl_server.measurements import BENCHMARK, Measurements
 from edgectl_server.oci_registry import OciRegistry
 from edgectl_server.openid.handover import Handover
@@ -100,6 +101,7 @@ class Services:
     admission: Admission
     enrolment: Enroller
     fleet: Fleet
+    labels: Labels
     targets: Targets
     measurements: Measurements
     benchmarks: Benchmarks
@@ -245,6 +247,7 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         benchmarks=plane.benchmarks,
         device_logs=plane.device_logs,
         device_uploads=plane.device_uploads,
+        labels=Labels(database=database, now=now),
         rollouts=plane.rollouts,
         telemetry=plane.telemetry,
         security=plane.security,

@@ -187,6 +187,7 @@ def device(name="pi-1"):
         machine="aarch64",
         cpu_model=HOSTILE,
         labels={"site": HOSTILE},
+        assigned_labels={"site": "porto"},
         group=HOSTILE,
         slots=[slot],
         boot=4,
@@ -242,6 +243,10 @@ def rollout(state="completed", note="", **counts):
         finished_at=None,
         note=note,
     )
+
+
+def saved_selector():
+    return s.SavedSelectorInfo(name="pis", text=HOSTILE, devices=3, changed_at=AT, changed_by="ana")
 
 
 def forecast():
@@ -448,5 +453,9 @@ def install_answers(fake: FakeServer) -> None:
         ("GET", "/jobs/J2"): (200, benchmark()),
     }
     fake.routes["POST", "/rollouts/plan"] = (200, forecast())
+    fake.routes["POST", "/devices/labels"] = (200, s.LabelResult(matched=1, changed=1))
+    fake.routes["GET", "/selectors"] = (200, page(saved_selector()))
+    fake.routes["PUT", "/selectors/pis"] = (200, saved_selector())
+    fake.routes["DELETE", "/selectors/pis"] = (204, None)
     for action in ("pause", "resume", "approve", "abort"):
         fake.routes["POST", f"/rollouts/R1/actions/{action}"] = (200, rollout("paused"))

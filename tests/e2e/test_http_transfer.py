@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from e2e.conftest import dense_model
-from e2e.fleet import Process
+from e2e.fleet import Agent, Process, stopping
 from edgectl.client import Client
 from waiting import wait_for
 
@@ -92,3 +92,22 @@ def test_a_site_behind_a_mirror_costs_the_server_one_device(start, model, tmp_pa
         assert pulled["token"] <= max(taken)
     finally:
         assert mirror.stop() == 0, mirror.log.read_text()
+
+
+def test_over_https_that_is_checked_from_the_first_question_on(start, model, tmp_path):
+    server = start.server(settings={"tls": "own"})
+    authority = server.data / "pki" / "authority.pem"
+    password = (server.data / "admin-password").read_text().strip()
+    with Client(server.url, authority=authority.read_text()) as anonymous:
+        token = anonymous.login("admin", password, name="tests").token
+    server._client = Client(server.url, token, authority=authority.read_text())
+    assert server.url.startswith("https://")
+    stranger = Agent(server, "pi-2", tmp_path / "pi-2", server.enrol_token(), server_ca="system")
+    with stopping(stranger):
+        stranger.begin()
+        wait_for(lambda: "server.certificate" in stranger.log.read_text(), "it says why")
+    assert [one.id for one in server.client.devices().items] == []
+    agent = start.agent(server, "pi-1", transfer="http", server_ca=str(authority))
+    assert server.push("eight", model, **HEAVY).state == "succeeded"
+    server.wait_rollout(server.roll_out("eight", "1", "pi-1", observe_s=0.2))
+    assert agent.served("eight") == "1"

@@ -168,6 +168,7 @@ def _identity(settings: Settings, disk: RealDisk, say: Any) -> Any:
         authority=settings.authority,
         key=settings.key,
         encryption_key=Keyring(settings.key_path, device).public_key(),
+        server_ca=settings.server_ca,
         waiting=lambda fingerprint: say(
             {"event": "waiting", "device": device, "fingerprint": fingerprint}
         ),

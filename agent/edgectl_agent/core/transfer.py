@@ -13,9 +13,10 @@ are asked for at a time. Rules:
    (`heard`), however slowly: asking again would bring it twice. It is asked for again, and named to
    the server, when more pieces than were before it have come since; and when there was silence,
    for longer than `stall_s` and twice the longest silence that has ended by itself.
-5. After a silence the piece that was asked for first is asked for again, alone, because the rest
-   may only be late; silence again asks for two, then for four. After some rounds the transfer
-   fails. Time without a connection does not count.
+5. After a silence the pieces are asked for again that a later one has overtaken, and of the others
+   the one that was asked for first, alone, because the rest may only be late; silence again asks
+   for two, then for four. After some rounds the transfer fails. Time without a connection does not
+   count.
 """
 
 from __future__ import annotations
@@ -82,9 +83,11 @@ class TransferFailure(Exception):
 class _Ask:
     """When a piece was asked for."""
 
-    __slots__ = ("again", "due_after")
+    __slots__ = ("again", "due_after", "turn")
 
-    def __init__(self, *, due_after: int, again: bool) -> None:
+    def __init__(self, turn: int, *, due_after: int, again: bool) -> None:
+        self.turn = turn
+        """Counts what has been asked for."""
         self.due_after = due_after
         """It should have come when so many pieces of the transfer have."""
         self.again = again
@@ -118,6 +121,7 @@ class Transfer:
         self._asked: dict[int, _Ask] = {}
         """What is on its way, in the order in which it was asked for."""
         self._came = 0
+        self._turn = self._newest_turn = 0
         self._finished: list[int] = []
         self._refusals: dict[int, int] = {}
         self._ask_again_at: dict[int, float] = {}
@@ -156,7 +160,9 @@ class Transfer:
         if hashlib.sha256(payload).digest() != self._expected(number):
             return self._refuse(number, elapsed_s)
         if number in self._asked:
-            if not self._asked.pop(number).again:
+            ask = self._asked.pop(number)
+            self._newest_turn = max(self._newest_turn, ask.turn)
+            if not ask.again:
                 self._again_max = 1
             self._finished.append(number)
         else:
@@ -187,13 +193,17 @@ class Transfer:
         for number in again:
             del self._ask_again_at[number]
         asked = [one for one in self._asked if one not in again and one not in self._ask_again_at]
-        overdue = [one for one in asked if self._asked[one].due_after < self._came]
+        overtaken = [one for one in asked if self._asked[one].turn < self._newest_turn]
+        # One that so many have overtaken is lost, and then so are the others that were overtaken.
+        lost = any(self._asked[one].due_after < self._came for one in overtaken)
+        overdue = overtaken if lost else []
         if self._asked and elapsed_s >= self._stalls_at():
             self._stalls += 1
             if self._stalls > self._limits.stalls_max:
                 raise TransferFailure(self._stall_reason())
             self._progress_s = self._heard_s = elapsed_s
-            overdue += [one for one in asked if one not in overdue][: self._again_max]
+            rest = [one for one in asked if one not in overtaken]
+            overdue = [*overtaken, *rest[: self._again_max]]
             self._again_max *= 2
         named |= dict.fromkeys(sorted(overdue))
         repeated = frozenset([*again, *overdue])
@@ -210,7 +220,8 @@ class Transfer:
                 subscribe[number] = None
         for number in subscribe:
             due_after = self._came + len(self._asked) + self._limits.overtaken_max
-            self._asked[number] = _Ask(due_after=due_after, again=number in repeated)
+            self._turn += 1
+            self._asked[number] = _Ask(self._turn, due_after=due_after, again=number in repeated)
         named_now = tuple(named)[: self._limits.named_max]
         return Wishes(
             unsubscribe=unsubscribe,

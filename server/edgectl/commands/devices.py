@@ -6,6 +6,7 @@ import click
 
 from edgectl.commands.device_logs import logs
 from edgectl.commands.enrolment import COMMANDS
+from edgectl.commands.labels import label
 from edgectl.device_tables import device_table, devices_table, events_table, security_table
 from edgectl.errors import doing
 from edgectl.output import consoles, plain, print_json
@@ -33,12 +34,17 @@ def devices() -> None:
     """Show devices, let new ones enrol, take old ones out."""
 
 
-for command in (*COMMANDS, logs):
+for command in (*COMMANDS, label, logs):
     devices.add_command(command)
 
 
 @devices.command(
-    "list", epilog=examples("edgectl devices list", "edgectl devices list --online --model har")
+    "list",
+    epilog=examples(
+        "edgectl devices list",
+        "edgectl devices list --online --model har",
+        "edgectl devices list --where 'site=porto and not runs=har@2'",
+    ),
 )
 @click.option("--search", default="", help="Part of the name.")
 @click.option("--online/--offline", default=None, help="Only those that are.")
@@ -47,6 +53,9 @@ for command in (*COMMANDS, logs):
 @click.option("--failing", is_flag=True, help="Only those whose newest update went wrong.")
 @click.option("--updating", is_flag=True, help="Only those with an update under way.")
 @click.option("--group", type=GROUP, default="", help="Only those of this group.")
+@click.option(
+    "--where", default="", metavar="SELECTOR", help="Only those that are, such as 'site=porto'."
+)
 @click.option("--revoked", is_flag=True, help="Those that were lost, instead.")
 @click.option("--decommissioned", is_flag=True, help="Those that were taken out, instead.")
 @limit_option
@@ -59,6 +68,7 @@ def list_devices(
     version: str,
     *,
     group: str,
+    where: str,
     limit: int,
     online: bool | None,
     failing: bool,
@@ -82,6 +92,7 @@ def list_devices(
             ("failing", "true" if failing else ""),
             ("updating", "true" if updating else ""),
             ("group", group),
+            ("where", where),
             ("state", "decommissioned" if decommissioned else "revoked" if revoked else ""),
         )
         if value

@@ -46,6 +46,7 @@ def rollout() -> None:
     epilog=examples(
         "edgectl rollout start har@1 --all",
         "edgectl rollout start har --group site-a",
+        "edgectl rollout start har --where 'site=porto and hw=rpi4 and not tag=demo'",
         "edgectl rollout start har --device pi-1 --device pi-2 --observe 60",
         "edgectl rollout start har@2 --all --max-in-progress 10 --failures-max 3 --no-watch",
         "edgectl rollout start har@2 --all --phases canary:5,10%,50% --soak 1h --deadline 2h",

@@ -89,6 +89,7 @@ from edgectl.types.rollouts import (
     SiteForecastInfo,
     VerdictInfo,
 )
+from edgectl.types.selectors import LabelRequest, LabelResult, SavedSelectorInfo
 from edgectl.types.targets import (
     BenchmarkStart,
     MeasurementInfo,
@@ -131,6 +132,8 @@ __all__ = [
     "InstalledInfo",
     "JobInfo",
     "JobProgress",
+    "LabelRequest",
+    "LabelResult",
     "LineageInfo",
     "LogsStart",
     "Me",
@@ -164,6 +167,7 @@ __all__ = [
     "RolloutInfo",
     "RolloutPolicy",
     "RolloutRequest",
+    "SavedSelectorInfo",
     "SecurityEventInfo",
     "Selector",
     "SignatureWait",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 __all__ = [
     "DeviceDetail",
@@ -111,6 +111,7 @@ class DeviceSummary(Struct, frozen=True, kw_only=True):
     slots: list[SlotInfo]
     group: str = ""
     security_events: int = 0
+    assigned_labels: dict[str, str] = field(default_factory=dict)
     device_class: str = ""
 
 

@@ -30,11 +30,12 @@ __all__ = [
 
 
 class Selector(Struct, frozen=True):
-    """Which devices: all that are enrolled, those of a group, or these."""
+    """Which devices: all that are enrolled, those of a group or of a selector, or these."""
 
     all: bool = False
     devices: list[str] = field(default_factory=list)
     group: str = ""
+    where: str = ""
 
 
 class PhaseSpec(Struct, frozen=True):

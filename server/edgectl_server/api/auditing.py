@@ -29,6 +29,7 @@ KEPT: Mapping[str, tuple[str, ...]] = {
     "create_enrol_token": ("uses", "expires_in_s", "group"),
     "device_logs": ("since_s",),
     "enrol": ("device",),
+    "label_devices": ("devices", "where", "set", "remove"),
     "import_version": ("file", "filename", "origin", "origin_root", "expired_for_s"),
     "preauthorise": ("entries",),
     "push_version": (
@@ -40,6 +41,7 @@ KEPT: Mapping[str, tuple[str, ...]] = {
         "options",
         "parent",
     ),
+    "put_selector": ("text",),
     "put_policy": ("max_drop_points", "metric", "require", "revision"),
     "reject_device": ("fingerprint",),
     "renew": ("device",),

@@ -62,6 +62,9 @@ def list_devices(
     device_class: Annotated[
         str | None, Query(max_length=64, description="Is of this class; empty: of none.")
     ] = None,
+    where: Annotated[
+        str, Query(max_length=1024, description="A selector, such as `site=porto`.")
+    ] = "",
 ) -> Page[DeviceSummary]:
     """List the devices that match everything that is given; the enrolled ones unless asked."""
     return get_services(request).fleet.devices(
@@ -75,6 +78,7 @@ def list_devices(
         group=group,
         security=security,
         device_class=device_class,
+        where=where,
     )
 
 

@@ -98,6 +98,14 @@ from edgectl_server.schemas.rollouts import (
     SiteForecastInfo,
     VerdictInfo,
 )
+from edgectl_server.schemas.selectors import (
+    LabelRequest,
+    LabelResult,
+    SavedSelectorInfo,
+    SavedSelectorRequest,
+    SelectorNameStr,
+    SelectorText,
+)
 from edgectl_server.schemas.session import (
     HandoverCode,
     HandoverLogin,
@@ -163,6 +171,8 @@ __all__ = [
     "InstalledInfo",
     "JobInfo",
     "JobProgress",
+    "LabelRequest",
+    "LabelResult",
     "LineageInfo",
     "LoginRequest",
     "LogsStart",
@@ -203,10 +213,14 @@ __all__ = [
     "RolloutInfo",
     "RolloutPolicy",
     "RolloutRequest",
+    "SavedSelectorInfo",
+    "SavedSelectorRequest",
     "Schema",
     "Scope",
     "SecurityEventInfo",
     "Selector",
+    "SelectorNameStr",
+    "SelectorText",
     "Sha256",
     "SignOnInfo",
     "SignatureWait",

@@ -142,6 +142,9 @@ class DeviceSummary(Schema):
     device_class: str = ""
     """As `GET /targets` lists them; empty: none."""
     labels: dict[str, str]
+    """What the device says of itself; selectors know them as ``reported.name``."""
+    assigned_labels: dict[str, str]
+    """Given by people; selectors go by these."""
     slots: list[SlotInfo]
     security_events: int = 0
     """Of the last day."""

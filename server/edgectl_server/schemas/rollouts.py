@@ -68,13 +68,15 @@ WindowsStr = Annotated[str, Field(max_length=1024), AfterValidator(_check_window
 
 
 class Selector(Schema):
-    """Which devices: all that are enrolled, those of a group, or these.
+    """Which devices: all that are enrolled, those of a group or of a selector, or these.
 
     Who enrols while it runs joins it, unless devices are named.
     """
 
     all: bool = False
     group: GroupStr = ""
+    where: Annotated[str, Field(max_length=4096)] = ""
+    """A selector such as ``site=porto and not tag=demo``."""
     devices: list[DeviceIdStr] = Field(default=[])
 
 

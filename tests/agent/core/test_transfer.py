@@ -175,3 +175,12 @@ def test_what_others_have_overtaken_is_asked_for_again_alone() -> None:
             break
     assert asked_again == [2]
     assert came == 2 + 4 + 1  # two were before it, four may overtake it
+
+
+def test_a_silence_asks_again_for_all_that_a_later_piece_has_overtaken_and_one_more() -> None:
+    transfer = begin(20, TransferLimits(window_first=8))
+    transfer.poll(0)
+    for number in (1, 3):
+        transfer.receive(number, piece(number), 0.0)
+    assert transfer.poll(0.0).missing == ()
+    assert transfer.poll(transfer.next_s()).missing == (0, 2, 4)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import random
+import threading
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -34,7 +35,7 @@ from edgectl_protocol.uploads import (
 )
 from edgectl_server import device_uploads, upload_rows
 from edgectl_server.clock import now
-from edgectl_server.errors import NotFound
+from edgectl_server.errors import NotFound, Unavailable
 from edgectl_server.storage.tables import DeviceUpload, DeviceUploadChunk, Job
 from server.fleet.conftest import Site
 from server.fleet.fleet_helpers import PAGE_ALL, Pi
@@ -209,6 +210,57 @@ def test_an_upload_goes_on_where_it_was(uploader: Uploader) -> None:
     assert uploader.sent.count(INDEX_NUMBER) == 1
     _, pieces = site.plane.device_uploads.read("pi-1", digest_of(LARGE))
     assert hashlib.sha256(b"".join(pieces)).digest() == hashlib.sha256(LARGE).digest()
+
+
+@pytest.mark.parametrize("where", ["before the blob", "after the blob", "before the word"])
+def test_a_server_that_dies_at_the_end_of_an_upload_ends_it_once(
+    uploader: Uploader, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """From the first death on nothing gets further, until there is another server."""
+    site, request = uploader.site, uploader.asked()
+    uploads, link = site.plane.device_uploads, site.plane.link
+    add_file, publish, died = uploads._blobs.add_file, link.publish, threading.Event()
+
+    def die() -> None:
+        died.set()
+        raise Unavailable("test.died", "it is dead")
+
+    def adding(*arguments: Any, **options: Any) -> str:
+        if where == "after the blob":
+            add_file(*arguments, **options)
+        return add_file(*arguments, **options) if where == "before the word" else die() or ""
+
+    def publishing(topic: str, payload: bytes, **options: Any) -> None:
+        told = topic == topics.wanted("pi-1") and decode(UploadWanted, payload).done
+        if where == "before the word" and told:
+            die()
+        publish(topic, payload, **options)
+
+    monkeypatch.setattr(uploads._blobs, "add_file", adding)
+    monkeypatch.setattr(link, "publish", publishing)
+    uploader.offer(LARGE, request)
+    last = len(parts_of(LARGE)) - 1
+    uploader.answer(LARGE, until=last + 1)  # the index too
+    uploader.send(digest_of(LARGE), last, parts_of(LARGE)[last])
+    wait_for(died.is_set, "it has died")
+    assert not any(one.done for one in uploader.heard())
+    site.stop()
+    uploader.pi.disconnect()
+    uploader.pi.got.clear()
+    sent = len(uploader.sent)
+    site.start()
+    uploader.pi.connect()
+    uploader.pi.report()
+    uploader.pi.subscribe(topics.wanted("pi-1"))
+    uploader.offer(LARGE, request)
+    wait_for(lambda: uploader.heard() and uploader.heard()[-1].done, "it is told that all is there")
+    assert len(uploader.sent) == sent, "nothing is asked for again"
+    (row,) = rows(site)
+    assert (row.state, row.reason, chunks_held(site)) == ("complete", None, 0)
+    _, pieces = site.plane.device_uploads.read("pi-1", digest_of(LARGE))
+    assert b"".join(pieces) == LARGE
+    assert job_of(site, request).state == "succeeded"
+    assert list((site.settings.data_path / "device-uploads").iterdir()) == []
 
 
 def test_what_does_not_come_is_asked_for_again_and_given_up(

@@ -1,8 +1,8 @@
 """The database: one class a table, one tree of migrations for SQLite and PostgreSQL.
 
 Rules: times are UTC (`UtcDateTime`), states are names (never ordinals), JSON columns hold what is
-shown or passed on but never searched. A state change and its event row are written in one
-transaction; what must be told to the world goes into `Outbox` in that same transaction.
+shown or passed on; only selectors look into them, row by row. A state change and its event row are
+written in one transaction; what must be told to the world goes into `Outbox` in that same one.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from edgectl_server.storage.tables.devices import (
     Measurement,
     Preauthorised,
     ReportedSlot,
+    SavedSelector,
     SecurityEventRow,
 )
 from edgectl_server.storage.tables.models import (
@@ -81,6 +82,7 @@ __all__ = [
     "Rollout",
     "RolloutDevice",
     "RolloutEvent",
+    "SavedSelector",
     "SecurityEventRow",
     "SystemSampleRow",
     "TelemetryWindow",

@@ -25,6 +25,7 @@ __all__ = [
     "Measurement",
     "Preauthorised",
     "ReportedSlot",
+    "SavedSelector",
     "SecurityEventRow",
 ]
 
@@ -97,6 +98,17 @@ class Device(Base):
     agent_version: Mapped[str] = mapped_column(String(32))
     device_class: Mapped[str] = mapped_column(String(64), default="", index=True)  # empty: none
     request_counter: Mapped[int] = mapped_column(default=0)  # newest request issued
+    labels: Mapped[Document] = mapped_column(default=dict)  # people's; of the device: `reported`
+
+
+class SavedSelector(Base):
+    """Devices that have a name together, as an expression of `domain.selectors`."""
+
+    __tablename__ = "saved_selector"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    text: Mapped[str] = mapped_column(String(1024))
+    changed_at: Mapped[datetime]
+    changed_by: Mapped[str] = mapped_column(String(128))
 
 
 class ReportedSlot(Base):

@@ -367,6 +367,7 @@ function Hardware({ device }: { device: Device }) {
               .join(", ") || "–",
           ],
           ["Features", <Tags key="f" values={known?.cpu_features ?? []} />],
+          ["Given labels", <Tags key="g" values={Object.entries(device.assigned_labels).map(([name, value]) => `${name}: ${value}`)} />],
           ["Labels", <Tags key="l" values={Object.entries(device.labels).map(([name, value]) => `${name}: ${value}`)} />],
         ]}
       />

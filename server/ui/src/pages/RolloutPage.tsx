@@ -311,8 +311,9 @@ function phaseOf({ name, number, phases, admitted, target }: Schemas["PhaseProgr
   return `${name}, ${number} of ${phases}: ${count(admitted)} of ${plural(target, "device")}`;
 }
 
-function where({ all, group, devices }: Schemas["Selector"]): string {
+function where({ all, group, where: selector, devices }: Schemas["Selector"]): string {
   if (all) return "all that are enrolled";
+  if (selector) return selector;
   return group ? `group ${group}` : plural(devices.length, "chosen device");
 }
 

@@ -94,7 +94,7 @@ function request(choice: RolloutChoice): Schemas["RolloutRequest"] {
   return {
     model: choice.model,
     version: choice.version,
-    selector: { all, devices: Array.isArray(choice.devices) ? choice.devices : [], group: groupOf(choice) ?? "" },
+    selector: { all, devices: Array.isArray(choice.devices) ? choice.devices : [], group: groupOf(choice) ?? "", where: "" },
     policy: {
       max_in_progress: choice.maxInProgress,
       failures_max: choice.failuresMax,

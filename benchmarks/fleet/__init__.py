@@ -1,0 +1,1 @@
+"""What a fleet costs the server: simulated devices, beside gooseBit's polls."""
