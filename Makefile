@@ -6,7 +6,7 @@
 # make bench-device    the figures of the device (ARGS="--only serving"; an hour with all of them)
 # make bench-pipeline  the pipeline's choice beside fp32 and onnxruntime's defaults (ARGS="FOLDER CACHE")
 # make bench-hostile   1,000 damaged model files
-# make bench-distribution  the embedded broker beside Mosquitto
+# make bench-distribution  the embedded broker beside Mosquitto, transfers, updates in small steps
 # make bench-fleet  what simulated devices cost server and broker, beside gooseBit (ARGS="--sizes 1000,3000,10000")
 # make conformance CHECKOUT=/path/to/tuf-conformance  the TUF suite against the device's verifier
 # make interoperability CHECKOUT=/path/to/paho.mqtt.testing  the MQTT suites against the broker

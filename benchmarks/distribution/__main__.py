@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from benchmarks.distribution import broker, kills, transfer
+from benchmarks.distribution import broker, kills, small_steps, transfer
 
-PARTS = (("broker", broker.main), ("transfer", transfer.main), ("kills", kills.main))
+PARTS = (
+    ("broker", broker.main),
+    ("transfer", transfer.main),
+    ("kills", kills.main),
+    ("small steps", small_steps.main),
+)
 
 
 def main() -> int:

@@ -2,7 +2,9 @@
 
     python -m benchmarks.distribution.deltas ASSETS [--scratch FOLDER] [--only WORD]
 
-ASSETS is a folder of families, see `benchmarks.distribution.model_pairs`. Debian's tools are used
+ASSETS is a folder of families, see `benchmarks.distribution.model_pairs`; pairs of
+`benchmarks.distribution.held_out`, on which nothing was tuned, come behind and are counted by
+themselves. Debian's tools are used
 as their manuals recommend for a small result: ``zstd -19``, ``zstd -19 --long=27 --patch-from``,
 ``xdelta3 -9``, ``bsdiff``, ``casync`` with chunks of 16 KiB, ``zchunk``; one that is not installed
 is left out, and named. Time is processor time, and memory the largest resident set, of processes
@@ -24,9 +26,11 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from benchmarks.distribution.held_out import make_held_out
 from benchmarks.distribution.model_pairs import Pair, families, make_pairs
 from edgectl_agent.deltas import DeltaResult, DeltaTask
 from edgectl_server.deltas.encoder import encode
@@ -183,7 +187,7 @@ def _zchunk(pair: Pair, scratch: Path) -> int:
     return int(found.group(1))
 
 
-def report(rows: list[Row]) -> dict[str, float | int | bool | None]:
+def report(rows: list[Row]) -> dict[str, Any]:
     """Return the figures of the last line."""
     heads = [row for row in rows if row.pair.change == "head"]
     rest = [row for row in rows if row.pair.change != "head"]
@@ -196,10 +200,12 @@ def report(rows: list[Row]) -> dict[str, float | int | bool | None]:
         "worst_head_ratio": max((round(row.ratio, 4) for row in heads), default=None),
         "smaller_on_all_but_heads": all(row.ratio < 1 for row in rest),
         "applied_sooner_than_saved": sum(seconds < 0 for seconds in applied),
-        "apply_cpu_s_max": round(max(row.apply.cpu_s for row in rows if row.apply), 3),
-        "apply_rss_mb_max": round(max(row.apply.rss_mb for row in rows if row.apply), 1),
-        "make_cpu_s_max": round(max(row.make.cpu_s for row in rows if row.make), 2),
-        "make_rss_mb_max": round(max(row.make.rss_mb for row in rows if row.make), 1),
+        "apply_cpu_s_max": round(max((row.apply.cpu_s for row in rows if row.apply), default=0), 3),
+        "apply_rss_mb_max": round(
+            max((row.apply.rss_mb for row in rows if row.apply), default=0), 1
+        ),
+        "make_cpu_s_max": round(max((row.make.cpu_s for row in rows if row.make), default=0), 2),
+        "make_rss_mb_max": round(max((row.make.rss_mb for row in rows if row.make), default=0), 1),
     }
 
 
@@ -233,19 +239,23 @@ def main(arguments: list[str]) -> int:
         if name not in tools:
             print(f"left out, not installed: {name}")
     print("in percent of the file; ratio: ours by the smallest other")
-    rows = []
+    rows: list[Row] = []
+    held_out: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="edgectl-deltas-") as folder:
         models = options.scratch or Path(folder) / "models"
         models.mkdir(exist_ok=True)
-        for family in families(options.assets):
-            for pair in make_pairs(family, models):
-                if options.only in pair.name:
-                    rows.append(measure(pair, Path(folder), tools))
-                    print(*lines(rows[-1]), flush=True)
-    if not rows:
+        own = make_held_out(models / "held-out")
+        for assets, into in ((options.assets, rows), (own, held_out)):
+            for family in families(assets):
+                for pair in make_pairs(family, models):
+                    if options.only in pair.name:
+                        into.append(measure(pair, Path(folder), tools))
+                        print(*lines(into[-1]), flush=True)
+    if not rows and not held_out:
         print("no pairs of models there", file=sys.stderr)
         return 1
-    print(json.dumps(report(rows)))
+    found = report(rows)
+    print(json.dumps(found | {"held_out": report(held_out)} if held_out else found))
     return 0
 
 

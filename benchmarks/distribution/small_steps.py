@@ -1,6 +1,6 @@
 """What an update takes when it is released in small steps, beside what was trained.
 
-    python -m benchmarks.distribution.small_steps ASSETS [--only WORD] [--budget 0.5]
+    python -m benchmarks.distribution.small_steps [ASSETS] [--only WORD] [--budget 0.5]
 
 ASSETS is a folder of families, see `benchmarks.distribution.model_pairs`, with the data that the
 update is for: ``eval_shifted*.npz`` for what was trained on shifted data, ``eval*.npz`` for the
@@ -213,7 +213,7 @@ def _best_tool(base: Path, target: Path, scratch: Path) -> int:
     sizes = []
     for command in commands:
         if shutil.which(command[0]):
-            subprocess.run([*command, str(made)], check=True)
+            subprocess.run([*command, str(made)], check=True, stderr=subprocess.DEVNULL)
             sizes.append(made.stat().st_size)
     if not sizes:
         raise RuntimeError("none of zstd, xdelta3 and bsdiff is installed")
@@ -260,7 +260,7 @@ def line(row: Row) -> str:
 def main(arguments: list[str]) -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.distribution.small_steps")
-    parser.add_argument("assets", type=Path, help="folder of model families")
+    parser.add_argument("assets", type=Path, nargs="?", help="folder of model families")
     parser.add_argument("--budget", type=float, default=0.5, help="points that it may cost")
     parser.add_argument("--only", default="", help="families whose name has this in it")
     options = parser.parse_args(arguments)
@@ -272,7 +272,7 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="edgectl-small-steps-") as scratch:
         held_out = make_held_out(Path(scratch) / "held-out")
         for folder, own in ((held_out, True), (options.assets, False)):
-            for family in families(folder):
+            for family in families(folder) if folder else ():
                 if options.only not in family.name:
                     continue
                 place = Path(scratch) / family.name

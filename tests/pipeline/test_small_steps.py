@@ -16,7 +16,7 @@ from edgectl_server.pipeline.small_steps import (
     estimate_levels,
     make_steps,
 )
-from edgectl_server.pipeline.spec import ParentVariant
+from edgectl_server.pipeline.spec import ParentVariant, PipelineLimits
 from pipeline import crafted
 from pipeline.conftest import run
 
@@ -183,6 +183,15 @@ def test_why_a_variant_is_released_as_trained(tmp_path, successor, parent, data,
         assert reason in found.reason
         assert found.reason
         assert made.result.candidates[0].quantization.recipe == "fp32"
+
+
+def test_the_time_for_the_search_holds_for_steps_too(tmp_path, successor, parent, data):
+    limits = PipelineLimits(search_s_max=0.001)
+    made = push(tmp_path, successor, parent, data, precisions=("fp32",), limits=limits)
+    (found,) = made.result.report.small_steps
+    assert found.reason == "the time for the search was up"
+    assert {level.status for level in found.levels} == {"skipped"}
+    assert made.result.candidates[0].quantization.recipe == "fp32"
 
 
 def dense(weights, bias):

@@ -112,6 +112,7 @@ def _origin(about: Provenance) -> Iterable[tuple[str, str]]:
         ("Source file", _digest(lineage.source)),
         ("Model file", _digest(about.model_digest)),
         ("Parent version", _plain(lineage.parent or "")),
+        ("In small steps from", _digest(lineage.steps_from)),
         ("Pushed by", _plain(lineage.pushed_by)),
         ("Training data", _digest(lineage.training_data)),
         ("Code revision", _plain(lineage.code_revision)),
