@@ -282,7 +282,7 @@ class Rollouts(RolloutViews):
             self._let_join(session, rollout)
             version = session.get_one(ModelVersion, rollout.version_id)
             policy = planner_policy(RolloutPolicy.model_validate(rollout.policy))
-            rows, observed = observe(session, self._ordering, rollout, version)
+            rows, observed = observe(session, self._ordering, rollout, version, now)
             self._carry_out(session, rollout, rows, domain.plan(policy, observed, now))
             return rollout.revision != revision
 
