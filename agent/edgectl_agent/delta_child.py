@@ -1,8 +1,9 @@
 """The delta process: makes a file from an older one and a delta, says how it went, ends.
 
-``python -m edgectl_agent.delta_child``, started by `edgectl_agent.deltas` only. The task comes on
-standard input, which then stays open: its end means that the supervisor has died. The answer goes
-to standard output. NumPy, which this needs, never gets into the supervisor.
+``python -m edgectl_agent.delta_child``, started by `edgectl_agent.deltas` only, perhaps before
+there is a task. That comes on standard input, which then stays open: its end means that the
+supervisor has died. The answer goes to standard output. NumPy, which this needs, never gets into
+the supervisor.
 
 After each block the target is synchronized and the progress written beside it, so that an
 interrupted one goes on there. The progress is not believed: what has been written is digested anew,
@@ -35,7 +36,10 @@ _CHECKPOINT_BYTES = 4 * 1024 * 1024
 
 def main() -> int:
     """Carry out the task; the result goes to standard output."""
-    task = msgspec.json.decode(sys.stdin.buffer.readline(), type=DeltaTask)
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return 1  # it was not needed after all, or the supervisor has died
+    task = msgspec.json.decode(line, type=DeltaTask)
     threading.Thread(target=_end_with_supervisor, daemon=True).start()
     _limit(task)
     sys.stdout.buffer.write(msgspec.json.encode(_carry_out(task)) + b"\n")

@@ -1,7 +1,8 @@
 """Applies a delta in a throw-away process: the supervisor's side.
 
-It starts ``python -m edgectl_agent.delta_child``, hands it three files, and says how it ended. What
-is not made is fetched whole, so nothing here is an error of the update:
+It starts ``python -m edgectl_agent.delta_child``, hands it three files, and says how it ended. The
+process may be started before there is a delta: interpreter and NumPy are ready when it is there.
+What is not made is fetched whole, so nothing here is an error of the update:
 
 ==========================  ===============================================================
 what happened               code
@@ -25,7 +26,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from types import TracebackType
+from typing import Annotated, Self
 
 import msgspec
 from msgspec import Meta, Struct
@@ -34,7 +36,7 @@ from edgectl_agent.errors import make_reason
 from edgectl_agent.inference.process import child_environment
 from edgectl_protocol.messages import Reason
 
-__all__ = ["DeltaResult", "DeltaTask", "Progress", "apply_delta"]
+__all__ = ["DeltaProcess", "DeltaResult", "DeltaTask", "Progress", "apply_delta"]
 
 _POLL_S = 0.02
 _ANSWER_BYTES_MAX = 16 * 1024
@@ -82,31 +84,78 @@ class Progress(Struct, frozen=True, kw_only=True):
     target_bytes: Annotated[int, Meta(ge=0)] = 0
 
 
+class DeltaProcess:
+    """A process for one delta; used by one thread, as a context that ends the process."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Have it begun, if it is not; what it needs it imports meanwhile. Raises nothing."""
+        if self._process is None:
+            with suppress(OSError):  # said by `apply`, which tries it again
+                self._process = _start()
+
+    def apply(
+        self, task: DeltaTask, *, cancelled: Callable[[], bool] = lambda: False
+    ) -> Reason | None:
+        """Make the target file; return why it is not there, or None. Raises nothing.
+
+        A refused target is deleted; one that was interrupted stays, with its progress.
+
+        Args:
+            task: the files and limits.
+            cancelled: says that nobody waits for it any more.
+        """
+        try:
+            self._process = self._process or _start()
+            result = _run(self._process, task, cancelled)
+        except OSError as error:
+            detail = f"cannot start the delta process: {error}"
+            result = DeltaResult(code="delta.start", detail=detail)
+        finally:
+            self.close()
+        if not result.code:
+            return None
+        if result.code not in _CONTINUED:
+            with suppress(OSError):
+                Path(task.target).unlink(missing_ok=True)
+                Path(task.target + ".progress").unlink(missing_ok=True)
+        return make_reason(result.code, result.detail)
+
+    def close(self) -> None:
+        """End it, whatever it does. Idempotent."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            with suppress(BrokenPipeError):
+                pipe.close()
+
+
 def apply_delta(task: DeltaTask, *, cancelled: Callable[[], bool] = lambda: False) -> Reason | None:
-    """Make the target file; return why it is not there, or None. Raises nothing.
-
-    A refused target is deleted; one that was interrupted stays, with its progress.
-
-    Args:
-        task: the files and limits.
-        cancelled: says that nobody waits for it any more.
-    """
-    try:
-        result = _run(task, cancelled)
-    except OSError as error:
-        detail = f"cannot start the delta process: {error}"
-        result = DeltaResult(code="delta.start", detail=detail)
-    if not result.code:
-        return None
-    if result.code not in _CONTINUED:
-        with suppress(OSError):
-            Path(task.target).unlink(missing_ok=True)
-            Path(task.target + ".progress").unlink(missing_ok=True)
-    return make_reason(result.code, result.detail)
+    """Do what `DeltaProcess.apply` does, in a process that is started now."""
+    with DeltaProcess() as process:
+        return process.apply(task, cancelled=cancelled)
 
 
-def _run(task: DeltaTask, cancelled: Callable[[], bool]) -> DeltaResult:
-    process = subprocess.Popen(
+def _start() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
         [sys.executable, "-P", "-m", "edgectl_agent.delta_child"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -114,29 +163,29 @@ def _run(task: DeltaTask, cancelled: Callable[[], bool]) -> DeltaResult:
         env=child_environment(),
         start_new_session=True,
     )
+
+
+def _run(
+    process: subprocess.Popen[bytes], task: DeltaTask, cancelled: Callable[[], bool]
+) -> DeltaResult:
     assert process.stdin is not None
     assert process.stdout is not None
     killed_for = ""
-    with process:
-        try:
-            with suppress(BrokenPipeError):
-                process.stdin.write(msgspec.json.encode(task) + b"\n")
-                process.stdin.flush()
-            deadline = time.monotonic() + task.timeout_s
-            while process.poll() is None and not killed_for:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(_POLL_S)
-                if cancelled():
-                    killed_for = "delta.stopped"
-                elif time.monotonic() > deadline:
-                    killed_for = "delta.timeout"
-        finally:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-        answer = process.stdout.read(_ANSWER_BYTES_MAX)
-        with suppress(BrokenPipeError):
-            process.stdin.close()
+    with suppress(BrokenPipeError):
+        process.stdin.write(msgspec.json.encode(task) + b"\n")
+        process.stdin.flush()
+    deadline = time.monotonic() + task.timeout_s
+    while process.poll() is None and not killed_for:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_POLL_S)
+        if cancelled():
+            killed_for = "delta.stopped"
+        elif time.monotonic() > deadline:
+            killed_for = "delta.timeout"
+    if process.poll() is None:
+        process.kill()
+    process.wait()
+    answer = process.stdout.read(_ANSWER_BYTES_MAX)
     return _judge(task, process.returncode, answer, killed_for)
 
 

@@ -136,26 +136,14 @@ class Downloader:
             StepCancelled: `cancelled` said so; what has come is kept.
             OSError: the disk.
         """
-        if not self._store.has(manifest_digest):
-            content = self._fetch_small(
-                manifest_digest,
-                {0: manifest_digest},
-                manifest_path(model, manifest_digest),
-                MANIFEST_BYTES_MAX,
-                cancelled,
-            )
-            try:
-                decode_manifest(content)
-            except ProtocolError as error:
-                raise StepRejected("bundle.malformed", str(error)) from error
-            self._store.add(manifest_digest, content)
+        self.fetch_manifest(manifest_digest, model=model, cancelled=cancelled)
         layers = device_layers(self._store.manifest(manifest_digest))
         self._store.check_space((layer.digest, layer.size) for layer in layers)
         total = sum(layer.size for layer in layers)
         done = 0
         for layer in layers:
             if not self._store.has(layer.digest):
-                self._fetch_layer(
+                self.fetch_blob(
                     layer,
                     model,
                     lambda count, before=done: progress(  # type: ignore[misc]
@@ -166,13 +154,42 @@ class Downloader:
             done += layer.size
             progress(Progress(bytes_done=done, bytes_total=total))
 
-    def _fetch_layer(
+    def fetch_manifest(
+        self, manifest_digest: str, *, model: str, cancelled: Callable[[], bool]
+    ) -> None:
+        """Bring the manifest alone; arguments and errors as of `fetch`."""
+        if self._store.has(manifest_digest):
+            return
+        content = self._fetch_small(
+            manifest_digest,
+            {0: manifest_digest},
+            manifest_path(model, manifest_digest),
+            MANIFEST_BYTES_MAX,
+            cancelled,
+        )
+        try:
+            decode_manifest(content)
+        except ProtocolError as error:
+            raise StepRejected("bundle.malformed", str(error)) from error
+        self._store.add(manifest_digest, content)
+
+    def fetch_blob(
         self,
         layer: Descriptor,
         model: str,
         progress: Callable[[int], None],
         cancelled: Callable[[], bool],
+        partial: Partial | None = None,
     ) -> None:
+        """Bring one blob; errors as of `fetch`.
+
+        Args:
+            layer: digest, size and chunk index.
+            model: in whose repository it is.
+            progress: told how many of its bytes have come.
+            cancelled: whether to give up.
+            partial: where it is kept; None: among the blobs.
+        """
         if layer.size == 0:
             if layer.digest != digest_of(b""):
                 raise StepRejected("bundle.malformed", f"{layer.file} is empty and {layer.digest}")
@@ -185,10 +202,14 @@ class Downloader:
             )
             if len(content) != layer.size:
                 raise StepRejected("bundle.malformed", f"{layer.file}: {len(content)} bytes")
-            self._store.add(layer.digest, content)
+            if partial is None:
+                self._store.add(layer.digest, content)
+            else:
+                partial.write(0, content)
+                partial.finish(checked=True)
             return
         hashes = self._fetch_index(layer, model, cancelled)
-        partial = self._store.partial(layer.digest, layer.size)
+        partial = partial or self._store.partial(layer.digest, layer.size)
         share = layer.size / len(hashes)
         kept_s = -math.inf
 

@@ -81,13 +81,19 @@ class CapabilitySampler:
         return self._taken
 
 
-def system_sample(at: datetime, state_directory: Path, inference_rss_bytes: int) -> SystemSample:
+def system_sample(
+    at: datetime,
+    state_directory: Path,
+    inference_rss_bytes: int,
+    deltas: Mapping[str, int] | None = None,
+) -> SystemSample:
     """Return the device's health.
 
     Args:
         at: now, with its zone.
         state_directory: where models are stored.
         inference_rss_bytes: resident memory of the inference process.
+        deltas: what became of them since the start, by code.
     """
     return SystemSample(
         at=at,
@@ -97,6 +103,7 @@ def system_sample(at: datetime, state_directory: Path, inference_rss_bytes: int)
         temperature_c=_temperature_c(),
         agent_rss_bytes=_own_rss_bytes(),
         inference_rss_bytes=inference_rss_bytes,
+        deltas=dict(deltas or {}),
     )
 
 

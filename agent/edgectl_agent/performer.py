@@ -17,7 +17,7 @@ from edgectl_agent.core import steps
 from edgectl_agent.core.machine import Machine
 from edgectl_agent.core.record import Floor, SlotPointer
 from edgectl_agent.core.timing import Moment
-from edgectl_agent.downloader import Downloader, Progress
+from edgectl_agent.downloader import Progress
 from edgectl_agent.errors import (
     AgentError,
     StepCancelled,
@@ -28,6 +28,7 @@ from edgectl_agent.errors import (
 )
 from edgectl_agent.hooks import NO_HOOKS, Hooks
 from edgectl_agent.journal import Journal
+from edgectl_agent.patching import Patcher
 from edgectl_agent.serving import Serving, Switched
 from edgectl_agent.store import Store
 from edgectl_agent.trial import TrialResult, Verdict
@@ -63,7 +64,7 @@ class Performer:
         self,
         *,
         metadata: Metadata,
-        downloader: Downloader,
+        patcher: Patcher,
         store: Store,
         serving: Serving,
         trial: Callable[[Bundle], TrialResult],
@@ -79,7 +80,7 @@ class Performer:
         self._hooks = hooks
         self._pinned = pinned
         self._metadata = metadata
-        self._downloader = downloader
+        self._patcher = patcher
         self._store = store
         self._serving = serving
         self._trial = trial
@@ -189,9 +190,8 @@ class Performer:
             try:
                 if step.key is not None:
                     self._store.keep_key(update.manifest, step.key)
-                self._downloader.fetch(
-                    update.manifest,
-                    model=update.wanted.model,
+                transfer = self._patcher.fetch(
+                    step,
                     progress=lambda progress: self._progress(update.slot, progress),
                     cancelled=cancelled,
                 )
@@ -201,7 +201,7 @@ class Performer:
                 if attempt or reason.code != "disk.full" or not self._make_room(step):
                     raise
                 _log.warning("the disk is full; what is not needed was removed: %s", reason.detail)
-        return steps.StepDone(step=step.step, slot=update.slot)
+        return steps.StepDone(step=step.step, slot=update.slot, transfer=transfer)
 
     def _make_room(self, step: steps.Download) -> int:
         """Remove what neither the update nor anybody else needs; return how many files went."""

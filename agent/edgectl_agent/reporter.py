@@ -159,6 +159,7 @@ class Reporter:
                 shadow=update.shadow,
                 observation=update.observation,
                 swap=update.swap,
+                transfer=update.transfer,
             )
 
         self._put("event", make)

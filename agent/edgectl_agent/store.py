@@ -5,6 +5,8 @@
     blobs/sha256/<hex>     whole files by content: manifests and layers
     partial/<hex>          a blob that is coming, at its full length
     partial/<hex>.bitmap   which of its chunks have come
+    partial/<hex>.<delta>  a delta that leads to the blob, by its own digest, and its bitmap
+    partial/<hex>.made     the blob as a delta makes it, by another process
     sealed/<hex>           content key of an encrypted bundle, by its manifest, as an order brought
                            it: sealed to this device's key, which is not in the store
     slots.json             what runs in each slot and what it would roll back to (`SlotPointers`),
@@ -65,6 +67,7 @@ _SEALED = "sealed"
 _SLOTS = "slots.json"
 _SLOTS_COPY = "slots.copy"
 _BITMAP_SUFFIX = ".bitmap"
+_MADE_SUFFIX = ".made"
 _BLOCK_BYTES = 4096
 _POINTERS_BYTES_MAX = 1024 * 1024
 _CONFIG_BYTES_MAX = 1024 * 1024
@@ -142,6 +145,59 @@ class Store:
     def partial(self, digest: str, length: int) -> Partial:
         """Take up or begin the download of a blob; raise `OSError` when the disk is full."""
         return Partial(self._disk, digest, length)
+
+    def delta(self, target: str, delta: str, length: int) -> Partial:
+        """Take up or begin the download of a delta for the blob `target`, which it stays beside."""
+        return Partial(self._disk, delta, length, beside=target)
+
+    def is_begun(self, digest: str) -> bool:
+        """Say whether the download of a blob was begun."""
+        return self._disk.size(_partial(digest)) is not None
+
+    def size(self, digest: str) -> int:
+        """Return the bytes of a blob; 0 where it is not there."""
+        return self._disk.size(_blob(digest)) or 0
+
+    def layers_of(self, manifests: Iterable[str]) -> set[str]:
+        """Return the digests of the layers of stored bundles; of a damaged manifest none."""
+        found: set[str] = set()
+        for digest in manifests:
+            try:
+                layers = device_layers(self.manifest(digest)) if self.has(digest) else ()
+            except (StepFailed, StepRejected):
+                layers = ()  # damaged: its layers are found again when it is fetched again
+            found.update(layer.digest for layer in layers)
+        return found
+
+    def locate(self, digest: str) -> str:
+        """Return the absolute path of a blob, for another process."""
+        return self._disk.locate(_blob(digest))
+
+    def locate_made(self, target: str) -> str:
+        """Return the absolute path of the file in which another process makes a blob."""
+        return self._disk.locate(_partial(target) + _MADE_SUFFIX)
+
+    def adopt(self, target: str, length: int) -> bool:
+        """Give a blob that was made from a delta its name, if it is the right one.
+
+        What was made is synchronized and hashed as it is on the disk, as what was fetched is.
+        """
+        made = _partial(target) + _MADE_SUFFIX
+        if self._disk.size(made) != length:
+            return False
+        self._disk.sync(made)
+        if _hash(self._disk, made) != target:
+            return False
+        self._disk.rename_durably(made, _blob(target))
+        self.discard_deltas(target)
+        return True
+
+    def discard_deltas(self, target: str) -> None:
+        """Remove the deltas for a blob, and what was made of them."""
+        own = {hex_of(target), hex_of(target) + _BITMAP_SUFFIX}
+        for name in self._disk.list(_PARTIAL):
+            if name.partition(".")[0] == hex_of(target) and name not in own:
+                self._disk.unlink(f"{_PARTIAL}/{name}")
 
     def check_space(self, digests_and_lengths: Iterable[tuple[str, int]]) -> None:
         """Raise `StepFailed` ``disk.full`` when the blobs that are missing would not fit.
@@ -262,19 +318,13 @@ class Store:
 
     def collect(self, keep: Iterable[str]) -> int:
         """Remove what the manifests `keep` do not need; return the number of files removed."""
-        needed = set()
-        for digest in keep:
-            needed.add(hex_of(digest))
-            try:
-                layers = device_layers(self.manifest(digest)) if self.has(digest) else ()
-            except (StepFailed, StepRejected):
-                layers = ()  # damaged: its layers are found again when it is fetched again
-            needed.update(hex_of(layer.digest) for layer in layers)
+        manifests = set(keep)
+        needed = {hex_of(digest) for digest in (*manifests, *self.layers_of(manifests))}
         whole = set(self._disk.list(_BLOBS))
         removed = 0
         for folder in (_BLOBS, _PARTIAL, _SEALED):
             for name in self._disk.list(folder):
-                stem = name.removesuffix(_BITMAP_SUFFIX)
+                stem = name.partition(".")[0]
                 # A download that is whole leaves its bitmap behind where the power goes just then.
                 leftover = name.endswith(TEMPORARY_SUFFIX) or (folder == _PARTIAL and stem in whole)
                 if leftover or stem not in needed:
@@ -310,10 +360,12 @@ class Store:
 class Partial:
     """A blob that is coming, chunk by chunk, in any order."""
 
-    def __init__(self, disk: Disk, digest: str, length: int) -> None:
+    def __init__(self, disk: Disk, digest: str, length: int, *, beside: str = "") -> None:
+        """Take it up or begin it; a delta stays `beside` the blob that it leads to."""
         self._disk = disk
         self._digest = digest
-        self._path = _partial(digest)
+        self._stays = bool(beside)
+        self._path = f"{_partial(beside)}.{hex_of(digest)}" if beside else _partial(digest)
         self._bitmap_path = self._path + _BITMAP_SUFFIX
         count = chunk_count(length)
         if disk.size(self._path) == length and disk.size(self._bitmap_path) is not None:
@@ -329,6 +381,11 @@ class Partial:
             disk.write(self._bitmap_path, self.bitmap.to_bytes())
         self._unsynchronized = 0
         self._are_names_durable = False
+
+    @property
+    def path(self) -> str:
+        """The absolute path, for another process."""
+        return self._disk.locate(self._path)
 
     @property
     def unsynchronized(self) -> int:
@@ -370,6 +427,8 @@ class Partial:
             raise StepFailed(
                 "store.damaged", f"{self._digest} is not what was written: removed, to be fetched"
             )
+        if self._stays:
+            return
         self._disk.rename_durably(self._path, _blob(self._digest))
         self._disk.unlink(self._bitmap_path)
 

@@ -60,6 +60,7 @@ from edgectl_agent.local_service import LocalService
 from edgectl_agent.log_ring import LogRing
 from edgectl_agent.logs import Logs
 from edgectl_agent.offline import LocalMetadata, Packages
+from edgectl_agent.patching import Patcher
 from edgectl_agent.performer import Engine, Performer
 from edgectl_agent.pull_proof import make_proof, read_certificate
 from edgectl_agent.renewal import Renewer
@@ -165,7 +166,6 @@ class Supervisor:
         )
         journal = Journal(self._disk)
         self._hold = HoldFile(self._disk)
-        signer = self._key
         machine = Machine(
             self._device,
             journal.load(),
@@ -181,6 +181,7 @@ class Supervisor:
         self._metadata = LocalMetadata(self._trust, self._packages, self._connection.connected)
         self._orders = OrderDesk(self._trust, self._inbox.put)
         self._downloader = self._make_downloader(store)
+        self._patcher = Patcher(self._downloader, store)
         self._worker = self._make_worker()
         self._spool = Spool(
             settings.state_directory / "spool", bytes_max=settings.spool_bytes_max, boot=self._boot
@@ -188,7 +189,7 @@ class Supervisor:
         self._reporter = Reporter(
             device=self._device,
             boot=self._boot,
-            signer=signer,
+            signer=self._key,
             machine=machine,
             outbox=self._spool,
             channel=self._connection,
@@ -237,7 +238,6 @@ class Supervisor:
             say=self._say,
             jitter=self._random.random,
         )
-
         live = LiveStatus(
             self._disk,
             settings=settings,
@@ -290,7 +290,7 @@ class Supervisor:
         settings = self._settings
         performer = Performer(
             metadata=self._metadata,
-            downloader=self._downloader,
+            patcher=self._patcher,
             store=self._store,
             serving=self._serving,
             trial=lambda bundle: run_trial(
@@ -443,7 +443,10 @@ class Supervisor:
     def _sample(self) -> None:
         """Spool one batch of telemetry."""
         sample = health.system_sample(
-            now(), self._settings.state_directory, self._inference.rss_bytes()
+            now(),
+            self._settings.state_directory,
+            self._inference.rss_bytes(),
+            self._patcher.counts(),
         )
         windows = self._serving.windows() if self._keeper.answering else ()
         self._reporter.telemetry(windows, sample)

@@ -17,8 +17,9 @@ from msgspec import Meta, Struct
 
 from edgectl_protocol.encryption import SealedKey
 from edgectl_protocol.errors import LimitExceeded, MalformedMessage
-from edgectl_protocol.fields import Count, JobId, Nonce, Reason, Time
+from edgectl_protocol.fields import Code, Count, JobId, Nonce, Reason, Time
 from edgectl_protocol.names import DeviceId, Digest, ModelName, Variant, Version
+from edgectl_protocol.transfers import DeltaOffer, TransferReport
 from edgectl_protocol.update import UpdateEvent, UpdateState
 from edgectl_protocol.uploads import LOG_REQUEST_PAYLOAD_TYPE, LogRequest, UploadOffer
 
@@ -122,6 +123,8 @@ class SlotOrder(_Message, frozen=True, kw_only=True, omit_defaults=True):
     version: Version
     candidates: Annotated[tuple[Candidate, ...], Meta(min_length=1, max_length=CANDIDATES_MAX)]
     rollout: Annotated[str, Meta(max_length=64)] | None = None
+    predicted_bytes: Count | None = None
+    """What the first candidate is expected to cost the device's link; None: not told."""
 
 
 class MaintenanceWindow(_Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -193,6 +196,8 @@ class Order(_Message, frozen=True, kw_only=True, omit_defaults=True):
     before it, or to nothing. A slot that is named in `slots` too is not meant."""
     keys: Annotated[dict[Digest, SealedKey], Meta(max_length=KEYS_MAX)] = {}
     """By manifest: the content key of each encrypted candidate, sealed to this device."""
+    deltas: Annotated[dict[Digest, DeltaOffer], Meta(max_length=KEYS_MAX)] = {}
+    """By manifest: how a candidate's model can be made from what the device runs in that slot."""
     coupled: Annotated[
         tuple[Annotated[tuple[ModelName, ...], Meta(min_length=2, max_length=SLOTS_MAX)], ...],
         Meta(max_length=SLOTS_MAX),
@@ -344,6 +349,7 @@ class UpdateReport(_Message, frozen=True, kw_only=True, omit_defaults=True):
     shadow: ObservationReport | None = None
     observation: ObservationReport | None = None
     swap: SwapReport | None = None
+    transfer: TransferReport | None = None
 
 
 class SlotReport(_Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -428,6 +434,7 @@ class DeviceEvent(_Message, frozen=True, kw_only=True, omit_defaults=True):
     shadow: ObservationReport | None = None
     observation: ObservationReport | None = None
     swap: SwapReport | None = None
+    transfer: TransferReport | None = None
 
 
 class SecurityEvent(_Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -491,6 +498,8 @@ class SystemSample(_Message, frozen=True, kw_only=True, omit_defaults=True):
     temperature_c: float | None = None
     agent_rss_bytes: Count = 0
     inference_rss_bytes: Count = 0
+    deltas: Annotated[dict[Code, Count], Meta(max_length=64)] = {}
+    """What became of deltas since the agent was started, by code; ``delta.applied`` is success."""
 
 
 class InferenceWindow(_Message, frozen=True, kw_only=True, omit_defaults=True):

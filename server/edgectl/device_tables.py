@@ -84,6 +84,10 @@ def device_table(device: types.DeviceDetail) -> Table:
             rows.append(("  waits" if waits else "  reason", reason_text(slot.update.reason)))
         if slot.fault:
             rows.append(("  fault", reason_text(slot.fault)))
+    deltas = (device.system or {}).get("deltas")
+    if deltas:
+        counts = ", ".join(f"{count} {code}" for code, count in sorted(deltas.items()))
+        rows.append(("deltas", plain(f"{counts}, since the agent was started")))
     rows += [("rejected", plain(digest)) for digest in device.rejected]
     return pairs(rows, plain(device.id))
 
@@ -106,11 +110,19 @@ def events_table(events: Sequence[types.DeviceEventInfo]) -> Table:
     return table(columns, rows)
 
 
+_MEASURED_IN = {
+    "downloading": "fetched",
+    "shadowing": "shadow",
+    "activating": "swap",
+    "observing": "observed",
+}
+
+
 def _event_words(event: types.DeviceEventInfo) -> str:
     """Return the reason, or what was measured in the state that has ended."""
     if event.reason:
         return reason_text(event.reason)
-    ended = {"shadowing": "shadow", "activating": "swap", "observing": "observed"}.get(event.before)
+    ended = _MEASURED_IN.get(event.before)
     return plain(dict(observed_rows(event)).get(ended or ""))
 
 

@@ -7,9 +7,17 @@ both is what requests may notice.
 from __future__ import annotations
 
 from edgectl import types
-from edgectl.output import latency_text, plain
+from edgectl.output import bytes_text, latency_text, plain
 
-__all__ = ["observed_rows", "reason_text", "seen_text", "shadow_text", "swap_text"]
+__all__ = [
+    "observed_rows",
+    "reason_text",
+    "rollout_bytes_text",
+    "seen_text",
+    "shadow_text",
+    "swap_text",
+    "transfer_text",
+]
 
 _PER_CENT = 100
 
@@ -25,6 +33,26 @@ def swap_text(swap: types.SwapInfo) -> str:
     gap = f"requests waited {swap.gap_ms:.0f} ms" if swap.gap_ms else "no gap"
     kept = ", the model before is kept in memory" if swap.resident else ""
     return f"{loading}, {gap}{kept}"
+
+
+def transfer_text(transfer: types.TransferInfo) -> str:
+    """Say what came over the network, and what was saved."""
+    saved = transfer.whole_bytes - transfer.fetched_bytes
+    told = bytes_text(transfer.fetched_bytes)
+    if saved > 0:
+        how = ", by a delta" if transfer.delta else ""
+        told += f" of {bytes_text(transfer.whole_bytes)}{how}: {bytes_text(saved)} saved"
+    if transfer.refusal:
+        told += f"; without the delta: {transfer.refusal.code}: {transfer.refusal.detail}"
+    return told
+
+
+def rollout_bytes_text(count: types.RolloutBytes) -> str:
+    """Say what devices were expected to fetch, and what they have saved."""
+    told = f"{bytes_text(count.predicted)} expected of {bytes_text(count.whole)}"
+    if count.fetched:
+        told += f", {bytes_text(count.fetched)} fetched, {bytes_text(count.saved)} saved"
+    return told
 
 
 def shadow_text(shadow: types.ObservationInfo) -> str:
@@ -46,6 +74,8 @@ def observed_rows(
 ) -> list[tuple[str, str]]:
     """Return the name and the words of each thing that is known, in the order of their time."""
     rows = []
+    if device.transfer is not None and (device.transfer.delta or device.transfer.refusal):
+        rows.append(("fetched", transfer_text(device.transfer)))
     if device.shadow is not None:
         rows.append(("shadow", shadow_text(device.shadow)))
     if device.swap is not None:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from edgectl import types
 from edgectl.gate_tables import findings_table
-from edgectl.observed_text import observed_rows, reason_text
+from edgectl.observed_text import observed_rows, reason_text, rollout_bytes_text
 from edgectl.output import (
     Folding,
     age,
@@ -246,6 +246,8 @@ def rollout_table(rollout: types.RolloutInfo) -> Table:
     ]
     if rollout.phase is not None:
         rows += _phase_rows(rollout.phase)
+    if rollout.bytes.whole:
+        rows.append(("bytes", rollout_bytes_text(rollout.bytes)))
     if rollout.note:
         rows.append(("note", plain(rollout.note)))
     return pairs(rows, plain(f"{rollout.model}@{rollout.version}"))
@@ -265,7 +267,7 @@ def _phase_rows(phase: types.PhaseProgress) -> list[tuple[str, Text | str]]:
 
 def rollout_devices_table(devices: Sequence[types.RolloutDeviceInfo]) -> Group:
     """Return one row a device of a rollout, and beneath what was measured after the trial."""
-    columns = ["DEVICE", "", "STATE", "STEP", ">BYTES", "VARIANT", "REASON"]
+    columns = ["DEVICE", "", "STATE", "STEP", ">BYTES", ">EXPECTED", ">SAVED", "VARIANT", "REASON"]
     rows = [
         (
             plain(device.device),
@@ -273,6 +275,8 @@ def rollout_devices_table(devices: Sequence[types.RolloutDeviceInfo]) -> Group:
             state_text(device.state),
             plain(device.step),
             _bytes_of(device),
+            bytes_text(device.bytes.predicted if device.bytes else None),
+            bytes_text(device.bytes.saved if device.bytes and device.bytes.fetched else None),
             plain(device.variant),
             reason_text(device.reason) if device.reason else "-",
         )

@@ -95,6 +95,8 @@ class RolloutView:
         line = f"rollout {seen.rollout.state}: {counts.committed} of {counts.total} committed"
         if counts.unsuccessful:
             line += f", {counts.unsuccessful} went wrong"
+        if seen.rollout.bytes.saved:
+            line += f", {bytes_text(seen.rollout.bytes.saved)} saved"
         self._say("", plain(line))
 
     def _say(self, key: str, line: str) -> None:

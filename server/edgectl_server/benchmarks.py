@@ -48,7 +48,8 @@ from edgectl_server.measurements import (
     benchmark_jobs,
     measurement_info,
 )
-from edgectl_server.ordering import Ordering, Publishes, reported_of, variants_of
+from edgectl_server.order_answers import reported_of
+from edgectl_server.ordering import Ordering, Publishes, variants_of
 from edgectl_server.schemas import BenchmarkStart, JobInfo
 from edgectl_server.signing.orders import OrderSigner
 from edgectl_server.storage.database import Database

@@ -29,6 +29,7 @@ from edgectl_server.alerts import (
 )
 from edgectl_server.benchmarks import Benchmarks
 from edgectl_server.connections import Connections
+from edgectl_server.delta_making import DeltasWanted
 from edgectl_server.device_logs import LOGS, DeviceLogs
 from edgectl_server.device_uploads import DeviceUploads, open_device_uploads
 from edgectl_server.distribution.addresses import is_any_address
@@ -122,6 +123,7 @@ def open_control_plane(
     blobs: BlobStore,
     now: Callable[[], datetime],
     more_duties: Sequence[Duty] = (),
+    deltas: DeltasWanted | None = None,
 ) -> ControlPlane:
     """Start everything that deals with devices.
 
@@ -133,6 +135,7 @@ def open_control_plane(
         blobs: where bundles lie.
         now: the clock.
         more_duties: what else is to be done regularly.
+        deltas: has them made; None: there are none.
 
     Raises:
         Unavailable: keys, metadata or certificates are damaged, or the broker does not start.
@@ -152,6 +155,7 @@ def open_control_plane(
             broker=broker,
             ticker=ticker,
             now=now,
+            deltas=deltas,
         )
         connections = Connections(ticker.wake)
         link = BrokerLink(
@@ -269,6 +273,7 @@ def _deal_with_devices(
     broker: RunningBroker,
     ticker: Ticker,
     now: Callable[[], datetime],
+    deltas: DeltasWanted | None,
 ) -> _Parts:
     days = settings.telemetry_retention_days
     measurements = Measurements(database=database, targets=targets, now=now)
@@ -288,7 +293,9 @@ def _deal_with_devices(
         now=now,
     )
     telemetry = Telemetry(database=database, retention_days=days, now=now)
-    rollouts = Rollouts(database=database, ordering=ordering, now=now, wake=ticker.wake)
+    rollouts = Rollouts(
+        database=database, ordering=ordering, now=now, wake=ticker.wake, deltas=deltas
+    )
     security = SecurityEvents(database=database, retention_days=days, now=now)
     benchmarks = Benchmarks(
         database=database,
@@ -330,8 +337,7 @@ def _catch_up(plane: ControlPlane, database: Database, now: Callable[[], datetim
     if isinstance(plane.broker, ExistingBroker):
         # The server may have ended before that broker had the list.
         plane.broker.shut_out(plane.fleet.shut_out_since(now() - _SHUT_OUT_AGAIN))
-    changed = plane.targets.classify_all(database)
-    if changed:
+    if changed := plane.targets.classify_all(database):
         logger.info("%d devices are of another class now", changed)
 
 

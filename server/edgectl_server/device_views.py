@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from edgectl_protocol.enrolment import format_fingerprint
 from edgectl_protocol.messages import ReportedState
-from edgectl_server.ordering import reported_of
+from edgectl_server.order_answers import reported_of
 from edgectl_server.schemas import (
     DeviceDetail,
     DeviceEventInfo,
@@ -21,6 +21,7 @@ from edgectl_server.schemas import (
     ReasonInfo,
     SlotInfo,
     SwapInfo,
+    TransferInfo,
     UpdateInfo,
 )
 from edgectl_server.storage.tables import (
@@ -129,7 +130,14 @@ def evidence(document: Mapping[str, Any]) -> dict[str, Any]:
         "shadow": _shown(ObservationInfo, document.get("shadow")),
         "observation": _shown(ObservationInfo, document.get("observation")),
         "swap": _shown(SwapInfo, document.get("swap")),
+        "transfer": _transfer(document.get("transfer")),
     }
+
+
+def _transfer(document: Mapping[str, Any] | None) -> TransferInfo | None:
+    if document is None:
+        return None
+    return _shown(TransferInfo, {**document, "refusal": _reason(document.get("refusal"))})
 
 
 def _reason(document: Mapping[str, Any] | None) -> ReasonInfo | None:

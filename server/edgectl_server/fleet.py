@@ -36,7 +36,8 @@ from edgectl_server.device_views import (
 )
 from edgectl_server.errors import Conflict, NotFound
 from edgectl_server.flapping import note_disconnect
-from edgectl_server.ordering import Ordering, knows_order, reported_of
+from edgectl_server.order_answers import knows_order, reported_of
+from edgectl_server.ordering import Ordering
 from edgectl_server.schemas import (
     DeviceDetail,
     DeviceEventInfo,

@@ -13,7 +13,9 @@ Rules:
    computed when it is asked for.
 4. What refers to a bundle (`edgectl_protocol.referrers`) follows from its manifest, and is in its
    repository too: a manifest by its digest, and the empty configuration of those.
-5. Versions are never changed nor deleted once they are ready, so that what was found to be part of
+5. A delta to a version of the model, and its chunk index, are blobs of its repository for as long
+   as there is that delta. No manifest names them: orders do.
+6. Versions are never changed nor deleted once they are ready, so that what was found to be part of
    a repository stays found.
 """
 
@@ -40,6 +42,7 @@ from edgectl_protocol.referrers import (
     list_of,
     referrers_of,
 )
+from edgectl_server.delta_rows import find_delta_blob
 from edgectl_server.errors import NotFound, Refused, ServerFault
 from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
@@ -224,6 +227,14 @@ class OciRegistry:
             if part is not None:
                 with self._lock:
                     return self._found.put((model, digest), part)
+        with self._database.read() as session:
+            delta = find_delta_blob(session, model, digest)
+            if delta is not None:
+                assert delta.digest is not None
+                assert delta.bytes is not None
+                if delta.digest == digest:
+                    return _Part(delta.bytes)
+                return _Part(32 * chunk_count(delta.bytes), delta.digest)
         raise NotFound("oci.blob", f"models/{model} has no blob {digest}")
 
     def _named(self, manifest: str) -> _Named:

@@ -28,17 +28,18 @@ from edgectl_protocol.messages import (
     SLOTS_MAX,
     Candidate,
     Order,
-    Reason,
     ReportedState,
     SlotOrder,
     SlotReport,
     UpdatePolicy,
 )
 from edgectl_server.audit import note
+from edgectl_server.delta_rows import Expected, expected_transfer, offers, running_in
 from edgectl_server.domain.coupling import DesiredVersion, couple
 from edgectl_server.domain.rollouts import DeviceState
 from edgectl_server.domain.variants import Measured, VariantFacts, fits, rank_variants
 from edgectl_server.measurements import Measurements
+from edgectl_server.order_answers import ACCEPTED_MAX, reported_of
 from edgectl_server.schemas import RolloutPolicy
 from edgectl_server.signing.content_keys import ContentKeys
 from edgectl_server.signing.orders import OrderSigner
@@ -57,10 +58,6 @@ __all__ = [
     "LIFETIME",
     "Ordering",
     "Publishes",
-    "is_overtaken",
-    "knows_order",
-    "refusal_of",
-    "reported_of",
     "variants_of",
 ]
 
@@ -70,8 +67,6 @@ RENEWAL = timedelta(days=10)
 NONCES_MAX = 16
 """Orders of a device whose nonces are known; it has taken one of them, or will take the newest."""
 _BATCH = 200
-_ACCEPTED_MAX = 2**62
-"""Highest number of an accepted order that is believed; the wire carries twice as many."""
 _FLUSH_S = 10.0
 
 
@@ -172,6 +167,7 @@ class Ordering:
             keys=self.sealed_keys(
                 session, device, [c.manifest for s in slots.values() for c in s.candidates]
             ),
+            deltas=offers(session, reported_of(device), slots),
         )
         device.order = self._signer.envelope(order)
         self.enqueue(session, name)
@@ -290,20 +286,20 @@ class Ordering:
                     goes_with=tuple((rollout_policy or {}).get("goes_with", ())),
                     committed=state in (None, DeviceState.COMMITTED.value),
                 )
-                slots[desired.slot] = SlotOrder(
-                    model=version.model,
-                    version=version.version,
-                    candidates=tuple(
-                        Candidate(variant=one.variant, target=one.target, manifest=one.manifest)
-                        for one in ranked
-                    ),
-                    rollout=desired.rollout,
-                )
+                slots[desired.slot] = _slot_order(session, desired, version, ranked, reported)
                 if (rollout_policy or {}).get("forgive"):
                     forgive += _forgiven(slots[desired.slot], desired.slot, reported)
         kept, coupled = couple(wanted)
         chosen = {slot: one for slot, one in slots.items() if slot in kept}
         return chosen, policy, coupled, tuple(forgive[:FORGIVEN_MAX])
+
+    def expected_transfer(self, session: Session, name: str, slot: str) -> Expected | None:
+        """Return what fetching is expected to cost a device; None where nothing is ordered."""
+        desired, device = session.get(DesiredSlot, (name, slot)), session.get(Device, name)
+        if desired is None or device is None or not desired.ranking:
+            return None
+        running = running_in(reported_of(device), slot)
+        return expected_transfer(session, running, desired.ranking[0])
 
     def withdraw(self, session: Session, device: Device) -> None:
         """Take the device's order back from the broker; for a device that leaves."""
@@ -414,7 +410,7 @@ def _next_counter(device: Device) -> int:
     Who had the orders key may have numbered orders far ahead; a restored backup numbers behind.
     """
     accepted = int((device.reported or {}).get("order_counter", 0))
-    if accepted > _ACCEPTED_MAX:  # only a lie, or a thief of the key: there must be room above it
+    if accepted > ACCEPTED_MAX:  # only a lie, or a thief of the key: there must be room above it
         accepted = 0
     return max(device.order_counter, accepted) + 1
 
@@ -426,48 +422,6 @@ def _next_nonce(device: Device) -> str:
     kept = {counter: device.order_nonces[counter] for counter in newest}
     device.order_nonces = {**kept, str(device.order_counter): nonce}
     return nonce
-
-
-def knows_order(device: Device, counter: int, nonce: str | None) -> bool | None:
-    """Say whether `nonce` is that of the device's order `counter`; None for one too long ago."""
-    known: str | None = device.order_nonces.get(str(counter))
-    if known is not None:
-        return known == nonce
-    oldest = min((int(one) for one in device.order_nonces), default=device.order_counter + 1)
-    return None if 0 < counter < oldest else False
-
-
-def is_overtaken(device: Device, reported: ReportedState) -> bool:
-    """Say whether the device takes its present order for a replay.
-
-    It has accepted an order that is not ours under that number or a higher one: ours from after the
-    moment of a restored backup, or a thief's. It may have told us only after the order was made.
-    """
-    accepted = reported.order_counter
-    if not device.order_counter <= accepted <= _ACCEPTED_MAX:
-        return False
-    return knows_order(device, accepted, reported.order_nonce) is False
-
-
-def reported_of(device: Device) -> ReportedState | None:
-    """Return what a device has reported last; None before its first report."""
-    if not device.reported:
-        return None
-    return msgspec.convert(device.reported, ReportedState)
-
-
-def refusal_of(reported: ReportedState | None, counter: int | None) -> Reason | None:
-    """Return why a device does not obey the order with that counter, if it says so.
-
-    A newer one that is refused stands for it while it has not been accepted. So does what has no
-    number because its signature is not good: it may be our order as well as a stranger's.
-    """
-    if reported is None or reported.refusal is None or counter is None:
-        return None
-    refused = reported.refused_counter
-    waiting = reported.order_counter < counter
-    ours = refused == counter or (waiting and (refused is None or refused > counter))
-    return reported.refusal if ours else None
 
 
 def variants_of(session: Session, version_id: int) -> tuple[VariantFacts, ...]:
@@ -491,6 +445,28 @@ def variants_of(session: Session, version_id: int) -> tuple[VariantFacts, ...]:
             portable=bool(row.trial.get("portable", True)),
         )
         for row in rows
+    )
+
+
+def _slot_order(
+    session: Session,
+    desired: DesiredSlot,
+    version: ModelVersion,
+    ranked: Sequence[VariantFacts],
+    reported: ReportedState | None,
+) -> SlotOrder:
+    """Return what a slot is ordered to run, and what that is expected to cost."""
+    running = running_in(reported, desired.slot)
+    expected = expected_transfer(session, running, ranked[0].manifest)
+    return SlotOrder(
+        model=version.model,
+        version=version.version,
+        candidates=tuple(
+            Candidate(variant=one.variant, target=one.target, manifest=one.manifest)
+            for one in ranked
+        ),
+        rollout=desired.rollout,
+        predicted_bytes=None if expected is None else expected.predicted_bytes,
     )
 
 

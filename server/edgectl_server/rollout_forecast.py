@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session
 from edgectl_server.domain.forecast import Expected, Pace, forecast
 from edgectl_server.domain.rollouts import DeviceState, ObservedDevice
 from edgectl_server.domain.variants import Measured, VariantFacts, class_figures
-from edgectl_server.ordering import Ordering, reported_of, variants_of
+from edgectl_server.order_answers import reported_of
+from edgectl_server.ordering import Ordering, variants_of
 from edgectl_server.rollout_phases import planner_policy
 from edgectl_server.rollout_selection import find_overlaps, find_ready_version, select_devices
 from edgectl_server.rollout_sites import read_sites, site_of

@@ -14,14 +14,8 @@ from edgectl_server.domain.rollout_facts import GONE, OPEN
 from edgectl_server.domain.rollouts import DeviceState, RolloutState
 from edgectl_server.domain.variants import Measured, VariantFacts
 from edgectl_server.flapping import is_flapping
-from edgectl_server.ordering import (
-    Ordering,
-    is_overtaken,
-    knows_order,
-    refusal_of,
-    reported_of,
-    variants_of,
-)
+from edgectl_server.order_answers import is_overtaken, knows_order, refusal_of, reported_of
+from edgectl_server.ordering import Ordering, variants_of
 from edgectl_server.rollout_phases import standing_of
 from edgectl_server.rollout_signals import read_signals
 from edgectl_server.rollout_sites import read_sites, site_of
@@ -36,9 +30,18 @@ from edgectl_server.storage.tables import (
 
 __all__ = ["observe"]
 
+_BYTES_MAX = 2**40
+"""More than a bundle can have: what a device says beyond that is not believed."""
+
 
 def observe(
-    session: Session, ordering: Ordering, rollout: Rollout, version: ModelVersion, now: datetime
+    session: Session,
+    ordering: Ordering,
+    rollout: Rollout,
+    version: ModelVersion,
+    *,
+    preparing: bool,
+    now: datetime,
 ) -> tuple[dict[str, RolloutDevice], domain.ObservedRollout]:
     """Return the rows of the rollout's devices and what the planner needs to know of them."""
     variants = variants_of(session, version.id)
@@ -68,6 +71,8 @@ def observe(
         _observe_device(row, device, desired, rollout.model, candidates_of, held=held, now=now)
         for row, device, desired in found
     ]
+    for row, device, _ in found:
+        _note_transfer(row, device, rollout)
     policy = RolloutPolicy.model_validate(rollout.policy)
     has_budget = policy.available_min is not None or policy.available_percent is not None
     observed = domain.ObservedRollout(
@@ -78,8 +83,24 @@ def observe(
         sites=read_sites(session) if has_budget else {},
         signals=_signals(session, rollout, [one.manifest for one in variants]),
         revert=rollout.revert,
+        preparing=preparing,
     )
     return {row.device: row for row, _, _ in found}, observed
+
+
+def _note_transfer(row: RolloutDevice, device: Device | None, rollout: Rollout) -> None:
+    """Keep what a device says that its download for this rollout has cost."""
+    reported = None if device is None else reported_of(device)
+    report = None if reported is None else reported.slots.get(rollout.model)
+    update = None if report is None else report.update
+    if update is None or update.transfer is None or update.rollout != rollout.id:
+        return
+    if row.order_counter is None or update.order < row.order_counter:
+        return
+    told = (update.transfer.whole_bytes, update.transfer.fetched_bytes)
+    whole, fetched = (min(one, _BYTES_MAX) for one in told)
+    if (row.whole_bytes, row.fetched_bytes) != (whole, fetched):
+        row.whole_bytes, row.fetched_bytes = whole, fetched
 
 
 def _held(session: Session, rollout: Rollout) -> frozenset[str]:

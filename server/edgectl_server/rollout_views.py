@@ -12,11 +12,12 @@ from edgectl_protocol.update import UpdateState
 from edgectl_server.device_views import evidence
 from edgectl_server.domain.rollouts import DeviceState
 from edgectl_server.errors import NotFound
-from edgectl_server.ordering import refusal_of, reported_of
+from edgectl_server.order_answers import refusal_of, reported_of
 from edgectl_server.rollout_phases import phase_progress
 from edgectl_server.schemas import (
     Page,
     ReasonInfo,
+    RolloutBytes,
     RolloutCounts,
     RolloutDeviceInfo,
     RolloutEventInfo,
@@ -182,7 +183,40 @@ def rollout_info(session: Session, rollout: Rollout) -> RolloutInfo:
             "finished_at": rollout.finished_at,
             "note": rollout.note,
             "phase": phase_progress(rollout, counts),
+            "bytes": _bytes(session, rollout.id),
         }
+    )
+
+
+def _bytes(session: Session, rollout_id: str) -> RolloutBytes:
+    """Return what fetching costs all devices of a rollout."""
+    told = RolloutDevice.fetched_bytes.is_not(None)
+    whole, predicted, fetched, saved = session.execute(
+        select(
+            func.sum(RolloutDevice.whole_bytes),
+            func.sum(RolloutDevice.predicted_bytes),
+            func.sum(RolloutDevice.fetched_bytes),
+            func.sum(RolloutDevice.whole_bytes - RolloutDevice.fetched_bytes).filter(told),
+        ).where(RolloutDevice.rollout == rollout_id)
+    ).one()
+    return RolloutBytes(
+        whole=int(whole or 0),
+        predicted=int(predicted or 0),
+        fetched=int(fetched or 0),
+        saved=max(0, int(saved or 0)),
+    )
+
+
+def _bytes_of(row: RolloutDevice) -> RolloutBytes | None:
+    """Return the same of one device; None before it was ordered."""
+    if row.whole_bytes is None:
+        return None
+    fetched = row.fetched_bytes
+    return RolloutBytes(
+        whole=row.whole_bytes,
+        predicted=row.predicted_bytes or 0,
+        fetched=fetched or 0,
+        saved=0 if fetched is None else max(0, row.whole_bytes - fetched),
     )
 
 
@@ -236,5 +270,6 @@ def _device_info(
             "updated_at": row.updated_at,
             "trial": seen.get("trial"),
             **evidence(seen),
+            "bytes": _bytes_of(row),
         }
     )

@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 
 from edgectl_protocol.messages import Reason
 from edgectl_server.audit import describe, note
+from edgectl_server.delta_making import DeltasWanted
 from edgectl_server.domain import rollouts as domain
 from edgectl_server.domain.phases import has_failed
 from edgectl_server.domain.rollouts import BAD, DeviceState, Plan, RolloutState, Standing
@@ -74,9 +75,19 @@ class Rollouts(RolloutViews):
         ordering: Ordering,
         now: Callable[[], datetime],
         wake: Callable[[], None] = lambda: None,
+        deltas: DeltasWanted | None = None,
     ) -> None:
-        """Take what it needs; `wake` is called when a rollout shall be looked at now."""
+        """Take what it needs.
+
+        Args:
+            database: of the rows.
+            ordering: makes the orders.
+            now: the clock.
+            wake: called when a rollout shall be looked at now.
+            deltas: has them made; None: there are none.
+        """
         super().__init__(database)
+        self._deltas = deltas
         self._ordering = ordering
         self._now = now
         self._wake = wake
@@ -129,7 +140,10 @@ class Rollouts(RolloutViews):
             self._add_devices(session, rollout, names)
             self._log(session, rollout, actor, "started", {"devices": len(names)})
             session.flush()
+            planned = self._deltas is not None and self._deltas.plan(session, version)
             info = rollout_info(session, rollout)
+        if planned and self._deltas is not None:
+            self._deltas.notify()
         self._wake()
         return info
 
@@ -282,7 +296,10 @@ class Rollouts(RolloutViews):
             self._let_join(session, rollout)
             version = session.get_one(ModelVersion, rollout.version_id)
             policy = planner_policy(RolloutPolicy.model_validate(rollout.policy))
-            rows, observed = observe(session, self._ordering, rollout, version, now)
+            preparing = self._deltas is not None and self._deltas.is_preparing(session, rollout)
+            rows, observed = observe(
+                session, self._ordering, rollout, version, preparing=preparing, now=now
+            )
             self._carry_out(session, rollout, rows, domain.plan(policy, observed, now))
             return rollout.revision != revision
 
@@ -328,6 +345,10 @@ class Rollouts(RolloutViews):
             )
             row.state, row.updated_at = DeviceState.IN_PROGRESS.value, now
             data = {"device": name, "order": row.order_counter}
+            expected = self._ordering.expected_transfer(session, name, rollout.model)
+            if expected is not None:
+                row.whole_bytes, row.predicted_bytes = expected
+                data["predicted_bytes"] = row.predicted_bytes
             self._log(session, rollout, "server", "device_ordered", data)
         for name in sorted(made.restores):
             counter = self._ordering.desire(

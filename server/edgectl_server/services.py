@@ -7,7 +7,7 @@ fails half-way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -20,6 +20,7 @@ from edgectl_server.benchmarks import Benchmarks
 from edgectl_server.bundle_documents import BundleDocuments
 from edgectl_server.clock import now
 from edgectl_server.control_plane import ControlPlane, open_control_plane
+from edgectl_server.delta_making import DELTAS, DeltasHandler, DeltasWanted
 from edgectl_server.device_logs import LOGS, DeviceLogs
 from edgectl_server.device_uploads import DeviceUploads
 from edgectl_server.distribution.interface import RunningBroker
@@ -61,6 +62,7 @@ from edgectl_server.uploads import Uploads
 __all__ = ["Services", "open_services"]
 
 _UPLOADS_S = 600.0
+_DELTAS_S = 5.0
 _SPOOL = "audit/pending"
 _SPOOL_S = 5.0
 _ANCHOR_S = 30.0
@@ -152,6 +154,7 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
     opened.callback(audit_heads.anchor)
     uploads = Uploads(data / "uploads", settings, blobs, database, now)
     known_trials = KnownTrials(database, blobs, now, bytes_max=settings.known_trials_bytes_max)
+    deltas = DeltasWanted(settings, database, blobs, now)
     plane = open_control_plane(
         settings,
         database=database,
@@ -162,7 +165,9 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
             Duty("the audit log's heads", _ANCHOR_S, audit_heads.anchor),
             Duty("the uploads", _UPLOADS_S, uploads.forget_unused),
             Duty("known trials", _UPLOADS_S, known_trials.forget),
+            Duty("the deltas", _DELTAS_S, deltas.look),
         ],
+        deltas=deltas,
     )
     opened.callback(plane.close)
     tls = open_tls(settings, plane.authority, now, passphrase=passphrase)
@@ -207,6 +212,10 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
     hub = _open_hub(plane, jobs, registry, opened)
     opened.callback(jobs.close)
     jobs.start()
+    delta_worker = _open_delta_worker(settings, database, blobs, made=plane.ticker.wake)
+    deltas.notify = delta_worker.notify
+    opened.callback(delta_worker.close)
+    delta_worker.start()
     return Services(
         settings=settings,
         database=database,
@@ -254,6 +263,29 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         trust=plane.trust,
         first_password=first_password,
     )
+
+
+def _open_delta_worker(
+    settings: Settings, database: Database, blobs: BlobStore, *, made: Callable[[], None]
+) -> Jobs:
+    """Return the worker that makes deltas; it has no other work, and nobody else has this."""
+    worker = Jobs(
+        database,
+        now,
+        worker="deltas",
+        lease_s=settings.job_lease_s,
+        attempts_max=settings.job_attempts_max,
+    )
+    handler = DeltasHandler(
+        settings.data_path / "deltas",
+        settings=settings,
+        database=database,
+        blobs=blobs,
+        now=now,
+        made=made,
+    )
+    worker.register(DELTAS, handler)
+    return worker
 
 
 def _open_hub(plane: ControlPlane, jobs: Jobs, registry: Registry, opened: ExitStack) -> Hub:

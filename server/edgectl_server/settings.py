@@ -113,6 +113,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How many recipes are tried at a time; each may use the memory above."""
     known_trials_bytes_max: Annotated[int, Meta(ge=0)] = 2 * 1024 * _MEBIBYTE
     """Variants that were tried are kept up to this, so that they need not be made again."""
+    delta_bases_max: Annotated[int, Meta(ge=0, le=64)] = 8
+    """From so many bundles that the fleet runs are deltas to a version made; 0: from none."""
+    delta_wait_s: Annotated[float, Meta(ge=0, le=86400)] = 120.0
+    """For so long a rollout waits for them; then it goes with whole files."""
+    delta_s_max: _Positive = 900
+    """Time by the clock and of the processor that making one of them may take."""
+    delta_memory_bytes_max: Annotated[int, Meta(ge=256 * _MEBIBYTE)] = 4 * 1024 * _MEBIBYTE
+    """Address space of the process that makes one."""
     targets_file: str = ""
     """TOML file with device classes of your own, beside those that are shipped; empty: none."""
     converters: str = ""

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edgectl_agent import deltas
-from edgectl_agent.deltas import DeltaTask, Progress, apply_delta
+from edgectl_agent.deltas import DeltaProcess, DeltaTask, Progress, apply_delta
 from edgectl_delta.decoder import Applier
 from edgectl_protocol.deltas import Codec
 from edgectl_server.deltas import encoder, tensor_codec
@@ -52,6 +52,38 @@ def test_the_file_is_made(task, made):
     assert apply_delta(task) is None
     assert Path(task.target).read_bytes() == made[1]
     assert not Path(task.target + ".progress").exists()
+
+
+def test_the_process_may_wait_for_its_task(task, made):
+    with DeltaProcess() as process:
+        process.start()
+        process.start()
+        waiting = process._process
+        assert waiting is not None
+        assert waiting.poll() is None
+        assert process.apply(task) is None
+        assert waiting.returncode == 0, "it was the one that was started before"
+    assert Path(task.target).read_bytes() == made[1]
+
+
+def test_a_process_that_is_not_needed_ends(task):
+    with DeltaProcess() as process:
+        process.start()
+        waiting = process._process
+    assert waiting is not None
+    assert waiting.returncode is not None
+    assert not Path(task.target).exists()
+
+
+def test_a_process_that_died_while_it_waited_is_told_of(task):
+    with DeltaProcess() as process:
+        process.start()
+        assert process._process is not None
+        process._process.kill()
+        process._process.wait(30)
+        reason = process.apply(task)
+    assert reason is not None
+    assert reason.code == "delta.crashed"
 
 
 def test_memory_is_bounded(task):

@@ -524,6 +524,9 @@ def _rollout_rows(now: datetime) -> list[Base]:
                 previous_version_id=1,
                 order_counter=7,
                 reason=None if reason is None else to_builtins(reason),
+                whole_bytes=None if pending else 460_000,
+                predicted_bytes=None if pending else 155_000,
+                fetched_bytes=155_000 if number < DEVICES // 2 else None,
                 updated_at=now,
             )
         )

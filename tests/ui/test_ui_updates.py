@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 from ui.browser import PHONE
-from ui.rows import RUNNING
+from ui.rows import DEVICES, RUNNING
 from ui.tour import violations
 from ui.update_rows import BREACH
 
@@ -44,9 +44,10 @@ def test_the_evidence_names_what_was_beyond_its_limit(visit):
     page = visit().goto("/fleet/pi-lyon-01")
     blocks = page.locator(".evidence").first.locator("> div")
     expect(blocks.last).to_contain_text("at most")  # the policy has come
-    trial, shadow, switch, observed = (
+    fetched, trial, shadow, switch, observed = (
         re.sub(r"\s+", " ", text) for text in blocks.all_inner_texts()
     )
+    assert fetched == "Fetched by a delta 155 kB of 460 kB saved 305 kB"
     for part in ("threads 2", "provider CPU not Xnnpack", "hottest sensor 81 °C", "throttled"):
         assert part in trial
     assert "same answer 404 of 412 copies 98.1 %, at most 50 % may differ" in shadow
@@ -192,3 +193,14 @@ def test_a_careful_rollout_by_keyboard(visit, api):
         "forgive": True,
     }
     assert all("422" in trouble for trouble in watched.troubles), watched.troubles
+
+
+def test_what_deltas_save_is_told_of_the_rollout_and_of_each_device(visit):
+    page = visit().goto(f"/rollouts/{RUNNING}")
+    ordered, fetched = DEVICES - 6, DEVICES // 2
+    told = page.get_by_text("expected to be fetched")
+    expect(told).to_contain_text(
+        f"{ordered * 0.155:.2f} MB of {ordered * 0.46:.1f} MB expected to be fetched"
+    )
+    expect(told).to_contain_text(f"{fetched * 0.305:.2f} MB saved")
+    expect(page.get_by_text("305 kB", exact=True).first).to_be_visible()

@@ -11,6 +11,7 @@ from edgectl_protocol.messages import (
     SwapReport,
     TrialReport,
 )
+from edgectl_protocol.transfers import TransferReport
 from edgectl_protocol.update import UpdateState
 
 __all__ = ["BREACH", "POLICY", "PROVED_BY", "SPECIAL", "evidence"]
@@ -65,6 +66,7 @@ OBSERVED = ObservationReport(
     mirrored=21,
     agreed=20,
 )
+TRANSFER = TransferReport(whole_bytes=460_000, fetched_bytes=155_000, delta="sha256:" + "de" * 32)
 SWAP = SwapReport(load_ms=52.0, gap_ms=0.0, resident=True)
 HELD = Reason(
     code="update.held",
@@ -88,11 +90,17 @@ BREACH = "too many errors: 66 of 213 requests failed, at most 5.0% may"
 def evidence(end: UpdateState) -> dict[str, Any]:
     """Return what an update that stands in `end` carries."""
     return {
-        UpdateState.COMMITTED: {"trial": TRIAL},
-        UpdateState.SHADOWING: {"trial": TRIAL, "shadow": SHADOWED},
-        UpdateState.WAITING: {"trial": TRIAL},
-        UpdateState.OBSERVING: {"trial": TRIAL, "shadow": SHADOWED, "swap": SWAP},
+        UpdateState.COMMITTED: {"transfer": TRANSFER, "trial": TRIAL},
+        UpdateState.SHADOWING: {"transfer": TRANSFER, "trial": TRIAL, "shadow": SHADOWED},
+        UpdateState.WAITING: {"transfer": TRANSFER, "trial": TRIAL},
+        UpdateState.OBSERVING: {
+            "transfer": TRANSFER,
+            "trial": TRIAL,
+            "shadow": SHADOWED,
+            "swap": SWAP,
+        },
         UpdateState.ROLLED_BACK: {
+            "transfer": TRANSFER,
             "trial": TRIAL,
             "shadow": SHADOWED,
             "swap": SWAP,
@@ -102,6 +110,7 @@ def evidence(end: UpdateState) -> dict[str, Any]:
 
 
 PROVED_BY = {
+    "transfer": UpdateState.DOWNLOADING,
     "trial": UpdateState.TRIAL,
     "shadow": UpdateState.SHADOWING,
     "swap": UpdateState.ACTIVATING,

@@ -118,7 +118,7 @@ def _print_slot(slot: str, one: dict[str, Any]) -> None:
     if update.get("attempt", 1) > 1:
         line += f", attempt {update['attempt']}"
     print(line)
-    for name in ("shadow", "swap", "observation"):
+    for name in ("transfer", "shadow", "swap", "observation"):
         if update.get(name):
             print(f"             {name}: {_MEASURED[name](update[name])}")
     if update.get("reason"):
@@ -156,7 +156,16 @@ def _swap_text(swap: dict[str, Any]) -> str:
     return f"{loading}, {gap}{kept}"
 
 
+def _transfer_text(transfer: dict[str, Any]) -> str:
+    fetched, whole = transfer["fetched_bytes"], transfer["whole_bytes"]
+    by = " by a delta" if transfer.get("delta") else ""
+    told = f"{bytes_text(fetched)} of {bytes_text(whole)}{by}"
+    refusal = transfer.get("refusal")
+    return f"{told}, without the delta: {refusal['code']}" if refusal else told
+
+
 _MEASURED: dict[str, Callable[[dict[str, Any]], str]] = {
+    "transfer": _transfer_text,
     "shadow": _shadow_text,
     "swap": _swap_text,
     "observation": _observed_text,

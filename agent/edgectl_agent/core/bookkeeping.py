@@ -203,8 +203,11 @@ class Bookkeeping:
                 self._wanted = steps.Refresh(step=step, update=update, floor=self.record.floor)
             case _S.DOWNLOADING:
                 key = None if order is None else order.keys.get(update.manifest)
+                delta = None if order is None else order.deltas.get(update.manifest)
                 keep = needed(self.record, self.pointers)
-                self._wanted = steps.Download(step=step, update=update, key=key, keep=keep)
+                self._wanted = steps.Download(
+                    step=step, update=update, key=key, delta=delta, keep=keep
+                )
             case _S.VERIFYING:
                 self._wanted = steps.Verify(step=step, update=update)
             case _S.TRIAL:

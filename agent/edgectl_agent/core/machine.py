@@ -347,6 +347,8 @@ class Machine(Course):
                 self._go(moment)
             case _S.ROLLING_BACK:
                 self._be_back(moment, jitter)
+            case _S.DOWNLOADING:
+                self._move(update, _E.OK, moment, transfer=event.transfer)
             case _:
                 if event.floor is not None:
                     self._replace(floor=event.floor)  # lower after a rotation of keys

@@ -29,6 +29,7 @@ from edgectl_protocol.messages import (
     UpdateReport,
 )
 from edgectl_protocol.names import Digest, ModelName, Version
+from edgectl_protocol.transfers import TransferReport
 from edgectl_protocol.update import UpdateState
 
 __all__ = [
@@ -119,6 +120,7 @@ class Update(Struct, frozen=True, kw_only=True, omit_defaults=True):
     shadow: ObservationReport | None = None
     observation: ObservationReport | None = None
     swap: SwapReport | None = None
+    transfer: TransferReport | None = None
 
     @property
     def version(self) -> Version:
@@ -161,6 +163,7 @@ class Update(Struct, frozen=True, kw_only=True, omit_defaults=True):
             shadow=self.shadow,
             observation=self.observation,
             swap=self.swap,
+            transfer=self.transfer,
         )
 
     def named_by(self, order: Order) -> Update:

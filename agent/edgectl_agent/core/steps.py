@@ -19,6 +19,7 @@ from edgectl_protocol.messages import (
     TrialReport,
     UpdatePolicy,
 )
+from edgectl_protocol.transfers import DeltaOffer, TransferReport
 from edgectl_protocol.update import UpdateEvent, UpdateState
 
 __all__ = [
@@ -90,6 +91,8 @@ class StepDone(_Value, frozen=True, kw_only=True):
     pointers: dict[str, SlotPointer] = {}
     """What the slots run of which it may have changed that."""
     swaps: dict[str, SwapReport] = {}
+    transfer: TransferReport | None = None
+    """Of `Download`: what it took."""
     shadowless: bool = False
     """Of `Accompany`: there can be no shadow here, and nothing is to be waited for."""
 
@@ -273,6 +276,8 @@ class Download(_Value, frozen=True, kw_only=True):
     update: Update
     key: bytes | None = None
     """Content key of an encrypted bundle, sealed to this device; to be kept beside the blobs."""
+    delta: DeltaOffer | None = None
+    """By which the model may be made from one that is here."""
     keep: tuple[str, ...] = ()
     """Manifests that are needed: where the disk is too small, everything else may go first."""
 

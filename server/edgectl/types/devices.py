@@ -20,6 +20,7 @@ __all__ = [
     "SlotInfo",
     "SwapInfo",
     "TelemetrySummary",
+    "TransferInfo",
     "UpdateInfo",
     "VersionShare",
 ]
@@ -65,6 +66,15 @@ class SwapInfo(Struct, frozen=True):
     resident: bool = False
 
 
+class TransferInfo(Struct, frozen=True):
+    """What it took to fetch a bundle."""
+
+    whole_bytes: int
+    fetched_bytes: int
+    delta: str | None = None
+    refusal: ReasonInfo | None = None
+
+
 class UpdateInfo(Struct, frozen=True):
     """The newest update of a slot."""
 
@@ -81,6 +91,7 @@ class UpdateInfo(Struct, frozen=True):
     shadow: ObservationInfo | None = None
     observation: ObservationInfo | None = None
     swap: SwapInfo | None = None
+    transfer: TransferInfo | None = None
     manifest: str = ""
 
 
@@ -152,6 +163,7 @@ class DeviceEventInfo(Struct, frozen=True):
     shadow: ObservationInfo | None = None
     observation: ObservationInfo | None = None
     swap: SwapInfo | None = None
+    transfer: TransferInfo | None = None
 
 
 class SecurityEventInfo(Struct, frozen=True):

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from edgectl.types.devices import ObservationInfo, ReasonInfo, SwapInfo
+from edgectl.types.devices import ObservationInfo, ReasonInfo, SwapInfo, TransferInfo
 
 __all__ = [
     "GatePolicy",
@@ -16,6 +16,7 @@ __all__ = [
     "PhaseForecastInfo",
     "PhaseProgress",
     "PhaseSpec",
+    "RolloutBytes",
     "RolloutCounts",
     "RolloutDeviceInfo",
     "RolloutEventInfo",
@@ -133,6 +134,15 @@ class PhaseProgress(Struct, frozen=True):
     verdicts: list[VerdictInfo]
 
 
+class RolloutBytes(Struct, frozen=True):
+    """What fetching costs, of one device or of all."""
+
+    whole: int = 0
+    predicted: int = 0
+    fetched: int = 0
+    saved: int = 0
+
+
 class RolloutInfo(Struct, frozen=True):
     """A rollout."""
 
@@ -149,6 +159,7 @@ class RolloutInfo(Struct, frozen=True):
     finished_at: datetime | None
     note: str = ""
     phase: PhaseProgress | None = None
+    bytes: RolloutBytes = RolloutBytes()
 
 
 class PaceInfo(Struct, frozen=True):
@@ -225,6 +236,8 @@ class RolloutDeviceInfo(Struct, frozen=True):
     shadow: ObservationInfo | None = None
     observation: ObservationInfo | None = None
     swap: SwapInfo | None = None
+    transfer: TransferInfo | None = None
+    bytes: RolloutBytes | None = None
 
 
 class RolloutEventInfo(Struct, frozen=True):

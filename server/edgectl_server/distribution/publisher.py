@@ -6,8 +6,8 @@ Rules:
 2. What is on the broker is written down (`Retained`) before it is published, and struck out after
    it was cleared. So nothing is forgotten there, whenever the server stops; and whatever is written
    down and not wanted any more is cleared, also what an earlier run has left behind.
-3. Wanted are manifest and layers of all variants of the versions of unfinished rollouts, and of
-   those that benchmarks measure. A device
+3. Wanted are the deltas to the versions of unfinished rollouts, manifest and layers of all their
+   variants, and those that benchmarks measure. A device
    that comes late asks for what it lacks (`seed`): then its blob is retained for a while.
 4. The budget is `BUDGET_BYTES`, because a broker that saves its state stands still meanwhile.
    Message expiry frees nothing and is not used.
@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -32,6 +32,7 @@ from edgectl_protocol.chunks import CHUNK_BYTES, chunk_count, make_index
 from edgectl_protocol.errors import ProtocolError
 from edgectl_protocol.manifest import decode_manifest, device_layers
 from edgectl_protocol.messages import MetadataHead, SeedRequest, encode
+from edgectl_server.delta_rows import deltas_of
 from edgectl_server.distribution.link import BrokerLink
 from edgectl_server.errors import NotFound, Unavailable
 from edgectl_server.measurements import benchmark_jobs
@@ -198,7 +199,9 @@ class Publisher:
             .order_by(Rollout.created_at, BundleVariant.rank, BundleVariant.id)
         ).all()
         measured = _benchmarked(session)
-        return {ref.digest: ref for one in [*variants, *measured] for ref in self._bundle(one)}
+        deltas = _deltas(session, {one.version_id for one in variants})
+        bundles = {ref.digest: ref for one in [*variants, *measured] for ref in self._bundle(one)}
+        return {ref.digest: ref for ref in deltas} | bundles
 
     def _bundle(self, variant: BundleVariant) -> tuple[_BlobRef, ...]:
         """Return the manifest and the layers that a device fetches."""
@@ -328,7 +331,9 @@ class Publisher:
             .where(DesiredSlot.device == device)
         ).all()
         measured = _benchmarked(session, device)
-        return {ref.digest: ref for one in [*variants, *measured] for ref in self._bundle(one)}
+        deltas = _deltas(session, {one.version_id for one in variants})
+        bundles = {ref.digest: ref for one in [*variants, *measured] for ref in self._bundle(one)}
+        return {ref.digest: ref for ref in deltas} | bundles
 
     # ------------------------------------------------------------ what is written down
 
@@ -364,6 +369,12 @@ def _benchmarked(session: Session, device: str | None = None) -> Sequence[Bundle
         return ()
     wanted = select(BundleVariant).where(BundleVariant.manifest.in_(manifests))
     return session.scalars(wanted.order_by(BundleVariant.id)).all()
+
+
+def _deltas(session: Session, version_ids: Collection[int]) -> list[_BlobRef]:
+    """Return the deltas that lead to versions."""
+    rows = deltas_of(session, version_ids)
+    return [_BlobRef(row.digest or "", row.bytes or 0) for row in rows]
 
 
 def _metadata_topic(key: str) -> str:

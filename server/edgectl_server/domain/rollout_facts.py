@@ -205,6 +205,8 @@ class ObservedRollout:
     signals: Signals = Signals()
     revert: bool = False
     """Of an aborted one: what has committed goes back too."""
+    preparing: bool = False
+    """Something is being made that devices shall be ordered with: nobody new is ordered yet."""
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ Rules:
    manifests with which one has committed here. A manifest that nobody has proved yet goes to one
    device at a time. The first phase takes devices that would run different manifests.
 10. It is complete when every device has ended or is overdue, and no phase is left for the latter.
+11. While something is prepared for it that saves devices from fetching, nobody is ordered; how long
+    that may take is for whoever says so.
 
 `plan` may be called twice with the same facts, and late: what it says is true of the facts it was
 given, and whoever acts on it checks that they have not changed (see `edgectl_server.rollouts`).
@@ -140,6 +142,8 @@ def plan(policy: RolloutPolicy, observed: ObservedRollout, now: datetime) -> Pla
         if has_failed(standing):
             state = RolloutState.PAUSED
             note = _gate_note(policy, standing)
+        elif observed.preparing:
+            note = "waiting for deltas that are being made"
         else:
             proved = frozenset(
                 manifest

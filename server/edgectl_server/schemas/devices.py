@@ -18,6 +18,7 @@ __all__ = [
     "SecurityEventInfo",
     "SlotInfo",
     "SwapInfo",
+    "TransferInfo",
     "UpdateInfo",
     "VersionShare",
 ]
@@ -94,6 +95,18 @@ class SwapInfo(Schema):
     """The model before it stays in memory while this one is observed."""
 
 
+class TransferInfo(Schema):
+    """What it took to fetch a bundle."""
+
+    whole_bytes: int
+    fetched_bytes: int
+    """What came over the network; the rest is what was saved."""
+    delta: str | None = None
+    """The delta by which the model was made; null: it was fetched whole, or was there."""
+    refusal: ReasonInfo | None = None
+    """Why the delta that the order named was not used."""
+
+
 class UpdateInfo(Schema):
     """The newest update of a slot."""
 
@@ -111,6 +124,7 @@ class UpdateInfo(Schema):
     shadow: ObservationInfo | None = None
     observation: ObservationInfo | None = None
     swap: SwapInfo | None = None
+    transfer: TransferInfo | None = None
 
 
 class SlotInfo(Schema):
@@ -193,6 +207,7 @@ class DeviceEventInfo(Schema):
     shadow: ObservationInfo | None = None
     observation: ObservationInfo | None = None
     swap: SwapInfo | None = None
+    transfer: TransferInfo | None = None
 
 
 class VersionShare(Schema):

@@ -18,7 +18,7 @@ from edgectl_server.schemas.base import (
     Schema,
     VersionStr,
 )
-from edgectl_server.schemas.devices import ObservationInfo, ReasonInfo, SwapInfo
+from edgectl_server.schemas.devices import ObservationInfo, ReasonInfo, SwapInfo, TransferInfo
 
 __all__ = [
     "PHASES_MAX",
@@ -29,6 +29,7 @@ __all__ = [
     "PhaseForecastInfo",
     "PhaseProgress",
     "PhaseSpec",
+    "RolloutBytes",
     "RolloutCounts",
     "RolloutDeviceInfo",
     "RolloutDeviceState",
@@ -229,6 +230,19 @@ class PhaseProgress(Schema):
     verdicts: list[VerdictInfo]
 
 
+class RolloutBytes(Schema):
+    """What fetching costs, of one device or of all."""
+
+    whole: int = 0
+    """Of the bundles of devices that have been ordered to run them."""
+    predicted: int = 0
+    """What those were expected to fetch, deltas and what they had counted in."""
+    fetched: int = 0
+    """What devices say that came over the network."""
+    saved: int = 0
+    """What those devices would have fetched besides, without deltas and what they had."""
+
+
 class RolloutInfo(Schema):
     """A rollout; also the SSE snapshot ``rollout:<id>``."""
 
@@ -247,6 +261,7 @@ class RolloutInfo(Schema):
     """Why it is paused, or what it waits for."""
     phase: PhaseProgress | None = None
     """Null: it has no phases."""
+    bytes: RolloutBytes = RolloutBytes()
 
 
 class RolloutDeviceInfo(Schema):
@@ -267,6 +282,9 @@ class RolloutDeviceInfo(Schema):
     shadow: ObservationInfo | None = None
     observation: ObservationInfo | None = None
     swap: SwapInfo | None = None
+    transfer: TransferInfo | None = None
+    bytes: RolloutBytes | None = None
+    """Null before it was ordered."""
 
 
 class RolloutEventInfo(Schema):

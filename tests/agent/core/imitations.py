@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from edgectl_agent.bundle import Bundle
 from edgectl_agent.core.evidence import Copies
+from edgectl_agent.deltas import DeltaTask
 from edgectl_agent.inference.errors import LoadFailed, SlotEmpty
 from edgectl_agent.inference.process import SlotHealth
-from edgectl_protocol.messages import SwapReport
+from edgectl_delta.decoder import apply_bytes
+from edgectl_protocol.errors import DeltaRefused
+from edgectl_protocol.messages import Reason, SwapReport
 
 if TYPE_CHECKING:
+    from agent.core.simulated_disk import SimulatedDisk
     from agent.core.simulation import World
 
 
@@ -26,6 +30,36 @@ class Broker:
     disturb: Callable[[str, bytes], Iterable[bytes]] = lambda _topic, payload: [payload]
     seeds: list[bytes] = field(default_factory=list)
     on_seed: Callable[[bytes], None] = lambda _payload: None
+
+
+class FakeDeltaProcess:
+    """`edgectl_agent.deltas.DeltaProcess` on a simulated disk: what it writes can be cut short."""
+
+    def __init__(self, disk: SimulatedDisk) -> None:
+        self._disk = disk
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        pass
+
+    def start(self) -> None:
+        pass
+
+    def apply(
+        self, task: DeltaTask, *, cancelled: Callable[[], bool] = lambda: False
+    ) -> Reason | None:
+        delta, base = (self._disk.read_located(path) for path in (task.delta, task.base))
+        try:
+            made = apply_bytes(delta, base, bytes.fromhex(task.target_sha256))
+        except DeltaRefused as error:
+            return Reason(code=error.code, detail=str(error))
+        path = self._disk.relative(task.target)
+        self._disk.write(path, made[: len(made) // 2])
+        self._disk.append(path, made[len(made) // 2 :])
+        self._disk.sync(path)
+        return None
 
 
 class FakeTransport:

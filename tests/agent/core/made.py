@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -31,10 +32,14 @@ from edgectl_protocol.manifest import (
     Quantization,
     TensorSpec,
     Tolerance,
+    decode_manifest,
+    model_layer,
 )
 from edgectl_protocol.messages import Candidate, Order, SlotOrder, UpdatePolicy
 from edgectl_protocol.metadata import target_path
 from edgectl_protocol.names import digest_of
+from edgectl_protocol.transfers import DeltaOffer
+from edgectl_server.deltas.encoder import encode
 
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -60,6 +65,43 @@ class MadeBundle:
             target=target_path(config.model, config.version, config.variant),
             manifest=self.digest,
         )
+
+
+@dataclass
+class MadeDelta:
+    """A delta between the models of two bundles, and the retained messages that carry it."""
+
+    manifest: str
+    """Of the bundle that it leads to."""
+    offer: DeltaOffer
+    content: bytes
+
+    @property
+    def retained(self) -> dict[str, bytes]:
+        digest, chunks = self.offer.delta, _chunks(self.content)
+        numbered = {topics.chunk(digest, number): one for number, one in enumerate(chunks)}
+        index = {topics.chunk_index(digest): make_index(chunks)} if len(chunks) > 1 else {}
+        return numbered | index
+
+
+def make_delta(base: MadeBundle, target: MadeBundle, content: bytes = b"") -> MadeDelta:
+    """The delta between the models as the server makes it, or `content` in its place."""
+    before, after = (one.blobs[model_layer(decode_manifest(one.manifest)).digest]
+                     for one in (base, target))  # fmt: skip
+    content = content or encode(before, after).content
+    chunks = _chunks(content)
+    offer = DeltaOffer(
+        base=digest_of(before),
+        target=digest_of(after),
+        delta=digest_of(content),
+        size=len(content),
+        chunk_index=digest_of(make_index(chunks)) if len(chunks) > 1 else None,
+    )
+    return MadeDelta(target.digest, offer, content)
+
+
+def _chunks(content: bytes) -> list[bytes]:
+    return [content[at : at + CHUNK_BYTES] for at in range(0, len(content), CHUNK_BYTES)]
 
 
 def describe(model: str, version: str, variant: str) -> BundleConfig:
@@ -128,6 +170,14 @@ def simple_bundle(
     return make_bundle(describe(model, version, variant), content, b"golden " + text)
 
 
+def retrained_bundles(length: int = 200_000) -> tuple[MadeBundle, MadeBundle]:
+    """Two versions of one model: half of the second one's bytes are those of the first."""
+    made = random.Random(length)
+    old, new = made.randbytes(length), made.randbytes(length // 2)
+    return tuple(make_bundle(describe("activity", version, "fp32"), model, b"golden")
+                 for version, model in (("1", old), ("2", old[: length // 2] + new)))  # fmt: skip
+
+
 def make_order(
     counter: int,
     bundles: Sequence[MadeBundle],
@@ -142,6 +192,7 @@ def make_order(
     more: dict[str, SlotOrder] | None = None,
     withdrawn: Sequence[str] = (),
     coupled: Sequence[tuple[str, ...]] = (),
+    deltas: Sequence[MadeDelta] = (),
 ) -> Order:
     """An order of one slot (and `more`); the bundles are its candidates, best first."""
     slots = dict(more or {})
@@ -158,6 +209,7 @@ def make_order(
         forgive=tuple(forgive),
         withdrawn=tuple(withdrawn),
         coupled=tuple(coupled),
+        deltas={one.manifest: one.offer for one in deltas},
     )
 
 

@@ -251,7 +251,11 @@ class SimulatedDisk(Disk):
 
     def read_located(self, path: str) -> bytes:
         """Read as another process does, by the absolute path."""
-        return self.read(path.removeprefix("/simulated/"))
+        return self.read(self.relative(path))
+
+    def relative(self, path: str) -> str:
+        """Return the path on the disk that `locate` has made absolute."""
+        return path.removeprefix("/simulated/")
 
     def _file(self, path: str) -> Inode:
         inode = self._names.get(path)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from agent.core.imitations import Broker, FakeInference, FakeTransport
+from agent.core.imitations import Broker, FakeDeltaProcess, FakeInference, FakeTransport
 from agent.core.made import START, MadeBundle
 from agent.core.simulated_disk import PowerCut, SimulatedDisk, Survival
 from edgectl_agent.bundle import Bundle
@@ -34,6 +34,7 @@ from edgectl_agent.downloader import Downloader
 from edgectl_agent.errors import StepFailed
 from edgectl_agent.journal import Journal
 from edgectl_agent.keeper import RESTORE_AGAIN_S
+from edgectl_agent.patching import Patcher
 from edgectl_agent.performer import Engine, Performer
 from edgectl_agent.serving import Serving
 from edgectl_agent.store import Store
@@ -46,6 +47,7 @@ from edgectl_protocol.manifest import (
     layer_by_file,
 )
 from edgectl_protocol.messages import Order, Reason, TrialReport, encode
+from edgectl_protocol.transfers import TransferReport
 from edgectl_protocol.update import ENDED, UpdateEvent, UpdateState
 
 TURNS_MAX = 3000
@@ -62,6 +64,7 @@ class World:
     disk: SimulatedDisk = field(default_factory=SimulatedDisk)
     broker: Broker = field(default_factory=Broker)
     bundles: dict[str, MadeBundle] = field(default_factory=dict)
+    transfers: list[TransferReport] = field(default_factory=list)
     failing_trial: set[str] = field(default_factory=set)
     unloadable: set[str] = field(default_factory=set)
     erring: set[str] = field(default_factory=set)
@@ -116,9 +119,8 @@ class World:
         assert machine.record.counter >= self.accepted, "an accepted order was forgotten"
         assert self.blamed <= set(machine.record.rejected), "a bad digest was forgotten"
         self._learn()
-        performer = Performer(
-            metadata=self,
-            downloader=Downloader(
+        self.patcher = Patcher(
+            Downloader(
                 "pi-1",
                 store,
                 FakeTransport(self.broker, self),
@@ -127,6 +129,12 @@ class World:
                 limits=self.limits,
                 checkpoint_chunks=2,
             ),
+            store,
+            process=lambda: FakeDeltaProcess(self.disk),
+        )
+        performer = Performer(
+            metadata=self,
+            patcher=self.patcher,
             store=store,
             serving=self.serving,
             trial=self._try,
@@ -283,6 +291,8 @@ class World:
         self.transitions.add((told.before, told.event, update.state))
         if update.state is UpdateState.ACTIVATING:
             self._check_gate(update)
+        if update.state is UpdateState.VERIFYING and update.transfer is not None:
+            self.transfers.append(update.transfer)
         if update.reason is not None:
             self.reasons.append(update.reason.code)
         if update.reason is not None and _blames(told.event, update.reason.code):

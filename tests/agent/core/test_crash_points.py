@@ -9,7 +9,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from agent.core.made import MadeBundle, make_order, simple_bundle, slot_order
+from agent.core.made import (
+    MadeBundle,
+    make_delta,
+    make_order,
+    retrained_bundles,
+    simple_bundle,
+    slot_order,
+)
 from agent.core.simulated_disk import SimulatedDisk, Survival
 from agent.core.simulation import World, damage_model
 from edgectl_protocol.messages import Order, UpdatePolicy
@@ -19,7 +26,12 @@ V2 = simple_bundle("2", length=60_000)
 V2_FP32 = simple_bundle("2", variant="fp32-exact", length=60_000)
 V3 = simple_bundle("3", length=400_000)
 G1, G2 = (simple_bundle(one, model="gearbox", length=2_000) for one in "12")
-ALL = (V1, V2, V2_FP32, V3, G1, G2)
+D1, D2 = retrained_bundles()
+DELTA = make_delta(D1, D2)
+"""Of several chunks."""
+USELESS = make_delta(D1, D2, make_delta(D2, D1).content)
+"""Named in the place of the other, and for another base."""
+ALL = (V1, V2, V2_FP32, V3, G1, G2, D1, D2)
 PAIR = ("activity", "gearbox")
 WORLDS = int(os.environ.get("EDGECTL_SIMULATED_WORLDS", "100"))
 SURVIVALS: tuple[Survival, ...] = ("lost", "kept", "random")
@@ -42,6 +54,7 @@ class Scenario:
     def world(self, seed: int = 0, disk: SimulatedDisk | None = None) -> World:
         world = World(seed=seed, disk=disk or SimulatedDisk())
         world.publish(*ALL)
+        world.broker.retained.update(DELTA.retained | USELESS.retained)
         world.failing_trial = {one.digest for one in self.failing_trial}
         world.erring = {one.digest for one in self.erring}
         world.unloadable = {one.digest for one in self.unloadable}
@@ -120,6 +133,12 @@ SCENARIOS = (
         [both(1, V1, G1), both(2, V2, G2), make_order(3, [], withdrawn=PAIR, coupled=[PAIR])],
         V1,
         gearbox=G1,
+    ),
+    Scenario("by a delta", [make_order(1, [D1]), make_order(2, [D2], deltas=[DELTA])], D2),
+    Scenario(
+        "a delta that is refused",
+        [make_order(1, [D1]), make_order(2, [D2], deltas=[USELESS])],
+        D2,
     ),
     Scenario("a shadow that agrees", [make_order(1, [V1]), shadowed(2, V2)], V2),
     Scenario("a shadow that differs", [make_order(1, [V1]), shadowed(2, V2)], V1, differing=[V2]),
@@ -205,6 +224,7 @@ def test_random_worlds(block: int) -> None:
         world = CutWorld(seed=seed)
         made = scenario.world()
         world.publish(*ALL)
+        world.broker.retained.update(DELTA.retained | USELESS.retained)
         world.failing_trial, world.erring = made.failing_trial, made.erring
         world.unloadable, world.differing = made.unloadable, made.differing
         world.coupled = made.coupled

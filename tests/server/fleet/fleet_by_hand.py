@@ -18,9 +18,11 @@ from edgectl_protocol.messages import (
     decode,
 )
 from edgectl_protocol.update import UpdateState
+from edgectl_server.delta_making import DeltasWanted
 from edgectl_server.ordering import Ordering
 from edgectl_server.rollouts import Rollouts
 from edgectl_server.schemas import RolloutInfo, RolloutPolicy, RolloutRequest, Selector
+from edgectl_server.settings import Settings
 from edgectl_server.signing.content_keys import ContentKeys
 from edgectl_server.signing.keys import Keys
 from edgectl_server.signing.orders import OrderSigner
@@ -38,7 +40,7 @@ U = UpdateState
 class Fleet:
     """The services under test, and devices that do what a test says."""
 
-    def __init__(self, folder: Path, database: Database) -> None:
+    def __init__(self, folder: Path, database: Database, settings: Settings | None = None) -> None:
         self.clock = Clock()
         self.database = database
         self.keys = Keys.open(folder / "keys")
@@ -49,7 +51,10 @@ class Fleet:
         self.ordering = Ordering(
             database=database, signer=signer, content_keys=self.content_keys, now=self.clock
         )
-        self.rollouts = Rollouts(database=database, ordering=self.ordering, now=self.clock)
+        self.deltas = DeltasWanted(settings or Settings(), database, self.blobs, self.clock)
+        self.rollouts = Rollouts(
+            database=database, ordering=self.ordering, now=self.clock, deltas=self.deltas
+        )
         self.manifests: dict[str, dict[str, str]] = {}
 
     def version(self, version: str, **options: object) -> None:

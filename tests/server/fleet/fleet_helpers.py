@@ -118,9 +118,15 @@ def add_version(
     model: str = "har",
     version: str = "1",
     sizes: dict[str, int] | None = None,
+    models: dict[str, bytes] | None = None,
     state: str = "ready",
 ) -> dict[str, str]:
-    """Add a version with one variant for each of `sizes`; return the manifests by variant."""
+    """Add a version with one variant for each of `sizes`; return the manifests by variant.
+
+    `models` are the files themselves, by variant, where it matters what is in them.
+    """
+    models = models or {}
+    sizes = {name: len(model) for name, model in models.items()} or sizes
     manifests = {}
     now = clock_now()
     with database.write() as session:
@@ -149,7 +155,8 @@ def add_version(
         for rank, (variant, size) in enumerate(
             (sizes or {"int8": 150_000, "fp32": 400_000}).items()
         ):
-            content = make_manifest(blobs, f"{model}/{version}/{variant}", size)
+            seed = f"{model}/{version}/{variant}"
+            content = make_manifest(blobs, seed, size, models.get(variant))
             manifests[variant] = blobs.add_bytes(content)
             path = target_path(model, version, variant)
             repository.add_targets([Target(path, manifests[variant], len(content))], now)
@@ -176,9 +183,9 @@ def add_version(
     return manifests
 
 
-def make_manifest(blobs: BlobStore, seed: str, size: int) -> bytes:
+def make_manifest(blobs: BlobStore, seed: str, size: int, model: bytes | None = None) -> bytes:
     """A manifest of a model of `size` bytes, a small config, and a report that no device needs."""
-    model = (digest_of(seed.encode()) * (size // 71 + 1)).encode()[:size]
+    model = model or (digest_of(seed.encode()) * (size // 71 + 1)).encode()[:size]
 
     def layer(media_type: str, file: str, content: bytes) -> Descriptor:
         annotations = {TITLE_ANNOTATION: file}

@@ -2,7 +2,8 @@
 
 from edgectl_protocol.messages import ReportedState
 from edgectl_protocol.update import UpdateState
-from edgectl_server.ordering import NONCES_MAX, knows_order
+from edgectl_server.order_answers import knows_order
+from edgectl_server.ordering import NONCES_MAX
 from edgectl_server.storage.tables import Device
 from server.fleet.test_rollout_service import Fleet, fleet  # noqa: F401  # fixture
 

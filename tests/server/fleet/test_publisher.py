@@ -11,7 +11,7 @@ from edgectl_protocol.names import digest_of
 from edgectl_server.clock import now
 from edgectl_server.distribution.publisher import Publisher
 from edgectl_server.schemas import RolloutRequest, Selector
-from edgectl_server.storage.tables import Retained
+from edgectl_server.storage.tables import BundleVariant, Delta, Retained
 from server.fleet.conftest import Site
 from waiting import wait_for
 
@@ -167,3 +167,37 @@ def test_seeds_are_limited_and_expire(quiet: Site, monkeypatch) -> None:
     publisher.reconcile()
     assert noted(quiet) == {}
     wait_for(lambda: pi.got[name][-1] == b"")
+
+
+def test_deltas_are_there_for_as_long_as_their_rollout(quiet: Site) -> None:
+    quiet.version("1", models={"fp32": b"one" * 1000})
+    manifests = quiet.version("2", models={"fp32": b"two" * 1000})
+    pi = quiet.pi("pi-1")
+    delta = b"a delta " * 20_000
+    digest = quiet.blobs.add_bytes(delta)
+    with quiet.database.write() as session:
+        wanted = select(BundleVariant).where(BundleVariant.manifest == manifests["fp32"])
+        session.add(
+            Delta(
+                version_id=session.scalars(wanted).one().version_id,
+                variant="fp32",
+                base_version="1",
+                base_manifest=digest_of(b"base"),
+                manifest=manifests["fp32"],
+                state="ready",
+                base=digest_of(b"base"),
+                target=digest_of(b"target"),
+                digest=digest,
+                bytes=len(delta),
+                created_at=now(),
+            )
+        )
+    quiet.plane.publisher.reconcile()
+    assert noted(quiet) == {}
+    rollout = start(quiet, "2")
+    quiet.plane.publisher.reconcile()
+    assert noted(quiet)[digest]
+    assert pi.fetch(digest, len(delta)) == delta
+    quiet.plane.rollouts.abort(rollout, "anna", "")
+    quiet.plane.publisher.reconcile()
+    assert noted(quiet) == {}

@@ -23,6 +23,7 @@ from edgectl_server.storage.tables.devices import (
 from edgectl_server.storage.tables.models import (
     Blob,
     BundleVariant,
+    Delta,
     Job,
     KnownTrial,
     Model,
@@ -59,6 +60,7 @@ __all__ = [
     "Base",
     "Blob",
     "BundleVariant",
+    "Delta",
     "DesiredSlot",
     "Device",
     "DeviceEventRow",

@@ -18,6 +18,7 @@ from edgectl_server.storage.tables.base import Base, Document
 __all__ = [
     "Blob",
     "BundleVariant",
+    "Delta",
     "Job",
     "KnownTrial",
     "Model",
@@ -138,6 +139,34 @@ class BundleVariant(Base):
     content_key: Mapped[str | None] = mapped_column(
         String(128)
     )  # of an encrypted bundle, sealed to the server's key
+
+
+class Delta(Base):
+    """How the model of a bundle is made from that of another one, or why that is not done."""
+
+    __tablename__ = "delta"
+    __table_args__ = (
+        UniqueConstraint("base_manifest", "manifest"),
+        Index("ix_delta_version_id", "version_id", "state"),
+    )
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    version_id: Mapped[int] = mapped_column(ForeignKey("model_version.id"))  # that it leads to
+    variant: Mapped[str] = mapped_column(String(64))  # of both
+    base_version: Mapped[str] = mapped_column(String(64))
+    base_manifest: Mapped[str] = mapped_column(String(71))
+    manifest: Mapped[str] = mapped_column(String(71))
+    state: Mapped[str] = mapped_column(String(16))  # waiting, ready, same, useless, failed
+    base: Mapped[str | None] = mapped_column(String(71))  # the model files; None while it waits
+    target: Mapped[str | None] = mapped_column(String(71))
+    target_bytes: Mapped[int] = mapped_column(default=0)
+    shared_bytes: Mapped[int] = mapped_column(default=0)  # of layers that both bundles have
+    digest: Mapped[str | None] = mapped_column(String(71), index=True)  # of the delta, a blob
+    bytes: Mapped[int | None]
+    chunk_index: Mapped[str | None] = mapped_column(String(71), index=True)
+    codec: Mapped[str | None] = mapped_column(String(16))  # whole, patch, tensor
+    reason: Mapped[Document | None]
+    created_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
 
 
 class Job(Base):

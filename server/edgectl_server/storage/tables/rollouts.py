@@ -64,6 +64,9 @@ class RolloutDevice(Base):
     order_counter: Mapped[int | None]
     reason: Mapped[Document | None]
     manifest: Mapped[str | None] = mapped_column(String(71))  # with which it has committed
+    whole_bytes: Mapped[int | None]  # of the bundle that it is ordered, or has fetched
+    predicted_bytes: Mapped[int | None]  # what that was expected to cost its link
+    fetched_bytes: Mapped[int | None]  # what it has cost, as the device says
     updated_at: Mapped[datetime]
 
 

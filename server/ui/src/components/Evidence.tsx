@@ -8,6 +8,7 @@ type Observation = Schemas["ObservationInfo"];
 type Policy = Schemas["RolloutPolicy"];
 
 export interface Seen {
+  transfer?: Schemas["TransferInfo"] | null;
   trial?: Record<string, unknown> | null;
   shadow?: Observation | null;
   swap?: Schemas["SwapInfo"] | null;
@@ -26,15 +27,16 @@ export function usePolicy(rollout: string | null | undefined): Policy | undefine
   return query.data?.policy;
 }
 
-export function hasEvidence({ trial, shadow, swap, observation }: Seen): boolean {
-  return Boolean(trial ?? shadow ?? swap ?? observation);
+export function hasEvidence({ transfer, trial, shadow, swap, observation }: Seen): boolean {
+  return Boolean(transfer ?? trial ?? shadow ?? swap ?? observation);
 }
 
 export function Evidence({ seen, policy }: { seen: Seen; policy: Policy | undefined }) {
   if (!hasEvidence(seen)) return null;
-  const { trial, shadow, swap, observation, reason } = seen;
+  const { transfer, trial, shadow, swap, observation, reason } = seen;
   return (
     <dl className="evidence">
+      {transfer && <Block name="Fetched" facts={transferFacts(transfer)} />}
       {trial && <Block name="Trial" facts={trialFacts(trial)} />}
       {shadow && <Block name="Shadow" facts={observed(shadow, policy, blamed(reason, "shadow"))} />}
       {swap && <Block name="Switch" facts={swapFacts(swap)} />}
@@ -72,6 +74,16 @@ function Block({ name, facts }: { name: string; facts: Fact[] }) {
 function blamed(reason: Seen["reason"], about: string): string {
   const [subject, what = ""] = reason?.code.split(".") ?? [];
   return subject === about ? what : "";
+}
+
+function transferFacts({ whole_bytes, fetched_bytes, delta, refusal }: Schemas["TransferInfo"]): Fact[] {
+  const saved = whole_bytes - fetched_bytes;
+  const facts: (Fact | null)[] = [
+    { name: delta ? "by a delta" : "files", value: bytes(fetched_bytes), note: saved > 0 ? `of ${bytes(whole_bytes)}` : undefined },
+    saved > 0 ? { name: "saved", value: bytes(saved) } : null,
+    refusal ? { name: "delta not used", value: refusal.code, note: refusal.detail, tone: "warn" } : null,
+  ];
+  return facts.filter((fact) => fact !== null);
 }
 
 function trialFacts(trial: Record<string, unknown>): Fact[] {

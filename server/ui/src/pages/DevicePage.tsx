@@ -223,6 +223,7 @@ function Security({ id }: { id: string }) {
 /** Later events carry what was seen before too; it belongs to the one with which that ended. */
 function ended(event: Schemas["DeviceEventInfo"]): Seen {
   return {
+    transfer: event.before === "downloading" ? event.transfer : null,
     trial: event.before === "trial" ? event.trial : null,
     shadow: event.before === "shadowing" ? event.shadow : null,
     swap: event.before === "activating" ? event.swap : null,

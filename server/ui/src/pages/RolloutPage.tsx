@@ -91,12 +91,29 @@ function Progress({ rollout }: { rollout: Rollout }) {
             {count(counts.committed)} of {plural(counts.total, "device")} committed
           </span>
         </span>
+        <Transfer of={rollout.bytes} />
       </div>
       <Bar size="large" label={`Rollout ${rollout.id}, ${plural(counts.total, "device")}`} parts={parts} />
       <div style={{ marginTop: 12 }}>
         <Legend parts={parts} />
       </div>
     </Panel>
+  );
+}
+
+/** What fetching was expected to cost, and what it has saved. */
+function Transfer({ of }: { of: Rollout["bytes"] }) {
+  if (!of.whole) return null;
+  return (
+    <span className="soft number">
+      {bytes(of.predicted)} of {bytes(of.whole)} expected to be fetched
+      {of.fetched > 0 && (
+        <>
+          {" · "}
+          {bytes(of.fetched)} fetched, <b>{bytes(of.saved)} saved</b>
+        </>
+      )}
+    </span>
   );
 }
 
@@ -220,6 +237,17 @@ const COLUMNS: Column<RolloutDevice>[] = [
       ) : (
         <span className="soft">–</span>
       ),
+  },
+  {
+    key: "bytes",
+    header: "Saved",
+    align: "right",
+    className: "only-medium",
+    cell: (row) => (
+      <span className="number nowrap" title={row.bytes ? `${bytes(row.bytes.predicted)} of ${bytes(row.bytes.whole)} expected` : undefined}>
+        {row.bytes?.fetched ? bytes(row.bytes.saved) : "–"}
+      </span>
+    ),
   },
   { key: "variant", header: "Variant", className: "only-medium", cell: (row) => <span className="mono nowrap">{row.variant || "–"}</span> },
   { key: "updated", header: "Changed", align: "right", cell: (row) => <Time at={row.updated_at} /> },

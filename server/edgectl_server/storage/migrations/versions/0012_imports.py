@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0012_imports"
-down_revision = "0010_uploads"
+down_revision = "0011_deltas"
 branch_labels = None
 depends_on = None
 
