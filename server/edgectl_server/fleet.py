@@ -35,6 +35,7 @@ from edgectl_server.device_views import (
     device_summary,
 )
 from edgectl_server.errors import Conflict, NotFound
+from edgectl_server.flapping import note_disconnect
 from edgectl_server.order_answers import knows_order, reported_of
 from edgectl_server.ordering import Ordering
 from edgectl_server.schemas import (
@@ -116,6 +117,8 @@ class Fleet:
             return None
         if not state.online and state.seq == 0:
             if (state.boot, state.connection) >= (device.boot, _connection_of(device)):
+                if device.online:
+                    note_disconnect(device, now)
                 device.online = False
             return None
         if not retained:

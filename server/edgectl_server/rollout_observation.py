@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from datetime import datetime
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
@@ -12,6 +13,7 @@ from edgectl_server.domain import rollouts as domain
 from edgectl_server.domain.rollout_facts import GONE, OPEN
 from edgectl_server.domain.rollouts import DeviceState, RolloutState
 from edgectl_server.domain.variants import Measured, VariantFacts
+from edgectl_server.flapping import is_flapping
 from edgectl_server.order_answers import is_overtaken, knows_order, refusal_of, reported_of
 from edgectl_server.ordering import Ordering, variants_of
 from edgectl_server.rollout_phases import standing_of
@@ -39,6 +41,7 @@ def observe(
     version: ModelVersion,
     *,
     preparing: bool,
+    now: datetime,
 ) -> tuple[dict[str, RolloutDevice], domain.ObservedRollout]:
     """Return the rows of the rollout's devices and what the planner needs to know of them."""
     variants = variants_of(session, version.id)
@@ -65,7 +68,7 @@ def observe(
 
     held = _held(session, rollout)
     devices = [
-        _observe_device(row, device, desired, rollout.model, candidates_of, held=held)
+        _observe_device(row, device, desired, rollout.model, candidates_of, held=held, now=now)
         for row, device, desired in found
     ]
     for row, device, _ in found:
@@ -141,6 +144,7 @@ def _observe_device(
     candidates_of: _CandidatesOf,
     *,
     held: Collection[str],
+    now: datetime,
 ) -> domain.ObservedDevice:
     """Return what the planner needs; `desired` is what this rollout desires, None if nothing."""
     state = DeviceState(row.state)
@@ -175,5 +179,6 @@ def _observe_device(
         overtaken=reported is not None and is_overtaken(device, reported),
         site=site_of(device),
         held=row.device in held,
+        flapping=is_flapping(device, now),
         desired_here=desired_here,
     )

@@ -297,7 +297,9 @@ class Rollouts(RolloutViews):
             version = session.get_one(ModelVersion, rollout.version_id)
             policy = planner_policy(RolloutPolicy.model_validate(rollout.policy))
             preparing = self._deltas is not None and self._deltas.is_preparing(session, rollout)
-            rows, observed = observe(session, self._ordering, rollout, version, preparing=preparing)
+            rows, observed = observe(
+                session, self._ordering, rollout, version, preparing=preparing, now=now
+            )
             self._carry_out(session, rollout, rows, domain.plan(policy, observed, now))
             return rollout.revision != revision
 

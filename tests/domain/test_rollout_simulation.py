@@ -349,7 +349,7 @@ class Rollout(RuleBasedStateMachine):
         if self.state is RolloutState.RUNNING and self.standing.settled_at is not None:
             self.standing = replace(self.standing, approved=self.standing.phase)
 
-    @precondition(lambda self: self.now > START + timedelta(seconds=60))
+    @precondition(lambda self: self.now > START + timedelta(seconds=10))
     @rule(revert=st.booleans())
     def abort(self, revert: bool) -> None:
         if self.state in {RolloutState.RUNNING, RolloutState.PAUSED}:
@@ -370,6 +370,14 @@ class Rollout(RuleBasedStateMachine):
         pi = list(self.fleet.values())[number % len(self.fleet)]
         pi.take_order()
         pi.step(outcome)
+
+    @rule(number=st.integers(0, 5))
+    def a_device_goes_all_the_way(self, number: int) -> None:
+        pi = list(self.fleet.values())[number % len(self.fleet)]
+        pi.take_order()
+        for _ in _PATH:
+            pi.step("ok")
+        pi.report()
 
     @rule(number=st.integers(0, 5))
     def device_reports(self, number: int) -> None:

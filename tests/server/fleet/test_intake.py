@@ -39,6 +39,7 @@ from edgectl_server import intake as intake_module
 from edgectl_server.benchmarks import Benchmarks
 from edgectl_server.device_uploads import open_device_uploads
 from edgectl_server.distribution.link import Incoming
+from edgectl_server.flapping import BREAKS_MAX
 from edgectl_server.fleet import Fleet
 from edgectl_server.intake import QUEUE_MAX, Intake
 from edgectl_server.measurements import Measurements
@@ -270,6 +271,23 @@ def test_which_state_counts(parts, line) -> None:
         for step in steps:
             line.state(device=device, **step)
         assert shown(parts, device) == expected, name
+
+
+def test_only_a_connection_that_breaks_counts_against_a_device(parts, line) -> None:
+    def breaks(device: str) -> int:
+        with parts.database.read() as session:
+            return len(session.get_one(Device, device).disconnects)
+
+    parts.add("breaks")
+    for number in range(1, 7):
+        line.state(device="breaks", seq=number, connection=number)
+        line.state(device="breaks", seq=0, online=False, connection=number)
+        line.state(device="breaks", seq=0, online=False, connection=number)  # sent again
+        assert breaks("breaks") == min(number, BREAKS_MAX)
+    parts.add("leaves")
+    line.state(device="leaves", seq=3)
+    line.state(device="leaves", seq=4, online=False)  # it says goodbye itself
+    assert breaks("leaves") == 0
 
 
 def test_what_is_shown_is_what_was_reported(parts, line) -> None:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from edgectl_protocol.histograms import LATENCY_EDGES_US
 from edgectl_protocol.update import UpdateState
 from edgectl_server.errors import Conflict, Refused
+from edgectl_server.flapping import note_disconnect
 from edgectl_server.schemas import PhaseSpec, RolloutPolicy, RolloutRequest, Selector
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.tables import Device, RolloutDevice, TelemetryWindow
@@ -308,6 +309,34 @@ def test_the_higher_priority_comes_first_on_a_device(fleet: Fleet) -> None:
     fleet.clock.advance(seconds=5)
     settle(fleet)
     assert set(fleet.states(low).values()) == {"in_progress"}
+
+
+def test_a_device_whose_connection_comes_and_goes_waits_until_it_holds(fleet: Fleet) -> None:
+    def breaks(name: str) -> None:
+        with fleet.database.write() as session:
+            note_disconnect(session.get_one(Device, name), fleet.clock())
+
+    for _ in range(4):
+        breaks("a")
+        fleet.clock.advance(seconds=150)
+    for _ in range(3):
+        breaks("b")
+    for _ in range(5):  # as often, but not so close together
+        breaks("c")
+        fleet.clock.advance(seconds=201)
+    for _ in range(4):
+        breaks("a")
+    rollout = fleet.start()
+    settle(fleet)
+    states = fleet.states(rollout)
+    assert (states["a"], states["b"], states["c"]) == ("pending", "in_progress", "in_progress")
+    assert fleet.show(rollout).note == "waiting for 1 device whose connection comes and goes"
+    fleet.clock.advance(seconds=599)
+    settle(fleet)
+    assert fleet.states(rollout)["a"] == "pending"
+    fleet.clock.advance(seconds=5)
+    settle(fleet)
+    assert fleet.states(rollout)["a"] == "in_progress"
 
 
 def test_a_plan_says_what_a_rollout_would_do_and_starts_nothing(fleet: Fleet) -> None:

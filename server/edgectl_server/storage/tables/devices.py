@@ -99,6 +99,7 @@ class Device(Base):
     device_class: Mapped[str] = mapped_column(String(64), default="", index=True)  # empty: none
     request_counter: Mapped[int] = mapped_column(default=0)  # newest request issued
     labels: Mapped[Document] = mapped_column(default=dict)  # people's; of the device: `reported`
+    disconnects: Mapped[list[Any]] = mapped_column(default=list)  # newest moments, ISO 8601
 
 
 class SavedSelector(Base):
