@@ -20,6 +20,7 @@ import os
 import random
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from edgectl_agent import health
@@ -288,16 +289,17 @@ class Supervisor:
     def _make_worker(self) -> Worker:
         """Put together what fetches and tries."""
         settings = self._settings
+        trial = partial(
+            run_trial,
+            timeout_s=settings.trial_timeout_s,
+            memory_bytes_max=settings.trial_memory_bytes_max,
+        )
         performer = Performer(
             metadata=self._metadata,
             patcher=self._patcher,
             store=self._store,
             serving=self._serving,
-            trial=lambda bundle: run_trial(
-                bundle,
-                timeout_s=settings.trial_timeout_s,
-                memory_bytes_max=settings.trial_memory_bytes_max,
-            ),
+            trial=trial,
             progress=lambda slot, progress: self._inbox.offer(ProgressMade(slot, progress)),
             hooks=Hooks(settings.hooks_directory, timeout_s=settings.hook_timeout_s),
             pinned=self._packages.pinned,
@@ -306,13 +308,7 @@ class Supervisor:
             metadata=self._trust,
             downloader=self._downloader,
             store=self._store,
-            trial=lambda bundle, runs, cancelled: run_trial(
-                bundle,
-                timeout_s=settings.trial_timeout_s,
-                memory_bytes_max=settings.trial_memory_bytes_max,
-                runs=runs,
-                cancelled=cancelled,
-            ),
+            trial=lambda bundle, runs, cancelled: trial(bundle, runs=runs, cancelled=cancelled),
         )
         return Worker(performer, measurer, self._inbox.put)
 
