@@ -13,7 +13,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,8 +48,8 @@ class Fetched:
 class Shelf:
     """A transport that has everything, and takes its time."""
 
-    def __init__(self, bundle: MadeBundle) -> None:
-        self._retained = bundle.retained
+    def __init__(self, retained: Mapping[str, bytes]) -> None:
+        self._retained = retained
         self._waiting: list[str] = []
         self._wanted: set[str] = set()
 
@@ -94,26 +94,29 @@ def _live(state: Path, bundle: MadeBundle, pipe: int) -> None:
 
     Partial.checkpoint = told  # type: ignore[method-assign] # in this fork alone
     downloader = Downloader(
-        "pi-1", store, Shelf(bundle), seal=encode, checkpoint_chunks=CHECKPOINT_CHUNKS
+        "pi-1", store, Shelf(bundle.retained), seal=encode, checkpoint_chunks=CHECKPOINT_CHUNKS
     )
-    try:
-        downloader.fetch(
-            bundle.digest, model="har", progress=lambda _: None, cancelled=lambda: False
-        )
-        os.write(pipe, b"whole\n")
-    except BaseException as error:  # noqa: BLE001 - told, and it ends at once
-        os.write(pipe, f"broken {error!r}\n".encode())
-    finally:
-        os._exit(0)
+    downloader.fetch(bundle.digest, model="har", progress=lambda _: None, cancelled=lambda: False)
+    os.write(pipe, b"whole\n")
 
 
-def _life(state: Path, bundle: MadeBundle, kill_after_s: float) -> list[bytes]:
-    """Fork a life, kill it after a time unless it has ended, and return what it told."""
+def live_and_die(live: Callable[[int], None], kill_after_s: float) -> list[bytes]:
+    """Fork a life, kill it after a time unless it has ended, and return what it told.
+
+    Args:
+        live: the life, which gets the pipe that it tells lines by; what it raises is told too.
+        kill_after_s: whole or not.
+    """
     ours, theirs = os.pipe()
     process = os.fork()
     if process == 0:
         os.close(ours)
-        _live(state, bundle, theirs)
+        try:
+            live(theirs)
+        except BaseException as error:  # noqa: BLE001 - told, and it ends at once
+            os.write(theirs, f"broken {error!r}\n".encode())
+        finally:
+            os._exit(0)
     os.close(theirs)
     time.sleep(kill_after_s)
     with suppress(ProcessLookupError):
@@ -147,7 +150,10 @@ def kill_downloads(folder: Path, kills: int, seed: int) -> Fetched:
     state, bundle = folder / "0", simple_bundle("0", model="har", length=CHUNKS * CHUNK_BYTES - 7)
     kept = 0
     while found.kills.total() < kills:
-        lines = _life(state, bundle, chooser.random() * LIFE_S_MAX)
+        lines = live_and_die(
+            lambda pipe, state=state, bundle=bundle: _live(state, bundle, pipe),  # type: ignore[misc]
+            chooser.random() * LIFE_S_MAX,
+        )
         last = lines[-1].decode() if lines else ""
         assert not last.startswith("broken"), f"seed {seed}, {found.kills.total()} kills: {last}"
         counted = [int(line) for line in lines if line.isdigit()]
