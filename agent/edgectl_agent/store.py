@@ -420,7 +420,10 @@ class Partial:
                 it is removed.
         """
         assert self.bitmap.complete()
-        self._disk.sync(self._path)
+        if self._stays:
+            self.checkpoint()  # its bitmap alone says that it is whole
+        else:
+            self._disk.sync(self._path)
         if not checked and _hash(self._disk, self._path) != self._digest:
             self._disk.unlink_durably(self._bitmap_path)
             self._disk.unlink_durably(self._path)

@@ -100,12 +100,12 @@ def _live(state: Path, bundle: MadeBundle, pipe: int) -> None:
     os.write(pipe, b"whole\n")
 
 
-def live_and_die(live: Callable[[int], None], kill_after_s: float) -> list[bytes]:
+def live_and_die(live: Callable[[int], None], kill_after_s: float | None) -> list[bytes]:
     """Fork a life, kill it after a time unless it has ended, and return what it told.
 
     Args:
         live: the life, which gets the pipe that it tells lines by; what it raises is told too.
-        kill_after_s: whole or not.
+        kill_after_s: whole or not; None: it lives until it ends.
     """
     ours, theirs = os.pipe()
     process = os.fork()
@@ -118,9 +118,10 @@ def live_and_die(live: Callable[[int], None], kill_after_s: float) -> list[bytes
         finally:
             os._exit(0)
     os.close(theirs)
-    time.sleep(kill_after_s)
-    with suppress(ProcessLookupError):
-        os.kill(process, signal.SIGKILL)
+    if kill_after_s is not None:
+        time.sleep(kill_after_s)
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
     os.waitpid(process, 0)
     with os.fdopen(ours, "rb") as file:
         return file.read().splitlines()
