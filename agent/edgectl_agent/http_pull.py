@@ -7,7 +7,10 @@ Rules:
    does, byte by byte or not at all, the caller gets an exception.
 2. At most `REDIRECTS_MAX` redirects, to HTTP and HTTPS only, and not from HTTPS to HTTP. The proof
    of who we are goes to the origin that was configured, and to no other.
-3. The certificate of an HTTPS server, and of where it redirects to, is checked where the setting
+3. A connection whose answer was read to its end is kept for the next question, for `IDLE_S`: a
+   bundle is five questions, and a handshake costs more bytes than most of them. When it turns out
+   to have gone meanwhile, the question is put again, once.
+4. The certificate of an HTTPS server, and of where it redirects to, is checked where the setting
    `server_ca` says by what: what comes is judged by signed digests in any case, and what we send
    holds no secret that could be used for anything else.
 """
@@ -35,6 +38,7 @@ __all__ = ["Denied", "HttpClient", "Proof", "Reply", "Trouble", "parse_address"]
 CONNECT_S = 10.0
 HEAD_S_MAX = 20.0
 STALL_S = 60.0
+IDLE_S = 2.0
 REDIRECTS_MAX = 3
 RETRY_AFTER_S_MAX = 300.0
 _LOCATION_CHARACTERS_MAX = 2048
@@ -64,9 +68,9 @@ class Denied(Exception):
 class Reply:
     """An answer whose head has come."""
 
-    def __init__(self, response: http.client.HTTPResponse, watch: _Watch) -> None:
+    def __init__(self, response: http.client.HTTPResponse, line: _Line) -> None:
         self._response = response
-        self._watch = watch
+        self._line = line
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers  # type: ignore[assignment]
 
@@ -79,16 +83,22 @@ class Reply:
         try:
             content = self._response.read(bytes_max)
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise Trouble(self._watch.verdict or f"it broke off: {error}") from error
-        if self._watch.verdict:
-            raise Trouble(self._watch.verdict)
+            raise Trouble(self._line.verdict or f"it broke off: {error}") from error
+        if self._line.verdict:
+            raise Trouble(self._line.verdict)
         if not content and self._response.length:
             raise Trouble(f"it broke off, {self._response.length} bytes before its end")
         return content
 
     def alive(self) -> None:
         """Note that something useful has come."""
-        self._watch.extend(STALL_S)
+        self._line.extend(STALL_S)
+
+    def is_over(self) -> bool:
+        """Say whether it was read to its end, and the connection stays open after it."""
+        if self._response.length == 0:
+            self._response.close()  # of one without content nothing is ever read
+        return self._response.isclosed() and not self._response.will_close
 
 
 class HttpClient:
@@ -102,6 +112,7 @@ class HttpClient:
         self._base = address.rstrip("/")
         self._proof = proof
         self._server_began_s: float | None = None
+        self._kept: tuple[_Origin, _Line] | None = None
         self.address = address
 
     @contextmanager
@@ -119,12 +130,39 @@ class HttpClient:
             sent = {**headers, "Accept-Encoding": "identity", "User-Agent": "edgectl-agent"}
             if _origin(urlsplit(url)) == _origin(self._origin):
                 sent |= self._proof(self._signed_path(url), self._server_time())
-            with _asked(self._connection(url), url, sent, cancelled) as reply:
+            with self._asked(url, sent, cancelled) as reply:
                 if reply.status in {200, 206}:
                     yield reply
                     return
                 url = self._after(reply, url, retried=attempt > 0)
         raise Denied(f"{self.address} answers with more than {REDIRECTS_MAX} redirects")
+
+    @contextmanager
+    def _asked(
+        self, url: str, headers: Mapping[str, str], cancelled: Callable[[], bool]
+    ) -> Iterator[Reply]:
+        """Ask once, by the kept connection if there is one."""
+        origin, line, reply = _origin(urlsplit(url)), None, None
+        kept, self._kept = self._kept, None
+        try:
+            if kept is not None:
+                line = kept[1]
+                if kept[0] == origin and line.begin(cancelled):
+                    with contextlib.suppress(Trouble):
+                        reply = line.ask(url, headers)
+            if reply is None:
+                if line is not None:
+                    line.end()
+                line = _Line(self._connection(url), cancelled)
+                reply = line.ask(url, headers)
+            yield reply
+        finally:
+            if line is not None:
+                if reply is not None and reply.is_over() and not line.verdict:
+                    line.rest()
+                    self._kept = origin, line
+                else:
+                    line.end()
 
     def _connection(self, url: str) -> http.client.HTTPConnection:
         """Return a connection that is not open yet."""
@@ -185,37 +223,8 @@ def parse_address(address: str) -> SplitResult:
 # ------------------------------------------------------------ one request
 
 
-@contextmanager
-def _asked(
-    connection: http.client.HTTPConnection,
-    url: str,
-    headers: Mapping[str, str],
-    cancelled: Callable[[], bool],
-) -> Iterator[Reply]:
-    watch = _Watch(connection, cancelled)
-    watch.start()
-    try:
-        try:
-            parts = urlsplit(url)
-            target = parts.path or "/"
-            if parts.query:
-                target += f"?{parts.query}"
-            connection.request("GET", target, headers=dict(headers))
-            response = connection.getresponse()
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            raise Trouble(watch.verdict or f"no answer from {url}: {error}") from error
-        if watch.verdict:  # what was cut off may look like the end of a head
-            raise Trouble(watch.verdict)
-        reply = Reply(response, watch)
-        reply.alive()
-        yield reply
-    finally:
-        watch.end()
-        connection.close()
-
-
-class _Watch(threading.Thread):
-    """Ends a connection that takes too long, or that nobody wants any more."""
+class _Line(threading.Thread):
+    """A connection, and a watch that ends it when it takes too long or nobody wants it any more."""
 
     def __init__(
         self, connection: http.client.HTTPConnection, cancelled: Callable[[], bool]
@@ -224,27 +233,73 @@ class _Watch(threading.Thread):
         self._connection = connection
         self._cancelled = cancelled
         self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._resting = False
+        self._socket: socket.socket | None = None
+        """The connection forgets it when an answer is to be the last."""
         self._until_s = time.monotonic() + HEAD_S_MAX
         self.verdict = ""
         """Why the connection was ended; empty while it was not."""
+        self.start()
+
+    def ask(self, url: str, headers: Mapping[str, str]) -> Reply:
+        """Send a question and return the answer whose head has come; raise `Trouble`."""
+        try:
+            parts = urlsplit(url)
+            target = parts.path or "/"
+            if parts.query:
+                target += f"?{parts.query}"
+            self._connection.request("GET", target, headers=dict(headers))
+            self._socket = self._connection.sock
+            response = self._connection.getresponse()
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise Trouble(self.verdict or f"no answer from {url}: {error}") from error
+        if self.verdict:  # what was cut off may look like the end of a head
+            raise Trouble(self.verdict)
+        reply = Reply(response, self)
+        reply.alive()
+        return reply
+
+    def begin(self, cancelled: Callable[[], bool]) -> bool:
+        """Take it up again for another question; return whether it is still there."""
+        with self._lock:
+            if self._over.is_set():
+                return False
+            self._resting, self._cancelled = False, cancelled
+            self._until_s = time.monotonic() + HEAD_S_MAX
+            return True
+
+    def rest(self) -> None:
+        """Keep it for the next question, for a while."""
+        with self._lock:
+            self._resting = True
+            self._until_s = time.monotonic() + IDLE_S
 
     def extend(self, seconds: float) -> None:
         """Let it go on for so long from now."""
         self._until_s = time.monotonic() + seconds
 
     def end(self) -> None:
-        """Watch no longer."""
+        """Close it, and watch no longer."""
         self._over.set()
         self.join()
+        self._connection.close()
 
     def run(self) -> None:
         """Look now and then."""
         while not self._over.wait(_WATCH_S):
+            with self._lock:
+                late = time.monotonic() >= self._until_s
+                if self._resting:
+                    if late:
+                        self._over.set()
+                        self._connection.close()
+                    continue
             if self._cancelled():
                 self.verdict = "it was cancelled"
-            elif time.monotonic() >= self._until_s:
+            elif late:
                 self.verdict = "nothing useful has come for too long"
-            opened = self._connection.sock
+            opened = self._connection.sock or self._socket
             if self.verdict and opened is not None:
                 with contextlib.suppress(OSError):
                     # Of the plain socket: the TLS one would wait for the other side.
