@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from benchmarks.distribution import broker, kills, small_steps, transfer
+from benchmarks.distribution import broker, kills, large_model, small_steps, transfer
 
 PARTS = (
     ("broker", broker.main),
     ("transfer", transfer.main),
+    ("large model", large_model.main),
     ("kills", kills.main),
     ("small steps", small_steps.main),
 )

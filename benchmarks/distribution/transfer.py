@@ -9,8 +9,7 @@
    As a second comparison: curl, and then an fdatasync and a SHA-256 of the file, as a device must.
 2. Many devices at once over Mosquitto: what the server sends, the time, the broker's memory, and
    what did not come.
-3. A large model over MQTT: how much memory of the device's process it takes, over what it had.
-4. Bad links of full size (`tests/links.py`): what comes in all for each byte that was missing.
+3. Bad links of full size (`tests/links.py`): what comes in all for each byte that was missing.
 
 Needs `mosquitto`, `nginx` and `curl` (Debian packages).
 """
@@ -141,7 +140,6 @@ def be_devices(folder: Path, kind: str, port: int, manifest: str, names: list[st
             downloaders.append(downloader)
         print(json.dumps({"ready": True}), flush=True)
         sys.stdin.readline()
-        before = _memory("VmRSS")
         took: list[float | str] = []
 
         def work(downloader: Downloader) -> None:
@@ -156,14 +154,7 @@ def be_devices(folder: Path, kind: str, port: int, manifest: str, names: list[st
         for thread in threads:
             thread.join()
         received = sum(one.bytes_received for one in downloaders)
-        grown = _memory("VmHWM") - before
-        print(json.dumps({"took": took, "received": received, "grown": grown}), flush=True)
-
-
-def _memory(row: str) -> int:
-    """Return bytes of this process, as /proc has them: ``VmRSS`` now, ``VmHWM`` at most."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(row))
+        print(json.dumps({"took": took, "received": received}), flush=True)
 
 
 @contextlib.contextmanager
@@ -194,7 +185,6 @@ class Devices:
     def end(self) -> tuple[list[float], list[str], int]:
         """Return the seconds of each that has it, what others say, and the bytes received."""
         told = self._line("took")
-        self.memory_grown = int(told["grown"])
         self._process.communicate()
         took = [one for one in told["took"] if isinstance(one, float)]
         return took, [one for one in told["took"] if isinstance(one, str)], told["received"]
@@ -394,27 +384,6 @@ def _watch(process: psutil.Process, highest: list[int], over: threading.Event) -
         highest[0] = max(highest[0], process.memory_info().rss)
 
 
-# --- a large model -------------------------------------------------------------------------------
-
-
-def large_model(megabytes: int, folder: Path, identities: Identities) -> dict[str, float]:
-    """Return the seconds of one device over Mosquitto, and by how much its process grew."""
-    bundle = bundle_of(megabytes * 1_000_000, 9)
-    identities.context("pi-1")
-    with started("mosquitto", folder, 20) as running:
-        publish(identities, bundle, running.port)
-        _say(f"{megabytes} MB over MQTT")
-        devices = Devices(folder, "mosquitto", running.port, bundle.digest, ["pi-1"])
-        devices.begin()
-        took, problems, _ = devices.end()
-        assert not problems, problems
-    return {
-        "megabytes": megabytes,
-        "seconds": round(took[0], 2),
-        "memory_grown_megabytes": round(devices.memory_grown / 1e6, 2),
-    }
-
-
 # --- bad links -----------------------------------------------------------------------------------
 
 
@@ -458,7 +427,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--megabytes", type=int, default=25)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--devices", type=int, default=100, help="at once; 0 leaves them out")
-    parser.add_argument("--large", type=int, default=200, help="megabytes; 0 leaves it out")
     parser.add_argument("--no-bad-links", action="store_true", help="they take four minutes")
     parser.add_argument("--be", nargs=3, metavar=("KIND", "PORT", "DIGEST"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help="on the disk that is meant")
@@ -477,7 +445,6 @@ def main(arguments: list[str] | None = None) -> int:
         identities = Identities(folder, now())
         seconds = one_device(options, folder, identities)
         crowd = many_devices(options, folder, identities) if options.devices else {}
-        large = large_model(options.large, folder, identities) if options.large else {}
         links = {} if options.no_bad_links else bad_links(folder, identities)
     print(f"on {platform.machine()}, {os.cpu_count()} processors, all on one machine, TLS")
     print(f"one device, {options.megabytes} MB, median of {options.rounds}")
@@ -491,8 +458,6 @@ def main(arguments: list[str] | None = None) -> int:
         )
     for row, value in crowd.items():
         print(f"  {row:26} {value:10,.3f}")
-    if large:
-        print(f"  large model: {large}")
     for name, rows in links.items():
         print(f"  {name:8} {rows}")
     print(
@@ -511,7 +476,6 @@ def main(arguments: list[str] | None = None) -> int:
                     for name in ("mosquitto", "embedded", "http")
                 },
                 "crowd": {row: round(value, 4) for row, value in crowd.items()},
-                "large": large,
                 "bad_links": links,
             }
         )
