@@ -1,33 +1,38 @@
 """An update by a delta beside one by the whole file: a real server, broker and device.
 
-    python -m benchmarks.distribution.delta_updates BASE TARGET [--rounds 3] [--bandwidth 1250000]
+    python -m benchmarks.distribution.delta_updates BASE TARGET [--rounds 3] [--megabits 10]
 
 Two versions of a model are pushed as they are (fp32), a device that runs the first gets the second,
-once with deltas and once from a server that makes none, in turns. The link is emulated by the
-agent's setting `bandwidth` (10 Mbit/s by default). Told are the seconds that the device was in the
-state `downloading`, which for a delta ends when the model has been made of it, and the bytes that
-came; of the rounds the median counts. The last line is JSON.
+once with deltas and once from a server that makes none, in turns. Between the device and its broker
+is an emulated link (`tests/links.py`; 10 ms one way). Told are the seconds that the device was in
+the state `downloading`, which for a delta ends when the model has been made of it, and the bytes
+that came; of the rounds the median counts. The last line is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+
 from edgectl.client import Client
 from edgectl.demo.processes import Process, Processes, command_of, environment_with
 from edgectl.types import PushOptions, PushRequest, RolloutPolicy, RolloutRequest, Selector
+from links import Link, Weather
 
 __all__ = ["main"]
 
 _NAME, _DEVICE = "model", "pi-1"
 _BOUND_S = 600.0
-_LINK_BYTES_PER_S = 10_000_000 // 8
+_LATENCY_S = 0.01
 
 
 def _server(processes: Processes, folder: Path, bases: int) -> tuple[Process, dict[str, Any]]:
@@ -77,9 +82,9 @@ def _downloading_s(client: Client, version: str) -> float:
     return (ended - begun).total_seconds()
 
 
-def measure(base: Path, target: Path, bandwidth: int, *, bases: int) -> dict[str, float | int]:
+def measure(base: Path, target: Path, weather: Weather, *, bases: int) -> dict[str, float | int]:
     """Update one device once; return seconds and bytes."""
-    with tempfile.TemporaryDirectory(prefix="edgectl-deltas-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="edgectl-deltas-", dir="/var/tmp") as scratch:
         folder = Path(scratch)
         with Processes(folder / "logs") as processes:
             _, ready = _server(processes, folder, bases)
@@ -94,19 +99,32 @@ def measure(base: Path, target: Path, bandwidth: int, *, bases: int) -> dict[str
                 EDGECTL_AGENT_STATE=str(folder / "device"),
                 EDGECTL_AGENT_PORT="0",
                 EDGECTL_AGENT_TOKEN=enrolment,
-                EDGECTL_AGENT_BANDWIDTH=str(bandwidth),
+                EDGECTL_AGENT_TRANSFER="mqtt",
             )
-            agent = processes.start("device", command_of("edgectl_agent", "run"), settings)
-            agent.wait_line(lambda line: line.get("event") == "ready", _BOUND_S, "ready")
+            agent = _start_agent(processes, settings)
             _push(client, base, "1")
             _roll_out(client, "1")
             _push(client, target, "2")
-            (device,) = client.rollout_devices(_roll_out(client, "2")).items
+            agent.ask_to_stop()
+            agent.wait_stopped(time.monotonic() + _BOUND_S)
+            file = folder / "device" / "identity" / "enrolment.json"
+            content = file.read_text()
+            (port,) = set(re.findall(r"\bport\W+(\d+)", content))
+            with Link(int(port), weather) as link:
+                file.write_text(re.sub(rf"\b{port}\b", str(link.port), content))
+                _start_agent(processes, settings)
+                (device,) = client.rollout_devices(_roll_out(client, "2")).items
+                seconds = _downloading_s(client, "2")
             assert device.transfer is not None
             assert (device.transfer.delta is not None) == bool(bases), device.transfer
-            seconds = _downloading_s(client, "2")
             client.close()
     return {"seconds": seconds, "bytes": device.transfer.fetched_bytes}
+
+
+def _start_agent(processes: Processes, settings: dict[str, str]) -> Process:
+    agent = processes.start("device", command_of("edgectl_agent", "run"), settings)
+    agent.wait_line(lambda line: line.get("event") == "ready", _BOUND_S, "ready")
+    return agent
 
 
 def main(arguments: list[str]) -> int:
@@ -115,17 +133,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("base", type=Path, help="ONNX file that the device runs")
     parser.add_argument("target", type=Path, help="ONNX file that it gets")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--bandwidth", type=int, default=_LINK_BYTES_PER_S, help="bytes a second; 0: no limit"
-    )
+    parser.add_argument("--megabits", type=float, default=10.0, help="a second, of the link")
     options = parser.parse_args(arguments)
+    weather = Weather(bytes_per_s=options.megabits * 1e6 / 8, latency_s=_LATENCY_S)
     found: dict[str, list[dict[str, float | int]]] = {"delta": [], "whole": []}
     for _ in range(options.rounds):
         for name, bases in (("delta", 8), ("whole", 0)):
-            one = measure(options.base, options.target, options.bandwidth, bases=bases)
+            one = measure(options.base, options.target, weather, bases=bases)
             found[name].append(one)
             print(f"{name}: {one['bytes']} bytes, {one['seconds']:.2f} s", flush=True)
-    line: dict[str, float | int] = {"bandwidth": options.bandwidth, "rounds": options.rounds}
+    line: dict[str, float | int] = {"megabits": options.megabits, "rounds": options.rounds}
     for name, rounds in found.items():
         line[f"{name}_s"] = round(statistics.median(one["seconds"] for one in rounds), 3)
         line[f"{name}_bytes"] = int(statistics.median(one["bytes"] for one in rounds))
@@ -135,6 +152,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    import sys
-
     raise SystemExit(main(sys.argv[1:]))
