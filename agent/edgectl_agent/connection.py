@@ -64,6 +64,8 @@ BULK_MESSAGES_MAX = 4
 _STEP_S = 1.0
 _CONNACK_S = 20.0
 _READ_BYTES = 64 * 1024
+_LONG_BYTES = 4096
+"""Acknowledgements and orders are shorter, and no sign that a piece is on its way."""
 _BLOBS = f"{PROTOCOL}/blob/"
 _OUT_OF_TIME = frozenset({9, 10})
 """OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
@@ -158,7 +160,7 @@ class _BoundedClient(mqtt.Client):
     """
 
     bytes_in = 0
-    """What has been read, of all connections."""
+    """Of packets of which more than `_LONG_BYTES` were still to come, of all connections."""
     _ahead = b""
     _taken = 0
 
@@ -186,8 +188,9 @@ class _BoundedClient(mqtt.Client):
             raise ConnectionAbortedError(f"the broker sends a packet of {bufsize} bytes")
         if not self.has_ahead:
             self._ahead, self._taken = super()._sock_recv(_READ_BYTES), 0
-            self.bytes_in += len(self._ahead)
         content = self._ahead[self._taken : self._taken + bufsize]
+        if bufsize > _LONG_BYTES:
+            self.bytes_in += len(content)
         self._taken += len(content)
         return content
 

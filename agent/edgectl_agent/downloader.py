@@ -6,7 +6,8 @@ in the manifest. The manifest itself is one chunk.
 
 Sources (`edgectl_agent.pieces`) take turns: one is asked until it cannot go on, then the next one
 for what is missing, chunk by chunk in the same file. The broker is asked first, unless there is a
-mirror, because there a chunk costs the server nothing however many devices want it. It is a failure
+mirror, because there a chunk costs the server nothing however many devices want it; what has given
+one file of a bundle is asked first for its next one. It is a failure
 when every source has had `ROUNDS_MAX` turns without bringing anything, or one where content came
 altered; turns without a connection to the broker do not count.
 """
@@ -108,6 +109,8 @@ class Downloader:
         )
         self._sources: tuple[Source, ...] = (*before, *((retained,) if broker else ()), *after)
         assert self._sources
+        self._first = 0
+        """The source that gave the last file of this bundle."""
 
     @property
     def bytes_received(self) -> int:
@@ -166,6 +169,7 @@ class Downloader:
         """Bring the manifest alone; arguments and errors as of `fetch`."""
         if self._store.has(manifest_digest):
             return
+        self._first = 0
         content = self._fetch_small(
             manifest_digest,
             {0: manifest_digest},
@@ -306,7 +310,7 @@ class Downloader:
             taken = want.bytes_taken
             reasons: dict[str, Reason] = {}
             waiting = False
-            for source in self._sources:
+            for number, source in self._in_turn():
                 try:
                     source.fetch(want, alone=alone, cancelled=cancelled, pause=pause)
                 except SourceFailed as failure:
@@ -314,6 +318,7 @@ class Downloader:
                     reasons[source.name] = failure.reason
                     waiting = waiting or failure.waits
                 if not want.missing:
+                    self._first = number
                     return
             if want.bytes_taken > taken:
                 idle = 0
@@ -322,6 +327,11 @@ class Downloader:
             altered = any(one.code == "transfer.chunk_altered" for one in reasons.values())
             if idle >= ROUNDS_MAX or (idle and altered) or (alone and reasons):
                 raise _failed(reasons)
+
+    def _in_turn(self) -> list[tuple[int, Source]]:
+        """Return the sources by number, what gave the last file first."""
+        numbered = list(enumerate(self._sources))
+        return numbered[self._first :] + numbered[: self._first]
 
 
 def _failed(reasons: dict[str, Reason]) -> StepFailed:

@@ -136,7 +136,7 @@ def open_renewal(content: bytes) -> object:
             return b"no certificate"
 
     with pytest.MonkeyPatch.context() as network:
-        network.setattr(renewal, "post", lambda _url, _content: Answer(200, content))
+        network.setattr(renewal, "post", lambda *_, **__: Answer(200, content))
         key: Any = Key()
         disk: Any = Disk()
         return renewal.renew(disk, server="http://localhost", device="pi-1", key=key)
@@ -159,6 +159,7 @@ def open_answer(content: bytes) -> object:
         token=token,
         authority=None,
         encryption_key=b"",
+        server_ca="",
     )
     mac = enrolment.reply_mac(
         enrolment.key_of(token.secret), nonce="", enrolment=content.decode("utf-8", "replace")

@@ -125,7 +125,8 @@ def test_starting_a_rollout(visit, api):
     expect(page.get_by_role("heading", name="kws 1.0")).to_be_visible()
     identity = page.url.rsplit("/", 1)[1]
     started = api("GET", f"/rollouts/{identity}")
-    assert started["selector"] == {"all": False, "group": "", "devices": ["pi-lyon-09"]}
+    chosen = {"all": False, "group": "", "where": "", "devices": ["pi-lyon-09"]}
+    assert started["selector"] == chosen
     assert started["policy"]["failures_max"] == 2
     assert not watched.troubles
 

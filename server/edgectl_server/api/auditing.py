@@ -53,7 +53,7 @@ KEPT: Mapping[str, tuple[str, ...]] = {
 _BODY_BYTES_MAX = 64 * 1024
 """Of a longer body nothing is kept."""
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
-_READING = frozenset({"plan_rollout"})
+READING = frozenset({"plan_rollout"})
 """Operations that change nothing though they are sent as a change is."""
 _RIGHTS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 
@@ -152,7 +152,7 @@ async def name_act(request: Request) -> None:
     if act is None or route is None:
         return
     act.action = getattr(route, "operation_id", None) or ""
-    if act.action in _READING:
+    if act.action in READING:
         act.changes = False
     if not act.object:
         act.object = "/".join(str(value) for value in request.path_params.values())

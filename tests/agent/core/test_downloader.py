@@ -162,14 +162,16 @@ def test_a_broker_that_brings_no_chunk_at_all(site):
 
 
 def test_fail_over_in_the_middle_of_a_file_keeps_what_is_there(site):
-    """Chunks 0 to 4 come over the broker, 5 to 11 by HTTP, and none twice."""
+    """Chunks 0 to 4 come over the broker, 5 to 11 and the files after by HTTP, and none twice."""
     site.broker.refused = lambda topic: (
         topic.startswith(topics.chunk(LAYER.digest, 0)[:-1]) and chunk_number(topic) >= 5
     )
     site.fetch(site.downloader(after=[site.server]))
-    (asked,) = site.server.asked
+    asked, *after = site.server.asked
     assert asked.span == (5 * CHUNK_BYTES, LAYER.size)
-    assert site.server.body_bytes == LAYER.size - 5 * CHUNK_BYTES
+    layers = device_layers(decode_manifest(BUNDLE.manifest))
+    assert [one.path for one in after] == [blob_path("har", one.digest) for one in layers[1:]]
+    assert site.server.body_bytes == sum(one.size for one in layers) - 5 * CHUNK_BYTES
 
 
 def test_and_back_again(site):

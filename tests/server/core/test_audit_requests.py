@@ -8,7 +8,11 @@ from edgectl_server.audit import REFUSALS_BURST, entry_of
 from server.core.api_routes import DOCUMENT, OPEN, PASSWORD, ROUTES, fill, login
 
 READS = {"GET", "HEAD"}
-CHANGES = [route for route in ROUTES if route.role != OPEN and route.method not in READS]
+CHANGES = [
+    route
+    for route in ROUTES
+    if route.role != OPEN and route.method not in READS and route.operation not in auditing.READING
+]
 
 
 def rows(services, after: int = 0) -> list[AuditEntry]:

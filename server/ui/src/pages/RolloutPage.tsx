@@ -242,7 +242,7 @@ const COLUMNS: Column<RolloutDevice>[] = [
     key: "bytes",
     header: "Saved",
     align: "right",
-    className: "only-medium",
+    className: "only-wide",
     cell: (row) => (
       <span className="number nowrap" title={row.bytes ? `${bytes(row.bytes.predicted)} of ${bytes(row.bytes.whole)} expected` : undefined}>
         {row.bytes?.fetched ? bytes(row.bytes.saved) : "–"}
