@@ -101,10 +101,12 @@ def _apply(task: DeltaTask) -> int:
 
 
 def _save(task: DeltaTask, target: IO[bytes], progress: Progress) -> None:
-    """Write the progress once what it says is on the disk; a torn one is as good as none."""
+    """Write the progress once what it says is on the disk, whole or not at all."""
     target.flush()
     os.fdatasync(target.fileno())
-    _progress_file(task).write_bytes(msgspec.json.encode(progress))
+    beside = Path(task.target + ".progress-new")
+    beside.write_bytes(msgspec.json.encode(progress))
+    beside.replace(_progress_file(task))
 
 
 def _progress(task: DeltaTask, applier: Applier) -> Progress:

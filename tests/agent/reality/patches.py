@@ -84,10 +84,13 @@ class Case:
         store = Store(RealDisk(state))
         if store.has(self.layer.digest):
             return MODEL_BYTES, self.delta.offer.size, 1
-        made = Path(store.locate_made(self.layer.digest) + ".progress")
+        made = Path(store.locate_made(self.layer.digest))
+        progress = made.with_name(made.name + ".progress")
         done = 0
-        if made.exists():
-            done = msgspec.json.decode(made.read_bytes(), type=Progress).target_bytes
+        if progress.exists():
+            done = msgspec.json.decode(progress.read_bytes(), type=Progress).target_bytes
+        elif made.exists() and made.stat().st_size == MODEL_BYTES:
+            done = MODEL_BYTES  # it only lacks its name
         chunks = 0
         folder = state / "partial"
         if any(folder.glob(f"{hex_of(self.layer.digest)}.*")):
