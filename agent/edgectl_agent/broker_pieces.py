@@ -49,7 +49,7 @@ class Transport(Protocol):
         """Ask for them no longer."""
 
     def bytes_in(self) -> int:
-        """Return how many bytes the connection has brought, also of messages not whole yet."""
+        """Return how many bytes of long messages have come, also of those not whole yet."""
 
     def unasked(self) -> int:
         """Return how many messages came on topics of blobs that nobody had asked for."""

@@ -127,7 +127,7 @@ class Mailbox:
         self._connection.unsubscribe(topics)
 
     def bytes_in(self) -> int:
-        """Return how many bytes the connection has brought, also of messages not whole yet."""
+        """Return how many bytes of long messages have come, also of those not whole yet."""
         return self._connection.bytes_in
 
     def unasked(self) -> int:
@@ -274,7 +274,7 @@ class Connection:
 
     @property
     def bytes_in(self) -> int:
-        """What has come, also of messages not whole yet."""
+        """What has come of long messages, also of those not whole yet."""
         return self._client.bytes_in
 
     def subscribe(self, topics: Sequence[str], handler: Handler, *, once: bool = False) -> None:

@@ -7,9 +7,9 @@ in the manifest. The manifest itself is one chunk.
 Sources (`edgectl_agent.pieces`) take turns: one is asked until it cannot go on, then the next one
 for what is missing, chunk by chunk in the same file. The broker is asked first, unless there is a
 mirror, because there a chunk costs the server nothing however many devices want it; what has given
-one file of a bundle is asked first for its next one. It is a failure
-when every source has had `ROUNDS_MAX` turns without bringing anything, or one where content came
-altered; turns without a connection to the broker do not count.
+one file of a bundle is asked first for its next one. It is a failure when every source has had
+`ROUNDS_MAX` turns without bringing anything, or one where content came altered; turns without a
+connection to the broker do not count.
 """
 
 from __future__ import annotations
