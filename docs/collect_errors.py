@@ -20,6 +20,7 @@ PACKAGES = (
     "agent/edgectl_protocol",
     "agent/edgectl_delta",
     "agent/edgectl_agent",
+    "server/edgectl_datasets",
     "server/edgectl_server",
     "server/edgectl_simulator",
     "server/edgectl",

@@ -1,8 +1,10 @@
 """Install the Debian packages that tests of real components need, where that is allowed.
 
-Reads `debian-test-packages.txt` beside this file. Does nothing when all are there; uses apt-get as
-root or through password-less sudo; otherwise says what is missing, and the tests that need it are
-skipped with a reason (with CI=true they fail).
+    python packaging/install_test_packages.py [LIST]...
+
+Reads `debian-LIST-packages.txt` beside this file, for each LIST; `test` where there is none. Does
+nothing when all are there; uses apt-get as root or through password-less sudo; otherwise says what
+is missing, and the tests that need it are skipped with a reason (with CI=true they fail).
 """
 
 from __future__ import annotations
@@ -14,9 +16,9 @@ import sys
 from pathlib import Path
 
 
-def wanted() -> list[str]:
-    """Return the package names of the list, without comments."""
-    lines = Path(__file__).with_name("debian-test-packages.txt").read_text().splitlines()
+def wanted(name: str) -> list[str]:
+    """Return the package names of a list, without comments."""
+    lines = Path(__file__).with_name(f"debian-{name}-packages.txt").read_text().splitlines()
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
@@ -37,7 +39,8 @@ def main() -> int:
             file=sys.stderr,
         )
         return int(strict)
-    packages = missing(wanted())
+    lists = sys.argv[1:] or ["test"]
+    packages = missing([package for name in lists for package in wanted(name)])
     if not packages:
         return 0
     prefix = [] if os.geteuid() == 0 else ["sudo", "--non-interactive"]

@@ -12,6 +12,7 @@ in production, thousands of times. What is about real disks (`tests/agent/realit
 Set TMPDIR to have them elsewhere.
 """
 
+import gc
 import itertools
 import os
 import signal
@@ -23,6 +24,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 from hypothesis import settings
+
+# What the modules and their thousands of cases consist of stays until the end: looking for garbage
+# in it took a third of the collection's time, and part of every test's.
+gc.disable()
 
 # onnxruntime would report its use to its maker; our programs say no, and so do their tests.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -57,7 +62,10 @@ _numbers = itertools.count(1)
 STRICT = os.environ.get("CI") == "true"
 
 TESTS = Path(__file__).parent
-LONG = ("converters", "installation", "e2e", "cli/test_demo.py", "ui", "attacks", "server/core")
+LONG = (
+    *("converters", "installation", "e2e", "firmware/test_pico.py", "cli/test_demo.py", "ui"),
+    *("attacks", "server/core"),
+)
 SHORT = ("agent/sdk", "domain", "protocol", "report", "server/openid", "server/signing")
 
 
@@ -68,6 +76,11 @@ def pytest_collection_modifyitems(items):
         return (not name.startswith(LONG)) + name.startswith(SHORT)
 
     items.sort(key=turn)
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -84,7 +84,7 @@ class Link:
         return self
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(60)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
@@ -92,7 +92,7 @@ class Link:
 
     def cut(self) -> None:
         """Tear down every connection that there is now."""
-        asyncio.run_coroutine_threadsafe(self._cut(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._cut(), self._loop).result(60)
 
     async def _cut(self) -> None:
         for wire in list(self._alive.values()):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         PredictionFailed,
         SdkError,
         hold,
+        tell_outcome,
     )
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "SdkError",
     "__version__",
     "hold",
+    "tell_outcome",
 ]
 
 # From 1.29 on onnxruntime reports its use to its maker and leaves an identifier in the home folder.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -109,17 +109,18 @@ class BrokerPieces:
         transfer = Transfer(
             want.blob, want.missing, want.expected, elapsed_s=self._elapsed(), limits=limits
         )
-        transport = self._transport
+        transport, names = self._transport, _Names(want.blob)
         try:
-            self._run(want, transfer, alone=alone, cancelled=cancelled, pause=pause)
+            self._run(want, names, transfer, alone=alone, cancelled=cancelled, pause=pause)
         except TransferFailure as failure:
             raise SourceFailed(failure.reason) from failure
         finally:
-            transport.unsubscribe([_topic(want.blob, number) for number in transfer.asked])
+            transport.unsubscribe(names.topics(transfer.asked))
 
     def _run(
         self,
         want: Want,
+        names: _Names,
         transfer: Transfer,
         *,
         alone: bool,
@@ -148,31 +149,34 @@ class BrokerPieces:
             if connected_s != now_s or hold_until_s > now_s:
                 transfer.pause(now_s)
             if hold_until_s <= now_s:
-                self._do_wishes(want.blob, transfer)
+                self._do_wishes(names, transfer)
             wait_s = max(transfer.next_s(), hold_until_s) - self._elapsed()
             message = transport.receive(max(0.0, min(_WAIT_S, wait_s)))
             if message is None:
                 pause()
                 continue
-            size = self._take(want, transfer, message)
+            size = self._take(want, names, transfer, message)
             hold_until_s = self._elapsed() + self._pacer.spend(size, self._elapsed())
 
-    def _do_wishes(self, blob: str, transfer: Transfer) -> None:
+    def _do_wishes(self, names: _Names, transfer: Transfer) -> None:
         wishes = transfer.poll(self._elapsed())
-        self._transport.unsubscribe([_topic(blob, number) for number in wishes.unsubscribe])
-        self._transport.subscribe([_topic(blob, number) for number in wishes.subscribe])
+        if wishes.unsubscribe:
+            self._transport.unsubscribe(names.topics(wishes.unsubscribe))
+        if wishes.subscribe:
+            self._transport.subscribe(names.topics(wishes.subscribe))
         if wishes.missing:
-            self._request_seed(blob, wishes.missing, wishes.refused)
+            self._request_seed(names.blob, wishes.missing, wishes.refused)
 
-    def _take(self, want: Want, transfer: Transfer, message: tuple[str, bytes]) -> int:
+    def _take(
+        self, want: Want, names: _Names, transfer: Transfer, message: tuple[str, bytes]
+    ) -> int:
         """Judge what came; return its size."""
         topic, payload = message
-        prefix, _, last = topic.rpartition("/")
-        if prefix != topics.chunk(want.blob, 0).rpartition("/")[0]:
+        number = names.number(topic)
+        if number is None:
             self._bad[BadPiece.UNASKED] += 1
             return 0  # of the blob before this one
         self._bytes_received += len(payload)
-        number = INDEX if last == "index" else int(last)
         try:
             outcome = transfer.receive(number, payload, self._elapsed())
         except TransferFailure as failure:
@@ -210,5 +214,20 @@ def _within(limits: TransferLimits, bytes_per_s: int) -> TransferLimits:
     return replace(limits, window_max=window, window_first=min(window, limits.window_first))
 
 
-def _topic(blob: str, number: int) -> str:
-    return topics.chunk_index(blob) if number == INDEX else topics.chunk(blob, number)
+class _Names:
+    """The topics of one blob's pieces."""
+
+    def __init__(self, blob: str) -> None:
+        self.blob = blob
+        self._index = topics.chunk_index(blob)
+        self._prefix = topics.chunk(blob, 0).removesuffix("0")
+
+    def topics(self, numbers: Iterable[int]) -> list[str]:
+        """Return their topics."""
+        return [self._index if one == INDEX else f"{self._prefix}{one}" for one in numbers]
+
+    def number(self, topic: str) -> int | None:
+        """Return which piece comes on a topic that was asked for; None: it is another blob's."""
+        if topic == self._index:
+            return INDEX
+        return int(topic[len(self._prefix) :]) if topic.startswith(self._prefix) else None

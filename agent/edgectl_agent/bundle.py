@@ -27,6 +27,10 @@ class Bundle(Struct, frozen=True, kw_only=True):
     golden: str
     """Path of ``golden.npz``."""
     config: BundleConfig
+    reference: str = ""
+    """Path of ``reference.json``; empty where the bundle has none, or `watched` has it all."""
+    watched: str = ""
+    """Path of ``watched.json``; empty where the bundle has none."""
     key: bytearray | None = None
     """Content key of an encrypted bundle; None for a plain one."""
     threads: int = 0

@@ -15,7 +15,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgectl_agent.commands import asking, bench, connect, doctor, identity, journey, showing
+from edgectl_agent.commands import (
+    asking,
+    bench,
+    connect,
+    doctor,
+    gateway,
+    identity,
+    journey,
+    setup,
+    showing,
+)
 from edgectl_agent.commands.common import DEFAULT_CONFIG, examples_text
 from edgectl_agent.errors import AgentError, Refused
 from edgectl_agent.settings import Settings, load_settings, parse_labels
@@ -28,6 +38,7 @@ _FLAGS = (
     "device",
     "token_file",
     "authority",
+    "server_ca",
     "state",
     "host",
     "port",
@@ -35,7 +46,7 @@ _FLAGS = (
     "labels",
     "telemetry_s",
 )
-_GROUPS = (identity, showing, asking, journey, doctor, bench, connect)
+_GROUPS = (setup, identity, showing, asking, journey, doctor, bench, connect, gateway)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,8 +95,8 @@ def make_parser() -> argparse.ArgumentParser:
         prog="edgectl-agent",
         description="Bring models to this device, and serve them.",
         epilog=examples_text(
+            "sudo edgectl-agent setup",
             "edgectl-agent run --server https://edge.example.org --device pi-1 --token-file token",
-            "edgectl-agent run",
             "edgectl-agent status",
             "edgectl-agent doctor",
             "edgectl-agent hold --for 2h --reason 'night shift'",
@@ -103,6 +114,8 @@ def _settings(options: argparse.Namespace) -> Settings:
     file: Path | None = options.config
     if file is None and DEFAULT_CONFIG.exists():
         file = DEFAULT_CONFIG
+    if getattr(options, "makes_config", False) and file is not None and not file.exists():
+        file = None
     flags: dict[str, Any] = {key: getattr(options, key, None) for key in _FLAGS}
     if getattr(options, "label", None):
         flags["labels"] = parse_labels(",".join(options.label))

@@ -15,7 +15,10 @@ Rules:
 4. At most 8 topics a SUBSCRIBE: the smallest broker of interest takes no more.
 5. No packet may be longer than `PACKET_BYTES_MAX`: the broker is told, and one that sends a longer
    one all the same is hung up on before any of it is read. Our memory is not the broker's to fill.
-6. Reconnecting waits longer each time, with a random share, so that a fleet does not come at once.
+6. A thread that waits for pieces of a blob does the network's turns itself (`help`): handing each
+   piece from thread to thread takes longer than the piece. The network thread stands by, and goes
+   on as soon as the other one has not come back for `HELP_S`, so that it may take its time.
+7. Reconnecting waits longer each time, with a random share, so that a fleet does not come at once.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,34 +42,31 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
-from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from edgectl_agent.core.packets import Retained
 from edgectl_agent.core.timing import delay_s
 from edgectl_agent.device_key import DeviceKey
 from edgectl_agent.errors import make_reason
+from edgectl_agent.packet_client import PACKET_BYTES_MAX, PacketClient
 from edgectl_agent.subscriptions import Handler, Subscriptions
 from edgectl_protocol import PROTOCOL
-from edgectl_protocol.messages import MESSAGE_BYTES_MAX, Reason
+from edgectl_protocol.messages import Reason
 
 __all__ = ["Connection", "Endpoint", "Mailbox"]
 
 SUBSCRIBE_TOPICS_MAX = 8
-PACKET_BYTES_MAX = MESSAGE_BYTES_MAX + 16 * 1024
-"""The longest message (a chunk index is as long) and room for its topic and properties."""
 SESSION_S = 24 * 3600
 KEEPALIVE_S = 30
 CONNECT_S = 15.0
 BACKOFF_FIRST_S = 1.0
-BACKOFF_MAX_S = 60.0
+BACKOFF_S_MAX = 60.0
 MAILBOX_MESSAGES_MAX = 256
 OUTGOING_MESSAGES_MAX = 256
 BULK_MESSAGES_MAX = 4
 """Large messages that the broker has not acknowledged: what else is said stands behind no more."""
+HELP_S = 0.25
 _STEP_S = 1.0
 _CONNACK_S = 20.0
-_READ_BYTES = 64 * 1024
-_LONG_BYTES = 4096
-"""Acknowledgements and orders are shorter, and no sign that a piece is on its way."""
 _BLOBS = f"{PROTOCOL}/blob/"
 _OUT_OF_TIME = frozenset({9, 10})
 """OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
@@ -104,11 +105,12 @@ class Mailbox:
 
         Args:
             connection: brings the messages.
-            once: one message of each topic is wanted, until the next `subscribe`.
+            once: one message of each topic is wanted, until the next `subscribe`; and who waits
+                for it does the connection's work meanwhile.
         """
         self._connection = connection
         self._once = once
-        self._messages: queue.Queue[tuple[str, bytes]] = queue.Queue(MAILBOX_MESSAGES_MAX)
+        self._messages: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
 
     def connected(self) -> bool:
         """Say whether there is a connection now."""
@@ -136,70 +138,26 @@ class Mailbox:
 
     def receive(self, timeout_s: float) -> tuple[str, bytes] | None:
         """Return the next message, or None after `timeout_s`."""
-        try:
-            return self._messages.get(timeout=max(0.001, timeout_s))
-        except queue.Empty:
-            return None
+        with suppress(queue.Empty):
+            return self._messages.get_nowait()
+        end_s = time.monotonic() + max(0.001, timeout_s)
+        while self._once and self._messages.empty():
+            left_s = end_s - time.monotonic()
+            if left_s <= 0 or not self._connection.help(left_s):
+                break
+        with suppress(queue.Empty):
+            return self._messages.get(timeout=max(0.0, end_s - time.monotonic()))
+        return None
 
     def publish(self, topic: str, payload: bytes) -> None:
         """Send, if there is a connection."""
         self._connection.publish(topic, payload)
 
     def _put(self, topic: str, payload: bytes) -> None:
-        try:
-            self._messages.put_nowait((topic, payload))
-        except queue.Full:
+        if self._messages.qsize() < MAILBOX_MESSAGES_MAX:  # the network thread alone puts
+            self._messages.put((topic, payload))
+        else:
             _log.warning("a message on %s was dropped: too many at once", topic)
-
-
-class _BoundedClient(mqtt.Client):
-    """paho's client, which by itself reads whatever length a broker announces: up to 256 MB.
-
-    It also reads ahead, because paho asks for the first bytes of a packet one by one; and does not
-    wake itself up: what is queued while it reads is written at its next turn anyway.
-    """
-
-    bytes_in = 0
-    """Of packets of which more than `_LONG_BYTES` were still to come, of all connections."""
-    _ahead = b""
-    _taken = 0
-
-    @property
-    def has_ahead(self) -> bool:
-        """Whether something was read that paho has not asked for yet."""
-        return self._taken < len(self._ahead)
-
-    def forget_ahead(self) -> None:
-        """There is another connection now."""
-        self._ahead, self._taken = b"", 0
-
-    def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
-        """Read one packet, without a wake-up for each that is queued meanwhile."""
-        waker = self._sockpairW
-        self._sockpairW = _Nobody()  # type: ignore[assignment]
-        try:
-            return super().loop_read(max_packets)
-        finally:
-            self._sockpairW = waker
-
-    def _sock_recv(self, bufsize: int) -> bytes:
-        # paho asks for the rest of a packet at once; a test holds that it still comes by here.
-        if bufsize > PACKET_BYTES_MAX:
-            raise ConnectionAbortedError(f"the broker sends a packet of {bufsize} bytes")
-        if not self.has_ahead:
-            self._ahead, self._taken = super()._sock_recv(_READ_BYTES), 0
-        content = self._ahead[self._taken : self._taken + bufsize]
-        if bufsize > _LONG_BYTES:
-            self.bytes_in += len(content)
-        self._taken += len(content)
-        return content
-
-
-class _Nobody:
-    """Takes a wake-up that nobody needs."""
-
-    def send(self, _: bytes) -> None:
-        """Do nothing."""
 
 
 class Connection:
@@ -213,6 +171,7 @@ class Connection:
         on_change: Callable[[bool], None],
         on_distrust: Callable[[Reason], None] = lambda _: None,
         keepalive_s: int = KEEPALIVE_S,
+        backoff_s_max: float = BACKOFF_S_MAX,
     ) -> None:
         """Prepare; `start` connects.
 
@@ -223,18 +182,24 @@ class Connection:
             on_change: called from the network thread with True after connecting, with False after.
             on_distrust: called from the network thread when the broker's certificate is refused.
             keepalive_s: a silent connection is dead after one and a half times this.
+            backoff_s_max: longest wait between two attempts to connect.
         """
         self._endpoint = endpoint
         self._will = will
         self._on_change = on_change
         self._on_distrust = on_distrust
         self._keepalive_s = keepalive_s
+        self._backoff_s_max = backoff_s_max
         self._topics = Subscriptions()
         self.unasked = 0
         """Messages on topics of blobs that nobody had asked for."""
         self._stopping = threading.Event()
         self._up = threading.Event()
         self._thread: threading.Thread | None = None
+        self._turn = threading.Lock()
+        """Who has it lets paho work."""
+        self._helped_until_s = 0.0
+        self._ended = MQTTErrorCode.MQTT_ERR_SUCCESS
         self._random = random.SystemRandom()
         self._failures = 0
         self.last_error = ""
@@ -277,12 +242,35 @@ class Connection:
         """What has come of long messages, also of those not whole yet."""
         return self._client.bytes_in
 
+    def help(self, timeout_s: float) -> bool:
+        """Do a turn of the network thread's work, which may take `timeout_s`.
+
+        Returns:
+            Whether there was anything to do it on: without a connection the network thread works.
+        """
+        self._helped_until_s = time.monotonic() + timeout_s + HELP_S
+        if not self._turn.acquire(blocking=False):
+            self._client.wake()
+            if not self._turn.acquire(timeout=timeout_s):
+                return self.connected()
+        try:
+            if self._ended != MQTTErrorCode.MQTT_ERR_SUCCESS or not self.connected():
+                return False
+            self._ended = self._client.loop(timeout_s)
+        except Exception as error:  # noqa: BLE001 - it is the connection's, and not the helper's
+            self._note_error(error)
+            self._ended = MQTTErrorCode.MQTT_ERR_CONN_LOST
+        finally:
+            self._helped_until_s = time.monotonic() + HELP_S
+            self._turn.release()
+        return True
+
     def subscribe(self, topics: Sequence[str], handler: Handler, *, once: bool = False) -> None:
         """Have what comes on the exact `topics` given to `handler`, now and after reconnects.
 
         Args:
             topics: at each call the retained messages come anew.
-            handler: called from the network thread.
+            handler: called from the thread that does the network's turn.
             once: one message of each is wanted, so that another connection does not bring it again
                 where it waits at the broker, or `came` was called for it.
         """
@@ -299,7 +287,7 @@ class Connection:
         self._topics.remove(topics)
         if self.connected():
             for batch in _batches(topics):
-                self._client.unsubscribe(batch)
+                self._client.leave(batch)
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
         """Send with QoS 1 if there is a connection; True if it is on its way.
@@ -327,9 +315,11 @@ class Connection:
 
     # ------------------------------------------------------------ the network thread
 
-    def _make_client(self) -> _BoundedClient:
-        client = _BoundedClient(
+    def _make_client(self) -> PacketClient:
+        client = PacketClient(
             CallbackAPIVersion.VERSION2,
+            pieces=_BLOBS,
+            on_piece=self._hand_on,
             client_id=self._endpoint.device,
             protocol=mqtt.MQTTv5,
             reconnect_on_failure=False,
@@ -373,29 +363,39 @@ class Connection:
                 wait_s = delay_s(
                     self._failures,
                     first_s=BACKOFF_FIRST_S,
-                    max_s=BACKOFF_MAX_S,
+                    max_s=self._backoff_s_max,
                     jitter=self._random.random(),
                 )
                 self._stopping.wait(wait_s)
 
     def _connect_once(self) -> None:
         """Connect and stay until the connection ends."""
-        self._endpoint.present(self._context)  # it may have been renewed
-        self._client.will_set(*self._will(), qos=1, retain=True)
-        self._client.forget_ahead()
-        self._client.reconnect()
+        with self._turn:
+            self._endpoint.present(self._context)  # it may have been renewed
+            self._client.will_set(*self._will(), qos=1, retain=True)
+            self._client.begin_connection()
+            self._ended = MQTTErrorCode.MQTT_ERR_SUCCESS
+            self._client.reconnect()
         deadline = time.monotonic() + _CONNACK_S
         while True:
-            code = self._client.loop(_STEP_S)
-            while code == MQTTErrorCode.MQTT_ERR_SUCCESS and self._client.has_ahead:
-                code = self._client.loop_read()
-            if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            self._stand_by()
+            with self._turn:
+                if self._ended == MQTTErrorCode.MQTT_ERR_SUCCESS:
+                    self._ended = self._client.loop(_STEP_S)
+            if self._ended != MQTTErrorCode.MQTT_ERR_SUCCESS:
                 if not self._stopping.is_set():
-                    _log.info("the connection ended: %s", mqtt.error_string(code))
+                    _log.info("the connection ended: %s", mqtt.error_string(self._ended))
                 return
             late = time.monotonic() > deadline and not self._stopping.is_set()
             if late and not self.connected():
                 raise TimeoutError("the broker does not answer CONNECT")
+
+    def _stand_by(self) -> None:
+        """Wait while another thread does our work."""
+        while self.connected() and self._ended == MQTTErrorCode.MQTT_ERR_SUCCESS:
+            left_s = self._helped_until_s - time.monotonic()
+            if left_s <= 0 or self._stopping.wait(min(left_s, HELP_S)):
+                return
 
     def _note_error(self, error: Exception) -> None:
         text = str(error) or type(error).__name__
@@ -426,25 +426,25 @@ class Connection:
         self._up.set()
         always, unknown = self._topics.again()
         self._guarded(self._send_subscribe, always)
-        self._guarded(self._send_subscribe, unknown, SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
+        self._guarded(self._send_subscribe, unknown, Retained.WHERE_NEW)
         self._guarded(self._on_change, True)
 
     def _disconnected(self, *_args: object) -> None:
         self._went_down()
 
     def _received(self, _client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
-        handler = self._topics.handler(message.topic)
-        if handler is None and message.topic.startswith(_BLOBS):
-            self.unasked += 1
-        if handler is not None:
-            self._guarded(handler, message.topic, bytes(message.payload))
+        self._hand_on(message.topic, bytes(message.payload))
 
-    def _send_subscribe(
-        self, topics: Iterable[str], retained: int = SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE
-    ) -> None:
-        options = SubscribeOptions(qos=1, retainHandling=retained)
+    def _hand_on(self, topic: str, payload: bytes) -> None:
+        handler = self._topics.handler(topic)
+        if handler is not None:
+            self._guarded(handler, topic, payload)
+        elif topic.startswith(_BLOBS):
+            self.unasked += 1
+
+    def _send_subscribe(self, topics: Iterable[str], retained: Retained = Retained.ALWAYS) -> None:
         for batch in _batches(topics):
-            self._client.subscribe([(topic, options) for topic in batch])
+            self._client.ask(batch, retained)
 
     def _guarded(self, call: Callable[..., None], *args: object) -> None:
         """Call; an exception is our bug, is logged, and leaves the network thread alive."""

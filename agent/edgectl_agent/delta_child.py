@@ -18,6 +18,7 @@ import os
 import resource
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -64,10 +65,11 @@ def _apply(task: DeltaTask) -> int:
     """Make the target; return how many bytes of it were there already."""
     with (
         Path(task.delta).open("rb") as delta,
-        Path(task.base).open("rb") as base,
+        contextlib.ExitStack() as opened,
         Path(task.target).open("r+b" if Path(task.target).exists() else "w+b") as target,
     ):
-        applier = Applier(_reader(delta), _size(delta), _reader(base), _size(base))
+        base = [opened.enter_context(Path(one).open("rb")) for one in task.base]
+        applier = Applier(_reader([delta]), _size(delta), _reader(base), sum(map(_size, base)))
         if applier.header.target_bytes != task.target_bytes:
             raise DeltaRefused("delta.target", "it is for a target of another length")
         if task.check_base:
@@ -133,9 +135,19 @@ def _digest_start(target: IO[bytes], length: int, digest: hashlib._Hash) -> bool
     return True
 
 
-def _reader(file: IO[bytes]) -> Reader:
+def _reader(files: Sequence[IO[bytes]]) -> Reader:
+    """Return what reads from files that follow one another."""
+    lengths = [_size(one) for one in files]
+
     def read(offset: int, length: int) -> bytes:
-        return os.pread(file.fileno(), length, offset)
+        pieces = []
+        for file, size in zip(files, lengths, strict=True):
+            here = min(length, size - offset)
+            if here > 0:
+                pieces.append(os.pread(file.fileno(), here, offset))
+                length -= here
+            offset = max(0, offset - size)
+        return b"".join(pieces)
 
     return read
 

@@ -50,7 +50,7 @@ class DeltaTask(Struct, frozen=True, kw_only=True):
 
     Attributes:
         delta: the file.
-        base: the file that the device has.
+        base: the files that the device has, to be read one after the other as one.
         target: the file to write; one of an interrupted try is continued.
         target_sha256: the signed digest, in hexadecimal.
         target_bytes: the signed length.
@@ -60,7 +60,7 @@ class DeltaTask(Struct, frozen=True, kw_only=True):
     """
 
     delta: str
-    base: str
+    base: tuple[str, ...]
     target: str
     target_sha256: str
     target_bytes: int

@@ -15,14 +15,15 @@ connection to the broker do not count.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 
 from msgspec import Struct
 
 from edgectl_agent.broker_pieces import BrokerPieces, Transport
+from edgectl_agent.checkpoints import CHECKPOINT_CHUNKS, Checkpoints
 from edgectl_agent.core.pacing import Pacer
 from edgectl_agent.core.transfer import TransferLimits
 from edgectl_agent.errors import StepCancelled, StepFailed, StepRejected
@@ -42,12 +43,6 @@ from edgectl_protocol.pulls import blob_path, manifest_path
 
 __all__ = ["Downloader", "Progress", "Transport"]
 
-CHECKPOINT_CHUNKS = 16
-"""Chunks between two checkpoints of the bitmap, fewer where the transport pauses: at most 1 MiB is
-fetched again after a power loss."""
-CHECKPOINT_S = 0.5
-"""Sooner than so long after the last one, the next waits for `_FAST` times as many chunks."""
-_FAST = 4
 ROUNDS_MAX = 4
 _log = logging.getLogger(__name__)
 
@@ -74,6 +69,7 @@ class Downloader:
         elapsed: Callable[[], float] = time.monotonic,
         limits: TransferLimits | None = None,
         checkpoint_chunks: int = CHECKPOINT_CHUNKS,
+        background: Executor | None = None,
         pacer: Pacer | None = None,
         before: Sequence[Source] = (),
         after: Sequence[Source] = (),
@@ -90,6 +86,7 @@ class Downloader:
             elapsed: seconds of a clock that only goes forward.
             limits: the defaults unless a test wants others.
             checkpoint_chunks: how many chunks are written between two waits for the disk.
+            background: waits for the disk meanwhile, one call at a time; None: the caller does.
             pacer: bound on bytes per second.
             before: sources that are asked before the broker.
             after: sources that are asked after it.
@@ -98,6 +95,7 @@ class Downloader:
         self._store = store
         self._elapsed = elapsed
         self._checkpoint_chunks = checkpoint_chunks
+        self._background = background
         retained = BrokerPieces(
             device,
             transport,
@@ -221,16 +219,16 @@ class Downloader:
         hashes = self._fetch_index(layer, model, cancelled)
         partial = partial or self._store.partial(layer.digest, layer.size)
         share = layer.size / len(hashes)
-        kept_s = -math.inf
+        checkpoints = Checkpoints(
+            partial,
+            chunks=self._checkpoint_chunks,
+            elapsed=self._elapsed,
+            background=self._background,
+        )
 
         def accept(number: int, payload: bytes) -> None:
-            nonlocal kept_s
             partial.write(number, payload)
-            count, now_s = partial.unsynchronized, self._elapsed()
-            few = self._checkpoint_chunks
-            if count >= _FAST * few or (count >= few and now_s - kept_s >= CHECKPOINT_S):
-                partial.checkpoint()
-                kept_s = now_s
+            checkpoints.wrote()
             progress(min(layer.size, round(partial.bitmap.done() * share)))
 
         want = Want(
@@ -241,7 +239,15 @@ class Downloader:
             expected=hashes.__getitem__,
             accept=accept,
         )
-        self._bring_checkpointed(want, partial, cancelled)
+        try:
+            self._bring(want, cancelled, checkpoints.pause)
+        except (StepFailed, StepCancelled):
+            checkpoints.wait()
+            partial.checkpoint()
+            raise
+        finally:
+            checkpoints.wait()
+            partial.close()
         partial.finish(checked=True)
 
     def _fetch_index(
@@ -260,15 +266,6 @@ class Downloader:
             return parse_index(index, digest=layer.chunk_index, length=layer.size)
         except ProtocolError as error:
             raise StepRejected("bundle.malformed", str(error)) from error
-
-    def _bring_checkpointed(
-        self, want: Want, partial: Partial, cancelled: Callable[[], bool]
-    ) -> None:
-        try:
-            self._bring(want, cancelled, partial.checkpoint)
-        except (StepFailed, StepCancelled):
-            partial.checkpoint()
-            raise
 
     def _fetch_small(
         self,

@@ -13,13 +13,15 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["PRIVATE", "READABLE", "TEMPORARY_SUFFIX", "Disk", "RealDisk", "folder_of"]
+__all__ = ["PRIVATE", "READABLE", "TEMPORARY_SUFFIX", "Disk", "OpenFile", "RealDisk", "folder_of"]
 
 PRIVATE = 0o600
 READABLE = 0o644
@@ -98,6 +100,10 @@ class Disk(ABC):
 
     # ------------------------------------------------------------ made of several
 
+    def opened(self, path: str) -> OpenFile:
+        """Return the existing file at `path`, to be written into often, and closed."""
+        return OpenFile(self, path)
+
     def write_atomic(self, path: str, content: bytes, mode: int = READABLE) -> None:
         """Replace the file at `path` durably, in one step as seen by every reader."""
         temporary = path + TEMPORARY_SUFFIX
@@ -123,6 +129,21 @@ class Disk(ABC):
         if self.size(path) is not None:
             self.unlink(path)
             self.sync_directory(folder_of(path))
+
+
+class OpenFile:
+    """A file that is written into piece by piece."""
+
+    def __init__(self, disk: Disk, path: str) -> None:
+        self._disk = disk
+        self._path = path
+
+    def write_at(self, offset: int, content: bytes) -> None:
+        """As `Disk.write_at`."""
+        self._disk.write_at(self._path, offset, content)
+
+    def close(self) -> None:
+        """Write no more; done twice it does no harm."""
 
 
 def folder_of(path: str) -> str:
@@ -162,13 +183,12 @@ class RealDisk(Disk):
 
     def write_at(self, path: str, offset: int, content: bytes) -> None:
         """Write at `offset`."""
-        handle = os.open(self._text(path), os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            done = os.pwrite(handle, content, offset)
-            while done < len(content):
-                done += os.pwrite(handle, memoryview(content)[done:], offset + done)
-        finally:
-            os.close(handle)
+        with contextlib.closing(self.opened(path)) as file:
+            file.write_at(offset, content)
+
+    def opened(self, path: str) -> OpenFile:
+        """Return the file, which has one handle until it is closed."""
+        return _RealFile(self._text(path))
 
     def sync(self, path: str) -> None:
         """Fdatasync: length and content, without the time stamps."""
@@ -250,6 +270,20 @@ class RealDisk(Disk):
         assert not path.startswith("/"), path
         assert ".." not in path.split("/"), path
         return f"{self._root_text}/{path}"
+
+
+class _RealFile(OpenFile):
+    def __init__(self, path: str) -> None:
+        self._file = io.FileIO(path, "r+")
+
+    def write_at(self, offset: int, content: bytes) -> None:
+        handle = self._file.fileno()
+        done = os.pwrite(handle, content, offset)
+        while done < len(content):
+            done += os.pwrite(handle, memoryview(content)[done:], offset + done)
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def _write_all(handle: int, content: bytes) -> None:

@@ -34,6 +34,7 @@ from edgectl_agent.enrol import AUTHORITY_PATH, CERTIFICATE_PATH, load_identity
 from edgectl_agent.errors import AgentError
 from edgectl_agent.local_client import ask
 from edgectl_agent.local_messages import Status
+from edgectl_agent.redaction_trial import try_redaction
 from edgectl_agent.renewal import read_validity
 from edgectl_agent.settings import Settings
 
@@ -252,7 +253,10 @@ def _runtime(settings: Settings) -> Check:  # noqa: ARG001 - as the others
     if done.returncode != 0:
         tail = done.stderr.decode("utf-8", "replace").strip()[-200:]
         how = f"signal {-done.returncode}" if done.returncode < 0 else tail
-        next_step = "another release may suit this processor: pip install 'onnxruntime<…'"
+        next_step = (
+            "another build may suit this processor: the package that brings its libraries, or pip "
+            "install 'onnxruntime<…'"
+        )
         return Check("runtime", "fail", f"onnxruntime does not start: {how}", next_step)
     _, providers = json.loads(done.stdout)
     return Check("runtime", "ok", f"{shown}; providers: {', '.join(providers)}")
@@ -310,6 +314,11 @@ def _temperature(settings: Settings) -> Check:
     return Check("temperature", "ok", detail)
 
 
+def _redaction(settings: Settings) -> Check:
+    found = try_redaction(settings)
+    return Check("redaction", "ok" if found.good else "fail", found.detail, found.next)
+
+
 CHECKS: Mapping[str, Callable[[Settings], Check]] = {
     "state directory": _state,
     "disk": _disk,
@@ -322,6 +331,7 @@ CHECKS: Mapping[str, Callable[[Settings], Check]] = {
     "runtime": _runtime,
     "agent": _agent,
     "inference endpoint": _endpoint,
+    "redaction": _redaction,
     "temperature": _temperature,
 }
 """By name, in the order in which they are made."""

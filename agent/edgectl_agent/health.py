@@ -85,8 +85,10 @@ def system_sample(
     at: datetime,
     state_directory: Path,
     inference_rss_bytes: int,
+    *,
     deltas: Mapping[str, int] | None = None,
     bad_pieces: Mapping[str, int] | None = None,
+    samples: Mapping[str, int] | None = None,
 ) -> SystemSample:
     """Return the device's health.
 
@@ -96,6 +98,7 @@ def system_sample(
         inference_rss_bytes: resident memory of the inference process.
         deltas: what became of them since the start, by code.
         bad_pieces: pieces of blobs that came and were not wanted, by kind.
+        samples: what became of those that were to be redacted or sealed, by code.
     """
     return SystemSample(
         at=at,
@@ -107,6 +110,7 @@ def system_sample(
         inference_rss_bytes=inference_rss_bytes,
         deltas=dict(deltas or {}),
         bad_pieces=dict(bad_pieces or {}),
+        samples=dict(samples or {}),
     )
 
 

@@ -31,7 +31,6 @@ import re
 import secrets
 import selectors
 import signal
-import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +40,12 @@ from typing import IO, Literal
 
 from edgectl_agent.core.record import Update
 from edgectl_agent.errors import StepCancelled, StepFailed, StepRejected
+from edgectl_agent.owned_programs import (
+    ProgramRefused,
+    check_folder,
+    check_program,
+    kill_marked,
+)
 
 __all__ = ["HOOKS", "NO_HOOKS", "HookFailed", "Hooks", "Phase"]
 
@@ -168,7 +173,7 @@ class Hooks:
         several = directory / f"{phase}.d"
         names = [directory / phase]
         if several.is_dir():
-            _check_folder(directory, several)
+            _check_inside(directory, several)
             names += sorted(
                 one
                 for one in several.iterdir()
@@ -178,8 +183,8 @@ class Hooks:
             raise _refused(several, f"more than {_SCRIPTS_MAX} hooks")
         for name in names:
             if name.exists() or name.is_symlink():
-                _check_folder(directory, directory)
-                yield _check_script(directory, name)
+                _check_inside(directory, directory)
+                yield _checked(directory, name)
 
 
 NO_HOOKS = Hooks(None, timeout_s=1.0)
@@ -268,7 +273,7 @@ class _Run:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         for _ in range(_PASSES_MAX):
-            if not _kill_marked(f"{_MARK}={self._mark}".encode()):
+            if not kill_marked(f"{_MARK}={self._mark}".encode()):
                 break
         self._read(output)
         lines = self._output.decode("utf-8", "replace").splitlines()
@@ -278,51 +283,26 @@ class _Run:
             _log.info("%s: … %d bytes in all", self._script.name, self._length)
 
 
-def _kill_marked(mark: bytes) -> int:
-    """Kill our own processes that carry `mark` in their environment; return how many."""
-    killed = 0
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        with suppress(OSError):
-            if mark in (entry / "environ").read_bytes().split(b"\0"):
-                os.kill(int(entry.name), signal.SIGKILL)
-                state = (entry / "stat").read_text("ascii", "replace").rpartition(")")[2].split()[0]
-                killed += int(state != "Z")
-    return killed
-
-
-def _check_script(directory: Path, script: Path) -> Path:
+def _checked(directory: Path, script: Path) -> Path:
     """Return the file that is to be run; raise `HookFailed` if it must not be."""
     real = script.resolve()
     if not real.is_relative_to(directory.resolve()):
         raise _refused(script, "the link leads out of the folder")
-    found = real.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise _refused(script, "it is no file")
-    _check_owner(script, found)
-    if not found.st_mode & stat.S_IXUSR:
-        raise _refused(script, "it is not executable: chmod 755")
+    try:
+        check_program(real)
+    except ProgramRefused as error:
+        raise _refused(script, error.detail) from error
     return real
 
 
-def _check_folder(directory: Path, folder: Path) -> None:
+def _check_inside(directory: Path, folder: Path) -> None:
     """Check a folder and those above it."""
-    real = folder.resolve()
-    if folder != directory and not real.is_relative_to(directory.resolve()):
+    if folder != directory and not folder.resolve().is_relative_to(directory.resolve()):
         raise _refused(folder, "the link leads out of the folder")
-    for one in (real, *real.parents):
-        found = one.stat()
-        if one not in {real, directory.resolve()} and found.st_mode & stat.S_ISVTX:
-            continue  # such as /tmp: nobody can replace what is not their own there
-        _check_owner(one, found)
-
-
-def _check_owner(path: Path, found: os.stat_result) -> None:
-    if found.st_uid not in {0, os.geteuid()}:
-        raise _refused(path, f"it belongs to the user with number {found.st_uid}: chown root")
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise _refused(path, "others may write it: chmod go-w")
+    try:
+        check_folder(folder)
+    except ProgramRefused as error:
+        raise _refused(error.path, error.detail) from error
 
 
 def _refused(path: Path, detail: str) -> HookFailed:

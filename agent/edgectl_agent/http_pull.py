@@ -31,6 +31,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 from edgectl_agent.errors import Unreachable, UsageError
 from edgectl_agent.server_tls import server_context
+from edgectl_agent.tls_stream import TlsStream
 from edgectl_protocol.pulls import PULL_CLOCK
 
 __all__ = ["Denied", "HttpClient", "Proof", "Reply", "Trouble", "parse_address"]
@@ -175,9 +176,7 @@ class HttpClient:
                 self._context = server_context(self._server_ca)
             except Unreachable as error:
                 raise Trouble(error.detail) from error
-        return http.client.HTTPSConnection(
-            parts.hostname, parts.port, timeout=CONNECT_S, context=self._context
-        )
+        return _HttpsConnection(parts.hostname, parts.port, self._context)
 
     def _server_time(self) -> int | None:
         """Return the time by the server's clock, where it has told us that ours is wrong."""
@@ -223,6 +222,20 @@ def parse_address(address: str) -> SplitResult:
 # ------------------------------------------------------------ one request
 
 
+class _HttpsConnection(http.client.HTTPConnection):
+    """`http.client.HTTPSConnection` over a `TlsStream`."""
+
+    default_port = http.client.HTTPS_PORT
+
+    def __init__(self, host: str, port: int | None, context: ssl.SSLContext) -> None:
+        super().__init__(host, port, timeout=CONNECT_S)
+        self._context = context
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock = TlsStream(self.sock, self._context, self.host)
+
+
 class _Line(threading.Thread):
     """A connection, and a watch that ends it when it takes too long or nobody wants it any more."""
 
@@ -235,7 +248,7 @@ class _Line(threading.Thread):
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._resting = False
-        self._socket: socket.socket | None = None
+        self._socket: socket.socket | TlsStream | None = None
         """The connection forgets it when an answer is to be the last."""
         self._until_s = time.monotonic() + HEAD_S_MAX
         self.verdict = ""
@@ -302,8 +315,7 @@ class _Line(threading.Thread):
             opened = self._connection.sock or self._socket
             if self.verdict and opened is not None:
                 with contextlib.suppress(OSError):
-                    # Of the plain socket: the TLS one would wait for the other side.
-                    socket.socket.shutdown(opened, socket.SHUT_RDWR)
+                    opened.shutdown(socket.SHUT_RDWR)
 
 
 # ------------------------------------------------------------ what answers mean

@@ -17,7 +17,17 @@ from edgectl_agent.local_desk import Asked
 from edgectl_agent.workers import Crashed
 from edgectl_protocol.messages import Reason
 
-__all__ = ["AckCame", "Alarmed", "Inbox", "Item", "LinkChanged", "ProgressMade", "Said", "WantCame"]
+__all__ = [
+    "AckCame",
+    "Alarmed",
+    "Inbox",
+    "Item",
+    "LinkChanged",
+    "ProgressMade",
+    "Said",
+    "SampleMade",
+    "WantCame",
+]
 
 ITEMS_MAX = 1024
 _AGAIN_S = 1.0
@@ -48,6 +58,12 @@ class ProgressMade(Struct, frozen=True):
     progress: Progress
 
 
+class SampleMade(Struct, frozen=True):
+    """A sample that was redacted or sealed, as it may be written."""
+
+    content: bytes
+
+
 class Alarmed(Struct, frozen=True):
     """An attacker may have done this."""
 
@@ -69,6 +85,7 @@ Item = (
     | AckCame
     | WantCame
     | ProgressMade
+    | SampleMade
     | Alarmed
     | Said
     | Asked

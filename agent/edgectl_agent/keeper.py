@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Container
+from contextlib import suppress
 from typing import Any, Protocol
 
 from edgectl_agent.core import steps
@@ -187,6 +188,8 @@ class Keeper:
         for change in self._serving.restore(fresh=fresh, leave=self._machine.unsettled):
             self._changed(change)
         if fresh:
+            with suppress(InferenceDown):  # its death is seen at the next turn
+                self._inference.accept()
             self._compare_again()
         for slot, reason in self._serving.silent.items():
             running = self._machine.pointers.get(slot, SlotPointer()).running

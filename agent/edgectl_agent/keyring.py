@@ -47,10 +47,12 @@ class Keyring:
         """
         from cryptography.exceptions import InvalidTag
 
+        from edgectl_agent.hpke import open_sealed
+
         key = self._load()
         info = device_context(device=self._device, target=target, manifest=manifest)
         try:
-            return bytearray(_suite().decrypt(sealed, key, info))
+            return bytearray(open_sealed(sealed, key, info))
         except (InvalidTag, ValueError) as error:
             raise KeyUnavailable(
                 "key.sealed",
@@ -105,9 +107,3 @@ class Keyring:
         if not isinstance(key, X25519PrivateKey):
             raise KeyUnavailable("key.device", f"{self._path} is not an X25519 key")
         return key
-
-
-def _suite() -> Any:
-    from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
-
-    return Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)

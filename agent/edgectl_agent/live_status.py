@@ -54,7 +54,9 @@ class LiveStatus:
         self._inference = inference
         self._begun_s = begun_s
 
-    def take(self, moment: Moment, holds: dict[str, Any]) -> dict[str, Any]:
+    def take(
+        self, moment: Moment, holds: dict[str, Any], samples: dict[str, Any]
+    ) -> dict[str, Any]:
         """Return it as plain values for JSON; `holds` as of `HoldFile.shown`."""
         sample = health.system_sample(moment.wall, self._settings.state_directory, 0)
         due_s = self._machine.due_s
@@ -69,6 +71,7 @@ class LiveStatus:
             "connection_error": _ERRNO.sub("", self._connection.last_error) or None,
             "certificate": self._certificate(moment),
             "holds": holds,
+            "samples": samples,
             "slots": msgspec.to_builtins(self._reporter.slots()),
             "next_s": None if due_s is None else round(max(0.0, due_s - moment.elapsed_s), 1),
             "refusal": None if refusal is None else msgspec.to_builtins(refusal),

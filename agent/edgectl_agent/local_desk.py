@@ -23,6 +23,7 @@ from edgectl_agent.local_messages import (
     Answer,
     Hold,
     Install,
+    Outcome,
     Release,
     Request,
     RollBack,
@@ -55,7 +56,7 @@ class Prepared(Struct, frozen=True, kw_only=True):
 class Asked(Struct, frozen=True, kw_only=True):
     """A request on its way to the main thread, with where its answer goes."""
 
-    request: Hold | Release | RollBack | Status | Prepared
+    request: Hold | Release | RollBack | Outcome | Status | Prepared
     reply: Any
     """A `Reply`; a queue is nothing that a struct can check."""
 
@@ -78,6 +79,7 @@ class LocalDesk:
         feed: Callable[[steps.Event], None],
         installer: Installer,
         status: Callable[[], dict[str, Any]],
+        tell: Callable[[Outcome], None],
         settled: Callable[[str], None],
     ) -> None:
         """Take what is asked about.
@@ -88,6 +90,7 @@ class LocalDesk:
             feed: tells the update machine, in the main thread.
             installer: used from the threads of the peers.
             status: how the agent is; called in the main thread.
+            tell: tells the server an outcome, or raises `AgentError`; called in the main thread.
             settled: the machine has heard of the version that came as a file for a slot.
         """
         self._hold = hold
@@ -95,6 +98,7 @@ class LocalDesk:
         self._feed = feed
         self._installer = installer
         self._status = status
+        self._tell = tell
         self._settled = settled
         self._waiting: dict[str, Reply] = {}
         self._held: Reason | None = None
@@ -111,7 +115,7 @@ class LocalDesk:
             return msgspec.structs.replace(answer, data={"slot": prepared.slot})
         return self._ask(request)
 
-    def _ask(self, request: Hold | Release | RollBack | Status | Prepared) -> Answer:
+    def _ask(self, request: Hold | Release | RollBack | Outcome | Status | Prepared) -> Answer:
         reply: Reply = queue.SimpleQueue()
         self._put(Asked(request=request, reply=reply))
         try:
@@ -173,6 +177,9 @@ class LocalDesk:
                 had = self._hold.remove(name, moment)
                 self.watch(moment)
                 return Answer(data={"released": had, "holds": self._hold.shown(moment)})
+            case Outcome() as outcome:
+                self._tell(outcome)
+                return Answer()
             case RollBack(slot=slot):
                 number = self._note(asked.reply)
                 self._feed(steps.RollbackAsked(slot=slot, request=number))

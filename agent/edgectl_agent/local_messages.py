@@ -16,6 +16,7 @@ from edgectl_agent.errors import AgentError, Refused, Unreachable
 from edgectl_protocol.errors import MalformedMessage
 from edgectl_protocol.messages import Reason
 from edgectl_protocol.names import ModelName, Variant
+from edgectl_protocol.outcomes import OutcomeLabel, OutcomeRequest
 
 __all__ = [
     "ANSWER_BYTES_MAX",
@@ -25,6 +26,7 @@ __all__ = [
     "Answer",
     "Hold",
     "Install",
+    "Outcome",
     "Release",
     "Request",
     "RollBack",
@@ -79,11 +81,20 @@ class Install(Struct, frozen=True, kw_only=True, tag="install", tag_field="reque
     """None: the first one in the file that passes its trial here."""
 
 
+class Outcome(Struct, frozen=True, kw_only=True, tag="outcome", tag_field="request"):
+    """Tell the server what a request to a model has turned out to be of."""
+
+    slot: ModelName
+    name: OutcomeRequest
+    """The request's ``id``, with ``:ROW`` where it had many rows."""
+    label: OutcomeLabel
+
+
 class Status(Struct, frozen=True, kw_only=True, tag="status", tag_field="request"):
     """Say how the agent is."""
 
 
-Request = Hold | Release | RollBack | Install | Status
+Request = Hold | Release | RollBack | Install | Outcome | Status
 
 
 class Answer(Struct, frozen=True, kw_only=True, omit_defaults=True):

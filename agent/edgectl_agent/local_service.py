@@ -12,6 +12,7 @@ from edgectl_agent.core.machine import Machine
 from edgectl_agent.hold_file import HoldFile
 from edgectl_agent.local_control import LocalControl
 from edgectl_agent.local_desk import Asked, LocalDesk
+from edgectl_agent.local_messages import Outcome
 from edgectl_agent.offline import Packages
 from edgectl_agent.offline_install import OfflineInstaller
 from edgectl_agent.settings import Settings
@@ -39,6 +40,7 @@ class LocalService:
         put: Callable[[Asked], None],
         feed: Callable[[steps.Event], None],
         status: Callable[[Holds], dict[str, Any]],
+        tell: Callable[[Outcome], None],
         stopping: Callable[[], bool],
     ) -> None:
         """Prepare; see `LocalDesk` and `OfflineInstaller` for the arguments."""
@@ -59,6 +61,7 @@ class LocalService:
             feed=feed,
             installer=installer,
             status=lambda: status(self._desk.shown(moment())),
+            tell=tell,
             settled=self._settled,
         )
         self._control = LocalControl(

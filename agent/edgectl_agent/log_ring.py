@@ -13,9 +13,11 @@ import re
 from collections import deque
 from collections.abc import Collection
 from datetime import UTC, datetime
+from itertools import islice
 
 import msgspec
-from msgspec import Struct
+
+from edgectl_protocol.log_lines import LogLine
 
 __all__ = ["LINE_BYTES_MAX", "RING_BYTES_MAX", "LogLine", "LogRing", "without_secrets"]
 
@@ -36,16 +38,6 @@ _SECRET_LENGTH_MIN = 4
 _PLAIN = logging.Formatter()
 
 
-class LogLine(Struct, frozen=True, kw_only=True):
-    """One line as it is sent."""
-
-    time: datetime | None
-    """None: of a journal of an older agent, which kept no times."""
-    level: str
-    logger: str
-    text: str
-
-
 class LogRing(logging.Handler):
     """Keeps the newest lines; any thread may log."""
 
@@ -56,6 +48,7 @@ class LogRing(logging.Handler):
         self._bytes_max = bytes_max
         self._lines: deque[tuple[datetime, bytes]] = deque()
         self._bytes = 0
+        self._position = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a line; called by `logging`, with the handler's lock."""
@@ -84,8 +77,29 @@ class LogRing(logging.Handler):
         finally:
             self.release()
 
+    @property
+    def position(self) -> int:
+        """How many lines were kept so far: the number that the next one gets, from 0."""
+        return self._position
+
+    def after(self, position: int) -> tuple[int, list[tuple[datetime, bytes]]]:
+        """Return the lines from number `position` on, and the number of the first of them.
+
+        That is a higher one where lines have gone in the meantime.
+        """
+        if position >= self._position:  # nothing new, as nearly always
+            return position, []
+        self.acquire()
+        try:
+            oldest = self._position - len(self._lines)
+            first = max(position, oldest)
+            return first, list(islice(self._lines, first - oldest, None))
+        finally:
+            self.release()
+
     def _keep(self, at: datetime, line: bytes) -> None:
         self._lines.append((at, line))
+        self._position += 1
         self._bytes += len(line)
         while self._bytes > self._bytes_max:
             self._bytes -= len(self._lines.popleft()[1])

@@ -18,10 +18,12 @@ import msgspec
 from edgectl_agent.core.record import EMPTY, Record
 from edgectl_agent.core.requests import RequestArrived
 from edgectl_agent.core.timing import Moment
-from edgectl_agent.log_ring import LogLine, LogRing
+from edgectl_agent.log_ring import LogRing
+from edgectl_agent.log_tail import LogTail
 from edgectl_agent.request_ledger import RequestLedger
 from edgectl_agent.trail import told
 from edgectl_agent.uploads import Uploads
+from edgectl_protocol.log_lines import LogFollowRequest, LogLine
 from edgectl_protocol.messages import Reason
 from edgectl_protocol.uploads import LogRequest, UploadAnswer
 
@@ -51,23 +53,48 @@ class Logs:
         records: Callable[[], Sequence[Record]],
         uploads: Uploads,
         reporter: Alarms,
+        tail: Callable[[Callable[[datetime], list[tuple[datetime, bytes]]]], LogTail],
     ) -> None:
-        """Take what it needs; `records` reads the journal, the oldest first."""
+        """Take what it needs.
+
+        Args:
+            ledger: of all requests.
+            ring: the agent's own lines.
+            records: reads the journal, the oldest first.
+            uploads: takes what is offered.
+            reporter: is told of requests that are none of ours.
+            tail: makes what sends lines as they come, of what tells the journal since a time.
+        """
         self._ledger = ledger
         self._ring = ring
         self._records = records
         self._uploads = uploads
         self._reporter = reporter
+        self._tail = tail(self._journal)
+
+    def follow(self, arrived: RequestArrived, moment: Moment) -> None:
+        """Send lines as they come, or stop, unless something stands against it."""
+        request = arrived.request
+        assert isinstance(request, LogFollowRequest), request
+        if self._is_taken(arrived, moment):
+            self._tail.take(request, moment)
+
+    def pump(self, moment: Moment) -> None:
+        """Send what is new to whoever looks."""
+        self._tail.pump(moment)
+
+    def _is_taken(self, arrived: RequestArrived, moment: Moment) -> bool:
+        refusal = self._ledger.refuse(arrived, moment)
+        if refusal is not None:
+            self._reporter.alarm(refusal, moment)
+            return False
+        return self._ledger.take(arrived, self._ledger.pending)
 
     def take(self, arrived: RequestArrived, moment: Moment) -> None:
         """Offer the lines, unless something stands against it."""
         request = arrived.request
         assert isinstance(request, LogRequest), request
-        refusal = self._ledger.refuse(arrived, moment)
-        if refusal is not None:
-            self._reporter.alarm(refusal, moment)
-            return
-        if not self._ledger.take(arrived, self._ledger.pending):
+        if not self._is_taken(arrived, moment):
             return
         _log.info("an operator has asked for the logs: job %s", request.job)
         since = moment.wall - timedelta(seconds=request.since_s) if request.since_s else None

@@ -7,6 +7,7 @@ not believed. What is written of one that is refused in the end is removed with 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Collection
@@ -226,10 +227,10 @@ class OfflineInstaller:
         if layer.size == 0:
             self._store.add(layer.digest, b"")
             return
-        partial = self._store.partial(layer.digest, layer.size)
-        for number, chunk in enumerate(archive.chunks(layer.digest)):
-            partial.write(number, chunk)
-        partial.finish()
+        with contextlib.closing(self._store.partial(layer.digest, layer.size)) as partial:
+            for number, chunk in enumerate(archive.chunks(layer.digest)):
+                partial.write(number, chunk)
+            partial.finish()
 
 
 def _chosen(candidates: tuple[Candidate, ...], variant: str | None) -> tuple[Candidate, ...]:

@@ -1,17 +1,17 @@
-"""Fetches a bundle, its model by a delta where an order names one for what the device has.
+"""Fetches a bundle by deltas, where an order names some for what the device has.
 
-The delta comes as every blob does: chunk by chunk, from whatever source has it, and what has come
-survives a power loss. While its end is coming the process that applies it starts. What that makes
-is synchronized and hashed as what was fetched is, and only then a blob of the bundle. So an update
+One makes the rest of the bundle (`edgectl_agent.rest_patching`), one its model. What they make is
+synchronized and hashed as what was fetched is, and only then a blob of the bundle. So an update
 never fails, and nothing else is ever installed, for a delta's sake: in whatever is wrong with it
-the model is fetched whole, and why is told by code.
+what it leads to is fetched whole, and why is told by code.
 
 ===============================  ==============================================================
 not used, because                code
 ===============================  ==============================================================
 the base is not on the device    ``delta.base_missing``
 it leads to no layer of the      ``delta.target``
-signed manifest
+signed manifest, or to another
+manifest
 it is not smaller, or no blob    ``delta.limit``
 no room for delta and target     ``delta.space``
 the whole file was begun before  ``delta.whole_begun``
@@ -23,7 +23,8 @@ what it has made is not right    ``delta.target``
 Rules:
 
 1. A delta that was refused is removed, and the download of the whole file begun. Where that was
-   begun, no delta is tried any more: so a power loss in between costs no second try.
+   begun, no delta is tried any more: so a power loss in between costs no second try. Of the rest
+   that file is the manifest.
 2. A delta that does not come at all (``transfer.stalled``) fails the step, as a layer does; at the
    next attempt it is not waited for again.
 3. When a step is cancelled or the power goes, all that was fetched or made stays.
@@ -31,63 +32,32 @@ Rules:
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import Counter
 from collections.abc import Callable
-from types import TracebackType
-from typing import Protocol, Self
+from typing import NamedTuple
 
 from edgectl_agent.core import steps
+from edgectl_agent.delta_fetching import Applies, NotUsed, Wish, apply_task, fetch_delta
 from edgectl_agent.deltas import DeltaProcess, DeltaTask
 from edgectl_agent.downloader import Downloader, Progress
-from edgectl_agent.errors import StepCancelled, StepFailed, StepRejected, make_reason
+from edgectl_agent.errors import StepFailed
+from edgectl_agent.rest_patching import make_rest
 from edgectl_agent.store import Store
-from edgectl_protocol.chunks import INDEX_ANNOTATION
 from edgectl_protocol.errors import MalformedMessage
 from edgectl_protocol.manifest import Descriptor, Manifest, device_layers, model_layer
 from edgectl_protocol.messages import Reason
 from edgectl_protocol.names import hex_of
-from edgectl_protocol.transfers import DeltaOffer, TransferReport
+from edgectl_protocol.rests import rest_layers
+from edgectl_protocol.transfers import DeltaOffer, RestOffer, TransferReport
 
-__all__ = ["APPLIED", "Applies", "Patcher"]
+__all__ = ["APPLIED", "REST_APPLIED", "Applies", "Patcher"]
 
-APPLIED = "delta.applied"
-"""Counts what was made by deltas, beside the codes of what was not."""
-EARLY_BYTES = 512 * 1024
-"""The process starts when no more than this is to come: 0.4 s of a link of 10 Mbit/s."""
+APPLIED, REST_APPLIED = "delta.applied", "delta.rest_applied"
+"""Count what was made by deltas, beside the codes of what was not."""
 _CODES_MAX = 64
 _log = logging.getLogger(__name__)
-
-
-class Applies(Protocol):
-    """A process that applies one delta."""
-
-    def __enter__(self) -> Self:
-        """Return it."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """End it."""
-
-    def start(self) -> None:
-        """Have it begun, if it is not."""
-
-    def apply(
-        self, task: DeltaTask, *, cancelled: Callable[[], bool] = lambda: False
-    ) -> Reason | None:
-        """Make the target; return why it is not there, or None."""
-
-
-class NotUsed(Exception):
-    """The model is to be fetched whole."""
-
-    def __init__(self, code: str, detail: str) -> None:
-        super().__init__(f"{code}: {detail}")
-        self.reason = make_reason(code, detail)
 
 
 class Patcher:
@@ -128,30 +98,42 @@ class Patcher:
             StepFailed, StepRejected, StepCancelled, OSError: as of `Downloader.fetch`.
         """
         update = step.update
+        wish = Wish(step, progress, cancelled)
         model = update.wanted.model
+        rest, refusal = step.rest, None
+        if rest is not None:
+            made, refusal = self._tried(REST_APPLIED, functools.partial(self._rest, rest, wish))
+            rest = rest if made else None
         self._downloader.fetch_manifest(update.manifest, model=model, cancelled=cancelled)
         manifest = self._store.manifest(update.manifest)
-        applied, refusal = None, None
-        if step.delta is not None:
-            try:
-                if self._make(step.delta, manifest, step, progress, cancelled):
-                    applied = step.delta
-                    self._counts[APPLIED] += 1
-            except NotUsed as why:
-                refusal = why.reason
-                self._counts[refusal.code] += 1
-                _log.warning("the model is fetched whole: %s", why)
+        delta = step.delta
+        if delta is not None:
+            made, why = self._tried(APPLIED, functools.partial(self._make, delta, manifest, wish))
+            delta, refusal = delta if made else None, why or refusal
         self._downloader.fetch(update.manifest, model=model, progress=progress, cancelled=cancelled)
-        return self._report(step, manifest, applied, refusal)
+        return self._report(step, manifest, _Used(delta, rest, refusal))
 
-    def _make(
-        self,
-        offer: DeltaOffer,
-        manifest: Manifest,
-        step: steps.Download,
-        progress: Callable[[Progress], None],
-        cancelled: Callable[[], bool],
-    ) -> bool:
+    def _tried(self, counted: str, make: Callable[[], bool]) -> tuple[bool, Reason | None]:
+        """Return whether something was made by a delta, or why it is fetched whole."""
+        try:
+            made = make()
+        except NotUsed as why:
+            self._counts[why.reason.code] += 1
+            _log.warning("what a delta leads to is fetched whole: %s", why)
+            return False, why.reason
+        self._counts[counted] += made
+        return made, None
+
+    def _rest(self, offer: RestOffer, wish: Wish) -> bool:
+        return make_rest(
+            offer,
+            wish,
+            downloader=self._downloader,
+            store=self._store,
+            process=self._process(),
+        )
+
+    def _make(self, offer: DeltaOffer, manifest: Manifest, wish: Wish) -> bool:
         """Make the model by the delta; return whether there was anything to make.
 
         Raises:
@@ -163,8 +145,15 @@ class Patcher:
         self._check(offer, target)
         try:
             with self._process() as process:
-                delta = self._fetch_delta(offer, step, process, progress, cancelled)
-                self._apply(offer, target, delta, process, cancelled)
+                path = fetch_delta(
+                    offer,
+                    offer.target,
+                    wish,
+                    downloader=self._downloader,
+                    store=self._store,
+                    process=process,
+                )
+                self._apply(offer, target, path, process, wish.cancelled)
         except NotUsed:
             self._store.discard_deltas(target.digest)
             raise
@@ -182,39 +171,6 @@ class Patcher:
         except StepFailed as error:
             raise NotUsed("delta.space", error.detail) from error
 
-    def _fetch_delta(
-        self,
-        offer: DeltaOffer,
-        step: steps.Download,
-        process: Applies,
-        progress: Callable[[Progress], None],
-        cancelled: Callable[[], bool],
-    ) -> str:
-        """Bring the delta and return where it is; the process is on its way by then."""
-
-        def came(count: int) -> None:
-            if offer.size - count <= EARLY_BYTES:
-                process.start()
-            progress(Progress(bytes_done=count, bytes_total=offer.size))
-
-        came(0)
-        partial = self._store.delta(offer.target, offer.delta, offer.size)
-        annotations = {} if offer.chunk_index is None else {INDEX_ANNOTATION: offer.chunk_index}
-        described = Descriptor(
-            media_type="", digest=offer.delta, size=offer.size, annotations=annotations
-        )
-        try:
-            self._downloader.fetch_blob(
-                described, step.update.wanted.model, came, cancelled, partial
-            )
-        except StepRejected as error:  # the index is not one of so many chunks
-            raise NotUsed("delta.malformed", error.detail) from error
-        except StepFailed as error:
-            if error.code == "transfer.stalled" and step.update.attempt == 1:
-                raise
-            raise NotUsed(error.code, error.detail) from error
-        return partial.path
-
     def _apply(
         self,
         offer: DeltaOffer,
@@ -228,39 +184,44 @@ class Patcher:
             return
         task = DeltaTask(
             delta=delta,
-            base=self._store.locate(offer.base),
+            base=(self._store.locate(offer.base),),
             target=self._store.locate_made(target.digest),
             target_sha256=hex_of(target.digest),
             target_bytes=target.size,
         )
-        reason = process.apply(task, cancelled=cancelled)
-        if cancelled():
-            raise StepCancelled
-        if reason is not None:
-            raise NotUsed(reason.code, reason.detail)
+        apply_task(process, task, cancelled)
         if not self._store.adopt(target.digest, target.size):
             raise NotUsed("delta.target", "what was made of it is not what was signed")
 
-    def _report(
-        self,
-        step: steps.Download,
-        manifest: Manifest,
-        applied: DeltaOffer | None,
-        refusal: Reason | None,
-    ) -> TransferReport:
+    def _report(self, step: steps.Download, manifest: Manifest, used: _Used) -> TransferReport:
         """Say what it took; what other bundles on the device have did not need to come."""
+        own = step.update.manifest
         sizes = {one.digest: one.size for one in device_layers(manifest)}
-        whole = self._store.size(step.update.manifest) + sum(sizes.values())
-        there = self._store.layers_of(one for one in step.keep if one != step.update.manifest)
-        saved = sum(size for digest, size in sizes.items() if digest in there)
-        if applied is not None:
-            saved += sizes[applied.target] - applied.size
+        sizes[own] = self._store.size(own)
+        whole = sum(sizes.values())
+        free = sizes.keys() & self._store.layers_of(one for one in step.keep if one != own)
+        fetched = 0
+        if used.delta is not None:
+            free |= {used.delta.target}
+            fetched += used.delta.size
+        if used.rest is not None:
+            free |= {own, *(one.digest for one in rest_layers(manifest))}
+            fetched += used.rest.size
         return TransferReport(
             whole_bytes=whole,
-            fetched_bytes=whole - saved,
-            delta=None if applied is None else applied.delta,
-            refusal=refusal,
+            fetched_bytes=fetched + whole - sum(sizes[one] for one in free),
+            delta=None if used.delta is None else used.delta.delta,
+            rest=None if used.rest is None else used.rest.delta,
+            refusal=used.refusal,
         )
+
+
+class _Used(NamedTuple):
+    """The deltas that something was made by."""
+
+    delta: DeltaOffer | None
+    rest: RestOffer | None
+    refusal: Reason | None
 
 
 def _target(offer: DeltaOffer, manifest: Manifest) -> Descriptor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from edgectl_agent.bundle import Bundle
@@ -29,12 +29,12 @@ from edgectl_agent.errors import (
 from edgectl_agent.hooks import NO_HOOKS, Hooks
 from edgectl_agent.journal import Journal
 from edgectl_agent.patching import Patcher
-from edgectl_agent.serving import Serving, Switched
+from edgectl_agent.serving import Switched
 from edgectl_agent.store import Store
 from edgectl_agent.trial import TrialResult, Verdict
-from edgectl_protocol.messages import Reason
+from edgectl_protocol.messages import Installed, Reason, SwapReport
 
-__all__ = ["Engine", "Metadata", "Outlet", "Performer", "Result"]
+__all__ = ["Engine", "Metadata", "Outlet", "Performer", "Result", "Slots"]
 
 Result = steps.StepDone | steps.StepFailed | steps.StepRejected
 Preparing = steps.Refresh | steps.Download | steps.Verify | steps.Trial | steps.Accompany
@@ -57,6 +57,32 @@ class Metadata(Protocol):
         """
 
 
+class Slots(Protocol):
+    """What serves: `edgectl_agent.serving.Serving`, or a board behind a gateway."""
+
+    def activate(self, installed: Mapping[str, Installed]) -> Switched:
+        """Have slots run bundles, all of them or none; by slot.
+
+        Raises:
+            StepFailed: it cannot be done now.
+            StepRejected: one of them must not run; `slot` says which.
+        """
+
+    def roll_back(self, manifests: Mapping[str, str]) -> Switched:
+        """Have slots run what they ran before these; raise `StepFailed` where that fails now."""
+
+    def accompany(
+        self, slot: str, installed: Installed, *, share: float, cpu_max: float
+    ) -> SwapReport:
+        """Have a candidate answer copies of requests; raises as `activate`."""
+
+    def mirror(self, slot: str, *, share: float, cpu_max: float) -> bool:
+        """Copy requests to what is beside what serves; say whether something is."""
+
+    def release(self, slot: str) -> None:
+        """Free what is beside what serves."""
+
+
 class Performer:
     """Runs steps."""
 
@@ -66,7 +92,7 @@ class Performer:
         metadata: Metadata,
         patcher: Patcher,
         store: Store,
-        serving: Serving,
+        serving: Slots,
         trial: Callable[[Bundle], TrialResult],
         progress: Callable[[str, Progress], None],
         hooks: Hooks = NO_HOOKS,

@@ -5,10 +5,13 @@ Rules:
 1. The reported state is the whole, retained, and sent after every transition; progress or a
    refusal alone makes it be sent at most twice a second: whoever can write orders that are refused
    must not be able to make the device shout.
-2. Everything is signed when it is sent, with the device's key; so is the last will, which is
+2. What the device is (`Capabilities`) is left out while it is as it was told in this connection
+   and the server has said that it keeps that: one that does not say so is told each time.
+3. Everything is signed when it is sent, with the device's key; so is the last will, which is
    written anew for each connection and speaks of that connection alone.
-3. Events and telemetry go into the spool first. They are published from there, oldest first, again
-   after every reconnect and every 30 s, until the server has acknowledged them.
+4. Events and telemetry go into the spool first. They are published from there, oldest first, again
+   after every reconnect and every 30 s, until the server has acknowledged them. Telemetry is
+   compressed once the server of this connection has said that it takes that.
 """
 
 from __future__ import annotations
@@ -30,7 +33,9 @@ from edgectl_agent.signing import Signer, seal, seal_encoded
 from edgectl_agent.spool import Kind, Spooled
 from edgectl_agent.uploads import Held
 from edgectl_protocol import __version__, topics
+from edgectl_protocol.errors import ProtocolError
 from edgectl_protocol.messages import (
+    Ack,
     BenchmarkReport,
     BenchmarkRequest,
     BenchmarkResult,
@@ -44,13 +49,18 @@ from edgectl_protocol.messages import (
     SlotReport,
     SystemSample,
     TelemetryBatch,
+    decode,
 )
+from edgectl_protocol.outcomes import OutcomeReport
 from edgectl_protocol.update import ENDED, UpdateEvent, UpdateState
 from edgectl_protocol.uploads import UploadOffer
+from edgectl_protocol.watching import FeatureWindow
 
 __all__ = ["Reporter"]
 
 PROGRESS_PERIOD_S = 0.5
+DISK_CHANGE = 0.05
+"""A larger share of the free disk space is news."""
 RESEND_S = 30.0
 _SENT_AT_ONCE_MAX = 32
 _ENDED_BADLY = frozenset({UpdateEvent.FAILED, UpdateEvent.REJECTED, UpdateEvent.BREACHED})
@@ -59,6 +69,7 @@ _SPOOLED: dict[Kind, tuple[Callable[[str], str], type[Report]]] = {
     "security": (topics.event, SecurityEvent),
     "benchmark": (topics.event, BenchmarkReport),
     "upload": (topics.event, UploadOffer),
+    "outcome": (topics.event, OutcomeReport),
     "telemetry": (topics.telemetry, TelemetryBatch),
 }
 _log = logging.getLogger(__name__)
@@ -72,8 +83,17 @@ class Outbox(Protocol):
     def put(self, kind: Kind, make: Callable[[int], Any]) -> int:
         """Keep a message."""
 
+    dropped: int
+    """Messages that its budget has cost."""
+
     def pending(self, limit: int = 32) -> list[Spooled]:
         """Return the oldest ones."""
+
+    def oldest(self) -> tuple[int, int] | None:
+        """Return boot and number of the oldest one."""
+
+    def acknowledge(self, boot: int, seq: int) -> None:
+        """Forget one; nothing happens when it is not there."""
 
 
 class Channel(Protocol):
@@ -124,6 +144,13 @@ class Reporter:
         self._unsigned = ""
         """Why the last report could not be signed."""
         self._outstanding: dict[tuple[int, int], float] = {}
+        self._told: Capabilities | None = None
+        self._told_seq = 0
+        """Number of the report that told them first."""
+        self._kept_seq: int | None = None
+        """Of the capabilities that the server keeps."""
+        self._compresses = False
+        """Whether the server of this connection takes compressed telemetry."""
         self.refusal: Reason | None = None
         """Why what came last as an order is not obeyed."""
         self._refused_counter: int | None = None
@@ -197,6 +224,11 @@ class Reporter:
         self._faults[slot] = (manifest, reason)
         self._dirty = True
 
+    def well(self, slot: str) -> None:
+        """Say no longer that what runs in `slot` has failed."""
+        if self._faults.pop(slot, None) is not None:
+            self._dirty = True
+
     def alarm(self, reason: Reason, moment: Moment) -> None:
         """Note what an attacker may have done."""
         self._alarms.note(reason, moment)
@@ -213,15 +245,24 @@ class Reporter:
         self._progress_dirty = True
 
     def telemetry(self, windows: tuple[InferenceWindow, ...], system: SystemSample) -> None:
-        """Spool a batch."""
+        """Spool a batch, which says what still waits: what is older and has not come is lost."""
+        oldest, dropped = self._outbox.oldest(), self._outbox.dropped
+
+        def make(seq: int) -> TelemetryBatch:
+            boot_of, seq_of = oldest or (self._boot, seq)
+            sample = structs.replace(system, waits_boot=boot_of, waits_seq=seq_of, dropped=dropped)
+            return TelemetryBatch(
+                device=self._device, boot=self._boot, seq=seq, windows=windows, system=sample
+            )
+
+        self._put("telemetry", make)
+
+    def features(self, window: FeatureWindow) -> None:
+        """Spool a window of features, in a batch of its own."""
         self._put(
             "telemetry",
             lambda seq: TelemetryBatch(
-                device=self._device,
-                boot=self._boot,
-                seq=seq,
-                windows=windows,
-                system=system,
+                device=self._device, boot=self._boot, seq=seq, features=window
             ),
         )
 
@@ -272,18 +313,62 @@ class Reporter:
                 chunk_index=held.chunk_index,
                 media_type=held.media_type,
                 request=held.request,
+                sample=held.sample,
             ),
         )
         self._say({"event": "upload", "upload": held.upload, "state": "offered"})
 
+    def outcome(self, model: str, request: str, label: str) -> None:
+        """Spool what an application says that a request has turned out to be of.
+
+        Raises:
+            AgentError: it cannot be kept.
+        """
+        self._outbox.put(
+            "outcome",
+            lambda seq: OutcomeReport(
+                device=self._device,
+                boot=self._boot,
+                seq=seq,
+                at=self._now(),
+                model=model,
+                request_id=request,
+                label=label,
+            ),
+        )
+
     def reconnected(self) -> None:
         """Say everything again: nobody knows what was lost."""
         self._outstanding.clear()
+        self._kept_seq = None
+        self._compresses = False
         self._dirty = True
 
-    def acknowledged(self, boot: int, seq: int) -> None:
-        """Note that the server has stored a message."""
-        self._outstanding.pop((boot, seq), None)
+    def kept(self, boot: int, capabilities_seq: int, *, decompresses: bool = False) -> None:
+        """Note which capabilities the server keeps, and whether it takes compressed telemetry.
+
+        Args:
+            boot: of which start it speaks.
+            capabilities_seq: number of the capabilities; 0: none of ours.
+            decompresses: see `Ack`.
+        """
+        if boot == self._boot:
+            self._compresses = decompresses
+            self._kept_seq = capabilities_seq
+            self._progress_dirty |= not capabilities_seq
+
+    def take_ack(self, payload: bytes) -> None:
+        """Take what came as an `Ack`: a message was stored, or what the server keeps of ours."""
+        try:
+            ack = decode(Ack, payload)
+        except ProtocolError as error:
+            _log.warning("%s", error)
+            return
+        if ack.capabilities_seq is not None:
+            self.kept(ack.boot, ack.capabilities_seq, decompresses=ack.decompresses)
+            return
+        self._outbox.acknowledge(ack.boot, ack.seq)
+        self._outstanding.pop((ack.boot, ack.seq), None)
 
     def pump(self, elapsed_s: float) -> None:
         """Send what is to be sent now; without the device's key, at a later call."""
@@ -311,10 +396,17 @@ class Reporter:
         """Return topic and signed payload of the whole of what the device is now."""
         return topics.state(self._device), seal(self._signer, self.state(online=online))
 
-    def last_words(self) -> tuple[str, bytes]:
-        """Return topic and signed payload of what is said at an end in good order."""
-        self._alarms.flush()
-        return self.sealed_state(online=False)
+    def last_words(self) -> tuple[str, bytes] | None:
+        """Return topic and signed payload of what is said at an end in good order.
+
+        None: the device's key is away, so that nothing can be said.
+        """
+        try:
+            self._alarms.flush()
+            return self.sealed_state(online=False)
+        except TokenAway as error:
+            _log.warning("no last words: %s", error)
+            return None
 
     def will(self) -> tuple[str, bytes]:
         """Return what the broker says when we vanish from the connection that is made next.
@@ -335,6 +427,9 @@ class Reporter:
         """Return the whole of what the device is now, under a new number."""
         self._seq += 1
         machine = self._machine
+        capabilities = self._capabilities()
+        if self._told is None or not _alike(capabilities, self._told):
+            self._told, self._told_seq = capabilities, self._seq
         return ReportedState(
             device=self._device,
             boot=self._boot,
@@ -347,7 +442,8 @@ class Reporter:
             order_nonce=machine.record.nonce,
             refusal=self.refusal,
             refused_counter=self._refused_counter,
-            capabilities=self._capabilities(),
+            capabilities=None if self._kept_seq == self._told_seq else capabilities,
+            capabilities_seq=self._told_seq,
             endpoint=self._endpoint(),
             slots=self.slots(),
             rejected=machine.record.rejected,
@@ -380,7 +476,8 @@ class Reporter:
             if sent_s is not None and elapsed_s - sent_s < RESEND_S:
                 continue
             topic, kind = _SPOOLED[spooled.kind]
-            payload = seal_encoded(self._signer, kind, spooled.payload)
+            compressed = self._compresses and kind is TelemetryBatch
+            payload = seal_encoded(self._signer, kind, spooled.payload, compressed=compressed)
             if not self._channel.publish(topic(self._device), payload):
                 return
             self._outstanding[key] = elapsed_s
@@ -390,3 +487,10 @@ class Reporter:
             self._outbox.put(kind, make)
         except AgentError as error:  # a full disk must not stop an update or a model
             _log.warning("a message is lost: %s", error)
+
+
+def _alike(now: Capabilities, before: Capabilities) -> bool:
+    """Say whether nothing of interest has changed: every update takes a little of the disk."""
+    change = abs(now.disk_free_bytes - before.disk_free_bytes)
+    same_disk = structs.replace(now, disk_free_bytes=before.disk_free_bytes)
+    return same_disk == before and change <= DISK_CHANGE * before.disk_free_bytes

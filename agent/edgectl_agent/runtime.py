@@ -129,6 +129,8 @@ def trim_memory() -> None:
 
 def check_runtime(runtime: Runtime) -> None:
     """Import a runtime; raise ImportError where it is not installed."""
+    if runtime == "cortex-m":
+        raise ImportError("a model for microcontrollers runs on no other device")
     if runtime == "litert":
         from edgectl_agent.litert_session import check_installed
 

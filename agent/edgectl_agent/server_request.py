@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from edgectl_agent.errors import AgentError, Refused, Unreachable, UsageError
 from edgectl_agent.server_tls import server_context
 
-__all__ = ["ANSWER_HINT", "Answer", "endpoint_url", "post"]
+__all__ = ["ANSWER_HINT", "Answer", "endpoint_url", "look", "post"]
 
 ANSWER_BYTES_MAX = 512 * 1024
 ANSWER_HINT = "is that the address of this device's edgectl server? its log says what it answered"
@@ -36,10 +36,11 @@ _HINTS = {
 
 
 class Answer(NamedTuple):
-    """What the server has said."""
+    """What the server has said; `date` as its header says it, empty where it does not."""
 
     status: int
     content: bytes
+    date: str = ""
 
 
 def endpoint_url(server: str, path: str) -> str:
@@ -69,11 +70,24 @@ def post(url: str, content: bytes, *, server_ca: str = "") -> Answer:
     """
     headers = {"Content-Type": "application/json", "User-Agent": "edgectl-agent"}
     request = urllib.request.Request(url, content, headers, method="POST")  # noqa: S310 - checked
+    return _ask(request, server_ca)
+
+
+def look(server: str, path: str, *, server_ca: str = "") -> Answer:
+    """Get what everybody may read of a server; arguments and errors as of `post`."""
+    url = endpoint_url(server, path)
+    request = urllib.request.Request(url, headers={"User-Agent": "edgectl-agent"})  # noqa: S310
+    return _ask(request, server_ca)
+
+
+def _ask(request: urllib.request.Request, server_ca: str) -> Answer:
+    url = request.full_url
     try:
         with urllib.request.urlopen(  # noqa: S310 - the scheme was checked
             request, timeout=TIMEOUT_S, context=server_context(server_ca)
         ) as reply:
-            answer = Answer(reply.status, reply.read(ANSWER_BYTES_MAX + 1))
+            content = reply.read(ANSWER_BYTES_MAX + 1)
+            answer = Answer(reply.status, content, reply.headers.get("Date", ""))
     except urllib.error.HTTPError as error:
         with error:
             try:

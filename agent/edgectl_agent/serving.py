@@ -24,10 +24,12 @@ from edgectl_agent.bundle import Bundle
 from edgectl_agent.core.record import SlotPointer
 from edgectl_agent.core.steps import HealthSeen, PointerChanged
 from edgectl_agent.errors import KeyUnavailable, StepFailed, StepRejected, make_reason
-from edgectl_agent.inference.control import SlotHealth
+from edgectl_agent.inference.control import SlotHealth, Taken
 from edgectl_agent.inference.errors import InferenceDown, InferenceError, LoadFailed
 from edgectl_agent.store import Store
 from edgectl_protocol.messages import InferenceWindow, Installed, Reason, SwapReport
+from edgectl_protocol.samples import SamplePolicy
+from edgectl_protocol.watching import FeatureWindow, WatchPolicy
 
 __all__ = ["Inference", "Serving", "Switched"]
 
@@ -62,6 +64,12 @@ class Inference(Protocol):
 
     def windows(self) -> tuple[InferenceWindow, ...]:
         """Return the counts since the last call, by slot and manifest."""
+
+    def watched(self, policy: WatchPolicy) -> tuple[FeatureWindow, ...]:
+        """Return the windows of features that have ended since the last call."""
+
+    def sampled(self, policies: Mapping[str, SamplePolicy]) -> tuple[Taken, ...]:
+        """Return samples that were taken since the last call."""
 
 
 class _Keys(list[Bundle]):
@@ -267,6 +275,28 @@ class Serving:
             return ()
         try:
             return self._inference.windows()
+        except InferenceError:
+            return ()
+        finally:
+            self.lock.release()
+
+    def watched(self, policy: WatchPolicy) -> tuple[FeatureWindow, ...]:
+        """Return the windows of features that have ended; none now while the process is busy."""
+        if not self.lock.acquire(blocking=False):
+            return ()
+        try:
+            return self._inference.watched(policy)
+        except InferenceError:
+            return ()
+        finally:
+            self.lock.release()
+
+    def sampled(self, policies: Mapping[str, SamplePolicy]) -> tuple[Taken, ...]:
+        """Return samples that were taken; none now while the process is busy."""
+        if not self.lock.acquire(blocking=False):
+            return ()
+        try:
+            return self._inference.sampled(policies)
         except InferenceError:
             return ()
         finally:

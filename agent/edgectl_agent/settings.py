@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 
 from edgectl_agent.errors import UsageError
 from edgectl_agent.http_pull import parse_address
+from edgectl_agent.redaction_steps import parse_steps, split_command
 from edgectl_agent.server_tls import check_server_ca
 from edgectl_protocol.errors import ProtocolError
 from edgectl_protocol.messages import MaintenanceWindow
@@ -64,10 +65,17 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     shared_memory: bool = False
     grpc_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     labels: Annotated[dict[Label, Label], Meta(max_length=32)] = {}
+    reconnect_s_max: Annotated[float, Meta(ge=1, le=3600)] = 60.0
     telemetry_s: Annotated[float, Meta(ge=0.1, le=86400)] = 30.0
     spool_bytes_max: Annotated[int, Meta(ge=65536)] = 16 * 1024**2
     upload_bytes_max: Annotated[int, Meta(ge=65536)] = 32 * 1024**2
     upload_bytes_per_s: Annotated[int, Meta(ge=1024)] = 1024**2
+    samples: bool = True
+    samples_bytes_max: Annotated[int, Meta(ge=65536)] = 16 * 1024**2
+    redact: Annotated[str, Meta(max_length=16384)] = ""
+    redact_command: Annotated[str, Meta(max_length=4096)] = ""
+    redact_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 10.0
+    redact_memory_bytes_max: Annotated[int, Meta(ge=16 * 1024**2)] = 256 * 1024**2
     disk_reserve_bytes: Annotated[int, Meta(ge=0)] = 32 * 1024**2
     transfer: Literal["auto", "mqtt", "http"] = "auto"
     mirror: Annotated[str, Meta(max_length=1024)] = ""
@@ -141,6 +149,8 @@ def load_settings(
         if settings.device:
             check_device_id(settings.device)
         parse_windows(settings.maintenance)
+        parse_steps(settings.redact)
+        split_command(settings.redact_command)
         check_server_ca(settings.server_ca)
         _check_transfer(settings)
     except (msgspec.ValidationError, ProtocolError) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from edgectl_protocol.compression import COMPRESSED, compress
 from edgectl_protocol.envelopes import Envelope, Signature, encode_envelope, signed_bytes
 from edgectl_protocol.messages import PAYLOAD_TYPES, Report, encode
 
@@ -30,9 +31,16 @@ def seal(signer: Signer, report: Report) -> bytes:
     return seal_encoded(signer, type(report), encode(report))
 
 
-def seal_encoded(signer: Signer, kind: type[Report], payload: bytes) -> bytes:
-    """Return a report that was encoded before in a signed envelope."""
+def seal_encoded(
+    signer: Signer, kind: type[Report], payload: bytes, *, compressed: bool = False
+) -> bytes:
+    """Return a report that was encoded before in a signed envelope, `compressed` if it is wanted.
+
+    A payload that does not get shorter by it stays as it is.
+    """
     payload_type = PAYLOAD_TYPES[kind]
+    if compressed and len(packed := compress(payload)) < len(payload):
+        payload_type, payload = payload_type + COMPRESSED, packed
     signature = Signature(keyid=signer.key_id, sig=signer.sign(signed_bytes(payload_type, payload)))
     return encode_envelope(
         Envelope(payload_type=payload_type, payload=payload, signatures=(signature,))

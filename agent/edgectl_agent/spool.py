@@ -7,9 +7,9 @@ come in any order.
 * An event of either kind is on the disk before `put` returns. Telemetry is written in the same
   order without waiting for the disk: it survives a kill of the agent, a power loss may cost the
   last of it.
-* Within the byte budget, the oldest telemetry goes first, then the oldest security events, which
-  are never more than `SECURITY_MAX`, then offers of uploads, which are made again, then
-  measurements, and only then the oldest events of updates.
+* Within the byte budget, the oldest telemetry goes first, then the oldest outcomes of requests and
+  security events, of which there are never more than `OUTCOMES_MAX` and `SECURITY_MAX`, then offers
+  of uploads, which are made again, then measurements, and only then the oldest events of updates.
 * What waits is not signed yet: it is when it is sent.
 * A damaged file is thrown away with a warning: the device must go on without its past.
 * Where the disk is read-only or full to the last byte when it is opened, it is kept in memory: what
@@ -38,20 +38,26 @@ from edgectl_protocol.messages import (
     TelemetryBatch,
     encode,
 )
+from edgectl_protocol.outcomes import OutcomeReport
 from edgectl_protocol.uploads import UploadOffer
 
 __all__ = ["Kind", "Spool", "SpoolFull", "Spooled"]
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["event", "benchmark", "upload", "security", "telemetry"]
-Message = DeviceEvent | SecurityEvent | BenchmarkReport | UploadOffer | TelemetryBatch
+Kind = Literal["event", "benchmark", "upload", "security", "outcome", "telemetry"]
+Message = (
+    DeviceEvent | SecurityEvent | BenchmarkReport | UploadOffer | OutcomeReport | TelemetryBatch
+)
 
 SECURITY_MAX = 256
 """Security events that wait; the oldest gives way."""
 
+OUTCOMES_MAX = 1024
+"""Outcomes of requests that wait; the oldest gives way."""
 _ROW_BYTES = 64
 """What a row costs beside its payload; part of the budget."""
+_COUNTS_MAX: dict[Kind, int] = {"security": SECURITY_MAX, "outcome": OUTCOMES_MAX}
 _PAGE_BYTES = 4096
 _GROWTH_PAGES = 8
 """More than an insert of a small message adds; a larger one may fail, and is not kept then."""
@@ -156,8 +162,9 @@ class Spool:
             if size > self._bytes_max or len(payload) > REPORT_BYTES_MAX:
                 raise SpoolFull("spool.full", f"a message of {size} bytes does not fit the spool")
             try:
-                if kind == "security" and self._count("security") >= SECURITY_MAX:
-                    self._drop_oldest("security")
+                most = _COUNTS_MAX.get(kind)
+                if most is not None and self._count(kind) >= most:
+                    self._drop_oldest(kind)
                 self._make_room(size)
                 self._insert(kind, seq, payload)
             except sqlite3.OperationalError as error:
@@ -176,6 +183,14 @@ class Spool:
             Spooled(kind=kind, boot=boot, seq=seq, payload=payload)
             for kind, boot, seq, payload in rows
         ]
+
+    def oldest(self) -> tuple[int, int] | None:
+        """Return boot and number of the oldest message that waits; None where none does."""
+        with self._lock:
+            found: tuple[int, int] | None = self._database.execute(
+                "SELECT boot, seq FROM message ORDER BY position LIMIT 1"
+            ).fetchone()
+        return found
 
     def acknowledge(self, boot: int, seq: int) -> None:
         """Forget a message; nothing happens when it is not there."""
@@ -240,6 +255,7 @@ class Spool:
     def _make_room(self, size: int) -> None:
         while self._bytes + size > self._bytes_max and (
             self._drop_oldest("telemetry")
+            or self._drop_oldest("outcome")
             or self._drop_oldest("security")
             or self._drop_oldest("upload")
             or self._drop_oldest("benchmark")

@@ -30,14 +30,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 from msgspec import structs
 
 from edgectl_agent.bundle import Bundle
 from edgectl_agent.core.record import SlotPointer, SlotPointers, decode_pointers
-from edgectl_agent.durable import PRIVATE, TEMPORARY_SUFFIX, Disk, folder_of
+from edgectl_agent.durable import PRIVATE, TEMPORARY_SUFFIX, Disk, OpenFile, folder_of
 from edgectl_agent.errors import KeyUnavailable, StepFailed, StepRejected
 from edgectl_agent.keyring import Keyring
 from edgectl_protocol.chunks import CHUNK_BYTES, Bitmap, chunk_count
@@ -54,12 +54,14 @@ from edgectl_protocol.manifest import (
     device_layers,
     is_encrypted,
     layer_by_file,
+    offered_layers,
 )
 from edgectl_protocol.messages import Installed
 from edgectl_protocol.metadata import target_path
 from edgectl_protocol.names import check_model_name, digest_of, hex_of
+from edgectl_protocol.watching import REFERENCE_FILE, WATCHED_FILE
 
-__all__ = ["Partial", "Store", "read_pointers", "stored_bytes"]
+__all__ = ["Partial", "Store", "read_config", "read_pointers", "stored_bytes"]
 
 _BLOBS = "blobs/sha256"
 _PARTIAL = "partial"
@@ -163,7 +165,7 @@ class Store:
         found: set[str] = set()
         for digest in manifests:
             try:
-                layers = device_layers(self.manifest(digest)) if self.has(digest) else ()
+                layers = offered_layers(self.manifest(digest)) if self.has(digest) else ()
             except (StepFailed, StepRejected):
                 layers = ()  # damaged: its layers are found again when it is fetched again
             found.update(layer.digest for layer in layers)
@@ -176,6 +178,17 @@ class Store:
     def locate_made(self, target: str) -> str:
         """Return the absolute path of the file in which another process makes a blob."""
         return self._disk.locate(_partial(target) + _MADE_SUFFIX)
+
+    def made(self, target: str) -> Iterator[bytes]:
+        """Yield what another process has made beside a blob, which need not be that blob."""
+        return self._disk.blocks(_partial(target) + _MADE_SUFFIX)
+
+    def write_made(self, target: str, pieces: Iterable[bytes]) -> None:
+        """Write what may be a blob, to be adopted."""
+        path = _partial(target) + _MADE_SUFFIX
+        self._disk.write(path, b"")
+        for piece in pieces:
+            self._disk.append(path, piece)
 
     def adopt(self, target: str, length: int) -> bool:
         """Give a blob that was made from a delta its name, if it is the right one.
@@ -282,6 +295,9 @@ class Store:
             config = decode_config(self._read_checked(config_layer.digest, _CONFIG_BYTES_MAX))
             model = layer_by_file(decoded, config.model_file)
             golden = layer_by_file(decoded, GOLDEN_FILE)
+            files = {
+                one.file: self._disk.locate(_blob(one.digest)) for one in device_layers(decoded)
+            }
         except ProtocolError as error:
             raise StepRejected("bundle.malformed", str(error)) from error
         if (config.version, config.variant) != (version, variant):
@@ -298,6 +314,8 @@ class Store:
             model=self._disk.locate(_blob(model.digest)),
             golden=self._disk.locate(_blob(golden.digest)),
             config=config,
+            reference=files.get(REFERENCE_FILE, ""),
+            watched=files.get(WATCHED_FILE, ""),
             key=self._key(manifest, config) if is_encrypted(decoded) else None,
         )
 
@@ -379,6 +397,7 @@ class Partial:
                 raise
             self.bitmap = Bitmap(count)
             disk.write(self._bitmap_path, self.bitmap.to_bytes())
+        self._file: OpenFile | None = None
         self._unsynchronized = 0
         self._are_names_durable = False
 
@@ -389,25 +408,45 @@ class Partial:
 
     @property
     def unsynchronized(self) -> int:
-        """Chunks written since the last checkpoint."""
+        """Chunks written since the last checkpoint, or since `note`."""
         return self._unsynchronized
 
     def write(self, number: int, chunk: bytes) -> None:
         """Write a chunk that has been checked."""
-        self._disk.write_at(self._path, number * CHUNK_BYTES, chunk)
+        if self._file is None:
+            self._file = self._disk.opened(self._path)
+        self._file.write_at(number * CHUNK_BYTES, chunk)
         self.bitmap.add(number)
         self._unsynchronized += 1
 
-    def checkpoint(self) -> None:
-        """Make durable what has been written, then say so in the bitmap."""
-        if self._unsynchronized:
-            self._disk.sync(self._path)
-            self._disk.write_at(self._bitmap_path, 0, self.bitmap.to_bytes())
-            self._disk.sync(self._bitmap_path)
-            if not self._are_names_durable:
-                self._disk.sync_directory(folder_of(self._path))
-                self._are_names_durable = True
-            self._unsynchronized = 0
+    def close(self) -> None:
+        """Let go of the file, until something is written again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def note(self) -> bytes:
+        """Return what a checkpoint of all that has been written until now would say."""
+        self._unsynchronized = 0
+        return self.bitmap.to_bytes()
+
+    def checkpoint(self, noted: bytes | None = None) -> None:
+        """Make durable what has been written, then say so in the bitmap.
+
+        Args:
+            noted: from `note`, where another thread writes on meanwhile; there is one checkpoint
+                at a time all the same.
+        """
+        if noted is None:
+            if not self._unsynchronized:
+                return
+            noted = self.note()
+        self._disk.sync(self._path)
+        self._disk.write_at(self._bitmap_path, 0, noted)
+        self._disk.sync(self._bitmap_path)
+        if not self._are_names_durable:
+            self._disk.sync_directory(folder_of(self._path))
+            self._are_names_durable = True
 
     def finish(self, *, checked: bool = False) -> None:
         """Give the whole its name, hashed as it is on the disk unless it was checked otherwise.
@@ -420,6 +459,7 @@ class Partial:
                 it is removed.
         """
         assert self.bitmap.complete()
+        self.close()
         if self._stays:
             self.checkpoint()  # its bitmap alone says that it is whole
         else:
@@ -449,6 +489,20 @@ def stored_bytes(disk: Disk, manifest: str) -> int | None:
     sizes = [disk.size(_blob(layer.digest)) for layer in device_layers(decoded)]
     found = [size for size in sizes if size is not None]
     return len(content) + sum(found) if len(found) == len(sizes) else None
+
+
+def read_config(disk: Disk, manifest: str) -> BundleConfig | None:
+    """Return how a stored bundle describes itself; None where it is missing or damaged.
+
+    Reads only, as `stored_bytes` does.
+    """
+    try:
+        content = disk.read(_blob(manifest), MANIFEST_BYTES_MAX + 1)
+        layer = layer_by_file(decode_manifest(content), CONFIG_FILE)
+        config = disk.read(_blob(layer.digest), _CONFIG_BYTES_MAX + 1)
+        return decode_config(config) if digest_of(config) == layer.digest else None
+    except (FileNotFoundError, ProtocolError):
+        return None
 
 
 def read_pointers(disk: Disk) -> dict[str, SlotPointer]:

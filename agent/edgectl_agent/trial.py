@@ -275,6 +275,8 @@ class _Child:
         if begun is None:
             if code == "trial.memory":
                 return _failed("trial.memory_low", "the runtime alone does not fit: " + detail)
+            if self._process.returncode == -signal.SIGILL:
+                detail += "; this build of it is for other processors: install another one"
             return _failed("trial.runtime", "the runtime does not start: " + detail)
         return TrialResult(verdict=Verdict.REJECTED, reason=make_reason(code, detail))
 

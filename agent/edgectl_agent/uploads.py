@@ -30,6 +30,7 @@ from edgectl_protocol.chunks import CHUNK_BYTES, chunk_count, make_index
 from edgectl_protocol.errors import ProtocolError
 from edgectl_protocol.messages import decode
 from edgectl_protocol.names import Digest, digest_of, hex_of
+from edgectl_protocol.samples import SampleNote
 from edgectl_protocol.uploads import (
     INDEX_NUMBER,
     UPLOAD_BYTES_MAX,
@@ -66,6 +67,7 @@ class Held(Struct, frozen=True, kw_only=True, omit_defaults=True):
     index: bytes = b""
     """The chunk index; empty for content of one chunk."""
     request: UploadAnswer | None = None
+    sample: SampleNote | None = None
 
     @property
     def chunk_index(self) -> str | None:
@@ -139,6 +141,7 @@ class Uploads:
         at: datetime,
         elapsed_s: float,
         request: UploadAnswer | None = None,
+        sample: SampleNote | None = None,
     ) -> Held | None:
         """Hold and offer `content`; None, and a warning in the log, where that cannot be."""
         if not 0 < len(content) <= min(UPLOAD_BYTES_MAX, self._bytes_max):
@@ -153,11 +156,12 @@ class Uploads:
             at=at,
             index=make_index(parts) if chunk_count(len(content)) > 1 else b"",
             request=request,
+            sample=sample,
         )
         path = _path(held.upload)
         try:
             self._forget(held.upload)
-            while self._held and not self._fits(len(content)):
+            while self._held and not self.has_room(len(content)):
                 oldest = min(self._held.values(), key=lambda one: one.at)
                 _log.warning("no room: %s of %s is not uploaded", oldest.kind, oldest.at)
                 self._forget(oldest.upload)
@@ -171,6 +175,22 @@ class Uploads:
         self._heard_s[held.upload] = elapsed_s
         self._offer(held)
         return held
+
+    def held(self, kind: UploadKind) -> tuple[Held, ...]:
+        """Return what is held of a kind, the oldest first."""
+        return tuple(one for one in self._held.values() if one.kind == kind)
+
+    def has_room(self, length: int) -> bool:
+        """Say whether a content of so many bytes can be added without another one going."""
+        used = sum(one.length for one in self._held.values())
+        return used + length <= self._bytes_max and len(self._held) < UPLOADS_MAX
+
+    def withdraw(self, held: Held) -> None:
+        """Send no more of a content, and remove it."""
+        try:
+            self._forget(held.upload)
+        except OSError as error:
+            _log.warning("%s cannot be removed: %s", held.upload, error)
 
     def take(self, payload: bytes, elapsed_s: float) -> None:
         """Take what the server says of an upload."""
@@ -213,10 +233,6 @@ class Uploads:
             del self._wishes[upload, number]
             self._next_s += len(content) / self._bytes_per_s
 
-    def _fits(self, length: int) -> bool:
-        used = sum(one.length for one in self._held.values())
-        return used + length <= self._bytes_max and len(self._held) < UPLOADS_MAX
-
     def _read(self, held: Held, number: int) -> bytes | None:
         """Return a chunk; None where it cannot be read."""
         if number == INDEX_NUMBER:
@@ -238,10 +254,7 @@ class Uploads:
                 "reason": {"code": reason.code, "detail": reason.detail},
             }
             _log.warning("the server does not take %s: %s", held.kind, reason.detail)
-        try:
-            self._forget(held.upload)
-        except OSError as error:
-            _log.warning("%s cannot be removed: %s", held.upload, error)
+        self.withdraw(held)
         self._say(line)
 
     def _forget(self, upload: str) -> None:

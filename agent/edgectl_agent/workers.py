@@ -26,8 +26,9 @@ __all__ = ["Crashed", "OrderDesk", "Worker"]
 
 ORDER_RETRY_S = 5.0
 JOIN_S = 5.0
-REQUESTS_MAX = 2
-"""One of each kind may be under way; whoever writes more has the oldest forgotten."""
+REQUESTS_MAX = 4
+"""One of each kind may be under way, and the end of a follow; whoever writes more has the oldest
+forgotten."""
 _log = logging.getLogger(__name__)
 
 Done = Callable[[Any], None]
@@ -46,7 +47,7 @@ class Worker:
     A measurement ends early when a step has been submitted after it: updates go first.
     """
 
-    def __init__(self, performer: Performer, measurer: Measurer, done: Done) -> None:
+    def __init__(self, performer: Performer, measurer: Measurer | None, done: Done) -> None:
         self._performer = performer
         self._measurer = measurer
         self._done = done
@@ -92,6 +93,7 @@ class Worker:
             elif isinstance(action, steps.Release):
                 self._performer.release(action.slots)
             elif isinstance(action, Measure):
+                assert self._measurer is not None, "nobody asks for measurements here"
                 self._done(self._measurer.measure(action, self._when_overtaken(number)))
             else:
                 self._done(self._performer.perform(action, self._when_cancelled(number)))

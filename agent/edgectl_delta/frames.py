@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING
 from edgectl_protocol.deltas import FRAME_BYTES_MAX
 from edgectl_protocol.errors import DeltaRefused
 
-if TYPE_CHECKING or sys.version_info < (3, 14):
+if TYPE_CHECKING:
     from backports import zstd
-else:
+elif sys.version_info >= (3, 14):
     from compression import zstd
+else:
+    try:
+        from backports import zstd
+    except ImportError:
+        from edgectl_delta import pyzstd_names as zstd
 
 __all__ = ["pack", "pieces", "unpack"]
 

@@ -10,10 +10,14 @@ Layers are ``.raw``, so that a layer's digest is the file's digest and the blob 
              ├─ model.onnx      …weight.v1.raw          the model, or model.tflite
              ├─ edgectl.json    …weight.config.v1.raw   `BundleConfig`
              ├─ golden.npz      …dataset.v1.raw         golden inputs and outputs
+             ├─ reference.json  …dataset.v1.raw         `edgectl_protocol.watching`, where there is
+             │                                          data, and in no encrypted bundle
+             ├─ watched.json    …dataset.v1.raw         what a device needs of the reference
              ├─ model-card.md   …doc.v1.raw             for people
              └─ sbom.cdx.json   …doc.v1.raw             bill of materials, CycloneDX
 
-Devices do not fetch documents. Nothing in a bundle is measured by a clock, so that the same inputs
+Devices do not fetch documents, nor the reference where there is ``watched.json``; those that do not
+know that file fetch both. Nothing in a bundle is measured by a clock, so that the same inputs
 give the same digest; what was measured is in the report of the version, beside it.
 
 In an encrypted bundle the model and the golden data are sealed (`edgectl_protocol.encryption`):
@@ -38,6 +42,7 @@ from edgectl_protocol.encryption import (
 )
 from edgectl_protocol.errors import LimitExceeded, MalformedMessage
 from edgectl_protocol.names import Digest, ModelName, Variant, Version
+from edgectl_protocol.watching import REFERENCE_FILE, WATCHED_FILE
 
 __all__ = [
     "ARTIFACT_TYPE",
@@ -78,6 +83,7 @@ __all__ = [
     "is_encrypted",
     "layer_by_file",
     "model_layer",
+    "offered_layers",
 ]
 
 MANIFEST_MEDIA_TYPE = "application/vnd.oci.image.manifest.v1+json"
@@ -90,12 +96,20 @@ LAYER_DOC = "application/vnd.cncf.model.doc.v1.raw"
 TITLE_ANNOTATION = "org.opencontainers.image.title"
 FILEPATH_ANNOTATION = "org.cncf.model.filepath"
 
-Runtime = Literal["onnxruntime", "litert"]
+Runtime = Literal["onnxruntime", "litert", "cortex-m"]
 """What runs a model, by the name that devices report it under."""
-Format = Literal["onnx", "tflite"]
-FORMATS: Mapping[Runtime, Format] = {"onnxruntime": "onnx", "litert": "tflite"}
+Format = Literal["onnx", "tflite", "flat"]
+FORMATS: Mapping[Runtime, Format] = {
+    "onnxruntime": "onnx",
+    "litert": "tflite",
+    "cortex-m": "flat",
+}
 """What each runtime reads."""
-MODEL_FILES: Mapping[Format, str] = {"onnx": "model.onnx", "tflite": "model.tflite"}
+MODEL_FILES: Mapping[Format, str] = {
+    "onnx": "model.onnx",
+    "tflite": "model.tflite",
+    "flat": "model.emb",
+}
 """Name of the model's file by its format; a bundle has one of them."""
 CONFIG_FILE = "edgectl.json"
 GOLDEN_FILE = "golden.npz"
@@ -368,7 +382,7 @@ def is_encrypted(manifest: Manifest) -> bool:
 
 
 def bundle_bytes(content: bytes, manifest: Manifest) -> int:
-    """Return what a device fetches: the manifest, layers but documents, and their chunk indexes."""
+    """Return what a device fetches: the manifest, its layers, and their chunk indexes."""
     total = len(content)
     for layer in device_layers(manifest):
         chunks = chunk_count(layer.size)
@@ -376,6 +390,14 @@ def bundle_bytes(content: bytes, manifest: Manifest) -> int:
     return total
 
 
-def device_layers(manifest: Manifest) -> tuple[Descriptor, ...]:
-    """Return the layers that a device fetches: all but the documents."""
+def offered_layers(manifest: Manifest) -> tuple[Descriptor, ...]:
+    """Return the layers that there are for devices of any age: all but the documents."""
     return tuple(layer for layer in manifest.layers if layer.media_type != LAYER_DOC)
+
+
+def device_layers(manifest: Manifest) -> tuple[Descriptor, ...]:
+    """Return the layers that a device fetches: of those, what is counted in place of the counts."""
+    offered = offered_layers(manifest)
+    if all(layer.file != WATCHED_FILE for layer in offered):
+        return offered
+    return tuple(layer for layer in offered if layer.file != REFERENCE_FILE)

@@ -18,10 +18,19 @@ from msgspec import Meta, Struct
 from edgectl_protocol.encryption import SealedKey
 from edgectl_protocol.errors import LimitExceeded, MalformedMessage
 from edgectl_protocol.fields import Code, Count, JobId, Nonce, Reason, Time
+from edgectl_protocol.log_lines import (
+    LINES_PAYLOAD_TYPE,
+    LOG_FOLLOW_PAYLOAD_TYPE,
+    LogFollowRequest,
+    LogLines,
+)
 from edgectl_protocol.names import DeviceId, Digest, ModelName, Variant, Version
-from edgectl_protocol.transfers import DeltaOffer, TransferReport
+from edgectl_protocol.outcomes import OUTCOME_PAYLOAD_TYPE, OutcomeReport
+from edgectl_protocol.samples import SamplePolicy
+from edgectl_protocol.transfers import DeltaOffer, RestOffer, TransferReport
 from edgectl_protocol.update import UpdateEvent, UpdateState
 from edgectl_protocol.uploads import LOG_REQUEST_PAYLOAD_TYPE, LogRequest, UploadOffer
+from edgectl_protocol.watching import FeatureWindow, WatchPolicy
 
 __all__ = [
     "CANDIDATES_MAX",
@@ -198,12 +207,19 @@ class Order(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """By manifest: the content key of each encrypted candidate, sealed to this device."""
     deltas: Annotated[dict[Digest, DeltaOffer], Meta(max_length=KEYS_MAX)] = {}
     """By manifest: how a candidate's model can be made from what the device runs in that slot."""
+    rests: Annotated[dict[Digest, RestOffer], Meta(max_length=KEYS_MAX)] = {}
+    """By manifest: how the rest of a candidate's bundle, and its manifest, can be made from what
+    the device runs in that slot."""
     coupled: Annotated[
         tuple[Annotated[tuple[ModelName, ...], Meta(min_length=2, max_length=SLOTS_MAX)], ...],
         Meta(max_length=SLOTS_MAX),
     ] = ()
     """Slots that switch together or not at all, such as a detector and its classifier. A slot is in
     one group at most."""
+    watch: WatchPolicy = WatchPolicy()
+    """How closely inputs and answers are described."""
+    samples: Annotated[dict[ModelName, SamplePolicy], Meta(max_length=SLOTS_MAX)] = {}
+    """By slot: what of inputs and answers may leave the device as it is; nothing of the others."""
 
 
 class BenchmarkRequest(_Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -232,12 +248,13 @@ class BenchmarkRequest(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """As `Order.keys`."""
 
 
-Request = BenchmarkRequest | LogRequest
+Request = BenchmarkRequest | LogRequest | LogFollowRequest
 """What a device is asked for, beside orders."""
 
 REQUEST_PAYLOAD_TYPES: dict[type[Request], str] = {
     BenchmarkRequest: REQUEST_PAYLOAD_TYPE,
     LogRequest: LOG_REQUEST_PAYLOAD_TYPE,
+    LogFollowRequest: LOG_FOLLOW_PAYLOAD_TYPE,
 }
 
 
@@ -246,6 +263,11 @@ class Ack(_Message, frozen=True, kw_only=True, omit_defaults=True):
 
     boot: Count
     seq: Count
+    capabilities_seq: Count | None = None
+    """Of a state instead, with `seq` 0, which nothing that waits for its acknowledgement has: the
+    server keeps the capabilities of that number; 0: it has lost them, and wants them again."""
+    decompresses: bool = False
+    """Beside `capabilities_seq`: the server takes compressed telemetry in this connection."""
 
 
 # ---------------------------------------------------------------- device → server
@@ -404,6 +426,9 @@ class ReportedState(_Message, frozen=True, kw_only=True, omit_defaults=True):
     refused_counter: Count | None = None
     """Counter of the refused order; None where its signature is not good, or it has none."""
     capabilities: Capabilities | None = None
+    """Left out where the server has said that it keeps those of `capabilities_seq`."""
+    capabilities_seq: Count | None = None
+    """Number of the first report of this boot that had these capabilities."""
     endpoint: Annotated[str, Meta(max_length=256)] = ""
     """Where local applications reach the inference endpoint, such as ``http://127.0.0.1:8500``."""
     slots: Annotated[dict[ModelName, SlotReport], Meta(max_length=SLOTS_MAX)] = {}
@@ -504,6 +529,15 @@ class SystemSample(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """Pieces of blobs that came and were none that was wanted, since the agent's start, by kind."""
     deltas: Annotated[dict[Code, Count], Meta(max_length=64)] = {}
     """What became of deltas since the agent was started, by code; ``delta.applied`` is success."""
+    samples: Annotated[dict[Code, Count], Meta(max_length=64)] = {}
+    """What became of samples that were to be redacted or sealed since then, by code;
+    ``redaction.done`` is success."""
+    waits_boot: Count = 0
+    """With `waits_seq`: the oldest message that waits for its `Ack`, or this one where none does.
+    What is older and has never come is lost. 0: not said."""
+    waits_seq: Count = 0
+    dropped: Count = 0
+    """Messages that the spool's budget has cost since the agent was started."""
 
 
 class InferenceWindow(_Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -537,6 +571,8 @@ class TelemetryBatch(_Message, frozen=True, kw_only=True, omit_defaults=True):
     seq: Count
     windows: Annotated[tuple[InferenceWindow, ...], Meta(max_length=256)] = ()
     system: SystemSample | None = None
+    features: FeatureWindow | None = None
+    """One at most, so that a batch stays within `REPORT_BYTES_MAX`."""
 
 
 class SeedRequest(_Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -557,6 +593,8 @@ Report = (
     | TelemetryBatch
     | SeedRequest
     | UploadOffer
+    | OutcomeReport
+    | LogLines
 )
 """What a device says."""
 
@@ -568,6 +606,8 @@ PAYLOAD_TYPES: dict[type[Report], str] = {
     TelemetryBatch: "application/vnd.edgectl.telemetry.v1+json",
     SeedRequest: "application/vnd.edgectl.seed.v1+json",
     UploadOffer: "application/vnd.edgectl.upload.v1+json",
+    OutcomeReport: OUTCOME_PAYLOAD_TYPE,
+    LogLines: LINES_PAYLOAD_TYPE,
 }
 """What the signature says that the payload is: no message passes for one of another kind."""
 

@@ -14,12 +14,15 @@ table::
     edgectl/v1/d/<device>/down/cmd                   signed request (DSSE): measure bundles, offer
                                                      logs
     edgectl/v1/d/<device>/down/want                  chunks of an upload that the server wants
+    edgectl/v1/d/<device>/down/alert                 alerts, for a device that a route names
     edgectl/v1/d/<device>/up/state        retained   reported state; also the last will
     edgectl/v1/d/<device>/up/telemetry               batches
     edgectl/v1/d/<device>/up/event                   update transitions, security events, and what
                                                      came of requests; offers of uploads
     edgectl/v1/d/<device>/up/seed                    chunks that the broker no longer has
     edgectl/v1/d/<device>/up/chunk                   one chunk of an upload, header and raw bytes
+    edgectl/v1/alerts                                alerts, for clients of the operator's own;
+                                                     no device may read them
 """
 
 from __future__ import annotations
@@ -38,10 +41,12 @@ __all__ = [
     "UpKind",
     "UpTopic",
     "ack",
+    "alerts",
     "allowed",
     "chunk",
     "chunk_index",
     "command",
+    "device_alert",
     "event",
     "head",
     "matches",
@@ -108,6 +113,16 @@ def wanted(device: str) -> str:
     return f"{PROTOCOL}/d/{check_device_id(device)}/down/want"
 
 
+def alerts() -> str:
+    """Topic of alerts; not retained: what has ended must not look like news."""
+    return f"{PROTOCOL}/alerts"
+
+
+def device_alert(device: str) -> str:
+    """Topic of the alerts that `device` is told, such as a signal lamp; not retained."""
+    return f"{PROTOCOL}/d/{check_device_id(device)}/down/alert"
+
+
 def state(device: str) -> str:
     """Topic of the reported state of `device`."""
     return f"{PROTOCOL}/d/{check_device_id(device)}/up/state"
@@ -168,6 +183,7 @@ ACCESS: tuple[AccessRule, ...] = (
     AccessRule("server", "publish", f"{PROTOCOL}/meta/#"),
     AccessRule("server", "publish", f"{PROTOCOL}/blob/#"),
     AccessRule("server", "publish", f"{PROTOCOL}/d/+/down/#"),
+    AccessRule("server", "publish", f"{PROTOCOL}/alerts"),
     AccessRule("server", "subscribe", f"{PROTOCOL}/#"),
     AccessRule("device", "subscribe", f"{PROTOCOL}/meta/#"),
     AccessRule("device", "subscribe", f"{PROTOCOL}/blob/#"),

@@ -18,6 +18,7 @@ from edgectl_protocol.chunks import CHUNK_BYTES, chunk_count
 from edgectl_protocol.errors import MalformedMessage
 from edgectl_protocol.fields import Count, JobId, Message, Nonce, Reason, Time
 from edgectl_protocol.names import DeviceId, Digest, hex_of
+from edgectl_protocol.samples import SampleNote
 
 __all__ = [
     "HEADER_BYTES",
@@ -50,7 +51,7 @@ _DIGEST_BYTES = 32
 LOG_REQUEST_PAYLOAD_TYPE = "application/vnd.edgectl.log-request.v1+json"
 """DSSE payload type of a request for logs; a signature on another request is none on it."""
 
-UploadKind = Literal["logs"]
+UploadKind = Literal["logs", "sample"]
 
 
 class UploadAnswer(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -77,6 +78,8 @@ class UploadOffer(Message, frozen=True, kw_only=True, omit_defaults=True):
     """Digest of the chunk index; None for content of one chunk, whose digest is `upload`."""
     media_type: Annotated[str, Meta(pattern=r"^[a-z0-9.+/-]{1,64}$")]
     request: UploadAnswer | None = None
+    sample: SampleNote | None = None
+    """Of the kind ``sample``: what it is of, so that it can be refused before it is sent."""
 
 
 class UploadWanted(Message, frozen=True, kw_only=True, omit_defaults=True):

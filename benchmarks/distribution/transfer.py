@@ -5,8 +5,11 @@
 1. One device on loopback, TLS on both sides, in turns: the agent's downloader over MQTT (Mosquitto
    and the embedded broker, QoS 1), over HTTP from nginx, and `curl` from the same nginx into a file
    on the same disk. The device's time is from the call to the bundle's files being on disk,
-   synchronized and checked; curl's is its own ``time_total``, with a handshake, without its start.
+   synchronized and checked, in a process that has fetched it before, as an agent has been up for
+   days; curl's is its own ``time_total``, with a handshake, without its start.
    As a second comparison: curl, and then an fdatasync and a SHA-256 of the file, as a device must.
+   As bounds: a client that throws away what comes from the same broker (`thrown_away.py`), and the
+   processor time of both sides, whose sum by the number of processors no transfer can undercut.
 2. Many devices at once over Mosquitto: what the server sends, the time, the broker's memory, and
    what did not come.
 3. Bad links of full size (`tests/links.py`): what comes in all for each byte that was missing.
@@ -33,15 +36,19 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
+from typing import Self
+
 from agent.core.made import MadeBundle, describe, make_bundle
 from benchmarks.distribution.broker import started
 from benchmarks.distribution.mqtt_clients import Client, Identities
+from benchmarks.distribution.thrown_away import throw_away
 from edgectl_agent.connection import Connection, Endpoint, Mailbox
 from edgectl_agent.device_key import FileKey
 from edgectl_agent.downloader import Downloader
@@ -50,14 +57,22 @@ from edgectl_agent.http_pieces import HttpPieces
 from edgectl_agent.http_pull import HttpClient
 from edgectl_agent.store import Store
 from edgectl_protocol import topics
-from edgectl_protocol.manifest import decode_manifest, device_layers
+from edgectl_protocol.manifest import Descriptor, decode_manifest, device_layers
 from edgectl_protocol.messages import encode
 from edgectl_protocol.pulls import blob_path, manifest_path
 from edgectl_server.clock import now
 from links import Link, Weather
 
 MODEL = "har"
-RESULT = ("mosquitto", "embedded", "http", "curl", "curl_same_work")
+RESULT = (
+    "mosquitto",
+    "embedded",
+    "http",
+    "curl",
+    "curl_same_work",
+    "mosquitto_alone",
+    "embedded_alone",
+)
 WEATHERS = {
     "slow": Weather(bytes_per_s=256_000 / 8, latency_s=0.3, loss=0.05, rto_s=1.2),
     "dies": Weather(bytes_per_s=2_000_000 / 8, latency_s=0.05, dies_after_s=10.0),
@@ -79,6 +94,11 @@ def bundle_of(size: int, seed: int) -> MadeBundle:
 def layer_bytes(bundle: MadeBundle) -> int:
     """Return the bytes that a device without anything lacks."""
     return sum(layer.size for layer in device_layers(decode_manifest(bundle.manifest)))
+
+
+def largest_layer(bundle: MadeBundle) -> Descriptor:
+    """Return the model's."""
+    return max(device_layers(decode_manifest(bundle.manifest)), key=lambda one: one.size)
 
 
 # --- the device ----------------------------------------------------------------------------------
@@ -119,42 +139,59 @@ def fetch(downloader: Downloader, manifest: str) -> float:
 
 
 def be_devices(folder: Path, kind: str, port: int, manifest: str, names: list[str]) -> None:
-    """Connect as `names`, say so, wait for a line, fetch all at once, say how it was."""
+    """Connect as `names` and say so; at each line, fetch all at once and say how it was."""
     with contextlib.ExitStack() as stack:
-        downloaders = []
-        for name in names:
-            store = Store(RealDisk(Path(stack.enter_context(_scratch(folder)))))
-            if kind == "http":
-                client = HttpClient(f"https://127.0.0.1:{port}", proof=lambda *_: {})
-                downloader = Downloader(
-                    name,
-                    store,
-                    None,  # type: ignore[arg-type] # no broker
-                    seal=encode,
-                    after=[HttpPieces(client)],
-                    broker=False,
-                )
-            else:
-                connection = stack.enter_context(connected(folder, name, port))
-                downloader = Downloader(name, store, Mailbox(connection, once=True), seal=encode)
-            downloaders.append(downloader)
+        connections: list[Connection | None] = [
+            None if kind == "http" else stack.enter_context(connected(folder, name, port))
+            for name in names
+        ]
         print(json.dumps({"ready": True}), flush=True)
-        sys.stdin.readline()
-        took: list[float | str] = []
+        for _ in sys.stdin:
+            with contextlib.ExitStack() as turn:
+                downloaders = [
+                    _downloader(turn, folder, name, connection or port)
+                    for name, connection in zip(names, connections, strict=True)
+                ]
+                print(json.dumps(_fetch_all(downloaders, manifest)), flush=True)
 
-        def work(downloader: Downloader) -> None:
-            try:
-                took.append(fetch(downloader, manifest))
-            except Exception as error:  # noqa: BLE001 - told, and counted as not come
-                took.append(repr(error))
 
-        threads = [threading.Thread(target=work, args=(one,)) for one in downloaders]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        received = sum(one.bytes_received for one in downloaders)
-        print(json.dumps({"took": took, "received": received}), flush=True)
+def _downloader(
+    turn: contextlib.ExitStack, folder: Path, name: str, source: Connection | int
+) -> Downloader:
+    """Return one for a device that has nothing, over a broker or from an HTTP server's port."""
+    store = Store(RealDisk(Path(turn.enter_context(_scratch(folder)))))
+    background = turn.enter_context(ThreadPoolExecutor(1))
+    if isinstance(source, Connection):
+        mailbox = Mailbox(source, once=True)
+        return Downloader(name, store, mailbox, seal=encode, background=background)
+    client = HttpClient(f"https://127.0.0.1:{source}", proof=lambda *_: {})
+    return Downloader(
+        name,
+        store,
+        None,  # type: ignore[arg-type] # no broker
+        seal=encode,
+        background=background,
+        after=[HttpPieces(client)],
+        broker=False,
+    )
+
+
+def _fetch_all(downloaders: list[Downloader], manifest: str) -> dict[str, object]:
+    """Return the seconds of each that has it, or what went wrong, and the bytes received."""
+    took: list[float | str] = []
+
+    def work(downloader: Downloader) -> None:
+        try:
+            took.append(fetch(downloader, manifest))
+        except Exception as error:  # noqa: BLE001 - told, and counted as not come
+            took.append(repr(error))
+
+    threads = [threading.Thread(target=work, args=(one,)) for one in downloaders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return {"took": took, "received": sum(one.bytes_received for one in downloaders)}
 
 
 @contextlib.contextmanager
@@ -174,6 +211,7 @@ class Devices:
             stdout=subprocess.PIPE,
             text=True,
         )
+        self.process = psutil.Process(self._process.pid)
         self._line("ready")
 
     def begin(self) -> None:
@@ -182,12 +220,17 @@ class Devices:
         self._process.stdin.write("\n")
         self._process.stdin.flush()
 
-    def end(self) -> tuple[list[float], list[str], int]:
+    def come(self) -> tuple[list[float], list[str], int]:
         """Return the seconds of each that has it, what others say, and the bytes received."""
         told = self._line("took")
-        self._process.communicate()
         took = [one for one in told["took"] if isinstance(one, float)]
         return took, [one for one in told["took"] if isinstance(one, str)], told["received"]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
 
     def _line(self, key: str) -> dict:  # type: ignore[type-arg]
         assert self._process.stdout is not None
@@ -216,8 +259,10 @@ def publish(identities: Identities, bundle: MadeBundle, port: int) -> None:
 
 
 @contextlib.contextmanager
-def nginx(folder: Path, authority: Identities, bundle: MadeBundle) -> Iterator[int]:
-    """Serve a bundle's files by HTTPS at the addresses that devices ask."""
+def nginx(
+    folder: Path, authority: Identities, bundle: MadeBundle
+) -> Iterator[tuple[int, psutil.Process]]:
+    """Serve a bundle's files by HTTPS at the addresses that devices ask, by port and process."""
     program = shutil.which("nginx") or "/usr/sbin/nginx"
     files = folder / "www"
     content = {manifest_path(MODEL, bundle.digest): bundle.manifest}
@@ -253,7 +298,7 @@ http {{
     ) as process:
         try:
             _wait_listening(port)
-            yield port
+            yield port, psutil.Process(process.pid)
         finally:
             process.terminate()
 
@@ -281,7 +326,7 @@ def _wait_listening(port: int) -> None:
 
 def curl(folder: Path, port: int, bundle: MadeBundle) -> tuple[float, float]:
     """Return the seconds of curl, and with what a device does besides."""
-    largest = max(device_layers(decode_manifest(bundle.manifest)), key=lambda one: one.size)
+    largest = largest_layer(bundle)
     target = folder / "curled"
     target.unlink(missing_ok=True)
     said = subprocess.run(
@@ -305,30 +350,50 @@ def curl(folder: Path, port: int, bundle: MadeBundle) -> tuple[float, float]:
 
 def one_device(
     options: argparse.Namespace, folder: Path, identities: Identities
-) -> dict[str, float]:
-    """Return the median seconds of each way."""
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Return the median seconds of each way, and the mean processor seconds of both sides."""
     bundle = bundle_of(options.megabytes * 1_000_000, 1)
+    largest = largest_layer(bundle)
     identities.context("pi-1")
     found: dict[str, list[float]] = {name: [] for name in RESULT}
+    spent: dict[str, dict[str, float]] = {}
     with contextlib.ExitStack() as stack:
-        ports = {}
+        ports, servers = {}, {}
         for kind in ("mosquitto", "embedded"):
             running = stack.enter_context(started(kind, folder, 20))
             publish(identities, bundle, running.port)
-            ports[kind] = running.port
-        ports["http"] = stack.enter_context(nginx(folder, identities, bundle))
-        for turn in range(options.rounds):
-            _say(f"one device, {turn + 1} of {options.rounds}")
-            for kind, port in ports.items():
-                devices = Devices(folder, kind, port, bundle.digest, ["pi-1"])
-                devices.begin()
-                took, problems, _ = devices.end()
+            ports[kind], servers[kind] = running.port, running.process
+        ports["http"], servers["http"] = stack.enter_context(nginx(folder, identities, bundle))
+        devices = {
+            kind: stack.enter_context(Devices(folder, kind, port, bundle.digest, ["pi-1"]))
+            for kind, port in ports.items()
+        }
+        for turn in range(options.rounds + 1):
+            _say(f"one device, {turn} of {options.rounds}" if turn else "one device, not counted")
+            for kind, device in devices.items():
+                sides = {"device": device.process, "server": servers[kind]}
+                before = {side: _processor_s(process) for side, process in sides.items()}
+                device.begin()
+                took, problems, _ = device.come()
                 assert not problems, problems
                 found[kind] += took
+                rows = spent.setdefault(kind, dict.fromkeys(sides, 0.0))
+                for side, process in sides.items() if turn else ():
+                    rows[side] += (_processor_s(process) - before[side]) / options.rounds
+            for kind in ("mosquitto", "embedded"):
+                context = identities.context("pi-2")
+                alone = throw_away(ports[kind], context, "pi-2", largest.digest, largest.size)
+                found[f"{kind}_alone"].append(alone)
             plain, same_work = curl(folder, ports["http"], bundle)
             found["curl"].append(plain)
             found["curl_same_work"].append(same_work)
-    return {name: statistics.median(values) for name, values in found.items()}
+    return {name: statistics.median(values[1:]) for name, values in found.items()}, spent
+
+
+def _processor_s(process: psutil.Process) -> float:
+    """Return the seconds of processor time of a process and its children, to some 10 ms."""
+    parts = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+    return float(sum(one.user + one.system for one in parts))
 
 
 # --- many devices --------------------------------------------------------------------------------
@@ -342,7 +407,10 @@ def many_devices(
     names = [f"device-{number}" for number in range(options.devices)]
     for name in names:
         identities.context(name)
-    with started("mosquitto", folder, options.devices) as running:
+    with (
+        started("mosquitto", folder, options.devices) as running,
+        contextlib.ExitStack() as crowd,
+    ):
         before = running.process.memory_info().rss
         with Link(running.port) as link:
             publish(identities, bundle, link.port)
@@ -350,7 +418,9 @@ def many_devices(
         holding = running.process.memory_info().rss
         _say(f"{options.devices} devices connect")
         groups = [
-            Devices(folder, "mosquitto", running.port, bundle.digest, names[part::PROCESSES])
+            crowd.enter_context(
+                Devices(folder, "mosquitto", running.port, bundle.digest, names[part::PROCESSES])
+            )
             for part in range(min(PROCESSES, len(names)))
         ]
         highest, over = [holding], threading.Event()
@@ -360,7 +430,7 @@ def many_devices(
         began = time.perf_counter()
         for group in groups:
             group.begin()
-        ended = [group.end() for group in groups]
+        ended = [group.come() for group in groups]
         took = time.perf_counter() - began
         over.set()
         watch.join()
@@ -399,14 +469,16 @@ def bad_links(folder: Path, identities: Identities) -> dict[str, dict[str, float
             publish(identities, bundle, running.port)
             ports = {
                 "mosquitto": running.port,
-                "http": stack.enter_context(nginx(folder, identities, bundle)),
+                "http": stack.enter_context(nginx(folder, identities, bundle))[0],
             }
             for kind, port in ports.items():
                 _say(f"a link that is {name}: {kind}")
-                with Link(port, weather, seed=number) as link:
-                    devices = Devices(folder, kind, link.port, bundle.digest, ["pi-1"])
+                with (
+                    Link(port, weather, seed=number) as link,
+                    Devices(folder, kind, link.port, bundle.digest, ["pi-1"]) as devices,
+                ):
                     devices.begin()
-                    took, problems, _ = devices.end()
+                    took, problems, _ = devices.come()
                     assert not problems, problems
                     found[name][kind] = round(link.bytes_down / layer_bytes(bundle), 4)
                     found[name][f"{kind}_seconds"] = round(took[0], 1)
@@ -443,7 +515,7 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="edgectl-bench-", dir=options.folder) as scratch:
         folder = Path(scratch)
         identities = Identities(folder, now())
-        seconds = one_device(options, folder, identities)
+        seconds, spent = one_device(options, folder, identities)
         crowd = many_devices(options, folder, identities) if options.devices else {}
         links = {} if options.no_bad_links else bad_links(folder, identities)
     print(f"on {platform.machine()}, {os.cpu_count()} processors, all on one machine, TLS")
@@ -456,6 +528,12 @@ def main(arguments: list[str] | None = None) -> int:
             f"  {name:16} {seconds[name] * 1e3:7.0f} ms {rate:7.0f} MB/s"
             f"   {share:.2f} of curl, {beside:.2f} of curl with the same work"
         )
+    processors = os.cpu_count() or 1
+    for kind, rows in spent.items():
+        parts = " + ".join(f"{value * 1e3:.0f} ms of the {side}" for side, value in rows.items())
+        least = sum(rows.values()) / processors
+        print(f"  {kind:16} processor: {parts}; by {processors} processors {least * 1e3:.0f} ms,"
+              f" {seconds['curl'] / least:.2f} of curl at best")  # fmt: skip
     for row, value in crowd.items():
         print(f"  {row:26} {value:10,.3f}")
     for name, rows in links.items():
@@ -474,6 +552,10 @@ def main(arguments: list[str] | None = None) -> int:
                 "of_curl_same_work": {
                     name: round(seconds["curl_same_work"] / seconds[name], 3)
                     for name in ("mosquitto", "embedded", "http")
+                },
+                "processor_s": {
+                    kind: {side: round(value, 4) for side, value in rows.items()}
+                    for kind, rows in spent.items()
                 },
                 "crowd": {row: round(value, 4) for row, value in crowd.items()},
                 "bad_links": links,

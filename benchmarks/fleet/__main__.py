@@ -23,23 +23,24 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fleet.goosebit import GOOSEBIT, polls
-from benchmarks.fleet.running import Fleet, Server, Used, running_fleet, running_server, until
-from edgectl.types import (
-    PhaseSpec,
-    PushOptions,
-    PushRequest,
-    RolloutPolicy,
-    RolloutRequest,
-    Selector,
+from benchmarks.fleet.running import (
+    Fleet,
+    Server,
+    Used,
+    push_once,
+    running_fleet,
+    running_server,
+    until,
 )
+from edgectl.types import PhaseSpec, RolloutPolicy, RolloutRequest, Selector
 from edgectl_server.distribution.mosquitto import find_mosquitto
 
-ACTIVITY = Path(__file__).parents[2] / "server/edgectl/demo/activity"
 BROKERS = ("mosquitto", "embedded")
 PHASES = (1.0, 10.0, 25.0, 50.0, 100.0)
 """Percent of the fleet that have the version when each phase has ended."""
 SPARE_CONNECTIONS = 50
 BOUND_S = 3600.0
+QUIET_SHARE = 0.3
 ROWS = {
     "enrol_ms": "server: processor time for an enrolment (ms)",
     "enrol_rate": "enrolments a second",
@@ -66,23 +67,6 @@ def say(text: str) -> None:
     print(f"  {text}", file=sys.stderr, flush=True)
 
 
-def push_once(folder: Path) -> Path:
-    """Return the data folder of a server with one model, to be copied for each run."""
-    data = folder / "pushed"
-    with running_server(data, "embedded", 50) as server:
-        client = server.client
-        files = {name: client.upload(ACTIVITY / file).sha256 for name, file in (
-            ("model", "har_v1.onnx"), ("calibration", "calibration.npz"),
-            ("evaluation", "eval.npz"),
-        )}  # fmt: skip
-        request = PushRequest(filename="har_v1.onnx", version="1", options=PushOptions(), **files)
-        job = client.push("har", request).job
-        assert job is not None
-        state = client.wait_job(job).state
-        assert state == "succeeded", state
-    return data
-
-
 def storm(server: Server, devices: int) -> dict[str, float]:
     """Measure how all enrol, then how all connect."""
     before = server.used()
@@ -99,7 +83,7 @@ def storm(server: Server, devices: int) -> dict[str, float]:
 
 
 def idle(server: Server, seconds: float) -> float:
-    """Return the share of a core that a server without devices uses."""
+    """Return the share of a core that a server uses that has nothing to do."""
     before = server.used()
     time.sleep(seconds)
     after = server.used()
@@ -154,7 +138,7 @@ def measure(options: argparse.Namespace, pushed: Path, broker: str, devices: int
         with running_server(data, broker, devices + SPARE_CONNECTIONS) as server:
             idle_share = idle(server, options.seconds / 4)
             folder = Path(scratch) / "fleet"
-            with running_fleet(server, folder, devices, options.connect_rate) as fleet:
+            with running_fleet(server.client, folder, devices, options.connect_rate) as fleet:
                 return _parts(options, server, fleet, devices, idle_share)
 
 
@@ -165,6 +149,7 @@ def _parts(
     say(f"{devices} online after {found['connect_s']:.0f} s")
     found |= steady(server, devices, options.seconds, idle_share)
     found |= roll_out(server, devices)
+    until("quiet", lambda: idle(server, 1.0) < QUIET_SHARE, BOUND_S)  # all answers are out
     found["simulator_s"] = fleet.used_s()
     summary = fleet.end()
     times = summary["order_acknowledged_s"]

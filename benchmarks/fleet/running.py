@@ -8,19 +8,22 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
 
 from edgectl.client import Client
+from edgectl.types import PushOptions, PushRequest
 
-__all__ = ["Fleet", "Server", "Used", "running_fleet", "running_server", "until"]
+__all__ = ["Fleet", "Server", "Used", "push_once", "running_fleet", "running_server", "until"]
 
+ACTIVITY = Path(__file__).parents[2] / "server/edgectl/demo/activity"
 _READY_S = 120.0
 _END_S = 180.0
 _PAUSE_S = 0.2
+_LOG_SHOWN = 6000
 
 
 class Used(NamedTuple):
@@ -100,14 +103,43 @@ def running_server(data: Path, broker: str, connections: int) -> Iterator[Server
         process.terminate()
         process.wait(_END_S)
         process.stdout.close()
+        _show_end(data.parent / f"{data.name}.log")
+
+
+def _show_end(log: Path) -> None:
+    text = log.read_bytes()[-_LOG_SHOWN:].decode(errors="replace")
+    if text:
+        print(f"the end of the server's log:\n{text}", file=sys.stderr, flush=True)
+
+
+def push_once(
+    folder: Path, versions: Sequence[str] = ("1",), options: PushOptions | None = None
+) -> Path:
+    """Return the data folder of a server with one model, to be copied for each run."""
+    data = folder / "pushed"
+    with running_server(data, "embedded", 50) as server:
+        client = server.client
+        files = {name: client.upload(ACTIVITY / file).sha256 for name, file in (
+            ("model", "har_v1.onnx"), ("calibration", "calibration.npz"),
+            ("evaluation", "eval.npz"),
+        )}  # fmt: skip
+        for version in versions:
+            request = PushRequest(
+                filename="har_v1.onnx", version=version, options=options or PushOptions(), **files
+            )
+            job = client.push("har", request).job
+            assert job is not None
+            state = client.wait_job(job).state
+            assert state == "succeeded", state
+    return data
 
 
 @contextlib.contextmanager
-def running_fleet(server: Server, folder: Path, devices: int, rate: float) -> Iterator[Fleet]:
+def running_fleet(client: Client, folder: Path, devices: int, rate: float) -> Iterator[Fleet]:
     """Start a steady fleet, and see to it that it ends."""
-    token = server.client.create_enrol_token(uses=devices, expires_in_s=86400).token
+    token = client.create_enrol_token(uses=devices, expires_in_s=86400).token
     plan = {
-        "server": server.url,
+        "server": client.url,
         "folder": str(folder),
         "devices": devices,
         "token": token,

@@ -10,29 +10,11 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 
 import click
 
-from edgectl.commands.access import login, logout
-from edgectl.commands.audit import audit
-from edgectl.commands.demo import demo
-from edgectl.commands.devices import devices
-from edgectl.commands.doctor import doctor
-from edgectl.commands.export import export
-from edgectl.commands.imports import import_version, origins
-from edgectl.commands.jobs import jobs
-from edgectl.commands.keys import keys
-from edgectl.commands.labels import selectors
-from edgectl.commands.mirror import mirror
-from edgectl.commands.models import models
-from edgectl.commands.push import push
-from edgectl.commands.rollouts import rollout
-from edgectl.commands.server import server
-from edgectl.commands.simulate import simulate
-from edgectl.commands.targets import bench, targets
-from edgectl.commands.telemetry import telemetry
-from edgectl.commands.tokens import tokens
 from edgectl.errors import EdgectlError
 from edgectl.output import plain, print_error
 from edgectl.session import Session, examples
@@ -41,6 +23,62 @@ from edgectl_protocol import __version__
 __all__ = ["cli", "main", "run"]
 
 _EXIT_USAGE = 2
+
+
+_COMMANDS = {
+    "login": "access:login",
+    "logout": "access:logout",
+    "push": "push:push",
+    "models": "models:models",
+    "export": "export:export",
+    "import": "imports:import_version",
+    "origins": "imports:origins",
+    "mirror": "mirror:mirror",
+    "rollout": "rollouts:rollout",
+    "apply": "apply:apply",
+    "devices": "devices:devices",
+    "selectors": "labels:selectors",
+    "targets": "targets:targets",
+    "bench": "targets:bench",
+    "telemetry": "telemetry:telemetry",
+    "answers": "answers:answers",
+    "drift": "drift:drift",
+    "accuracy": "accuracy:accuracy",
+    "samples": "samples:samples",
+    "alerts": "alerts:alerts",
+    "labels": "sample_labels:labels",
+    "dataset": "datasets:dataset",
+    "data": "data:data",
+    "retrain": "retraining:retrain",
+    "retrainings": "retraining:retrainings",
+    "loop": "loops:loop",
+    "jobs": "jobs:jobs",
+    "tokens": "tokens:tokens",
+    "users": "users:users",
+    "webhooks": "webhooks:webhooks",
+    "audit": "audit:audit",
+    "doctor": "doctor:doctor",
+    "server": "server:server",
+    "keys": "keys:keys",
+    "simulate": "simulate:simulate",
+    "demo": "demo:demo",
+}
+"""Module and name in `edgectl.commands`, in the order in which a newcomer needs the commands."""
+
+
+class _OnDemand(Mapping[str, click.Command]):
+    """Imports a command when somebody looks at it, so that no other waits for it."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        module, attribute = _COMMANDS[name].split(":")
+        command: click.Command = getattr(import_module(f"edgectl.commands.{module}"), attribute)
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_COMMANDS)
+
+    def __len__(self) -> int:
+        return len(_COMMANDS)
 
 
 class _InOrder(click.Group):
@@ -52,6 +90,7 @@ class _InOrder(click.Group):
 
 @click.group(
     cls=_InOrder,
+    commands=_OnDemand(),
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=examples(
         "edgectl demo",
@@ -71,33 +110,6 @@ class _InOrder(click.Group):
 def cli(context: click.Context, url: str) -> None:
     """Push machine-learning models to a fleet of small devices."""
     context.obj = Session(url)
-
-
-for _command in (
-    login,
-    logout,
-    push,
-    models,
-    export,
-    import_version,
-    origins,
-    mirror,
-    rollout,
-    devices,
-    selectors,
-    targets,
-    bench,
-    telemetry,
-    jobs,
-    tokens,
-    audit,
-    doctor,
-    server,
-    keys,
-    simulate,
-    demo,
-):
-    cli.add_command(_command)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from edgectl import types
 from edgectl.observed_text import observed_rows, reason_text
-from edgectl.output import age, pairs, plain, state_text, table
+from edgectl.output import (
+    age,
+    bytes_text,
+    latency_text,
+    pairs,
+    plain,
+    state_text,
+    table,
+)
 
-__all__ = ["device_table", "devices_table", "events_table", "security_table"]
+__all__ = [
+    "device_table",
+    "devices_table",
+    "events_table",
+    "fleet_tables",
+    "receipts_table",
+    "security_table",
+    "series_table",
+    "sites_table",
+]
+
+_GAPS_SHOWN = 12
 
 
 def _slot_text(slot: types.SlotInfo) -> str:
@@ -19,6 +39,87 @@ def _slot_text(slot: types.SlotInfo) -> str:
     if slot.update and slot.update.state not in {"committed", "idle"}:
         running += f" ({slot.update.state} {slot.update.version})"
     return plain(running)
+
+
+def receipts_table(found: types.DeviceReceipts) -> Group:
+    """Return what has come of a device by start of its agent, what is missing, clock jumps."""
+    columns = ["START", "FIRST", "LAST", ">CAME", ">TWICE", ">MISSING"]
+    rows = [
+        (
+            str(one.boot),
+            age(one.first_at),
+            age(one.last_at),
+            str(one.received),
+            str(one.duplicates),
+            str(sum(gap.last - gap.first + 1 for gap in one.gaps) + one.forgotten),
+        )
+        for one in found.boots
+    ]
+    kept = Text(
+        f"{found.windows} windows of telemetry and {found.feature_windows} of features are kept; "
+        f"{found.dropped} messages were dropped on the device for lack of room"
+    )
+    lines: list[Text | Table] = [kept, table(columns, rows)]
+    gaps = [(one.boot, gap) for one in found.boots for gap in one.gaps]
+    if gaps:
+        missing = [
+            (str(boot), str(gap.first), str(gap.last), plain(gap.state), age(gap.noticed_at))
+            for boot, gap in gaps[:_GAPS_SHOWN]
+        ]
+        lines.append(table(["START", ">FROM", ">TO", "MISSING", "NOTICED"], missing))
+        if len(gaps) > _GAPS_SHOWN:
+            lines.append(Text(f"{len(gaps) - _GAPS_SHOWN} more gaps: --json"))
+    if found.clock_jumps:
+        jumps = [
+            (f"{one.at:%Y-%m-%d %H:%M:%S}", plain(one.model), f"{one.seconds:+d} s")
+            for one in found.clock_jumps[:_GAPS_SHOWN]
+        ]
+        lines.append(table(["WINDOW'S END", "MODEL", ">CLOCK SET BY"], jumps))
+    return Group(*lines)
+
+
+def fleet_tables(fleet: types.FleetSummary) -> Group:
+    """Return the fleet in numbers, and how many devices run which version."""
+    names = ("devices", "online", "offline", "overdue", "updating", "failing", "held", "security")
+    numbers = pairs((name, str(getattr(fleet, name))) for name in names)
+    rows = [
+        (plain(f"{one.model}@{one.version}"), str(one.devices))
+        for one in sorted(fleet.versions, key=lambda one: (one.model, -one.devices))
+    ]
+    return Group(numbers, table(["RUNS", ">DEVICES"], rows)) if rows else Group(numbers)
+
+
+_HEALTH: dict[str, tuple[str, Callable[[float], str]]] = {
+    "temperature_c": ("TEMPERATURE", lambda value: f"{value:.0f} °C"),
+    "load_1min": ("LOAD", lambda value: f"{value:.2f}"),
+    "memory_available_bytes": ("FREE MEMORY", lambda value: bytes_text(round(value))),
+    "inference_rss_bytes": ("INFERENCE", lambda value: bytes_text(round(value))),
+}
+"""What of a device's health is shown to people; ``--json`` has all of it."""
+
+
+def series_table(found: types.DeviceSeries) -> Table:
+    """Return a row for each step of the time: what each slot has answered, and the health."""
+    health = [name for name in _HEALTH if name in found.health]
+    columns = ["UNTIL"]
+    for slot in found.slots:
+        columns += [f">{plain(slot.slot)}", ">ERRORS", ">P50", ">P95"]
+    columns += [f">{_HEALTH[name][0]}" for name in health]
+    rows = []
+    for index, until in enumerate(found.times):
+        row = [f"{until:%m-%d %H:%M}"]
+        for slot in found.slots:
+            row += [
+                str(slot.requests[index]),
+                str(slot.errors[index]),
+                latency_text(slot.latency_p50_us[index]),
+                latency_text(slot.latency_p95_us[index]),
+            ]
+        for name in health:
+            value = found.health[name][index]
+            row.append("-" if value is None else _HEALTH[name][1](value))
+        rows.append(tuple(row))
+    return table(columns, rows)
 
 
 def devices_table(devices: Sequence[types.DeviceSummary]) -> Table:
@@ -50,6 +151,8 @@ def _labels(device: types.DeviceSummary) -> str:
 def _device_state(device: types.DeviceSummary) -> Text:
     if device.state != "enrolled":
         return state_text(device.state)
+    if device.overdue:
+        return state_text("overdue")
     return state_text("online" if device.online else "offline")
 
 
@@ -68,6 +171,11 @@ def device_table(device: types.DeviceDetail) -> Table:
         ("endpoint", plain(device.endpoint)),
         ("order", f"{device.order_counter}, accepted {device.accepted_order_counter}"),
     ]
+    if device.hold:
+        told = f"by {device.hold.by} {age(device.hold.at)}"
+        rows.append(
+            ("held", plain(f"{told}: {device.hold.reason}" if device.hold.reason else told))
+        )
     if device.refusal:
         number = device.refused_order_counter
         told = f"{device.refusal.code}: {device.refusal.detail}"
@@ -76,6 +184,10 @@ def device_table(device: types.DeviceDetail) -> Table:
     if bad:
         told = ", ".join(f"{count} {kind}" for kind, count in bad.items())
         rows.append(("bad pieces", plain(told)))
+    samples = (device.system or {}).get("samples") or {}
+    if samples:
+        told = ", ".join(f"{count} {code}" for code, count in sorted(samples.items()))
+        rows.append(("samples", plain(told)))
     for slot in device.slots:
         rows.append((f"slot {plain(slot.slot)}", _slot_text(slot)))
         rows.append(("  desired", plain(slot.desired_version)))
@@ -94,6 +206,20 @@ def device_table(device: types.DeviceDetail) -> Table:
         rows.append(("deltas", plain(f"{counts}, since the agent was started")))
     rows += [("rejected", plain(digest)) for digest in device.rejected]
     return pairs(rows, plain(device.id))
+
+
+def sites_table(sites: Sequence[types.SiteInfo]) -> Table:
+    """Return one row a site."""
+    columns = ["SITE", ">DEVICES", ">ONLINE", ">OVERDUE", ">FAILING", ">SECURITY", "RUNS"]
+    rows = [
+        (
+            plain(one.site or "(none)"),
+            *(str(n) for n in (one.devices, one.online, one.overdue, one.failing, one.security)),
+            plain(", ".join(f"{v.model}@{v.version} {v.devices}" for v in one.versions) or "-"),
+        )
+        for one in sites
+    ]
+    return table(columns, rows)
 
 
 def events_table(events: Sequence[types.DeviceEventInfo]) -> Table:

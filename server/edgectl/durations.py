@@ -1,13 +1,17 @@
-"""Durations as people write them: ``90s``, ``30m``, ``1h``, ``7d``; a bare number is seconds."""
+"""Durations and times as people write them: ``90s``, ``30m``, ``7d``, ``2026-11-01T14:30``.
+
+A bare number is seconds.
+"""
 
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 
-__all__ = ["Duration"]
+__all__ = ["Duration", "Moment"]
 
 _UNITS_S = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _TEXT = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*(s|m|min|h|d|w|)")
@@ -38,6 +42,20 @@ class Duration(click.ParamType[int]):
                 ctx,
             )
         return seconds
+
+
+class Moment(click.ParamType[str]):
+    """A time as people write it; without a zone it is this machine's."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return it as the API takes it."""
+        try:
+            moment = datetime.fromisoformat(str(value))
+            return moment.astimezone(UTC).isoformat()
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r}: write 2026-11-01 or 2026-11-01T14:30", param, ctx)
 
 
 def _text(seconds: int) -> str:

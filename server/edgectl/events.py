@@ -7,19 +7,23 @@ connection the server sends the present state first.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import httpx2
 import msgspec
 
 from edgectl.errors import ApiError, EdgectlError, ServerUnreachable
 from edgectl.transport import Connection, Patience, is_passing
 
+if TYPE_CHECKING:
+    import httpx2
+
 __all__ = ["EVENT_BYTES_MAX", "Event", "events"]
 
 EVENT_BYTES_MAX = 4 * 1024 * 1024
 _SILENCE_S_MAX = 60.0
-"""The server sends a comment at least every 15 s; a silent connection is a dead one."""
+"""The server says something at least every 5 s; a silent connection is a dead one."""
+_BEAT = "beat"
+"""That there is nothing to say."""
 
 Snapshot = TypeVar("Snapshot")
 
@@ -42,6 +46,8 @@ def events(connection: Connection, topics: Sequence[str]) -> Generator[Event]:
         ApiError: the server refused.
         ServerUnreachable: the connection was lost and not regained in time.
     """
+    import httpx2
+
     patience = Patience(connection.retry)
     params = [("topic", topic) for topic in topics]
     headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
@@ -53,7 +59,7 @@ def events(connection: Connection, topics: Sequence[str]) -> Generator[Event]:
                 _check_content_type(response)
                 for message in httpx2.EventSource(response, EVENT_BYTES_MAX):
                     patience.succeeded()
-                    if message.data:
+                    if message.data and message.event != _BEAT:
                         yield _decode(message.data, Event)
             # A graceful restart ends the stream without an error.
             patience.failed(ServerUnreachable(f"{connection.url} has ended the stream of events"))

@@ -20,12 +20,20 @@ def forecast_tables(found: RolloutForecast) -> Group:
     head = Text(
         plain(
             f"{found.model}@{found.version} to {found.devices} devices:"
-            f" {bytes_text(found.fetches_bytes)} to fetch. Nothing has been started."
+            f" {bytes_text(found.fetches_bytes)} to fetch{_instead(found)}."
+            " Nothing has been started."
         ),
         style="bold",
     )
     lines = [Text(plain(line), style="dim italic") for line in _remarks(found)]
     return Group(head, _phases(found.phases), "", _sites(found.sites), *lines)
+
+
+def _instead(found: RolloutForecast) -> str:
+    """Return what it would be without deltas, where there are any."""
+    if found.fetches_bytes == found.whole_bytes:
+        return ""
+    return f" instead of {bytes_text(found.whole_bytes)}"
 
 
 def _phases(phases: list[PhaseForecastInfo]) -> Table:

@@ -11,7 +11,7 @@ from rich.text import Text
 from edgectl import types
 from edgectl.output import age, bytes_text, latency_text, pairs, plain, state_text, table
 
-__all__ = ["findings_table", "policy_table"]
+__all__ = ["figure_text", "findings_table", "policy_table"]
 
 _ALWAYS = frozenset({"drop", "finite", "contract", "data"})
 
@@ -60,8 +60,8 @@ def _gate_row(gate: types.GateInfo) -> Sequence[Text | str]:
         plain(gate.name),
         plain(gate.variant or "all"),
         state_text(gate.status),
-        _value(gate.measured, gate.unit),
-        f"{gate.direction} {_value(gate.bound, gate.unit)}" if gate.bound is not None else "-",
+        figure_text(gate.measured, gate.unit),
+        f"{gate.direction} {figure_text(gate.bound, gate.unit)}" if gate.bound is not None else "-",
     )
 
 
@@ -70,7 +70,8 @@ def _note(gate: types.GateInfo) -> str:
     return "; ".join(part for part in (plain(gate.detail) if gate.detail else "", by) if part)
 
 
-def _value(value: float | None, unit: str) -> str:
+def figure_text(value: float | None, unit: str) -> str:
+    """Return a figure of a gate in its unit."""
     if value is None:
         return "-"
     if unit == "bytes":

@@ -63,10 +63,19 @@ def _variant(variant: types.VariantLineage) -> Table:
         ("calibrated on", samples),
         ("in steps from", variant.steps_from or ""),
         ("left in float", ", ".join(variant.float_nodes)),
+        ("golden inputs", _golden(variant.golden)),
         ("tools", ", ".join(f"{tool.name} {tool.version}" for tool in variant.tools)),
     ]
     shown = [(name, plain(value)) for name, value in rows if value]
     return pairs(shown, f"variant {plain(variant.variant)}")
+
+
+def _golden(golden: types.GoldenInfo) -> str:
+    limits = [
+        f"{name} within {one.atol:g} + {one.rtol:g} of it"
+        for name, one in golden.tolerances.items()
+    ]
+    return "; ".join([f"{golden.agreement_min:.0%} of {golden.cases} must agree", *limits])
 
 
 def _ancestors(lineage: types.LineageInfo) -> Table:

@@ -40,7 +40,8 @@ def transfer_text(transfer: types.TransferInfo) -> str:
     saved = transfer.whole_bytes - transfer.fetched_bytes
     told = bytes_text(transfer.fetched_bytes)
     if saved > 0:
-        how = ", by a delta" if transfer.delta else ""
+        deltas = (transfer.delta is not None) + (transfer.rest is not None)
+        how = ("", ", by a delta", ", by deltas")[deltas]
         told += f" of {bytes_text(transfer.whole_bytes)}{how}: {bytes_text(saved)} saved"
     if transfer.refusal:
         told += f"; without the delta: {transfer.refusal.code}: {transfer.refusal.detail}"
@@ -74,8 +75,9 @@ def observed_rows(
 ) -> list[tuple[str, str]]:
     """Return the name and the words of each thing that is known, in the order of their time."""
     rows = []
-    if device.transfer is not None and (device.transfer.delta or device.transfer.refusal):
-        rows.append(("fetched", transfer_text(device.transfer)))
+    transfer = device.transfer
+    if transfer is not None and (transfer.delta or transfer.rest or transfer.refusal):
+        rows.append(("fetched", transfer_text(transfer)))
     if device.shadow is not None:
         rows.append(("shadow", shadow_text(device.shadow)))
     if device.swap is not None:

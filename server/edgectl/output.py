@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -32,10 +32,13 @@ __all__ = [
     "plain",
     "print_error",
     "print_json",
+    "print_list",
     "share_text",
     "state_text",
     "table",
 ]
+
+Item = TypeVar("Item")
 
 _WIDTH_WITHOUT_TERMINAL = 200
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -94,6 +97,23 @@ def print_json(value: Any) -> None:
     text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
+
+
+def print_list(
+    items: Sequence[Item],
+    make_table: Callable[[Sequence[Item]], Any],
+    nothing: str,
+    *,
+    as_json: bool,
+) -> None:
+    """Print a list for a program, or for a person: a table, or on stderr that there is nothing."""
+    output, errors = consoles()
+    if as_json:
+        print_json(items)
+    elif items:
+        output.print(make_table(items))
+    else:
+        errors.print(nothing)
 
 
 def print_error(error: EdgectlError) -> None:

@@ -26,7 +26,7 @@ _LABELS_BYTES_MAX = 1024 * 1024
 _STEPS_BYTES_MAX = 32 * 1024
 _CARD_CHARACTERS_MAX = 64 * 1024
 _PRECISIONS = ("fp32", "fp16", "int8")
-_RUNTIMES = ("onnxruntime", "litert")
+_RUNTIMES = ("onnxruntime", "litert", "cortex-m")
 
 
 def name_of(model: Path) -> str:

@@ -4,60 +4,24 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import click
 from msgspec import structs
 
 from edgectl.durations import Duration
+from edgectl.rollout_texts import parse_experiment, parse_gates, parse_phases, parse_soak
 from edgectl.session import DEVICE, GROUP
 from edgectl.types import GatePolicy, PhaseSpec, RolloutPolicy, Selector
 from edgectl_protocol.errors import ProtocolError
 from edgectl_protocol.windows import parse_windows
 
-__all__ = ["parse_gates", "parse_phases", "rollout_options"]
+__all__ = ["rollout_options"]
 
 _WEEK_S = 7 * 86_400
 _MONTH_S = 30 * 86_400
-_PHASE = re.compile(
-    r"(?:(?P<name>[a-z0-9][a-z0-9_-]{0,31}):)?"
-    r"(?:(?P<devices>\d{1,6})|(?P<percent>\d{1,3}(?:\.\d{1,3})?)%)",
-    re.ASCII,
-)
 _AVAILABLE = re.compile(r"(?P<number>\d{1,5})(?P<percent>%)?", re.ASCII)
-_GATE = re.compile(
-    r"(?P<name>[a-z0-9_]{1,32})\s*(?P<operator><=|>=)\s*(?P<number>\d{1,9}(?:\.\d{1,6})?)"
-    r"(?P<unit>us|ms|s)?",
-    re.ASCII,
-)
-_UNITS_US = {"us": 1.0, "ms": 1e3, "s": 1e6}
-
-
-class _Gate(NamedTuple):
-    """A field of the policy, and what its value is."""
-
-    field: str
-    whole: bool = False
-    unit: str = ""
-
-
-_GATES = {
-    ("committed", ">="): _Gate("committed_min", whole=True),
-    ("success", ">="): _Gate("success_min"),
-    ("requests", ">="): _Gate("requests_min", whole=True),
-    ("error_rate", "<="): _Gate("error_rate_max"),
-    ("latency_p95", "<="): _Gate("latency_p95_us_max", unit="us"),
-    ("latency_ratio", "<="): _Gate("latency_ratio_max"),
-}
-_GATE_EXAMPLES = (
-    "success>=0.95",
-    "committed>=3",
-    "error_rate<=0.01",
-    "latency_p95<=20ms",
-    "latency_ratio<=1.5",
-    "requests>=1000",
-)
 
 
 class _Windows(click.ParamType[str]):
@@ -120,15 +84,15 @@ _PACE_OPTIONS = (
     click.option(
         "--phases",
         default="",
-        help="Such as canary:5,10%,50%: counted from the beginning; then come all the others.",
+        help="Such as canary:5,10%,50% or 'canary:where=tag=canary,10%': counted from the"
+        " beginning; then come all the others.",
     ),
     click.option(
         "--soak",
-        "soak_s",
-        type=Duration(0, _MONTH_S),
-        default="0s",
-        show_default=True,
-        help="How long to watch at the end of each phase but the last.",
+        multiple=True,
+        metavar="[PHASE=]TIME",
+        help="How long to watch at the end of each phase but the last, such as 1h; canary=2h: at"
+        " the end of that one. Repeatable; not at all when not given.",
     ),
     click.option(
         "--approve-after",
@@ -139,8 +103,16 @@ _PACE_OPTIONS = (
     click.option(
         "--gate",
         multiple=True,
-        metavar="GATE",
-        help="What must hold at the end of a phase, such as 'error_rate<=0.01'; repeatable.",
+        metavar="[PHASE:]GATE",
+        help="What must hold at the end of a phase, such as 'error_rate<=0.01'; at the end of one:"
+        " 'canary:success>=0.8'. Repeatable.",
+    ),
+    click.option(
+        "--experiment",
+        multiple=True,
+        metavar="PHASE:RATE",
+        help="Compare those that have the new version with those that have not, such as"
+        " 'canary:error_rate margin=0.01 limit=2d'; repeatable.",
     ),
     click.option(
         "--deadline",
@@ -233,58 +205,18 @@ def rollout_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def gather(*args: Any, **values: Any) -> Any:
         selector = _take_selector(values)
-        phases = _take_phases(values)
         gates = parse_gates(values.pop("gate"))
+        phases = _take_phases(values, gates)
         available = _take_available(values)
         names = [name for name in RolloutPolicy.__struct_fields__ if name in values]
         chosen = {name: values.pop(name) for name in names}
         chosen["goes_with"] = list(chosen["goes_with"])
-        policy = RolloutPolicy(**chosen, **available, phases=phases, gates=gates)
+        policy = RolloutPolicy(**chosen, **available, phases=phases, gates=gates[""])
         return command(*args, selector=selector, policy=policy, **values)
 
     for option in reversed((*_SELECTOR_OPTIONS, *_PACE_OPTIONS, *_SAFETY_OPTIONS)):
         gather = option(gather)
     return gather
-
-
-def parse_phases(text: str, *, soak_s: float = 0.0) -> list[PhaseSpec]:
-    """Return the phases in a text such as ``canary:5,10%,50%``."""
-    phases = []
-    for part in text.split(","):
-        found = _PHASE.fullmatch(part.strip())
-        if found is None:
-            raise click.BadParameter(
-                f"{part.strip()[:40]!r} is no phase: write canary:5 for the first five devices,"
-                " or 10% for a share",
-                param_hint="--phases",
-            )
-        phases.append(
-            PhaseSpec(
-                name=found["name"] or "",
-                devices=int(found["devices"]) if found["devices"] else None,
-                percent=float(found["percent"]) if found["percent"] else None,
-                soak_s=soak_s,
-            )
-        )
-    return phases
-
-
-def parse_gates(texts: Sequence[str]) -> GatePolicy:
-    """Return the gates in texts such as ``error_rate<=0.01`` and ``latency_p95<=20ms``."""
-    chosen: dict[str, float] = {}
-    for text in texts:
-        found = _GATE.fullmatch(text.strip())
-        known = None if found is None else _GATES.get((found["name"], found["operator"]))
-        if found is None or known is None or (found["unit"] and known.unit != "us"):
-            raise click.BadParameter(
-                f"{text[:60]!r} is no gate: write {', '.join(_GATE_EXAMPLES)}",
-                param_hint="--gate",
-            )
-        value = float(found["number"]) * _UNITS_US[found["unit"] or "us"]
-        if known.whole and not value.is_integer():
-            raise click.BadParameter(f"{text[:60]!r}: a whole number", param_hint="--gate")
-        chosen[known.field] = int(value) if known.whole else value
-    return GatePolicy(**chosen)  # type: ignore[arg-type]  # the table says which are whole
 
 
 def _take_selector(values: dict[str, Any]) -> Selector:
@@ -309,21 +241,37 @@ def _take_available(values: dict[str, Any]) -> dict[str, Any]:
     return {"available_min": int(found["number"])}
 
 
-def _take_phases(values: dict[str, Any]) -> list[PhaseSpec]:
-    text, soak_s, approve = values.pop("phases"), values.pop("soak_s"), values.pop("approve_after")
+def _take_phases(values: dict[str, Any], gates: dict[str, GatePolicy]) -> list[PhaseSpec]:
+    text, soaks, approve = values.pop("phases"), values.pop("soak"), values.pop("approve_after")
+    asked = values.pop("experiment")
+    own = {phase: gate for phase, gate in gates.items() if phase}
     if not text:
-        if soak_s or approve:
-            raise click.UsageError("--soak and --approve-after need --phases")
+        if own:
+            raise click.UsageError("--gate PHASE:… needs --phases")
+        if soaks or approve or asked:
+            raise click.UsageError("--soak, --approve-after and --experiment need --phases")
         return []
-    phases = parse_phases(text, soak_s=soak_s)
+    phases = parse_phases(text)
     names = [one.name or str(number) for number, one in enumerate(phases, 1)]
-    unknown = [one for one in approve if one not in (*names, "all")]
-    if unknown:
-        raise click.BadParameter(
-            f"{unknown[0][:40]!r} is no phase: {', '.join(names)}, or all",
-            param_hint="--approve-after",
-        )
+    soak_s = dict(parse_soak(one) for one in soaks)
+    experiments = dict(parse_experiment(one) for one in asked)
+    _check_names([one for one in soak_s if one], names, "--soak", ", ".join(names))
+    _check_names(approve, [*names, "all"], "--approve-after", "{}, or all".format(", ".join(names)))
+    _check_names(experiments, names, "--experiment", ", ".join(names))
+    _check_names(own, names, "--gate", ", ".join(names))
     return [
-        structs.replace(one, approval="all" in approve or name in approve)
+        structs.replace(
+            one,
+            soak_s=soak_s.get(name, soak_s.get("", 0.0)),
+            approval="all" in approve or name in approve,
+            experiment=experiments.get(name),
+            gates=own.get(name),
+        )
         for one, name in zip(phases, names, strict=True)
     ]
+
+
+def _check_names(asked: Iterable[str], known: Sequence[str], option: str, choice: str) -> None:
+    for one in asked:
+        if one not in known:
+            raise click.BadParameter(f"{one[:40]!r} is no phase: {choice}", param_hint=option)

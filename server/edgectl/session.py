@@ -36,10 +36,17 @@ __all__ = [
     "VERSION",
     "Session",
     "examples",
+    "given",
     "json_option",
     "limit_option",
     "pass_session",
 ]
+
+
+def given(asked: Mapping[str, str | None]) -> list[tuple[str, str]]:
+    """Return the parameters of a query that were given."""
+    return [(name, value) for name, value in asked.items() if value is not None]
+
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -15,15 +15,17 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-import httpx2
 import msgspec
 
 from edgectl.errors import ApiError, EdgectlError, LocalError, ServerUnreachable, UntrustedServer
 from edgectl.types import Problem
 from edgectl_protocol import __version__
+
+if TYPE_CHECKING:
+    import httpx2
 
 __all__ = [
     "ANSWER_BYTES_MAX",
@@ -152,6 +154,8 @@ class Connection:
         authority: str = "",
         unchecked: bool = False,
     ) -> None:
+        import httpx2
+
         assert not (unchecked and token), "a token is for who has been checked"
         self.url = server_url(url)
         self._pinned = bool(authority)
@@ -198,6 +202,8 @@ class Connection:
             ApiError: the server refused.
             ServerUnreachable: no answer, or it broke off; also while the body is read inside.
         """
+        import httpx2
+
         options: dict[str, Any] = {}
         if read_timeout_s is not None:
             options["timeout"] = httpx2.Timeout(10.0, read=read_timeout_s)
@@ -226,6 +232,7 @@ class Connection:
         *,
         params: Sequence[tuple[str, str]] = (),
         body: msgspec.Struct | msgspec.Raw | Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
         accept: Collection[int] = (),
     ) -> Answer:
         """Send a request and return its answer, decoded as `kind` (``type(None)``: no body).
@@ -234,10 +241,12 @@ class Connection:
             ApiError: the server refused, or its answer is not one.
             ServerUnreachable: no answer.
         """
-        headers = {"Content-Type": "application/json"} if body is not None else None
+        sent = dict(headers or {})
+        if body is not None:
+            sent["Content-Type"] = "application/json"
         content = msgspec.json.encode(body) if body is not None else None
         with self.stream(
-            method, path, params=params, headers=headers, content=content, accept=accept
+            method, path, params=params, headers=sent, content=content, accept=accept
         ) as response:
             text = _body(response)
             if kind is type(None):

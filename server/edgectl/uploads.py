@@ -16,12 +16,13 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
-
-import httpx2
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from edgectl.errors import ApiError, EdgectlError, LocalError
 from edgectl.transport import Connection, Patience, is_passing
+
+if TYPE_CHECKING:
+    import httpx2
 
 __all__ = ["BLOCK_BYTES", "PIECE_BYTES", "LocalFile", "hash_file", "upload"]
 

@@ -44,6 +44,7 @@ from edgectl_server.schemas import (
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.paging import PageQuery, fetch_page, match, order
 from edgectl_server.storage.tables import Device, EnrolRequestRow, EnrolToken, Preauthorised
+from edgectl_server.webhook_outbox import announce
 
 __all__ = ["REQUESTS_PER_SOURCE_MAX", "Admission", "shut_out_at"]
 
@@ -252,6 +253,8 @@ class Admission:
                     last_at=now,
                 )
             )
+            asks = {"device": device, "fingerprint": format_fingerprint(key), "address": source}
+            announce(session, "enrolment.pending", asks, now)
 
     def _check_requests(self, session: Session, source: str, now: datetime) -> None:
         """Raise `TooMany` where one more request would be too many."""

@@ -100,10 +100,11 @@ def certificate_alerts(
             return
         if ends <= now:
             yield Alert(
-                "certificate.expired", "critical", f"{what} has ended on {_shown(ends)}", hint
+                "certificate.expired", "critical", f"{what} has ended on {_shown(ends)}", hint, what
             )
         else:
-            yield Alert("certificate.expiring", "warning", f"{what} ends on {_shown(ends)}", hint)
+            detail = f"{what} ends on {_shown(ends)}"
+            yield Alert("certificate.expiring", "warning", detail, hint, what)
 
     return source
 
@@ -128,7 +129,7 @@ def problem_alerts(code: str, what: str, problem: Callable[[], str], hint: str) 
     def source(_now: datetime) -> Iterable[Alert]:
         found = problem()
         if found:
-            yield Alert(code, "critical", f"{what}: {found}", hint)
+            yield Alert(code, "critical", f"{what}: {found}", hint, what)
 
     return source
 

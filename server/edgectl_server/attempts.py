@@ -19,9 +19,18 @@ _MINUTE_S = 60.0
 
 
 class Attempts:
-    """Those of the last minute."""
+    """Those of the last minute, or of another time."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        most: int = ATTEMPTS_PER_MINUTE,
+        most_of_address: int = ATTEMPTS_PER_MINUTE_PER_ADDRESS,
+        within_s: float = _MINUTE_S,
+    ) -> None:
+        self._most = most
+        self._most_of_address = most_of_address
+        self._within_s = within_s
         self._lock = threading.Lock()
         self._times: OrderedDict[tuple[str, str], deque[float]] = OrderedDict()
 
@@ -32,8 +41,8 @@ class Attempts:
             TooMany: ``auth.attempts``.
         """
         with self._lock:
-            self._count(("", address), ATTEMPTS_PER_MINUTE_PER_ADDRESS)
-            self._count((name, address), ATTEMPTS_PER_MINUTE)
+            self._count(("", address), self._most_of_address)
+            self._count((name, address), self._most)
 
     def forget(self, name: str, address: str) -> None:
         """A right password ends the count for its name."""
@@ -44,13 +53,13 @@ class Attempts:
         at = time.monotonic()
         times = self._times.setdefault(key, deque())
         self._times.move_to_end(key)
-        while times and times[0] <= at - _MINUTE_S:
+        while times and times[0] <= at - self._within_s:
             times.popleft()
         if len(times) >= most:
-            wait_s = int(times[0] + _MINUTE_S - at) + 1
+            wait_s = int(times[0] + self._within_s - at) + 1
             raise TooMany(
                 "auth.attempts",
-                "too many attempts to log in",
+                "too many wrong passwords",
                 hint=f"wait {wait_s} seconds",
                 data={"retry_after_s": wait_s},
             )

@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from edgectl_protocol.audit import AuditEntry, canonical, entry_hash
@@ -32,7 +32,16 @@ from edgectl_server.storage.database import Database
 from edgectl_server.storage.paging import PageQuery, fetch_page, match, order
 from edgectl_server.storage.tables import AuditEntryRow, AuditHeadRow
 
-__all__ = ["Act", "AuditLog", "acting", "current_act", "describe", "entry_of", "note"]
+__all__ = [
+    "Act",
+    "AuditFilter",
+    "AuditLog",
+    "acting",
+    "current_act",
+    "describe",
+    "entry_of",
+    "note",
+]
 
 Outcome = Literal["done", "refused", "failed"]
 
@@ -65,6 +74,18 @@ class Act:
     asked: Callable[[], dict[str, Any]] = dict
     """What of the request may be kept."""
     recorded: bool = False
+
+
+class AuditFilter(NamedTuple):
+    """What is asked of rows; empty and None: nothing."""
+
+    actor: str = ""
+    action: str = ""
+    object: str = ""
+    """Part of it."""
+    outcome: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,8 +227,10 @@ class AuditLog:
             row = session.get(AuditEntryRow, number)
             return None if row is None else row.hash
 
-    def page(self, paging: PageQuery) -> tuple[Sequence[AuditEntryRow], int]:
-        """Return a page of rows, the newest first, and the number of all."""
+    def page(
+        self, paging: PageQuery, asked: AuditFilter | None = None
+    ) -> tuple[Sequence[AuditEntryRow], int]:
+        """Return a page of the rows that match, the newest first, and the number of all of them."""
         wanted = select(AuditEntryRow).order_by(
             *order(paging.sort, _SORT, default="-number", last=AuditEntryRow.number)
         )
@@ -220,6 +243,7 @@ class AuditLog:
                 AuditEntryRow.address,
             )
             wanted = wanted.where(match(paging.q, columns))
+        wanted = wanted.where(*_conditions(asked or AuditFilter()))
         with self._database.read() as session:
             return fetch_page(session, wanted, paging)
 
@@ -249,7 +273,7 @@ class AuditLog:
         head = session.scalars(
             select(AuditHeadRow).with_for_update().execution_options(populate_existing=True)
         ).one()
-        at = self._now().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        at = _written(self._now())
         for one in notes:
             details = _clean_details(one.details)
             unsealed = AuditEntry(
@@ -300,6 +324,27 @@ def entry_of(row: AuditEntryRow) -> AuditEntry:
         details = {"unreadable": row.details[:_TEXT_CHARACTERS_MAX]}
     fields = {name: getattr(row, name) for name in AuditEntry.__struct_fields__}
     return AuditEntry(**{**fields, "details": details})
+
+
+def _written(moment: datetime) -> str:
+    """Return a time as rows hold it: such texts sort as the times do."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _conditions(asked: AuditFilter) -> list[ColumnElement[bool]]:
+    same = (
+        (AuditEntryRow.actor, asked.actor),
+        (AuditEntryRow.action, asked.action),
+        (AuditEntryRow.outcome, asked.outcome),
+    )
+    found: list[ColumnElement[bool]] = [column == value for column, value in same if value]
+    if asked.object:
+        found.append(match(asked.object, (AuditEntryRow.object,)))
+    if asked.since is not None:
+        found.append(AuditEntryRow.at >= _written(asked.since))
+    if asked.until is not None:
+        found.append(AuditEntryRow.at < _written(asked.until))
+    return found
 
 
 def _pending(session: Session) -> list[_Note]:

@@ -9,6 +9,7 @@ wrong password and deleted user look the same from outside, and take as long.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import re
@@ -21,7 +22,8 @@ from typing import NamedTuple, cast
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from sqlalchemy import delete, select
+from argon2.low_level import ARGON2_VERSION
+from sqlalchemy import delete, not_, or_, select
 from sqlalchemy.orm import Session
 
 from edgectl_server.attempts import Attempts, source_of
@@ -33,12 +35,20 @@ from edgectl_server.storage.files import write_durably
 from edgectl_server.storage.paging import PageQuery, fetch_page, match, order
 from edgectl_server.storage.tables import ApiToken, LoginSession, User
 
-__all__ = ["ROLES", "SCOPES", "Auth", "Principal", "SessionStarted", "TokenIssued"]
+__all__ = [
+    "ROLES",
+    "SCOPES",
+    "Auth",
+    "Principal",
+    "SessionStarted",
+    "TokenIssued",
+    "check_user_name",
+]
 
 ROLES: tuple[Role, ...] = ("viewer", "operator", "admin")
 """Ascending: each may do what those before it may."""
 
-_VIEWER_SCOPES: tuple[Scope, ...] = ("read", "tokens")
+_VIEWER_SCOPES: tuple[Scope, ...] = ("read", "metrics", "tokens")
 _OPERATOR_SCOPES: tuple[Scope, ...] = (
     *_VIEWER_SCOPES,
     "models:write",
@@ -81,6 +91,8 @@ class Principal(NamedTuple):
     """Of a token; None with a session: whatever the role may."""
     via: str = ""
     """How the audit log names the session or the token."""
+    authenticated_at: datetime | None = None
+    """Of a session by single sign-on for which the provider was made to ask who it is."""
 
 
 class SessionStarted(NamedTuple):
@@ -113,7 +125,7 @@ class Auth:
         self._session = timedelta(seconds=session_s)
         self._hasher = hasher or PasswordHasher()
         self._hashing = threading.BoundedSemaphore(2)  # 64 MiB each
-        self._nobody = self._hasher.hash(secrets.token_hex(16))
+        self._nobody = _of_nobody(self._hasher)
         self._attempts = Attempts()
 
     # ------------------------------------------------------------ users
@@ -137,20 +149,14 @@ class Auth:
     def set_user(self, name: str, password: str, role: Role) -> None:
         """Make a user, or change the password and role of one; ends that user's sessions.
 
+        For the machine of the server itself: it is not asked whether an admin remains, and who was
+        disabled may log in again.
+
         Raises:
             Refused: ``auth.user`` or ``auth.password``.
         """
-        if not _USER.fullmatch(name):
-            raise Refused(
-                "auth.user", f"{name[:80]!r} is not a user name: expected {_USER.pattern}"
-            )
-        if not _PASSWORD_CHARACTERS_MIN <= len(password) <= _PASSWORD_CHARACTERS_MAX:
-            raise Refused(
-                "auth.password",
-                f"a password has {_PASSWORD_CHARACTERS_MIN} characters or more, "
-                f"at most {_PASSWORD_CHARACTERS_MAX}",
-            )
-        hashed = self._hasher.hash(password)
+        check_user_name(name)
+        hashed = self.hash_password(password)
         with self._database.write() as session:
             user = session.get(User, name, with_for_update=True)
             if user is None:
@@ -158,7 +164,7 @@ class Auth:
                     User(name=name, password_hash=hashed, role=role, created_at=self._now())
                 )
             else:
-                user.password_hash, user.role = hashed, role
+                user.password_hash, user.role, user.disabled_at = hashed, role, None
                 session.execute(delete(LoginSession).where(LoginSession.user == name))
 
     def delete_user(self, name: str) -> None:
@@ -168,6 +174,18 @@ class Auth:
             if user is None:
                 raise NotFound("auth.user", f"there is no user {name!r}")
             session.delete(user)
+
+    def hash_password(self, password: str) -> str:
+        """Return what is kept of a password; raise `Refused` ``auth.password``."""
+        if not _PASSWORD_CHARACTERS_MIN <= len(password) <= _PASSWORD_CHARACTERS_MAX:
+            raise Refused(
+                "auth.password",
+                f"a password has {_PASSWORD_CHARACTERS_MIN} characters or more, "
+                f"at most {_PASSWORD_CHARACTERS_MAX}",
+                hint="take a longer one",
+            )
+        with self._hashing:
+            return self._hasher.hash(password)
 
     def check_password(self, name: str, password: str, address: str) -> Principal:
         """Return the principal of a name and password.
@@ -189,7 +207,7 @@ class Auth:
         if len(password) <= _PASSWORD_CHARACTERS_MAX:
             with self._hashing:
                 right = self._verify(user.password_hash if user else self._nobody, password)
-        if user is None or not right:
+        if user is None or not right or user.disabled_at is not None:
             # Only a name that exists: what people type into the wrong field is their password.
             describe(object=user.name if user else "")
             raise Unauthorized(
@@ -208,8 +226,16 @@ class Auth:
 
     # ------------------------------------------------------------ sessions
 
-    def start_session(self, user: str) -> SessionStarted:
-        """Begin a browser's session for `user`, whose password has been checked."""
+    def start_session(
+        self, user: str, *, authenticated_at: datetime | None = None
+    ) -> SessionStarted:
+        """Begin a browser's session for `user`, whose login has been checked.
+
+        Args:
+            user: who.
+            authenticated_at: when the provider of single sign-on has asked who it is, if it was
+                made to; None otherwise.
+        """
         cookie, csrf, at = secrets.token_urlsafe(32), secrets.token_urlsafe(24), self._now()
         via = _via_session(_sha256(cookie))
         describe(actor=user, via=via, changes=True)
@@ -223,6 +249,7 @@ class Auth:
                     csrf=csrf,
                     created_at=at,
                     expires_at=at + self._session,
+                    authenticated_at=authenticated_at,
                 )
             )
         return SessionStarted(cookie, Principal(user, role, csrf, via=via))
@@ -248,7 +275,7 @@ class Auth:
             found = session.execute(
                 select(LoginSession, User.role)
                 .join(User, User.name == LoginSession.user)
-                .where(LoginSession.secret_sha256 == _sha256(cookie))
+                .where(LoginSession.secret_sha256 == _sha256(cookie), User.disabled_at.is_(None))
             ).one_or_none()
         if found is None or found[0].expires_at <= self._now():
             return None
@@ -261,7 +288,13 @@ class Auth:
                 "a change with the session cookie needs the header X-CSRF-Token",
                 hint="send the value of `csrf` that GET /api/v1/me gives, or use a token",
             )
-        return Principal(row.user, cast("Role", role), row.csrf, via=via)
+        return Principal(
+            row.user,
+            cast("Role", role),
+            row.csrf,
+            via=via,
+            authenticated_at=row.authenticated_at,
+        )
 
     # ------------------------------------------------------------ tokens
 
@@ -339,7 +372,7 @@ class Auth:
             found = session.execute(
                 select(ApiToken, User.role)
                 .join(User, User.name == ApiToken.user)
-                .where(ApiToken.id == match[1])
+                .where(ApiToken.id == match[1], User.disabled_at.is_(None))
             ).one_or_none()
         if found is None or not hmac.compare_digest(found[0].secret_sha256, _sha256(match[2])):
             return None
@@ -365,13 +398,32 @@ class Auth:
             if row is not None:
                 row.last_used_at = at
 
-    def tokens(self, principal: Principal, paging: PageQuery) -> tuple[Sequence[ApiToken], int]:
-        """Return a page of the principal's tokens (an admin's: of all) and the number of all."""
+    def tokens(
+        self,
+        principal: Principal,
+        paging: PageQuery,
+        *,
+        user: str | None = None,
+        valid: bool | None = None,
+    ) -> tuple[Sequence[ApiToken], int]:
+        """Return a page of the principal's tokens (an admin's: of all) and the number of all.
+
+        Args:
+            principal: who asks.
+            paging: `q` is part of a name, or of a user's.
+            user: only of this one.
+            valid: not expired, or expired.
+        """
         wanted = select(ApiToken).order_by(
             *order(paging.sort, _TOKEN_SORT, default="-created_at", last=ApiToken.id)
         )
         if principal.role != "admin":
             wanted = wanted.where(ApiToken.user == principal.user)
+        if user is not None:
+            wanted = wanted.where(ApiToken.user == user)
+        if valid is not None:
+            good = or_(ApiToken.expires_at.is_(None), ApiToken.expires_at > self._now())
+            wanted = wanted.where(good if valid else not_(good))
         if paging.q:
             wanted = wanted.where(match(paging.q, (ApiToken.name, ApiToken.user)))
         with self._database.read() as session:
@@ -399,10 +451,37 @@ class Auth:
             session.delete(row)  # and with it what was made with it
 
 
+def check_user_name(name: str) -> None:
+    """Raise `Refused` ``auth.user`` for what is no name of a user with a password."""
+    if not _USER.fullmatch(name):
+        raise Refused(
+            "auth.user",
+            f"{name[:80]!r} is not a user name: expected {_USER.pattern}",
+            hint="small letters and digits, such as ana or ana.silva",
+        )
+
+
+def _of_nobody(hasher: PasswordHasher) -> str:
+    """Return what has the form of a hash by `hasher`, and is random: that of no password.
+
+    Verifying against it takes as long as against any other; making it takes no time at each start.
+    """
+
+    def part(length: int) -> str:
+        return base64.b64encode(secrets.token_bytes(length)).decode().rstrip("=")
+
+    costs = f"m={hasher.memory_cost},t={hasher.time_cost},p={hasher.parallelism}"
+    return f"$argon2id$v={ARGON2_VERSION}${costs}${part(hasher.salt_len)}${part(hasher.hash_len)}"
+
+
 def _role(session: Session, user: str) -> Role:
     row = session.get(User, user)
     if row is None:
         raise Unauthorized("auth.login", "wrong user name or password")
+    if row.disabled_at is not None:
+        raise Forbidden(
+            "auth.disabled", f"{user} is disabled", hint="ask somebody with the role admin"
+        )
     return cast("Role", row.role)
 
 
@@ -416,7 +495,7 @@ def _granted(
     may = SCOPES[role]
     if scopes is None:
         return [scope for scope in may if owned is None or scope in owned]
-    wanted = {*scopes, *(("read",) if any(scope != "tokens" for scope in scopes) else ())}
+    wanted = {*scopes, *(("read",) if set(scopes) - {"tokens", "metrics"} else ())}
     beyond = sorted(wanted - set(may))
     if beyond:
         raise Refused(

@@ -6,19 +6,18 @@ for what has no bundle. Bundles of servers before this one may have fewer docume
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from edgectl_protocol.errors import MalformedMessage
 from edgectl_protocol.manifest import (
     CONFIG_FILE,
     SBOM_FILE,
     BundleConfig,
+    Golden,
     Manifest,
     decode_config,
     decode_manifest,
@@ -27,20 +26,21 @@ from edgectl_protocol.manifest import (
 from edgectl_server.errors import NotFound
 from edgectl_server.schemas import (
     AncestorInfo,
+    GoldenInfo,
     ImportedInfo,
     LineageInfo,
+    ToleranceInfo,
     ToolInfo,
     VariantLineage,
 )
 from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.tables import BundleVariant, ModelVersion
-from edgectl_server.version_rows import bundles_of, find_version, get_version
+from edgectl_server.version_rows import ancestors_of, bundles_of, get_version
 
 __all__ = ["BundleDocuments", "DocumentFile"]
 
 DocumentFile = Literal["model-card.md", "sbom.cdx.json"]
-ANCESTORS_MAX = 100
 _CHILDREN_MAX = 100
 _DOCUMENT_BYTES_MAX = 16 * 1024 * 1024
 
@@ -95,7 +95,7 @@ class BundleDocuments:
         with self._database.read() as session:
             row = get_version(session, name, version)
             bundles = bundles_of(session, row.id)
-            ancestors = list(_ancestors(session, row))
+            ancestors = [_ancestor(one) for one in ancestors_of(session, row)]
             children = session.scalars(
                 select(ModelVersion.version)
                 .where(ModelVersion.model == name, ModelVersion.parent == version)
@@ -139,6 +139,7 @@ class BundleDocuments:
             calibration_samples=made.calibration_samples,
             steps_from=config.lineage.steps_from,
             tools=self._tools(bundle),
+            golden=_golden(config.golden),
         )
 
     def _tools(self, bundle: BundleVariant) -> list[ToolInfo]:
@@ -171,19 +172,22 @@ class BundleDocuments:
         return decode_manifest(self._blobs.read(bundle.manifest))
 
 
-def _ancestors(session: Session, row: ModelVersion) -> Iterator[AncestorInfo]:
-    """Yield the versions that this one descends from, the nearest first."""
-    seen: set[Any] = {row.version}
-    while row.parent is not None and row.parent not in seen and len(seen) <= ANCESTORS_MAX:
-        seen.add(row.parent)
-        found = find_version(session, row.model, row.parent)
-        if found is None:
-            return
-        row = found
-        yield AncestorInfo(
-            version=row.version,
-            source=row.source,
-            state=row.state,
-            pushed_by=row.created_by,
-            pushed_at=row.created_at,
-        )
+def _ancestor(row: ModelVersion) -> AncestorInfo:
+    return AncestorInfo(
+        version=row.version,
+        source=row.source,
+        state=row.state,
+        pushed_by=row.created_by,
+        pushed_at=row.created_at,
+    )
+
+
+def _golden(golden: Golden) -> GoldenInfo:
+    return GoldenInfo(
+        cases=golden.cases,
+        agreement_min=golden.agreement_min,
+        tolerances={
+            name: ToleranceInfo(atol=one.atol, rtol=one.rtol)
+            for name, one in golden.tolerances.items()
+        },
+    )

@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from edgectl_protocol.enrolment import BrokerAddress
+from edgectl_protocol.watching import WatchPolicy
 from edgectl_server.admission import Admission
 from edgectl_server.alerts import (
     AUTHORITY_WITHIN,
@@ -27,9 +28,12 @@ from edgectl_server.alerts import (
     list_alerts,
     problem_alerts,
 )
+from edgectl_server.backup.resumption import read_restored
 from edgectl_server.benchmarks import Benchmarks
-from edgectl_server.connections import Connections
+from edgectl_server.connections import Connections, News
+from edgectl_server.contracts import Contracts
 from edgectl_server.delta_making import DeltasWanted
+from edgectl_server.device_actions import DeviceActions
 from edgectl_server.device_logs import LOGS, DeviceLogs
 from edgectl_server.device_uploads import DeviceUploads, open_device_uploads
 from edgectl_server.distribution.addresses import is_any_address
@@ -44,12 +48,19 @@ from edgectl_server.distribution.link import BrokerLink
 from edgectl_server.distribution.publisher import Publisher
 from edgectl_server.distribution.revocation_list import RevocationList
 from edgectl_server.enrolment import Enroller
+from edgectl_server.features import Features
 from edgectl_server.fleet import Fleet
+from edgectl_server.ground_truth import GroundTruth
 from edgectl_server.intake import Intake
+from edgectl_server.log_follows import LogFollows
 from edgectl_server.measurements import Measurements
 from edgectl_server.ordering import Ordering
+from edgectl_server.receipts import Receipts
+from edgectl_server.references import References
 from edgectl_server.retention import delete_old_events
 from edgectl_server.rollouts import Rollouts
+from edgectl_server.sample_keys import SampleKeys
+from edgectl_server.samples import SAMPLE, SampleLimits, Samples
 from edgectl_server.security import SecurityEvents
 from edgectl_server.settings import Settings
 from edgectl_server.signing.authority import Authority
@@ -57,6 +68,7 @@ from edgectl_server.signing.content_keys import ContentKeys
 from edgectl_server.signing.keys import Keys, read_passphrase
 from edgectl_server.signing.orders import OrderSigner
 from edgectl_server.signing.repository import Repository
+from edgectl_server.signing.sealed_secrets import SealedSecrets
 from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
 from edgectl_server.targets import Targets, open_targets
@@ -73,6 +85,7 @@ _CONNECT_S = 10.0
 _METADATA_S = 3.0
 """Also how soon a change by `edgectl keys`, on this machine, is noticed."""
 _RETENTION_S = 600.0
+_ROLL_UP_S = 60.0
 _ORDERS_S = 60.0
 _ALERTS_S = 300.0
 _CERTIFICATES_S = 86400.0
@@ -96,13 +109,19 @@ class ControlPlane:
     admission: Admission
     enrolment: Enroller
     fleet: Fleet
+    device_actions: DeviceActions
     targets: Targets
     measurements: Measurements
     benchmarks: Benchmarks
     device_logs: DeviceLogs
+    log_follows: LogFollows
     device_uploads: DeviceUploads
+    sample_keys: SampleKeys
+    samples: Samples
     rollouts: Rollouts
     telemetry: Telemetry
+    features: Features
+    receipts: Receipts
     security: SecurityEvents
     signing: VersionSigning
     alerts: Alerts
@@ -156,14 +175,16 @@ def open_control_plane(
             ticker=ticker,
             now=now,
             deltas=deltas,
+            blobs=blobs,
         )
-        connections = Connections(ticker.wake)
+        connections = Connections(ticker.wake, now)
         link = BrokerLink(
             broker.host,
             broker.port,
             held.authority.server_identity(now()),
             on_message=parts.intake.put,
             on_connected=connections.note,
+            on_lost=connections.lost,
         )
         publisher = Publisher(
             database=database, blobs=blobs, repository=held.repository, link=link, now=now
@@ -191,13 +212,19 @@ def open_control_plane(
                 grace=timedelta(days=settings.renewal_grace_days),
             ),
             fleet=parts.fleet,
+            device_actions=parts.device_actions,
             targets=targets,
             measurements=parts.measurements,
             benchmarks=parts.benchmarks,
             device_logs=parts.device_logs,
+            log_follows=parts.log_follows,
             device_uploads=parts.device_uploads,
+            sample_keys=parts.sample_keys,
+            samples=parts.samples,
             rollouts=parts.rollouts,
             telemetry=parts.telemetry,
+            features=parts.features,
+            receipts=parts.receipts,
             security=parts.security,
             signing=signing,
             alerts=alerts,
@@ -226,6 +253,7 @@ class _Held(NamedTuple):
 
     repository: Repository
     content_keys: ContentKeys
+    secrets: SealedSecrets
     authority: Authority
     signer: OrderSigner
 
@@ -235,10 +263,14 @@ def _open_keys(settings: Settings, now: Callable[[], datetime]) -> _Held:
     passphrase = read_passphrase(settings.key_passphrase_file)
     keys = Keys.open(data / "keys", passphrase=passphrase)
     repository = Repository.open(data / "tuf", keys, now())
+    restored = read_restored(data)
+    if restored is not None:
+        repository.number_ahead(restored.ahead, now())
     repository.refresh(now())
     return _Held(
         repository=repository,
         content_keys=ContentKeys.open(data / "keys", passphrase=passphrase),
+        secrets=SealedSecrets.open(data / "keys", passphrase=passphrase),
         authority=Authority.open(
             data / "pki",
             now(),
@@ -255,12 +287,18 @@ class _Parts(NamedTuple):
     measurements: Measurements
     ordering: Ordering
     fleet: Fleet
+    device_actions: DeviceActions
     telemetry: Telemetry
+    features: Features
+    receipts: Receipts
     rollouts: Rollouts
     security: SecurityEvents
     benchmarks: Benchmarks
     device_logs: DeviceLogs
+    log_follows: LogFollows
     device_uploads: DeviceUploads
+    sample_keys: SampleKeys
+    samples: Samples
     intake: Intake
 
 
@@ -274,6 +312,7 @@ def _deal_with_devices(
     ticker: Ticker,
     now: Callable[[], datetime],
     deltas: DeltasWanted | None,
+    blobs: BlobStore,
 ) -> _Parts:
     days = settings.telemetry_retention_days
     measurements = Measurements(database=database, targets=targets, now=now)
@@ -283,6 +322,7 @@ def _deal_with_devices(
         content_keys=held.content_keys,
         now=now,
         measurements=measurements,
+        watch=WatchPolicy(rows_per_s=settings.watch_rows_per_s, window_s=settings.watch_window_s),
     )
     fleet = Fleet(
         database=database,
@@ -291,8 +331,13 @@ def _deal_with_devices(
         broker=broker,
         targets=targets,
         now=now,
+        overdue_after=timedelta(seconds=settings.device_overdue_s),
     )
     telemetry = Telemetry(database=database, retention_days=days, now=now)
+    features = Features(
+        database=database, references=References(blobs), retention_days=days, now=now
+    )
+    receipts = Receipts(database=database, retention_days=days, now=now)
     rollouts = Rollouts(
         database=database, ordering=ordering, now=now, wake=ticker.wake, deltas=deltas
     )
@@ -306,28 +351,58 @@ def _deal_with_devices(
         wake=ticker.wake,
     )
     device_logs = DeviceLogs(database=database, signer=held.signer, now=now, wake=ticker.wake)
+    log_follows = LogFollows(database=database, signer=held.signer, now=now, wake=ticker.wake)
+    contracts = Contracts(blobs)
+    ground_truth = GroundTruth(database=database, contracts=contracts, now=now)
+    sample_keys = SampleKeys(database, held.secrets, now)
+    sample_keys.ensure()
+    samples = Samples(
+        database=database,
+        contracts=contracts,
+        keys=sample_keys,
+        ground_truth=ground_truth,
+        uploads=BlobStore(settings.device_uploads_address),
+        limits=SampleLimits(timedelta(days=settings.samples_days), settings.samples_bytes_max),
+        now=now,
+    )
     device_uploads = open_device_uploads(
-        settings, database, owners={LOGS: device_logs}, now=now, wake=ticker.wake
+        settings,
+        database,
+        owners={LOGS: device_logs, SAMPLE: samples},
+        now=now,
+        wake=ticker.wake,
     )
     intake = Intake(
         database=database,
         fleet=fleet,
         telemetry=telemetry,
+        features=features,
         rollouts=rollouts,
         security=security,
         benchmarks=benchmarks,
         uploads=device_uploads,
+        log_follows=log_follows,
+        ground_truth=ground_truth,
+        receipts=receipts,
     )
     return _Parts(
         measurements=measurements,
         ordering=ordering,
         fleet=fleet,
+        device_actions=DeviceActions(
+            database=database, ordering=ordering, now=now, wake=ticker.wake
+        ),
         telemetry=telemetry,
+        features=features,
+        receipts=receipts,
         rollouts=rollouts,
         security=security,
         benchmarks=benchmarks,
         device_logs=device_logs,
+        log_follows=log_follows,
         device_uploads=device_uploads,
+        sample_keys=sample_keys,
+        samples=samples,
         intake=intake,
     )
 
@@ -430,6 +505,17 @@ def _start(plane: ControlPlane, duties: list[Duty]) -> None:
     plane.stack.callback(plane.publisher.close)
 
 
+def _greet(plane: ControlPlane, news: News) -> None:
+    """After a reconnect the broker may lack what it had."""
+    if news.forgotten:
+        plane.publisher.forget()
+    if news.new:
+        plane.publisher.publish_metadata()
+        plane.ordering.publish_all(plane.link)
+    if news.lost_at is not None:
+        plane.fleet.forgive_breaks(news.lost_at)
+
+
 def _duties(
     settings: Settings,
     plane: ControlPlane,
@@ -438,15 +524,6 @@ def _duties(
     now: Callable[[], datetime],
 ) -> list[Duty]:
     link, ordering, publisher = plane.link, plane.ordering, plane.publisher
-
-    def greet() -> None:
-        """After a reconnect the broker may lack what it had."""
-        new, forgotten = connections.take()
-        if forgotten:
-            publisher.forget()
-        if new:
-            publisher.publish_metadata()
-            ordering.publish_all(link)
 
     certificates = OwnCertificates(
         authority=plane.authority,
@@ -469,6 +546,10 @@ def _duties(
     def forget_events() -> None:
         delete_old_events(database, days=settings.telemetry_retention_days, now=now)
 
+    def forget_uploads() -> None:
+        plane.samples.make_room()
+        plane.device_uploads.delete_old()
+
     def drain() -> None:
         while link.connected and ordering.drain(link):
             pass
@@ -480,19 +561,23 @@ def _duties(
 
     return [
         Duty("the rollouts", settings.tick_s, plane.rollouts.tick),
-        Duty("the connection", settings.tick_s, greet),
+        Duty("the connection", settings.tick_s, lambda: _greet(plane, connections.take())),
         Duty("the publisher", settings.tick_s, publisher.reconcile),
         Duty("the outbox", settings.tick_s, drain),
         Duty("the benchmarks", settings.tick_s, ask),
         Duty("the logs of devices", settings.tick_s, lambda: plane.device_logs.tick(link)),
+        Duty("the logs that are looked at", settings.tick_s, lambda: plane.log_follows.tick(link)),
         Duty("the uploads of devices", settings.tick_s, lambda: plane.device_uploads.tick(link)),
         Duty("the signed metadata", _METADATA_S, refresh),
         Duty("the alerts", _ALERTS_S, plane.alerts.log),
         Duty("the orders", _ORDERS_S, ordering.renew),
         Duty("the revocations", _REVOCATIONS_S, plane.broker.check_revocations),
         Duty("the retention", _RETENTION_S, plane.telemetry.delete_old),
+        Duty("the features by hour", _ROLL_UP_S, plane.features.roll_up_due),
+        Duty("the old features", _RETENTION_S, plane.features.delete_old),
+        Duty("the old receipts", _RETENTION_S, plane.receipts.delete_old),
         Duty("the events", _RETENTION_S, forget_events),
-        Duty("the old uploads of devices", _RETENTION_S, plane.device_uploads.delete_old),
+        Duty("the old uploads of devices", _RETENTION_S, forget_uploads),
         Duty("the measurements", _RETENTION_S, plane.measurements.delete_old),
         Duty("the old security events", _RETENTION_S, plane.security.delete_old),
         Duty("the states that got lost", _SECURITY_S, plane.intake.ask_for_states),

@@ -9,8 +9,9 @@ Rules:
 2. A row (`Delta`) is written for each before anything is made, and a job for the version, on a
    worker of its own: a push does not wait for deltas, and deltas not for a push. A rollout waits
    for rows that wait, for a while (`is_preparing`), and then goes on with whole files.
-3. A delta is kept where it has at most `WORTH` of the file. Each is tried once: what failed, or is
-   of no use, stays written down.
+3. Two deltas are made of each, one of the model and one of the rest of the bundle. One is kept
+   where it has at most `WORTH` of the file. Each is tried once: what failed, or is of no use, stays
+   written down.
 4. Of encrypted bundles there are none: what differs between two ciphertexts is everything.
 5. Deltas to versions that are not wanted any more are deleted after `KEPT`; a device that asks for
    one then fetches the file whole.
@@ -20,7 +21,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +35,8 @@ from edgectl_protocol.errors import ProtocolError
 from edgectl_protocol.manifest import Descriptor, decode_manifest, device_layers, model_layer
 from edgectl_protocol.names import digest_of
 from edgectl_server import confined
-from edgectl_server.delta_process import BASE_FILE, TARGET_FILE, DeltaNotMade, make_delta
+from edgectl_server.delta_process import BASE_FILE, TARGET_FILE, DeltaNotMade, MadeFile, make_delta
+from edgectl_server.delta_rests import write_rests
 from edgectl_server.delta_rows import READY
 from edgectl_server.errors import NotFound, ServerError
 from edgectl_server.job_rows import new_job
@@ -195,12 +198,17 @@ class DeltasWanted:
     def _delete_old(self) -> None:
         with self._database.write() as session:
             rows = session.scalars(self._old().limit(_DELETED_AT_ONCE)).all()
-            digests = {row.digest for row in rows if row.digest is not None}
+            digests = {one for row in rows for one in (row.digest, row.rest_digest)} - {None}
             for row in rows:
                 session.delete(row)
             session.flush()
-            kept = set(session.scalars(select(Delta.digest).where(Delta.digest.in_(digests))))
+            kept = {
+                digest
+                for column in (Delta.digest, Delta.rest_digest)
+                for digest in session.scalars(select(column).where(column.in_(digests)))
+            }
             for digest in digests - kept:
+                assert digest is not None
                 self._blobs.delete(digest)
 
 
@@ -273,7 +281,7 @@ class DeltasHandler:
 
     def _settle(self, context: JobContext, row: Delta) -> None:
         """Make one delta, and write what came of it."""
-        found = Delta(state="failed", target_bytes=0, shared_bytes=0)
+        found = Delta(state="failed", target_bytes=0, shared_bytes=0, rest_target_bytes=0)
         try:
             base, target = self._models(row, found)
             found.base, found.target, found.target_bytes = base.digest, target.digest, target.size
@@ -287,6 +295,10 @@ class DeltasHandler:
         except ProtocolError as error:
             found.reason = {"code": error.code, "detail": str(error)}
             logger.warning("no delta to %s: %s", row.manifest, error)
+        try:
+            self._make_rest(context, row, found)
+        except (DeltaNotMade, NotFound, ProtocolError) as error:
+            logger.warning("no delta to the rest of %s: %s", row.manifest, error)
         values = {name: getattr(found, name) for name in _SETTLED}
         with self._database.write() as session:
             context.hold(session)
@@ -323,21 +335,45 @@ class DeltasHandler:
         return True
 
     def _make(self, context: JobContext, found: Delta) -> None:
-        """Make a delta, and put it into the blob store if it is worth it."""
+        """Make a delta of the model, and put it into the blob store if it is worth it."""
         assert found.base is not None
         assert found.target is not None
-        directory = make_private_directory(self._directory / context.id)
-        try:
+        with self._folder(context) as directory:
             self._blobs.copy_to(found.base, directory / BASE_FILE)
             self._blobs.copy_to(found.target, directory / TARGET_FILE)
-            made = make_delta(
-                directory,
-                wall_s=self._settings.delta_s_max,
-                memory_bytes=self._settings.delta_memory_bytes_max,
-                cancelled=context.cancelled,
+            made = self._run(context, directory)
+        found.bytes, found.codec = len(made.content), made.codec.name.lower()
+        if len(made.content) > WORTH * found.target_bytes:
+            found.state = "useless"
+            return
+        found.digest, found.chunk_index = self._keep(made.content)
+        found.state = READY
+
+    def _make_rest(self, context: JobContext, row: Delta, found: Delta) -> None:
+        """Make a delta of the rest of the bundle, if it is worth it."""
+        with self._folder(context) as directory:
+            target = write_rests(
+                self._blobs,
+                row.base_manifest,
+                row.manifest,
+                base=directory / BASE_FILE,
+                target=directory / TARGET_FILE,
             )
-        except confined.CommandCancelled as error:
-            raise JobCancelled from error
+            if target is None:
+                return
+            made = self._run(context, directory)
+        if len(made.content) > WORTH * target.bytes:
+            return
+        found.rest_target, found.rest_target_bytes = target
+        found.rest_bytes = len(made.content)
+        found.rest_digest, found.rest_chunk_index = self._keep(made.content)
+
+    @contextmanager
+    def _folder(self, context: JobContext) -> Iterator[Path]:
+        """Give a folder for one delta."""
+        directory = make_private_directory(self._directory / context.id)
+        try:
+            yield directory
         except OSError as error:
             raise JobFailed(
                 "delta.disk",
@@ -346,21 +382,31 @@ class DeltasHandler:
             ) from error
         finally:
             shutil.rmtree(directory, ignore_errors=True)
-        content = made.content
-        found.bytes, found.codec = len(content), made.codec.name.lower()
-        if len(content) > WORTH * found.target_bytes:
-            found.state = "useless"
-            return
-        found.digest = self._blobs.add_bytes(content)
+
+    def _run(self, context: JobContext, directory: Path) -> MadeFile:
+        try:
+            return make_delta(
+                directory,
+                wall_s=self._settings.delta_s_max,
+                memory_bytes=self._settings.delta_memory_bytes_max,
+                cancelled=context.cancelled,
+            )
+        except confined.CommandCancelled as error:
+            raise JobCancelled from error
+
+    def _keep(self, content: bytes) -> tuple[str, str | None]:
+        """Put a delta into the blob store; return its digest, and that of its chunk index."""
+        index = None
         if chunk_count(len(content)) > 1:
             chunks = (content[at : at + CHUNK_BYTES] for at in range(0, len(content), CHUNK_BYTES))
-            found.chunk_index = digest_of(make_index(chunks))
-        found.state = READY
+            index = digest_of(make_index(chunks))
+        return self._blobs.add_bytes(content), index
 
 
 _SETTLED = (
     "state", "base", "target", "target_bytes", "shared_bytes", "digest", "bytes", "chunk_index",
-    "codec", "reason",
+    "codec", "reason", "rest_target", "rest_target_bytes", "rest_digest", "rest_bytes",
+    "rest_chunk_index",
 )  # fmt: skip
 
 
@@ -404,6 +450,8 @@ def _result(session: Session, version_id: int) -> dict[str, object]:
                 "bytes": row.bytes,
                 "whole_bytes": row.target_bytes,
                 "codec": row.codec,
+                "rest_bytes": row.rest_bytes,
+                "rest_whole_bytes": row.rest_target_bytes,
                 "reason": row.reason,
             }
             for row in rows

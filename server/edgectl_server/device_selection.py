@@ -7,14 +7,19 @@ that ``not`` means not.
 
 from __future__ import annotations
 
+import operator as operators
 from typing import Any
 
 from sqlalchemy import ColumnElement, String, and_, cast, exists, false, func, not_, or_, select
+from sqlalchemy import case as sql_case
 from sqlalchemy.orm import Session
 
+from edgectl_server.device_filter import Moment, is_so
 from edgectl_server.domain.selectors import (
+    MOMENTARY,
     All,
     AnyOf,
+    Comparison,
     Condition,
     Expression,
     Not,
@@ -24,9 +29,31 @@ from edgectl_server.domain.selectors import (
     parse_selector,
 )
 from edgectl_server.errors import Refused
-from edgectl_server.storage.tables import Device, ReportedSlot, SavedSelector
+from edgectl_server.storage.tables import (
+    DesiredSlot,
+    Device,
+    ModelVersion,
+    ReportedSlot,
+    SavedSelector,
+)
 
 __all__ = ["compile_selector", "read_selector"]
+
+_DIGEST = "sha256:"
+"""What no version begins with."""
+_NUMBERS = {
+    "cores": ("cores", 1),
+    "free_disk_mb": ("disk_free_bytes", 1_000_000),
+    "memory_mb": ("memory_bytes", 1_000_000),
+}
+"""Where a number stands in what a device has said it is, and how much of it is one."""
+_OPERATORS = {
+    "=": operators.eq,
+    "<": operators.lt,
+    "<=": operators.le,
+    ">": operators.gt,
+    ">=": operators.ge,
+}
 
 
 def read_selector(session: Session, text: str) -> Expression:
@@ -58,38 +85,37 @@ def read_selector(session: Session, text: str) -> Expression:
         ) from error
 
 
-def compile_selector(expression: Expression) -> ColumnElement[bool]:
+def compile_selector(expression: Expression, moment: Moment | None = None) -> ColumnElement[bool]:
     """Return the condition on `Device` that an expression means.
 
     Args:
         expression: without names of saved selectors.
+        moment: when it is asked; None where it has none of `MOMENTARY`.
     """
     match expression:
         case Condition(field, values, negated):
-            found = or_(*(_condition(field, value) for value in values))
+            found = or_(*(_condition(field, value, moment) for value in values))
             return not_(found) if negated else found
+        case Comparison(field, operator, number):
+            return _compared(field, operator, float(number))
         case Not(of):
-            return not_(compile_selector(of))
+            return not_(compile_selector(of, moment))
         case All(parts):
-            return and_(*(compile_selector(one) for one in parts))
+            return and_(*(compile_selector(one, moment) for one in parts))
         case AnyOf(parts):
-            return or_(*(compile_selector(one) for one in parts))
+            return or_(*(compile_selector(one, moment) for one in parts))
         case Saved(name):
             raise AssertionError(f"{name} was not expanded")
 
 
-def _condition(field: str, value: str) -> ColumnElement[bool]:
+def _condition(field: str, value: str, moment: Moment | None) -> ColumnElement[bool]:
+    if field in MOMENTARY:
+        assert moment is not None, field
+        found = is_so(field, moment)
+        return found if value == "true" else not_(found)
     match field:
-        case "online":
-            return Device.online.is_(value == "true")
-        case "runs":
-            model, _, version = value.partition("@")
-            running = exists().where(
-                ReportedSlot.device == Device.id,
-                ReportedSlot.slot == model,
-                ReportedSlot.version.is_not(None),
-            )
-            return running.where(ReportedSlot.version == version) if version else running
+        case "runs" | "desired":
+            return _runs(value) if field == "runs" else _desired(value)
         case "runtime":
             return func.coalesce(_claimed("runtimes", value).as_string(), "") != ""
         case "feature":
@@ -99,6 +125,39 @@ def _condition(field: str, value: str) -> ColumnElement[bool]:
             return func.coalesce(listed, "").contains(f'"{value}"', autoescape=True)
         case _:
             return _text_is(_text_of(field), value)
+
+
+def _runs(value: str) -> ColumnElement[bool]:
+    """Return the condition that a device runs a model, a version of it, or one of its bundles."""
+    model, _, what = value.partition("@")
+    running = exists().where(
+        ReportedSlot.device == Device.id,
+        ReportedSlot.slot == model,
+        ReportedSlot.version.is_not(None),
+    )
+    if what.startswith(_DIGEST):
+        return running.where(ReportedSlot.manifest == what)
+    return running.where(ReportedSlot.version == what) if what else running
+
+
+def _desired(value: str) -> ColumnElement[bool]:
+    """Return the condition that a device is ordered to run a model, or a version of it."""
+    model, _, version = value.partition("@")
+    ordered = exists().where(
+        DesiredSlot.device == Device.id,
+        DesiredSlot.version_id == ModelVersion.id,
+        ModelVersion.model == model,
+    )
+    return ordered.where(ModelVersion.version == version) if version else ordered
+
+
+def _compared(field: str, operator: str, number: float) -> ColumnElement[bool]:
+    path, unit = _NUMBERS[field]
+    has: ColumnElement[Any] = _claimed(path).as_float()
+    if field == "cores":  # one is not said: it is the default of `Capabilities`
+        said = _claimed("machine").as_string().is_not(None)
+        has = func.coalesce(has, sql_case((said, 1.0)))
+    return and_(has.is_not(None), _OPERATORS[operator](has, number * unit))
 
 
 def _text_of(field: str) -> Any:

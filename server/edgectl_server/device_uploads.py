@@ -18,8 +18,10 @@ Rules:
 3. What is wanted next is asked when what was wanted has come: 2 chunks first, up to `WANTED_MAX`
    while a window drains fast, fewer while it drains slowly. What does not come is asked for again,
    with a growing wait, then given up. Time without a connection is no stall, and ends too.
-4. `Limits` bounds what a device may send in a day and how many upload at a time. Who owns a kind
-   (`Owner`) says which offers are welcome at all: logs only to the request that asked for them.
+4. `Limits` bounds what a device may send in a day, of each kind, so that none takes the room of
+   another, and how many upload at a time. Who owns a kind (`Owner`) says which offers are welcome
+   at all: logs only to the request that asked for them, samples by the policy of their model. The
+   owner looks at the whole once more before it is kept.
 """
 
 from __future__ import annotations
@@ -36,10 +38,11 @@ from sqlalchemy.orm import Session
 
 from edgectl_protocol import topics
 from edgectl_protocol.chunks import Bitmap, chunk_count
-from edgectl_protocol.messages import Reason, encode
+from edgectl_protocol.messages import Ack, Reason, encode
 from edgectl_protocol.uploads import (
     INDEX_NUMBER,
     UploadChunk,
+    UploadKind,
     UploadOffer,
     UploadWanted,
 )
@@ -48,7 +51,12 @@ from edgectl_server.settings import Settings
 from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.files import make_private_directory
-from edgectl_server.storage.tables import Device, DeviceUpload, DeviceUploadChunk
+from edgectl_server.storage.tables import (
+    Device,
+    DeviceUpload,
+    DeviceUploadChunk,
+)
+from edgectl_server.upload_owners import Examined, Owner
 from edgectl_server.upload_rows import (
     adapt_window,
     bitmap_of,
@@ -57,9 +65,16 @@ from edgectl_server.upload_rows import (
     is_online,
     is_right,
     stalls_at,
+    unheld,
 )
 
-__all__ = ["DeviceUploads", "Limits", "Owner", "Publishes", "Taken", "open_device_uploads"]
+__all__ = [
+    "DeviceUploads",
+    "Limits",
+    "Publishes",
+    "Taken",
+    "open_device_uploads",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -84,19 +99,6 @@ class Limits(NamedTuple):
     keep: timedelta
 
 
-class Owner(Protocol):
-    """Who wants uploads of one kind; everything in the caller's transaction."""
-
-    def admit(self, session: Session, device: str, offer: UploadOffer) -> Reason | None:
-        """Say why an offer is not welcome, or None."""
-
-    def moved(self, session: Session, upload: DeviceUpload, done: int, total: int) -> None:
-        """Note how many chunks there are of an upload that was admitted."""
-
-    def ended(self, session: Session, upload: DeviceUpload) -> None:
-        """Note that an upload is complete, or has failed."""
-
-
 class Publishes(Protocol):
     """The link to the broker, as it is used here."""
 
@@ -114,7 +116,7 @@ class Taken(NamedTuple):
     complaint: Reason | None = None
     suspicious: bool = False
     """No honest device says that."""
-    answer: UploadWanted | None = None
+    answer: UploadWanted | Ack | None = None
     """What to tell the device after the commit."""
 
 
@@ -177,7 +179,7 @@ class DeviceUploads:
         if begins or (row is not None and row.job != job):
             reason = self._owners[offer.kind].admit(session, device.id, offer)
             if reason is None and begins:
-                reason = self._over_budget(session, device.id, offer.length)
+                reason = self._over_budget(session, device.id, offer)
             if reason is not None:
                 return _refused(offer.upload, reason)
         if row is None or row.state == "failed":
@@ -241,46 +243,49 @@ class DeviceUploads:
                 self._look_after(row.id, link)
 
     def delete_old(self) -> None:
-        """Delete what has expired, and its content where no other upload has the same."""
+        """Delete what has expired, and its content where no other upload or dataset has it."""
         old = select(DeviceUpload).where(
             DeviceUpload.expires_at < self._now(), DeviceUpload.state.not_in(_UNDER_WAY)
         )
         with self._database.write() as session:
-            rows = session.scalars(old.limit(_DELETED_AT_ONCE).with_for_update()).all()
+            oldest = old.order_by(DeviceUpload.expires_at).limit(_DELETED_AT_ONCE)
+            rows = session.scalars(oldest.with_for_update()).all()
             for row in rows:
                 session.delete(row)
             session.flush()
-            digests = {row.digest for row in rows if row.state == "complete"}
-            needed = select(DeviceUpload.digest).where(DeviceUpload.digest.in_(digests))
-            digests -= set(session.scalars(needed))
+            digests = unheld(session, {row.kept for row in rows if row.state == "complete"})
         for digest in digests:
             self._blobs.delete(digest)
 
     # ------------------------------------------------------------ what people do
 
-    def all_of(self, device: str) -> Sequence[DeviceUpload]:
-        """Return the newest uploads of a device, newest first."""
-        wanted = select(DeviceUpload).where(DeviceUpload.device == device)
+    def all_of(self, device: str, *, kind: UploadKind) -> Sequence[DeviceUpload]:
+        """Return the newest uploads of a kind of a device, newest first."""
+        wanted = select(DeviceUpload).where(
+            DeviceUpload.device == device, DeviceUpload.kind == kind
+        )
         with self._database.read() as session:
             newest = wanted.order_by(DeviceUpload.created_at.desc(), DeviceUpload.id.desc())
             return session.scalars(newest.limit(_SHOWN_MAX)).all()
 
-    def read(self, device: str, digest: str) -> tuple[DeviceUpload, Iterator[bytes]]:
-        """Return a whole upload and its content, piece by piece.
+    def read(
+        self, device: str, digest: str, *, kind: UploadKind
+    ) -> tuple[DeviceUpload, Iterator[bytes]]:
+        """Return a whole upload of a kind and its content, piece by piece.
 
         Raises:
             NotFound: ``upload.unknown``, ``blob.missing``.
         """
         with self._database.read() as session:
             row = find_upload(session, device, digest, lock=False)
-        if row is None or row.state != "complete":
+        if row is None or row.state != "complete" or row.kind != kind:
             raise NotFound(
                 "upload.unknown",
                 f"there is no whole upload {digest} of {device}",
                 hint=f"`edgectl devices logs {device}` asks for a new one",
             )
-        self._blobs.size(digest)  # before an answer has begun
-        return row, self._blobs.stream(digest)
+        self._blobs.size(row.kept)  # before an answer has begun
+        return row, self._blobs.stream(row.kept)
 
     # ------------------------------------------------------------ steps
 
@@ -293,12 +298,14 @@ class DeviceUploads:
             row = DeviceUpload(device=device, digest=offer.upload)
             session.add(row)
         row.kind, row.media_type = offer.kind, offer.media_type
+        row.model = "" if offer.sample is None else offer.sample.model
         row.length, row.chunk_index = offer.length, offer.chunk_index
         row.index, row.bitmap = None, Bitmap(chunk_count(offer.length)).to_bytes()
         row.state, row.asked, row.asked_at = "waiting", [], None
         row.window, row.stalls, row.refusals = WINDOW_FIRST, 0, 0
         row.made_at, row.created_at, row.began_at, row.ended_at = offer.at, now, None, None
         row.expires_at, row.reason = now + self._limits.keep, None
+        row.kept_as, row.sealed_to = None, None
         return row
 
     def _promote(self, session: Session, row: DeviceUpload) -> None:
@@ -331,14 +338,17 @@ class DeviceUploads:
             return Taken(reason, suspicious=True, answer=again)
         return Taken(reason, suspicious=True, answer=self._fail(session, row, reason))
 
-    def _over_budget(self, session: Session, device: str, length: int) -> Reason | None:
+    def _over_budget(self, session: Session, device: str, offer: UploadOffer) -> Reason | None:
         sent = select(func.sum(DeviceUpload.length)).where(
-            DeviceUpload.device == device, DeviceUpload.created_at > self._now() - _DAY
+            DeviceUpload.device == device,
+            DeviceUpload.kind == offer.kind,
+            DeviceUpload.created_at > self._now() - _DAY,
         )
         used = int(session.scalar(sent) or 0)
-        if used + length <= self._limits.bytes_per_day:
+        if used + offer.length <= self._limits.bytes_per_day:
             return None
-        detail = f"{device} has offered {used} bytes in a day, {length} more are above the limit"
+        detail = f"{device} has offered {used} bytes of {offer.kind} in a day, "
+        detail += f"{offer.length} more are above the limit"
         return Reason(code="upload.budget", detail=detail)
 
     def _tell_moved(self, session: Session, row: DeviceUpload) -> None:
@@ -409,14 +419,20 @@ class DeviceUploads:
             return
         path = self._directory / f"{upload}.part"
         state = hashlib.sha256()
+        examined = Examined()
         try:
             with path.open("wb") as file:
                 for content in self._chunks(row):
                     state.update(content)
                     file.write(content)
-            whole = f"sha256:{state.hexdigest()}" == row.digest
-            if whole:
-                self._blobs.add_file(path, expected=row.digest, consume=True)
+            if f"sha256:{state.hexdigest()}" == row.digest:
+                examined = self._owners[row.kind].examine(row, path)
+            else:
+                detail = f"the chunks that {row.device} has signed for are not {row.digest}"
+                examined = Examined(Reason(code="upload.mismatch", detail=detail))
+            if examined.reason is None:
+                expected = examined.kept_as or row.digest
+                self._blobs.add_file(path, expected=expected, consume=True)
         except OSError as error:
             raise Unavailable(
                 "upload.disk",
@@ -429,14 +445,14 @@ class DeviceUploads:
             row = session.get(DeviceUpload, upload, with_for_update=True)
             if row is None or row.state != "received":
                 return
-            if whole:
+            if examined.reason is None:
                 session.execute(delete(DeviceUploadChunk).where(DeviceUploadChunk.upload == row.id))
                 row.state, row.ended_at, row.index = "complete", self._now(), None
+                row.kept_as, row.sealed_to = examined.kept_as, examined.sealed_to
                 self._owners[row.kind].ended(session, row)
                 answer = UploadWanted(upload=row.digest, done=True)
             else:
-                detail = f"the chunks that {row.device} has signed for are not {row.digest}"
-                answer = self._fail(session, row, Reason(code="upload.mismatch", detail=detail))
+                answer = self._fail(session, row, examined.reason)
             name = row.device
         link.publish(topics.wanted(name), encode(answer))
 

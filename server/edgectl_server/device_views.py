@@ -16,6 +16,7 @@ from edgectl_server.order_answers import reported_of
 from edgectl_server.schemas import (
     DeviceDetail,
     DeviceEventInfo,
+    HoldInfo,
     InstalledInfo,
     ObservationInfo,
     ReasonInfo,
@@ -54,7 +55,7 @@ def desired_slots(session: Session, names: Iterable[str]) -> dict[str, _Desired]
     return found
 
 
-def device_summary(row: Device, desired: _Desired, alarms: int) -> dict[str, Any]:
+def device_summary(row: Device, desired: _Desired, alarms: int, *, overdue: bool) -> dict[str, Any]:
     """Return the fields of a `DeviceSummary`; `alarms` is the number of security events of late."""
     reported = reported_of(row)
     capabilities = None if reported is None else reported.capabilities
@@ -73,7 +74,15 @@ def device_summary(row: Device, desired: _Desired, alarms: int) -> dict[str, Any
         "assigned_labels": row.labels,
         "slots": _slots(reported, desired),
         "security_events": alarms,
+        "overdue": overdue,
+        "hold": _hold(row),
     }
+
+
+def _hold(row: Device) -> HoldInfo | None:
+    if row.held_at is None:
+        return None
+    return HoldInfo(at=row.held_at, by=row.held_by, reason=row.hold_reason)
 
 
 def _labels(claimed: Mapping[str, str]) -> dict[str, str]:
@@ -151,7 +160,9 @@ def _shown(kind: type[_Shown], document: Mapping[str, Any] | None) -> _Shown | N
     return kind.model_validate({k: v for k, v in document.items() if k in kind.model_fields})
 
 
-def device_detail(session: Session, row: Device, alarms: int, *, why: str) -> DeviceDetail:
+def device_detail(
+    session: Session, row: Device, alarms: int, *, why: str, overdue: bool
+) -> DeviceDetail:
     """Return everything about a device; `why` is why it is of its class."""
     reported = reported_of(row)
     sample = session.scalars(
@@ -162,7 +173,9 @@ def device_detail(session: Session, row: Device, alarms: int, *, why: str) -> De
     ).one_or_none()
     capabilities = None if reported is None else reported.capabilities
     return DeviceDetail(
-        **device_summary(row, desired_slots(session, [row.id]).get(row.id, {}), alarms),
+        **device_summary(
+            row, desired_slots(session, [row.id]).get(row.id, {}), alarms, overdue=overdue
+        ),
         boot=row.boot,
         certificate_expires_at=row.certificate_expires_at,
         fingerprint=format_fingerprint(row.public_key_sha256),

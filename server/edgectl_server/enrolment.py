@@ -60,6 +60,7 @@ from edgectl_server.signing.key_proofs import (
 from edgectl_server.signing.repository import Repository
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.tables import (
+    AnsweredHour,
     Device,
     DeviceEventRow,
     EnrolToken,
@@ -396,7 +397,7 @@ def _new_device(name: str, issued: Issued, now: datetime) -> Device:
 
 def _begin_anew(session: Session, device: Device, now: datetime) -> None:
     """Forget the machine that had the name: a new one begins at its first boot."""
-    for table in (DeviceEventRow, ReportedSlot, SystemSampleRow, TelemetryWindow):
+    for table in (AnsweredHour, DeviceEventRow, ReportedSlot, SystemSampleRow, TelemetryWindow):
         session.execute(delete(table).where(table.device == device.id))
     device.earlier_serials = []
     device.boot = device.seq = 0

@@ -196,8 +196,8 @@ class Exports:
             runtimes=dict.fromkeys(target.runtimes, ""),
         )
         manifests = [one.manifest for one in variants]
-        measured = self._measurements.of_class(session, target.name, manifests)
-        return rank_variants(capabilities, variants, target=target, measurements=measured)
+        figures = self._measurements.of_class(session, target.name, manifests)
+        return rank_variants(capabilities, variants, target=target, figures=figures)
 
     def _metadata(self, targets: Sequence[str]) -> list[_Entry]:
         for target in targets:

@@ -17,16 +17,23 @@ What a device says is believed about itself only, and in order:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
-from sqlalchemy import delete, exists, func, or_, select, update
+from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from edgectl_protocol.messages import DeviceEvent, Reason, ReportedState
-from edgectl_protocol.update import ENDED, UpdateState
+from edgectl_server.device_filter import (
+    OVERDUE_AFTER,
+    RECENT,
+    DeviceFilter,
+    Moment,
+    conditions_of,
+    is_overdue,
+)
 from edgectl_server.device_selection import compile_selector, read_selector
 from edgectl_server.device_views import (
     desired_slots,
@@ -35,7 +42,9 @@ from edgectl_server.device_views import (
     device_summary,
 )
 from edgectl_server.errors import Conflict, NotFound
-from edgectl_server.flapping import note_disconnect
+from edgectl_server.flapping import forget_breaks, is_break, note_disconnect
+from edgectl_server.fleet_counts import count_fleet, list_sites, version_shares
+from edgectl_server.kept_capabilities import complete
 from edgectl_server.order_answers import knows_order, reported_of
 from edgectl_server.ordering import Ordering
 from edgectl_server.schemas import (
@@ -44,6 +53,7 @@ from edgectl_server.schemas import (
     DeviceSummary,
     FleetSummary,
     Page,
+    SiteInfo,
     VersionShare,
 )
 from edgectl_server.signing.authority import Authority
@@ -62,13 +72,16 @@ __all__ = ["Fleet", "Kicks", "find_device"]
 
 logger = logging.getLogger(__name__)
 
-RECENT = timedelta(days=1)
-"""Security events that came so long ago still mark their device."""
 RESENT_WITHIN = timedelta(minutes=10)
 """An older state that was sent so long before the newest is a replay."""
-_FAILING = (UpdateState.FAILED, UpdateState.REJECTED, UpdateState.ROLLED_BACK)
-_UPDATING = tuple(state for state in UpdateState if state not in ENDED)
-_SORT = {"id": Device.id, "last_seen_at": Device.last_seen_at, "enrolled_at": Device.enrolled_at}
+_SORT = {
+    "id": Device.id,
+    "last_seen_at": Device.last_seen_at,
+    "enrolled_at": Device.enrolled_at,
+    "group": Device.group,
+    "device_class": Device.device_class,
+    "agent_version": Device.agent_version,
+}
 _EVENT_SORT = {"at": DeviceEventRow.at, "received_at": DeviceEventRow.received_at}
 
 
@@ -94,7 +107,9 @@ class Fleet:
         broker: Kicks,
         targets: Targets,
         now: Callable[[], datetime],
+        overdue_after: timedelta = OVERDUE_AFTER,
     ) -> None:
+        self._overdue_after = overdue_after
         self._targets = targets
         self._database = database
         self._ordering = ordering
@@ -105,9 +120,22 @@ class Fleet:
     # ------------------------------------------------------------ what devices say
 
     def take_state(
-        self, session: Session, device: Device, state: ReportedState, *, retained: bool
+        self,
+        session: Session,
+        device: Device,
+        state: ReportedState,
+        *,
+        retained: bool,
+        link_age_s: float,
     ) -> Reason | None:
         """Store a reported state, if it is news; in the caller's transaction.
+
+        Args:
+            session: of the transaction.
+            device: that says it, locked.
+            state: what it says.
+            retained: it was said before we asked.
+            link_age_s: how long our connection to the broker had stood when it came.
 
         Returns:
             What is suspicious about it, if anything is.
@@ -117,7 +145,7 @@ class Fleet:
             return None
         if not state.online and state.seq == 0:
             if (state.boot, state.connection) >= (device.boot, _connection_of(device)):
-                if device.online:
+                if device.online and is_break(retained=retained, link_age_s=link_age_s):
                     note_disconnect(device, now)
                 device.online = False
             return None
@@ -127,6 +155,7 @@ class Fleet:
             device.online = state.online
         if (state.boot, state.seq) <= (device.boot, device.seq):
             return _replay(device, state)
+        state = complete(device, state)
         device.boot, device.seq, device.online = state.boot, state.seq, state.online
         device.agent_version = state.agent_version
         device.reported = msgspec.to_builtins(state)
@@ -177,41 +206,28 @@ class Fleet:
         with self._database.write() as session:
             session.execute(update(Device).where(Device.online).values(online=False))
 
+    def forgive_breaks(self, lost_at: datetime) -> None:
+        """Our connection to the broker has ended then: what broke with it counts for nobody."""
+        with self._database.write() as session:
+            forgiven = forget_breaks(session, lost_at=lost_at)
+        if forgiven:
+            logger.info("%d devices were disconnected with us: that is no flapping", forgiven)
+
     # ------------------------------------------------------------ what is shown
 
     def summary(self) -> FleetSummary:
         """Return the counts of the fleet page."""
-        enrolled = Device.state == "enrolled"
-
-        def having(states: Sequence[str]) -> Any:
-            return (
-                select(func.count(func.distinct(ReportedSlot.device)))
-                .join(Device, Device.id == ReportedSlot.device)
-                .where(enrolled, ReportedSlot.update_state.in_(states))
-            )
-
         with self._database.read() as session:
-            devices = session.scalar(select(func.count(Device.id)).where(enrolled)) or 0
-            online = (
-                session.scalar(select(func.count(Device.id)).where(enrolled, Device.online)) or 0
-            )
-            return FleetSummary(
-                devices=devices,
-                online=online,
-                offline=devices - online,
-                updating=session.scalar(having(_UPDATING)) or 0,
-                failing=session.scalar(having(_FAILING)) or 0,
-                security=self._count_alarmed(session),
-                versions=_shares(session),
-            )
+            return count_fleet(session, overdue_before=self._overdue_before(), now=self._now())
 
-    def _count_alarmed(self, session: Session) -> int:
-        recent = (
-            select(func.count(func.distinct(SecurityEventRow.device)))
-            .join(Device, Device.id == SecurityEventRow.device)
-            .where(Device.state == "enrolled", SecurityEventRow.received_at > self._now() - RECENT)
-        )
-        return session.scalar(recent) or 0
+    def sites(self, paging: PageQuery) -> Page[SiteInfo]:
+        """Return one page of the sites, the largest first."""
+        before = self._overdue_before()
+        with self._database.read() as session:
+            return list_sites(session, paging, overdue_before=before, now=self._now())
+
+    def _overdue_before(self) -> datetime:
+        return self._now() - self._overdue_after
 
     def _alarms(self, session: Session, names: Iterable[str]) -> dict[str, int]:
         """Return how many security events each device has had of late."""
@@ -228,22 +244,10 @@ class Fleet:
     def shares(self) -> list[VersionShare]:
         """Return how many devices run which version."""
         with self._database.read() as session:
-            return _shares(session)
+            return version_shares(session)
 
     def devices(
-        self,
-        paging: PageQuery,
-        *,
-        state: str = "enrolled",
-        online: bool | None = None,
-        model: str | None = None,
-        version: str | None = None,
-        updating: bool | None = None,
-        failing: bool | None = None,
-        group: str | None = None,
-        security: bool | None = None,
-        device_class: str | None = None,
-        where: str = "",
+        self, paging: PageQuery, wanted: DeviceFilter | None = None, *, where: str = ""
     ) -> Page[DeviceSummary]:
         """Return one page of the devices that match all that is given, counted as in `summary`.
 
@@ -251,41 +255,26 @@ class Fleet:
             Refused: ``selector.syntax``, ``selector.unknown``.
         """
         columns = order(paging.sort, _SORT, default="id", last=Device.id)
-        wanted = select(Device).where(Device.state == state).order_by(*columns)
+        moment = Moment.at(self._now(), self._overdue_after)
+        conditions = conditions_of(wanted or DeviceFilter(), moment)
         if paging.q:
-            wanted = wanted.where(match(paging.q, (Device.id, Device.group)))
-        if group is not None:
-            wanted = wanted.where(Device.group == group)
-        if device_class is not None:
-            wanted = wanted.where(Device.device_class == device_class)
-        if online is not None:
-            wanted = wanted.where(Device.online == online)
-        slot = exists().where(ReportedSlot.device == Device.id)
-        if model is not None or version is not None:
-            running = slot
-            if model is not None:
-                running = running.where(ReportedSlot.slot == model)
-            if version is not None:
-                running = running.where(ReportedSlot.version == version)
-            wanted = wanted.where(running)
-        for asked, states in ((updating, _UPDATING), (failing, _FAILING)):
-            if asked is not None:
-                found = slot.where(ReportedSlot.update_state.in_(states))
-                wanted = wanted.where(found if asked else ~found)
-        if security is not None:
-            alarmed = exists().where(
-                SecurityEventRow.device == Device.id,
-                SecurityEventRow.received_at > self._now() - RECENT,
-            )
-            wanted = wanted.where(alarmed if security else ~alarmed)
+            conditions.append(match(paging.q, (Device.id, Device.group)))
         with self._database.read() as session:
             if where:
-                wanted = wanted.where(compile_selector(read_selector(session, where)))
-            rows, total = fetch_page(session, wanted, paging)
+                conditions.append(compile_selector(read_selector(session, where), moment))
+            statement = select(Device).where(*conditions).order_by(*columns)
+            rows, total = fetch_page(session, statement, paging, key=Device.id)
             names = [row.id for row in rows]
             desired, alarms = desired_slots(session, names), self._alarms(session, names)
             items = [
-                DeviceSummary(**device_summary(row, desired.get(row.id, {}), alarms.get(row.id, 0)))
+                DeviceSummary(
+                    **device_summary(
+                        row,
+                        desired.get(row.id, {}),
+                        alarms.get(row.id, 0),
+                        overdue=is_overdue(row, moment.overdue_before),
+                    )
+                )
                 for row in rows
             ]
             return Page(items=items, total=total)
@@ -305,7 +294,8 @@ class Fleet:
         alarms = self._alarms(session, [device.id]).get(device.id, 0)
         reported = reported_of(device)
         found = self._targets.classify(None if reported is None else reported.capabilities)
-        return device_detail(session, device, alarms, why=found.why)
+        overdue = is_overdue(device, self._overdue_before())
+        return device_detail(session, device, alarms, why=found.why, overdue=overdue)
 
     def events(self, name: str, paging: PageQuery) -> Page[DeviceEventInfo]:
         """Return one page of a device's events, newest first."""
@@ -434,18 +424,3 @@ def find_device(session: Session, name: str) -> Device:
             hint="`edgectl devices list` lists them",
         )
     return device
-
-
-def _shares(session: Session) -> list[VersionShare]:
-    rows = session.execute(
-        select(ReportedSlot.slot, ReportedSlot.version, func.count())
-        .join(Device, Device.id == ReportedSlot.device)
-        .where(Device.state == "enrolled", ReportedSlot.version.is_not(None))
-        .group_by(ReportedSlot.slot, ReportedSlot.version)
-        .order_by(ReportedSlot.slot, ReportedSlot.version)
-    )
-    return [
-        VersionShare(model=slot, version=version, devices=count)
-        for slot, version, count in rows
-        if version is not None
-    ]

@@ -1,9 +1,9 @@
 """Live snapshots: what is shown is looked up once a second, whoever and however many are looking.
 
-A topic is ``fleet``, ``trust``, or ``<kind>:<id>``. While somebody listens to it, one thread asks
-its snapshot function once a second, and wakes the listeners only when the answer has changed. All
-listeners of a topic get the same text. A slow listener misses intermediate snapshots and nothing
-else: there is no queue. Nobody listens: nothing is asked.
+A topic is ``fleet``, ``trust``, ``alerts``, or ``<kind>:<id>``. While somebody listens to it, one
+thread asks its snapshot function once a second, and wakes the listeners only when the answer has
+changed. All listeners of a topic get the same text. A slow listener misses intermediate snapshots
+and nothing else: there is no queue. Nobody listens: nothing is asked.
 """
 
 from __future__ import annotations

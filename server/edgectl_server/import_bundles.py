@@ -88,7 +88,7 @@ class Bundle(NamedTuple):
             "size_bytes": self.model_bytes(),
             "value": None if evaluation is None else evaluation.value,
             "drop_points": None if drop is None else drop.measured,
-            "portable": self.config.runtime == "litert" or is_portable(quantization.recipe),
+            "portable": self.config.runtime != "onnxruntime" or is_portable(quantization.recipe),
             "float_nodes": len(quantization.float_nodes),
             "runtime": self.config.runtime,
         }

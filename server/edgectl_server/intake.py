@@ -6,7 +6,8 @@ Rules:
    unacknowledged. Mosquitto 2.0 was seen to send more all the same: then the thread waits for a
    place, so that TCP holds the broker back, but never so long that the connection is given up.
    What has no place then is dropped, unacknowledged: it comes again after the next reconnect.
-2. One transaction a batch. Only after its commit is a message acknowledged to the broker, and an
+2. One transaction a batch. Telemetry alone waits up to `GATHER_S` for more, everything else for
+   nothing. Only after its commit is a message acknowledged to the broker, and an
    `Ack` sent to the device: also for what was there already.
 3. The topic says who sends; the signature proves it (`edgectl_server.reports`), before anything of
    the payload is decoded or stored. What is not believed is dropped, counted and noted as a
@@ -22,6 +23,7 @@ Rules:
 7. A state that the broker has dropped is noticed by the event that comes with it, and asked for
    again (`edgectl_server.missed_states`).
 8. What is dropped is counted by reason, and logged at most once a second and reason.
+9. Which numbered messages have come, twice or not at all is kept (`edgectl_server.receipts`).
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ from sqlalchemy.orm import Session
 
 from edgectl_protocol import topics
 from edgectl_protocol.errors import ProtocolError
+from edgectl_protocol.log_lines import LogLines
 from edgectl_protocol.messages import (
     Ack,
     BenchmarkReport,
@@ -56,15 +59,22 @@ from edgectl_protocol.messages import (
     TelemetryBatch,
     encode,
 )
+from edgectl_protocol.outcomes import OutcomeReport
 from edgectl_protocol.topics import UpTopic
 from edgectl_protocol.uploads import UploadChunk, UploadOffer, UploadWanted, decode_upload_chunk
 from edgectl_server.allowance import Allowance
 from edgectl_server.benchmarks import Benchmarks
 from edgectl_server.device_uploads import DeviceUploads, Taken
+from edgectl_server.distribution.bounds import BrokerBounds
 from edgectl_server.distribution.link import RECEIVE_MAX, BrokerLink, Incoming
 from edgectl_server.errors import Unavailable
+from edgectl_server.features import Features
 from edgectl_server.fleet import Fleet
+from edgectl_server.ground_truth import GroundTruth
+from edgectl_server.kept_capabilities import answer_to
+from edgectl_server.log_follows import LogFollows
 from edgectl_server.missed_states import MissedStates
+from edgectl_server.receipts import Receipts
 from edgectl_server.reports import DeviceKey, NotBelieved, Reports
 from edgectl_server.rollouts import Rollouts
 from edgectl_server.security import SecurityEvents
@@ -72,7 +82,7 @@ from edgectl_server.storage.database import Database
 from edgectl_server.storage.tables import Device
 from edgectl_server.telemetry import Telemetry
 
-__all__ = ["QUEUE_MAX", "Intake"]
+__all__ = ["GATHER_S", "QUEUE_MAX", "Intake"]
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +90,10 @@ QUEUE_MAX = 2 * RECEIVE_MAX
 _PLACE_S = 2.0
 """A tenth of the keep-alive."""
 _BATCH = 256
+GATHER_S = 0.5
+"""A transaction costs much more than a message in it, so that telemetry waits for company."""
+_GATHERED = BrokerBounds.in_flight_max // 2
+"""The broker sends no more than twice as many before one is acknowledged."""
 _RETRY_S = 1.0
 _LOG_EVERY_S = 1.0
 T = TypeVar("T")
@@ -108,18 +122,26 @@ class Intake:
         database: Database,
         fleet: Fleet,
         telemetry: Telemetry,
+        features: Features,
         rollouts: Rollouts,
         security: SecurityEvents,
         benchmarks: Benchmarks,
         uploads: DeviceUploads,
+        log_follows: LogFollows,
+        ground_truth: GroundTruth,
+        receipts: Receipts,
     ) -> None:
         self._database = database
         self._fleet = fleet
         self._telemetry = telemetry
+        self._features = features
         self._rollouts = rollouts
         self._security = security
         self._benchmarks = benchmarks
         self._uploads = uploads
+        self._log_follows = log_follows
+        self._ground_truth = ground_truth
+        self._receipts = receipts
         self._reports = Reports()
         self._queue: queue.Queue[Incoming | None] = queue.Queue(QUEUE_MAX)
         self._link: BrokerLink
@@ -131,6 +153,8 @@ class Intake:
         self._logged: dict[str, float] = {}
         self.dropped: Counter[str] = Counter()
         """How many messages were dropped, by reason."""
+        self.received = 0
+        """How many messages were put."""
 
     def start(self, link: BrokerLink, *, seed: Callable[[SeedRequest], None]) -> None:
         """Begin.
@@ -144,6 +168,7 @@ class Intake:
 
     def put(self, incoming: Incoming) -> None:
         """Take a message; waits at most `_PLACE_S`."""
+        self.received += 1
         if not incoming.payload:
             incoming.done()  # a retained message was cleared
             return
@@ -151,6 +176,11 @@ class Intake:
             self._queue.put(incoming, timeout=_PLACE_S)
         except queue.Full:
             self._drop("queue", "the database is too slow")
+
+    @property
+    def waiting(self) -> int:
+        """How many messages wait to be taken in."""
+        return self._queue.qsize()
 
     def ask_for_states(self) -> None:
         """Have the broker send again what got lost on the way; for the ticker."""
@@ -181,14 +211,18 @@ class Intake:
     def _next_batch(self) -> list[Incoming]:
         first = self._queue.get()
         batch = [] if first is None else [first]
+        until = time.monotonic() + GATHER_S
         while len(batch) < _BATCH:
+            wait_s = max(0.0, until - time.monotonic()) if _may_wait(batch) else 0.0
             try:
-                incoming = self._queue.get_nowait()
+                incoming = self._queue.get(timeout=wait_s)
             except queue.Empty:
                 break
-            if incoming is not None:
-                batch.append(incoming)
-        return batch
+            if incoming is None:
+                break
+            batch.append(incoming)
+        # After a new connection all of them come again: doing them twice would end that one, too.
+        return [one for one in batch if not one.is_stale()]
 
     def _take(self, batch: Sequence[Incoming]) -> None:
         admitted = (self._admit(incoming) for incoming in batch)
@@ -295,6 +329,7 @@ class Intake:
         stored: list[_Believed] = []
         strangers: list[_Believed] = []
         outcomes: list[tuple[str, Taken]] = []
+        telemetry: list[tuple[Device, TelemetryBatch]] = []
         with self._database.write() as session:
             names = {one.device for one in batch}
             wanted = (
@@ -309,8 +344,13 @@ class Intake:
                 if device is None or device.public_key_sha256 != one.key.public_key_sha256:
                     strangers.append(one)  # it left, or enrolled anew, a moment ago
                     continue
-                outcomes.append((device.id, self._write_one(session, device, one)))
+                if isinstance(one.message, TelemetryBatch):
+                    telemetry.append((device, one.message))
+                else:
+                    outcomes.append((device.id, self._write_one(session, device, one)))
                 stored.append(one)
+            self._take_telemetry(session, telemetry)
+            self._receipts.take(session, _numbers(stored))
         for name, outcome in outcomes:
             self._tell(name, outcome)
         for one in strangers:
@@ -323,11 +363,18 @@ class Intake:
         complaint: Reason | None = None
         match one.message:
             case ReportedState() as state:
-                retained = one.incoming.retained
-                complaint = self._fleet.take_state(session, device, state, retained=retained)
+                complaint = self._fleet.take_state(
+                    session,
+                    device,
+                    state,
+                    retained=one.incoming.retained,
+                    link_age_s=one.incoming.link_age_s,
+                )
                 session.flush()
                 if state.seq:  # else it is a last will, which says nothing of updates
                     self._missed.state(device.id, state.sent_at)
+                    answer = answer_to(device, state)
+                    return Taken(complaint, suspicious=complaint is not None, answer=answer)
             case DeviceEvent() as event:
                 complaint = self._fleet.take_event(session, device, event)
                 if complaint is None:
@@ -335,19 +382,33 @@ class Intake:
                     self._benchmarks.take_event(session, device, event)
             case BenchmarkReport() as report:
                 complaint = self._benchmarks.take_report(session, device, report)
+            case OutcomeReport() as outcome:
+                return Taken(self._ground_truth.take(session, device, outcome))
             case UploadOffer() as offer:
                 return self._uploads.take_offer(session, device, offer)
             case UploadChunk() as chunk:
                 return self._uploads.take_chunk(session, device.id, chunk)
+            case LogLines() as lines:
+                return Taken(self._log_follows.take(session, device.id, lines))
             case SecurityEvent() as event:
                 self._security.take(session, device, event)
-            case TelemetryBatch() as telemetry:
-                unusable = self._telemetry.take_batch(session, device, telemetry)
-                if unusable:
-                    self._drop("windows", f"{unusable} windows of {device.id}")
-            case SeedRequest():
-                pass  # nothing to store; enrolled is all that it must be
+            case TelemetryBatch() | SeedRequest():
+                pass  # the one is stored with others; of the other, enrolled is all it must be
         return Taken(complaint, suspicious=complaint is not None)
+
+    def _take_telemetry(
+        self, session: Session, batches: Sequence[tuple[Device, TelemetryBatch]]
+    ) -> None:
+        """Write batches, and count what of them cannot be used."""
+        if not batches:
+            return
+        unusable = self._telemetry.take_batches(session, batches)
+        problems = self._features.take_batches(session, batches)
+        for (device, _), windows, problem in zip(batches, unusable, problems, strict=True):
+            if windows:
+                self._drop("windows", f"{windows} windows of {device.id}")
+            if problem:
+                self._drop("features", f"{device.id}: {problem}")
 
     def _tell(self, device: str, outcome: Taken) -> None:
         """Count what was not believed, and tell the device what it asked."""
@@ -357,12 +418,13 @@ class Intake:
             if outcome.suspicious:
                 self._security.note(device, complaint.code, complaint.detail)
         if outcome.answer is not None:
-            self._publish(topics.wanted(device), outcome.answer)
+            kind = topics.ack if isinstance(outcome.answer, Ack) else topics.wanted
+            self._publish(kind(device), outcome.answer)
 
     def _answer(self, message: Report | UploadChunk) -> None:
         """Tell the device that it need not send it again; it does, if this is lost."""
         match message:
-            case ReportedState() | UploadChunk():
+            case ReportedState() | UploadChunk() | LogLines():
                 pass
             case SeedRequest():
                 self._seed(message)
@@ -384,10 +446,25 @@ class Intake:
             logger.warning("dropped (%s): %.300s; %d so far", reason, detail, self.dropped[reason])
 
 
+def _numbers(stored: Sequence[_Believed]) -> list[tuple[str, int, int]]:
+    """Return device, boot and number of what comes from devices' spools."""
+    return [
+        (one.device, one.message.boot, one.message.seq)
+        for one in stored
+        if not isinstance(one.message, ReportedState | UploadChunk | SeedRequest | LogLines)
+    ]
+
+
 def _sent_at(device: Device) -> datetime | None:
     """Return when the newest stored state of a device was sent, by its own clock."""
     sent_at: str | None = device.reported.get("sent_at")
     return None if sent_at is None else msgspec.convert(sent_at, datetime)
+
+
+def _may_wait(batch: Sequence[Incoming]) -> bool:
+    """Say whether nobody minds if these are taken in a moment later, with others."""
+    patient = all(incoming.topic.endswith("/up/telemetry") for incoming in batch)
+    return patient and 0 < len(batch) < _GATHERED
 
 
 def _open_chunk(sealed: _Sealed) -> UploadChunk:

@@ -15,8 +15,8 @@ Rules:
 3. A job whose worker died is taken up again, at most `attempts_max` times in all: one that takes
    its worker down with it ends. A server that is stopped in order gives its job back uncounted.
 4. One worker thread works on one job at a time. Several machines may work on jobs of one database:
-   each takes the kinds that it has handlers for. What a worker left when it ended is taken up by
-   itself at its next start, and by others when the lease is over.
+   each takes those that it has registered a handler for. What a worker left when it ended is taken
+   up by itself at its next start, and by others when the lease is over.
 5. Jobs that a device does (`Jobs.register_remote`) are never claimed: who registered the kind moves
    their rows on, by the same table.
 """
@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import ColumnElement, and_, false, or_, select, true, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -49,6 +49,7 @@ __all__ = [
     "JobHandler",
     "JobLost",
     "Jobs",
+    "free_at",
 ]
 
 logger = logging.getLogger(__name__)
@@ -183,15 +184,25 @@ class Jobs:
         self._lease = timedelta(seconds=lease_s)
         self._attempts_max = attempts_max
         self._handlers: dict[str, JobHandler] = {}
+        self._takes: list[ColumnElement[bool]] = [false()]
         self._remote: set[str] = set()
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._current: JobContext | None = None
         self._thread: threading.Thread | None = None
 
-    def register(self, kind: str, handler: JobHandler) -> None:
-        """Say who does jobs of `kind`."""
+    def register(
+        self, kind: str, handler: JobHandler, *, able: ColumnElement[bool] | None = None
+    ) -> None:
+        """Say who does jobs of `kind`.
+
+        Args:
+            kind: of the jobs.
+            handler: does them.
+            able: a condition on `Job`: those that this machine can do; None: all of them.
+        """
         self._handlers[kind] = handler
+        self._takes.append(and_(Job.kind == kind, true() if able is None else able))
 
     def register_remote(self, kind: str) -> None:
         """Say that devices do jobs of `kind`: they are listed and cancelled here, and not claimed.
@@ -306,10 +317,9 @@ class Jobs:
         """Take the oldest job that waits, or whose worker has been silent for too long."""
         with self._database.write() as session:
             at = self._now()
-            free = or_(Job.lease_until.is_(None), Job.lease_until <= at)
             job = session.scalars(
                 select(Job)
-                .where(Job.state.in_(("queued", "running")), free, Job.kind.in_(self._handlers))
+                .where(free_at(at), or_(*self._takes))
                 .order_by(Job.created_at, Job.id)
                 .limit(1)
                 .with_for_update(skip_locked=True)
@@ -451,6 +461,12 @@ class Jobs:
                 job.progress = progress
             if job.cancel_requested:
                 context.stop()
+
+
+def free_at(at: datetime) -> ColumnElement[bool]:
+    """Return the condition on `Job` that it waits, or its worker has been silent for too long."""
+    free = or_(Job.lease_until.is_(None), Job.lease_until <= at)
+    return and_(Job.state.in_(("queued", "running")), free)
 
 
 def _find(session: Session, job_id: str, *, lock: bool = False) -> Job:

@@ -25,7 +25,7 @@ from edgectl_protocol.messages import (
 )
 from edgectl_protocol.update import UpdateState
 from edgectl_server.domain.targets import Target, energy_uj
-from edgectl_server.domain.variants import Measured
+from edgectl_server.domain.variants import ClassFigures, Measured, class_figures
 from edgectl_server.schemas import MeasurementInfo, Page
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.inserts import insert_new
@@ -173,10 +173,10 @@ class Measurements:
 
     def of_class(
         self, session: Session, device_class: str, manifests: Collection[str]
-    ) -> tuple[Measured, ...]:
-        """Return what devices of a class have measured of these manifests, the newest of it."""
+    ) -> dict[str, ClassFigures]:
+        """Return what devices of a class have measured of these manifests, by the newest of it."""
         if not device_class:
-            return ()
+            return {}
         found: list[Measured] = []
         for manifest in manifests:
             rows = session.scalars(
@@ -186,7 +186,7 @@ class Measurements:
                 .limit(_READ_MAX)
             )
             found += [_measured(row) for row in rows]
-        return tuple(found)
+        return class_figures(found, device_class)
 
     def page(
         self, model: str, version: str, paging: PageQuery, *, device_class: str | None = None

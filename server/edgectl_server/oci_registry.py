@@ -230,8 +230,6 @@ class OciRegistry:
         with self._database.read() as session:
             delta = find_delta_blob(session, model, digest)
             if delta is not None:
-                assert delta.digest is not None
-                assert delta.bytes is not None
                 if delta.digest == digest:
                     return _Part(delta.bytes)
                 return _Part(32 * chunk_count(delta.bytes), delta.digest)

@@ -33,13 +33,22 @@ from edgectl_protocol.messages import (
     SlotReport,
     UpdatePolicy,
 )
+from edgectl_protocol.watching import WatchPolicy
 from edgectl_server.audit import note
-from edgectl_server.delta_rows import Expected, expected_transfer, offers, running_in
+from edgectl_server.delta_rows import (
+    Expected,
+    deltas_to,
+    expected_transfer,
+    offers,
+    rest_offers,
+    running_in,
+)
 from edgectl_server.domain.coupling import DesiredVersion, couple
 from edgectl_server.domain.rollouts import DeviceState
-from edgectl_server.domain.variants import Measured, VariantFacts, fits, rank_variants
+from edgectl_server.domain.variants import ClassFigures, VariantFacts, fits, rank_variants
 from edgectl_server.measurements import Measurements
 from edgectl_server.order_answers import ACCEPTED_MAX, reported_of
+from edgectl_server.sample_policies import sample_policies_of
 from edgectl_server.schemas import RolloutPolicy
 from edgectl_server.signing.content_keys import ContentKeys
 from edgectl_server.signing.orders import OrderSigner
@@ -91,13 +100,18 @@ class Ordering:
         content_keys: ContentKeys,
         now: Callable[[], datetime],
         measurements: Measurements | None = None,
+        watch: WatchPolicy | None = None,
     ) -> None:
-        """Take what it needs; without `measurements` the pipeline's own decide."""
+        """Take what it needs; without `measurements` the pipeline's own decide.
+
+        `watch` is said in every order.
+        """
         self._database = database
         self._signer = signer
         self._content_keys = content_keys
         self._now = now
         self._measurements = measurements
+        self._watch = watch or WatchPolicy()
 
     # ------------------------------------------------------------ in somebody's transaction
 
@@ -153,6 +167,7 @@ class Ordering:
             .order_by(DesiredSlot.slot)
             .limit(SLOTS_MAX)
         ).all()
+        deltas = deltas_to(session, reported_of(device), slots)
         order = Order(
             device=name,
             counter=device.order_counter,
@@ -161,13 +176,16 @@ class Ordering:
             expires_at=now + LIFETIME,
             slots=slots,
             policy=policy,
+            watch=self._watch,
+            samples=sample_policies_of(session, list(slots)),
             withdrawn=tuple(withdrawn),
             coupled=coupled,
             forgive=forgive,
             keys=self.sealed_keys(
                 session, device, [c.manifest for s in slots.values() for c in s.candidates]
             ),
-            deltas=offers(session, reported_of(device), slots),
+            deltas=offers(deltas),
+            rests=rest_offers(deltas),
         )
         device.order = self._signer.envelope(order)
         self.enqueue(session, name)
@@ -203,7 +221,7 @@ class Ordering:
         variants: Sequence[VariantFacts],
         *,
         ranking: Sequence[str] | None = None,
-        known: dict[str, tuple[Measured, ...]] | None = None,
+        known: dict[str, dict[str, ClassFigures]] | None = None,
     ) -> tuple[VariantFacts, ...] | None:
         """Return the variants that a device may run, best first; None before it said what it is.
 
@@ -213,8 +231,8 @@ class Ordering:
             reported: what it has reported last.
             variants: of one version.
             ranking: manifests in the order that was decided before; None: it is decided now.
-            known: what was read of each class for these variants; for whoever asks for many
-                devices in one session.
+            known: figures of each class for these variants, as they become known; for whoever
+                asks for many devices in one session.
         """
         if reported is None or reported.capabilities is None:
             return None
@@ -227,20 +245,20 @@ class Ordering:
                 if one.manifest in place and fits(one, reported.capabilities, decrypts=decrypts)
             ]
             return tuple(sorted(usable, key=lambda one: place[one.manifest]))
-        target, measured = None, tuple[Measured, ...]()
+        target, figures = None, dict[str, ClassFigures]()
         if self._measurements is not None:
             target = self._measurements.target(device)
             known = {} if known is None else known
             if target is not None and target.name not in known:
                 manifests = [one.manifest for one in variants]
                 known[target.name] = self._measurements.of_class(session, target.name, manifests)
-            measured = () if target is None else known[target.name]
+            figures = {} if target is None else known[target.name]
         return rank_variants(
             reported.capabilities,
             variants,
             decrypts=decrypts,
             target=target,
-            measurements=measured,
+            figures=figures,
         )
 
     def _slots(
@@ -312,16 +330,15 @@ class Ordering:
         """Have the device's present order published; the newest row of a device wins."""
         key = f"order/{device}"
         session.execute(delete(Outbox).where(Outbox.key == key))
-        session.add(
-            Outbox(key=key, kind="order", payload={"device": device}, created_at=self._now())
-        )
+        payload = {"device": device, "mark": secrets.token_hex(8)}
+        session.add(Outbox(key=key, kind="order", payload=payload, created_at=self._now()))
 
     # ------------------------------------------------------------ in the background
 
     def drain(self, link: Publishes) -> int:
         """Publish what is in the outbox; return how many.
 
-        A row that was replaced meanwhile has another id and stays.
+        A row that was replaced meanwhile has another mark and stays; SQLite gives it the same id.
 
         Raises:
             Unavailable: the broker takes nothing now.
@@ -332,8 +349,11 @@ class Ordering:
             self._publish(session, link, names)
         if not rows or not link.flush(_FLUSH_S):
             return 0
+        published = {row.id: row.payload for row in rows}
         with self._database.write() as session:
-            session.execute(delete(Outbox).where(Outbox.id.in_([row.id for row in rows])))
+            for row in session.scalars(select(Outbox).where(Outbox.id.in_(published))):
+                if row.payload == published[row.id]:
+                    session.delete(row)
         return len(rows)
 
     def publish_all(self, link: Publishes) -> None:

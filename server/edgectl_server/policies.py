@@ -26,7 +26,8 @@ from edgectl_protocol.requirements import (
 )
 from edgectl_server.audit import describe
 from edgectl_server.auth import ROLES
-from edgectl_server.errors import Conflict, Forbidden, Refused
+from edgectl_server.errors import Forbidden, Refused
+from edgectl_server.policy_documents import replace_document
 from edgectl_server.schemas import ModelPolicy, PolicyInfo, PushRequest, Role
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.tables import ModelPolicyRow
@@ -143,25 +144,16 @@ class Policies:
             "require": list(check_terms(policy.require)),
         }
         with self._database.write() as session:
-            row = session.get(ModelPolicyRow, model, with_for_update=True)
-            revision = 0 if row is None else row.revision
-            if policy.revision is not None and policy.revision != revision:
-                raise Conflict(
-                    "policy.changed",
-                    f"the policy of {model} has the revision {revision} by now, and not "
-                    f"{policy.revision}",
-                    hint=f"look at it with `edgectl models policy {model}`, then change it again",
-                    data={"revision": revision},
-                )
-            if row is None:
-                row = ModelPolicyRow(
-                    model=model, document={}, revision=0, changed_at=self._now(), changed_by=user
-                )
-                session.add(row)
-            describe(before=_shown(row.document), after=_shown(document))
-            row.document, row.revision = document, revision + 1
-            row.changed_at, row.changed_by = self._now(), user
-            session.flush()
+            row = replace_document(
+                session,
+                ModelPolicyRow,
+                model,
+                document,
+                revision=policy.revision,
+                by=(user, self._now()),
+                named=(f"the policy of {model}", f"edgectl models policy {model}"),
+                shown=_shown,
+            )
             return _info(model, row)
 
 

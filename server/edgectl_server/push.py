@@ -88,6 +88,13 @@ class KeepsKeys(Protocol):
         """Return a content key as it is kept in the database."""
 
 
+class SignsForMicrocontrollers(Protocol):
+    """What is needed of their key."""
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the signature of a message."""
+
+
 class RemembersTrials(Protocol):
     """What is needed of the memory of trials."""
 
@@ -127,6 +134,7 @@ class PushHandler:
         repository: Signs,
         signing: Settles,
         content_keys: KeepsKeys,
+        microcontrollers: SignsForMicrocontrollers,
         known_trials: RemembersTrials,
         sharing: Distributes,
         publisher: Publishes,
@@ -142,6 +150,7 @@ class PushHandler:
         self._repository = repository
         self._signing = signing
         self._content_keys = content_keys
+        self._microcontrollers = microcontrollers
         self._known_trials = known_trials
         self._sharing = sharing
         self._publisher = publisher
@@ -203,7 +212,7 @@ class PushHandler:
     def _packed(self, context: JobContext, version: ModelVersion, directory: Path) -> _Packed:
         """Run the pipeline, and put what it has made into the blob store."""
         from edgectl_server.pipeline.known import trial_key
-        from edgectl_server.pipeline.pack import pack
+        from edgectl_server.pipeline.pack import MicrocontrollerSigner, pack
         from edgectl_server.pipeline.provenance import tool_versions
         from edgectl_server.pipeline.runner import run_pipeline
 
@@ -240,6 +249,7 @@ class PushHandler:
             encrypt=encrypt,
             tools=tool_versions(),
             card=PushOptions.model_validate(version.options).card,
+            microcontrollers=MicrocontrollerSigner(version.id, self._microcontrollers.sign),
         )
         report = to_document(result.report)
         report["warnings"] = [*pushed.notes, *report["warnings"]]
@@ -255,7 +265,9 @@ class PushHandler:
         if "onnxruntime" not in spec.runtimes:
             return
         # What is measured once is so by the whole search.
-        spec = msgspec.structs.replace(spec, converted=(), parents=(), update_budget_points=None)
+        spec = msgspec.structs.replace(
+            spec, converted=(), parents=(), kept=(), update_budget_points=None
+        )
         others = self._sharing.begin(context, spec, key)
         if not others:
             return

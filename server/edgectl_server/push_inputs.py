@@ -14,19 +14,23 @@ from sqlalchemy import select
 
 from edgectl_protocol.manifest import (
     CONFIG_FILE,
+    GOLDEN_FILE,
     decode_config,
     decode_manifest,
     is_encrypted,
     layer_by_file,
     model_layer,
 )
+from edgectl_protocol.watching import REFERENCE_FILE
 from edgectl_server.converters.conversion import ConverterLimits
 from edgectl_server.converters.environments import Environments
 from edgectl_server.converters.for_litert import ForLitert, convert_for_litert
 from edgectl_server.converters.pushed import Pushed, as_onnx
 from edgectl_server.errors import NotFound
 from edgectl_server.jobs import JobContext
+from edgectl_server.pipeline.errors import PipelineRefused
 from edgectl_server.pipeline.spec import (
+    KeptVariant,
     ParentVariant,
     PipelineLimits,
     PipelineSpec,
@@ -90,6 +94,7 @@ class PushInputs:
         """
         fetch = functools.partial(self._lay, context, directory)
         options = PushOptions.model_validate(version.options)
+        _check_encrypted(options)
         parent = self._parent(version)
         terms = _terms(context.payload, options)
         source = fetch(version.source, "source")
@@ -129,6 +134,7 @@ class PushInputs:
             converted=converted.converted,
             update_budget_points=options.update_budget_points,
             parents=self._parents(version, options, fetch),
+            kept=self._kept(version, fetch),
             metric=terms.metric,
             own_metric=fetch(version.own_metric, "metric.py"),
             requirements=terms.requirements,
@@ -264,6 +270,34 @@ class PushInputs:
             )
         return tuple(found)
 
+    def _kept(
+        self, version: ModelVersion, fetch: Callable[[str | None, str], Path | None]
+    ) -> tuple[KeptVariant, ...]:
+        """Return what the parent's variants are proved and watched by, of those in the clear."""
+        if version.parent is None:
+            return ()
+        with self._database.read() as session:
+            parent = session.scalars(
+                select(ModelVersion).where(
+                    ModelVersion.model == version.model, ModelVersion.version == version.parent
+                )
+            ).one_or_none()
+        found = []
+        for one in () if parent is None else variants_of(self._database, parent.id):
+            if one.content_key is not None:
+                continue
+            try:
+                manifest = decode_manifest(self._blobs.read(one.manifest))
+                files = {layer.file: layer.digest for layer in manifest.layers}
+                golden = fetch(files[GOLDEN_FILE], f"kept-{one.variant}.npz")
+                reference = fetch(files.get(REFERENCE_FILE), f"kept-{one.variant}.json")
+            except (NotFound, KeyError):  # the update becomes larger, no more
+                logger.warning("files of %s@%s are not there", version.model, version.parent)
+                continue
+            assert golden is not None
+            found.append(KeptVariant(variant=one.variant, golden=golden, reference=reference))
+        return tuple(found)
+
     def _replaced(
         self, version: ModelVersion, terms: Terms, fetch: Callable[[str | None, str], Path | None]
     ) -> Replaced | None:
@@ -320,3 +354,13 @@ def _terms(payload: dict[str, Any], options: PushOptions) -> Terms:
         return msgspec.convert(payload["terms"], type=Terms)
     asked = options.max_drop_points
     return Terms(max_drop_points=MAX_DROP_POINTS if asked is None else asked)
+
+
+def _check_encrypted(options: PushOptions) -> None:
+    """Refuse what a microcontroller could not open: it has no key of its own."""
+    if "cortex-m" in options.runtimes and "int8" in options.encrypt:
+        raise PipelineRefused(
+            "model.unsupported",
+            "A variant for microcontrollers cannot be encrypted.",
+            "Push without --encrypt int8, or without --runtime cortex-m.",
+        )

@@ -43,9 +43,11 @@ from edgectl_server.schemas import (
     PushRequest,
     Report,
     Role,
+    RunningInfo,
     SignatureWait,
     Trial,
     VariantInfo,
+    VersionComparison,
     VersionDetail,
     VersionShare,
     VersionSummary,
@@ -54,18 +56,24 @@ from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.paging import PageQuery, fetch_page, match, order
 from edgectl_server.storage.tables import (
+    BundleVariant,
     DesiredSlot,
+    Device,
     Job,
     Model,
     ModelVersion,
+    ReportedSlot,
 )
 from edgectl_server.uploads import discard_uploads
-from edgectl_server.version_rows import bundles_of, find_version, get_version
+from edgectl_server.version_comparison import compare_versions
+from edgectl_server.version_rows import ancestors_of, bundles_of, find_version, get_version
 
 __all__ = ["PUSH", "Registry", "content_of"]
 
 PUSH = "push"
 """Kind of the job."""
+RUNNING_MAX = 500
+"""Bundles that are listed of what devices run."""
 LABELS_MAX = 1024
 LABEL_CHARACTERS_MAX = 256
 WaitsFor = Callable[[str], SignatureWait | None]
@@ -289,24 +297,60 @@ class Registry:
         """Return a version with its report; raise `NotFound` ``version.unknown``."""
         shown = self._shown()
         with self._database.read() as session:
-            row = get_version(session, name, version)
-            options = PushOptions.model_validate(row.options)
-            return VersionDetail(
-                **_summary(session, row, shown).model_dump(),
-                source_name=row.source_name,
-                calibration=row.calibration,
-                evaluation=row.evaluation,
-                own_metric=row.own_metric,
-                options=options,
-                parent=row.parent,
-                labels=options.labels,
-                variants=_variants(session, row),
-                report=None if row.report is None else Report.model_validate(row.report),
-                error=_error(session, row),
-                imported=None
-                if row.imported is None
-                else ImportedInfo.model_validate(row.imported),
+            return _detail(session, get_version(session, name, version), shown)
+
+    def compare(self, name: str, left: str, right: str) -> VersionComparison:
+        """Return two versions side by side; raise `NotFound` ``version.unknown``."""
+        shown = self._shown()
+        with self._database.read() as session:
+            rows = [get_version(session, name, version) for version in (left, right)]
+            lines = [[row, *ancestors_of(session, row)] for row in rows]
+            theirs = {row.version for row in lines[1]}
+            common = next((row.version for row in lines[0] if row.version in theirs), None)
+            before, after = (_detail(session, row, shown) for row in rows)
+        return compare_versions(before, after, ancestor=common)
+
+    def running(self, name: str) -> list[RunningInfo]:
+        """Return how many devices run which bundle of a model; raise `NotFound` ``model.unknown``.
+
+        The bundle that most devices run comes first.
+        """
+        devices = func.count().label("devices")
+        wanted = (
+            select(
+                ReportedSlot.version,
+                ReportedSlot.manifest,
+                devices,
+                func.count().filter(Device.online),
             )
+            .join(Device, Device.id == ReportedSlot.device)
+            .where(
+                Device.state == "enrolled",
+                ReportedSlot.slot == name,
+                ReportedSlot.version.is_not(None),
+            )
+            .group_by(ReportedSlot.version, ReportedSlot.manifest)
+            .order_by(devices.desc(), ReportedSlot.version, ReportedSlot.manifest)
+            .limit(RUNNING_MAX)
+        )
+        ours = (
+            select(BundleVariant.manifest, BundleVariant.variant)
+            .join(ModelVersion, ModelVersion.id == BundleVariant.version_id)
+            .where(ModelVersion.model == name)
+        )
+        with self._database.read() as session:
+            _find_model(session, name)
+            variants = dict(session.execute(ours).all())
+            return [
+                RunningInfo(
+                    version=version or "",
+                    manifest=manifest or "",
+                    variant=variants.get(manifest or ""),
+                    devices=count,
+                    online=online,
+                )
+                for version, manifest, count, online in session.execute(wanted)
+            ]
 
     def snapshot(self, reference: str) -> VersionSummary | None:
         """Return ``model@version`` as it is shown, or None; for live listeners."""
@@ -426,7 +470,8 @@ def _model(session: Session, row: Model, shown: _Shown) -> ModelSummary:
     desired = session.scalar(
         select(func.count(func.distinct(DesiredSlot.device)))
         .join(ModelVersion, ModelVersion.id == DesiredSlot.version_id)
-        .where(ModelVersion.model == row.name)
+        .join(Device, Device.id == DesiredSlot.device)
+        .where(ModelVersion.model == row.name, Device.state == "enrolled")
     )
     return ModelSummary(
         name=row.name,
@@ -460,7 +505,25 @@ def _summary(session: Session, row: ModelVersion, shown: _Shown) -> VersionSumma
             "reference": report.get("reference"),
             "best": variants[0] if variants else None,
             "devices_running": shown.running.get((row.model, row.version), 0),
+            "parent": row.parent,
         }
+    )
+
+
+def _detail(session: Session, row: ModelVersion, shown: _Shown) -> VersionDetail:
+    options = PushOptions.model_validate(row.options)
+    return VersionDetail(
+        **_summary(session, row, shown).model_dump(),
+        source_name=row.source_name,
+        calibration=row.calibration,
+        evaluation=row.evaluation,
+        own_metric=row.own_metric,
+        options=options,
+        labels=options.labels,
+        variants=_variants(session, row),
+        report=None if row.report is None else Report.model_validate(row.report),
+        error=_error(session, row),
+        imported=None if row.imported is None else ImportedInfo.model_validate(row.imported),
     )
 
 

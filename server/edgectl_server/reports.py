@@ -8,8 +8,10 @@ Chunks of uploads are not signed one by one, and do not come here: the digest of
 the offer, which is (`edgectl_server.device_uploads`).
 
 Rules: the key id in the envelope is a hint, which says why a signature is not good. The payload
-type must be one that belongs on the topic. A key is parsed once and kept by its fingerprint, so
-that a device that enrols with another key is checked against that one at once.
+type must be one that belongs on the topic; of telemetry it may say that the payload is compressed,
+which is undone after the signature was checked, and within the bound of a report. A key is parsed
+once and kept by its fingerprint, so that a device that enrols with another key is checked against
+that one at once.
 """
 
 from __future__ import annotations
@@ -22,11 +24,14 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from edgectl_protocol.compression import COMPRESSED, decompress
 from edgectl_protocol.envelopes import Envelope, decode_envelope, signed_bytes
 from edgectl_protocol.errors import ProtocolError
+from edgectl_protocol.log_lines import LogLines
 from edgectl_protocol.messages import (
     MESSAGE_BYTES_MAX,
     PAYLOAD_TYPES,
+    REPORT_BYTES_MAX,
     BenchmarkReport,
     DeviceEvent,
     Report,
@@ -36,6 +41,7 @@ from edgectl_protocol.messages import (
     TelemetryBatch,
     decode,
 )
+from edgectl_protocol.outcomes import OutcomeReport
 from edgectl_protocol.topics import UpTopic
 from edgectl_protocol.uploads import UploadOffer
 
@@ -43,9 +49,11 @@ __all__ = ["DeviceKey", "NotBelieved", "Reports"]
 
 _KEYS_MAX = 16384
 _ECDSA = ec.ECDSA(SHA256())
+_COMPRESSIBLE = "telemetry"
+"""Topic of what may come compressed."""
 _KINDS: dict[str, tuple[type[Any], ...]] = {
     "state": (ReportedState,),
-    "event": (DeviceEvent, SecurityEvent, BenchmarkReport, UploadOffer),
+    "event": (DeviceEvent, SecurityEvent, BenchmarkReport, UploadOffer, OutcomeReport, LogLines),
     "telemetry": (TelemetryBatch,),
     "seed": (SeedRequest,),
 }
@@ -97,14 +105,20 @@ class Reports:
             envelope = decode_envelope(content, bytes_max=MESSAGE_BYTES_MAX)
         except ProtocolError as error:
             raise NotBelieved("report.unsigned", f"{topic.kind}: {error}") from error
-        kind = _BY_TYPE[topic.kind].get(envelope.payload_type)
+        payload_type, is_packed = envelope.payload_type, False
+        if topic.kind == _COMPRESSIBLE and payload_type.endswith(COMPRESSED):
+            payload_type, is_packed = payload_type.removesuffix(COMPRESSED), True
+        kind = _BY_TYPE[topic.kind].get(payload_type)
         if kind is None:
             raise NotBelieved(
                 "report.type", f"{envelope.payload_type[:80]!r} on the topic of the {topic.kind}"
             )
         self._verify(topic, envelope, key)
         try:
-            report: Report = decode(kind, envelope.payload)
+            payload = envelope.payload
+            if is_packed:
+                payload = decompress(payload, bytes_max=REPORT_BYTES_MAX)
+            report: Report = decode(kind, payload)
         except ProtocolError as error:
             raise NotBelieved("report.malformed", f"{topic.kind}: {error}") from error
         if report.device != topic.device:

@@ -10,12 +10,14 @@ from statistics import median, quantiles
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from edgectl_server.delta_rows import running_in, savings_to
 from edgectl_server.domain.forecast import Expected, Pace, forecast
 from edgectl_server.domain.rollouts import DeviceState, ObservedDevice
-from edgectl_server.domain.variants import Measured, VariantFacts, class_figures
+from edgectl_server.domain.variants import ClassFigures, VariantFacts
 from edgectl_server.order_answers import reported_of
 from edgectl_server.ordering import Ordering, variants_of
 from edgectl_server.rollout_phases import planner_policy
+from edgectl_server.rollout_places import check_places, read_places, settle_phases
 from edgectl_server.rollout_selection import find_overlaps, find_ready_version, select_devices
 from edgectl_server.rollout_sites import read_sites, site_of
 from edgectl_server.schemas import (
@@ -54,8 +56,11 @@ def forecast_rollout(
     """
     version = find_ready_version(session, asked.model, asked.version)
     names = select_devices(session, asked.selector)
-    expected = _expect(session, ordering, version, names)
-    policy = planner_policy(asked.policy)
+    asked_policy = settle_phases(session, asked.policy)
+    places = read_places(session, asked_policy.phases, names)
+    check_places(asked_policy.phases, places.values())
+    expected, whole = _expect(session, ordering, version, places)
+    policy = planner_policy(asked_policy)
     sites = read_sites(session)
     pace = _pace(session, asked.model)
     found = forecast(
@@ -71,6 +76,7 @@ def forecast_rollout(
         version=asked.version,
         devices=len(names),
         fetches_bytes=fetches,
+        whole_bytes=whole,
         phases=[
             PhaseForecastInfo(
                 **{name: value for name, value in asdict(one).items() if name != "fetches"},
@@ -90,14 +96,16 @@ def forecast_rollout(
 
 
 def _expect(
-    session: Session, ordering: Ordering, version: ModelVersion, names: Sequence[str]
-) -> list[Expected]:
+    session: Session, ordering: Ordering, version: ModelVersion, places: Mapping[str, int]
+) -> tuple[list[Expected], int]:
+    """Return what each device would do, and the bytes of the whole bundles that they would run."""
     variants = variants_of(session, version.id)
     rows = session.scalars(select(BundleVariant).where(BundleVariant.version_id == version.id))
     sizes = {row.manifest: row.bundle_bytes for row in rows}
-    known: dict[str, tuple[Measured, ...]] = {}
+    savings, whole = savings_to(session, version.id), 0
+    known: dict[str, dict[str, ClassFigures]] = {}
     found = []
-    for device in _devices(session, names):
+    for device in _devices(session, list(places)):
         reported = reported_of(device)
         candidates = ordering.candidates(session, device, reported, variants, known=known)
         observed = ObservedDevice(
@@ -106,32 +114,44 @@ def _expect(
             online=device.online,
             candidates=None if candidates is None else tuple(one.manifest for one in candidates),
             site=site_of(device),
+            from_phase=places[device.id],
         )
         if not candidates:
             found.append(Expected(observed))
             continue
         first = candidates[0]
+        whole += sizes[first.manifest]
+        running = running_in(reported, version.model)
         found.append(
             Expected(
                 observed,
                 variant=first.variant,
-                fetches=_fetches(first, sizes),
+                fetches=_fetches(first, running, sizes, savings),
                 load_ms=_load_ms(device.device_class, first, known),
             )
         )
-    return found
+    return found, whole
 
 
-def _fetches(variant: VariantFacts, sizes: Mapping[str, int]) -> int:
-    """Return what a device would fetch for a variant: the whole bundle."""
-    return sizes[variant.manifest]
+def _fetches(
+    variant: VariantFacts,
+    running: str | None,
+    sizes: Mapping[str, int],
+    savings: Mapping[tuple[str, str], int],
+) -> int:
+    """Return what a device would fetch that runs `running`: a delta where there is one by now."""
+    if running is None:
+        return sizes[variant.manifest]
+    if running == variant.manifest:
+        return 0
+    return max(0, sizes[variant.manifest] - savings.get((running, variant.manifest), 0))
 
 
 def _load_ms(
-    device_class: str, variant: VariantFacts, known: Mapping[str, tuple[Measured, ...]]
+    device_class: str, variant: VariantFacts, known: Mapping[str, Mapping[str, ClassFigures]]
 ) -> float | None:
     """Return how long loading has taken on devices of the class; None: nobody has measured it."""
-    figures = class_figures(known.get(device_class, ()), device_class).get(variant.manifest)
+    figures = known.get(device_class, {}).get(variant.manifest)
     return None if figures is None else figures.load_ms
 
 

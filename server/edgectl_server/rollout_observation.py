@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from sqlalchemy import select
@@ -10,14 +11,16 @@ from sqlalchemy.orm import Session, aliased
 
 from edgectl_protocol.messages import ReportedState
 from edgectl_server.domain import rollouts as domain
+from edgectl_server.domain.phases import gates_of
 from edgectl_server.domain.rollout_facts import GONE, OPEN
 from edgectl_server.domain.rollouts import DeviceState, RolloutState
-from edgectl_server.domain.variants import Measured, VariantFacts
+from edgectl_server.domain.variants import ClassFigures, VariantFacts
 from edgectl_server.flapping import is_flapping
 from edgectl_server.order_answers import is_overtaken, knows_order, refusal_of, reported_of
 from edgectl_server.ordering import Ordering, variants_of
-from edgectl_server.rollout_phases import standing_of
-from edgectl_server.rollout_signals import read_signals
+from edgectl_server.rollout_experiments import add_windows, read_arms
+from edgectl_server.rollout_phases import planner_policy, standing_of
+from edgectl_server.rollout_signals import read_copies, read_signals
 from edgectl_server.rollout_sites import read_sites, site_of
 from edgectl_server.schemas import RolloutPolicy
 from edgectl_server.storage.tables import (
@@ -45,7 +48,7 @@ def observe(
 ) -> tuple[dict[str, RolloutDevice], domain.ObservedRollout]:
     """Return the rows of the rollout's devices and what the planner needs to know of them."""
     variants = variants_of(session, version.id)
-    known: dict[str, tuple[Measured, ...]] = {}
+    known: dict[str, dict[str, ClassFigures]] = {}
     found = session.execute(
         select(RolloutDevice, Device, DesiredSlot)
         .outerjoin(Device, Device.id == RolloutDevice.device)
@@ -81,9 +84,17 @@ def observe(
         failures_acknowledged=rollout.failures_acknowledged,
         standing=standing_of(rollout),
         sites=read_sites(session) if has_budget else {},
-        signals=_signals(session, rollout, [one.manifest for one in variants]),
+        signals=_signals(
+            session,
+            rollout,
+            policy,
+            [(row, device) for row, device, _ in found],
+            manifests=[one.manifest for one in variants],
+            now=now,
+        ),
         revert=rollout.revert,
         preparing=preparing,
+        lot=rollout.id,
     )
     return {row.device: row for row, _, _ in found}, observed
 
@@ -122,13 +133,40 @@ def _held(session: Session, rollout: Rollout) -> frozenset[str]:
     )
 
 
-def _signals(session: Session, rollout: Rollout, manifests: list[str]) -> domain.Signals:
+def _signals(
+    session: Session,
+    rollout: Rollout,
+    policy: RolloutPolicy,
+    members: Sequence[tuple[RolloutDevice, Device | None]],
+    *,
+    manifests: list[str],
+    now: datetime,
+) -> domain.Signals:
     """Read telemetry only where a gate is about to ask for it."""
-    gates = RolloutPolicy.model_validate(rollout.policy).gates
-    asked = (gates.error_rate_max, gates.latency_p95_us_max, gates.latency_ratio_max)
-    if rollout.settled_at is None or all(one is None for one in asked):
+    if rollout.settled_at is None:
         return domain.Signals()
-    return read_signals(session, rollout, manifests)
+    planned = planner_policy(policy)
+    gates = gates_of(planned, standing_of(rollout))
+    asked = (
+        gates.error_rate_max,
+        gates.latency_p95_us_max,
+        gates.latency_ratio_max,
+        gates.class_mix_max,
+        gates.confidence_max,
+    )
+    found = domain.Signals()
+    if any(one is not None for one in asked):
+        found = read_signals(session, rollout, manifests)
+    if gates.disagreement_max is not None:
+        copies, agreed = read_copies(rollout, members)
+        found = replace(found, copies=copies, agreed=agreed)
+    experiment = planned.phases[rollout.phase].experiment
+    if experiment is not None:
+        rows = [row for row, _ in members]
+        add_windows(session, rollout, experiment, rows, manifests=manifests, now=now)
+        challenger, champion = read_arms(experiment, members)
+        found = replace(found, challenger=challenger, champion=champion)
+    return found
 
 
 _CandidatesOf = Callable[
@@ -146,7 +184,10 @@ def _observe_device(
     held: Collection[str],
     now: datetime,
 ) -> domain.ObservedDevice:
-    """Return what the planner needs; `desired` is what this rollout desires, None if nothing."""
+    """Return what the planner needs, and keep since when the device refuses its order.
+
+    `desired` is what this rollout desires there, None if nothing.
+    """
     state = DeviceState(row.state)
     enrolled = device is not None and device.state == "enrolled"
     desired_here = desired is not None
@@ -158,8 +199,11 @@ def _observe_device(
             enrolled=enrolled,
             committed=row.manifest,
             desired_here=desired_here,
+            from_phase=row.from_phase,
         )
     reported = reported_of(device)
+    refusal = refusal_of(reported, row.order_counter)
+    row.refused_since = None if refusal is None else row.refused_since or now
     candidates = candidates_of(device, reported, None if desired is None else desired.ranking)
     accepted = 0
     if reported is not None and knows_order(device, reported.order_counter, reported.order_nonce):
@@ -175,10 +219,13 @@ def _observe_device(
         accepted_counter=accepted,
         report=None if reported is None else reported.slots.get(slot),
         rejected=frozenset() if reported is None else frozenset(reported.rejected),
-        refused=refusal_of(reported, row.order_counter) is not None,
+        from_phase=row.from_phase,
+        refusal=refusal,
+        refused_since=row.refused_since,
         overtaken=reported is not None and is_overtaken(device, reported),
         site=site_of(device),
         held=row.device in held,
+        on_hold=device.held_at is not None,
         flapping=is_flapping(device, now),
         desired_here=desired_here,
     )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Literal
 
 from edgectl_server.domain import rollouts as domain
-from edgectl_server.domain.phases import is_last, targets
+from edgectl_server.domain.phases import count_selected, is_last, is_soaking, targets
 from edgectl_server.domain.rollout_facts import ADMITTED, GONE, Standing, Verdict
-from edgectl_server.schemas import PhaseProgress, RolloutPolicy, VerdictInfo
+from edgectl_server.schemas import PhaseProgress, PhaseSpec, RolloutPolicy, VerdictInfo
 from edgectl_server.storage.tables import Rollout
 
 __all__ = ["keep_standing", "phase_progress", "planner_policy", "standing_of"]
@@ -21,13 +22,20 @@ def planner_policy(policy: RolloutPolicy) -> domain.RolloutPolicy:
     return domain.RolloutPolicy(
         max_in_progress=policy.max_in_progress,
         failures_max=policy.failures_max,
-        phases=tuple(domain.Phase(**one.model_dump()) for one in policy.phases),
+        phases=tuple(_phase(one) for one in policy.phases),
         gates=domain.Gates(**policy.gates.model_dump()),
         deadline_s=policy.deadline_s,
         on_deadline=policy.on_deadline,
         available_min=policy.available_min,
         available_percent=policy.available_percent,
     )
+
+
+def _phase(given: PhaseSpec) -> domain.Phase:
+    tested, own = given.experiment, given.gates
+    experiment = None if tested is None else domain.Experiment(**tested.model_dump())
+    gates = None if own is None else domain.Gates(**own.model_dump())
+    return domain.Phase(**{**given.model_dump(), "experiment": experiment, "gates": gates})
 
 
 def standing_of(rollout: Rollout) -> Standing:
@@ -48,12 +56,15 @@ def keep_standing(rollout: Rollout, standing: Standing) -> None:
     rollout.verdicts = [asdict(one) for one in standing.verdicts]
 
 
-def phase_progress(rollout: Rollout, counts: Mapping[str, int]) -> PhaseProgress | None:
+def phase_progress(
+    rollout: Rollout, counts: Mapping[str, int], from_phases: Mapping[int, int]
+) -> PhaseProgress | None:
     """Return how its phase is shown; None when it has no phases.
 
     Args:
         rollout: its row.
         counts: its devices by state.
+        from_phases: those that are still of it, by the number of the first phase that is for them.
     """
     policy = planner_policy(RolloutPolicy.model_validate(rollout.policy))
     if not policy.phases:
@@ -61,6 +72,7 @@ def phase_progress(rollout: Rollout, counts: Mapping[str, int]) -> PhaseProgress
     standing = standing_of(rollout)
     phase = policy.phases[standing.phase]
     total = sum(count for state, count in counts.items() if state not in GONE)
+    selected = count_selected(policy.phases, Counter(from_phases).elements())
     until = None
     if standing.settled_at is not None:
         until = standing.settled_at + timedelta(seconds=phase.soak_s)
@@ -68,7 +80,7 @@ def phase_progress(rollout: Rollout, counts: Mapping[str, int]) -> PhaseProgress
         number=standing.phase + 1,
         phases=len(policy.phases),
         name=phase.name,
-        target=targets(policy.phases, total)[standing.phase],
+        target=targets(policy.phases, total, selected)[standing.phase],
         admitted=sum(counts.get(state.value, 0) for state in ADMITTED),
         step=_step(policy, standing),
         settled_at=standing.settled_at,
@@ -82,7 +94,7 @@ def _step(
 ) -> Literal["ordering", "soaking", "gates", "approval"]:
     if standing.settled_at is None or is_last(policy, standing):
         return "ordering"
-    if not standing.verdicts:
+    if is_soaking(standing):
         return "soaking"
     passed = all(one.verdict == "passed" for one in standing.verdicts)
     return "approval" if passed else "gates"

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from edgectl_server.device_selection import compile_selector, read_selector
 from edgectl_server.domain.rollouts import DeviceState
-from edgectl_server.domain.selectors import Expression, fields_of, to_text
+from edgectl_server.domain.selectors import MOMENTARY, Expression, fields_of, to_text
 from edgectl_server.errors import Conflict, Refused
 from edgectl_server.schemas import Selector
 from edgectl_server.storage.tables import (
@@ -31,8 +31,10 @@ __all__ = [
     "find_leavers",
     "find_overlaps",
     "find_ready_version",
+    "read_where",
     "select_devices",
     "settle_selector",
+    "settle_where",
 ]
 
 DEVICES_MAX = 100_000
@@ -84,7 +86,7 @@ def select_devices(session: Session, selector: Selector) -> Sequence[str]:
     if selector.group:
         enrolled = enrolled.where(Device.group == selector.group)
     if selector.where:
-        enrolled = enrolled.where(compile_selector(_read(session, selector.where)))
+        enrolled = enrolled.where(compile_selector(read_where(session, selector.where)))
     if not selector.devices:
         names = session.scalars(enrolled.limit(DEVICES_MAX + 1)).all()
         if not names:
@@ -139,7 +141,7 @@ def find_late_joiners(session: Session, rollout: Rollout) -> Sequence[str]:
     if selector.group:
         wanted = wanted.where(Device.group == selector.group)
     if selector.where:
-        wanted = wanted.where(compile_selector(_read(session, selector.where)))
+        wanted = wanted.where(compile_selector(read_where(session, selector.where)))
     return session.scalars(wanted.order_by(Device.id).limit(_JOIN_AT_ONCE)).all()
 
 
@@ -172,7 +174,7 @@ def find_leavers(session: Session, rollout: Rollout) -> Sequence[RolloutDevice]:
     selector = Selector.model_validate(rollout.selector)
     if not selector.where:
         return []
-    meant = select(Device.id).where(compile_selector(_read(session, selector.where)))
+    meant = select(Device.id).where(compile_selector(read_where(session, selector.where)))
     return session.scalars(
         select(RolloutDevice)
         .where(
@@ -191,18 +193,25 @@ def settle_selector(session: Session, selector: Selector) -> Selector:
     Raises:
         Refused: ``selector.syntax``, ``selector.unknown``, ``rollout.selector``.
     """
-    if not selector.where:
-        return selector
-    return selector.model_copy(update={"where": to_text(_read(session, selector.where))})
+    return selector.model_copy(update={"where": settle_where(session, selector.where)})
 
 
-def _read(session: Session, text: str) -> Expression:
+def settle_where(session: Session, where: str) -> str:
+    """Return the same of the text of one; errors as `settle_selector`."""
+    return to_text(read_where(session, where)) if where else where
+
+
+def read_where(session: Session, text: str) -> Expression:
+    """Return the selector in a text, as rollouts may use it; errors as `settle_selector`."""
     expression = read_selector(session, text)
-    if "online" in fields_of(expression):
+    if momentary := sorted(MOMENTARY & fields_of(expression)):
         raise Refused(
             "rollout.selector",
-            "a rollout is not for devices that are online just now: that changes by the minute",
-            hint="leave it out: devices that are online come first",
+            f"a rollout is not for devices that are {momentary[0]} just now, or not: that changes "
+            "by the minute",
+            hint="leave it out: devices that are online come first, and held ones wait"
+            if momentary[0] in {"held", "online"}
+            else "name the devices: edgectl devices list, then --device for each",
         )
     return expression
 

@@ -7,22 +7,27 @@ Rules:
 2. An answer that is no number counts as an error.
 3. Devices say what they like of themselves. None counts for more than `WEIGHT_MAX` times the median
    of those that say anything, so that one cannot drown what the others see.
+4. What copies of requests were answered, a device reports of its update, once: of all devices of
+   the rollout that have committed, in whichever phase.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
 from statistics import median
 
+import msgspec
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from edgectl_protocol.histograms import LATENCY_EDGES_US, merge, quantile
-from edgectl_server.domain.rollouts import Signals
-from edgectl_server.storage.tables import Rollout, RolloutDevice, TelemetryWindow
+from edgectl_protocol.messages import UpdateReport
+from edgectl_server.domain.rollouts import DeviceState, Samples, Signals
+from edgectl_server.storage.tables import Device, Rollout, RolloutDevice, TelemetryWindow
 
-__all__ = ["read_signals"]
+__all__ = ["read_copies", "read_signals"]
 
 WEIGHT_MAX = 10
 WINDOWS_MAX = 20_000
@@ -36,11 +41,15 @@ class _Sum:
     requests: int = 0
     errors: int = 0
     latency: tuple[int, ...] = ()
+    confidence: tuple[int, ...] = ()
+    classes: list[int] = field(default_factory=list)
 
     def add(self, row: TelemetryWindow) -> None:
         self.requests += row.requests
         self.errors += min(row.requests, row.errors + row.non_finite)
         self.latency = merge(self.latency, row.latency)
+        self.confidence = merge(self.confidence, row.confidence)
+        self.classes = [a + b for a, b in zip_longest(self.classes, row.classes, fillvalue=0)]
 
 
 def read_signals(session: Session, rollout: Rollout, manifests: Collection[str]) -> Signals:
@@ -79,6 +88,42 @@ def read_signals(session: Session, rollout: Rollout, manifests: Collection[str])
         latency_p95_us=quantile(LATENCY_EDGES_US, new.latency, 0.95),
         reference_requests=old.requests,
         reference_p95_us=quantile(LATENCY_EDGES_US, old.latency, 0.95),
+        classes=Samples(
+            _weigh([one.classes for one in ours.values()]),
+            _weigh([one.classes for one in others.values()]),
+        ),
+        confidence=Samples(
+            _weigh([one.confidence for one in ours.values()]),
+            _weigh([one.confidence for one in others.values()]),
+        ),
+    )
+
+
+def read_copies(
+    rollout: Rollout, members: Iterable[tuple[RolloutDevice, Device | None]]
+) -> tuple[int, int]:
+    """Return how many copied requests both versions answered, and to how many they agreed."""
+    told: list[list[int]] = []
+    for row, device in members:
+        if row.state != DeviceState.COMMITTED.value or device is None or not device.reported:
+            continue
+        update = device.reported.get("slots", {}).get(rollout.model, {}).get("update")
+        if not update or update.get("rollout") != rollout.id:
+            continue
+        report = msgspec.convert(update, UpdateReport)
+        seen = [one for one in (report.shadow, report.observation) if one is not None]
+        agreed = sum(min(one.agreed, one.mirrored) for one in seen)
+        told.append([agreed, sum(one.mirrored for one in seen) - agreed])
+    weighed = _weigh(told)
+    return sum(map(sum, weighed)), sum(agreed for agreed, _ in weighed)
+
+
+def _weigh(rows: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """Return counts of devices that have any, each with the weight that it may have."""
+    heard = [(sum(row), row) for row in rows if sum(row) > 0]
+    most = WEIGHT_MAX * median(total for total, _ in heard) if heard else 0
+    return tuple(
+        tuple(round(count * min(1.0, most / total)) for count in row) for total, row in heard
     )
 
 

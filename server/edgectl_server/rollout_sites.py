@@ -7,6 +7,7 @@ from collections import defaultdict
 from sqlalchemy import and_, case, func, select
 from sqlalchemy.orm import Session
 
+from edgectl_server.device_filter import site_column
 from edgectl_server.domain.rollouts import DeviceState, Site
 from edgectl_server.storage.tables import Device, Rollout, RolloutDevice
 
@@ -30,10 +31,9 @@ def read_sites(session: Session) -> dict[str, Site]:
         )
         .exists()
     )
-    label = func.nullif(Device.labels["site"].as_string(), "")
     each = (
         select(
-            func.coalesce(label, Device.group).label("site"),
+            site_column().label("site"),
             case((and_(Device.online, ~at_work), 1), else_=0).label("free"),
         )
         .where(Device.state == "enrolled")

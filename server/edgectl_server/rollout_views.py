@@ -10,9 +10,11 @@ from sqlalchemy.orm import Session
 
 from edgectl_protocol.update import UpdateState
 from edgectl_server.device_views import evidence
+from edgectl_server.domain.rollout_facts import GONE
 from edgectl_server.domain.rollouts import DeviceState
 from edgectl_server.errors import NotFound
 from edgectl_server.order_answers import refusal_of, reported_of
+from edgectl_server.rollout_admissions import first_orders, phase_beginnings, phase_of_device
 from edgectl_server.rollout_phases import phase_progress
 from edgectl_server.schemas import (
     Page,
@@ -34,7 +36,7 @@ from edgectl_server.storage.tables import (
     RolloutEvent,
 )
 
-__all__ = ["RolloutViews", "count_devices", "find_rollout", "rollout_info"]
+__all__ = ["RolloutViews", "count_devices", "count_places", "find_rollout", "rollout_info"]
 
 _SORT = {"created_at": Rollout.created_at, "model": Rollout.model, "state": Rollout.state}
 _DEVICE_SORT = {
@@ -94,9 +96,26 @@ class RolloutViews:
             return None if rollout is None else rollout_info(session, rollout)
 
     def devices(
-        self, rollout_id: str, paging: PageQuery, *, state: str | None = None
+        self,
+        rollout_id: str,
+        paging: PageQuery,
+        *,
+        state: str | None = None,
+        reason: str | None = None,
+        phase: int | None = None,
     ) -> Page[RolloutDeviceInfo]:
-        """Return one page of a rollout's devices; raise `NotFound` ``rollout.unknown``."""
+        """Return one page of a rollout's devices.
+
+        Args:
+            rollout_id: which one.
+            paging: `q` is a part of their names.
+            state: only those that are in it.
+            reason: only those whose reason has this code.
+            phase: only those that had their turn in it, from 1.
+
+        Raises:
+            NotFound: ``rollout.unknown``.
+        """
         wanted = (
             select(RolloutDevice)
             .where(RolloutDevice.rollout == rollout_id)
@@ -108,8 +127,15 @@ class RolloutViews:
             wanted = wanted.where(match(paging.q, (RolloutDevice.device,)))
         if state is not None:
             wanted = wanted.where(RolloutDevice.state == state)
+        if reason is not None:
+            wanted = wanted.where(RolloutDevice.reason["code"].as_string() == reason)
         with self._database.read() as session:
             rollout = find_rollout(session, rollout_id)
+            if phase is not None:
+                orders = first_orders(rollout_id)
+                number = phase_of_device(orders, phase_beginnings(session, rollout))
+                wanted = wanted.outerjoin(orders, orders.c.ordered == RolloutDevice.device)
+                wanted = wanted.where(number == phase - 1)
             rows, total = fetch_page(session, wanted, paging)
             sizes = _bundle_sizes(session, rollout)
             version = session.get_one(ModelVersion, rollout.version_id).version
@@ -164,6 +190,21 @@ def count_devices(session: Session, rollout_id: str) -> dict[str, int]:
     return {state: int(count) for state, count in rows}
 
 
+def count_places(session: Session, rollout: Rollout) -> dict[int, int]:
+    """Return how many devices are for which phase first, where phases have selectors."""
+    if not any(phase.get("where") for phase in rollout.policy.get("phases", [])):
+        return {}
+    rows = session.execute(
+        select(RolloutDevice.from_phase, func.count())
+        .where(
+            RolloutDevice.rollout == rollout.id,
+            RolloutDevice.state.not_in([state.value for state in GONE]),
+        )
+        .group_by(RolloutDevice.from_phase)
+    )
+    return {number: int(count) for number, count in rows}
+
+
 def rollout_info(session: Session, rollout: Rollout) -> RolloutInfo:
     """Return how a rollout is shown."""
     counts = count_devices(session, rollout.id)
@@ -182,7 +223,7 @@ def rollout_info(session: Session, rollout: Rollout) -> RolloutInfo:
             "created_by": rollout.created_by,
             "finished_at": rollout.finished_at,
             "note": rollout.note,
-            "phase": phase_progress(rollout, counts),
+            "phase": phase_progress(rollout, counts, count_places(session, rollout)),
             "bytes": _bytes(session, rollout.id),
         }
     )

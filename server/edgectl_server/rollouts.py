@@ -13,9 +13,10 @@ Rules:
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from sqlalchemy import select, update
@@ -26,12 +27,18 @@ from edgectl_server.audit import describe, note
 from edgectl_server.delta_making import DeltasWanted
 from edgectl_server.domain import rollouts as domain
 from edgectl_server.domain.phases import has_failed
-from edgectl_server.domain.rollouts import BAD, DeviceState, Plan, RolloutState, Standing
+from edgectl_server.domain.rollouts import BAD, DeviceState, Plan, RolloutState, Standing, Verdict
 from edgectl_server.errors import Conflict
 from edgectl_server.ordering import Ordering
 from edgectl_server.rollout_forecast import forecast_rollout
 from edgectl_server.rollout_observation import observe
 from edgectl_server.rollout_phases import keep_standing, planner_policy, standing_of
+from edgectl_server.rollout_places import (
+    check_places,
+    place_devices,
+    read_places,
+    settle_phases,
+)
 from edgectl_server.rollout_selection import (
     check_free,
     desired_versions,
@@ -41,8 +48,10 @@ from edgectl_server.rollout_selection import (
     select_devices,
     settle_selector,
 )
+from edgectl_server.rollout_specs import find_meant, what_changes
 from edgectl_server.rollout_views import RolloutViews, count_devices, find_rollout, rollout_info
 from edgectl_server.schemas import (
+    RolloutApplied,
     RolloutForecast,
     RolloutInfo,
     RolloutPolicy,
@@ -55,6 +64,7 @@ from edgectl_server.storage.tables import (
     RolloutDevice,
     RolloutEvent,
 )
+from edgectl_server.webhook_outbox import announce_rollout
 
 __all__ = ["Rollouts"]
 
@@ -62,6 +72,7 @@ _ACTIVE = (RolloutState.RUNNING.value, RolloutState.PAUSED.value)
 _WATCHED = (DeviceState.PENDING, DeviceState.IN_PROGRESS, *BAD)
 """Device states in which a report may change something."""
 _TICKS_MAX = 32
+_TICK_S_MAX = 0.5
 _NOTE_MAX = 1024
 
 
@@ -111,20 +122,24 @@ class Rollouts(RolloutViews):
         Raises:
             NotFound: ``version.unknown``.
             Refused: ``rollout.selector``.
-            Conflict: ``rollout.not_ready``, ``rollout.no_devices``, ``rollout.conflict``.
+            Conflict: ``rollout.not_ready``, ``rollout.no_devices`` (of a phase too),
+                ``rollout.conflict``.
         """
         now = self._now()
         with self._database.write() as session:
             version = find_ready_version(session, request.model, request.version)
             names = select_devices(session, request.selector)
             check_free(session, request.model, names)
+            policy = settle_phases(session, request.policy)
+            places = read_places(session, policy.phases, names)
+            check_places(policy.phases, places.values())
             rollout = Rollout(
                 id=secrets.token_hex(8),
                 model=request.model,
                 version_id=version.id,
                 state=RolloutState.RUNNING.value,
                 selector=settle_selector(session, request.selector).model_dump(mode="json"),
-                policy=request.policy.model_dump(mode="json"),
+                policy=policy.model_dump(mode="json"),
                 revision=0,
                 failures_acknowledged=0,
                 note="",
@@ -132,12 +147,12 @@ class Rollouts(RolloutViews):
                 created_at=now,
                 created_by=actor,
                 finished_at=None,
-                priority=request.policy.priority,
+                priority=policy.priority,
             )
             session.add(rollout)
             describe(object=rollout.id, devices=len(names))
             session.flush()
-            self._add_devices(session, rollout, names)
+            self._add_devices(session, rollout, places)
             self._log(session, rollout, actor, "started", {"devices": len(names)})
             session.flush()
             planned = self._deltas is not None and self._deltas.plan(session, version)
@@ -147,8 +162,55 @@ class Rollouts(RolloutViews):
         self._wake()
         return info
 
-    def _add_devices(self, session: Session, rollout: Rollout, names: Sequence[str]) -> None:
-        before = desired_versions(session, rollout.model, names)
+    def apply(self, request: RolloutRequest, actor: str, *, dry_run: bool) -> RolloutApplied:
+        """Make it so that a rollout is as a file says: start it, change it, or do nothing.
+
+        Args:
+            request: what the file says.
+            actor: who applies it.
+            dry_run: only say what would be done.
+
+        Raises:
+            As of `start`; Conflict: ``rollout.ended``, ``rollout.unchangeable``.
+        """
+        describe(dry_run=dry_run)
+        with self._database.read() as session:
+            found, changed = self._compare(session, request)
+            if found is None and dry_run:
+                check_free(session, request.model, select_devices(session, request.selector))
+            info = None if found is None else rollout_info(session, found)
+        if info is None:
+            started = None if dry_run else self.start(request, actor)
+            return RolloutApplied(action="start", rollout=started, changed={})
+        if not changed or dry_run:
+            action: Literal["change", "nothing"] = "change" if changed else "nothing"
+            return RolloutApplied(action=action, rollout=info, changed=changed)
+        with self._database.write() as session:
+            found, changed = self._compare(session, request)
+            assert found is not None, "rollouts are not deleted"
+            found.policy = {**found.policy, **changed}
+            found.priority = request.policy.priority
+            found.due_at = self._now()
+            describe(object=found.id, changed=sorted(changed))
+            self._log(session, found, actor, "changed", changed)
+            session.flush()
+            info = rollout_info(session, found)
+        self._wake()
+        return RolloutApplied(action="change", rollout=info, changed=changed)
+
+    def _compare(
+        self, session: Session, request: RolloutRequest
+    ) -> tuple[Rollout | None, dict[str, Any]]:
+        """Return the rollout that a file means, locked where `session` writes, and what differs."""
+        version = find_ready_version(session, request.model, request.version)
+        selector = settle_selector(session, request.selector)
+        found = find_meant(session, request.model, version.id, selector)
+        if found is None:
+            return None, {}
+        return found, what_changes(found, settle_phases(session, request.policy))
+
+    def _add_devices(self, session: Session, rollout: Rollout, places: Mapping[str, int]) -> None:
+        before = desired_versions(session, rollout.model, list(places))
         session.add_all(
             RolloutDevice(
                 rollout=rollout.id,
@@ -158,8 +220,9 @@ class Rollouts(RolloutViews):
                 order_counter=None,
                 reason=None,
                 updated_at=self._now(),
+                from_phase=place,
             )
-            for name in names
+            for name, place in places.items()
         )
 
     def pause(self, rollout_id: str, actor: str, reason: str) -> RolloutInfo:
@@ -266,13 +329,20 @@ class Rollouts(RolloutViews):
         self._wake()
 
     def tick(self) -> int:
-        """Move on the rollouts whose time has come; return how many changed."""
-        changed = 0
+        """Move on the rollouts whose time has come; return how many changed.
+
+        It stops early, and asks to be called again, when it has kept others from the database for
+        `_TICK_S_MAX`.
+        """
+        changed, began_s = 0, time.monotonic()
         for _ in range(_TICKS_MAX):
             done = self._tick_one()
             if done is None:
                 break
             changed += done
+            if time.monotonic() - began_s > _TICK_S_MAX:
+                self._wake()
+                break
         return changed
 
     def _tick_one(self) -> bool | None:
@@ -316,9 +386,11 @@ class Rollouts(RolloutViews):
             row.reason = msgspec.to_builtins(reason)
             data = {"device": row.device, "reason": row.reason}
             self._log(session, rollout, "server", "device_cancelled", data)
+        place_devices(session, rollout)
         late = find_late_joiners(session, rollout)
         if late:
-            self._add_devices(session, rollout, late)
+            phases = RolloutPolicy.model_validate(rollout.policy).phases
+            self._add_devices(session, rollout, read_places(session, phases, late))
             self._log(session, rollout, "server", "devices_joined", {"devices": len(late)})
             session.flush()
 
@@ -333,6 +405,8 @@ class Rollouts(RolloutViews):
             row.reason = None if mark.reason is None else msgspec.to_builtins(mark.reason)
             data = {"device": mark.device, "reason": row.reason}
             self._log(session, rollout, "server", f"device_{mark.state.value}", data)
+        # Before the orders, which are of the phase that begins: the events tell who was in which.
+        self._note_standing(session, rollout, made.standing)
         for name in sorted(made.orders):
             row = rows[name]
             row.order_counter = self._ordering.desire(
@@ -361,7 +435,6 @@ class Rollouts(RolloutViews):
             note(session, "issue_orders", rollout.id, {"model": rollout.model, **summary})
         if made.note is not None and made.note != rollout.note:
             rollout.note = made.note[:_NOTE_MAX]
-        self._note_standing(session, rollout, made.standing)
         if made.state.value != rollout.state:
             rollout.state = made.state.value
             self._log(session, rollout, "server", made.state.value, {"note": rollout.note})
@@ -375,8 +448,8 @@ class Rollouts(RolloutViews):
         if standing.settled_at is not None and before.settled_at is None:
             self._log(session, rollout, "server", "phase_settled", _phase_data(rollout))
         said = standing.passed or standing.verdicts
-        if said and said != before.verdicts:
-            gates = {one.gate: f"{one.verdict}: {one.detail}" for one in said}
+        if said and _outcomes(said) != _outcomes(before.verdicts):
+            gates: dict[str, Any] = {one.gate: f"{one.verdict}: {one.detail}" for one in said}
             self._log(session, rollout, "server", "gates", gates)
         if standing.phase != before.phase:
             self._log(session, rollout, "server", "phase_began", _phase_data(rollout))
@@ -385,16 +458,23 @@ class Rollouts(RolloutViews):
         self, session: Session, rollout: Rollout, actor: str, kind: str, data: dict[str, Any]
     ) -> None:
         rollout.revision += 1
+        at = self._now()
         session.add(
             RolloutEvent(
                 rollout=rollout.id,
                 revision=rollout.revision,
-                at=self._now(),
+                at=at,
                 actor=actor,
                 kind=kind,
                 data=data,
             )
         )
+        announce_rollout(session, rollout, kind=kind, actor=actor, data=data, at=at)
+
+
+def _outcomes(verdicts: Iterable[Verdict]) -> list[tuple[str, str, bool]]:
+    """Return what is worth an event: figures alone change with every batch of telemetry."""
+    return [(one.gate, one.verdict, one.final) for one in verdicts]
 
 
 def _phase_data(rollout: Rollout) -> dict[str, Any]:

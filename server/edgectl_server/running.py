@@ -1,21 +1,22 @@
-"""One server process: from the lock on its data folder to the last closed connection.
+"""One server process: from the lock on its installation to the last closed connection.
 
-Order: lock, socket, services, web server, ready line; backwards at the end. SIGTERM and SIGINT end
-it in order, with exit code 0; SIGHUP has the TLS certificate looked at. The ready line is printed
-when requests are answered, and not before.
+Order: lock, socket, services, web server, ready line; backwards at the end. One that stands by
+waits for the lock, and listens to nobody meanwhile. SIGTERM and SIGINT end it in order, with exit
+code 0; SIGHUP has the TLS certificate looked at. The ready line is printed when requests are
+answered, and not before.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
 import socket
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
@@ -24,10 +25,12 @@ import uvicorn
 from edgectl_server.api.app import create_app
 from edgectl_server.errors import Unavailable
 from edgectl_server.http_connection import HEAD_BYTES_MAX, connection_factory
+from edgectl_server.service_manager import ServiceManager
 from edgectl_server.services import Services, open_services
 from edgectl_server.settings import Settings
 from edgectl_server.storage.files import make_private_directory
 from edgectl_server.tls import ServerTls, check_listening
+from edgectl_server.working_lock import WorkingLock
 
 __all__ = ["run_server"]
 
@@ -35,6 +38,7 @@ _GRACE_S = 2
 _CONNECTIONS_MAX = 1000
 _BACKLOG = 256
 _TLS_TICKS = 50
+_STANDBY_S = 0.5
 
 
 def run_server(settings: Settings, *, as_json: bool) -> None:
@@ -50,24 +54,96 @@ def run_server(settings: Settings, *, as_json: bool) -> None:
     os.umask(0o077)
     check_listening(settings)
     data = make_private_directory(settings.data_path)
-    with _locked(data), contextlib.closing(_listen(settings)) as listener, _signals() as stopping:
-        services = open_services(settings)
+    manager = ServiceManager(os.environ)
+    with WorkingLock(data, settings.database_url) as lock, _signals() as stopping:
+        if not _is_our_turn(lock, settings, manager, stopping, as_json=as_json):
+            return
+        with contextlib.closing(_listen(settings)) as listener:
+            _work(settings, lock, listener, manager, stopping, as_json=as_json)
+
+
+def _is_our_turn(
+    lock: WorkingLock,
+    settings: Settings,
+    manager: ServiceManager,
+    stopping: list[Callable[[], None]],
+    *,
+    as_json: bool,
+) -> bool:
+    """Return True when no other server works any more, False when a signal has come before."""
+    told = False
+    while not stopping:
         try:
-            _say_password(services, as_json=as_json)
-            server = _WebServer(services, lambda: _say_ready(services, listener, as_json=as_json))
-            stopping.append(server.stop)
-            if len(stopping) > 1:  # a signal has come while the services were opened
-                server.stop()
-            with _hangup(server.reload_soon if services.tls is not None else None):
-                server.run(sockets=[listener])
-        finally:
-            services.close()
+            other = lock.take()
+        except Unavailable as error:
+            if not told:
+                raise
+            other = error.detail  # and whoever works waits for the database too
+        if other is None:
+            return True
+        if not settings.standby:
+            raise Unavailable(
+                "server.running",
+                other,
+                hint="stop it, or give this one another folder with --data; with --standby true "
+                "it waits, and takes the other one's place when that ends",
+            )
+        if not told:
+            told = True
+            _say_standing_by(other, as_json=as_json)
+            manager.ready("stands by")
+        manager.alive(time.monotonic())
+        time.sleep(_STANDBY_S)
+    return False
+
+
+def _work(
+    settings: Settings,
+    lock: WorkingLock,
+    listener: socket.socket,
+    manager: ServiceManager,
+    stopping: list[Callable[[], None]],
+    *,
+    as_json: bool,
+) -> None:
+    """Serve until a signal has come, or another server has taken our place."""
+    replaced = threading.Event()
+    services = open_services(settings)
+    try:
+        _say_password(services, as_json=as_json)
+
+        def say_ready() -> None:
+            _say_ready(services, listener, as_json=as_json)
+            manager.ready(f"serves on {settings.listen_host} port {listener.getsockname()[1]}")
+
+        server = _WebServer(services, say_ready, manager)
+        stopping.append(server.stop)
+        if len(stopping) > 1:  # a signal has come while the services were opened
+            server.stop()
+
+        def end() -> None:
+            replaced.set()
+            server.stop()
+
+        lock.watch(end)
+        with _hangup(server.reload_soon if services.tls is not None else None):
+            server.run(sockets=[listener])
+    finally:
+        services.close()
+    if replaced.is_set():
+        raise Unavailable(
+            "server.replaced",
+            "another server has taken the place of this one while the database was away",
+            hint="start it again with --standby true: it waits until it is needed",
+        )
 
 
 class _WebServer(uvicorn.Server):
     """uvicorn with our signals: event streams end at once, and the exit code is ours."""
 
-    def __init__(self, services: Services, say_ready: Callable[[], None]) -> None:
+    def __init__(
+        self, services: Services, say_ready: Callable[[], None], manager: ServiceManager
+    ) -> None:
         tls: ServerTls | None = services.tls
         proxies = _addresses(services.settings.trusted_proxies)
         config = uvicorn.Config(
@@ -88,6 +164,7 @@ class _WebServer(uvicorn.Server):
         super().__init__(config)
         self._services = services
         self._say_ready = say_ready
+        self._manager = manager
         self._tls = tls
         self._reload = False
 
@@ -96,7 +173,11 @@ class _WebServer(uvicorn.Server):
         self._reload = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Look at the TLS certificate now and then; ten ticks are a second."""
+        """Look at the TLS certificate now and then, and say that we live; ten ticks are a second.
+
+        A loop that stands still says nothing, and is ended by the manager of services.
+        """
+        self._manager.alive(time.monotonic())
         if self._tls is not None and (self._reload or counter % _TLS_TICKS == 0):
             at_once, self._reload = self._reload, False
             self._tls.reload(at_once=at_once)
@@ -105,6 +186,7 @@ class _WebServer(uvicorn.Server):
     def stop(self) -> None:
         """End in order; from a signal handler."""
         self.should_exit = True
+        self._manager.stopping()
         self._services.hub.close()  # or every open page would hold the end up
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -154,27 +236,6 @@ def _hangup(handle: Callable[[], None] | None) -> Iterator[None]:
         signal.signal(signal.SIGHUP, former)
 
 
-@contextlib.contextmanager
-def _locked(data: Path) -> Iterator[None]:
-    """Hold the data folder, so that no second server works in it."""
-    descriptor = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            other = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-            raise Unavailable(
-                "server.running",
-                f"a server (process {other or 'unknown'}) works in {data} already",
-                hint="stop it, or give this one another folder with --data",
-            ) from error
-        os.truncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)  # the lock goes with it
-
-
 def _listen(settings: Settings) -> socket.socket:
     try:
         return socket.create_server(
@@ -197,6 +258,14 @@ def _say_password(services: Services, *, as_json: bool) -> None:
             f"first start: log in as admin with the password {services.first_password}\n"
             f"             (it is in {services.settings.data_path / 'admin-password'})\n"
         )
+
+
+def _say_standing_by(other: str, *, as_json: bool) -> None:
+    line = f"edgectl server stands by: {other}"
+    if as_json:
+        line = json.dumps({"ready": False, "standby": True, "other": other})
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def _say_ready(services: Services, listener: socket.socket, *, as_json: bool) -> None:

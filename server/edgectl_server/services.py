@@ -10,59 +10,105 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
+from edgectl_server.accuracy_views import AccuracyViews
+from edgectl_server.accuracy_watch import AccuracyWatch
 from edgectl_server.admission import Admission
+from edgectl_server.alerting.book import AlertBook
+from edgectl_server.alerting.parts import Alerting
+from edgectl_server.alerting.routes import AlertRoutes
 from edgectl_server.alerts import OWN_WITHIN, Source, certificate_alerts, problem_alerts
+from edgectl_server.annotations import Annotations
+from edgectl_server.answers import Answers
 from edgectl_server.audit import AuditLog
 from edgectl_server.audit_heads import AuditHeads
 from edgectl_server.auth import Auth
+from edgectl_server.backup.resumption import forget_restored, read_restored, resume_rows
 from edgectl_server.benchmarks import Benchmarks
 from edgectl_server.bundle_documents import BundleDocuments
 from edgectl_server.clock import now
+from edgectl_server.contracts import Contracts
 from edgectl_server.control_plane import ControlPlane, open_control_plane
-from edgectl_server.delta_making import DELTAS, DeltasHandler, DeltasWanted
-from edgectl_server.device_logs import LOGS, DeviceLogs
+from edgectl_server.dataset_checks import DatasetChecks
+from edgectl_server.datasets import Datasets
+from edgectl_server.delta_making import DeltasWanted
+from edgectl_server.device_actions import DeviceActions
+from edgectl_server.device_logs import DeviceLogs
 from edgectl_server.device_uploads import DeviceUploads
 from edgectl_server.distribution.interface import RunningBroker
 from edgectl_server.distribution.link import BrokerLink
 from edgectl_server.distribution.publisher import Publisher
 from edgectl_server.distribution.revocation_list import RevocationList
+from edgectl_server.domain.accuracy import AccuracyLimits
+from edgectl_server.drift_lists import DriftLists
+from edgectl_server.drift_views import DriftViews
+from edgectl_server.drift_watch import DriftWatch, Stretch
 from edgectl_server.enrolment import Enroller
 from edgectl_server.exports import Exports
+from edgectl_server.exposition.metrics import Live, Metrics
 from edgectl_server.fleet import Fleet
 from edgectl_server.hub import Hub
-from edgectl_server.imports import IMPORT, ImportHandler, Imports
+from edgectl_server.imports import Imports
+from edgectl_server.job_workers import (
+    open_delta_worker,
+    open_training,
+    open_worker,
+)
 from edgectl_server.jobs import Jobs
 from edgectl_server.known_trials import KnownTrials
 from edgectl_server.labels import Labels
-from edgectl_server.measurements import BENCHMARK, Measurements
+from edgectl_server.log_follows import LogFollows
+from edgectl_server.loop_story import LoopStories
+from edgectl_server.loops import Loops
+from edgectl_server.measurements import Measurements
 from edgectl_server.oci_registry import OciRegistry
 from edgectl_server.openid.handover import Handover
 from edgectl_server.openid.sign_on import SignOn, open_sign_on
 from edgectl_server.policies import Policies
+from edgectl_server.proofs import Proofs
 from edgectl_server.pullers import Pullers
-from edgectl_server.push import PushHandler
-from edgectl_server.registry import PUSH, Registry
+from edgectl_server.receipts import Receipts
+from edgectl_server.references import References
+from edgectl_server.registry import Registry
+from edgectl_server.retraining import Retrainings
+from edgectl_server.rollout_breakdown import RolloutBreakdown
+from edgectl_server.rollout_comparison import RolloutComparison
 from edgectl_server.rollouts import Rollouts
+from edgectl_server.sample_keys import SampleKeys
+from edgectl_server.sample_policies import SamplePolicies
+from edgectl_server.samples import Samples
 from edgectl_server.security import SecurityEvents
 from edgectl_server.settings import Settings
 from edgectl_server.signing.authority import Authority
 from edgectl_server.signing.key_files import read_passphrase
 from edgectl_server.signing.repository import Repository
+from edgectl_server.signing.sealed_secrets import SealedSecrets
 from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
 from edgectl_server.targets import Targets
 from edgectl_server.telemetry import Telemetry
-from edgectl_server.ticker import Duty
+from edgectl_server.ticker import Duty, Ticker
 from edgectl_server.tls import ServerTls, open_tls
-from edgectl_server.trial_sharing import TrialSharing
+from edgectl_server.tracing import Tracing
+from edgectl_server.tracking import Tracker, open_client
+from edgectl_server.training_waits import TrainingWaits
 from edgectl_server.trust import Trust
 from edgectl_server.uploads import Uploads
+from edgectl_server.user_changes import Users
+from edgectl_server.usual_days import UsualDaysBook
+from edgectl_server.webhooks.delivery import Deliverer
+from edgectl_server.webhooks.registry import Webhooks
+from edgectl_server.webhooks.sending import make_sender
 
 __all__ = ["Services", "open_services"]
 
 _UPLOADS_S = 600.0
 _DELTAS_S = 5.0
+_DRIFT_S = 5.0
+_LOOPS_S = 5.0
+_TRACKING_S = 5.0
+_TRAININGS_S = 2.0
 _SPOOL = "audit/pending"
 _SPOOL_S = 5.0
 _ANCHOR_S = 30.0
@@ -80,6 +126,8 @@ class Services:
     audit: AuditLog
     audit_heads: AuditHeads
     auth: Auth
+    proofs: Proofs
+    users: Users
     sign_on: SignOn | None
     """None: single sign-on is not set up."""
     handover: Handover
@@ -103,16 +151,39 @@ class Services:
     admission: Admission
     enrolment: Enroller
     fleet: Fleet
+    device_actions: DeviceActions
     labels: Labels
     targets: Targets
     measurements: Measurements
     benchmarks: Benchmarks
     device_logs: DeviceLogs
+    log_follows: LogFollows
     device_uploads: DeviceUploads
+    samples: Samples
+    sample_keys: SampleKeys
+    sample_policies: SamplePolicies
+    annotations: Annotations
+    datasets: Datasets
+    retrainings: Retrainings
+    loops: Loops
+    loop_stories: LoopStories
+    dataset_checks: DatasetChecks
     rollouts: Rollouts
+    breakdown: RolloutBreakdown
+    comparison: RolloutComparison
     telemetry: Telemetry
+    receipts: Receipts
+    drift: DriftViews
+    accuracy: AccuracyViews
+    drift_lists: DriftLists
+    usual_days: UsualDaysBook
+    answers: Answers
     security: SecurityEvents
     trust: Trust
+    webhooks: Webhooks
+    alert_book: AlertBook
+    alert_routes: AlertRoutes
+    metrics: Metrics
     first_password: str | None = None
     """Of the user admin, if it has just been made."""
     closing: ExitStack = field(default_factory=ExitStack)
@@ -139,11 +210,14 @@ def open_services(settings: Settings) -> Services:
 
 def _open(settings: Settings, opened: ExitStack) -> Services:
     data = settings.data_path
+    restored = read_restored(data)
     database = Database(settings.database_address)
     opened.callback(database.close)
     database.migrate()
     blobs = BlobStore(settings.blobs_address)
     audit = AuditLog(database, now)
+    if restored is not None:
+        resume_rows(database, restored, now())
     auth = Auth(database, now, session_s=settings.session_s)
     sign_on = open_sign_on(settings, database, now)
     if sign_on is not None:
@@ -155,52 +229,46 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
     uploads = Uploads(data / "uploads", settings, blobs, database, now)
     known_trials = KnownTrials(database, blobs, now, bytes_max=settings.known_trials_bytes_max)
     deltas = DeltasWanted(settings, database, blobs, now)
+    webhooks, deliverer = _open_webhooks(settings, database, passphrase)
+    opened.callback(deliverer.close)
+    references, stretch = References(blobs), Stretch(settings.drift_period_s)
+    contracts = Contracts(blobs)
+    alerting, training_waits = _open_alerting(settings, database, opened)
     plane = open_control_plane(
         settings,
         database=database,
         blobs=blobs,
         now=now,
         more_duties=[
+            Duty("the trainings that wait", _TRAININGS_S, training_waits.look),
+            *alerting.duties(),
             Duty("what commands have done", _SPOOL_S, lambda: audit.take_in(data / _SPOOL)),
             Duty("the audit log's heads", _ANCHOR_S, audit_heads.anchor),
             Duty("the uploads", _UPLOADS_S, uploads.forget_unused),
             Duty("known trials", _UPLOADS_S, known_trials.forget),
             Duty("the deltas", _DELTAS_S, deltas.look),
+            Duty("the webhooks", settings.tick_s, deliverer.look),
+            Duty("the old deliveries of webhooks", _UPLOADS_S, deliverer.delete_old),
+            *_watching(settings, database, references, stretch, now),
         ],
         deltas=deltas,
     )
     opened.callback(plane.close)
+    if restored is not None:
+        forget_restored(data)
     tls = open_tls(settings, plane.authority, now, passphrase=passphrase)
     for source in _alert_sources(settings, tls, audit_heads):
         plane.alerts.add(source)
+    alerting.connect(plane.link, plane.alerts.current)
 
-    jobs = Jobs(database, now, lease_s=settings.job_lease_s, attempts_max=settings.job_attempts_max)
-    push = PushHandler(
-        data / "jobs",
-        settings=settings,
+    jobs = open_worker(
+        settings,
+        plane,
         database=database,
         blobs=blobs,
-        repository=plane.repository,
-        signing=plane.signing,
-        content_keys=plane.content_keys,
         known_trials=known_trials,
-        sharing=TrialSharing(database, blobs, jobs, now),
-        publisher=plane.publisher,
-        now=now,
+        passphrase=passphrase,
     )
-    jobs.register(PUSH, push)
-    importing = ImportHandler(
-        data / "imports",
-        database=database,
-        blobs=blobs,
-        repository=plane.repository,
-        signing=plane.signing,
-        publisher=plane.publisher,
-        now=now,
-    )
-    jobs.register(IMPORT, importing)
-    jobs.register_remote(BENCHMARK)
-    jobs.register_remote(LOGS)
     registry = Registry(
         database,
         blobs,
@@ -209,13 +277,30 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         shares=plane.fleet.shares,
         waits_for=plane.signing.waits_for,
     )
-    hub = _open_hub(plane, jobs, registry, opened)
+    datasets = Datasets(
+        database=database,
+        contracts=contracts,
+        uploads=BlobStore(settings.device_uploads_address),
+        bytes_max=settings.datasets_bytes_max,
+        now=now,
+    )
+    _open_tracing(settings, database, opened)
+    retrainings, training_worker = open_training(settings, database, blobs, datasets, registry)
+    sample_policies = SamplePolicies(database, now)
+    loops = _open_loops(
+        settings, database, plane, retrainings, sample_policies=sample_policies, datasets=datasets
+    )
+    hub = _open_hub(plane, jobs, registry, DriftLists(database), opened)
+    hub.register("alerts", lambda _: alerting.book.counts())
+    stories = LoopStories(database)
+    hub.register("loops", lambda _: stories.news())
     opened.callback(jobs.close)
-    jobs.start()
-    delta_worker = _open_delta_worker(settings, database, blobs, made=plane.ticker.wake)
+    delta_worker = open_delta_worker(settings, database, blobs, made=plane.ticker.wake)
     deltas.notify = delta_worker.notify
     opened.callback(delta_worker.close)
-    delta_worker.start()
+    for worker in (jobs, delta_worker):
+        worker.start()
+    _start_learning(settings, database, training_worker, loops, opened)
     return Services(
         settings=settings,
         database=database,
@@ -224,6 +309,8 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         audit=audit,
         audit_heads=audit_heads,
         auth=auth,
+        proofs=Proofs(database, auth, now),
+        users=Users(database, auth, now),
         sign_on=sign_on,
         handover=Handover(database, now),
         jobs=jobs,
@@ -251,44 +338,157 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
         admission=plane.admission,
         enrolment=plane.enrolment,
         fleet=plane.fleet,
+        device_actions=plane.device_actions,
         targets=plane.targets,
         measurements=plane.measurements,
         benchmarks=plane.benchmarks,
         device_logs=plane.device_logs,
+        log_follows=plane.log_follows,
         device_uploads=plane.device_uploads,
-        labels=Labels(database=database, now=now),
+        samples=plane.samples,
+        sample_keys=plane.sample_keys,
+        sample_policies=sample_policies,
+        labels=Labels(
+            database=database,
+            now=now,
+            overdue_after=timedelta(seconds=settings.device_overdue_s),
+        ),
+        annotations=Annotations(
+            database=database, contracts=contracts, samples=plane.samples, now=now
+        ),
+        datasets=datasets,
+        retrainings=retrainings,
+        loops=loops,
+        loop_stories=stories,
+        dataset_checks=DatasetChecks(
+            database=database,
+            contracts=contracts,
+            references=references,
+            samples=datasets.samples,
+        ),
         rollouts=plane.rollouts,
+        breakdown=RolloutBreakdown(database),
+        comparison=RolloutComparison(database, now),
         telemetry=plane.telemetry,
+        receipts=plane.receipts,
+        drift_lists=DriftLists(database),
+        usual_days=UsualDaysBook(database, now),
+        drift=DriftViews(database=database, references=references, stretch=stretch),
+        accuracy=AccuracyViews(database=database, references=references, stretch=stretch),
+        answers=Answers(database=database, now=now),
         security=plane.security,
         trust=plane.trust,
+        webhooks=webhooks,
+        alert_book=alerting.book,
+        alert_routes=alerting.routes,
+        metrics=_metrics(settings, database, plane),
         first_password=first_password,
     )
 
 
-def _open_delta_worker(
-    settings: Settings, database: Database, blobs: BlobStore, *, made: Callable[[], None]
-) -> Jobs:
-    """Return the worker that makes deltas; it has no other work, and nobody else has this."""
-    worker = Jobs(
-        database,
-        now,
-        worker="deltas",
-        lease_s=settings.job_lease_s,
-        attempts_max=settings.job_attempts_max,
-    )
-    handler = DeltasHandler(
-        settings.data_path / "deltas",
-        settings=settings,
+def _open_alerting(
+    settings: Settings, database: Database, opened: ExitStack
+) -> tuple[Alerting, TrainingWaits]:
+    """Return the alerts, and what looks for trainings that nobody can do, of which some are.
+
+    Raises:
+        As `Alerting`.
+    """
+    waits = TrainingWaits(
         database=database,
-        blobs=blobs,
         now=now,
-        made=made,
+        trains=settings.trains,
+        alert_after=timedelta(seconds=settings.training_wait_s),
     )
-    worker.register(DELTAS, handler)
-    return worker
+    alerting = Alerting(settings, database, now, waits.source())
+    opened.callback(alerting.close)
+    return alerting, waits
 
 
-def _open_hub(plane: ControlPlane, jobs: Jobs, registry: Registry, opened: ExitStack) -> Hub:
+def _open_tracing(settings: Settings, database: Database, opened: ExitStack) -> None:
+    """Send traces, if somebody takes them."""
+    if not settings.otel_endpoint:
+        return
+    cursor = settings.data_path / "traces-sent"
+    tracing = Tracing(database=database, endpoint=settings.otel_endpoint, cursor=cursor, now=now)
+    opened.callback(tracing.close)
+    tracing.start()
+
+
+def _metrics(settings: Settings, database: Database, plane: ControlPlane) -> Metrics:
+    """Return the figures for Prometheus."""
+    link, intake = plane.link, plane.intake
+    live = Live(
+        connected=lambda: link.connected,
+        refused=lambda: link.refused,
+        to_broker=lambda: link.waiting,
+        received=lambda: intake.received,
+        dropped=intake.dropped.copy,
+        to_take_in=lambda: intake.waiting,
+    )
+    return Metrics(database=database, live=live, overdue_s=settings.device_overdue_s, now=now)
+
+
+def _open_webhooks(
+    settings: Settings, database: Database, passphrase: bytes | None
+) -> tuple[Webhooks, Deliverer]:
+    """Return the webhooks, and what sends to them when it is told to look."""
+    secrets = SealedSecrets.open(settings.data_path / "keys", passphrase=passphrase)
+    private = settings.webhooks_to_private_addresses
+    deliverer = Deliverer(
+        database=database, secrets=secrets, send=make_sender(private=private), now=now
+    )
+    webhooks = Webhooks(
+        database=database, secrets=secrets, deliverer=deliverer, now=now, private=private
+    )
+    return webhooks, deliverer
+
+
+def _open_loops(
+    settings: Settings,
+    database: Database,
+    plane: ControlPlane,
+    retrainings: Retrainings,
+    *,
+    sample_policies: SamplePolicies,
+    datasets: Datasets,
+) -> Loops:
+    return Loops(
+        database=database,
+        datasets=datasets,
+        retrainings=retrainings,
+        rollouts=plane.rollouts,
+        sample_policies=sample_policies,
+        period_s=settings.loop_period_s,
+        now=now,
+    )
+
+
+def _start_learning(
+    settings: Settings, database: Database, worker: Jobs, loops: Loops, opened: ExitStack
+) -> None:
+    """Begin to train, to look at the loops, and to tell of trainings, in threads of their own.
+
+    Raises:
+        Refused: ``settings.mlflow``.
+        Unavailable: ``keys.passphrase`` or ``keys.permissions``: of MLflow's token.
+    """
+    opened.callback(worker.close)
+    worker.start()
+    ticker = Ticker()
+    opened.callback(ticker.close)
+    duties = [Duty("the loops", min(settings.loop_period_s, _LOOPS_S), loops.tick)]
+    ticker.start(duties)
+    client = open_client(settings)
+    if client is not None:  # it may hang: it has a thread of its own
+        tracked = Ticker()
+        opened.callback(tracked.close)
+        tracked.start([Duty("the tracking", _TRACKING_S, Tracker(database, client, now).look)])
+
+
+def _open_hub(
+    plane: ControlPlane, jobs: Jobs, registry: Registry, drift: DriftLists, opened: ExitStack
+) -> Hub:
     """Return what live listeners are told of."""
     hub = Hub()
     opened.callback(hub.join)
@@ -298,8 +498,38 @@ def _open_hub(plane: ControlPlane, jobs: Jobs, registry: Registry, opened: ExitS
     hub.register("rollout", plane.rollouts.snapshot)
     hub.register("job", jobs.snapshot)
     hub.register("version", registry.snapshot)
+    hub.register("drift", lambda _: drift.news())
+    hub.register("samples", lambda _: plane.samples.news())
     hub.register("trust", lambda _: plane.trust.summary())
     return hub
+
+
+def _watching(
+    settings: Settings,
+    database: Database,
+    references: References,
+    stretch: Stretch,
+    now: Callable[[], datetime],
+) -> list[Duty]:
+    """Return what judges drift and accuracy, and forgets."""
+    days = settings.telemetry_retention_days
+    drift = DriftWatch(
+        database=database, references=references, stretch=stretch, retention_days=days, now=now
+    )
+    accuracy = AccuracyWatch(
+        database=database,
+        references=references,
+        stretch=stretch,
+        retention_days=days,
+        now=now,
+        limits=AccuracyLimits(drop=settings.accuracy_drop),
+    )
+    return [
+        Duty("drift", _DRIFT_S, drift.look),
+        Duty("old drift", _UPLOADS_S, drift.delete_old),
+        Duty("the accuracy", _DRIFT_S, accuracy.look),
+        Duty("old accuracy", _UPLOADS_S, accuracy.delete_old),
+    ]
 
 
 def _alert_sources(

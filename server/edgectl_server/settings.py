@@ -35,6 +35,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Address on which the API and the web UI are served."""
     listen_port: _Port = 8080
     """0: any free port; the ready line says which."""
+    standby: bool = False
+    """Wait while another server works for this installation, then take its place."""
     database_url: str = ""
     """``postgresql+psycopg://…``; empty: SQLite in the data folder."""
     blobs_url: str = ""
@@ -111,6 +113,20 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Time by the clock of that process."""
     pipeline_workers: Annotated[int, Meta(ge=1, le=64)] = 2
     """How many recipes are tried at a time; each may use the memory above."""
+    loop_period_s: Annotated[float, Meta(ge=0.2, le=86400)] = 30.0
+    """How often the loop of each model is looked at."""
+    trainers_file: str = ""
+    """TOML file that names trainers of your own: docs/training.md; empty: there are none."""
+    trains: bool = True
+    """Whether this server trains itself; if not, workers do."""
+    training_wait_s: _Positive = 300
+    """A training for which no worker has had the trainer for so long is an alert."""
+    mlflow_uri: str = ""
+    """Tracking server of MLflow that retrainings are told to; empty: none."""
+    mlflow_experiment: Annotated[str, Meta(min_length=1, max_length=200)] = "edgectl"
+    """That their runs belong to; it is made if there is none of this name."""
+    mlflow_token_file: str = ""
+    """File (mode 0600) whose first line is a bearer token for it; empty: it wants none."""
     known_trials_bytes_max: Annotated[int, Meta(ge=0)] = 2 * 1024 * _MEBIBYTE
     """Variants that were tried are kept up to this, so that they need not be made again."""
     delta_bases_max: Annotated[int, Meta(ge=0, le=64)] = 8
@@ -131,15 +147,53 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     converter_install_s_max: _Positive = 1800
     """How long that may take."""
     device_upload_bytes_per_day: Annotated[int, Meta(ge=0)] = 64 * _MEBIBYTE
-    """What one device may upload in a day."""
+    """What one device may upload in a day, of each kind: logs, samples."""
     device_uploads_at_once: Annotated[int, Meta(ge=1, le=256)] = 8
     """How many devices may upload at a time; the others wait."""
     device_upload_days: _Positive = 14
     """What devices have uploaded is deleted when it is older."""
+    samples_days: _Positive = 30
+    """Samples of inputs and answers are deleted when they are older."""
+    samples_bytes_max: Annotated[int, Meta(ge=0)] = 4 * 1024 * _MEBIBYTE
+    """Of all of them; when they take more, the oldest go, but none of the last day."""
+    datasets_bytes_max: Annotated[int, Meta(ge=0)] = 16 * 1024 * _MEBIBYTE
+    """Of all samples that datasets hold; when they take more, no further one is made."""
+    device_overdue_s: Annotated[int, Meta(ge=60)] = 3600
+    """A device that has been offline for longer is overdue."""
+    telemetry_gap_s: Annotated[int, Meta(ge=60)] = 900
+    """A device that is online and has sent nothing for so long has a gap in its telemetry."""
+    alert_gather_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
+    """Least time between two messages of a route: what comes meanwhile is told together."""
+    smtp_host: str = ""
+    """Mail server that takes alerts; empty: alerts are not sent by e-mail."""
+    smtp_port: _Port = 587
+    """Its port; 465 is usual with ``tls``."""
+    smtp_security: Literal["starttls", "tls", "off"] = "starttls"
+    """How the connection to it is encrypted; ``off`` is for this machine only."""
+    smtp_user: str = ""
+    """Name to log in with; empty: without a login."""
+    smtp_password_file: str = ""
+    """File whose first line is the password; nobody else may read it."""
+    smtp_from: str = ""
+    """Address from which alerts are sent."""
+    smtp_authorities: str = ""
+    """PEM file of authorities that may vouch for the mail server; empty: those of the system."""
+    otel_endpoint: str = ""
+    """``http://127.0.0.1:4318/v1/traces`` of an OpenTelemetry collector; empty: no traces."""
+    webhooks_to_private_addresses: bool = False
+    """Let webhooks go to addresses of the server's own network too, and by plain HTTP."""
     tick_s: Annotated[float, Meta(ge=0.05, le=60)] = 0.5
     """How often rollouts are looked at."""
     telemetry_retention_days: _Positive = 30
     """Older telemetry is deleted."""
+    watch_rows_per_s: Annotated[float, Meta(ge=0, le=1000)] = 20.0
+    """Rows of inputs and answers that a device describes at most; 0: none, and no drift is seen."""
+    watch_window_s: Annotated[int, Meta(ge=1, le=86400)] = 600
+    """Of so many seconds devices add up what they describe before they send it."""
+    drift_period_s: Annotated[float, Meta(ge=1, le=7 * 86400)] = 3600.0
+    """So much time is judged for drift at once; some windows long."""
+    accuracy_drop: Annotated[float, Meta(gt=0, lt=1)] = 0.05
+    """A model's estimated accuracy that is so much lower than at push is told as an event."""
 
     @property
     def data_path(self) -> Path:

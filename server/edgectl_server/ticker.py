@@ -2,7 +2,8 @@
 
 Each duty has its own period and may fail alone: what fails is logged and tried at its next turn.
 Order matters within a beat: a rollout decides, then its chunks go to the broker, then the orders,
-so that a device that gets an order finds what it names.
+so that a device that gets an order finds what it names. A duty that took long rests for as long,
+however often it is wanted meanwhile: the database's lock is for others too.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from edgectl_server.errors import Unavailable
 
 __all__ = ["Duty", "Ticker"]
 
+_REST_S_MAX = 2.0
+
 logger = logging.getLogger(__name__)
 
 
@@ -28,6 +31,8 @@ class Duty:
     period_s: float
     work: Callable[[], object]
     due: float = 0.0
+    rested: float = 0.0
+    """When it may be done again; by a clock that only goes forward, as `due` is."""
     failed: bool = False
 
 
@@ -50,7 +55,7 @@ class Ticker:
         self._thread.start()
 
     def wake(self) -> None:
-        """Do the duties of every beat now. Any thread; returns at once."""
+        """Do the duties of every beat once they have rested. Any thread; returns at once."""
         self._wanted.set()
 
     def close(self) -> None:
@@ -68,10 +73,14 @@ class Ticker:
             for duty in self._duties:
                 if self._closing.is_set():
                     return
-                now = time.monotonic()
-                if now >= duty.due or (woken and duty.period_s == shortest):
-                    duty.due = now + duty.period_s
+                if woken and duty.period_s == shortest:
+                    duty.due = min(duty.due, duty.rested)
+                began = time.monotonic()
+                if began >= duty.due:
                     self._do(duty)
+                    ended = time.monotonic()
+                    duty.rested = ended + min(ended - began, _REST_S_MAX)
+                    duty.due = max(began + duty.period_s, duty.rested)
             until = min(duty.due for duty in self._duties)
             self._wanted.wait(max(0.0, until - time.monotonic()))
 

@@ -50,15 +50,24 @@ _BLOB = "blob:"
 class Presence:
     """Says that a worker is there."""
 
-    def __init__(self, database: Database, now: Callable[[], datetime], name: str) -> None:
+    def __init__(
+        self,
+        database: Database,
+        now: Callable[[], datetime],
+        name: str,
+        trainers: Sequence[str],
+    ) -> None:
+        """Take what it needs: the worker's `name`, and those of the `trainers` that it has."""
         self._database = database
         self._now = now
         self._name = name
+        self._trainers = list(trainers)
 
     def beat(self) -> None:
         """Say it; several times within `SEEN_WITHIN`."""
         with self._database.write() as session:
-            session.merge(Worker(name=self._name, seen_at=self._now()))
+            row = Worker(name=self._name, seen_at=self._now(), trainers=self._trainers)
+            session.merge(row)
 
     def leave(self) -> None:
         """Say that it is there no more."""

@@ -125,7 +125,10 @@ class Trust:
         )
 
     def _alert_rows(self) -> list[dict[str, str]]:
-        return [asdict(one) for one in self._alerts.current()]
+        return [
+            {"code": one.code, "severity": one.severity, "detail": one.detail, "hint": one.hint}
+            for one in self._alerts.current()
+        ]
 
     def _own_alerts(self, now: datetime) -> Iterable[Alert]:
         yield from self._repository.status(now).alerts

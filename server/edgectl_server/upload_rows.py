@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from sqlalchemy import select
@@ -12,7 +13,7 @@ from edgectl_protocol.chunks import Bitmap, chunk_count, chunk_length, parse_ind
 from edgectl_protocol.errors import MalformedMessage
 from edgectl_protocol.messages import Reason
 from edgectl_protocol.uploads import INDEX_NUMBER, WANTED_MAX, UploadChunk, UploadOffer
-from edgectl_server.storage.tables import Device, DeviceUpload
+from edgectl_server.storage.tables import DatasetBlobRow, Device, DeviceUpload
 
 __all__ = [
     "adapt_window",
@@ -22,6 +23,7 @@ __all__ = [
     "is_online",
     "is_right",
     "stalls_at",
+    "unheld",
 ]
 
 DRAIN_FAST = timedelta(seconds=2)
@@ -38,6 +40,14 @@ def find_upload(
         DeviceUpload.device == device, DeviceUpload.digest == digest
     )
     return session.scalars(wanted.with_for_update() if lock else wanted).one_or_none()
+
+
+def unheld(session: Session, digests: Collection[str]) -> set[str]:
+    """Return which of `digests` neither an upload nor a dataset holds."""
+    left = set(digests)
+    for column in (DeviceUpload.digest, DeviceUpload.kept_as, DatasetBlobRow.digest):
+        left -= set(session.scalars(select(column).where(column.in_(left))))
+    return left
 
 
 def is_online(session: Session, name: str) -> bool:
@@ -65,8 +75,10 @@ def contradiction_in(offer: UploadOffer, row: DeviceUpload | None) -> Reason | N
         return Reason(code="upload.offer", detail=detail)
     if row is None or row.state == "failed":
         return None
-    if (row.length, row.chunk_index) != (offer.length, offer.chunk_index):
-        detail = f"{offer.upload} was offered with {row.length} bytes, now with {offer.length}"
+    before = (row.kind, row.length, row.chunk_index)
+    if before != (offer.kind, offer.length, offer.chunk_index):
+        detail = f"{offer.upload} was offered as {row.kind} of {row.length} bytes, "
+        detail += f"now as {offer.kind} of {offer.length}"
         return Reason(code="upload.offer", detail=detail)
     return None
 

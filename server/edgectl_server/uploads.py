@@ -23,6 +23,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from edgectl_server.errors import Conflict, Refused, TooLarge, Unavailable
+from edgectl_server.schemas import UploadLimits
 from edgectl_server.settings import Settings
 from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
@@ -101,6 +102,13 @@ class Uploads:
         self._lock = threading.Lock()
         self._open: dict[str, int] = {}  # digits of the digest: bytes still to come
         self._sweep()
+
+    def limits(self) -> UploadLimits:
+        """Return what one file may have, and what there is room for now."""
+        with self._lock:
+            free = shutil.disk_usage(self._directory).free - sum(self._open.values())
+        room = max(0, free - self._settings.upload_free_bytes_min)
+        return UploadLimits(file_bytes_max=self._settings.upload_bytes_max, room_bytes=room)
 
     def status(self, sha256: str) -> UploadStatus:
         """Return how much of a file is there; 0 bytes of one that nobody has begun to send."""

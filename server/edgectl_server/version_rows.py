@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -10,7 +10,9 @@ from sqlalchemy.orm import Session
 from edgectl_server.errors import NotFound
 from edgectl_server.storage.tables import BundleVariant, ModelVersion
 
-__all__ = ["bundles_of", "find_version", "get_version"]
+__all__ = ["ancestors_of", "bundles_of", "find_version", "get_version", "newest_manifest"]
+
+ANCESTORS_MAX = 100
 
 
 def find_version(session: Session, model: str, version: str) -> ModelVersion | None:
@@ -40,3 +42,26 @@ def bundles_of(session: Session, version_id: int) -> Sequence[BundleVariant]:
         .where(BundleVariant.version_id == version_id)
         .order_by(BundleVariant.rank, BundleVariant.variant)
     ).all()
+
+
+def newest_manifest(session: Session, model: str) -> str | None:
+    """Return the first bundle's manifest of the newest version that is ready, or None."""
+    return session.scalars(
+        select(BundleVariant.manifest)
+        .join(ModelVersion, BundleVariant.version_id == ModelVersion.id)
+        .where(ModelVersion.model == model, ModelVersion.state == "ready")
+        .order_by(ModelVersion.id.desc(), BundleVariant.rank, BundleVariant.variant)
+        .limit(1)
+    ).first()
+
+
+def ancestors_of(session: Session, row: ModelVersion) -> Iterator[ModelVersion]:
+    """Yield the versions that one descends from, the nearest first."""
+    seen = {row.version}
+    while row.parent is not None and row.parent not in seen and len(seen) <= ANCESTORS_MAX:
+        seen.add(row.parent)
+        found = find_version(session, row.model, row.parent)
+        if found is None:
+            return
+        row = found
+        yield row

@@ -24,6 +24,8 @@ CAPABILITIES = Capabilities(
 )
 """The same for all, so that all belong to one device class, which no real board is in."""
 _LATENCY_US = 400.0
+_RARER_CLASSES = (0.2, 0.1)
+"""Share of what is answered with the second class and the third; the first is all else."""
 
 
 def inference_windows(
@@ -46,6 +48,8 @@ def inference_windows(
         confidence = [0] * (len(CONFIDENCE_EDGES) + 1)
         confidence[-1] += requests - requests // 5
         confidence[-4] += requests // 5
+        rarer = [int(draws.around(share * requests)) for share in _RARER_CLASSES]
+        classes = (max(0, requests - sum(rarer)), *rarer)
         windows.append(
             InferenceWindow(
                 slot=slot,
@@ -56,6 +60,7 @@ def inference_windows(
                 requests=requests,
                 latency=tuple(latency),
                 confidence=tuple(confidence),
+                classes=classes,
             )
         )
     return tuple(windows)

@@ -40,7 +40,7 @@ def task(tmp_path, made):
         (tmp_path / name).write_bytes(content)
     return DeltaTask(
         delta=str(tmp_path / "delta"),
-        base=str(tmp_path / "base"),
+        base=(str(tmp_path / "base"),),
         target=str(tmp_path / "target"),
         target_sha256=hashlib.sha256(target).hexdigest(),
         target_bytes=len(target),
@@ -179,7 +179,7 @@ def test_bytes_that_were_changed_meanwhile_are_found(task, made):
 
 
 def change(task, name, edit):
-    path = Path(getattr(task, name))
+    path = Path(task.base[0] if name == "base" else getattr(task, name))
     content = bytearray(path.read_bytes())
     edit(content)
     path.write_bytes(content)
@@ -205,7 +205,7 @@ def test_refused_by_name_and_nothing_is_left(task, name, edit, code):
 
 
 def test_files_that_are_not_there(task):
-    Path(task.base).unlink()
+    Path(task.base[0]).unlink()
     reason = apply_delta(task)
     assert reason is not None
     assert reason.code == "delta.unreadable"

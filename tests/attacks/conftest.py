@@ -9,6 +9,7 @@ shows that nothing does. The table is printed at the end, and written as Markdow
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 
 from attacks.scene import Ana, Site, prepare
+from once import made_once
 
 ACTIVITY = Path(__file__).parents[2] / "server/edgectl/demo/activity"
 
@@ -34,15 +36,20 @@ def activity() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def ana(tmp_path_factory: pytest.TempPathFactory) -> Ana:
-    return Ana(tmp_path_factory.mktemp("ana"))
+def prepared(tmp_path_factory: pytest.TempPathFactory, activity: Any) -> Path:
+    def make(folder: Path) -> Path:
+        (folder / "ana").mkdir()
+        prepare(folder / "server", Ana(folder / "ana"), activity)
+        return folder / "server"
+
+    return made_once(tmp_path_factory, "attacked", make)
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory, ana: Ana, activity: Any) -> Path:
-    data = tmp_path_factory.mktemp("prepared") / "server"
-    prepare(data, ana, activity)
-    return data
+def ana(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Ana:
+    """She who has prepared it; her machine is one for each worker."""
+    folder = tmp_path_factory.mktemp("ana") / "machine"
+    return Ana(shutil.copytree(prepared.parent / "ana", folder))
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def ask(
         method=method,
     )
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, _json(answer.read())
     except urllib.error.HTTPError as error:
         with error:

@@ -51,7 +51,7 @@ class Between:
                 request = urllib.request.Request(
                     target.rstrip("/") + self.path, content, {"Content-Type": "application/json"}
                 )
-                with urllib.request.urlopen(request, timeout=10) as answer:
+                with urllib.request.urlopen(request, timeout=60) as answer:
                     status, body = answer.status, answer.read()
                 seen.extend((content, body))
                 self.send_response(status)

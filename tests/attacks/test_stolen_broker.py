@@ -206,12 +206,17 @@ def test_putting_other_chunks_in_place(
     rollout = site.order("4", "pi-2")
 
     def ordered() -> str:
-        slot = order_of(thief.newest(topics.order("pi-2"))).slots.get("har")
-        return slot.candidates[0].manifest if slot and slot.version == "4" else ""
+        """Return what the device fetches first: a delta to the manifest, or the manifest."""
+        order = order_of(thief.newest(topics.order("pi-2")))
+        slot = order.slots.get("har")
+        if slot is None or slot.version != "4":
+            return ""
+        manifest = slot.candidates[0].manifest
+        return order.rests[manifest].delta if manifest in order.rests else manifest
 
     topic = topics.chunk(wait_for(ordered, "the order"), 0)
     other = thief.newest(topic)
-    thief.say(topic, other.replace(b"edgectl", b"EDGECTL"))
+    thief.say(topic, bytes([*other[:-1], other[-1] ^ 1]))
     agent.token = ""
     agent.start()
     site.wait_told("pi-2", "transfer.chunk_altered")

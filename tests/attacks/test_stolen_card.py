@@ -51,7 +51,7 @@ def site(open_site: Callable[..., Site], activity: dict[str, Any]) -> Site:
 
 def encryption_key_of(site: Site, device: str) -> str:
     """Return the key to which the server seals the content keys of a device."""
-    database = sqlite3.connect(site.server.data / "edgectl.sqlite", timeout=10)
+    database = sqlite3.connect(site.server.data / "edgectl.sqlite", timeout=60)
     found = database.execute("SELECT encryption_key FROM device WHERE id = ?", (device,)).fetchone()
     database.close()
     return str(found[0])

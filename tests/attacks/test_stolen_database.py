@@ -98,7 +98,8 @@ def test_taking_over_a_name_with_what_is_kept_of_a_token(site: Site) -> None:
 def test_making_oneself_an_admin(site: Site) -> None:
     query(
         site,
-        "INSERT INTO user_account VALUES ('thief', ?, 'admin', '2026-01-01 00:00:00')",
+        "INSERT INTO user_account (name, password_hash, role, created_at) "
+        "VALUES ('thief', ?, 'admin', '2026-01-01 00:00:00')",
         PasswordHasher().hash("not a secret"),
     )
     with ApiClient(site.server.url) as anonymous:

@@ -185,7 +185,7 @@ def test_flooding_the_server_with_telemetry(
         "the end of what is stored",
         bound_s=30,
     )
-    database = sqlite3.connect(site.server.data / "edgectl.sqlite", timeout=10)
+    database = sqlite3.connect(site.server.data / "edgectl.sqlite", timeout=60)
     (stored,) = database.execute(
         "SELECT count(*) FROM system_sample WHERE device = 'pi-1' AND boot = 900"
     ).fetchone()

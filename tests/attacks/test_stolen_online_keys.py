@@ -165,7 +165,7 @@ def test_making_a_new_root(site: Site, loot: Loot) -> None:
 @pytest.mark.admitted("any version that was signed, in any order, on any device")
 def test_ordering_a_signed_version(site: Site, loot: Loot) -> None:
     loot.order("har", "2", genuine(loot, "2"))
-    wait_for(lambda: site.agents["pi-1"].served("har") == "2", "version 2", bound_s=12)
+    wait_for(lambda: site.agents["pi-1"].served("har") == "2", "version 2")
 
 
 @pytest.mark.admitted("any model outside of families")
@@ -173,7 +173,7 @@ def test_installing_a_version_that_nobody_has_pushed(site: Site, loot: Loot) -> 
     manifests = add_falsified_version(loot.data, "har", "2", "666", falsified="none")
     loot.publish_whole()
     loot.order("har", "666", manifests["fp32"])
-    wait_for(lambda: site.agents["pi-1"].served("har") == "666", "version 666", bound_s=12)
+    wait_for(lambda: site.agents["pi-1"].served("har") == "666", "version 666")
 
 
 def test_installing_a_model_of_a_family(site: Site, loot: Loot) -> None:
@@ -194,7 +194,7 @@ def test_installing_a_model_of_a_family(site: Site, loot: Loot) -> None:
 def test_locking_the_honest_server_out_by_numbers(site: Site, loot: Loot) -> None:
     loot.publish_below("models", loot.newest("models"), ahead=FAR)
     loot.order("har", "2", genuine(loot, "2"), counter=2**63 - 2)
-    wait_for(lambda: site.agents["pi-1"].served("har") == "2", "version 2", bound_s=12)
+    wait_for(lambda: site.agents["pi-1"].served("har") == "2", "version 2")
 
 
 def test_writing_other_targets(site: Site, loot: Loot) -> None:
@@ -203,7 +203,6 @@ def test_writing_other_targets(site: Site, loot: Loot) -> None:
     wait_for(
         lambda: "targets was signed by 0/1 keys" in site.agents["pi-1"].log.read_text(),
         "the refusal",
-        bound_s=12,
     )
     assert site.agents["pi-1"].served("har") == "2"
 

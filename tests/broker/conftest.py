@@ -174,7 +174,7 @@ def killable(tmp_path):
 
         def kill():
             process.send_signal(signal.SIGKILL)
-            process.wait(10)
+            process.wait(60)
 
         return SimpleNamespace(
             host="127.0.0.1", port=port, kill=kill, process=process, state=tmp_path / "state"
@@ -183,7 +183,7 @@ def killable(tmp_path):
     yield start
     for process in running:
         process.kill()
-        process.wait(10)
+        process.wait(60)
         process.stdout.close()
 
 

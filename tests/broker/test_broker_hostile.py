@@ -345,7 +345,7 @@ def test_one_certificate_has_few_connections(authority, tmp_path):
     opened = []
     try:
         for _ in range(9):
-            raw = socket.create_connection((running.host, running.port), timeout=10)
+            raw = socket.create_connection((running.host, running.port), timeout=60)
             opened.append(context.wrap_socket(raw, server_hostname="127.0.0.1"))
         for one in opened:
             one.settimeout(10)

@@ -17,7 +17,7 @@ from waiting import wait_for
 
 def answer(broker, context, name="alpha"):
     """Return the packet that answers a CONNECT, None when the connection ends without one."""
-    raw = socket.create_connection((broker.host, broker.port), timeout=10)
+    raw = socket.create_connection((broker.host, broker.port), timeout=60)
     try:
         with context.wrap_socket(raw, server_hostname="127.0.0.1") as secured:
             secured.sendall(mqtt5.ConnectPacket(name, clean_start=True, keep_alive=60).write())
@@ -83,7 +83,7 @@ def test_old_tls_is_refused(broker, authority, version):
 
 
 def test_plain_text_is_refused(broker):
-    with socket.create_connection((broker.host, broker.port), timeout=10) as raw:
+    with socket.create_connection((broker.host, broker.port), timeout=60) as raw:
         raw.sendall(mqtt5.ConnectPacket("alpha").write())
         try:
             content = raw.recv(4096)
@@ -112,7 +112,7 @@ def test_a_revoked_device_is_ended_and_refused(own_broker):
         own_broker.authority.revoked.add(files.serial)
         assert own_broker.reload_revocations()
         assert own_broker.kick("alpha")
-        assert alpha.disconnects.get(timeout=10) != 0
+        assert alpha.disconnects.get(timeout=60) != 0
         wait_for(lambda: not accepted(own_broker, files), "revoked certificate refused")
         assert accepted(own_broker, own_broker.authority.issue("gamma"))
         assert beta.publish("edgectl/v1/d/beta/up/event") < 0x80  # others notice nothing

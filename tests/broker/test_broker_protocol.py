@@ -57,7 +57,7 @@ def test_paho_3_1_1_sees_unsupported_protocol_version(plain):
     client.connect(plain.host, plain.port)
     client.loop_start()
     try:
-        assert reasons.get(timeout=10) == "Unsupported protocol version"
+        assert reasons.get(timeout=60) == "Unsupported protocol version"
     finally:
         client.loop_stop()
 

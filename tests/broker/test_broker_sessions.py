@@ -101,7 +101,7 @@ def test_a_second_connection_takes_over(peer):
     assert first.subscribe(ack("moves")) == 1
     second = peer("moves", clean_start=False, expiry_s=HOUR_S)
     assert second.session_present
-    assert first.disconnects.get(timeout=10) != 0
+    assert first.disconnects.get(timeout=60) != 0
     peer("server").publish(ack("moves"), b"for the second")
     assert second.next().payload == b"for the second"
     assert first.messages.empty()

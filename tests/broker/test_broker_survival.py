@@ -234,11 +234,11 @@ threading.Event().wait()
         pid = int(parent.stdout.readline())
         assert Path(f"/proc/{pid}").exists()
         parent.kill()
-        parent.wait(10)
+        parent.wait(60)
         wait_for(lambda: not _runs(pid), "mosquitto has ended")
     finally:
         parent.kill()
-        parent.wait(10)
+        parent.wait(60)
         parent.stdout.close()
 
 

@@ -269,6 +269,7 @@ def forecast():
         version="1",
         devices=5,
         fetches_bytes=1000,
+        whole_bytes=4000,
         phases=[phase],
         sites=[
             s.SiteForecastInfo(
@@ -294,6 +295,75 @@ def rollout_device(state="committed"):
         reason=s.ReasonInfo(code="none", detail=HOSTILE),
         updated_at=AT,
     )
+
+
+def phase():
+    return s.PhaseInfo(
+        number=1,
+        name=HOSTILE,
+        standing="current",
+        soak_s=60,
+        approval=False,
+        began_at=AT,
+        ended_at=None,
+        counts=s.RolloutCounts(total=3, rolled_back=2, pending=1),
+    )
+
+
+def reason_group():
+    return s.ReasonGroup(
+        state="rolled_back", code="observe.latency", devices=2, newest_at=AT, example=HOSTILE
+    )
+
+
+def service():
+    side = s.ServiceSide(
+        devices=2,
+        requests=300,
+        errors=1,
+        latency_p50_us=90,
+        latency_p95_us=2500,
+        latency_p99_us=None,
+        latency=[],
+    )
+    point = s.ServicePoint(
+        at=AT,
+        new_requests=10,
+        new_errors=0,
+        new_p95_us=90,
+        other_requests=0,
+        other_errors=0,
+        other_p95_us=None,
+    )
+    return s.ServiceComparison(
+        since=AT,
+        until=AT,
+        step_s=60,
+        complete=False,
+        latency_edges_us=[],
+        new=side,
+        others=side,
+        points=[point],
+    )
+
+
+def comparison():
+    left = version()
+    gate = s.GateInfo(variant="", name="size", status="passed", measured=1e6, unit="bytes")
+    return s.VersionComparison(
+        left=summary(left),
+        right=summary(version("2", parent="1")),
+        ancestor="1",
+        contract=[
+            s.ContractDifference(part="labels", name="0", left=HOSTILE, right=None),
+        ],
+        variants=[s.VariantDifference(variant="onnx-int8", left=left.best, right=None)],
+        gates=[s.GateDifference(name="size", variant="", left=gate, right=None)],
+    )
+
+
+def running():
+    return s.RunningInfo(version=HOSTILE, manifest=DIGEST, variant=None, devices=2, online=1)
 
 
 def rollout_event():
@@ -338,6 +408,92 @@ def telemetry():
         latency=[0, 40],
         confidence=[40],
         classes=[38, 2],
+    )
+
+
+def series():
+    slot = s.SlotSeries(
+        slot=HOSTILE,
+        requests=[0, 40],
+        errors=[0, 1],
+        latency_p50_us=[None, 180.0],
+        latency_p95_us=[None, 1800.0],
+    )
+    health = {"temperature_c": [None, 51.6], HOSTILE: [1.0, 2.0]}
+    return s.DeviceSeries(step_s=1800.0, times=[AT, AT], slots=[slot], health=health)
+
+
+def receipts():
+    gap = s.MissingMessages(first=3, last=9, noticed_at=AT, state="partly lost")
+    boot = s.BootReceipt(
+        boot=7,
+        first_at=AT,
+        last_at=AT,
+        last=20,
+        received=13,
+        duplicates=4,
+        gaps=[gap] * 20,
+        forgotten=2,
+    )
+    jump = s.ClockJump(at=AT, model=HOSTILE, seconds=-3600)
+    return s.DeviceReceipts(
+        device="pi-1", windows=3, feature_windows=1, dropped=5, boots=[boot], clock_jumps=[jump]
+    )
+
+
+def accuracy():
+    found = s.AccuracyFound(
+        reference=0.9,
+        reference_rows=500,
+        accuracy=0.7,
+        low=0.65,
+        high=0.75,
+        by_classes=0.6,
+        unseen=0.01,
+        unknown="",
+        cause="classes",
+        confidence=[1] * 20,
+    )
+    return s.AccuracyGroup(
+        model="har",
+        version="1",
+        manifest=DIGEST,
+        level="site",
+        group=HOSTILE,
+        state="low",
+        since=AT,
+        until=AT,
+        rows=900,
+        found=found,
+    )
+
+
+def accuracy_detail():
+    one = accuracy()
+    bins = [s.AccuracyBin(low=0.5, high=0.55, reference_rows=9, right=6, share=0.66, rows=3)]
+    true = s.TrueAccuracyInfo(
+        rows=50, right=40, accuracy=0.8, low=0.67, high=0.89, chosen=9, chosen_right=3
+    )
+    point = s.AccuracyPoint(until=AT, rows=900, found=one.found, true=true)
+    return s.AccuracyDetail(
+        group=one, start=AT, bins=bins, true=true, points=[point] * 2, low=[one] * 20
+    )
+
+
+def accuracy_event():
+    one = accuracy()
+    return s.DriftEventInfo(
+        id=1,
+        at=AT,
+        kind="accuracy.fell",
+        model="har",
+        version="1",
+        manifest=DIGEST,
+        level="site",
+        group=HOSTILE,
+        findings=[],
+        faults=[],
+        accuracy=one.found,
     )
 
 
@@ -409,7 +565,8 @@ def install_answers(fake: FakeServer) -> None:
         devices_desired=1,
     )
     enrol = s.EnrolTokenCreated(token="ee_x_y", id="x", uses=1, expires_at=AT, group="")
-    fleet = s.FleetSummary(devices=1, online=1, offline=0, updating=0, failing=0, versions=[])
+    shares = [s.VersionShare(model="har", version="1", devices=1)]
+    fleet = s.FleetSummary(devices=1, online=1, offline=0, updating=0, failing=0, versions=shares)
     fake.routes |= {
         ("GET", "/version"): (200, s.VersionInfo(version=__version__, ui=False)),
         ("GET", "/health/ready"): (200, s.ReadyInfo(ready=True, checks={"broker": "ok"})),
@@ -434,16 +591,33 @@ def install_answers(fake: FakeServer) -> None:
         ("GET", "/devices/pi-1/security-events"): (200, page(security_event())),
         ("GET", "/security-events"): (200, page(security_event())),
         ("POST", "/enrolment/tokens"): (201, enrol),
+        ("GET", "/enrolment/image-snippet"): (
+            200,
+            s.ImageSnippet(
+                form="cloud-init", text="#cloud-config\n@TOKEN@\n", placeholder="@TOKEN@"
+            ),
+        ),
         ("POST", "/devices/pi-1/actions/decommission"): (200, device()),
         ("GET", "/rollouts"): (200, page(rollout())),
         ("POST", "/rollouts"): (201, rollout("running")),
         ("GET", "/rollouts/R1"): (200, rollout()),
         ("GET", "/rollouts/R1/devices"): (200, page(rollout_device())),
         ("GET", "/rollouts/R1/events"): (200, page(rollout_event())),
+        ("GET", "/rollouts/R1/phases"): (200, [phase()]),
+        ("GET", "/rollouts/R1/reasons"): (200, [reason_group()]),
+        ("GET", "/rollouts/R1/service"): (200, service()),
+        ("GET", "/models/har/running"): (200, [running()]),
+        ("GET", "/models/har/compare"): (200, comparison()),
         ("GET", "/tokens"): (200, page(token_created().info)),
         ("POST", "/tokens"): (201, token_created()),
         ("DELETE", "/tokens/fedcba9876543210"): (204, b""),
         ("GET", "/telemetry"): (200, [telemetry()]),
+        ("GET", "/devices/pi-1/telemetry"): (200, [telemetry()]),
+        ("GET", "/devices/pi-1/telemetry/series"): (200, series()),
+        ("GET", "/devices/pi-1/telemetry/receipts"): (200, receipts()),
+        ("GET", "/accuracy"): (200, page(accuracy())),
+        ("GET", "/models/har/accuracy"): (200, accuracy_detail()),
+        ("GET", "/drift-events"): (200, page(accuracy_event())),
         ("GET", "/trust"): (200, trust()),
         ("GET", "/targets"): (200, targets()),
         ("POST", "/models/har/versions/1/benchmarks"): (
@@ -455,6 +629,10 @@ def install_answers(fake: FakeServer) -> None:
     fake.routes["POST", "/rollouts/plan"] = (200, forecast())
     fake.routes["POST", "/devices/labels"] = (200, s.LabelResult(matched=1, changed=1))
     fake.routes["GET", "/selectors"] = (200, page(saved_selector()))
+    fake.routes["GET", "/selectors/pis/overlaps"] = (
+        200,
+        [s.SelectorOverlap(kind="group", name="porto", devices=2, of=3)],
+    )
     fake.routes["PUT", "/selectors/pis"] = (200, saved_selector())
     fake.routes["DELETE", "/selectors/pis"] = (204, None)
     for action in ("pause", "resume", "approve", "abort"):

@@ -121,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         fake = self.server.fake
-        if self.command == "PATCH":
+        if self.command == "PATCH" and self.path.startswith("/api/v1/uploads/"):
             self._patch(fake)
             return
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))

@@ -30,6 +30,8 @@ SHOWING = [
     ("devices", "list"),
     ("devices", "show", "pi-1"),
     ("devices", "events", "pi-1"),
+    ("devices", "summary"),
+    ("devices", "telemetry", "pi-1"),
     ("devices", "security"),
     ("devices", "security", "pi-1"),
     ("devices", "token", "create"),
@@ -39,14 +41,24 @@ SHOWING = [
     ("devices", "list", "--where", "site=porto"),
     ("devices", "label", "site=porto", "tag-", "--device", "pi-1"),
     ("selectors", "list"),
+    ("selectors", "overlaps", "pis"),
     ("selectors", "set", "pis", "hw=rpi4"),
     ("selectors", "delete", "pis"),
     ("rollout", "plan", "har@1", "--all"),
     ("rollout", "list"),
     ("rollout", "status"),
     ("rollout", "status", "R1", "--watch"),
+    ("rollout", "watch"),
+    ("rollout", "watch", "R1"),
     ("rollout", "events"),
     ("rollout", "events", "R1"),
+    ("rollout", "devices", "R1"),
+    ("rollout", "devices", "R1", "--state", "failed", "--reason", "none", "--phase", "2"),
+    ("rollout", "phases", "R1"),
+    ("rollout", "reasons", "R1"),
+    ("rollout", "service", "R1"),
+    ("models", "running", "har"),
+    ("models", "compare", "har@1", "har@2"),
     ("rollout", "pause", "R1"),
     ("rollout", "resume", "R1"),
     ("rollout", "abort", "R1", "--reason", "wrong"),
@@ -61,7 +73,12 @@ SHOWING = [
     ("bench", "har:1", "--device", "pi-1"),
     ("bench", "har@1", "--device", "pi-1", "--variant", "int8", "--detach"),
     ("telemetry", "har"),
+    ("telemetry", "--device", "pi-1"),
+    ("accuracy", "status"),
+    ("accuracy", "show", "har", "--site", "porto"),
+    ("drift", "events"),
     ("tokens", "list"),
+    ("tokens", "list", "--user", "ana", "--valid"),
     ("tokens", "revoke", "fedcba9876543210"),
     ("doctor",),
     ("logout",),
@@ -98,6 +115,32 @@ def test_what_a_device_refuses_and_what_fails_on_it_is_shown(logged_in):
     telemetry = logged_in("telemetry", "har").out
     assert "REFUSED" in telemetry
     assert "77" in telemetry
+
+
+def test_a_device_over_time_and_the_fleet_in_numbers_are_shown(logged_in):
+    rows = logged_in("devices", "telemetry", "pi-1", "--since", "2h").out.splitlines()
+    assert rows[-1].split()[2:] == ["40", "1", "180", "µs", "1.8", "ms", "52", "°C"]
+    assert rows[-2].split()[2:] == ["0", "0", "-", "-", "-"]
+    shown = logged_in("devices", "summary").out
+    assert "online" in shown
+    assert shown.splitlines()[-1].split() == ["har@1", "1"]
+    shared = logged_in("selectors", "overlaps", "pis").out
+    assert shared.splitlines()[-1].split() == ["group", "porto", "2", "of", "3"]
+
+
+def test_what_has_not_come_of_a_device_is_shown(logged_in):
+    shown = logged_in("telemetry", "--device", "pi-1").out
+    assert "partly lost" in shown
+    assert "-3600 s" in shown
+    assert logged_in("telemetry").code == logged_in("telemetry", "har", "--device", "x").code == 2
+
+
+def test_an_accuracy_is_shown_with_its_interval_and_why_there_is_none(logged_in):
+    shown = logged_in("accuracy", "status").out
+    assert "0.700 (0.650 to 0.750)" in " ".join(shown.split())
+    assert "by classes" in logged_in("drift", "events").out
+    shown = logged_in("accuracy", "show", "har").out
+    assert "0.800 (0.670 to 0.890) of 50 samples taken at random" in " ".join(shown.split())
 
 
 @pytest.mark.parametrize("command", SHOWING, ids=" ".join)
@@ -145,9 +188,19 @@ def test_nobody_logged_in_is_said_with_the_next_step(edgectl, fleet_server, comm
         ("rollout", "start", "har@1", "--all", "--phases", "5%%"),
         ("rollout", "start", "har@1", "--all", "--phases", "canary:1.5"),
         ("rollout", "start", "har@1", "--all", "--soak", "1h"),
+        ("rollout", "start", "har@1", "--all", "--phases", "5", "--soak", "soon"),
+        ("rollout", "start", "har@1", "--all", "--phases", "5", "--soak", "2=1h"),
+        ("rollout", "start", "har@1", "--all", "--phases", "5", "--soak", "=1h"),
         ("rollout", "start", "har@1", "--all", "--phases", "5", "--approve-after", "canary"),
+        ("rollout", "start", "har@1", "--all", "--phases", "canary:where="),
+        ("rollout", "start", "har@1", "--all", "--experiment", "1:error_rate"),
+        ("rollout", "start", "har@1", "--all", "--phases", "5", "--experiment", "2:error_rate"),
+        ("rollout", "start", "har@1", "--all", "--phases", "5", "--experiment", "1:speed"),
+        ("rollout", "start", "har@1", "--all", "--phases", "5", "--experiment", "1:error_rate x=1"),
         ("rollout", "start", "har@1", "--all", "--gate", "error_rate>=0.1"),
         ("rollout", "start", "har@1", "--all", "--gate", "committed>=1.5"),
+        ("rollout", "start", "har@1", "--all", "--gate", "canary:success>=0.9"),
+        ("rollout", "start", "har@1", "--all", "--phases", "5", "--gate", "x:success>=0.9"),
         ("rollout", "start", "har@1", "--all", "--gate", "success>=9ms"),
         ("rollout", "start", "har@1", "--all", "--deadline", "0"),
         ("rollout", "start", "har@1", "--all", "--min-available", "0%"),
@@ -243,18 +296,60 @@ def test_rollout_that_goes_wrong_fails(logged_in, fleet_server, state, counts, c
 def test_phases_gates_and_deadlines_are_sent_as_they_were_meant(logged_in, fleet_server):
     got = logged_in(
         *("rollout", "start", "har@1", "--all", "--no-watch", "--phases", "canary:5, 12.5%"),
-        *("--soak", "1h", "--approve-after", "canary", "--deadline", "2h"),
+        *("--soak", "1h", "--soak", "2=90s", "--approve-after", "canary", "--deadline", "2h"),
         *("--gate", "latency_p95<=20ms", "--gate", "committed >= 3"),
     )
     assert got.code == 0
     policy = fleet_server.requests("POST", "/rollouts")[0].json()["policy"]
     canary, share = policy["phases"]
     assert canary | {} == {
-        "name": "canary", "devices": 5, "percent": None, "soak_s": 3600, "approval": True,
+        "name": "canary", "devices": 5, "percent": None, "where": "", "soak_s": 3600,
+        "approval": True, "experiment": None, "gates": None,
     }  # fmt: skip
     assert (share["name"], share["percent"], share["approval"]) == ("", 12.5, False)
+    assert share["soak_s"] == 90, "its own"
     assert (policy["gates"]["latency_p95_us_max"], policy["gates"]["committed_min"]) == (20e3, 3)
     assert (policy["deadline_s"], policy["on_deadline"]) == (7200, "leave")
+
+
+def test_a_gate_for_one_phase_comes_with_those_for_all(logged_in, fleet_server):
+    got = logged_in(
+        *("rollout", "start", "har@1", "--all", "--no-watch", "--phases", "canary:5,10%"),
+        *("--gate", "success>=0.95", "--gate", "error_rate<=0.01"),
+        *("--gate", "canary:success>=0.8", "--gate", "canary:committed>=3"),
+    )
+    assert got.code == 0, got.err
+    policy = fleet_server.requests("POST", "/rollouts")[0].json()["policy"]
+    canary, share = policy["phases"]
+    own = canary["gates"]
+    assert (own["success_min"], own["committed_min"], own["error_rate_max"]) == (0.8, 3, 0.01)
+    assert share["gates"] is None
+    assert (policy["gates"]["success_min"], policy["gates"]["committed_min"]) == (0.95, 1)
+
+
+def test_selected_phases_and_experiments_are_sent_as_they_were_meant(logged_in, fleet_server):
+    where = 'canary:where=site in (porto, "a,b") and tag=canary,half:50%'
+    got = logged_in(
+        *("rollout", "start", "har@1", "--all", "--no-watch", "--phases", where),
+        *("--gate", "class_mix<=0.1", "--gate", "confidence<=0.2", "--gate", "disagreement<=0.02"),
+        *("--experiment", "canary:error_rate"),
+        "--experiment",
+        "half:low_confidence margin=0.02 alpha=0.01 below=0.6 unit=site limit=2d requests=90000",
+    )
+    assert got.code == 0
+    policy = fleet_server.requests("POST", "/rollouts")[0].json()["policy"]
+    canary, half = policy["phases"]
+    assert canary["where"] == 'site in (porto, "a,b") and tag=canary'
+    assert canary["experiment"]["rate"] == "error_rate"
+    assert (half["where"], half["percent"]) == ("", 50)
+    assert half["experiment"] == {
+        "rate": "low_confidence", "margin": 0.02, "alpha": 0.01, "confidence_below": 0.6,
+        "unit": "site", "limit_s": 172800, "requests_max": 90000,
+    }  # fmt: skip
+    gates = policy["gates"]
+    assert (gates["class_mix_max"], gates["confidence_max"], gates["disagreement_max"]) == (
+        0.1, 0.2, 0.02,
+    )  # fmt: skip
 
 
 def test_where_a_rollout_stands_is_shown(logged_in, fleet_server):

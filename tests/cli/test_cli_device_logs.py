@@ -64,7 +64,7 @@ def test_as_json_and_as_a_file(logged_in: Any, asked: Any, tmp_path: Path) -> No
     assert got.code == 0, got.err
     assert gzip.decompress(output.read_bytes()).count(b"\n") == 2
     got = logged_in("devices", "logs", "pi-1", "--output", str(tmp_path / "no" / "x"))
-    assert (got.code, "error[logs.output]" in got.err) == (1, True)
+    assert (got.code, "error[output.file]" in got.err) == (1, True)
 
 
 def test_what_the_server_says_is_a_clear_answer(logged_in: Any, asked: Any) -> None:

@@ -54,6 +54,32 @@ def test_what_cannot_be_meant_is_a_usage_error(logged_in, words):
     assert logged_in("devices", *words).code == 2
 
 
+def test_an_image_gets_its_own_token(logged_in, fleet_server):
+    got = logged_in(
+        "devices", "image-snippet", "--uses", "50", "--group", "site-a", "--prefix", "pi",
+        "--server", "https://edge.example.org",
+    )  # fmt: skip
+    assert got.code == 0, got.err
+    (asked,) = fleet_server.requests("GET", "/enrolment/image-snippet")
+    assert dict(asked.query) == {
+        "server": "https://edge.example.org", "prefix": "pi", "form": "cloud-init",
+        "package": "/boot/firmware/edgectl-agent.deb",
+    }  # fmt: skip
+    made = fleet_server.requests("POST", "/enrolment/tokens")[0].json()
+    assert made == {"uses": 50, "expires_in_s": 7 * 86400, "group": "site-a"}
+    assert got.out.startswith("#cloud-config\nee_")
+    assert "@TOKEN@" not in got.out
+    assert "edgectl devices token revoke" in got.err
+
+
+def test_a_wrong_option_of_an_image_leaves_no_token_behind(logged_in, fleet_server):
+    refused = (422, {"code": "request.invalid", "detail": "no", "status": 422})
+    fleet_server.routes["GET", "/enrolment/image-snippet"] = refused
+    assert logged_in("devices", "image-snippet", "--uses", "2", "--prefix", "a b").code == 1
+    assert not fleet_server.requests("POST", "/enrolment/tokens")
+    assert logged_in("devices", "image-snippet").code == 2, "how many is for a person to say"
+
+
 def test_a_list_as_people_keep_it():
     text = f"""
     # the workshop, Monday
@@ -104,7 +130,7 @@ def ask(url, name, key):
         msgspec.json.encode({**said, "proof": proof}),
         {"Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return answer.status
 
 

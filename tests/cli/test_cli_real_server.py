@@ -7,6 +7,7 @@ import pytest
 from e2e.fleet import Server
 from edgectl.client import Client
 from edgectl.demo import activity_data
+from edgectl.output import bytes_text
 from edgectl.transport import RetryPolicy
 from edgectl.uploads import hash_file
 
@@ -80,7 +81,7 @@ def _documents_of_har(admin, directory):
     """Everything that can be read about a real version, of the real pipeline."""
     page = directory / "report.html"
     wrote = admin("models", "report", "har@1", "--output", page)
-    assert wrote.out == f"wrote {page}, {page.stat().st_size} bytes\n"
+    assert wrote.out == f"wrote {page}, {bytes_text(page.stat().st_size)}\n"
     assert "What was tried" in page.read_text()
     assert "walking upstairs" in page.read_text()
     card = admin("models", "report", "har@1", "--format", "card", "--output", "-").out
@@ -175,3 +176,44 @@ def test_upload_goes_on_after_the_server_was_killed(real_server, tmp_path):
         assert min(after) >= 8_000_000
         assert after[-1] == known.size_bytes
         client.upload(known)  # the server has checked its digest, or this would send it again
+
+
+def test_users_are_changed_with_the_own_password_alone(admin, real_server, edgectl, monkeypatch):
+    own = (real_server.data / "admin-password").read_text()
+
+    def users(*arguments, stdin=own):
+        return admin("users", *arguments, "--password-stdin", stdin=stdin)
+
+    made = users("create", "ana", "--role", "operator")
+    assert made.code == 0, made.err
+    password = made.out.strip()
+    assert "shown this once" in made.err
+    wrong = users("create", "eve", "--role", "admin", stdin="a guess\n")
+    assert (wrong.code, wrong.out) == (1, "")
+    assert "auth.own_password" in wrong.err
+    asked = admin("users", "create", "eve")
+    assert asked.code == 2, "there is no terminal to ask at"
+    assert users("role", "ana", "viewer").out == "ana is viewer\n"
+    assert users("disable", "ana").out == "ana may not log in any more\n"
+    assert "disabled" in admin("users", "list").out
+    assert users("enable", "ana").out == "ana may log in\n"
+    assert users("logout", "ana", "--tokens").out == "ana is logged out; 0 tokens remain\n"
+    assert "auth.myself" in users("disable", "admin").err
+    assert "auth.last_admin" in users("delete", "admin", "--myself").err
+    second = json.loads(users("password", "ana", "--json").out)["password"]
+    with Client(real_server.url) as client:
+        token = client.login("ana", second, name="t").token
+    with monkeypatch.context() as theirs:
+        theirs.setenv("EDGECTL_URL", real_server.url)
+        theirs.setenv("EDGECTL_TOKEN", token)
+        refused = edgectl("users", "create", "eve", "--password-stdin", stdin=f"{second}\n")
+        assert "auth.role" in refused.err
+        changed = edgectl(
+            "users", "password", "--password-stdin", stdin=f"{second}\nmy own words\n"
+        )
+        assert changed.out == "your password is changed\n", changed.err
+    with Client(real_server.url) as client:
+        assert client.login("ana", "my own words", name="t").info.role == "viewer"
+    assert password != second
+    assert users("delete", "ana").out == "ana is deleted\n"
+    assert [one["name"] for one in json.loads(admin("users", "list", "--json").out)] == ["admin"]

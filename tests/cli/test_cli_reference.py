@@ -14,6 +14,15 @@ from edgectl.reference import commands, reference
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "commands.md"
 ALL = list(commands())
+LIGHT = """
+import contextlib, io, sys
+from edgectl.cli import run
+with contextlib.redirect_stdout(io.StringIO()) as shown:
+    assert run(["--help"]) == run(["models", "list", "--help"]) == 0
+assert "har@1" in shown.getvalue()
+heavy = {"httpx2", "numpy", "sqlalchemy", "fastapi", "onnxruntime", "edgectl.demo.loop"}
+print(sorted(heavy & set(sys.modules)))
+"""
 LEAVES = [(path, context) for path, context in ALL if not isinstance(context.command, click.Group)]
 
 
@@ -59,7 +68,7 @@ def test_every_example_parses(line, tmp_path, monkeypatch):
     for name in (*files, "model.keras", "person.tflite"):
         (tmp_path / name).touch()
     (tmp_path / "saved_model").mkdir()
-    words = shlex.split(line.split(" < ")[0])[1:]
+    words = shlex.split(line.split(" < ")[0].split(" > ")[0])[1:]
     command, parent = dict(ALL)["edgectl"].command, None
     while True:
         context = command.make_context("edgectl", words, parent=parent)
@@ -84,3 +93,10 @@ def test_completion_is_offered(home):
         check=True,
     )
     assert done.stdout == b"plain,pause\n"
+
+
+def test_a_command_waits_for_no_library_of_another():
+    shown = subprocess.run(
+        [sys.executable, "-c", LIGHT], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert shown.stdout == "[]\n"

@@ -11,7 +11,7 @@ import pytest
 from edgectl.demo.folder import MARK, open_folder
 from edgectl.demo.processes import Processes
 from edgectl.errors import DemoFailed
-from waiting import wait_for
+from waiting import alive, wait_for
 
 ENVIRONMENT = dict(os.environ)
 
@@ -41,10 +41,6 @@ def python(code):
 
 def is_ready(line):
     return line.get("ready") is True
-
-
-def alive(processes):
-    return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ which hypothesis makes what is almost right. A decoder that is missing in the li
 `test_every_decoder_is_listed`. Each example has a bound in time, each test one in memory; what
 fails is printed with the blob that reproduces it.
 
-The packets of MQTT are taken apart by paho on this side; ours is only that none is longer than
-`edgectl_agent.connection.PACKET_BYTES_MAX` (`tests/agent/core/test_lying_broker.py`).
+Of MQTT we cut the stream into packets and take pieces of blobs out of it; the rest is taken apart
+by paho, none longer than `edgectl_agent.packet_client.PACKET_BYTES_MAX`
+(`tests/agent/core/test_lying_broker.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import resource
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ import edgectl_protocol
 from agent.core.made import make_order, simple_bundle
 from agent.core.offline_file import index_of
 from edgectl_agent import enrol, hold_file, local_messages, renewal, server_request
-from edgectl_agent.core import pulling
+from edgectl_agent.core import packets, pulling
 from edgectl_agent.core.record import EMPTY, SlotPointers, decode_pointers, decode_record
 from edgectl_agent.core.requests import decode_request_record
 from edgectl_agent.errors import Refused
@@ -61,8 +62,11 @@ from edgectl_protocol import (
     pulls,
     ranges,
     requirements,
+    samples,
+    sealed_samples,
     topics,
     uploads,
+    watching,
     windows,
 )
 from edgectl_protocol.errors import ProtocolError
@@ -76,6 +80,32 @@ EXAMPLES = 150
 EXAMPLE_BOUND = timedelta(seconds=2)
 MEMORY_BYTES_MAX = 96 * 1024 * 1024
 BUNDLE = simple_bundle("1", length=200_000)
+REFERENCE = msgspec.json.encode(
+    watching.Reference(
+        definition=watching.DEFINITION,
+        source="evaluation",
+        dataset=names.digest_of(b"data"),
+        rows=4,
+        inputs=(watching.WatchedTensor(name="x", kind="tabular"),),
+        features=(watching.Feature(name="x.0", edges=(0.5,), counts=(1, 3), low=0.0, high=1.0),),
+    )
+)
+
+SAMPLE = samples.encode_sample(
+    samples.SampleNote(
+        model="har",
+        version="1",
+        manifest=names.digest_of(b"manifest"),
+        reason="random",
+        taken_at=datetime(2026, 11, 29, tzinfo=UTC),
+    ),
+    [(samples.SampleTensor("input.x", "F32", (1, 2)), bytes(8))],
+)
+
+
+SEALED_SAMPLE = sealed_samples.seal_sample(
+    SAMPLE, device="pi-1", key=bytes(32), encrypt=lambda plain, _: bytes(32) + plain + bytes(16)
+)
 
 
 @dataclass(frozen=True)
@@ -180,7 +210,8 @@ FIELDS: dict[str, Any] = {
     "issued_at": "2026-01-01T00:00:00Z", "expires_at": "2026-01-01T00:00:00Z", "model": "har",
     "candidates": [{"variant": "int8", "target": "x", "manifest": BUNDLE.digest}], "runs": 7,
     "done": 0, "verdict": "ok", "kind": "logs", "upload": BUNDLE.digest, "length": 1,
-    "media_type": "application/x-ndjson+gzip",
+    "media_type": "application/x-ndjson+gzip", "request_id": "order-7", "label": "walking",
+    "follow": "0" * 16, "for_s": 60, "number": 1, "first": 1, "lines": [],
 }  # fmt: skip
 
 
@@ -233,6 +264,20 @@ def of_packets(content: bytes) -> object:
     return [buffer.feed(content[:7]), buffer.feed(content[7:])]
 
 
+def of_pieces(content: bytes) -> object:
+    """As the agent reads them."""
+    buffer = packets.PacketBuffer(100_000, long_bytes=100)
+    found = []
+    while content:
+        room = buffer.room()
+        size = min(len(room), len(content))
+        room[:size], content = content[:size], content[size:]
+        buffer.came(size)
+        while (taken := buffer.take()) is not None:
+            found.append(packets.read_piece(*taken, b"a/"))
+    return found
+
+
 PACKETS = (
     mqtt5.ConnAckPacket(receive_max=20).write(),
     mqtt5.PublishPacket("a/b", b"x" * 300, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=7).write(),
@@ -272,6 +317,20 @@ DECODERS = (
     Decoder("manifest.decode_manifest", manifest.decode_manifest, PROTOCOL, (BUNDLE.manifest,)),
     Decoder("manifest.decode_config", manifest.decode_config, PROTOCOL,
             (msgspec.json.encode(BUNDLE.config),)),
+    Decoder("samples.read_sample_head",
+            lambda content: samples.read_sample_head(
+                content[:samples.SAMPLE_HEAD_BYTES_MAX], len(content)), PROTOCOL, (SAMPLE,)),
+    Decoder("samples.read_sample_parts", samples.read_sample_parts, PROTOCOL, (SAMPLE,)),
+    Decoder("sealed_samples.read_sealed_head",
+            lambda content: sealed_samples.read_sealed_head(
+                content[:sealed_samples.SEALED_HEAD_BYTES_MAX], len(content)),
+            PROTOCOL, (SEALED_SAMPLE,)),
+    Decoder("sealed_samples.open_sample",
+            lambda content: sealed_samples.open_sample(content, lambda seal, _: seal[32:-16]),
+            PROTOCOL, (SEALED_SAMPLE,)),
+    Decoder("watching.decode_reference", watching.decode_reference, PROTOCOL, (REFERENCE,)),
+    Decoder("watching.decode_watched", watching.decode_watched, PROTOCOL,
+            (msgspec.json.encode(watching.watched_of(watching.decode_reference(REFERENCE))),)),
     Decoder("metadata.parse_metadata_file", of_text(metadata.parse_metadata_file), PROTOCOL,
             (b"1.root.json", b"timestamp.json", b"12.bin-3f.json")),
     Decoder("metadata.check_family", of_text(metadata.check_family), PROTOCOL, (b"vision",)),
@@ -333,6 +392,7 @@ DECODERS = (
             (framed(frames.Want("root", 1)), framed(frames.Found(1, 1, 1)))),
     Decoder("frames, to the process", of_frame(frames.Question), (OSError, ValueError),
             (framed(frames.CheckOrder(ORDER)), framed(frames.CheckRequest(ORDER)))),
+    Decoder("edgectl_agent.core.packets.read_piece", of_pieces, (packets.PacketTooLong,), PACKETS),
     Decoder("edgectl_simulator.link: packets", of_packets, (LinkFailed,), PACKETS),
     Decoder("edgectl_simulator.trust: a root", of_text(parse_order_keys), (SimulatorError,),
             (b'{"signed": {"x-edgectl-order-keys": {"k": {"keytype": "ed25519", "keyval": '
@@ -346,6 +406,7 @@ DECODERS = (
 
 NOT_FROM_THE_NETWORK = {
     "edgectl_agent.http_pull.parse_address": "the person who starts the agent",
+    "edgectl_agent.redaction_steps.parse_steps": "the person who starts the agent",
     "edgectl_agent.settings.parse_labels": "the person who starts the agent",
     "edgectl_agent.commands.asking.parse_duration": "the person at the device",
     "edgectl_agent.flows.addresses.parse_address": "the person at the device",

@@ -18,6 +18,7 @@ from edgectl_server.converters.environments import Environments
 from edgectl_server.converters.formats import recognise
 from edgectl_server.pipeline.errors import PipelineRefused
 from edgectl_server.pipeline.spec import Progress
+from once import made_once
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgectl-converters"
 MAKERS = Path(__file__).parent / "makers"
@@ -35,16 +36,15 @@ def pythons(environments: Environments, name: str) -> Path:
 @pytest.fixture(scope="session")
 def make(environments: Environments, tmp_path_factory: pytest.TempPathFactory):
     """Run a script of `makers` with a converter's Python, once; returns the folder it filled."""
-    done: dict[str, Path] = {}
 
     def run(script: str, converter: str, *arguments: object) -> Path:
-        if script not in done:
-            folder = tmp_path_factory.mktemp(script)
+        def make(folder: Path) -> Path:
             python = pythons(environments, converter)
             command = [python, "-s", "-P", "-W", "ignore", MAKERS / f"{script}.py", *arguments]
             subprocess.run(command, cwd=folder, timeout=240, check=True)
-            done[script] = folder
-        return done[script]
+            return folder
+
+        return made_once(tmp_path_factory, script, make)
 
     return run
 

@@ -37,6 +37,8 @@ def test_every_topic_is_documented():
         topics.event("x").replace("/x/", "/<device>/"),
         topics.telemetry("x").replace("/x/", "/<device>/"),
         topics.seed("x").replace("/x/", "/<device>/"),
+        topics.alerts(),
+        topics.device_alert("x").replace("/x/", "/<device>/"),
     ]
     for topic in built:
         assert f"`{topic.removeprefix('edgectl/v1/')}`" in page, topic
@@ -127,7 +129,7 @@ def test_every_hook_and_check_is_documented():
 def test_the_make_targets_of_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text()
     for page in DOCS:
-        for target in re.findall(r"(?:^|`)make ([a-z]+)", page.read_text(), re.MULTILINE):
+        for target in re.findall(r"(?:^|`)make ([a-z0-9-]+)", page.read_text(), re.MULTILINE):
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), (page, target)
 
 

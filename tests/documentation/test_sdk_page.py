@@ -15,7 +15,7 @@ from edgectl_agent.flows.sinks import SINKS
 from edgectl_agent.flows.sources import SOURCES
 from edgectl_agent.inference.process import InferenceProcess
 from edgectl_agent.local_control import LocalControl
-from edgectl_agent.local_messages import Answer, Hold, Release
+from edgectl_agent.local_messages import Answer, Hold, Outcome, Release
 from edgectl_agent.settings import Settings
 from waiting import wait_for
 
@@ -64,7 +64,7 @@ def test_the_python_of_the_page_runs(process, tmp_path, monkeypatch, capsys):
     assert "now 2 () [('input', (-1, 6, 128))]" in shown
     assert "sdk.input: input 'input' has shape [3], expected" in shown
     assert measured == [1]
-    assert [type(one) for one in asked] == [Hold, Release]
+    assert [type(one) for one in asked] == [Hold, Release, Outcome]
 
 
 def test_the_settings_of_the_page_are_settings():

@@ -8,9 +8,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from edgectl_protocol.messages import Installed, SlotReport
-from edgectl_server.domain.phases import PhaseFacts, judge, targets
+from edgectl_server.domain.phase_gates import PhaseFacts, judge
+from edgectl_server.domain.phases import targets
 from edgectl_server.domain.rollouts import (
+    Arm,
     DeviceState,
+    Experiment,
     Gates,
     ObservedDevice,
     ObservedRollout,
@@ -49,7 +52,9 @@ def fleet(**counts: int) -> list[ObservedDevice]:
 
 
 def planned(devices: list[ObservedDevice], standing: Standing, **given: object) -> Plan:
-    facts = {name: given.pop(name) for name in ("sites", "signals", "state") if name in given}
+    facts = {
+        name: given.pop(name) for name in ("sites", "signals", "state", "lot") if name in given
+    }
     observed = ObservedRollout(
         **({"state": S.RUNNING, "devices": devices, "standing": standing} | facts)  # type: ignore[arg-type]
     )
@@ -103,6 +108,48 @@ def test_late_joiners_obey_phase_and_rate() -> None:
     # The last phase is open as long as the rollout is.
     late = planned([*fleet(committed=9), device("late")], at(2))
     assert (late.orders, late.state) == (("late",), S.RUNNING)
+
+
+def test_a_phase_with_a_selector_is_for_those_that_it_means() -> None:
+    phases = (Phase("canary", where="tag=canary"), Phase("tenth", percent=10), Phase("all"))
+    meant = [device("m-0"), device("m-1")]
+    others = [device(f"a-{number:02}", from_phase=1) for number in range(28)]
+    made = planned([*others, *meant], Standing(), phases=phases)
+    assert made.orders == ("m-0", "m-1")
+    done = [replace(one, state=D.COMMITTED, committed=INT8, order_counter=5) for one in meant]
+    made = planned([*others, *done], at(settled=0), phases=phases)
+    assert (made.standing.phase, made.orders) == (1, ("a-00",)), "two of thirty had their turn"
+    late = device("m-2")
+    assert planned([*others, *done, late], at(0), phases=phases).orders == ("m-2",)
+    # Where nobody whom it is for is left to wait for, it is over.
+    gone = [replace(one, state=D.OVERDUE, online=False) for one in meant[:1]]
+    assert planned([*others, *gone, done[1]], at(0), phases=phases).standing.phase == 1
+
+
+def test_challengers_are_drawn_by_lot() -> None:
+    phases = (Phase("canary", devices=5, experiment=Experiment()), Phase("all"))
+    devices = fleet(pending=20)
+    by_name = planned(devices, Standing(), phases=(replace(phases[0], experiment=None), phases[1]))
+    first, again, second = (
+        planned(devices, Standing(), phases=phases, lot=lot).orders for lot in ("a", "a", "b")
+    )
+    assert first == again
+    assert len({by_name.orders, first, second}) == 3
+    assert len(first) == 5
+
+
+def test_an_experiment_that_fails_pauses_in_the_middle_of_a_soak() -> None:
+    phases = (Phase("canary", devices=2, soak_s=3600, experiment=Experiment()), Phase("all"))
+    arms = {"challenger": Arm(((900, 9000),) * 9), "champion": Arm(((9, 9000),) * 9)}
+    devices = fleet(pending=8, committed=2)
+    made = planned(devices, at(settled=60), phases=phases, signals=Signals(**arms))
+    assert made.state is S.PAUSED
+    assert [(one.gate, one.verdict) for one in made.standing.verdicts] == [("experiment", "failed")]
+    assert made.note is not None
+    assert "phase canary failed its gates: experiment: error_rate +0.0990" in made.note
+    let_pass = replace(made.standing, approved=0, settled_at=NOW - timedelta(hours=1))
+    made = planned(devices, let_pass, phases=phases)
+    assert made.standing.phase == 1
 
 
 def test_without_phases_nothing_but_the_rate_counts() -> None:
@@ -231,6 +278,20 @@ def test_a_failed_gate_pauses_and_a_person_may_let_it_pass() -> None:
     assert "error_rate: 50 of 100 requests, at most 0.1" in made.note
     resumed = replace(made.standing, approved=0)
     assert planned(devices, resumed, gates=gates, signals=bad).standing.phase == 1
+
+
+def test_a_phase_may_ask_for_something_of_its_own() -> None:
+    """Half of the canaries may fail where nine of ten must hold later."""
+    own = replace(CANARY[0], gates=Gates(success_min=0.5, committed_min=3))
+    phases, strict = (own, *CANARY[1:]), Gates(success_min=0.9)
+    some = [*fleet(pending=8, committed=2), *fleet(rolled_back=1)]
+    made = planned(some, at(settled=99), phases=phases, gates=strict, failures_max=9)
+    verdicts = {one.gate: one.verdict for one in made.standing.verdicts}
+    assert verdicts == {"committed": "not_enough_data", "success": "passed"}
+    more = [*fleet(pending=8, committed=3), *fleet(rolled_back=1)]
+    assert planned(more, at(settled=99), phases=phases, gates=strict, failures_max=9).standing.phase
+    made = planned(more, at(settled=99), gates=strict, failures_max=9)
+    assert made.state is S.PAUSED, "without gates of its own, those for all"
 
 
 def test_a_canary_that_never_committed_is_no_pass() -> None:

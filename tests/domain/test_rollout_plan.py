@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -171,13 +172,42 @@ def test_a_device_that_has_not_said_what_it_is_waits() -> None:
     assert made.note == "waiting for the first report of 1 device"
 
 
+REFUSAL = Reason(code="order.clock", detail="the device's clock says 1970")
+
+
 def test_a_refused_order_is_waited_for_and_said() -> None:
-    one = device(state=D.IN_PROGRESS, accepted_counter=4, refused=True)
+    one = device(state=D.IN_PROGRESS, accepted_counter=4, refusal=REFUSAL)
     made = planned(one, device("pi-2", D.IN_PROGRESS, online=False))
     assert (made.marks, made.state) == ((), S.RUNNING)
     assert made.note == (
         "waiting for 1 device to take an order that was refused and 1 offline device"
     )
+
+
+@pytest.mark.parametrize(
+    ("policy", "since_s", "facts", "expected"),
+    [
+        ({}, 599, {}, None),
+        ({}, 600, {}, D.OVERDUE),
+        ({"deadline_s": 60.0}, 59, {}, None),
+        ({"deadline_s": 60.0}, 60, {}, D.OVERDUE),
+        ({"deadline_s": 60.0, "on_deadline": "fail"}, 60, {}, D.FAILED),
+        ({"deadline_s": 6000.0}, 600, {}, D.OVERDUE),
+        ({}, 600, {"overtaken": True}, None),  # it is ordered anew
+    ],
+)
+def test_who_goes_on_refusing_its_order_is_waited_for_no_longer(
+    policy: dict[str, Any], since_s: float, facts: dict[str, Any], expected: DeviceState | None
+) -> None:
+    since = NOW - timedelta(seconds=since_s)
+    given = {"accepted_counter": 4, "refusal": REFUSAL, "refused_since": since} | facts
+    made = planned(device(state=D.IN_PROGRESS, **given), **policy)
+    assert [one.state for one in made.marks] == ([] if expected is None else [expected])
+    if expected is not None:
+        assert made.marks[0].reason == REFUSAL
+        assert made.restores == (made.marks[0].device,), "what it has not accepted is taken back"
+    waits = device(state=D.OVERDUE, desired_here=False, **given)
+    assert planned(waits, device("other"), **policy).orders == ("other",)
 
 
 def test_who_takes_our_order_for_a_replay_is_ordered_anew_in_the_same_place() -> None:

@@ -22,7 +22,7 @@ def site_budget(patch: Patch) -> None:
 
 
 def phase_targets(patch: Patch) -> None:
-    patch.setattr(rollouts, "targets", lambda phases, total: (total,) * max(1, len(phases)))
+    patch.setattr(rollouts, "targets", lambda phases, total, _: (total,) * max(1, len(phases)))
 
 
 def proved_digests(patch: Patch) -> None:
@@ -36,7 +36,18 @@ def revert(patch: Patch) -> None:
     patch.setattr(simulation, "plan", plan)
 
 
-@pytest.mark.parametrize("take_away", [site_budget, phase_targets, proved_digests, revert])
+def selected_phases(patch: Patch) -> None:
+    def plan(policy: RolloutPolicy, observed: ObservedRollout, now: object) -> Plan:
+        everywhere = [replace(one, from_phase=0) for one in observed.devices]
+        return _PLAN(policy, replace(observed, devices=everywhere), now)  # type: ignore[arg-type]
+
+    patch.setattr(simulation, "plan", plan)
+
+
+@pytest.mark.parametrize(
+    "take_away",
+    [site_budget, phase_targets, proved_digests, revert, selected_phases],
+)
 def test_a_protection_that_is_missing_is_found(
     take_away: Callable[[Patch], None], monkeypatch: Patch
 ) -> None:

@@ -1,8 +1,9 @@
 """A fleet in simulation: whatever happens in whatever order, the promises of a rollout hold.
 
 Never fewer devices of a site left than its budget says; never more admitted than the phase allows;
-no second order for a slot that has one; nothing starts after an abort; what is promoted has been
-proved by a device; and in the end the rollout ends, or says truly why it cannot.
+no second order for a slot that has one; nobody before the phase that is for it; nothing starts
+after an abort; what is promoted has been proved by a device, and by an experiment where one was
+asked for; and in the end the rollout ends, or says truly why it cannot.
 
 `Pi` is a small reference of the device side. Actions of people, of devices and of the network come
 in any order; the planner may be asked twice, or with reports that are late. Afterwards the faults
@@ -27,12 +28,14 @@ from hypothesis.stateful import (
 
 from edgectl_protocol.messages import Installed, Reason, SlotReport, UpdateReport
 from edgectl_protocol.update import ENDED, UpdateState
-from edgectl_server.domain.phases import has_failed, targets
+from edgectl_server.domain.phases import count_selected, has_failed, targets
 from edgectl_server.domain.rollout_facts import ADMITTED, GONE
 from edgectl_server.domain.rollouts import (
     BAD,
     OPEN,
+    Arm,
     DeviceState,
+    Experiment,
     Gates,
     Mark,
     ObservedDevice,
@@ -41,6 +44,7 @@ from edgectl_server.domain.rollouts import (
     Plan,
     RolloutPolicy,
     RolloutState,
+    Signals,
     Site,
     Standing,
     plan,
@@ -51,6 +55,13 @@ NEW, NEW_FALLBACK, OLD = ("sha256:" + 64 * digit for digit in "abc")
 CANDIDATES = (NEW, NEW_FALLBACK)
 ATTEMPTS_MAX = 2
 PHASES = (Phase("1", devices=1, soak_s=10), Phase("2", percent=50, approval=True), Phase("3"))
+SELECTED = (
+    Phase("canary", where="tag=canary"),
+    Phase("half", percent=50, soak_s=10, experiment=Experiment(limit_s=60)),
+    Phase("all"),
+)
+CHAMPION, ALIKE, WORSE = (Arm(((wrong, 1000),) * 9) for wrong in (5, 5, 300))
+_REFUSAL = Reason(code="order.clock", detail="the device's clock says 1970")
 _SITES = ("lisboa", "porto")
 _BUSY = (DeviceState.IN_PROGRESS,)
 U = UpdateState
@@ -75,11 +86,17 @@ class Pi:
     trying: str = NEW
     attempt: int = 1
     rejected: set[str] = field(default_factory=set)
+    clock_is_wrong: bool = False
+    refused: int = 0  # counter of the order that it has refused last
     heard: tuple[int, SlotReport, frozenset[str]] = (0, SlotReport(), frozenset())
+    heard_refused: int = 0
 
     def take_order(self) -> None:
         counter, wanted, offered = self.inbox
         if not self.online or counter <= self.accepted:
+            return
+        if self.clock_is_wrong:
+            self.refused = counter
             return
         self.accepted, self.wanted = counter, wanted
         if wanted == "new":
@@ -136,6 +153,7 @@ class Pi:
             SlotReport(running=running, update=update if self.accepted else None),
             frozenset(self.rejected),
         )
+        self.heard_refused = self.refused if self.refused > self.accepted else 0
 
 
 @dataclass
@@ -148,6 +166,8 @@ class Row:
     since: datetime = START
     offered: tuple[str, ...] = CANDIDATES
     committed: str | None = None
+    from_phase: int = 0
+    refused_since: datetime | None = None
 
 
 class Rollout(RuleBasedStateMachine):
@@ -158,7 +178,7 @@ class Rollout(RuleBasedStateMachine):
         max_in_progress=st.integers(1, 4),
         failures_max=st.integers(1, 3),
         had_old=st.booleans(),
-        phases=st.sampled_from([(), (Phase("1", devices=1), Phase("2")), PHASES]),
+        phases=st.sampled_from([(), (Phase("1", devices=1), Phase("2")), PHASES, SELECTED]),
         deadline_s=st.sampled_from([None, 20.0]),
         available_min=st.sampled_from([None, 1, 2]),
     )
@@ -187,7 +207,9 @@ class Rollout(RuleBasedStateMachine):
         self.fleet = {
             f"pi-{n}": Pi(runs=OLD if had_old else None, site=_SITES[n % 2]) for n in range(count)
         }
-        self.rows = {name: Row() for name in self.fleet}
+        self.rows = {name: self._new_row(n) for n, name in enumerate(self.fleet)}
+        self.signals = Signals()
+        self.was_alike = False
         self.state = RolloutState.RUNNING
         self.acknowledged = 0
         self.finished = False
@@ -197,11 +219,17 @@ class Rollout(RuleBasedStateMachine):
 
     # ------------------------------------------------------------ the server
 
+    def _new_row(self, number: int) -> Row:
+        selected = any(phase.where for phase in self.policy.phases)
+        return Row(from_phase=1 if selected and number % 3 else 0)
+
     def _observe(self) -> ObservedRollout:
         observed = []
         for name, pi in self.fleet.items():
             accepted, report, rejected = pi.heard
             row = self.rows[name]
+            refuses = pi.heard_refused >= (row.counter or 1)
+            row.refused_since = (row.refused_since or self.now) if refuses else None
             observed.append(
                 ObservedDevice(
                     device=name,
@@ -217,6 +245,9 @@ class Rollout(RuleBasedStateMachine):
                     report=report,
                     rejected=rejected,
                     desired_here=row.desired_here,
+                    from_phase=row.from_phase,
+                    refusal=_REFUSAL if refuses else None,
+                    refused_since=row.refused_since,
                 )
             )
         return ObservedRollout(
@@ -226,6 +257,7 @@ class Rollout(RuleBasedStateMachine):
             standing=self.standing,
             sites={} if self.policy.available_min is None else self._sites(),
             revert=self.revert,
+            signals=self.signals,
         )
 
     def _sites(self) -> dict[str, Site]:
@@ -261,15 +293,22 @@ class Rollout(RuleBasedStateMachine):
             assert was is RolloutState.RUNNING
             assert made.state is RolloutState.RUNNING
         self._check_offers(made)
+        self._check_experiment(made)
         for name in made.orders:
             row = self.rows[name]
+            assert row.from_phase <= made.standing.phase
             assert row.state in {DeviceState.PENDING, DeviceState.OVERDUE}
             assert not row.desired_here, "a second order for its slot"
             assert self.fleet[name].enrolled
             offered = made.offers.get(name, CANDIDATES)
             self._order(name, "new", offered)
             self.rows[name] = Row(
-                DeviceState.IN_PROGRESS, self.counter, True, since=self.now, offered=offered
+                DeviceState.IN_PROGRESS,
+                self.counter,
+                True,
+                since=self.now,
+                offered=offered,
+                from_phase=row.from_phase,
             )
         self._check_places(made)
         for name in made.restores:
@@ -298,6 +337,17 @@ class Rollout(RuleBasedStateMachine):
                 assert not any(offered & one for one in tried)
                 tried.append(offered)
 
+    def _check_experiment(self, made: Plan) -> None:
+        """It lets a phase pass when its arms have been alike, or when a person says so."""
+        before = self.standing
+        self.was_alike |= self.signals.challenger == ALIKE and made.standing.settled_at is not None
+        if made.standing.phase == before.phase:
+            return
+        tested = before.phase < len(self.policy.phases) and self.policy.phases[before.phase]
+        if tested and tested.experiment is not None and before.approved < before.phase:
+            assert self.was_alike
+        self.was_alike = False
+
     def _check_places(self, made: Plan) -> None:
         """When somebody has just been ordered, phase and sites have had room for it."""
         if not made.orders:
@@ -305,7 +355,9 @@ class Rollout(RuleBasedStateMachine):
         states = [row.state for row in self.rows.values()]
         total = sum(1 for one in states if one not in GONE)
         admitted = sum(1 for one in states if one in ADMITTED)
-        assert admitted <= targets(self.policy.phases, total)[made.standing.phase]
+        places = [row.from_phase for row in self.rows.values() if row.state not in GONE]
+        selected = count_selected(self.policy.phases, places)
+        assert admitted <= targets(self.policy.phases, total, selected)[made.standing.phase]
         sites = self._sites()
         for name in made.orders:
             pi = self.fleet[name]
@@ -361,7 +413,11 @@ class Rollout(RuleBasedStateMachine):
         name = f"pi-{len(self.fleet)}"
         site = _SITES[len(self.fleet) % 2]
         self.fleet[name] = Pi(online=online, runs=OLD if self.had_old else None, site=site)
-        self.rows[name] = Row()
+        self.rows[name] = self._new_row(len(self.rows))
+
+    @rule(challenger=st.sampled_from([Arm(), ALIKE, WORSE]))
+    def the_fleet_answers(self, challenger: Arm) -> None:
+        self.signals = Signals(challenger=challenger, champion=CHAMPION)
 
     # ------------------------------------------------------------ devices and the network
 
@@ -386,6 +442,10 @@ class Rollout(RuleBasedStateMachine):
     @rule(number=st.integers(0, 5), online=st.booleans())
     def connection(self, number: int, online: bool) -> None:
         list(self.fleet.values())[number % len(self.fleet)].online = online
+
+    @rule(number=st.integers(0, 5), wrong=st.booleans())
+    def clock(self, number: int, wrong: bool) -> None:
+        list(self.fleet.values())[number % len(self.fleet)].clock_is_wrong = wrong
 
     @rule(number=st.integers(0, 5))
     def decommission(self, number: int) -> None:
@@ -414,7 +474,7 @@ class Rollout(RuleBasedStateMachine):
             return
         for _ in range(40 * len(self.fleet)):
             for pi in self.fleet.values():
-                pi.online = pi.enrolled
+                pi.online, pi.clock_is_wrong = pi.enrolled, False
                 pi.take_order()
                 pi.step("ok")
                 pi.report()

@@ -11,10 +11,12 @@ from edgectl_server.domain.selectors import (
     DEPTH_MAX,
     EXPANDED_MAX,
     FIELDS,
+    NUMBERS,
     TEXT_MAX,
     WORDS,
     All,
     AnyOf,
+    Comparison,
     Condition,
     Expression,
     Not,
@@ -47,6 +49,11 @@ PORTO, PI, DEMO = C("site", ("porto",)), C("hw", ("rpi4",)), C("tag", ("demo",))
         ('os="Debian GNU/Linux 12"', C("os", ("Debian GNU/Linux 12",))),
         ("runs=har@1.2+b", C("runs", ("har@1.2+b",))),
         ("reported.site=porto", C("reported.site", ("porto",))),
+        ("cores>=4", Comparison("cores", ">=", "4")),
+        ("memory_mb < 900.5", Comparison("memory_mb", "<", "900.5")),
+        ("free_disk_mb>500 and site=porto", All((Comparison("free_disk_mb", ">", "500"), PORTO))),
+        ("cores!=4", Not(Comparison("cores", "=", "4"))),
+        ("cores in (2, 4)", AnyOf((Comparison("cores", "=", "2"), Comparison("cores", "=", "4")))),
         ("@porto-pis and not tag=demo", All((Saved("porto-pis"), Not(DEMO)))),
     ],
 )
@@ -70,6 +77,10 @@ def test_what_a_text_means(text: str, meaning: Expression) -> None:
         ("a.b=c", "a field is a name such as site or reported.site at character 1: »a.b=c"),
         ("online=maybe", "online is true or false at character 8: online=»maybe"),
         ("runs=har*", "runs takes whole values at character 6: runs=»har*"),
+        ("cores>=four", "cores is a number such as 500 at character 8: cores>=»four"),
+        ("cores>=1e9", "cores is a number such as 500 at character 8: cores>=»1e9"),
+        ("cores", "expected =, !=, <, <=, >, >= or in at character 6: cores»"),
+        ("site>porto", "expected =, != or in at character 5: site»>porto"),
         ("and=1", "expected a field such as site at character 1: »and=1"),
         ('os="Deb', 'a character that has no place here at character 4: os=»"Deb'),
     ],
@@ -124,6 +135,9 @@ _PIECES = st.sampled_from(
         "site",
         "=",
         "!=",
+        ">=",
+        "cores",
+        "4",
         "porto",
         " ",
         "(",
@@ -142,7 +156,7 @@ _PIECES = st.sampled_from(
 
 
 def test_no_label_takes_the_name_of_a_field_or_word() -> None:
-    assert _TAKEN == FIELDS | WORDS
+    assert _TAKEN == FIELDS | NUMBERS | WORDS
 
 
 @given(st.one_of(st.text(max_size=60), st.lists(_PIECES, max_size=30).map("".join)))

@@ -256,7 +256,7 @@ def seen(variant: str, p50: float | None, device: str = "d", **more: object) -> 
 def test_measurements_of_the_class_decide(
     target: Target | None, measurements: list[Measured], expected: list[str]
 ) -> None:
-    ranked = rank_variants(PI, VARIANTS, target=target, measurements=measurements)
+    ranked = rank_variants(PI, VARIANTS, target=target, figures=class_figures(measurements, "pi"))
     assert [one.variant for one in ranked] == expected
 
 
@@ -296,8 +296,8 @@ def test_whatever_was_measured(
     measurements: list[Measured], target: Target, more: list[VariantFacts], random: Random
 ) -> None:
     variants = [*VARIANTS, facts("other", 1, 1, runtime="tflite"), facts("big", 600 * MIB), *more]
-    ranked = rank_variants(PI, variants, decrypts=False, target=target, measurements=measurements)
     figures = class_figures(measurements, "pi")
+    ranked = rank_variants(PI, variants, decrypts=False, target=target, figures=figures)
     limits = [PI.memory_bytes, target.limits.rss_bytes or PI.memory_bytes]
     for one in ranked:  # never one that does not fit
         assert one.runtime == "onnxruntime"
@@ -308,7 +308,7 @@ def test_whatever_was_measured(
     shuffled = random.sample(measurements, len(measurements))
     others = [one for one in shuffled if one.device_class == "pi"]
     again = rank_variants(
-        PI, reversed(variants), decrypts=False, target=target, measurements=others
+        PI, reversed(variants), decrypts=False, target=target, figures=class_figures(others, "pi")
     )
     assert again == ranked  # deterministic, and other classes do not matter
 
@@ -319,7 +319,7 @@ def test_a_faster_one_is_never_behind_a_slower_larger_one(
 ) -> None:
     """Where everything was measured and nothing stands against either."""
     figures = class_figures(measurements, "pi")
-    ranked = rank_variants(PI, VARIANTS, target=target, measurements=measurements)
+    ranked = rank_variants(PI, VARIANTS, target=target, figures=figures)
     if target.objective != "latency" or any(
         one.manifest not in figures
         or figures[one.manifest].refused

@@ -9,7 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from e2e.fleet import Agent, Server
+from e2e.fleet import Agent, Server, stopping
+from once import made_once
 
 ACTIVITY = Path(__file__).parents[2] / "server/edgectl/demo/activity"
 
@@ -57,16 +58,85 @@ def dense_model(path: Path, layers: int, seed: int) -> Path:
 @pytest.fixture(scope="session")
 def large_model(tmp_path_factory):
     """A valid model of 32 MB, long enough on its way to be interrupted."""
-    return dense_model(tmp_path_factory.mktemp("model") / "large.onnx", layers=8, seed=1)
+
+    def make(folder):
+        return dense_model(folder / "large.onnx", layers=8, seed=1)
+
+    return made_once(tmp_path_factory, "large-model", make)
+
+
+@pytest.fixture(scope="session")
+def pushed(tmp_path_factory):
+    """``pushed(name, {version: model}, **options)``: the data folder of a server that has these.
+
+    For tests that begin with versions and are about what comes then: pushing is the same work
+    every time. It is done once, and each test starts its server on a copy:
+    ``start.server(data=pushed(…))``.
+    """
+
+    def pushed_once(name, models, **options):
+        def make(folder):
+            server = Server(folder / "server")
+            with stopping(server):
+                server.start()
+                for version, model in models.items():
+                    ended = server.push(name, model, version, **options)
+                    assert ended.state == "succeeded", ended.error
+            return server.data
+
+        return made_once(tmp_path_factory, "pushed", make, of=(name, models, options))
+
+    return pushed_once
 
 
 @pytest.fixture
-def start(tmp_path):
+def pushed_har(pushed, activity):
+    """The data folder of a server that has version 1 of the activity model, as fp32 and int8."""
+    data = {role: activity[role] for role in ("calibration", "evaluation")}
+    return pushed("har", {"1": activity["model"]}, **data)
+
+
+@pytest.fixture
+def pushed_large(pushed, large_model):
+    """The data folder of a server that has version 1 of `large_model`, as it is."""
+    return pushed("large", {"1": large_model}, precisions=["fp32"])
+
+
+def first_start(tmp_path_factory):
+    """Return the data folder of a server that has been started for the first time, and no more."""
+
+    def make(folder):
+        server = Server(folder / "server")
+        with stopping(server):
+            server.start()
+        return server.data
+
+    return made_once(tmp_path_factory, "started", make)
+
+
+@pytest.fixture(scope="session")
+def started_once(tmp_path_factory):
+    """What `first_start` returns."""
+    return first_start(tmp_path_factory)
+
+
+@pytest.fixture
+def start(tmp_path, tmp_path_factory):
     """Start servers and agents; all are stopped at the end, the last first."""
     started = []
 
     class Starter:
-        def server(self, name="server", **options):
+        def server(self, name="server", *, data=None, first=False, **options):
+            """Start a server on a copy of `data`.
+
+            Without `data` it has nothing yet, but tables, keys and an administrator, which are the
+            same work every time; it makes them itself where this is to be its `first` start, and
+            where it has another name than the first server of the test: then it is another one.
+            """
+            if data is None and not first and name == "server":
+                data = first_start(tmp_path_factory)
+            if data is not None:
+                shutil.copytree(data, tmp_path / name)
             server = Server(tmp_path / name, **options)
             started.append(server)
             server.start()

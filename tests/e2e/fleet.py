@@ -26,7 +26,7 @@ from waiting import wait_for
 SOCKETS = shutil.ignore_patterns("*.sock")
 """Of a copy of a state directory: sockets are left out."""
 
-START_S = 60.0
+START_S = 180.0
 
 
 class Process:
@@ -86,7 +86,7 @@ class Process:
         assert self.popen is not None
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.popen.pid, signal.SIGKILL)
-        self.popen.wait(10)
+        self.popen.wait(60)
 
     def stop(self, bound_s: float = 20) -> int:
         """End it as a service manager would; kill it after the bound."""
@@ -102,7 +102,7 @@ class Process:
 
 
 class Server(Process):
-    """``edgectl server start`` on free ports."""
+    """``edgectl server start`` on free ports; as what it becomes, `python -m edgectl_server`."""
 
     def __init__(
         self, data: Path, *, broker: str = "embedded", settings: dict[str, str] | None = None
@@ -125,7 +125,7 @@ class Server(Process):
     def launch(self) -> None:
         """Start without waiting."""
         self.command = [
-            *(sys.executable, "-m", "edgectl", "server", "start", "--json"),
+            *(sys.executable, "-P", "-m", "edgectl_server", "start", "--json"),
             *("--data", str(self.data), "--port", self.port, "--broker-port", self.broker_port),
             *("--broker", self.broker),
         ]
@@ -222,6 +222,7 @@ class Agent(Process):
         self.token = token
         environment = {f"EDGECTL_AGENT_{key.upper()}": value for key, value in settings.items()}
         environment.setdefault("EDGECTL_AGENT_TELEMETRY_S", "1")
+        environment.setdefault("EDGECTL_AGENT_RECONNECT_S_MAX", "2")  # one device, not thousands
         super().__init__([], state.with_name(state.name + ".log"), environment)
 
     def begin(self) -> None:
@@ -243,7 +244,7 @@ class Agent(Process):
     def served(self, model: str) -> str | None:
         """Ask the local endpoint which version of a model serves; None if none does."""
         try:
-            with urllib.request.urlopen(f"{self.endpoint}/v2/models/{model}", timeout=10) as answer:
+            with urllib.request.urlopen(f"{self.endpoint}/v2/models/{model}", timeout=60) as answer:
                 versions: list[str] = json.load(answer)["versions"]
         except urllib.error.HTTPError as error:
             error.close()
@@ -252,9 +253,9 @@ class Agent(Process):
             return None
         return versions[0]
 
-    def infer(self, model: str, array: Any, name: str = "input") -> dict[str, Any]:
+    def infer(self, model: str, array: Any, name: str = "input", **more: Any) -> dict[str, Any]:
         """Ask the local endpoint for a prediction on one float32 array [1, …]."""
-        body = {
+        body = more | {
             "inputs": [
                 {
                     "name": name,
@@ -269,7 +270,7 @@ class Agent(Process):
             data=json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 
     def update(self, slot: str) -> Any:

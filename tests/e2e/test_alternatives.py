@@ -24,7 +24,7 @@ def commit_on_one_device(start, server, activity):
 
 @pytest.mark.postgresql
 def test_on_postgresql(start, activity, postgresql_url):
-    server = start.server(settings={"database_url": postgresql_url})
+    server = start.server(first=True, settings={"database_url": postgresql_url})
     commit_on_one_device(start, server, activity)
     assert not list(server.data.glob("*.sqlite*"))
     assert server.stop() == 0

@@ -44,13 +44,11 @@ def check(measured, device, runs):
     assert (measured["device"], measured["device_class"]) == (device.id, device.device_class)
 
 
-def test_a_benchmark_decides_what_a_class_gets(start, activity, tmp_path):
+def test_a_benchmark_decides_what_a_class_gets(start, pushed_har, tmp_path):
     own = tmp_path / "targets.toml"
     own.write_text("")
-    server = start.server(settings={"targets_file": str(own)})
+    server = start.server(data=pushed_har, settings={"targets_file": str(own)})
     first, second = (start.agent(server, name) for name in ("pi-1", "pi-2"))
-    data = {role: activity[role] for role in ("calibration", "evaluation")}
-    assert server.push("har", activity["model"], **data).state == "succeeded"
     device = wait_for(
         lambda: server.client.device("pi-1") if server.client.device("pi-1").online else None
     )
@@ -84,10 +82,9 @@ def test_a_benchmark_decides_what_a_class_gets(start, activity, tmp_path):
     assert first.running("har").variant == "int8", "what was ordered before stays"
 
 
-def test_an_update_goes_first(start, large_model):
-    server = start.server()
+def test_an_update_goes_first(start, pushed_large):
+    server = start.server(data=pushed_large)
     agent = start.agent(server, "pi-1")
-    assert server.push("large", large_model, precisions=["fp32"]).state == "succeeded"
     wait_for(lambda: server.client.device("pi-1").online, "the device online")
     done = edgectl(
         server, "bench", "large:1", "--device", "pi-1", "--runs", "10000", "--detach", "--json"
@@ -106,11 +103,9 @@ def test_an_update_goes_first(start, large_model):
     assert agent.running("large").version == "1"
 
 
-def test_a_device_that_serves_goes_on_and_one_that_is_away_is_said_so(start, activity):
-    server = start.server()
+def test_a_device_that_serves_goes_on_and_one_that_is_away_is_said_so(start, pushed_har, activity):
+    server = start.server(data=pushed_har)
     agent = start.agent(server, "pi-1")
-    data = {role: activity[role] for role in ("calibration", "evaluation")}
-    assert server.push("har", activity["model"], **data).state == "succeeded"
     server.wait_rollout(server.roll_out("har", "1", observe_s=0.5))
     serving = agent.running("har")
     device = server.client.device("pi-1")

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -25,22 +26,28 @@ def faketime() -> str:
     if shutil.which("faketime") is None:
         pytest.skip("faketime is not installed; packaging/install_test_packages.py installs it")
     shown = subprocess.run(
-        ["faketime", "-f", "+0", "env"], capture_output=True, text=True, timeout=10, check=True
+        ["faketime", "-f", "+0", "env"], capture_output=True, text=True, timeout=60, check=True
     ).stdout
     (line,) = [one for one in shown.splitlines() if one.startswith("LD_PRELOAD=")]
     return line.removeprefix("LD_PRELOAD=").split(":")[-1]
 
 
+def shifted(offset_s: int) -> dict[str, str]:
+    """Return the environment of a process whose time of day is another one."""
+    return {
+        "LD_PRELOAD": faketime(),
+        "FAKETIME": f"{offset_s:+d}",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "PYTHONPATH": str(Path(__file__).parent / "faked_time"),
+    }
+
+
 def set_clock(agent, offset_s: int | None) -> None:
     """Have the next start of the agent see another time; None for the right one."""
-    for name in ("LD_PRELOAD", "FAKETIME", "FAKETIME_DONT_FAKE_MONOTONIC"):
+    for name in shifted(0):
         agent._environment.pop(name, None)
     if offset_s is not None:
-        agent._environment |= {
-            "LD_PRELOAD": faketime(),
-            "FAKETIME": f"{offset_s:+d}",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }
+        agent._environment |= shifted(offset_s)
 
 
 def spooled(agent) -> list[SecurityEvent]:
@@ -57,11 +64,10 @@ def since_1970() -> int:
 
 
 @pytest.fixture
-def world(start, activity):
-    server = start.server()
+def world(start, pushed, activity):
+    models = dict.fromkeys(("1", "2"), activity["model"])
+    server = start.server(data=pushed("har", models, **HEAVY))
     agent = start.agent(server, "pi-1")
-    for version in ("1", "2"):
-        assert server.push("har", activity["model"], version, **HEAVY).state == "succeeded"
     server.wait_rollout(server.roll_out("har", "1", observe_s=0.2))
     agent.stop()
     agent.token = ""

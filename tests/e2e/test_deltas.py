@@ -34,11 +34,16 @@ def versions(activity, tmp_path_factory):
     return activity["model"], path
 
 
-def begin(start, versions, broker="embedded", **settings):
+@pytest.fixture
+def first(pushed, versions):
+    """The data folder of a server that has the first version."""
+    return pushed("har", {"1": versions[0]}, **FP32)
+
+
+def begin(start, first, versions, broker="embedded", **settings):
     """A server with both versions, and a device that runs the first."""
-    server = start.server(broker=broker)
+    server = start.server(data=first, broker=broker)
     agent = start.agent(server, "pi-1", **settings)
-    assert server.push("har", versions[0], "1", **FP32).state == "succeeded"
     server.wait_rollout(server.roll_out("har", "1", observe_s=0.2))
     wait_for(lambda: agent.running("har"), "the first version")
     assert server.push("har", versions[1], "2", **FP32).state == "succeeded"
@@ -60,27 +65,29 @@ def stored(agent):
     return {digest_of(one.read_bytes()) for one in (agent.state / "blobs/sha256").iterdir()}
 
 
-def counted(server):
-    """What the device has counted of deltas; it comes with the next sample."""
-    return wait_for(
-        lambda: (server.client.device("pi-1").system or {}).get("deltas"), "telemetry of deltas"
-    )
+def counted(server, expected):
+    """Say whether the device counts that of deltas; it comes with one of the next samples."""
+
+    def found():
+        return (server.client.device("pi-1").system or {}).get("deltas") == expected
+
+    return wait_for(found, f"telemetry of deltas: {expected}")
 
 
-def test_the_second_version_arrives_as_a_delta_by_the_broker(start, versions, broker):
-    server, agent = begin(start, versions, broker, transfer="mqtt")
+def test_the_second_version_arrives_as_a_delta_by_the_broker(start, first, versions, broker):
+    server, agent = begin(start, first, versions, broker, transfer="mqtt")
     check_arrival(server, agent)
 
 
-def test_the_second_version_arrives_as_a_delta_by_http(start, versions, capsys, monkeypatch):
-    server, agent = begin(start, versions, transfer="http")
+def test_the_second_version_arrives_as_a_delta_by_http(start, first, versions, capsys, monkeypatch):
+    server, agent = begin(start, first, versions, transfer="http")
     rollout = check_arrival(server, agent)
     (pulled,) = [one for one in server.client.pulls() if one.puller == "device/pi-1"]
     assert pulled.bytes_sent < 2.1 * 444_135, "the first version, and not the second one whole"
     monkeypatch.setenv("COLUMNS", "200")
     assert "saved" in told(server, capsys, monkeypatch, "rollout", "status", rollout)
-    assert "by a delta" in told(server, capsys, monkeypatch, "devices", "show", "pi-1")
-    assert "by a delta" in told(server, capsys, monkeypatch, "devices", "events", "pi-1")
+    assert "by deltas" in told(server, capsys, monkeypatch, "devices", "show", "pi-1")
+    assert "by deltas" in told(server, capsys, monkeypatch, "devices", "events", "pi-1")
     document = json.loads(told(server, capsys, monkeypatch, "rollout", "status", rollout, "--json"))
     assert document["rollout"]["bytes"]["saved"] > 0
     (job,) = [one for one in server.client.jobs().items if one.kind == "deltas"]
@@ -100,7 +107,9 @@ def check_arrival(server, agent):
     assert rollout.bytes == device.bytes
     assert seen.delta not in stored(agent)
     assert list((agent.state / "partial").iterdir()) == []
-    assert counted(server) == {"delta.applied": 1}
+    assert seen.rest is not None
+    assert seen.rest not in stored(agent)
+    assert counted(server, {"delta.applied": 1, "delta.rest_applied": 1})
     events = server.client.device_events("pi-1").items
     assert next(one.transfer for one in events if one.before == "downloading") == seen
     return rollout.id
@@ -117,8 +126,8 @@ def told(server, capsys, monkeypatch, *command):
     return capsys.readouterr().out
 
 
-def test_a_base_that_is_damaged_on_the_device_costs_the_whole_file(start, versions):
-    server, agent = begin(start, versions)
+def test_a_base_that_is_damaged_on_the_device_costs_the_whole_file(start, first, versions):
+    server, agent = begin(start, first, versions)
     blobs = (agent.state / "blobs/sha256").iterdir()
     largest = max(blobs, key=lambda one: one.stat().st_size)  # the model
     content = bytearray(largest.read_bytes())
@@ -128,5 +137,6 @@ def test_a_base_that_is_damaged_on_the_device_costs_the_whole_file(start, versio
     assert device.transfer.delta is None
     assert device.transfer.refusal.code == "delta.base"
     assert device.bytes.saved < 100_000
-    assert counted(server) == {"delta.base": 1}
+    assert device.transfer.rest is not None, "that of the rest is as good as before"
+    assert counted(server, {"delta.base": 1, "delta.rest_applied": 1})
     assert device.bytes.fetched > device.bytes.predicted

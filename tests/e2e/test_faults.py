@@ -21,10 +21,8 @@ pytestmark = pytest.mark.e2e
 HEAVY = {"precisions": ["fp32"]}
 
 
-def serve_first_version(server, agent, activity):
-    """Bring version 1 of the activity model to the device."""
-    data = {role: activity[role] for role in ("calibration", "evaluation")}
-    assert server.push("har", activity["model"], **data).state == "succeeded"
+def serve_first_version(server, agent):
+    """Bring version 1 of the activity model, which the server has, to the device."""
     server.wait_rollout(server.roll_out("har", "1", agent.device, observe_s=0.2))
 
 
@@ -64,11 +62,9 @@ def test_upload_goes_on_where_the_server_was_killed(start, large_model):
     assert accepted.state == "succeeded", accepted.error
 
 
-def test_agent_killed_in_the_middle_of_a_download(start, large_model):
-    server = start.server()
+def test_agent_killed_in_the_middle_of_a_download(start, pushed_large):
+    server = start.server(data=pushed_large)
     agent = start.agent(server, "pi-1")
-    job = server.push("large", large_model, **HEAVY)
-    assert job.state == "succeeded", job.error
     rollout = server.roll_out("large", "1", observe_s=0.2)
 
     def some_has_come():
@@ -85,7 +81,7 @@ def test_agent_killed_in_the_middle_of_a_download(start, large_model):
     assert "failed" not in states
 
 
-def test_disk_full_on_the_device(start, activity, large_model, tmp_path):
+def test_disk_full_on_the_device(start, pushed_har, activity, large_model, tmp_path):
     if os.geteuid() != 0:
         pytest.skip("a file system of its own for the device needs root")
     state = tmp_path / "small-disk"
@@ -94,9 +90,9 @@ def test_disk_full_on_the_device(start, activity, large_model, tmp_path):
     subprocess.run(mounted, check=True)
     agent = None
     try:
-        server = start.server()
+        server = start.server(data=pushed_har)
         agent = start.agent(server, "pi-1", state=state, disk_reserve_bytes="1000000")
-        serve_first_version(server, agent, activity)
+        serve_first_version(server, agent)
         assert server.push("large", large_model, **HEAVY).state == "succeeded"
         server.roll_out("large", "1", "pi-1")
         failed = wait_for(
@@ -167,10 +163,10 @@ class Saboteur:
         self._client.loop_stop()
 
 
-def test_a_chunk_altered_in_the_broker(start, activity, tmp_path):
-    server = start.server()
+def test_a_chunk_altered_in_the_broker(start, pushed_har, activity, tmp_path):
+    server = start.server(data=pushed_har)
     agent = start.agent(server, "pi-1", transfer="mqtt")
-    serve_first_version(server, agent, activity)
+    serve_first_version(server, agent)
     model = dense_model(tmp_path / "second.onnx", layers=1, seed=2)
     assert server.push("second", model, **HEAVY).state == "succeeded"
     variant = server.client.get_version("second", "1").variants[0]

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.e2e
 
 
 def test_from_push_to_prediction(start, broker, activity):
-    server = start.server(broker=broker)
+    server = start.server(broker=broker, first=True)
     token = server.enrol_token(uses=3)
     agents = [start.agent(server, f"pi-{n}", token=token) for n in (1, 2, 3)]
     job = server.push(
@@ -64,11 +64,9 @@ def test_from_push_to_prediction(start, broker, activity):
     ]
 
 
-def test_everything_survives_a_restart_of_everything(start, activity):
-    server = start.server()
+def test_everything_survives_a_restart_of_everything(start, activity, pushed_har):
+    server = start.server(data=pushed_har)
     agent = start.agent(server, "pi-1")
-    data = {role: activity[role] for role in ("calibration", "evaluation")}
-    assert server.push("har", activity["model"], **data).state == "succeeded"
     server.wait_rollout(server.roll_out("har", "1", observe_s=0.5))
     agent.kill()
     server.kill()

@@ -21,17 +21,22 @@ def model(tmp_path_factory):
     return dense_model(tmp_path_factory.mktemp("model") / "eight.onnx", layers=2, seed=7)
 
 
+@pytest.fixture
+def eight(pushed, model):
+    """The data folder of a server that has the model."""
+    return pushed("eight", {"1": model}, **HEAVY)
+
+
 def received(agent, since: int = 0) -> int:
     """Return the bytes that the newest run of an agent has got when its download had ended."""
     line = agent.wait_line("the download", "after", "verifying", since)
     return int(line["bytes_received"])
 
 
-def test_over_http_alone_and_the_rest_over_the_broker(start, model):
+def test_over_http_alone_and_the_rest_over_the_broker(start, eight):
     """Killed in the middle of an HTTP answer, it goes on over MQTT with what it has."""
-    server = start.server()
+    server = start.server(data=eight)
     agent = start.agent(server, "pi-1", transfer="http", bandwidth=str(1024**2))
-    assert server.push("eight", model, **HEAVY).state == "succeeded"
     server.roll_out("eight", "1", "pi-1", observe_s=0.2)
     partial = agent.state / "partial"
 
@@ -56,10 +61,9 @@ def test_over_http_alone_and_the_rest_over_the_broker(start, model):
     assert MODEL_BYTES - kept <= rest <= MODEL_BYTES - kept + 3 * 1024**2  # golden data, index
 
 
-def test_what_the_server_has_sent_is_what_the_device_has_got(start, model):
-    server = start.server()
+def test_what_the_server_has_sent_is_what_the_device_has_got(start, eight):
+    server = start.server(data=eight)
     agent = start.agent(server, "pi-1", transfer="http")
-    assert server.push("eight", model, **HEAVY).state == "succeeded"
     server.wait_rollout(server.roll_out("eight", "1", "pi-1", observe_s=0.2))
     assert received(agent) >= MODEL_BYTES
     (pulled,) = [one for one in server.client.pulls() if one.puller == "device/pi-1"]
@@ -67,9 +71,9 @@ def test_what_the_server_has_sent_is_what_the_device_has_got(start, model):
     assert pulled.answers < 12
 
 
-def test_a_site_behind_a_mirror_costs_the_server_one_device(start, model, tmp_path):
+def test_a_site_behind_a_mirror_costs_the_server_one_device(start, eight, tmp_path):
     """Two devices pull from `edgectl mirror`; then it is away, and they go on without it."""
-    server = start.server()
+    server = start.server(data=eight)
     with Client(server.url) as anonymous:
         password = (server.data / "admin-password").read_text().strip()
         token = anonymous.login("admin", password, name="mirror").token
@@ -83,7 +87,6 @@ def test_a_site_behind_a_mirror_costs_the_server_one_device(start, model, tmp_pa
     try:
         url = mirror.wait_line("the mirror", "ready", value=True, since=0)["url"]
         agents = [start.agent(server, name, mirror=url) for name in ("pi-1", "pi-2")]
-        assert server.push("eight", model, **HEAVY).state == "succeeded"
         server.wait_rollout(server.roll_out("eight", "1", observe_s=0.2))
         taken = [received(agent) for agent in agents]
         pulled = {one.puller.partition("/")[0]: one.bytes_sent for one in server.client.pulls()}
@@ -94,8 +97,8 @@ def test_a_site_behind_a_mirror_costs_the_server_one_device(start, model, tmp_pa
         assert mirror.stop() == 0, mirror.log.read_text()
 
 
-def test_over_https_that_is_checked_from_the_first_question_on(start, model, tmp_path):
-    server = start.server(settings={"tls": "own"})
+def test_over_https_that_is_checked_from_the_first_question_on(start, eight, tmp_path):
+    server = start.server(data=eight, settings={"tls": "own"})
     authority = server.data / "pki" / "authority.pem"
     password = (server.data / "admin-password").read_text().strip()
     with Client(server.url, authority=authority.read_text()) as anonymous:
@@ -108,6 +111,5 @@ def test_over_https_that_is_checked_from_the_first_question_on(start, model, tmp
         wait_for(lambda: "server.certificate" in stranger.log.read_text(), "it says why")
     assert [one.id for one in server.client.devices().items] == []
     agent = start.agent(server, "pi-1", transfer="http", server_ca=str(authority))
-    assert server.push("eight", model, **HEAVY).state == "succeeded"
     server.wait_rollout(server.roll_out("eight", "1", "pi-1", observe_s=0.2))
     assert agent.served("eight") == "1"

@@ -55,11 +55,9 @@ def altered(file: Path, blob: str) -> Path:
     return copy
 
 
-def test_a_version_crosses_an_air_gap_and_serves(start, activity, tmp_path):
-    lab, field = start.server("lab"), start.server("field")
+def test_a_version_crosses_an_air_gap_and_serves(start, activity, pushed_har, tmp_path):
+    lab, field = start.server("lab", data=pushed_har), start.server("field")
     agent = start.agent(field, "pi-1")
-    data = {role: activity[role] for role in ("calibration", "evaluation")}
-    assert lab.push("har", activity["model"], **data).state == "succeeded"
     at_lab, at_field = Desk(lab), Desk(field)
     file = tmp_path / "har.oci"
     root = at_lab.told("export", "har:1", "-o", str(file))["root"]

@@ -38,12 +38,10 @@ def events(agent, name):
     return [line for line in agent.lines() if line.get("event") == name]
 
 
-def test_from_enrolment_to_prediction(start, broker, activity, token):
-    server = start.server(broker=broker)
+def test_from_enrolment_to_prediction(start, broker, activity, pushed_har, token):
+    server = start.server(data=pushed_har, broker=broker)
     agent = start.agent(server, "pi-1", key=token.uri())
     shown = online(server, "pi-1")
-    data = {role: activity[role] for role in ("calibration", "evaluation")}
-    assert server.push("har", activity["model"], **data).state == "succeeded"
     ended = server.wait_rollout(server.roll_out("har", "1", observe_s=0.5))
     assert ended.counts.committed == ended.counts.total == 1
     assert agent.infer("har", activity["windows"][:1])["model_version"] == "1"
@@ -86,12 +84,10 @@ def test_its_certificate_is_renewed_and_used(start, token):
     wait_for(lambda: len(events(agent, "connected")) == 2, "a connection with the new certificate")
 
 
-def test_without_its_token_it_serves_on_and_comes_back(start, activity, token):
+def test_without_its_token_it_serves_on_and_comes_back(start, pushed_har, activity, token):
     """The token is lost while the agent runs: models serve, nothing is said; then all is well."""
-    server = start.server()
+    server = start.server(data=pushed_har)
     agent = start.agent(server, "pi-1", key=token.uri())
-    data = {role: activity[role] for role in ("calibration", "evaluation")}
-    assert server.push("har", activity["model"], **data).state == "succeeded"
     server.wait_rollout(server.roll_out("har", "1", observe_s=0.5))
     away = token.tokens.with_name("away")
     token.tokens.rename(away)

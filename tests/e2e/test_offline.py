@@ -40,11 +40,11 @@ def told(done: subprocess.CompletedProcess[str]) -> Any:
     return json.loads(done.stdout)
 
 
-def test_a_version_is_exported_and_installed_without_a_network(start, activity, tmp_path):
-    server = start.server()
+def test_a_version_is_exported_and_installed_without_a_network(
+    start, pushed_har, activity, tmp_path
+):
+    server = start.server(data=pushed_har)
     agent = start.agent(server, "pi-1")
-    data = {role: activity[role] for role in ("calibration", "evaluation")}
-    assert server.push("har", activity["model"], **data).state == "succeeded"
     password = (server.data / "admin-password").read_text().strip()
     token = server.client.login("admin", password, name="cli").token
     operator = {"EDGECTL_URL": server.url, "EDGECTL_TOKEN": token}
@@ -101,7 +101,7 @@ def _other_exports(server: Any, operator: dict[str, str], tmp_path: Path) -> Non
         (("other@1",), "version.unknown"),
         (("har@1", "--variant", "int4"), "variant.unknown"),
         (("har@1", "--device-class", "toaster"), "target.unknown"),
-        (("har@1", "-o", str(tmp_path / "missing" / "x.oci")), "export.file"),
+        (("har@1", "-o", str(tmp_path / "missing" / "x.oci")), "output.file"),
     ):
         done = command("edgectl", "export", "-o", str(output), *words, **operator)
         assert f"error[{code}]" in done.stderr, (words, done.stderr)

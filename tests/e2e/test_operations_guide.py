@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from e2e.fleet import Agent, Server
-from e2e.test_clock import faketime
+from e2e.test_clock import faketime, shifted
 from edgectl.client import Client
 from edgectl.errors import EdgectlError
 from waiting import wait_for
@@ -156,14 +156,9 @@ class Desk:
     def time_passes(self) -> None:
         """Stop all; the clock of whatever starts from now on is 400 days later."""
         self.stop()
-        shifted = {
-            "LD_PRELOAD": faketime(),
-            "FAKETIME": f"+{LATER_S}",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }
-        self.later = shifted
-        self.server._environment |= shifted
-        self.agent._environment |= shifted
+        self.later = shifted(LATER_S)
+        self.server._environment |= self.later
+        self.agent._environment |= self.later
         self.agent.token = ""
 
     # ------------------------------------------------------------ what is true afterwards

@@ -85,11 +85,9 @@ def test_pause_resume_and_abort(start, activity):
     assert answer["model_version"] == "2"
 
 
-def test_a_candidate_that_a_device_rejects_gives_way_to_the_next(start, activity):
-    server = start.server()
+def test_a_candidate_that_a_device_rejects_gives_way_to_the_next(start, pushed_har, activity):
+    server = start.server(data=pushed_har)
     agent = start.agent(server, "pi-1")
-    data = {role: activity[role] for role in ("calibration", "evaluation")}
-    assert server.push("har", activity["model"], "1", **data).state == "succeeded"
     assert server.stop() == 0
     manifests = add_falsified_version(server.data, "har", "1", "2", falsified="int8")
     server.start()

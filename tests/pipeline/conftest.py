@@ -7,6 +7,7 @@ import pytest
 
 from edgectl_server.pipeline.runner import run_pipeline
 from edgectl_server.pipeline.spec import PipelineResult, PipelineSpec, Progress
+from once import made_once
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,23 +43,34 @@ def run(directory: Path, **fields: object) -> Run:
 @pytest.fixture(scope="session")
 def activity_run(activity: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The whole search on the activity model with its calibration and evaluation data."""
-    return run(
-        tmp_path_factory.mktemp("activity"),
-        model="har",
-        source=activity / "har_v1.onnx",
-        calibration=activity / "calibration.npz",
-        evaluation=activity / "eval.npz",
-        labels=("walking", "upstairs", "downstairs", "sitting", "standing", "lying", "transition"),
-    )
+
+    def make(folder: Path) -> Run:
+        return run(
+            folder,
+            model="har",
+            source=activity / "har_v1.onnx",
+            calibration=activity / "calibration.npz",
+            evaluation=activity / "eval.npz",
+            labels=(
+                *("walking", "upstairs", "downstairs", "sitting", "standing", "lying"),
+                "transition",
+            ),
+        )
+
+    return made_once(tmp_path_factory, "activity-run", make)
 
 
 @pytest.fixture(scope="session")
 def mlp_run(occupancy: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The whole search on scikit-learn's perceptron: an integer label beside the probabilities."""
-    return run(
-        tmp_path_factory.mktemp("occupancy"),
-        model="occupancy",
-        source=occupancy / "occ_mlp.onnx",
-        calibration=occupancy / "train.npz",
-        evaluation=occupancy / "test.npz",
-    )
+
+    def make(folder: Path) -> Run:
+        return run(
+            folder,
+            model="occupancy",
+            source=occupancy / "occ_mlp.onnx",
+            calibration=occupancy / "train.npz",
+            evaluation=occupancy / "test.npz",
+        )
+
+    return made_once(tmp_path_factory, "mlp-run", make)

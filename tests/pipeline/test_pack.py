@@ -1,7 +1,9 @@
 """Bundles: what they hold, that a device can read them, and that packing is deterministic."""
 
+import dataclasses
 import hashlib
 import json
+import shutil
 
 import msgspec
 import numpy as np
@@ -14,8 +16,10 @@ from edgectl_protocol.manifest import (
     decode_manifest,
     device_layers,
     layer_by_file,
+    offered_layers,
 )
 from edgectl_protocol.names import digest_of
+from edgectl_protocol.watching import decode_reference, decode_watched, watched_of
 from edgectl_server.pipeline.errors import PipelineFailed
 from edgectl_server.pipeline.pack import pack
 from edgectl_server.schemas import Trial
@@ -43,7 +47,8 @@ def test_a_bundle_is_what_the_contract_says(activity_run, blobs):
         manifest = decode_manifest(one.manifest)
         files = [layer.file for layer in manifest.layers]
         assert files == [
-            "model.onnx", "edgectl.json", "golden.npz", "model-card.md", "sbom.cdx.json",
+            "model.onnx", "edgectl.json", "golden.npz", "reference.json", "watched.json",
+            "model-card.md", "sbom.cdx.json",
         ]  # fmt: skip
         for descriptor in (manifest.config, *manifest.layers):
             content = blobs.read(descriptor.digest)
@@ -51,6 +56,22 @@ def test_a_bundle_is_what_the_contract_says(activity_run, blobs):
             assert len(content) == descriptor.size
         assert one.model_bytes == layer_by_file(manifest, "model.onnx").size
         assert Trial.model_validate(one.trial).status == "accepted"
+
+
+def test_devices_fetch_what_they_count_and_older_ones_the_counts_too(activity_run, blobs):
+    for one in pack_run(activity_run, blobs):
+        manifest = decode_manifest(one.manifest)
+        files = [layer.file for layer in device_layers(manifest)]
+        assert files == ["model.onnx", "edgectl.json", "golden.npz", "watched.json"]
+        offered = [layer.file for layer in offered_layers(manifest)]
+        assert offered == [*files[:-1], "reference.json", "watched.json"]
+        content = {
+            file: blobs.read(layer_by_file(manifest, file).digest)
+            for file in ("reference.json", "watched.json")
+        }
+        watched = decode_watched(content["watched.json"])
+        assert watched == watched_of(decode_reference(content["reference.json"]))
+        assert b"counts" not in content["watched.json"]
 
 
 def test_the_description_is_complete(activity_run, blobs):
@@ -169,3 +190,41 @@ def test_files_of_the_child_are_not_believed(activity_run, blobs, tmp_path, kind
             lineage=Lineage(source=activity_run.result.source),
         )
     assert caught.value.code == "pipeline.crashed"
+
+
+def test_each_variant_has_the_reference_of_its_own_answers(activity_run, blobs):
+    found = []
+    for one in pack_run(activity_run, blobs):
+        layer = layer_by_file(decode_manifest(one.manifest), "reference.json")
+        reference = decode_reference(blobs.read(layer.digest))
+        found.append(reference)
+        samples = np.load(activity_run.spec.evaluation)
+        assert (reference.source, reference.rows) == ("evaluation", len(samples["label"]))
+        assert reference.dataset == digest_of(activity_run.spec.evaluation.read_bytes())
+        (given,) = reference.inputs
+        assert given.kind == "series"
+        names = [feature.name for feature in reference.features]
+        assert names[:3] == ["confidence", "margin", "entropy"]
+        assert f"{given.name}.2.deviation" in names
+        for feature in reference.features:
+            assert sum(feature.counts) == reference.rows
+        assert sum(reference.classes) == reference.rows
+        accuracy = sum(reference.right) / sum(reference.confidence)
+        assert 0.9 < accuracy < 1, "what the model is known for"
+    assert found[0].features[0] != found[1].features[0], "int8 is sure of other things"
+    assert found[0].features[5] == found[1].features[5], "and is given the same"
+
+
+def test_what_is_encrypted_has_no_reference(activity_run, blobs):
+    for one in pack_run(activity_run, blobs, encrypt=("fp32", "int8")):
+        files = [layer.file for layer in decode_manifest(one.manifest).layers]
+        assert "reference.json" not in files
+
+
+def test_a_reference_that_the_child_made_up_is_not_signed(activity_run, blobs, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(activity_run.directory, copy)
+    (copy / "fp32" / "reference.json").write_text('{"definition": 1}')
+    moved = dataclasses.replace(activity_run, directory=copy)
+    with pytest.raises(PipelineFailed, match="reference"):
+        pack_run(moved, blobs)

@@ -17,10 +17,10 @@ from edgectl_server.pipeline.system_calls import has_seccomp
 TAKEN_OVER = """
 import ctypes, json, os, socket, subprocess, sys
 from pathlib import Path
-from edgectl_server.pipeline import __main__ as child
+from edgectl_server.pipeline import worker as child
 from edgectl_server.pipeline.spec import decode_spec
 
-def attack(spec, channel):
+def attack(limits, task, channel):
     from edgectl_server.pipeline import search  # what the work imports can be imported
 
     library = ctypes.CDLL(None, use_errno=True)
@@ -63,7 +63,8 @@ def attack(spec, channel):
     channel.flush()
 
 child._run = attack
-sys.exit(child._work(decode_spec(Path("spec.json").read_bytes())))
+spec = decode_spec(Path("spec.json").read_bytes())
+sys.exit(child.do_confined(spec.limits, spec.files, lambda tell: spec))
 """
 
 
@@ -107,8 +108,8 @@ def test_a_worker_that_was_taken_over_reaches_its_own_files_alone(data):
 
 def test_a_worker_of_root_has_nothing_that_only_root_may_do(data):
     program = TAKEN_OVER.replace(
-        "def attack(spec, channel):",
-        """def attack(spec, channel):
+        "def attack(limits, task, channel):",
+        """def attack(limits, task, channel):
     rows = Path("/proc/self/status").read_text().splitlines()
     sets = dict(row.split(":\\t") for row in rows if row.startswith("Cap"))
     found = sorted(name for name, value in sets.items() if int(value, 16))

@@ -116,6 +116,8 @@ def test_topics():
         "seed": topics.seed("pi-1"),
         "wanted": topics.wanted("pi-1"),
         "upload_chunk": topics.upload_chunk("pi-1"),
+        "alerts": topics.alerts(),
+        "device_alert": topics.device_alert("pi-1"),
     }
     for name, action, topic, expected in published["access"]:
         assert topics.allowed(name, action, topic) is expected, (name, action, topic)

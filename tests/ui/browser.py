@@ -26,7 +26,7 @@ ARGUMENTS = [
 ]
 WIDE = {"width": 1440, "height": 900}
 LAPTOP = {"width": 1024, "height": 768}
-PHONE = {"width": 390, "height": 844}
+PHONE = {"width": 375, "height": 812}
 expect.set_options(timeout=20_000)  # a busy machine is slow, and nothing is right by being quick
 
 
@@ -75,14 +75,19 @@ class Watched:
         expect(self.page.locator("[aria-busy=true]")).to_have_count(0)
 
 
-def open_page(browser: Browser, origin: str, **options: Any) -> Watched:
-    """Return a page in a context of its own; the context is `watched.page.context`."""
+def open_context(browser: Browser, **options: Any) -> BrowserContext:
+    """Return a browser of its own, as it were: its cookies, its storage, its cache."""
     options.setdefault("viewport", WIDE)
-    context: BrowserContext = browser.new_context(
+    context = browser.new_context(
         locale="en-GB", timezone_id="UTC", reduced_motion="reduce", **options
     )
     context.set_default_timeout(30_000)
-    return Watched(context.new_page(), origin)
+    return context
+
+
+def open_page(browser: Browser, origin: str, **options: Any) -> Watched:
+    """Return a page in a context of its own; the context is `watched.page.context`."""
+    return Watched(open_context(browser, **options).new_page(), origin)
 
 
 def log_in(page: Page, user: str, password: str = PASSWORD) -> None:

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from msgspec import to_builtins
+from sqlalchemy import select
 
 from edgectl_protocol.messages import (
     Capabilities,
@@ -24,6 +25,7 @@ from edgectl_protocol.messages import (
 from edgectl_protocol.names import digest_of
 from edgectl_protocol.update import TRANSITIONS, UpdateEvent, UpdateState
 from edgectl_server.auth import Auth
+from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.tables import (
     Base,
@@ -42,10 +44,18 @@ from edgectl_server.storage.tables import (
     SystemSampleRow,
     TelemetryWindow,
 )
+from ui.bundle_files import bundle_files, manifest_of
 from ui.enrolment_rows import enrolment_rows
+from ui.fleet_rows import held, history, labels_of, saved
+from ui.loop_rows import loop_rows
+from ui.rollout_rows import NEW as DOOR_NEW
+from ui.rollout_rows import VERSION as DOOR_VERSION
+from ui.rollout_rows import phased_rows
+from ui.sample_rows import sample_rows
 from ui.security_rows import security_events
 from ui.update_rows import BREACH, POLICY, PROVED_BY, SPECIAL, evidence
 from ui.upload_rows import upload_rows
+from ui.watch_rows import watch
 
 MARKUP = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
 ENCRYPTED = 5
@@ -69,8 +79,15 @@ REASONS = {
 }
 
 
-def fill(database: Database, now: datetime) -> None:
-    """Write users, models, devices, rollouts, telemetry."""
+def fill(database: Database, blobs: BlobStore, uploads: BlobStore, now: datetime) -> None:
+    """Write users, models, devices, rollouts, telemetry, samples; and the files of bundles.
+
+    Args:
+        database: of the server.
+        blobs: of bundles.
+        uploads: of devices.
+        now: the time.
+    """
     auth = Auth(database, lambda: now)
     for name in ("viewer", "operator", "admin"):
         auth.set_user(name, PASSWORD, name)  # type: ignore[arg-type]
@@ -82,12 +99,32 @@ def fill(database: Database, now: datetime) -> None:
         _rollout(PAUSED, "paused", now),
         *_rollout_rows(now),
         *enrolment_rows(now),
+        *loop_rows(MARKUP, RUNNING, now),
         *upload_rows(name_of(0), MARKUP, now),
+        *saved(now),
+        *sample_rows(
+            uploads,
+            now,
+            bundles={
+                "har": ("3", manifest_of("har", "3", INT8)),
+                "door": (DOOR_VERSION, DOOR_NEW),
+                "kws": ("1.0", manifest_of("kws", "1.0", INT8)),
+            },
+            devices=[name_of(number) for number in range(5)],
+        ),
+        *phased_rows([name_of(number) for number in range(DEVICES)], REPORT, now),
     ]
     with database.write() as session:
         for table in Base.metadata.sorted_tables:  # what is referred to comes first
             session.add_all(row for row in rows if row.__table__ is table)
             session.flush()
+        for bundle in session.scalars(select(BundleVariant)):
+            version = session.get_one(ModelVersion, bundle.version_id)
+            for content in bundle_files(version.model, version.version, bundle.trial):
+                blobs.add_bytes(content)
+    watched = manifest_of("har", "3", INT8)
+    devices = [name_of(number) for number in range(DEVICES)]
+    watch(database, blobs, now, manifest=watched, devices=devices)
 
 
 # ---------------------------------------------------------------- models
@@ -159,6 +196,7 @@ REPORT = {
     "outputs": [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 6]}],
     "trials": [FP32, INT8, ALSO_GOOD, DYNAMIC, BROKEN],
     "measured_on": "a processor, onnxruntime",
+    "golden": {"confident": 10, "uncertain": 6},
     "warnings": ["The calibration set has 200 samples; 300 or more give steadier ranges."],
     "gates": [
         {"variant": "", "name": "contract", "status": "overridden", "overridden_by": "ann",
@@ -224,7 +262,7 @@ def _versions(now: datetime) -> list[Base]:
             variant=trial["variant"],
             precision=trial["precision"],
             target=f"bundles/{identity}/{trial['variant']}",
-            manifest=f"sha256:{100 * identity + rank:064x}",
+            manifest=manifest_of(model, version_name, trial),
             manifest_size=2_000,
             bundle_bytes=trial["size_bytes"] + 21_400,
             model_bytes=trial["size_bytes"],
@@ -232,7 +270,7 @@ def _versions(now: datetime) -> list[Base]:
             trial=trial,
             content_key="A" * 108 if identity == ENCRYPTED and rank == 0 else None,
         )
-        for identity in (1, 3, 5)
+        for identity, model, version_name in ((1, "har", "1"), (3, "har", "3"), (5, "kws", "1.0"))
         for rank, trial in enumerate((INT8, FP32))
     ]
     return [*jobs, *versions, *variants]
@@ -361,7 +399,10 @@ def _device(number: int, now: datetime) -> list[Base]:
         order_expires_at=None,
         reported=to_builtins(reported),
         agent_version="0.1.0",
+        labels=labels_of(number, name.split("-")[1]),
+        **held(number, now),
     )
+    counts = _counts(name, now) if online else []
     return [
         row,
         ReportedSlot(
@@ -375,7 +416,8 @@ def _device(number: int, now: datetime) -> list[Base]:
         *([_measurement(name, now, refused=number == 1)] if number < MEASURED else []),
         *_events(number, now),
         *(row for boot in (2, 3) if number == 0 for row in _events(number, now, boot)),
-        *(_counts(name, now) if online else []),
+        *counts,
+        *(history(row, now, counts[0]) if number == 0 else []),  # type: ignore[arg-type]
         *(security_events(name, now) if number == 0 else []),
     ]
 

@@ -52,17 +52,17 @@ def test_a_token_is_for_what_was_chosen(visit):
 def test_the_audit_log_is_for_admins(visit, api):
     api("POST", "/tokens", {"name": "made for the audit log", "role": "viewer"})
     watched = visit("admin")
-    page = watched.goto("/settings#audit")
+    page = watched.goto("/audit")
     table = page.get_by_role("region", name="Audit log")
     row = table.locator("tbody tr").first
     expect(row).to_contain_text("create_token")
     expect(row).to_contain_text("admin")
-    expect(page.locator("#audit")).to_contain_text("edgectl audit verify")
+    expect(page.locator(".command").first).to_contain_text("edgectl audit verify")
     assert watched.troubles == []
     other = visit("operator")
-    other.goto("/settings")
-    expect(other.page.locator("#tokens")).to_be_visible()
-    expect(other.page.locator("#audit")).to_have_count(0)
+    other.goto("/audit")
+    expect(other.page.get_by_text("The audit log is for admins")).to_be_visible()
+    expect(other.page.get_by_role("region", name="Audit log")).to_have_count(0)
 
 
 def test_a_script_that_was_slipped_in_does_not_run(visit):

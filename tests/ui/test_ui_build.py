@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,13 @@ def test_the_types_of_the_client_were_made_of_the_openapi_document():
     digest = hashlib.sha256((UI / "openapi.json").read_bytes()).hexdigest()
     first = (UI / "src/api/schema.d.ts").read_text().splitlines()[0]
     assert digest in first, "run: python server/ui/run.py types"
+
+
+def test_changes_reach_the_pages_by_the_one_way_that_no_late_answer_undoes():
+    changing = re.compile(r"\.(invalidateQueries|setQueryData|refetchQueries)\(")
+    sources = {path.relative_to(UI / "src"): path.read_text() for path in UI.glob("src/**/*.ts*")}
+    found = {str(path) for path, text in sources.items() if changing.search(text)}
+    assert found == {"api/refresh.ts", "api/live.ts", "session.tsx"}
 
 
 def test_the_lock_has_every_platform_and_no_address():

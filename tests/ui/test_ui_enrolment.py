@@ -4,9 +4,11 @@ import re
 import secrets
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import msgspec
 import pytest
+import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -14,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from playwright.sync_api import expect
 
 from edgectl_protocol.enrolment import fingerprint_of, format_fingerprint, request_text
+from ui.test_ui_pages import parse
 
 pytestmark = pytest.mark.chromium
 
@@ -41,7 +44,7 @@ class Asking:
             {"Content-Type": "application/json"},
         )
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 return answer.status
         except urllib.error.HTTPError as error:
             with error:
@@ -106,6 +109,65 @@ def test_the_list_is_shown_and_can_be_shortened(visit, api):
     assert not watched.troubles
 
 
+def test_a_long_list_is_paged_searched_and_sorted_by_the_server(visit, api):
+    names = [f"pi-many-{number:02}" for number in range(30)]
+    entries = [
+        {"device": name, "fingerprint": format_fingerprint(f"{number:02x}" * 32)}
+        for number, name in enumerate(names, 16)
+    ]
+    api("POST", "/enrolment/preauthorised", {"entries": entries})
+    watched = visit()
+    page = watched.goto("/enrol")
+    panel = page.locator("#without")
+    table = panel.get_by_role("region", name="Keys on the list")
+    rows = table.locator("tbody tr:not(.detail)")
+    expect(rows).to_have_count(25)
+    panel.get_by_role("button", name="Next page").click()
+    expect(page).to_have_url(re.compile(r"keys\.offset=25"))
+    expect(rows.last).to_contain_text(names[-1])
+    panel.get_by_label("Search keys on the list").fill("many-1")
+    expect(page).to_have_url(re.compile(r"keys\.q=many-1$"))
+    expect(rows).to_have_count(10)
+    table.get_by_role("button", name="Name").click()
+    expect(rows.first).to_contain_text("pi-many-19")
+    page.reload()
+    expect(rows.first).to_contain_text("pi-many-19")
+    # The other lists of the page are as they were.
+    expect(page.get_by_role("region", name="Devices that ask")).to_contain_text("pi-waits")
+    panel.get_by_label("Search keys on the list").fill("nobody is called so")
+    expect(panel.get_by_text("No key on the list matches")).to_be_visible()
+    for name in names:
+        api("DELETE", f"/enrolment/preauthorised/{name}")
+    assert not watched.troubles
+
+
+def test_an_image_gets_a_token_of_its_own(visit, api):
+    watched = visit("operator")
+    page = watched.goto("/enrol")
+    panel = page.locator("#image")
+    text = panel.get_by_role("region", name="What the image does")
+    expect(text).to_contain_text("@TOKEN@")
+    panel.get_by_label("Devices").fill("12")
+    panel.get_by_label("Names begin with").fill("a b")
+    expect(panel.get_by_role("alert")).to_contain_text("prefix")
+    button = panel.get_by_role("button", name="Put a token into it")
+    expect(button).to_have_attribute("aria-disabled", "true")
+    panel.get_by_label("Names begin with").fill("pi")
+    expect(text).to_contain_text('--device "pi-$(cut -c1-8 /etc/machine-id)"')
+    shown = panel.locator("code").first.inner_text()
+    assert shown.startswith("edgectl devices image-snippet --uses 12 --expires 7d --prefix pi ")
+    parse(shown)
+    button.click()
+    expect(text).to_contain_text(re.compile("ee_[0-9a-f]{16}_"))
+    with page.expect_download() as download:
+        panel.get_by_role("link", name="Save user-data").click()
+    config = yaml.safe_load(Path(download.value.path()).read_text())
+    token = config["write_files"][0]["content"].split("_")[1]
+    made = {one["id"]: one for one in api("GET", "/enrolment/tokens")["items"]}[token]
+    assert made["uses_left"] == 12
+    assert not [one for one in watched.troubles if "status of 422" not in one]
+
+
 def test_a_viewer_sees_who_asks_and_lets_nobody_in(visit, origin):
     device = Asking(origin, "pi-viewed")
     assert device.ask() == 202
@@ -115,3 +177,16 @@ def test_a_viewer_sees_who_asks_and_lets_nobody_in(visit, origin):
     expect(page.get_by_role("button", name="Make an enrol token")).to_have_attribute(
         "aria-disabled", "true"
     )
+
+
+def test_on_a_phone_approving_needs_no_scrolling_sideways(visit):
+    page = visit(viewport={"width": 375, "height": 812}).goto("/enrol")
+    buttons = page.get_by_role("button", name="Approve")
+    expect(buttons.first).to_be_visible()
+    for region in ("Devices that ask", "Keys on the list", "Enrol tokens"):
+        table = page.get_by_role("region", name=region)
+        assert table.evaluate("(it) => it.scrollWidth <= it.clientWidth"), region
+    box = buttons.first.bounding_box()
+    assert box is not None
+    assert 0 <= box["x"] <= box["x"] + box["width"] <= 375
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375

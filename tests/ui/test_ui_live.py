@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ STAGES = [
     "fetch", "convert", "check", "clean", "evaluate", "quantize", "sensitivity", "latency",
     "golden", "publish",
 ]  # fmt: skip
-SOON_MS = 5_000
-"""Less than any page waits before it asks again by itself where these tests look."""
+SOON_MS = 12_000
+"""A page of a rollout itself asks again after 15 s."""
 
 
 @pytest.mark.parametrize("alone", [False, True], ids=["shared-worker", "a-stream-for-the-tab"])
@@ -41,6 +42,72 @@ def test_what_others_change_is_shown_without_a_reload(visit, api, alone):
     expect(state).to_have_text("Running", timeout=SOON_MS)
     assert page.evaluate("window.stillTheSamePage")
     assert not watched.troubles
+
+
+STATES = """
+  window.states = [];
+  new MutationObserver(() => {
+    const now = document.querySelector('.head .state')?.innerText;
+    if (now && now !== window.states.at(-1)) window.states.push(now);
+  }).observe(document, {subtree: true, childList: true, characterData: true});
+"""
+
+
+def test_an_answer_of_before_does_not_undo_what_came_since(visit, api):
+    watched = visit()
+    page, late = watched.page, []
+
+    def hold(route):
+        if late:
+            route.fallback()
+        else:
+            late.append((route, route.fetch()))
+
+    page.add_init_script(STATES)
+    page.route(f"**/api/v1/rollouts/{RUNNING}", hold)
+    page.goto(f"{watched.origin}/rollouts/{RUNNING}")
+    state = page.locator(".head .state")
+    expect(state).to_have_text("Running")
+    api("POST", f"/rollouts/{RUNNING}/actions/pause", {"reason": "wait for Tuesday"})
+    try:
+        expect(state).to_have_text("Paused")
+        for route, answer in late:
+            route.fulfill(response=answer)
+        page.evaluate("fetch('/api/v1/me').then((answer) => answer.text())")
+        page.evaluate("new Promise(requestAnimationFrame)")
+        assert page.evaluate("window.states") == ["Running", "Paused"]
+    finally:
+        api("POST", f"/rollouts/{RUNNING}/actions/resume", {})
+    assert not watched.troubles
+
+
+def test_the_page_listens_to_every_kind_of_topic(visit):
+    watched = visit()
+    watched.goto("/trust")
+    answer = watched.page.request.get(f"{watched.origin}/api/v1/events?topic=none")
+    kinds = answer.json()["hint"].partition("one of: ")[2].split(", ")
+    source = (Path(__file__).parents[2] / "server/ui/src/api/stream.ts").read_text()
+    listened = re.search(r"TOPIC_KINDS = \[([^\]]*)\]", source)[1]
+    assert sorted(re.findall(r'"(\w+)"', listened)) == kinds
+
+
+def test_silence_without_an_error_is_said_and_ends_by_itself(visit, server):
+    """No byte comes, and no end of the connection: as when a laptop slept, or a firewall forgot."""
+    watched = visit()
+    page = watched.goto(f"/rollouts/{RUNNING}")
+    connection = page.locator(".side .connection")
+    expect(connection).to_have_text("Live")
+    page.wait_for_timeout(8_000)  # longer than from one beat to the next
+    expect(connection).to_have_text("Live")
+    server.signal(signal.SIGSTOP)
+    try:
+        expect(connection).to_have_text(re.compile(r"^Stale since"), timeout=40_000)
+        stale = page.get_by_role("alert").filter(has_text="numbers below may be old")
+        expect(stale).to_be_visible()
+    finally:
+        server.signal(signal.SIGCONT)
+    expect(connection).to_have_text("Live", timeout=30_000)
+    expect(stale).to_have_count(0)
 
 
 def test_more_tabs_than_connections(visit):
@@ -83,7 +150,7 @@ def test_a_failed_request_keeps_what_was_shown_and_can_be_tried_again(visit, api
     expect(alert).to_contain_text("database.busy · request r-4711")
     expect(rows).to_have_count(25)
     before = len(asked)
-    with page.expect_response("**/api/v1/devices?*", timeout=3000):  # sooner than by itself
+    with page.expect_response("**/api/v1/devices?*", timeout=9_000):  # by itself after 10 s
         alert.get_by_role("button", name="Try again").click()
     assert len(asked) > before
     page.unroute("**/api/v1/devices?*")

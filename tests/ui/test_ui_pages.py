@@ -14,7 +14,7 @@ from ui.browser import PHONE, open_page
 from ui.rows import LAST_EVENTS, MARKUP, MEASURED, PAUSED, RUNNING
 from ui.tour import PATHS, commands, look, violations
 
-pytestmark = pytest.mark.chromium
+pytestmark = [pytest.mark.chromium, pytest.mark.timeout(1800)]  # the walk is long
 
 
 @pytest.fixture(scope="module")

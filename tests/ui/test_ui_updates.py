@@ -94,7 +94,7 @@ def test_what_was_rejected_and_is_not_tried_again(visit):
     assert came.endswith("Never served. It is not tried here again.")
     assert rejected.startswith("Rejected output differs by 0.41, at most 0.05")
     assert now.startswith("Runs now version 1")
-    panel = page.locator(".panel", has=page.get_by_role("heading", name="Trust"))
+    panel = page.locator(".panel", has=page.get_by_role("heading", name="Identity"))
     expect(panel).to_contain_text(re.compile(r"4f4f4f4f4f4f….*har 3"))
 
 
@@ -158,14 +158,16 @@ def test_a_careful_rollout_by_keyboard(visit, api):
     expect(again).to_be_checked()
     assert not violations(page)
 
-    # The server says what is wrong with it, at the field, folded or not.
+    # The preview says what is wrong with it, folded or not, and the field does.
     page.locator("summary").click()
     expect(windows).to_have_count(0)
     start = page.get_by_role("button", name="Start rollout")
-    start.click()
+    expect(page.get_by_text("25:00 is no time of day").first).to_be_visible()
+    expect(start).to_be_disabled()
+    page.locator("summary").click()
     expect(page.get_by_text("25:00 is no time of day", exact=True)).to_be_visible()
-    expect(windows).to_be_focused()
     assert not violations(page)
+    windows.focus()
     page.keyboard.press("ControlOrMeta+a")
     page.keyboard.type("sun 03:00-04:00 utc")
     expect(page.get_by_text("25:00 is no time of day")).to_have_count(0)

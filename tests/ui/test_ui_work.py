@@ -25,6 +25,7 @@ def test_search_filters_and_order_are_in_the_address_and_survive_a_reload(visit,
     expect(page).to_have_url(re.compile("online=false.*q=gdansk"))
     page.get_by_role("button", name="Device", exact=True).click()
     expect(page).to_have_url(re.compile("sort=-id"))
+    expect(rows).to_have_count(1)
     names = [name.split("\n")[0] for name in rows.all_inner_texts()]
 
     page.reload()
@@ -110,7 +111,7 @@ def test_starting_a_rollout(visit, api):
     page.get_by_role("button", name="Start rollout").click()
     expect(page.get_by_role("heading", name="Start rollout")).to_be_visible()
     expect(page.get_by_role("combobox", name="Version")).to_have_value(re.compile(r"^1\.0"))
-    page.get_by_text("Chosen devices").click()
+    page.get_by_text("Chosen", exact=True).click()
     start = page.get_by_role("button", name="Start rollout")
     expect(start).to_have_attribute("aria-description", "Choose at least one device.")
     page.get_by_role("combobox", name="Devices").fill("lyon-09")
@@ -180,6 +181,31 @@ def test_an_enrol_token_comes_with_the_command_to_copy(visit, origin):
     expect(page.get_by_role("dialog")).to_have_count(0)
     expect(row).to_have_count(0)
     expect(table).to_contain_text("site-lyon")
+
+
+def test_a_new_token_is_listed_though_an_answer_of_before_comes_late(visit):
+    """The list is asked for, a token is made, and only then comes the answer."""
+    watched = visit()
+    page, late = watched.page, []
+
+    def hold(route):
+        if late:
+            route.fallback()
+        else:
+            late.append((route, route.fetch()))
+
+    page.route("**/api/v1/enrolment/tokens?*", hold)
+    page.goto(f"{watched.origin}/enrol")
+    page.get_by_label("Group").first.fill("site-b")
+    page.get_by_role("button", name="Make an enrol token").click()
+    expect(page.locator("#token code", has_text="edgectl-agent run")).to_be_visible()
+    for route, answer in late:
+        route.fulfill(response=answer)
+    row = page.get_by_role("region", name="Enrol tokens").locator("tr", has_text="site-b")
+    row.get_by_role("button", name="Revoke").click()
+    page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(row).to_have_count(0)
 
 
 def test_a_decommissioned_device_says_so(visit, api):

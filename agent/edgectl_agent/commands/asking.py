@@ -1,10 +1,14 @@
-"""``edgectl-agent hold``, ``rollback`` and ``install``: what a person at the device wants."""
+"""``edgectl-agent hold``, ``rollback``, ``install``, ``outcome``: what is wanted at the device."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import logging
 import os
 import re
+import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +22,15 @@ from edgectl_agent.durable import RealDisk
 from edgectl_agent.errors import AgentError, Refused, Unreachable, UsageError
 from edgectl_agent.hold_file import Held, HoldFile
 from edgectl_agent.local_client import INSTALL_S_MAX, ask, is_running, open_file
-from edgectl_agent.local_messages import HOLD_S_MAX, Hold, Install, Release, RollBack, Status
+from edgectl_agent.local_messages import (
+    HOLD_S_MAX,
+    Hold,
+    Install,
+    Outcome,
+    Release,
+    RollBack,
+    Status,
+)
 from edgectl_agent.settings import Settings
 from edgectl_protocol.errors import InvalidName
 from edgectl_protocol.names import check_model_name, check_variant
@@ -84,6 +96,30 @@ def add(commands: Commands) -> None:
     install.add_argument("--variant", help="this one; otherwise the first that passes its trial")
     install.add_argument("--slot", help="where to (default: the slot with the model's name)")
     _add_wait(install)
+    outcome = add_command(
+        commands,
+        "outcome",
+        _outcome,
+        doing="telling an outcome",
+        summary="tell the server what a request to a model has turned out to be of",
+        examples=(
+            "edgectl-agent outcome har order-7 walking",
+            "edgectl-agent outcome har batch-3:12 running",
+            "edgectl-agent outcome har --from mqtt://localhost/har/truth",
+        ),
+    )
+    outcome.add_argument("slot", help="name of the slot: edgectl-agent models shows them")
+    outcome.add_argument(
+        "request", metavar="ID", nargs="?", help="of the request; ID:ROW of one with many rows"
+    )
+    outcome.add_argument("class_name", metavar="CLASS", nargs="?", help="name of what it was")
+    outcome.add_argument(
+        "--from",
+        dest="source",
+        metavar="TOPIC",
+        help="tell what comes on a topic of the site's broker until SIGTERM: "
+        'messages {"request": "…", "label": "…"}',
+    )
 
 
 def parse_duration(text: str) -> float:
@@ -172,6 +208,60 @@ def _install(settings: Settings, options: argparse.Namespace) -> int:
     finally:
         os.close(file)
     return _follow(settings, options, data["slot"], ends={_ENDED_WELL})
+
+
+def _outcome(settings: Settings, options: argparse.Namespace) -> int:
+    if (options.source is None) != (options.class_name is not None) or (
+        options.source is not None and options.request is not None
+    ):
+        raise UsageError(
+            "outcome.value",
+            "give ID and CLASS, or --from with a topic",
+            hint="edgectl-agent outcome -h",
+        )
+    if options.source is not None:
+        return _listen(settings, options)
+    wanted = {"slot": options.slot, "name": options.request, "label": options.class_name}
+    try:
+        request = msgspec.convert(wanted | {"request": "outcome"}, Outcome)
+    except msgspec.ValidationError as error:
+        raise UsageError(
+            "outcome.value", f"no outcome of a request: {error}", hint="edgectl-agent outcome -h"
+        ) from error
+    ask(settings.control_path, request)
+    if options.json:
+        print_json({"told": wanted})
+    else:
+        print(
+            f"{options.request} of {options.slot} was {options.class_name}: the server will be told"
+        )
+    return 0
+
+
+def _listen(settings: Settings, options: argparse.Namespace) -> int:
+    """Tell what comes on a topic until a signal comes; counts go to standard error."""
+    from edgectl_agent.flows.outcomes import Listening
+    from edgectl_agent.flows.sources import open_source
+    from edgectl_agent.sdk import tell_outcome
+
+    slot = _name(check_model_name, options.slot)
+    if not options.source.startswith(("mqtt:", "mqtts:")):
+        raise UsageError(
+            "flow.address", f"{options.source!r} is no topic", hint="such as mqtt://localhost/truth"
+        )
+    listening = Listening(
+        open_source(options.source, tuple),
+        lambda request, label: tell_outcome(slot, request, label, socket=settings.control_path),
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: listening.stop())
+    counts = msgspec.structs.asdict(listening.run())
+    if options.json:
+        print(json.dumps(counts), file=sys.stderr)
+    else:
+        shown = ", ".join(f"{name} {value}" for name, value in counts.items())
+        logging.getLogger(__name__).info("%s", shown)
+    return 0
 
 
 def _name(check: Callable[[str], str], text: str) -> str:

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,9 +16,18 @@ from typing import Any
 from edgectl_agent.commands.common import Commands, add_command
 from edgectl_agent.durable import RealDisk
 from edgectl_agent.errors import UsageError
+from edgectl_agent.service_manager import ServiceManager
 from edgectl_agent.settings import Settings
 
-__all__ = ["add"]
+__all__ = [
+    "add",
+    "add_identity",
+    "device_name",
+    "enrolled_identity",
+    "read_token",
+    "say_as",
+    "telling",
+]
 
 _TOKEN_CHARACTERS_MAX = 256
 
@@ -35,7 +45,7 @@ def add(commands: Commands) -> None:
             "edgectl-agent enrol --server http://192.0.2.10:8080 --authority sha256:…",
         ),
     )
-    _add_identity(enrol)
+    add_identity(enrol)
     run = add_command(
         commands,
         "run",
@@ -47,7 +57,7 @@ def add(commands: Commands) -> None:
             "edgectl-agent run --state ./state --port 0 --label site=north",
         ),
     )
-    _add_identity(run)
+    add_identity(run)
     run.add_argument("--host", help="address of the inference endpoint")
     run.add_argument("--port", type=int, help="port of the inference endpoint, 0 for a free one")
     run.add_argument("--socket", help="Unix socket of the inference endpoint")
@@ -71,7 +81,8 @@ def add(commands: Commands) -> None:
     fingerprint.add_argument("--device", help="name of this device (default: its host name)")
 
 
-def _add_identity(parser: argparse.ArgumentParser) -> None:
+def add_identity(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say who a new device is, and where it belongs."""
     parser.add_argument("--server", help="address of the server, such as http://host:8080")
     parser.add_argument("--device", help="name of this device (default: its host name)")
     parser.add_argument(
@@ -88,7 +99,9 @@ def _add_identity(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _say_as(options: argparse.Namespace) -> Any:
+def say_as(options: argparse.Namespace) -> Any:
+    """Return what prints what happens, as text or as JSON."""
+
     def say(line: dict[str, Any]) -> None:
         if options.json:
             print(json.dumps(line), flush=True)
@@ -114,6 +127,11 @@ def _say_as(options: argparse.Namespace) -> Any:
                 text = _benchmark_text(line)
             case "renewed":
                 text = f"certificate renewed, until {line['expires_at']}"
+            case "board":
+                runs = f"runs {line['model']}, counter {line['counter']}"
+                text = f"board {line['board']} {runs if line['counter'] else 'runs no model yet'}"
+            case "board-silent":
+                text = "the board does not answer: is it powered, and are RX and TX crossed?"
             case "refused":
                 text = f"order refused [{line['code']}] {line['detail']}"
             case other:
@@ -131,7 +149,23 @@ def _benchmark_text(line: dict[str, Any]) -> str:
     return "benchmark begins"
 
 
-def _identity(settings: Settings, disk: RealDisk, say: Any) -> Any:
+def telling(manager: ServiceManager, say: Any) -> Any:
+    """Return `say`, with what the manager of services is to know told to it as well."""
+
+    def tell(line: dict[str, Any]) -> None:
+        say(line)
+        match line["event"]:
+            case "waiting":  # for a person, perhaps for days: no start takes that long
+                manager.ready(f"waits for approval; its fingerprint is {line['fingerprint']}")
+            case "ready":
+                manager.ready(f"serves at {line['endpoint']}, not connected yet")
+            case "connected" | "disconnected" as link:
+                manager.status(link)
+
+    return tell
+
+
+def enrolled_identity(settings: Settings, disk: RealDisk, say: Any, pause: Any = time.sleep) -> Any:
     """Return the identity, enrolling if there is none yet."""
     from edgectl_agent.enrol import enrol, load_identity
     from edgectl_agent.keyring import Keyring
@@ -145,7 +179,7 @@ def _identity(settings: Settings, disk: RealDisk, say: Any) -> Any:
                 hint="give another --state, or the same --device",
             )
         return identity
-    token = _read_token(settings)
+    token = read_token(settings)
     if not settings.server:
         raise UsageError(
             "enrol.missing",
@@ -159,7 +193,7 @@ def _identity(settings: Settings, disk: RealDisk, say: Any) -> Any:
             hint="make a token with `edgectl devices token create` and give it as --token-file; or "
             "enrol without one: `edgectl devices authority` shows what to give as --authority",
         )
-    device = _device_name(settings)
+    device = device_name(settings)
     identity = enrol(
         disk,
         server=settings.server,
@@ -172,16 +206,18 @@ def _identity(settings: Settings, disk: RealDisk, say: Any) -> Any:
         waiting=lambda fingerprint: say(
             {"event": "waiting", "device": device, "fingerprint": fingerprint}
         ),
+        pause=pause,
     )
     say({"event": "enrolled", "device": identity.device, "server": identity.server})
     return identity
 
 
-def _device_name(settings: Settings) -> str:
+def device_name(settings: Settings) -> str:
+    """Return the name that this device enrols under."""
     return settings.device or os.uname().nodename.partition(".")[0]
 
 
-def _read_token(settings: Settings) -> str:
+def read_token(settings: Settings) -> str:
     """Return the token, from wherever it is; empty where there is none."""
     if not settings.token_file:
         return settings.token
@@ -206,7 +242,7 @@ def _fingerprint(settings: Settings, options: argparse.Namespace) -> int:
 
     disk = RealDisk(settings.state_directory)
     device, fingerprint = (
-        _device_name(settings),
+        device_name(settings),
         format_fingerprint(load_or_make_key(disk, settings.key).key_id),
     )
     if options.json:
@@ -217,25 +253,31 @@ def _fingerprint(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _enrol(settings: Settings, options: argparse.Namespace) -> int:
-    say = _say_as(options)
-    _identity(settings, RealDisk(settings.state_directory), say)
+    say = say_as(options)
+    enrolled_identity(settings, RealDisk(settings.state_directory), say)
     return 0
 
 
 def _run(settings: Settings, options: argparse.Namespace) -> int:
     from edgectl_agent.enrol import load_identity
 
-    say = _say_as(options)
+    manager = ServiceManager(os.environ)
+    say = telling(manager, say_as(options))
     disk = RealDisk(settings.state_directory)
     enrolled = load_identity(disk) is not None
-    identity = _identity(settings, disk, say)
+    identity = enrolled_identity(settings, disk, say, manager.pause)
     if not enrolled:  # begin anew: what enrolling has loaded, some 10 MB, would be kept for years
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - ourselves
+    from edgectl_agent.kept_listener import kept_listener
     from edgectl_agent.supervisor import Supervisor
 
-    supervisor = Supervisor(settings, identity, disk, say)
+    listener = kept_listener(
+        manager, settings.host, settings.port, backlog=settings.endpoint_connections_max
+    )
+    supervisor = Supervisor(settings, identity, disk, say, alive=manager.alive, listener=listener)
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
+        manager.stopping()
         supervisor.request_stop()
 
     signal.signal(signal.SIGTERM, stop)

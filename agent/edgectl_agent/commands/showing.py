@@ -100,6 +100,26 @@ def _print_agent(status: dict[str, Any]) -> None:
         print(f"             {problem}")
     free, kept = status["disk_free_bytes"], status["disk_reserve_bytes"]
     print(f"disk         {bytes_text(free)} free, {bytes_text(kept)} of them kept in reserve")
+    print(f"samples      {_samples_text(status['samples'])}")
+    for code, count in sorted(status["samples"]["counts"].items()):
+        if code != "redaction.done":
+            print(f"             [{code}] {count} dropped")
+
+
+def _samples_text(samples: dict[str, Any]) -> str:
+    """Return what is done with samples, and how many wait."""
+    if not samples["allowed"]:
+        return "forbidden by the setting"
+    told = [f"{samples['waiting']} wait"]
+    if samples["redaction_steps"] or samples["redaction_command"]:
+        steps = samples["redaction_steps"]
+        by = [f"{steps} step" + ("s" if steps != 1 else "")] if steps else []
+        by += [samples["redaction_command"]] if samples["redaction_command"] else []
+        told.append(f"redacted by {' and '.join(by)}")
+        told.append(f"{samples['counts'].get('redaction.done', 0)} so far")
+    if samples["redaction_without"]:
+        told.append(f"without {' and '.join(samples['redaction_without'])}")
+    return ", ".join(told)
 
 
 def _print_slot(slot: str, one: dict[str, Any]) -> None:

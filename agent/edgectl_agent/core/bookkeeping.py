@@ -25,7 +25,9 @@ from edgectl_protocol.messages import (
     SlotReport,
     UpdatePolicy,
 )
+from edgectl_protocol.samples import SamplePolicy
 from edgectl_protocol.update import ENDED, PARKED, UpdateEvent, UpdateState, next_state
+from edgectl_protocol.watching import WatchPolicy
 
 __all__ = ["Bookkeeping"]
 
@@ -124,6 +126,18 @@ class Bookkeeping:
         return UpdatePolicy() if order is None else order.policy
 
     @property
+    def watch(self) -> WatchPolicy:
+        """How closely inputs are described: as the newest order says."""
+        order = self.record.order
+        return WatchPolicy() if order is None else order.watch
+
+    @property
+    def samples(self) -> Mapping[str, SamplePolicy]:
+        """What may leave the device as it is, by slot: as the newest order says."""
+        order = self.record.order
+        return {} if order is None else order.samples
+
+    @property
     def unsettled(self) -> frozenset[str]:
         """Slots that must not serve what their pointer says until the step under way has run."""
         slots = set()
@@ -204,9 +218,10 @@ class Bookkeeping:
             case _S.DOWNLOADING:
                 key = None if order is None else order.keys.get(update.manifest)
                 delta = None if order is None else order.deltas.get(update.manifest)
+                rest = None if order is None else order.rests.get(update.manifest)
                 keep = needed(self.record, self.pointers)
                 self._wanted = steps.Download(
-                    step=step, update=update, key=key, delta=delta, keep=keep
+                    step=step, update=update, key=key, delta=delta, rest=rest, keep=keep
                 )
             case _S.VERIFYING:
                 self._wanted = steps.Verify(step=step, update=update)

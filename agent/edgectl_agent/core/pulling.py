@@ -125,12 +125,19 @@ class Cutter:
 
         Content beyond the blob's end is ignored.
         """
+        if not self._pending and len(content) == self._next_size():
+            yield self._number, content  # as it came: this is most of them
+            self._number += 1
+            return
         self._pending += content
         while self._number * CHUNK_BYTES < self._length:
-            size = chunk_length(self._length, self._number)
+            size = self._next_size()
             if len(self._pending) < size:
                 return
             yield self._number, bytes(self._pending[:size])
             del self._pending[:size]
             self._number += 1
         self._pending.clear()
+
+    def _next_size(self) -> int:
+        return chunk_length(self._length, self._number)

@@ -19,7 +19,7 @@ from edgectl_protocol.messages import (
     TrialReport,
     UpdatePolicy,
 )
-from edgectl_protocol.transfers import DeltaOffer, TransferReport
+from edgectl_protocol.transfers import DeltaOffer, RestOffer, TransferReport
 from edgectl_protocol.update import UpdateEvent, UpdateState
 
 __all__ = [
@@ -278,6 +278,8 @@ class Download(_Value, frozen=True, kw_only=True):
     """Content key of an encrypted bundle, sealed to this device; to be kept beside the blobs."""
     delta: DeltaOffer | None = None
     """By which the model may be made from one that is here."""
+    rest: RestOffer | None = None
+    """By which the rest of the bundle may be made from that of one that is here."""
     keep: tuple[str, ...] = ()
     """Manifests that are needed: where the disk is too small, everything else may go first."""
 

@@ -22,6 +22,7 @@ are asked for at a time. Rules:
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 
@@ -70,6 +71,9 @@ class Wishes(Struct, frozen=True, kw_only=True):
     """To be named to the server; empty is no request."""
     refused: tuple[int, ...] = ()
     """Those of `missing` that came with another content."""
+
+
+_NOTHING = Wishes()
 
 
 class TransferFailure(Exception):
@@ -167,7 +171,7 @@ class Transfer:
             return self._refuse(number, elapsed_s)
         if number in self._asked:
             ask = self._asked.pop(number)
-            self._has_overtaken = any(one.turn < ask.turn for one in self._asked.values())
+            self._has_overtaken = self._oldest_turn() < ask.turn
             self._newest_turn = max(self._newest_turn, ask.turn)
             if not ask.again:
                 self._again_max = 1
@@ -193,6 +197,8 @@ class Transfer:
         Raises:
             TransferFailure: ``transfer.stalled``: nothing has come for too long.
         """
+        if self._is_idle(elapsed_s):
+            return _NOTHING
         named = dict.fromkeys(sorted(self._named))
         refused = tuple(named)
         self._named.clear()
@@ -246,6 +252,20 @@ class Transfer:
         self._progress_s = self._heard_s = elapsed_s
         self._drain_began_s = elapsed_s
         self._drained = 0
+
+    def _is_idle(self, elapsed_s: float) -> bool:
+        """Say whether all goes well and enough is on its way: after most pieces it is so."""
+        return (
+            len(self._asked) > self._window // 2
+            and self._oldest_turn() >= self._newest_turn
+            and not self._named
+            and not self._ask_again_at
+            and elapsed_s < self._stalls_at()
+        )
+
+    def _oldest_turn(self) -> float:
+        """Return the turn of what was asked for first of all that is on its way."""
+        return next(iter(self._asked.values())).turn if self._asked else math.inf
 
     def _refuse(self, number: int, elapsed_s: float) -> Outcome:
         count = self._refusals[number] = self._refusals.get(number, 0) + 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import random
+import secrets
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -153,8 +154,9 @@ class Flow:
         try:
             if isinstance(item.given, Malformed):
                 raise item.given
-            prediction = self._predict(item.given)
-            row = self._row(item, prediction)
+            request = secrets.token_hex(8)
+            prediction = self._predict(item.given, request)
+            row = self._row(item, request, prediction)
             good = True
         except (Malformed, InputRefused) as error:
             self.counts.malformed += 1
@@ -175,18 +177,18 @@ class Flow:
             except OSError as error:
                 self._say("done", f"{item.name}: {error}")
 
-    def _predict(self, given: Any) -> Prediction:
+    def _predict(self, given: Any, request: str) -> Prediction:
         """Predict; for a source that may wait, as soon as there is a model."""
         while True:
             try:
-                return self._model.predict(given)
+                return self._model.predict(given, request=request)
             except ModelUnavailable as error:
                 if self._source.newest_wins or self._stop.is_set():
                     raise
                 self._say("unavailable", str(error))
             self._stop.wait(_LOOK_S)
 
-    def _row(self, item: Item, prediction: Prediction) -> bytes:
+    def _row(self, item: Item, request: str, prediction: Prediction) -> bytes:
         """Return the result as a line of JSON without its end."""
         row: dict[str, Any] = {
             "at": now(),
@@ -195,6 +197,7 @@ class Flow:
             "variant": prediction.variant,
             "manifest": prediction.manifest,
             "source": item.name,
+            "request": request,
         }
         if prediction.rows:
             row["label"], row["confidence"] = prediction.label, prediction.confidence

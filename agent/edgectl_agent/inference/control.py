@@ -14,10 +14,13 @@ from edgectl_agent.bundle import Bundle
 from edgectl_agent.core.evidence import Copies, Evidence
 from edgectl_agent.inference.options import Options
 from edgectl_protocol.names import Digest, ModelName
+from edgectl_protocol.samples import SamplePolicy
+from edgectl_protocol.watching import WatchPolicy
 
 __all__ = [
     "LINE_BYTES_MAX",
     "RESERVE_BYTES",
+    "Accept",
     "Accompany",
     "Command",
     "Exchange",
@@ -28,12 +31,15 @@ __all__ = [
     "Mirroring",
     "Release",
     "Reply",
+    "Sampled",
     "SlotHealth",
     "Start",
     "Started",
     "Swap",
+    "Taken",
     "Tally",
     "Unload",
+    "Watched",
     "Window",
     "Windows",
     "decode_command",
@@ -58,6 +64,13 @@ class Start(Struct, frozen=True, kw_only=True, tag="start"):
     reserve_bytes: int = RESERVE_BYTES
     """Memory that must stay free beside two models of one slot."""
     options: Options = Options()
+    listener: int = -1
+    """Descriptor of a socket that listens on host and port already; nobody is accepted on it before
+    `Accept`. -1 for none."""
+
+
+class Accept(Struct, frozen=True, kw_only=True, tag="accept"):
+    """Accept who waits on the `listener`: what is to be served at the start is loaded."""
 
 
 class Load(Struct, frozen=True, kw_only=True, tag="load"):
@@ -123,7 +136,33 @@ class Windows(Struct, frozen=True, kw_only=True, tag="windows"):
     """Counts since the last such command."""
 
 
-Command = Start | Load | Exchange | Accompany | Mirror | Release | Unload | Health | Windows
+class Watched(Struct, frozen=True, kw_only=True, tag="watched"):
+    """Return the windows of features that have ended, a list of `FeatureWindow`, and go on so."""
+
+    policy: WatchPolicy
+
+
+class Sampled(Struct, frozen=True, kw_only=True, tag="sampled"):
+    """Return the samples that were taken, a list of `Taken` and perhaps not all, and go on so."""
+
+    policies: dict[ModelName, SamplePolicy]
+    """Slots that are not named give none."""
+
+
+Command = (
+    Start
+    | Accept
+    | Load
+    | Exchange
+    | Accompany
+    | Mirror
+    | Release
+    | Unload
+    | Health
+    | Windows
+    | Watched
+    | Sampled
+)
 
 
 class Started(Struct, frozen=True, kw_only=True):
@@ -191,6 +230,13 @@ class Window(Struct, frozen=True, kw_only=True):
     version: str
     manifest: str
     tally: Tally
+
+
+class Taken(Struct, frozen=True, kw_only=True):
+    """One of the reply to `Sampled`."""
+
+    content: bytes
+    """The file, as `edgectl_protocol.samples` says; it tells itself what it is of."""
 
 
 class Reply(Struct, frozen=True, kw_only=True):

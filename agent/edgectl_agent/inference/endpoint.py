@@ -71,18 +71,34 @@ class Endpoint:
         self.heads = {False: Heads(), True: Heads()}
         self._sweeping: asyncio.TimerHandle | None = None
 
-    async def listen_tcp(self, host: str, port: int) -> int:
-        """Listen on `host` and `port`, 0 for any free one; return the port. Raises OSError."""
+    async def listen_tcp(self, host: str, port: int, listener: socket.socket | None = None) -> int:
+        """Listen on `host` and `port`, 0 for any free one; return the port. Raises OSError.
+
+        With a `listener` on these, nobody is accepted before `accept`.
+        """
         self._hosts = {b"localhost", host.encode().lower(), *self._names}
         self._named.clear()
         self.heads[False].forget()
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(
-            lambda: Connection(self, local=False), host, port, backlog=self.limits.connections_max
-        )
+
+        def connection() -> Connection:
+            return Connection(self, local=False)
+
+        backlog = self.limits.connections_max
+        if listener is None:
+            server = await loop.create_server(connection, host, port, backlog=backlog)
+        else:
+            server = await loop.create_server(
+                connection, sock=listener, backlog=backlog, start_serving=False
+            )
         self._servers.append(server)
         number: int = server.sockets[0].getsockname()[1]
         return number
+
+    async def accept(self) -> None:
+        """Accept who waits, wherever that has not begun."""
+        for server in self._servers:
+            await server.start_serving()
 
     async def listen_unix(self, path: Path) -> None:
         """Listen on a Unix socket of mode 0660; a stale socket there is removed. Raises OSError."""

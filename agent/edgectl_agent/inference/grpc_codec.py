@@ -16,6 +16,7 @@ from msgspec import UNSET, UnsetType
 from edgectl_agent.inference.grpc_messages import message
 from edgectl_agent.inference.peer import Peer
 from edgectl_agent.inference.protocol import (
+    KEEP,
     Call,
     Extent,
     Regions,
@@ -188,7 +189,8 @@ def _call(
     # Either all outputs are in binary form or none is, and FP16 cannot be otherwise.
     raw = raw or bool(extents) or any(spec.datatype not in _CONTENTS for spec in outputs)
     names = frozenset(spec.name for spec in outputs) if raw else frozenset()
-    return Call(inputs, outputs, request.id or UNSET, names, extents, regions)
+    keep = KEEP in request.parameters and request.parameters[KEEP].bool_param
+    return Call(inputs, outputs, request.id or UNSET, names, extents, regions, keep=keep)
 
 
 def _parameters(tensor: Any) -> dict[str, Any]:

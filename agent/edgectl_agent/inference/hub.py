@@ -12,7 +12,8 @@ Rules:
    that they were offered.
 2. Every wait has an end and every number a bound: connections, those of one user, the first line,
    a reader that does not read, the length of a line, lines a second, the log.
-3. Counts that cannot be true end the connection; nothing of such a line is counted.
+3. Counts that cannot be true end the connection; nothing of such a line is counted. Neither is a
+   sample of another model, or for a reason that nobody has allowed, kept.
 4. Descriptors that an application sends are dropped by the kernel: they are never asked for.
 """
 
@@ -30,6 +31,7 @@ from collections import Counter, OrderedDict
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -41,17 +43,24 @@ from edgectl_agent.inference.hub_messages import (
     LINE_BYTES_MAX,
     VERSION,
     Counted,
+    Described,
     Elsewhere,
     Follow,
+    Look,
     Offer,
     Refusal,
+    SamplePart,
     Trouble,
     Waiting,
     Withdrawn,
     check_counted,
     decode_from_application,
 )
-from edgectl_agent.inference.slots import Slots
+from edgectl_agent.inference.reference import Opened
+from edgectl_agent.inference.sample_parts import Assembly, SampleRefused
+from edgectl_agent.inference.slots import Served, Slots
+from edgectl_protocol.samples import SamplePolicy
+from edgectl_protocol.watching import problem_of_counts
 
 __all__ = ["Hub", "HubLimits"]
 
@@ -68,7 +77,7 @@ class HubLimits(Struct, frozen=True, kw_only=True):
     connections_of_user_max: int = 32
     first_line_s_max: float = 5.0
     write_s_max: float = 10.0
-    lines_per_s: float = 5.0
+    lines_per_s: float = 10.0
     lines_burst: int = 50
     manifests_max: int = 8
     """Of one connection: counts of those offered longer ago are not taken any more."""
@@ -101,6 +110,11 @@ class _Allowance:
         return True
 
 
+class _Offered(NamedTuple):
+    bundle: Bundle
+    reference: Opened | None
+
+
 class _Application:
     """One connection."""
 
@@ -110,7 +124,7 @@ class _Application:
         self.pid, self.uid, self.gid = _CREDENTIALS.unpack(peer)
         self.slot = ""
         self.files = True
-        self.offered: OrderedDict[str, Bundle] = OrderedDict()
+        self.offered: OrderedDict[str, _Offered] = OrderedDict()
         self.changed = asyncio.Event()
         self.withdrawn = False
         self.rest = b""
@@ -130,6 +144,7 @@ class Hub:
         self._slots = slots
         self._limits = limits or HubLimits()
         self._applications: dict[_Application, asyncio.Task[None]] = {}
+        self._assembly = Assembly()
         self._listener: socket.socket | None = None
         self._path: Path | None = None
         self._accepting: asyncio.Task[None] | None = None
@@ -181,6 +196,11 @@ class Hub:
         """Tell the applications of `slot` what serves there now."""
         self._tell(slot, withdrawn=False)
 
+    def looked(self) -> None:
+        """Tell all applications how closely to look from now on."""
+        for application in self._applications:
+            application.changed.set()
+
     def withdrawn(self, slot: str) -> None:
         """Tell the applications of `slot` that nothing shall be run."""
         self._tell(slot, withdrawn=True)
@@ -218,6 +238,7 @@ class Hub:
 
     def _left(self, application: _Application, _task: asyncio.Task[None]) -> None:
         self._applications.pop(application, None)
+        self._assembly.forget(application)
 
     async def _attend(self, application: _Application) -> None:
         """Speak with one application until either side hangs up."""
@@ -262,15 +283,10 @@ class Hub:
     def _take(self, application: _Application, message: object) -> None:
         """Count what an application has counted, or note its trouble."""
         match message:
-            case Counted():
-                bundle = application.offered.get(message.manifest)
-                if bundle is None:
-                    return  # of a model that this hub knows nothing of any more
-                scores = bundle.config.scores is not None
-                wrong = check_counted(message, scores=scores)
-                if wrong:
-                    raise _Hostile("hub.tally", wrong)
-                self._slots.count(bundle, _tally(message))
+            case Counted() | Described() | SamplePart():
+                offered = application.offered.get(message.manifest)
+                if offered is not None:  # else this hub knows nothing of that model any more
+                    self._take_of(application, offered, message)
             case Trouble() if message.manifest in application.offered:
                 self._note(
                     f"{application} cannot run {message.manifest}: {message.code!r} "
@@ -281,14 +297,50 @@ class Hub:
             case _:
                 raise _Hostile("hub.malformed", "a connection follows one slot")
 
+    def _take_of(
+        self,
+        application: _Application,
+        offered: _Offered,
+        message: Counted | Described | SamplePart,
+    ) -> None:
+        """Take what an application says of a model that it was offered."""
+        bundle, opened = offered
+        match message:
+            case Counted():
+                wrong = check_counted(message, scores=bundle.config.scores is not None)
+                if wrong:
+                    raise _Hostile("hub.tally", wrong)
+                self._slots.count(bundle, _tally(message))
+            case Described(counts=counts):
+                if opened is None:
+                    raise _Hostile("hub.features", "features of a model that has no reference")
+                wrong = problem_of_counts(counts, opened.watched.features, opened.watched.classes)
+                if wrong:
+                    raise _Hostile("hub.features", wrong)
+                self._slots.described(bundle, opened, counts)
+            case SamplePart():
+                policy = self._slots.sample_policies.get(bundle.slot, SamplePolicy())
+                if not policy.on:
+                    return  # it may not have heard of that yet
+                try:
+                    sample = self._assembly.take(application, bundle, message)
+                except SampleRefused as error:
+                    raise _Hostile("hub.sample", str(error)) from error
+                if sample is not None:
+                    self._slots.sample_given(bundle, sample)
+
     async def _keep_told(self, application: _Application) -> None:
         """Tell the application what serves, now and after each change, the newest only."""
         application.changed.set()
-        told = ""
+        told, told_look = "", Look()
         try:
             while True:
                 await application.changed.wait()
                 application.changed.clear()
+                look = self._slots.look_at(application.slot)
+                if application.files and look != told_look:
+                    told_look = look
+                    await self._send(application, look)
                 served = self._slots.get(application.slot)
                 if served is None:
                     told = ""
@@ -296,13 +348,14 @@ class Hub:
                     await self._send(application, Withdrawn() if gone else Waiting())
                 elif served.bundle.manifest != told:
                     told = served.bundle.manifest
-                    await self._offer(application, served.bundle)
+                    await self._offer(application, served)
         except (OSError, TimeoutError) as error:
             self._note(f"{application}: {str(error) or 'does not read'}")
             with suppress(OSError):
                 application.connection.shutdown(socket.SHUT_RDWR)  # ends the reading as well
 
-    async def _offer(self, application: _Application, bundle: Bundle) -> None:
+    async def _offer(self, application: _Application, served: Served) -> None:
+        bundle, reference = served.bundle, served.reference
         if bundle.key is not None or not application.files:
             reason = "the model is encrypted, and its key stays with the agent"
             await self._send(
@@ -326,12 +379,13 @@ class Hub:
             config=bundle.config,
             threads=bundle.threads,
             provider=bundle.provider,
+            reference=None if reference is None else reference.watched,
         )
         files: list[int] = []
         try:
             # Opened for each application: a shared descriptor has one offset for all of them.
             files.extend(os.open(path, os.O_RDONLY) for path in (bundle.model, bundle.golden))
-            application.offered[bundle.manifest] = bundle
+            application.offered[bundle.manifest] = _Offered(bundle, reference)
             while len(application.offered) > self._limits.manifests_max:
                 application.offered.popitem(last=False)
             await self._send(application, offer, files)

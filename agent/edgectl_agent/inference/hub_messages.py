@@ -3,8 +3,9 @@
 JSON lines. The application begins with `Follow` and is told, at once and after every change, what
 it shall run: an `Offer` comes with `OFFER_FILES` open descriptors, model and golden data, which
 travel with the first byte of its line (``SCM_RIGHTS``). It sends `Counted` from time to time, for
-manifests that it was offered. Unknown fields are tolerated on both sides; what else would change
-the meaning is another `VERSION`. No runtime is imported here.
+manifests that it was offered, and, as far as a `Look` of the hub wants that, `Described` and
+samples in parts. Unknown fields are tolerated on both sides; what else would change the meaning is
+another `VERSION`. No runtime is imported here.
 """
 
 from __future__ import annotations
@@ -18,21 +19,27 @@ from edgectl_protocol.histograms import CONFIDENCE_EDGES, LATENCY_EDGES_US
 from edgectl_protocol.manifest import BundleConfig
 from edgectl_protocol.messages import Provider
 from edgectl_protocol.names import Digest, ModelName, Variant, Version
+from edgectl_protocol.samples import SAMPLE_BYTES_MAX, SamplePolicy
+from edgectl_protocol.watching import FeatureCounts, Watched, WatchPolicy
 
 __all__ = [
     "CLASSES_MAX",
     "LINE_BYTES_MAX",
     "OFFER_BYTES_MAX",
     "OFFER_FILES",
+    "PART_BYTES_MAX",
     "ROWS_MAX",
     "VERSION",
     "Counted",
+    "Described",
     "Elsewhere",
     "Follow",
     "FromApplication",
     "FromHub",
+    "Look",
     "Offer",
     "Refusal",
+    "SamplePart",
     "Trouble",
     "Waiting",
     "Withdrawn",
@@ -46,7 +53,9 @@ OFFER_FILES = 2
 LINE_BYTES_MAX = 64 * 1024
 """What an application says; the counts of 1024 classes take 22 KiB at most."""
 OFFER_BYTES_MAX = 2 * 1024 * 1024
-"""What the hub says; a bundle's description is at most 1 MiB."""
+"""What the hub says; a bundle's description is at most 1 MiB, its reference 256 KiB."""
+PART_BYTES_MAX = 40_000
+"""Of a sample in one line, where it is in base64."""
 REQUESTS_MAX = 10**9
 """Of one tally: 10,000 a second, in a day without the agent."""
 ROWS_MAX = 256
@@ -92,7 +101,23 @@ class Trouble(Struct, frozen=True, kw_only=True, tag="trouble"):
     detail: Annotated[str, Meta(max_length=512)]
 
 
-FromApplication = Follow | Counted | Trouble
+class Described(Struct, frozen=True, kw_only=True, tag="described"):
+    """Counts of features since the last such line, of one manifest."""
+
+    manifest: Digest
+    counts: FeatureCounts
+
+
+class SamplePart(Struct, frozen=True, kw_only=True, tag="sample"):
+    """A part of a file of `edgectl_protocol.samples`; parts come in their order."""
+
+    manifest: Digest
+    at: Annotated[int, Meta(ge=0, le=SAMPLE_BYTES_MAX)]
+    content: Annotated[bytes, Meta(min_length=1, max_length=PART_BYTES_MAX)]
+    last: bool = False
+
+
+FromApplication = Follow | Counted | Trouble | Described | SamplePart
 
 
 class Offer(Struct, frozen=True, kw_only=True, tag="offer"):
@@ -107,6 +132,15 @@ class Offer(Struct, frozen=True, kw_only=True, tag="offer"):
     """Within one operator, as its trial on this device has found best; 0: by the model's size."""
     provider: Provider = ""
     """Execution provider or delegate that its trial has chosen; empty: the runtime's usual one."""
+    reference: Watched | None = None
+    """What inputs and answers are compared with; None where the bundle has none."""
+
+
+class Look(Struct, frozen=True, kw_only=True, tag="look"):
+    """How closely to look at inputs and answers, from now on; before it is said, not at all."""
+
+    watch: WatchPolicy = WatchPolicy(rows_per_s=0)
+    samples: SamplePolicy = SamplePolicy()
 
 
 class Elsewhere(Struct, frozen=True, kw_only=True, tag="elsewhere"):
@@ -135,14 +169,15 @@ class Withdrawn(Struct, frozen=True, kw_only=True, tag="withdrawn"):
 class Refusal(Struct, frozen=True, kw_only=True, tag="refused"):
     """The last line: why the hub hangs up.
 
-    Codes: ``hub.version``, ``hub.malformed``, ``hub.busy``, ``hub.flood``, ``hub.tally``.
+    Codes: ``hub.version``, ``hub.malformed``, ``hub.busy``, ``hub.flood``, ``hub.tally``,
+    ``hub.features``, ``hub.sample``.
     """
 
     code: Annotated[str, Meta(max_length=64)]
     detail: Annotated[str, Meta(max_length=512)]
 
 
-FromHub = Offer | Elsewhere | Waiting | Withdrawn | Refusal
+FromHub = Offer | Look | Elsewhere | Waiting | Withdrawn | Refusal
 
 _application_decoder = msgspec.json.Decoder(FromApplication)
 _hub_decoder = msgspec.json.Decoder(FromHub)

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import socket
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from edgectl_agent.inference.bearer import Bearer, TokenUnusable, read_token
-from edgectl_agent.inference.control import Start, Started
+from edgectl_agent.inference.control import Accept, Start, Started
 from edgectl_agent.inference.endpoint import Endpoint, Limits
 from edgectl_agent.inference.errors import InferenceError
 from edgectl_agent.inference.hub import Hub
@@ -43,7 +44,21 @@ class Listeners:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
         self._hub = Hub(slots)
         slots.switched = self._hub.changed
+        slots.looked = self._hub.looked
+        self._endpoint: Endpoint | None = None
         self._close: list[Callable[[], Awaitable[None]]] = [self._hub.close]
+
+    async def listen(self, command: Start | Accept) -> Started | None:
+        """Open everything, or accept who waits on the socket that was given.
+
+        Raises:
+            InferenceError: as `open`.
+        """
+        if isinstance(command, Start):
+            return await self.open(command)
+        if self._endpoint is not None:
+            await self._endpoint.accept()
+        return None
 
     async def open(self, command: Start) -> Started:
         """Listen as `command` says.
@@ -73,9 +88,11 @@ class Listeners:
             bearer=bearer,
             bearer_on_socket=options.token_on_socket,
         )
+        self._endpoint = endpoint
         self._close.append(endpoint.close)
+        listener = socket.socket(fileno=command.listener) if command.listener >= 0 else None
         try:
-            port = await endpoint.listen_tcp(command.host, command.port)
+            port = await endpoint.listen_tcp(command.host, command.port, listener)
         except OSError as error:
             raise _cannot_bind(command.host, command.port, error) from error
         grpc_port = await self._open_grpc(command, service, limits, bearer)

@@ -10,7 +10,8 @@ Rules:
    that crashes takes the process with it, and is named on the pulse's page. One that hangs is
    stopped; where it does not let itself be stopped, its thread is left behind and mirroring ends.
 4. Who gives the same answer: the same best class in every row, where both have scores and the same
-   labels; otherwise outputs within the tolerances of the companion's golden data.
+   labels; otherwise outputs within the tolerances of the companion's golden data. Who does not is
+   told with the request, for `sampling`.
 
 The thread is only a little nice: it holds Python's lock for moments, and a thread that is hardly
 ever scheduled would hold it for long, and the event loop would wait.
@@ -24,15 +25,21 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from edgectl_agent.core.evidence import Copies
-from edgectl_agent.golden import compare
+from edgectl_agent.inference.choosing import Asked
 from edgectl_agent.inference.counts import Counts, predictions_of
+from edgectl_agent.inference.differences import (
+    Difference,
+    difference_of_classes,
+    difference_of_finite,
+    difference_of_numbers,
+)
 from edgectl_agent.inference.pulse import Place, Pulse
 from edgectl_agent.inference.run_watch import RunWatch
 from edgectl_agent.runtime import Model, RunFailed, Tensor
@@ -65,6 +72,7 @@ class _Copy(NamedTuple):
     inputs: dict[str, Tensor]
     outputs: Mapping[str, Tensor]
     finite: bool
+    request: str
 
 
 class Mirror:
@@ -79,6 +87,7 @@ class Mirror:
         share: float,
         cpu_max: float,
         run_seconds_max: float = RUN_SECONDS_MAX,
+        disagreed: Callable[[Difference, Asked], object] = lambda *_: None,
     ) -> None:
         """Begin.
 
@@ -90,11 +99,13 @@ class Mirror:
             cpu_max: share of one processor core.
             run_seconds_max: a run that takes longer is stopped; one that goes on for as long again
                 is left behind.
+            disagreed: called in the thread of copies with what is answered otherwise.
         """
         self._companion = companion
         self._model = companion.model
         self._config = companion.model.config
         self._pulse = pulse
+        self._disagreed = disagreed
         self._share, self._cpu_max = share, cpu_max
         self._fits = _same_inputs(serving.model.config, self._config)
         self._classes = comparable(serving.model.config, self._config)
@@ -116,13 +127,19 @@ class Mirror:
         )
 
     def offer(
-        self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], *, finite: bool
+        self,
+        inputs: Mapping[str, Tensor],
+        outputs: Mapping[str, Tensor],
+        request: str = "",
+        *,
+        finite: bool,
     ) -> None:
         """Copy a request that has just been computed, if it is chosen; from any thread.
 
         Args:
             inputs: as the model got them.
             outputs: as it gave them.
+            request: as the application has named it.
             finite: whether these are.
         """
         if self._closed or random.random() >= self._share:  # noqa: S311 - a sample, no secret
@@ -133,7 +150,8 @@ class Mirror:
             with self._lock:
                 self._counts["skipped"] += 1
             return
-        copy = _Copy({name: _owned(one) for name, one in inputs.items()}, outputs, finite)
+        owned = {name: _owned(one) for name, one in inputs.items()}
+        copy = _Copy(owned, outputs, finite, request)
         if threading.get_ident() == self._loop_thread:
             self._hand_over_soon(copy)  # waking the loop from the loop would cost a system call
             return
@@ -207,24 +225,29 @@ class Mirror:
         if self._model.threads == 1:  # without the time in which more important threads ran
             seconds = time.thread_time() - begin_cpu
         finite = self._companion.counts.finite(outputs)
-        agreed = finite == copy.finite and self._agree(copy.outputs, outputs)
+        if finite == copy.finite:
+            difference = self._difference(copy.outputs, outputs)
+        else:
+            difference = difference_of_finite(copy.outputs, outputs)
         with self._lock:
             self._latency[bin_of(LATENCY_EDGES_US, seconds * 1e6)] += 1
             for index, _ in predictions_of(outputs, self._config.scores) if finite else ():
                 if index >= len(self._class_counts):
                     self._class_counts.extend([0] * (index + 1 - len(self._class_counts)))
                 self._class_counts[index] += 1
-        self._count(agreed=agreed, non_finite=copy.finite and not finite)
+        self._count(agreed=difference is None, non_finite=copy.finite and not finite)
+        if difference is not None:
+            self._disagreed(difference, Asked(copy.inputs, copy.outputs, copy.request))
 
-    def _agree(self, live: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
-        if self._classes:
+    def _difference(
+        self, live: Mapping[str, Tensor], own: Mapping[str, Tensor]
+    ) -> Difference | None:
+        """Return in which row the companion answers otherwise; None where it does not."""
+        if self._classes and self._serving_scores is not None:
             ours = predictions_of(live, self._serving_scores)
             theirs = predictions_of(own, self._config.scores)
-            return [index for index, _ in ours] == [index for index, _ in theirs]
-        return all(
-            name in live and compare(own[name], live[name], tolerance)[0]
-            for name, tolerance in self._config.golden.tolerances.items()
-        )
+            return difference_of_classes(ours, theirs, len(live[self._serving_scores.output]))
+        return difference_of_numbers(live, own, self._config.golden.tolerances)
 
     def _count(self, *, errors: int = 0, agreed: int = 0, non_finite: int = 0) -> None:
         with self._lock:

@@ -33,6 +33,7 @@ from edgectl_agent.clock import now
 from edgectl_agent.inference.control import (
     LINE_BYTES_MAX,
     RESERVE_BYTES,
+    Accept,
     Accompany,
     Command,
     Exchange,
@@ -43,10 +44,13 @@ from edgectl_agent.inference.control import (
     Mirroring,
     Release,
     Reply,
+    Sampled,
     SlotHealth,
     Start,
     Started,
+    Taken,
     Unload,
+    Watched,
     Window,
     Windows,
     line,
@@ -55,6 +59,8 @@ from edgectl_agent.inference.errors import InferenceDown, LoadFailed, SlotEmpty
 from edgectl_agent.inference.options import Options
 from edgectl_agent.inference.pulse import Place, Pulse, Silence, make_page
 from edgectl_protocol.messages import InferenceWindow, SwapReport
+from edgectl_protocol.samples import SamplePolicy
+from edgectl_protocol.watching import FeatureWindow, WatchPolicy
 
 __all__ = [
     "Death",
@@ -67,6 +73,9 @@ __all__ = [
 ]
 
 _logger = logging.getLogger(__name__)
+_START_S_MAX = 90.0
+"""A small board that boots has much else to do then: 30 s were too short for an emulated one. Less
+than the watchdog of the service allows."""
 _ANSWER_S_MAX = 5.0
 _DRAIN_S_MAX = 15.0
 """Requests in an old model may take this long to end."""
@@ -109,6 +118,7 @@ class InferenceProcess:
         log: Path | None = None,
         reserve_bytes: int = RESERVE_BYTES,
         options: Options | None = None,
+        listener: sockets.socket | None = None,
     ) -> None:
         """Describe the process; nothing is started.
 
@@ -121,6 +131,7 @@ class InferenceProcess:
             log: file that gets the child's standard error; None throws it away.
             reserve_bytes: memory that must stay free beside two models of one slot.
             options: what else can be set about the endpoint.
+            listener: listens on host and port already; whoever connects is accepted after `accept`.
         """
         self.endpoint = ""
         self.grpc_port: int | None = None
@@ -131,6 +142,7 @@ class InferenceProcess:
         self._hub = hub.absolute() if hub is not None else None
         self._hub_group = hub_group
         self._log = log
+        self._listener = listener
         self._reserve_bytes = reserve_bytes
         self._lock = threading.RLock()
         self._child: subprocess.Popen[bytes] | None = None
@@ -143,7 +155,7 @@ class InferenceProcess:
         """Of the child that was stopped last."""
         self._hung_models: set[str] = set()
 
-    def start(self, timeout_s: float = 30) -> None:
+    def start(self, timeout_s: float = _START_S_MAX) -> None:
         """Start the child and return once its endpoint listens.
 
         Raises:
@@ -168,6 +180,7 @@ class InferenceProcess:
                 hub_group=self._hub_group,
                 reserve_bytes=self._reserve_bytes,
                 options=self._options,
+                listener=-1 if self._listener is None else self._listener.fileno(),
             )
             reply = self._command(command, timeout_s)
             if reply.code:
@@ -182,6 +195,15 @@ class InferenceProcess:
                 self._options = structs.replace(self._options, grpc_port=started.grpc_port)
             shown = f"[{self._host}]" if ":" in self._host else self._host
             self.endpoint = f"http://{shown}:{self._port}"
+
+    def accept(self) -> None:
+        """Accept who waits on the listener that was given; nothing happens where none was.
+
+        Raises:
+            InferenceDown: the child has died or does not answer.
+        """
+        if self._listener is not None:
+            self._result(self._command(Accept(), _ANSWER_S_MAX), type(None))
 
     def load(self, bundle: Bundle, timeout_s: float = 60) -> float:
         """Put one bundle into its slot, as `switch` does, and return load_ms."""
@@ -295,6 +317,16 @@ class InferenceProcess:
             for window in windows
         )
 
+    def watched(self, policy: WatchPolicy) -> tuple[FeatureWindow, ...]:
+        """Return the windows of features that have ended, and watch by `policy` from now on."""
+        reply = self._command(Watched(policy=policy), _ANSWER_S_MAX)
+        return tuple(self._result(reply, list[FeatureWindow]))
+
+    def sampled(self, policies: Mapping[str, SamplePolicy]) -> tuple[Taken, ...]:
+        """Return samples that were taken, and take them by `policies` from now on."""
+        reply = self._command(Sampled(policies=dict(policies)), _ANSWER_S_MAX)
+        return tuple(self._result(reply, list[Taken]))
+
     def alive(self) -> bool:
         """Say whether the child runs."""
         child = self._child
@@ -369,10 +401,12 @@ class InferenceProcess:
             os.close(page)
 
     def _launch(self, theirs: sockets.socket, page: int) -> None:
-        descriptors = (theirs.fileno(), page)
+        descriptors: tuple[int, ...] = (theirs.fileno(), page)
         arguments = [sys.executable, "-P", "-m", "edgectl_agent.inference", *map(str, descriptors)]
         if threading.current_thread() is threading.main_thread():
             arguments.append(f"parent={os.getpid()}")  # a shorter-lived thread must not say this
+        if self._listener is not None:
+            descriptors = (*descriptors, self._listener.fileno())
         with theirs, _open_log(self._log) as log:
             self._child = subprocess.Popen(
                 arguments,

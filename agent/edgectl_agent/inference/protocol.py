@@ -33,6 +33,7 @@ from edgectl_agent.runtime import Tensor
 from edgectl_protocol.manifest import BundleConfig, TensorSpec
 
 __all__ = [
+    "KEEP",
     "Buffer",
     "Call",
     "Extent",
@@ -55,6 +56,8 @@ Buffer = bytes | bytearray | memoryview
 _Size = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _Name = Annotated[str, Meta(max_length=256)]
 _DIMENSIONS_MAX = 8
+KEEP = "keep_sample"
+"""Parameter of a request: true asks for a sample of it, where the model's policy has it."""
 _RAW_SIZE = "binary_data_size"
 _REGION = "shared_memory_region"
 Data = TypeVar("Data")
@@ -136,6 +139,13 @@ class Call(NamedTuple):
     regions: Regions | None = None
     heads: Heads | None = None
     """Of answers to requests of the same form."""
+    keep: bool = False
+    """Whether the application asks for a sample of it."""
+
+    @property
+    def name(self) -> str:
+        """As the application calls the request; empty: it does not."""
+        return self.id if isinstance(self.id, str) else ""
 
 
 Decode = Callable[[Buffer], _Request[Any]]
@@ -310,9 +320,10 @@ def _wanted(
 ) -> Call:
     """Return the call of a request that says how it wants the outputs."""
     all_raw = request.parameters.get("binary_data_output", False)
+    keep = request.parameters.get(KEEP) is True
     if not request.outputs:
         raw = frozenset(spec.name for spec in config.outputs) if all_raw else frozenset()
-        return Call(inputs, config.outputs, request.id, raw)
+        return Call(inputs, config.outputs, request.id, raw, keep=keep)
     names = select_outputs([output.name for output in request.outputs], config)
     extents = {}
     raws = set()
@@ -325,7 +336,7 @@ def _wanted(
             raws.add(output.name)
     if extents and regions is None:
         raise Refused("shared memory is not switched on here: see the setting shared_memory")
-    return Call(inputs, names, request.id, frozenset(raws), extents, regions)
+    return Call(inputs, names, request.id, frozenset(raws), extents, regions, keep=keep)
 
 
 def select_outputs(names: Iterable[str], config: BundleConfig) -> tuple[TensorSpec, ...]:

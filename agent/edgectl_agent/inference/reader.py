@@ -67,6 +67,7 @@ class _Form(NamedTuple):
     raw: frozenset[str]
     heads: Heads | None
     """None where some output is in JSON, or its length is not that of its shape."""
+    keep: bool
 
 
 class Reader:
@@ -88,7 +89,7 @@ class Reader:
             call = parse_call(body, self._config, regions=regions, decode=self._decode)
             plain = isinstance(call.id, UnsetType) and not call.raw and not call.extents
             if plain and self._heads is not None and len(call.outputs) == 1:
-                return Call(call.inputs, call.outputs, heads=self._heads)
+                return Call(call.inputs, call.outputs, heads=self._heads, keep=call.keep)
             return call
         if header_length > FORM_BYTES_MAX or regions is not None:
             return parse_call(body, self._config, header_length=header_length, regions=regions)
@@ -118,7 +119,9 @@ class Reader:
             self._forms.clear()
         sized = all(one.name in call.raw and one.datatype != "BYTES" for one in call.outputs)
         heads: Heads | None = {} if sized else None
-        self._forms[head] = _Form(length, tuple(parts), call.outputs, call.raw, heads)
+        self._forms[head] = _Form(
+            length, tuple(parts), call.outputs, call.raw, heads, keep=call.keep
+        )
 
 
 def _again(form: _Form, body: Buffer) -> Call:
@@ -128,7 +131,7 @@ def _again(form: _Form, body: Buffer) -> Call:
         if not array.flags.aligned:
             array = array.copy()
         inputs[name] = array.reshape(shape)
-    return Call(inputs, form.outputs, UNSET, form.raw, {}, None, form.heads)
+    return Call(inputs, form.outputs, UNSET, form.raw, {}, None, form.heads, form.keep)
 
 
 def encode_again(

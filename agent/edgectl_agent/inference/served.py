@@ -22,7 +22,10 @@ from edgectl_agent.inference.mirror import Mirror
 from edgectl_agent.inference.protocol import response_parameters
 from edgectl_agent.inference.pulse import padded
 from edgectl_agent.inference.reader import Reader
+from edgectl_agent.inference.reference import open_reference
+from edgectl_agent.inference.sampling import Sampler
 from edgectl_agent.inference.statistics import Statistics
+from edgectl_agent.inference.watch import Watch
 from edgectl_agent.runtime import DTYPES, Model, ModelRefused, RunFailed, Stop, Tensor, free
 
 __all__ = ["Served", "load_beside", "prepare"]
@@ -40,6 +43,9 @@ class Served:
     """A loaded, warm model and what belongs to it.
 
     Attributes:
+        reference: of its bundle; None where it has none that fits.
+        watch: describes what the model is given and answers; None where nothing is watched.
+        sampler: keeps single requests, where a policy asks for any.
         mirror: gets copies of what the model answers; None while nothing is mirrored.
         successor: done when another model serves in its place, or none does; requests wait for it,
             because memory forbids two models and this one has gone. None while it serves.
@@ -58,6 +64,10 @@ class Served:
         self.rows_of = first.name if first.shape[:1] == (-1,) else None
         self.batchable = is_batchable(model.config)
         self.waiting: deque[Any] = deque()
+        opened = open_reference(model.bundle)
+        self.reference = opened
+        self.watch = None if opened is None else Watch(model.bundle, *opened)
+        self.sampler = Sampler(model.bundle, None if opened is None else opened.watched)
         self.mirror: Mirror | None = None
         self.successor: asyncio.Future[None] | None = None
         self.inline = inline and run_seconds <= INLINE_SECONDS_MAX

@@ -19,7 +19,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -28,6 +28,7 @@ from msgspec import Raw, Struct
 from edgectl_agent.decryption import refuse_dumps
 from edgectl_agent.inference.control import (
     LINE_BYTES_MAX,
+    Accept,
     Accompany,
     Command,
     Exchange,
@@ -38,8 +39,10 @@ from edgectl_agent.inference.control import (
     Mirroring,
     Release,
     Reply,
+    Sampled,
     Start,
     Unload,
+    Watched,
     Window,
     Windows,
     decode_command,
@@ -91,12 +94,12 @@ class _Server:
             return Reply(code="inference.internal", detail=f"{type(error).__name__}: {error}"[:500])
         return Reply(result=Raw(msgspec.json.encode(result)))
 
-    async def _execute(self, command: Command) -> Struct | list[Window] | None:
+    async def _execute(self, command: Command) -> Struct | Sequence[Struct] | None:
         slots = self._slots
-        result: Struct | list[Window] | None = None
+        result: Struct | Sequence[Struct] | None = None
         match command:
-            case Start():
-                result = await self._listeners.open(command)
+            case Start() | Accept():
+                result = await self._listeners.listen(command)
             case Load():
                 deadline, hung = time.monotonic() + command.timeout_s, frozenset(command.hung)
                 result = Loaded(swaps=await slots.load(command.bundles, deadline, hung=hung))
@@ -131,6 +134,10 @@ class _Server:
                     )
                     for bundle, tally in slots.take()
                 ]
+            case Watched():
+                result = slots.watched(command.policy)
+            case Sampled():
+                result = slots.sampled(command.policies)
         return result
 
 

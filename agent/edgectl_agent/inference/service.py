@@ -27,6 +27,7 @@ from typing import TypeVar
 from msgspec import Struct
 
 from edgectl_agent.inference.codec import Codec, Computed
+from edgectl_agent.inference.protocol import Call
 from edgectl_agent.inference.pulse import Place, Pulse
 from edgectl_agent.inference.refusals import Kind, Refused
 from edgectl_agent.inference.run_watch import RunWatch
@@ -95,6 +96,8 @@ class Service:
         self._gap_seconds_max = gap_seconds_max
         self._waiting: Counter[Hashable] = Counter()
         """Requests in the queue and in the worker, by client."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """Where requests come in; None before the first."""
         self._watch = RunWatch(run_seconds_max, wanted=lambda: bool(self._waiting), give_up=give_up)
 
     def ready(self) -> bool:
@@ -142,6 +145,7 @@ class Service:
             client: whose share of the queue it takes.
         """
         came = time.perf_counter_ns()
+        self._loop = asyncio.get_running_loop()
         waits = served.successor is not None
         if not waits and self._at_once(served, size):
             return self._answer(served, content, codec, came, place=Place.LOOP)
@@ -241,7 +245,7 @@ class Service:
                 served.counts.refused()
                 raise
             read = time.perf_counter_ns()
-            computed = self.compute(served, call.inputs, place, stop)
+            computed = self.compute(served, call, place, stop)
             ran = time.perf_counter_ns()
             written = codec.write(call, computed, served)
         except Refused as refused:
@@ -256,14 +260,12 @@ class Service:
         )
         return written
 
-    def compute(
-        self, served: Served, inputs: Mapping[str, Tensor], place: int, stop: Stop | None = None
-    ) -> Computed:
+    def compute(self, served: Served, call: Call, place: int, stop: Stop | None = None) -> Computed:
         """Run a model on inputs that fit its contract, and count it.
 
         Args:
             served: the model.
-            inputs: one array for each of its inputs.
+            call: one array for each of its inputs.
             place: the thread that this is called on.
             stop: by which the event loop ends a run on the worker thread.
 
@@ -271,7 +273,7 @@ class Service:
             Refused: the model failed.
         """
         try:
-            outputs, latency_us = self.run(served, inputs, place, stop)
+            outputs, latency_us = self.run(served, call.inputs, place, stop)
         except (RunFailed, MemoryError) as error:
             served.counts.failed()
             if stop is not None and stop.is_set():
@@ -279,7 +281,7 @@ class Service:
             else:
                 sentence = f"the model failed on this input: {error}"
             raise Refused(sentence, Kind.FAILED) from error
-        return self.count(served, inputs, outputs, latency_us)
+        return self.count(served, call, outputs, latency_us)
 
     def run(
         self, served: Served, inputs: Mapping[str, Tensor], place: int, stop: Stop | None
@@ -296,13 +298,19 @@ class Service:
     def count(
         self,
         served: Served,
-        inputs: Mapping[str, Tensor],
+        call: Call,
         outputs: Mapping[str, Tensor],
         latency_us: float,
     ) -> Computed:
-        """Count one answered request, and copy it where it is chosen."""
+        """Count one answered request, describe it where it is due, copy it where it is chosen."""
+        inputs = call.inputs
         finite = served.counts.served(latency_us, outputs, inputs)
+        watch = served.watch
+        if watch is not None and watch.offer(inputs, outputs) and self._loop is not None:
+            self._loop.call_soon_threadsafe(watch.settle)  # after the answer has gone out
+        if served.sampler.on:
+            served.sampler.offer(inputs, outputs, call.name, wanted=call.keep)
         mirror = served.mirror  # once: the event loop changes it at any time
         if mirror is not None:
-            mirror.offer(inputs, outputs, finite=finite)
+            mirror.offer(inputs, outputs, call.name, finite=finite)
         return Computed(outputs, finite)

@@ -25,14 +25,20 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgectl_agent.bundle import Bundle
-from edgectl_agent.inference.control import RESERVE_BYTES, SlotHealth, Swap, Tally
+from edgectl_agent.inference.control import RESERVE_BYTES, SlotHealth, Swap, Taken, Tally
 from edgectl_agent.inference.counts import Counts
 from edgectl_agent.inference.errors import LoadFailed, SlotEmpty
+from edgectl_agent.inference.hub_messages import Look
 from edgectl_agent.inference.memory import available_bytes, needed_bytes
 from edgectl_agent.inference.mirror import Mirror, comparable
 from edgectl_agent.inference.pulse import Pulse
+from edgectl_agent.inference.reference import Opened
+from edgectl_agent.inference.sample_parts import Sample
 from edgectl_agent.inference.served import Served, load_beside
+from edgectl_agent.inference.watch import Watch
 from edgectl_agent.runtime import free, trim_memory
+from edgectl_protocol.samples import SAMPLE_BYTES_MAX, SamplePolicy
+from edgectl_protocol.watching import FeatureCounts, FeatureWindow, WatchPolicy
 
 __all__ = ["Served", "Slots"]
 
@@ -89,8 +95,18 @@ class Slots:
         self.reserve_bytes = reserve_bytes
         self._tasks: set[asyncio.Task[None]] = set()
         self._late: dict[str, tuple[Bundle, Counts]] = {}
+        self._ended: list[FeatureWindow] = []
+        """Of what has been retired."""
+        self._late_watches: dict[str, Watch] = {}
+        """Of what had gone before its applications have told their last counts."""
         self.switched: Callable[[str], object] = lambda _: None
         """Called with the slot when another model serves there."""
+        self.looked: Callable[[], object] = lambda: None
+        """Called when applications are to look otherwise at what they ask."""
+        self.watch_policy: WatchPolicy | None = None
+        """By which models are watched; None before that was said."""
+        self.sample_policies: Mapping[str, SamplePolicy] = {}
+        """By which samples are taken; slots that are not named give none."""
 
     # ------------------------------------------------------------ what requests ask
 
@@ -219,7 +235,12 @@ class Slots:
         if share <= 0 or found.serving is None or found.companion is None:
             return False
         found.mirror = found.serving.mirror = Mirror(
-            found.serving, found.companion, self._pulse, share=share, cpu_max=cpu_max
+            found.serving,
+            found.companion,
+            self._pulse,
+            share=share,
+            cpu_max=cpu_max,
+            disagreed=found.serving.sampler.disagreed,
         )
         return True
 
@@ -278,6 +299,37 @@ class Slots:
             yield bundle, counts.take()
         self._late.clear()
 
+    def watched(self, policy: WatchPolicy) -> list[FeatureWindow]:
+        """Return the windows of features that have ended since the last call."""
+        if policy != self.watch_policy:
+            self.watch_policy = policy
+            self.looked()
+        for served in self:
+            if served.watch is not None:
+                self._ended += served.watch.take(policy)
+        for watch in self._late_watches.values():
+            self._ended += watch.take(policy, last=True)
+        self._late_watches.clear()
+        ended, self._ended = self._ended, []
+        return ended
+
+    def sampled(self, policies: Mapping[str, SamplePolicy]) -> list[Taken]:
+        """Return samples that were taken since the last call, as many as one answer holds.
+
+        Args:
+            policies: to go by from now on; a slot that is not named gives none.
+        """
+        if policies != self.sample_policies:
+            self.sample_policies = dict(policies)
+            self.looked()
+        found, room = list[Taken](), SAMPLE_BYTES_MAX
+        for served in self:
+            policy = policies.get(served.bundle.slot, SamplePolicy())
+            if served.sampler.waiting_bytes <= room:
+                found += served.sampler.take(policy)
+            room = SAMPLE_BYTES_MAX - sum(len(one.content) for one in found)
+        return found
+
     def count(self, bundle: Bundle, tally: Tally) -> None:
         """Add what an application has counted to the counts of that very model."""
         found = self._of(bundle.slot)
@@ -287,6 +339,36 @@ class Slots:
                 return
         late = self._late.setdefault(bundle.manifest, (bundle, Counts(bundle.config)))
         late[1].add(tally)
+
+    def look_at(self, slot: str) -> Look:
+        """Return how closely applications shall look at what they ask the model of a slot."""
+        if self.watch_policy is None:
+            return Look()
+        samples = self.sample_policies.get(slot, SamplePolicy())
+        return Look(watch=self.watch_policy, samples=samples)
+
+    def described(self, bundle: Bundle, opened: Opened, counts: FeatureCounts) -> None:
+        """Add what an application has described to the window of that very model.
+
+        Args:
+            bundle: of the model.
+            opened: its reference.
+            counts: checked against that.
+        """
+        found = self._of(bundle.slot)
+        for served in (found.serving, found.companion):
+            if served is not None and served.bundle.manifest == bundle.manifest and served.watch:
+                served.watch.add(counts)
+                return
+        if self.watch_policy is not None and self.watch_policy.rows_per_s > 0:
+            late = self._late_watches.setdefault(bundle.manifest, Watch(bundle, *opened))
+            late.add(counts)
+
+    def sample_given(self, bundle: Bundle, sample: Sample) -> None:
+        """Take a sample that an application has taken, of what serves, within the policy."""
+        serving = self._of(bundle.slot).serving
+        if serving is not None and serving.bundle.manifest == bundle.manifest:
+            serving.sampler.give(sample.content, sample.reason)
 
     # ------------------------------------------------------------ how it is done
 
@@ -404,3 +486,5 @@ class Slots:
         else:
             await asyncio.to_thread(free, old.model)
         self._retired.append(old)
+        if old.watch is not None:
+            self._ended += old.watch.take(WatchPolicy(), last=True)

@@ -40,15 +40,13 @@ class Computing(Protocol):
     def count(
         self,
         served: Served,
-        inputs: Mapping[str, Tensor],
+        call: Call,
         outputs: Mapping[str, Tensor],
         latency_us: float,
     ) -> Computed:
         """Count one answered request."""
 
-    def compute(
-        self, served: Served, inputs: Mapping[str, Tensor], place: int, stop: Stop | None = None
-    ) -> Computed:
+    def compute(self, served: Served, call: Call, place: int, stop: Stop | None = None) -> Computed:
         """Run and count one request; raise `Refused` where the model fails."""
 
 
@@ -124,7 +122,8 @@ class Together:
 
     def _compute(self, served: Served, batch: list[_Waiting]) -> list[Computed] | None:
         """Run several requests as one; None where that fails."""
-        requests = [waiting.call.inputs for waiting in batch if waiting.call is not None]
+        calls = [waiting.call for waiting in batch if waiting.call is not None]
+        requests = [call.inputs for call in calls]
         try:
             with self._computing.under_way() as stop:
                 outputs, latency_us = self._computing.run(
@@ -136,8 +135,8 @@ class Together:
         if parts is None:
             return None
         return [
-            self._computing.count(served, inputs, part, latency_us)
-            for inputs, part in zip(requests, parts, strict=True)
+            self._computing.count(served, call, part, latency_us)
+            for call, part in zip(calls, parts, strict=True)
         ]
 
     def _alone(self, served: Served, waiting: _Waiting, begun: int) -> object:
@@ -145,7 +144,7 @@ class Together:
         started = time.perf_counter_ns()
         try:
             with self._computing.under_way() as stop:
-                computed = self._computing.compute(served, waiting.call.inputs, Place.WORKER, stop)
+                computed = self._computing.compute(served, waiting.call, Place.WORKER, stop)
         except Refused as refused:
             served.statistics.failed(time.perf_counter_ns() - waiting.came)
             return waiting.codec.refuse(refused)

@@ -7,6 +7,7 @@ of the agent imports it: it needs NumPy and a runtime.
 from edgectl_agent.sdk.errors import InputRefused, ModelUnavailable, PredictionFailed, SdkError
 from edgectl_agent.sdk.holding import hold
 from edgectl_agent.sdk.model import Model
+from edgectl_agent.sdk.outcomes import tell_outcome
 from edgectl_agent.sdk.prediction import Prediction
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "PredictionFailed",
     "SdkError",
     "hold",
+    "tell_outcome",
 ]

@@ -36,7 +36,10 @@ class ModelUnavailable(SdkError):
 
 
 class InputRefused(SdkError, ValueError):
-    """The input is outside the model's contract. Code: ``sdk.input``."""
+    """The input is outside the model's contract, or a name is none.
+
+    Codes: ``sdk.input``, ``sdk.request`` (the name of a request), ``sdk.outcome``.
+    """
 
 
 class PredictionFailed(SdkError):

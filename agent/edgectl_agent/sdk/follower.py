@@ -9,9 +9,10 @@ Rules:
    growing pauses.
 3. Only `Withdrawn` takes a model away. A hub with an empty slot may just have been started.
 4. What cannot be loaded in this process is told to the agent's log and changes nothing here.
-5. Counts go out once a second, and at once after a failure or an answer that is not finite, so that
-   an observation on the device sees it; only those of what this very hub has offered, because one
-   that was just started knows nothing of another one's offers, and would drop them.
+5. Counts of requests go out once a second, and at once after a failure or an answer that is not
+   finite, so that an observation on the device sees it; only those of what this very hub has
+   offered, because one that was just started knows nothing of another one's offers, and would drop
+   them. How closely rows are looked at, each hub says anew.
 6. A child after fork(2) has no thread, and perhaps a runtime without its threads: it starts anew,
    with counts of its own.
 """
@@ -37,18 +38,19 @@ from edgectl_agent.inference.hub_messages import (
     Elsewhere,
     Follow,
     FromHub,
+    Look,
     Offer,
     Refusal,
     Trouble,
     Waiting,
     Withdrawn,
 )
-from edgectl_agent.sdk.counting import Counting
 from edgectl_agent.sdk.errors import ModelUnavailable
 from edgectl_agent.sdk.line import HubLine
 from edgectl_agent.sdk.loaded import Loaded
 from edgectl_agent.sdk.offers import load_offer
 from edgectl_agent.sdk.remote import Remote
+from edgectl_agent.sdk.telling import Telling
 
 __all__ = ["Follower", "Serving"]
 
@@ -94,8 +96,9 @@ class Follower:
         self._slot, self._path, self._changed, self._files = slot, path, changed, files
         self._before: Loaded | None = None
         """What was replaced last."""
-        self._owed: list[tuple[float, Counting]] = []
-        """Counts of what was replaced, and when."""
+        self._owed: list[tuple[float, Telling]] = []
+        """What is to be told of what was replaced, and when that was."""
+        self._look = Look()
         self._start_anew()
         _followers.add(self)
 
@@ -157,6 +160,7 @@ class Follower:
         closed = self._closing
         self.serving = self._before = None
         self._owed = []
+        self._look = Look()
         self._start_anew()
         self._closing = closed
 
@@ -211,6 +215,7 @@ class Follower:
         line = self._line = HubLine(self._path, follow)
         try:
             self._offered.clear()
+            self._heed_look(Look())  # until this hub has said otherwise
             urgent = False
             told_s = float("-inf")
             while True:
@@ -220,9 +225,11 @@ class Follower:
                 urgent = self._woken() or urgent
                 if received is not None:
                     self._heed(line, *received)
+                if isinstance(self.serving, Loaded):
+                    self.serving.telling.settle()
                 now_s = time.monotonic()
                 if closing or now_s - told_s >= (_TELL_S_MIN if urgent else TELL_S):
-                    self._tell(line, now_s)
+                    self._tell(line, now_s, last=closing)
                     urgent, told_s = False, now_s
                 if closing:
                     return
@@ -245,6 +252,8 @@ class Follower:
                 finally:
                     for file in files:
                         os.close(file)
+            case Look():
+                self._heed_look(message)
             case Elsewhere():
                 self._switch(Remote(message.slot, message.endpoint, message))
             case Waiting():
@@ -276,6 +285,11 @@ class Follower:
                 )
                 raise _Refused
 
+    def _heed_look(self, look: Look) -> None:
+        self._look = look
+        if isinstance(self.serving, Loaded):
+            self.serving.telling.heed(look)
+
     def _load(self, line: HubLine, offer: Offer, files: list[int]) -> None:
         self._offered.add(offer.manifest)
         serving = self.serving
@@ -306,6 +320,8 @@ class Follower:
     def _switch(self, serving: Serving) -> None:
         before = self.serving
         self._retire()
+        if isinstance(serving, Loaded):
+            serving.telling.heed(self._look)
         with self._ready:
             self.serving, self.problem = serving, None
             self._ready.notify_all()
@@ -319,7 +335,8 @@ class Follower:
     def _retire(self) -> None:
         if isinstance(self.serving, Loaded):
             self._before = self.serving
-            self._owed.append((time.monotonic(), self.serving.counting))
+            self.serving.telling.stop()
+            self._owed.append((time.monotonic(), self.serving.telling))
         elif self.serving is not None:
             self.serving.close()
 
@@ -328,22 +345,14 @@ class Follower:
             log.warning("model %r: %s", self._slot, problem)
         self.problem = problem
 
-    def _tell(self, line: HubLine, now_s: float) -> None:
-        """Send the counts; raise `OSError` after those that could not be sent were put back."""
-        owing = [counting for _, counting in self._owed]
+    def _tell(self, line: HubLine, now_s: float, *, last: bool) -> None:
+        """Tell what is due; raise `OSError` after counts that could not be sent were put back."""
+        owing = [(telling, True) for _, telling in self._owed]
         if isinstance(self.serving, Loaded):
-            owing.append(self.serving.counting)
-        for counting in owing:
-            if counting.manifest not in self._offered:
-                continue
-            counted = counting.take()
-            if counted is None:
-                continue
-            try:
-                line.send(counted)
-            except OSError:
-                counting.put_back(counted)
-                raise
+            owing.append((self.serving.telling, last))
+        for telling, all_of_it in owing:
+            if telling.manifest in self._offered:
+                telling.tell(line.send, last=all_of_it)
         self._owed = [one for one in self._owed if now_s - one[0] < _RETIRED_S_MAX]
         if not self._owed:
             self._before = None

@@ -23,7 +23,7 @@ from edgectl_agent.local_client import ask
 from edgectl_agent.local_messages import Hold, Release
 from edgectl_agent.sdk.errors import SdkError
 
-__all__ = ["CONTROL_VARIABLE", "hold"]
+__all__ = ["CONTROL_VARIABLE", "control_path", "hold"]
 
 CONTROL_VARIABLE = "EDGECTL_CONTROL_SOCKET"
 DEFAULT_SOCKETS = (
@@ -55,7 +55,7 @@ def hold(
         SdkError: the agent does not answer, or refuses: nothing is held. The code is the agent's,
             such as ``agent.down`` or ``local.permission``.
     """
-    path = _path(socket)
+    path = control_path(socket)
     if name is None:
         program = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
         ending = f" {os.getpid()}.{next(_numbers)}"
@@ -73,7 +73,8 @@ def hold(
             log.warning("the hold %r could not be ended, it lasts %g s: %s", name, for_s, error)
 
 
-def _path(given: str | Path | None) -> Path:
+def control_path(given: str | Path | None) -> Path:
+    """Return where the agent's control_socket is: as given, or where it is found by itself."""
     given = given or os.environ.get(CONTROL_VARIABLE)
     if given:
         return Path(given)

@@ -23,6 +23,7 @@ from typing import Any, Self
 
 from edgectl_agent.sdk.follower import Follower, Serving
 from edgectl_agent.sdk.loaded import Loaded
+from edgectl_agent.sdk.outcomes import check_request
 from edgectl_agent.sdk.prediction import Prediction
 from edgectl_agent.sdk.remote import Remote
 from edgectl_protocol.manifest import TensorSpec
@@ -97,7 +98,7 @@ class Model:
         """Wait until there is a model, at most `wait_s`; raise `ModelUnavailable`."""
         self._follower.wait(wait_s)
 
-    def predict(self, given: Any) -> Prediction:
+    def predict(self, given: Any, *, keep_sample: bool = False, request: str = "") -> Prediction:
         """Return the outputs for one input, or one batch.
 
         Args:
@@ -105,16 +106,23 @@ class Model:
                 name otherwise. Shape and datatype are those of `inputs`; a sample may leave out a
                 batch axis of 1 or -1, and numbers are converted where nothing but precision is
                 lost.
+            keep_sample: whether the input shall be kept for labelling, where the model's policy of
+                samples has the reason ``asked``; one of many is, within the budget of the day.
+            request: the application's own name of this request, 64 printable characters of ASCII
+                without spaces: a sample of it carries the name, so that `tell_outcome` can say
+                later what it was of. Of many rows, row N is ``REQUEST:N``.
 
         Raises:
-            InputRefused: it does not fit; also a ValueError.
+            InputRefused: it does not fit, or `request` is no name; also a ValueError.
             PredictionFailed: the model failed on it.
             ModelUnavailable: there is no model, also after `wait_s`.
         """
+        if request:
+            check_request(request)
         serving = self._follower.serving
         if serving is None:
             serving = self._follower.wait(self._wait_s)
-        return serving.predict(given)
+        return serving.predict(given, keep_sample=keep_sample, request=request)
 
     def predict_batch(self, samples: Sequence[Any]) -> list[Prediction]:
         """Return one prediction for each sample; all are of the same version.

@@ -55,7 +55,7 @@ def load_offer(offer: Offer, files: Sequence[int], misbehaved: Callable[[], obje
     finally:
         for copy in copies:
             os.close(copy)
-    return Loaded(bundle, loaded, misbehaved)
+    return Loaded(bundle, loaded, misbehaved, offer.reference)
 
 
 def _path_of(file: int, copies: list[int]) -> str:

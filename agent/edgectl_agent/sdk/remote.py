@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from edgectl_agent.inference.hub_messages import Elsewhere
+from edgectl_agent.inference.protocol import KEEP
 from edgectl_agent.inference.tensors import from_raw, to_raw
 from edgectl_agent.sdk.contract import arrays_of
 from edgectl_agent.sdk.errors import InputRefused, ModelUnavailable, PredictionFailed
@@ -148,7 +149,7 @@ class Remote:
             ),
         )
 
-    def predict(self, given: Any) -> Prediction:
+    def predict(self, given: Any, *, keep_sample: bool = False, request: str = "") -> Prediction:
         """Ask for one prediction; see `Model.predict`."""
         arrays = arrays_of(given, self.answered.config.inputs)
         head, tensors = [], []
@@ -163,7 +164,9 @@ class Remote:
                     "parameters": {"binary_data_size": len(raw)},
                 }
             )
-        content = msgspec.json.encode({"inputs": head, "parameters": {"binary_data_output": True}})
+        parameters = {"binary_data_output": True, **({KEEP: True} if keep_sample else {})}
+        named = {"id": request} if request else {}
+        content = msgspec.json.encode({**named, "inputs": head, "parameters": parameters})
         body = b"".join((content, *tensors))
         answer, values = _read(*self._ask("POST", f"{self._base}/infer", body, len(content)))
         if answer.parameters.manifest != self.answered.manifest:

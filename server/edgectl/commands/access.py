@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import os
 import platform
-import secrets
 import sys
-import webbrowser
 from pathlib import Path
 
 import click
 import msgspec
 
 from edgectl.authorities import find_authority, fingerprint_of_authority, read_authority
+from edgectl.browser_codes import ask_browser_code
 from edgectl.client import Client
 from edgectl.config import Login
 from edgectl.durations import Duration
@@ -182,26 +178,10 @@ def _login_by_password(
 
 
 def _login_by_browser(client: Client, expires_in_s: int) -> Login:
-    verifier = secrets.token_urlsafe(48)  # RFC 7636: without it, the code is worth nothing
-    digest = hashlib.sha256(verifier.encode()).digest()
-    challenge = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
-    page = f"{client.url}/handover?challenge={challenge}"
     client.version()  # rather a word now than a page that does not open
-    click.echo(f"open this page, and log in there:\n\n  {page}\n", err=True)
-    if _has_browser():
-        webbrowser.open(page)
-    code = click.prompt("code", err=True).strip()[:_SECRET_CHARACTERS_MAX]
+    code, verifier = ask_browser_code(client.url, "open this page, and log in there")
     created = client.take_login(code, verifier, name=_token_name(), expires_in_s=expires_in_s)
     return Login(created.token, created.info.user, created.info.role)
-
-
-def _has_browser() -> bool:
-    """Say whether a browser would open beside this terminal, rather than in it or nowhere."""
-    if not sys.stdin.isatty():
-        return False
-    if sys.platform in {"darwin", "win32"}:
-        return "SSH_CONNECTION" not in os.environ
-    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def _token_name() -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
 import msgspec
 
+from edgectl.clock import now
+from edgectl.durations import Duration
 from edgectl.errors import EdgectlError, LocalError, doing
 from edgectl.output import age, consoles, plain, print_json, table
 from edgectl.session import Session, examples, json_option, limit_option, pass_session
@@ -43,16 +46,47 @@ def audit() -> None:
 
 @audit.command(
     "list",
-    epilog=examples("edgectl audit list", "edgectl audit list --search ana --limit 20 --json"),
+    epilog=examples(
+        "edgectl audit list",
+        "edgectl audit list --actor ana --outcome refused --since 7d",
+        "edgectl audit list --search ana --limit 20 --json",
+    ),
 )
 @click.option("--search", default="", help="Part of actor, action, object, address or outcome.")
+@click.option("--actor", default="", help="Only what this one did.")
+@click.option("--action", default="", help="Only this, such as start_rollout.")
+@click.option("--object", "object_", default="", help="Part of what it was done to.")
+@click.option("--outcome", type=click.Choice(["done", "refused", "failed"]))
+@click.option(
+    "--since", type=Duration(1, 3650 * 86400), help="Not older than this, like 12h or 30d."
+)
 @limit_option
 @json_option
 @pass_session
-def list_entries(session: Session, search: str, limit: int, *, as_json: bool) -> None:
+def list_entries(
+    session: Session,
+    search: str,
+    limit: int,
+    *,
+    actor: str,
+    action: str,
+    object_: str,
+    outcome: str | None,
+    since: int | None,
+    as_json: bool,
+) -> None:
     """List what was done, the newest first."""
+    began = "" if since is None else (now() - timedelta(seconds=since)).isoformat()
+    asked = {
+        "q": search,
+        "actor": actor,
+        "action": action,
+        "object": object_,
+        "outcome": outcome or "",
+        "since": began,
+    }
     with session.connect() as client:
-        page = client.audit([("q", search)] if search else [], limit)
+        page = client.audit([(name, value) for name, value in asked.items() if value], limit)
     if as_json:
         print_json(page.items)
         return

@@ -6,18 +6,20 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
+import msgspec
 from rich.console import Console
 
 from edgectl.commands.server import missing_packages
-from edgectl.demo.folder import open_folder
-from edgectl.demo.loop import DemoOptions, Loop, Result
-from edgectl.demo.processes import Processes
 from edgectl.errors import EdgectlError, LocalError
 from edgectl.output import consoles, print_json
 from edgectl.session import examples
+
+if TYPE_CHECKING:
+    from edgectl.demo.loop import Result
+    from edgectl.demo.processes import Processes
 
 __all__ = ["demo"]
 
@@ -39,10 +41,12 @@ _NEEDED = (
     short_help="Show the whole loop on this machine.",
     epilog=examples(
         "edgectl demo",
+        "edgectl demo loop --exit",
         "edgectl demo --devices 5 --broker mosquitto",
         "edgectl demo --exit --json",
     ),
 )
+@click.argument("story", type=click.Choice(["first", "loop"]), default="first")
 @click.option("--exit", "leave", is_flag=True, help="Stop everything once it has been shown.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout at the end.")
 @click.option(
@@ -63,6 +67,7 @@ _NEEDED = (
     help="MQTT broker; mosquitto must be installed.",
 )
 def demo(
+    story: str,
     data: Path,
     port: int,
     devices: int,
@@ -77,6 +82,9 @@ def demo(
     Starts a server and devices, pushes a model that recognises what people do from their phone's
     accelerometer, rolls it out, asks a device for predictions, reads its telemetry. Stays until
     Ctrl-C, which stops every process and leaves the data folder.
+
+    The story `loop` goes on from there: people wear the devices, some turn theirs in the holder,
+    and the fleet notices, collects, learns and rolls out by itself; some minutes, 5 devices.
     """
     missing = missing_packages(_NEEDED)
     if missing:
@@ -85,11 +93,18 @@ def demo(
             f"the demo runs a server and devices, and lacks {', '.join(missing)}",
             "pip install 'edgectl[server,agent]'",
         )
+    from edgectl.demo.folder import open_folder
+    from edgectl.demo.learning import DEVICES, Learning
+    from edgectl.demo.loop import DemoOptions, Loop
+    from edgectl.demo.processes import Processes
+
     output, errors = consoles()
     console = errors if as_json else output
     with open_folder(data, keep=keep) as folder, Processes(folder / "logs") as processes:
         options = DemoOptions(data=folder, devices=devices, port=port, broker=broker, keep=keep)
-        loop = Loop(options, processes, console)
+        if story == "loop":
+            options = msgspec.structs.replace(options, devices=max(devices, DEVICES))
+        loop = (Learning if story == "loop" else Loop)(options, processes, console)
         try:
             result = loop.run()
         except EdgectlError as error:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import click
+from rich.console import Group
 
+from edgectl.commands.device_actions import ACTIONS
 from edgectl.commands.device_logs import logs
 from edgectl.commands.enrolment import COMMANDS
+from edgectl.commands.image_snippet import image_snippet
 from edgectl.commands.labels import label
-from edgectl.device_tables import device_table, devices_table, events_table, security_table
+from edgectl.device_tables import (
+    device_table,
+    devices_table,
+    events_table,
+    fleet_tables,
+    security_table,
+    series_table,
+)
+from edgectl.durations import Duration
 from edgectl.errors import doing
-from edgectl.output import consoles, plain, print_json
+from edgectl.output import consoles, duration_text, plain, print_json
 from edgectl.session import (
     DEVICE,
     GROUP,
@@ -19,8 +30,13 @@ from edgectl.session import (
     limit_option,
     pass_session,
 )
+from edgectl.tables import telemetry_table
 
 __all__ = ["devices"]
+
+TELEMETRY_S_MAX = 7 * 86400
+STEPS_MAX = 500
+"""Both as the server takes them."""
 
 
 @click.group(
@@ -34,7 +50,7 @@ def devices() -> None:
     """Show devices, let new ones enrol, take old ones out."""
 
 
-for command in (*COMMANDS, label, logs):
+for command in (*COMMANDS, image_snippet, label, logs, *ACTIONS):
     devices.add_command(command)
 
 
@@ -52,6 +68,9 @@ for command in (*COMMANDS, label, logs):
 @click.option("--version", default="", help="Only those that run this version of --model.")
 @click.option("--failing", is_flag=True, help="Only those whose newest update went wrong.")
 @click.option("--updating", is_flag=True, help="Only those with an update under way.")
+@click.option("--overdue", is_flag=True, help="Only those offline for longer than is usual.")
+@click.option("--held", is_flag=True, help="Only those on which no rollout begins.")
+@click.option("--site", help="Only those of this site; '' for those of none.")
 @click.option("--group", type=GROUP, default="", help="Only those of this group.")
 @click.option(
     "--where", default="", metavar="SELECTOR", help="Only those that are, such as 'site=porto'."
@@ -67,12 +86,15 @@ def list_devices(
     model: str,
     version: str,
     *,
+    site: str | None,
     group: str,
     where: str,
     limit: int,
     online: bool | None,
     failing: bool,
     updating: bool,
+    overdue: bool,
+    held: bool,
     revoked: bool,
     decommissioned: bool,
     as_json: bool,
@@ -91,12 +113,14 @@ def list_devices(
             ("online", "" if online is None else str(online).lower()),
             ("failing", "true" if failing else ""),
             ("updating", "true" if updating else ""),
+            ("overdue", "true" if overdue else ""),
+            ("held", "true" if held else ""),
             ("group", group),
             ("where", where),
             ("state", "decommissioned" if decommissioned else "revoked" if revoked else ""),
         )
         if value
-    ]
+    ] + ([] if site is None else [("site", site)])
     with session.connect() as client:
         page = client.devices(query, limit)
     if as_json:
@@ -123,6 +147,66 @@ def show_device(session: Session, device: str, *, as_json: bool) -> None:
         print_json(detail)
     else:
         consoles()[0].print(device_table(detail))
+
+
+@devices.command(
+    epilog=examples("edgectl devices summary", "edgectl devices summary --json"),
+)
+@json_option
+@pass_session
+def summary(session: Session, *, as_json: bool) -> None:
+    """Show the fleet in numbers; `edgectl devices list` lists what each of them counts.
+
+    Overdue are those offline for longer than is usual, failing those whose newest update went
+    wrong, security those with a security event in the last day.
+    """
+    with session.connect() as client:
+        found = client.fleet()
+    if as_json:
+        print_json(found)
+    else:
+        consoles()[0].print(fleet_tables(found))
+
+
+@devices.command(
+    "telemetry",
+    epilog=examples(
+        "edgectl devices telemetry pi-1",
+        "edgectl devices telemetry pi-1 --since 7d --steps 14",
+    ),
+)
+@click.argument("device", type=DEVICE)
+@click.option(
+    "--since",
+    type=Duration(60, TELEMETRY_S_MAX),
+    default="1h",
+    show_default=True,
+    help="How far back, by when it came.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(2, STEPS_MAX),
+    default=12,
+    show_default=True,
+    help="In how many equal steps.",
+)
+@json_option
+@pass_session
+def device_telemetry(
+    session: Session, device: str, since: int, steps: int, *, as_json: bool
+) -> None:
+    """Show what a device has counted, and latency and health over time."""
+    with session.connect() as client:
+        counts = client.device_telemetry(device, since)
+        series = client.device_series(device, since, steps)
+    if as_json:
+        print_json({"counts": counts, "series": series})
+        return
+    output, errors = consoles()
+    if not counts and not series.slots and not any(series.health.values()):
+        errors.print(f"nothing has come of {device} in the last {duration_text(since)}")
+        return
+    output.print(Group(telemetry_table(counts), series_table(series)))
 
 
 @devices.command("events", epilog=examples("edgectl devices events pi-1 --limit 10"))

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import click
 
-from edgectl.errors import ApiError, LocalError, doing
+from edgectl.errors import ApiError, doing
 from edgectl.output import bytes_text, consoles, print_json
+from edgectl.output_files import output_option, write_output
 from edgectl.progress import PushProgress
 from edgectl.session import (
     MODEL_AND_VERSION,
     VARIANT,
     Session,
     examples,
+    given,
     json_option,
     pass_session,
 )
@@ -40,12 +39,7 @@ __all__ = ["export"]
     metavar="CLASS",
     help="Only what may run on the class, what is best there first: `edgectl targets list`.",
 )
-@click.option(
-    "--output",
-    "-o",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The file to write; by default it is named after the version.",
-)
+@output_option
 @json_option
 @pass_session
 def export(
@@ -67,7 +61,7 @@ def export(
     name, _, version = model.partition("@")
     output = output or Path(f"{name}-{version}.oci")
     chosen = {"variant": variant, "device_class": device_class}
-    query = [(key, value) for key, value in chosen.items() if value is not None]
+    query = given(chosen)
     _, errors = consoles()
     with (
         session.connect() as client,
@@ -75,7 +69,7 @@ def export(
         PushProgress(errors) as progress,
     ):
         pieces = client.export(name, version, query)
-        length = _write(pieces, output, progress.download(output.name))
+        length = write_output(output, _whole(pieces, progress.download(output.name)))
         root = f"sha256:{hashlib.sha256(client.published('root')).hexdigest()}"
     if as_json:
         print_json({"file": str(output), "bytes": length, "root": root})
@@ -85,37 +79,19 @@ def export(
     click.echo(f"on another server: edgectl import {output} --origin NAME --origin-root {root}")
 
 
-def _write(
-    pieces: Iterable[tuple[bytes, int]], output: Path, report: Callable[[int, int], None]
-) -> int:
-    """Write the file under another name, and give it its own when it is whole."""
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.parent)
-        written = total = 0
-        try:
-            with open(handle, "wb") as file:  # noqa: PTH123 - a descriptor
-                for piece, total in pieces:
-                    file.write(piece)
-                    written += len(piece)
-                    report(written, total)
-                if written == 0 or (total and written != total):
-                    raise ApiError(
-                        "client.answer",
-                        f"the file was cut off after {written} of {total} bytes",
-                        "try again; the server's log says more",
-                        status=0,
-                    )
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(output)
-        finally:
-            with suppress(FileNotFoundError):
-                Path(temporary).unlink()
-    except OSError as error:
-        raise LocalError(
-            "export.file",
-            f"cannot write {output}: {error.strerror}",
-            "choose another place with --output FILE",
-        ) from error
-    return written
+def _whole(
+    pieces: Iterable[tuple[bytes, int]], report: Callable[[int, int], None]
+) -> Iterator[bytes]:
+    """Pass pieces on; raise where they end before the length that was announced."""
+    came = total = 0
+    for piece, total in pieces:
+        yield piece
+        came += len(piece)
+        report(came, total)
+    if came == 0 or (total and came != total):
+        raise ApiError(
+            "client.answer",
+            f"the file was cut off after {came} of {total} bytes",
+            "try again; the server's log says more",
+            status=0,
+        )

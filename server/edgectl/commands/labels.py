@@ -22,12 +22,13 @@ __all__ = ["label", "selectors"]
 @click.command(
     epilog=examples(
         "edgectl devices label site=porto hw=rpi4 --device pi-1 --device pi-2",
-        "edgectl devices label tag- --where 'site=porto and tag=demo'",
+        "edgectl devices label tag- --where 'site=porto and tag=demo' --expect 12",
     )
 )
 @click.argument("labels", metavar="NAME=VALUE|NAME-", nargs=-1, required=True)
 @click.option("--device", "device", type=DEVICE, multiple=True, help="This device; repeatable.")
 @click.option("--where", default="", metavar="SELECTOR", help="Every device that is.")
+@click.option("--expect", type=click.IntRange(0), help="Refuse if it is not so many devices.")
 @json_option
 @pass_session
 def label(
@@ -35,6 +36,7 @@ def label(
     labels: tuple[str, ...],
     device: tuple[str, ...],
     where: str,
+    expect: int | None,
     *,
     as_json: bool,
 ) -> None:
@@ -54,7 +56,7 @@ def label(
             removed.append(one[:-1])
         else:
             raise click.UsageError(f"{one[:40]!r}: write site=porto to set, site- to remove")
-    request = LabelRequest(list(device), where, given, removed)
+    request = LabelRequest(list(device), where, given, removed, expect)
     with session.connect() as client, doing("labelling devices"):
         found = client.label_devices(request)
     if as_json:
@@ -100,6 +102,28 @@ def list_selectors(session: Session, limit: int, *, as_json: bool) -> None:
         for one in page.items
     ]
     output.print(table(columns, rows))
+
+
+@selectors.command(
+    "overlaps",
+    epilog=examples("edgectl selectors overlaps porto-pis"),
+)
+@click.argument("name")
+@json_option
+@pass_session
+def selector_overlaps(session: Session, name: str, *, as_json: bool) -> None:
+    """List which saved selectors and groups share devices with NAME, and how many."""
+    with session.connect() as client, doing(f"comparing the selector {name}"):
+        found = client.selector_overlaps(name)
+    if as_json:
+        print_json(found)
+        return
+    output, errors = consoles()
+    if not found:
+        errors.print(f"{plain(name)} shares no device with another selector or a group")
+        return
+    rows = [(one.kind, plain(one.name), str(one.devices), f"of {one.of}") for one in found]
+    output.print(table(["WHAT", "NAME", ">SHARED", "OF ITS DEVICES"], rows))
 
 
 @selectors.command("set", epilog=examples("edgectl selectors set porto-pis 'site=porto'"))

@@ -4,40 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import signal
 import threading
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
 from edgectl.clock import now
 from edgectl.errors import LocalError, doing
-from edgectl.mirror.cache import Cache
-from edgectl.mirror.door import Door
-from edgectl.mirror.service import Mirror
-from edgectl.mirror.upstream import Upstream
 from edgectl.output import bytes_text
 from edgectl.session import Session, examples, json_option, pass_session
+from edgectl.sizes import Size
+
+if TYPE_CHECKING:
+    from edgectl.mirror.service import Mirror
 
 __all__ = ["mirror"]
-
-SIZE_MIN = 512 * 1024**2
-_UNITS = {"": 1, "M": 1024**2, "G": 1024**3, "T": 1024**4}
-
-
-class _Size(click.ParamType[int]):
-    name = "size"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        match = re.fullmatch(r"([0-9]{1,15})([MGT]?)", str(value))
-        size = int(match[1]) * _UNITS[match[2]] if match else 0
-        if size < SIZE_MIN:
-            self.fail(f"{value!r} is no size of 512M or more, such as 20G", param, ctx)
-        return size
 
 
 @click.command(
@@ -55,7 +39,11 @@ class _Size(click.ParamType[int]):
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8081, show_default=True)
 @click.option(
-    "--size", type=_Size(), default="10G", show_default=True, help="Most that is kept, from 512M."
+    "--size",
+    type=Size("512M", "20G"),
+    default="10G",
+    show_default=True,
+    help="Most that is kept, from 512M.",
 )
 @click.option(
     "--open", "is_open", is_flag=True, help="Let everybody who reaches it pull, without a proof."
@@ -77,6 +65,11 @@ def mirror(
     Devices find it by `mirror` in agent.toml. They check what it gives as they check the server,
     and go on with the broker where it is away. It needs a token that reads.
     """
+    from edgectl.mirror.cache import Cache
+    from edgectl.mirror.door import Door
+    from edgectl.mirror.service import Mirror
+    from edgectl.mirror.upstream import Upstream
+
     client = session.connect()
     client.close()
     with doing(f"starting a mirror of {session.address()}"):

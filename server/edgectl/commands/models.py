@@ -8,11 +8,13 @@ from pathlib import Path
 import click
 
 from edgectl.client import Client
+from edgectl.comparison_tables import comparison_tables, running_table
 from edgectl.errors import LocalError
 from edgectl.gate_options import check_require
 from edgectl.gate_tables import policy_table
 from edgectl.lineage_tables import lineage_tables
 from edgectl.output import consoles, plain, print_json
+from edgectl.output_files import say_written, write_output
 from edgectl.session import (
     MODEL,
     MODEL_VERSION,
@@ -223,18 +225,7 @@ def report(
         return
     suffix = "report.html" if kind == "html" else f"{variant}-{_DOCUMENTS[kind]}"
     output = output or Path(f"{name}-{version}-{suffix}")
-    try:
-        output.write_bytes(content)
-    except OSError as error:
-        raise LocalError(
-            "document.file",
-            f"cannot write {output}: {error.strerror}",
-            "choose another place with --output FILE",
-        ) from error
-    if as_json:
-        print_json({"file": str(output), "bytes": len(content)})
-    else:
-        click.echo(f"wrote {output}, {len(content)} bytes")
+    say_written(output, write_output(output, [content]), as_json=as_json)
 
 
 @models.command(
@@ -254,6 +245,46 @@ def show_lineage(session: Session, model: str, *, as_json: bool) -> None:
         return
     output, _ = consoles()
     output.print(lineage_tables(lineage))
+
+
+@models.command("running", epilog=examples("edgectl models running har"))
+@click.argument("model", type=NAME)
+@json_option
+@pass_session
+def show_running(session: Session, model: str, *, as_json: bool) -> None:
+    """Count the devices that run a MODEL, by version and digest.
+
+    Which they are: edgectl devices list --where 'runs=MODEL@VERSION', or runs=MODEL@sha256:...
+    """
+    with session.connect() as client:
+        found = client.running(model)
+    if as_json:
+        print_json(found)
+        return
+    output, errors = consoles()
+    if not found:
+        errors.print(f"no device runs {plain(model)}")
+        return
+    output.print(running_table(found))
+
+
+@models.command("compare", epilog=examples("edgectl models compare har@1 har@2"))
+@click.argument("left", type=MODEL_VERSION)
+@click.argument("right", type=MODEL_VERSION)
+@json_option
+@pass_session
+def compare(session: Session, left: str, right: str, *, as_json: bool) -> None:
+    """Show two versions of a model side by side: contract, sizes, accuracy, latency, gates."""
+    name, _, before = left.partition("@")
+    other, _, after = right.partition("@")
+    if name != other:
+        raise click.UsageError(f"both are of one model: {name}@{before} and {name}@OTHER")
+    with session.connect() as client:
+        found = client.compare(name, before, after)
+    if as_json:
+        print_json(found)
+    else:
+        consoles()[0].print(comparison_tables(found))
 
 
 def _first_variant(client: Client, name: str, version: str) -> str:

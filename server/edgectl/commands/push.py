@@ -52,6 +52,7 @@ _MODEL = click.Path(exists=True, readable=True, path_type=Path)
         "edgectl push har.onnx --evaluation eval.npz --metric metric.py",
         "edgectl push har.onnx --labels new.txt --allow contract",
         "edgectl push har.onnx --calibration cal.npz --runtime onnxruntime,litert",
+        "edgectl push har.onnx --calibration cal.npz --evaluation eval.npz --runtime cortex-m",
         "edgectl push person.tflite --evaluation eval.npz",
         "edgectl push har.onnx --calibration cal.npz --encrypt all",
         "edgectl push har.onnx --calibration cal.npz --encrypt int8",
@@ -98,7 +99,7 @@ _MODEL = click.Path(exists=True, readable=True, path_type=Path)
     callback=lambda _context, _parameter, text: choose_runtimes("--runtime", text),
     default="onnxruntime",
     show_default=True,
-    help="For which variants are made: onnxruntime, litert, or both with a comma between.",
+    help="For which variants are made: onnxruntime, litert, cortex-m; several with commas.",
 )
 @click.option(
     "--objective",
@@ -174,7 +175,8 @@ def push(
     MODEL is ONNX, or becomes it on the server: a TensorFlow SavedModel (its folder), Keras (.keras,
     .h5), PyTorch (.pt2, by torch.export.save) or scikit-learn (.skops); see docs/converters.md. A
     .tflite file is measured and published as it is, for devices that have LiteRT; with --runtime
-    onnxruntime,litert ONNX is converted for them too; see docs/tflite.md.
+    onnxruntime,litert ONNX is converted for them too; see docs/tflite.md. With cortex-m there is a
+    variant for microcontrollers; see docs/firmware-format.md.
 
     Uploads are resumed where they broke off; the same content is never pushed twice. The exit code
     is 1 when every int8 variant loses more than --max-drop, or a gate refuses, with the table of

@@ -6,6 +6,7 @@ import click
 from rich.console import Group
 
 from edgectl.client import Client
+from edgectl.commands.rollout_breakdown import COMMANDS
 from edgectl.errors import EdgectlError, LocalError, doing
 from edgectl.forecast_tables import forecast_tables
 from edgectl.output import consoles, plain, print_json
@@ -18,6 +19,7 @@ from edgectl.session import (
     limit_option,
     pass_session,
 )
+from edgectl.spec_files import rollout_yaml
 from edgectl.tables import (
     rollout_devices_table,
     rollout_events_table,
@@ -34,12 +36,16 @@ __all__ = ["ready_version", "rollout"]
     epilog=examples(
         "edgectl rollout plan har@1 --all --phases canary:5,10%",
         "edgectl rollout start har@1 --all",
-        "edgectl rollout status",
+        "edgectl rollout watch",
         "edgectl rollout abort ROLLOUT --reason 'wrong labels'",
     )
 )
 def rollout() -> None:
     """Bring a model to devices, and watch it arrive."""
+
+
+for command in COMMANDS:
+    rollout.add_command(command)
 
 
 @rollout.command(
@@ -52,6 +58,10 @@ def rollout() -> None:
         "edgectl rollout start har@2 --all --phases canary:5,10%,50% --soak 1h --deadline 2h",
         "edgectl rollout start har@2 --all --phases canary:5 --approve-after canary"
         " --gate 'error_rate<=0.01'",
+        "edgectl rollout start har@2 --all --phases 'canary:where=tag=canary,10%'"
+        " --gate 'class_mix<=0.1' --gate 'confidence<=0.1'",
+        "edgectl rollout start har@2 --all --phases canary:20,50%"
+        " --experiment 'canary:error_rate margin=0.01 limit=2d'",
         "edgectl rollout start har@2 --all --shadow 10m --window 'mon-fri 02:00-04:00'",
         "edgectl rollout start detector@2 --all --with classifier@5 --no-watch",
         "edgectl rollout start classifier@5 --all --with detector@2",
@@ -158,6 +168,23 @@ def status(session: Session, rollout_id: str | None, *, watch: bool, as_json: bo
 
 
 @rollout.command(
+    "watch", epilog=examples("edgectl rollout watch", "edgectl rollout watch ROLLOUT --json")
+)
+@click.argument("rollout_id", metavar="[ROLLOUT]", required=False)
+@json_option
+@pass_session
+def watch(session: Session, rollout_id: str | None, *, as_json: bool) -> None:
+    """Follow a rollout to its end; the newest one when none is named.
+
+    The exit code is 1 when it does not complete on every device. Ctrl-C stops watching only.
+    """
+    with session.connect() as client:
+        seen = _follow(client, rollout_id or _newest(client))
+    _print_watched(seen, as_json=as_json)
+    _check_outcome(seen.rollout)
+
+
+@rollout.command(
     "events",
     epilog=examples("edgectl rollout events", "edgectl rollout events ROLLOUT --limit 10"),
 )
@@ -176,6 +203,21 @@ def rollout_events(session: Session, rollout_id: str | None, limit: int, *, as_j
     output.print(rollout_events_table(page.items))
     if page.total > len(page.items):
         errors.print(f"{len(page.items)} of {page.total}: see more with --limit {page.total}")
+
+
+@rollout.command(epilog=examples("edgectl rollout export ROLLOUT", "edgectl rollout export"))
+@click.argument("rollout_id", metavar="[ROLLOUT]", required=False)
+@json_option
+@pass_session
+def export(session: Session, rollout_id: str | None, *, as_json: bool) -> None:
+    """Print a rollout as a file for `edgectl apply`; the newest one when none is named."""
+    with session.connect() as client:
+        found = client.rollout(rollout_id or _newest(client))
+    request = RolloutRequest(found.model, found.version, found.selector, found.policy)
+    if as_json:
+        print_json(request)
+    else:
+        click.echo(rollout_yaml(request), nl=False)
 
 
 _REASON = click.option("--reason", default="", help="Kept with the rollout, for others to read.")
@@ -270,7 +312,7 @@ def _follow(client: Client, rollout_id: str) -> Watched:
         raise LocalError(
             "rollout.interrupted",
             "no longer watching; the rollout goes on",
-            f"follow it with `edgectl rollout status {rollout_id} --watch`,"
+            f"follow it with `edgectl rollout watch {rollout_id}`,"
             f" stop it with `edgectl rollout abort {rollout_id}`",
         ) from None
 

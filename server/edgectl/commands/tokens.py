@@ -15,6 +15,7 @@ __all__ = ["tokens"]
 _ROLES = ("viewer", "operator", "admin")
 _SCOPES = (
     "read",
+    "metrics",
     "tokens",
     "models:write",
     "rollouts:write",
@@ -39,6 +40,7 @@ def tokens() -> None:
     "create",
     epilog=examples(
         "edgectl tokens create dashboard",
+        "edgectl tokens create prometheus --scope metrics",
         "edgectl tokens create ci --scope models:write --expires 90d",
         "edgectl tokens create nightly --scope models:write --scope rollouts:write --expires 90d",
     ),
@@ -101,15 +103,29 @@ def create_token(
     )
 
 
-@tokens.command("list", epilog=examples("edgectl tokens list", "edgectl tokens list --search ci"))
+@tokens.command(
+    "list",
+    epilog=examples(
+        "edgectl tokens list", "edgectl tokens list --search ci", "edgectl tokens list --user ana"
+    ),
+)
 @click.option("--search", default="", help="Part of the name or of the user's.")
+@click.option("--user", default="", help="Only of this user.")
+@click.option("--valid/--expired", default=None, help="Only those that are.")
 @limit_option
 @json_option
 @pass_session
-def list_tokens(session: Session, search: str, limit: int, *, as_json: bool) -> None:
+def list_tokens(
+    session: Session, search: str, user: str, limit: int, *, valid: bool | None, as_json: bool
+) -> None:
     """List your tokens without their secrets; an admin sees everybody's."""
+    asked = (
+        ("q", search),
+        ("user", user),
+        ("valid", "" if valid is None else str(valid).lower()),
+    )
     with session.connect() as client:
-        page = client.tokens([("q", search)] if search else [], limit)
+        page = client.tokens([(name, value) for name, value in asked if value], limit)
     if as_json:
         print_json(page.items)
         return

@@ -23,15 +23,19 @@ __all__ = [
     "LABELS",
     "MODEL",
     "NAME",
+    "PATH",
     "Prediction",
     "accuracy",
     "predict",
+    "request_of",
     "summary_lines",
     "windows",
 ]
 
 _FOLDER = Path(str(files("edgectl.demo"))) / "activity"
 NAME = "har"
+PATH = f"/v2/models/{NAME}/infer"
+"""Of a device's inference endpoint."""
 MODEL = _FOLDER / "har_v1.onnx"
 CARELESS = _FOLDER / "har_v2.onnx"
 """Passes every check, and has no answer where the sensor is shaken harder than in the data."""
@@ -77,13 +81,7 @@ def predict(endpoint: str, count: int) -> list[Prediction]:
     predictions = []
     with httpx2.Client(base_url=endpoint, timeout=_TIMEOUT_S, trust_env=False) as http:
         for window, label in zip(*windows(count), strict=True):
-            tensor = {
-                "name": "input",
-                "datatype": "FP32",
-                "shape": [1, *window.shape],
-                "data": window.ravel().tolist(),
-            }
-            predictions.append(Prediction(_ask(http, tensor), int(label)))
+            predictions.append(Prediction(_ask(http, window), int(label)))
     return predictions
 
 
@@ -96,15 +94,25 @@ def windows(count: int) -> tuple[Any, Any]:
         return data["input"][chosen], data["label"][chosen]
 
 
-def _ask(http: httpx2.Client, tensor: dict[str, object]) -> int:
-    path = f"/v2/models/{NAME}/infer"
+def request_of(window: Any) -> bytes:
+    """Return the request that asks for one window, float32 [6, 128]; to be sent to `PATH`."""
+    tensor = {
+        "name": "input",
+        "datatype": "FP32",
+        "shape": [1, *window.shape],
+        "data": window.ravel().tolist(),
+    }
+    return msgspec.json.encode({"inputs": [tensor]})
+
+
+def _ask(http: httpx2.Client, window: Any) -> int:
     try:
-        response = http.post(path, content=msgspec.json.encode({"inputs": [tensor]}))
+        response = http.post(PATH, content=request_of(window))
     except httpx2.TransportError as error:
         raise DemoFailed("demo.inference", f"no answer from {http.base_url}: {error}") from error
     if not response.is_success:
         text = response.text[:500]
-        raise DemoFailed("demo.inference", f"{path} answered {response.status_code}: {text}")
+        raise DemoFailed("demo.inference", f"{PATH} answered {response.status_code}: {text}")
     try:
         logits = msgspec.json.decode(response.content, type=_Answer).outputs[0].data
         return max(range(len(LABELS)), key=logits.__getitem__)

@@ -9,12 +9,12 @@ import threading
 import time
 from collections import Counter
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import httpx2
 import msgspec
 
-from edgectl.demo.activity_data import LABELS, NAME, windows
+from edgectl.demo.activity_data import LABELS, PATH, request_of, windows
 
 __all__ = ["Application", "Heard"]
 
@@ -83,7 +83,7 @@ class Application:
         )
 
     def _run(self) -> None:
-        bodies = [msgspec.json.encode(_request(window)) for window in windows(_WINDOWS)[0]]
+        bodies = [request_of(window * SHAKEN) for window in windows(_WINDOWS)[0]]
         with httpx2.Client(base_url=self._endpoint, timeout=_TIMEOUT_S, trust_env=False) as http:
             while not self._stopping.is_set():
                 self._ask(http, bodies[self._requests % len(bodies)])
@@ -91,7 +91,7 @@ class Application:
 
     def _ask(self, http: httpx2.Client, body: bytes) -> None:
         try:
-            response = http.post(f"/v2/models/{NAME}/infer", content=body)
+            response = http.post(PATH, content=body)
             response.raise_for_status()
             answer = msgspec.json.decode(response.content, type=_Answer)
         except (httpx2.HTTPError, msgspec.DecodeError):
@@ -102,9 +102,3 @@ class Application:
             if None in answer.outputs[0].data[: len(LABELS)]:
                 self._without[self._last] += 1
         self._requests += 1
-
-
-def _request(window: Any) -> dict[str, Any]:
-    shaken = window * SHAKEN
-    tensor = {"name": "input", "datatype": "FP32", "shape": [1, *window.shape]}
-    return {"inputs": [{**tensor, "data": shaken.ravel().tolist()}]}

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from msgspec import Struct
 
-__all__ = ["DeviceUploadInfo", "LogsStart"]
+__all__ = ["DeviceUploadInfo", "LogFollowInfo", "LogFollowPage", "LogLineInfo", "LogsStart"]
 
 
 class LogsStart(Struct, frozen=True):
@@ -32,3 +32,33 @@ class DeviceUploadInfo(Struct, frozen=True):
     expires_at: datetime
     reason_code: str = ""
     reason: str = ""
+
+
+class LogFollowInfo(Struct, frozen=True):
+    """Somebody looks at the log lines of a device as they come."""
+
+    id: str
+    device: str
+    started_by: str
+    started_at: datetime
+    ends_at: datetime
+    missing: int
+    ended_at: datetime | None
+    reason: str
+
+
+class LogLineInfo(Struct, frozen=True):
+    """One line, by the device's clock."""
+
+    time: datetime | None
+    level: str
+    logger: str
+    text: str
+
+
+class LogFollowPage(Struct, frozen=True):
+    """What has come; `after` is what to ask with next."""
+
+    follow: LogFollowInfo
+    after: int
+    lines: tuple[LogLineInfo, ...]

@@ -8,16 +8,25 @@ from typing import Any
 from msgspec import Struct, field
 
 __all__ = [
+    "AnswerInfo",
+    "BootReceipt",
+    "ClockJump",
     "DeviceDetail",
     "DeviceEventInfo",
+    "DeviceReceipts",
+    "DeviceSeries",
     "DeviceSummary",
     "FleetSummary",
+    "HoldInfo",
     "InstalledInfo",
+    "MissingMessages",
     "ObservationInfo",
     "PullInfo",
     "ReasonInfo",
     "SecurityEventInfo",
+    "SiteInfo",
     "SlotInfo",
+    "SlotSeries",
     "SwapInfo",
     "TelemetrySummary",
     "TransferInfo",
@@ -72,6 +81,7 @@ class TransferInfo(Struct, frozen=True):
     whole_bytes: int
     fetched_bytes: int
     delta: str | None = None
+    rest: str | None = None
     refusal: ReasonInfo | None = None
 
 
@@ -107,6 +117,14 @@ class SlotInfo(Struct, frozen=True):
     fault: ReasonInfo | None = None
 
 
+class HoldInfo(Struct, frozen=True):
+    """That nothing new begins on a device, and by whose wish."""
+
+    at: datetime
+    by: str
+    reason: str
+
+
 class DeviceSummary(Struct, frozen=True, kw_only=True):
     """A device in a list."""
 
@@ -124,6 +142,8 @@ class DeviceSummary(Struct, frozen=True, kw_only=True):
     security_events: int = 0
     assigned_labels: dict[str, str] = field(default_factory=dict)
     device_class: str = ""
+    overdue: bool = False
+    hold: HoldInfo | None = None
 
 
 class DeviceDetail(DeviceSummary, frozen=True, kw_only=True):
@@ -188,6 +208,20 @@ class VersionShare(Struct, frozen=True):
     devices: int
 
 
+class SiteInfo(Struct, frozen=True):
+    """The devices of a place; of no site where `site` is empty."""
+
+    site: str
+    devices: int
+    online: int
+    overdue: int
+    failing: int
+    security: int
+    latitude: float | None
+    longitude: float | None
+    versions: list[VersionShare]
+
+
 class FleetSummary(Struct, frozen=True):
     """The fleet in numbers."""
 
@@ -198,6 +232,8 @@ class FleetSummary(Struct, frozen=True):
     failing: int
     versions: list[VersionShare]
     security: int = 0
+    overdue: int = 0
+    held: int = 0
 
 
 class PullInfo(Struct, frozen=True):
@@ -209,6 +245,19 @@ class PullInfo(Struct, frozen=True):
     bytes_sent: int
     answers: int
     last_at: datetime | None
+
+
+class AnswerInfo(Struct, frozen=True):
+    """That a device has answered with a digest."""
+
+    device: str
+    model: str
+    version: str
+    digest: str
+    first: datetime
+    last: datetime
+    requests: int
+    errors: int
 
 
 class TelemetrySummary(Struct, frozen=True):
@@ -230,3 +279,63 @@ class TelemetrySummary(Struct, frozen=True):
     confidence: list[int]
     classes: list[int]
     refused: int = 0
+
+
+class SlotSeries(Struct, frozen=True):
+    """What one slot has answered, a number a step; None: nothing came in that step."""
+
+    slot: str
+    requests: list[int]
+    errors: list[int]
+    latency_p50_us: list[float | None]
+    latency_p95_us: list[float | None]
+
+
+class DeviceSeries(Struct, frozen=True):
+    """What a device has sent, in equal steps of the time at which it came."""
+
+    step_s: float
+    times: list[datetime]
+    slots: list[SlotSeries]
+    health: dict[str, list[float | None]]
+
+
+class MissingMessages(Struct, frozen=True):
+    """Numbers of messages that have not come."""
+
+    first: int
+    last: int
+    noticed_at: datetime
+    state: str
+
+
+class BootReceipt(Struct, frozen=True):
+    """What has come of one start of a device's agent."""
+
+    boot: int
+    first_at: datetime
+    last_at: datetime
+    last: int
+    received: int
+    duplicates: int
+    gaps: list[MissingMessages]
+    forgotten: int
+
+
+class ClockJump(Struct, frozen=True):
+    """A device's clock was set within a window of features."""
+
+    at: datetime
+    model: str
+    seconds: int
+
+
+class DeviceReceipts(Struct, frozen=True):
+    """What has come of a device, what is missing, and where its clock jumped."""
+
+    device: str
+    windows: int
+    feature_windows: int
+    dropped: int
+    boots: list[BootReceipt]
+    clock_jumps: list[ClockJump]

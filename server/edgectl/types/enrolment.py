@@ -11,6 +11,7 @@ __all__ = [
     "EnrolRequestInfo",
     "EnrolTokenCreated",
     "EnrolTokenInfo",
+    "ImageSnippet",
     "PreauthoriseResult",
     "PreauthorisedEntry",
     "PreauthorisedInfo",
@@ -75,6 +76,15 @@ class EnrolRequestInfo(Struct, frozen=True):
     taken: bool
     first_at: datetime
     last_at: datetime
+
+
+class ImageSnippet(Struct, frozen=True):
+    """What an image does at the first boot of each device."""
+
+    form: str
+    text: str
+    placeholder: str
+    """What stands in the text where an enrolment token belongs."""
 
 
 class AuthorityInfo(Struct, frozen=True):

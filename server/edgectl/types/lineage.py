@@ -8,7 +8,14 @@ from msgspec import Struct
 
 from edgectl.types.imports import ImportedInfo
 
-__all__ = ["AncestorInfo", "LineageInfo", "ToolInfo", "VariantLineage"]
+__all__ = [
+    "AncestorInfo",
+    "GoldenInfo",
+    "LineageInfo",
+    "ToleranceInfo",
+    "ToolInfo",
+    "VariantLineage",
+]
 
 
 class AncestorInfo(Struct, frozen=True):
@@ -28,6 +35,21 @@ class ToolInfo(Struct, frozen=True):
     version: str
 
 
+class ToleranceInfo(Struct, frozen=True):
+    """How far an output may be from the golden one: at most ``atol + rtol * |golden|``."""
+
+    atol: float
+    rtol: float
+
+
+class GoldenInfo(Struct, frozen=True):
+    """The golden inputs that every device replays before it serves the bundle."""
+
+    cases: int
+    agreement_min: float
+    tolerances: dict[str, ToleranceInfo]
+
+
 class VariantLineage(Struct, frozen=True):
     """How a bundle was made, as it is signed."""
 
@@ -39,6 +61,7 @@ class VariantLineage(Struct, frozen=True):
     calibration: str | None
     calibration_samples: int
     tools: list[ToolInfo]
+    golden: GoldenInfo
     steps_from: str | None = None
 
 

@@ -273,6 +273,7 @@ class VersionSummary(Struct, frozen=True, kw_only=True):
     best: VariantInfo | None = None
     devices_running: int = 0
     waits_for: SignatureWait | None = None
+    parent: str | None = None
 
 
 class VersionDetail(VersionSummary, frozen=True, kw_only=True):
@@ -282,7 +283,6 @@ class VersionDetail(VersionSummary, frozen=True, kw_only=True):
     calibration: str | None
     evaluation: str | None
     options: PushOptions
-    parent: str | None
     labels: list[str]
     variants: list[VariantInfo]
     report: Report | None

@@ -11,8 +11,11 @@ __all__ = [
     "AuditEntryInfo",
     "AuditState",
     "Me",
+    "ProofGiven",
     "TokenCreated",
     "TokenInfo",
+    "UserCreated",
+    "UserInfo",
 ]
 
 
@@ -44,6 +47,33 @@ class TokenCreated(Struct, frozen=True):
 
     token: str
     info: TokenInfo
+
+
+class UserInfo(Struct, frozen=True):
+    """Somebody who may log in."""
+
+    name: str
+    role: str
+    by: str
+    created_at: datetime
+    last_login_at: datetime | None
+    sessions: int
+    tokens: int
+    disabled_at: datetime | None = None
+
+
+class UserCreated(Struct, frozen=True):
+    """The only time that the password is shown."""
+
+    user: UserInfo
+    password: str
+
+
+class ProofGiven(Struct, frozen=True):
+    """That the owner of a token is there."""
+
+    proof: str
+    expires_at: datetime
 
 
 class AuditEntryInfo(Struct, frozen=True):

@@ -10,12 +10,16 @@ from msgspec import Struct, field
 from edgectl.types.devices import ObservationInfo, ReasonInfo, SwapInfo, TransferInfo
 
 __all__ = [
+    "ExperimentSpec",
     "GatePolicy",
     "OverlapInfo",
     "PaceInfo",
     "PhaseForecastInfo",
+    "PhaseInfo",
     "PhaseProgress",
     "PhaseSpec",
+    "ReasonGroup",
+    "RolloutApplied",
     "RolloutBytes",
     "RolloutCounts",
     "RolloutDeviceInfo",
@@ -25,6 +29,9 @@ __all__ = [
     "RolloutPolicy",
     "RolloutRequest",
     "Selector",
+    "ServiceComparison",
+    "ServicePoint",
+    "ServiceSide",
     "SiteForecastInfo",
     "VerdictInfo",
 ]
@@ -39,14 +46,16 @@ class Selector(Struct, frozen=True):
     where: str = ""
 
 
-class PhaseSpec(Struct, frozen=True):
-    """A part of a rollout; its end is counted from the beginning of the rollout."""
+class ExperimentSpec(Struct, frozen=True):
+    """The devices that have the new version against those of the rollout that do not yet."""
 
-    name: str = ""
-    devices: int | None = None
-    percent: float | None = None
-    soak_s: float = 0.0
-    approval: bool = False
+    rate: str = "error_rate"
+    margin: float = 0.01
+    alpha: float = 0.05
+    confidence_below: float = 0.5
+    unit: str = "device"
+    limit_s: float = 86400.0
+    requests_max: int | None = None
 
 
 class GatePolicy(Struct, frozen=True):
@@ -58,6 +67,22 @@ class GatePolicy(Struct, frozen=True):
     error_rate_max: float | None = None
     latency_p95_us_max: float | None = None
     latency_ratio_max: float | None = None
+    class_mix_max: float | None = None
+    confidence_max: float | None = None
+    disagreement_max: float | None = None
+
+
+class PhaseSpec(Struct, frozen=True):
+    """A part of a rollout; its end is counted from the beginning of the rollout."""
+
+    name: str = ""
+    devices: int | None = None
+    percent: float | None = None
+    where: str = ""
+    soak_s: float = 0.0
+    approval: bool = False
+    experiment: ExperimentSpec | None = None
+    gates: GatePolicy | None = None
 
 
 class RolloutPolicy(Struct, frozen=True):
@@ -118,6 +143,15 @@ class VerdictInfo(Struct, frozen=True):
     gate: str
     verdict: str
     detail: str
+    value: float | None = None
+    limit: float | None = None
+    low: float | None = None
+    high: float | None = None
+    devices: int | None = None
+    requests: int | None = None
+    reference_devices: int | None = None
+    reference_requests: int | None = None
+    final: bool = False
 
 
 class PhaseProgress(Struct, frozen=True):
@@ -132,6 +166,66 @@ class PhaseProgress(Struct, frozen=True):
     settled_at: datetime | None
     soaks_until: datetime | None
     verdicts: list[VerdictInfo]
+
+
+class PhaseInfo(Struct, frozen=True):
+    """What has become of the devices of a phase."""
+
+    number: int
+    name: str
+    standing: str
+    soak_s: float
+    approval: bool
+    began_at: datetime | None
+    ended_at: datetime | None
+    counts: RolloutCounts
+
+
+class ReasonGroup(Struct, frozen=True):
+    """Devices that have ended in the same way for the same reason."""
+
+    state: str
+    code: str
+    devices: int
+    newest_at: datetime
+    example: str
+
+
+class ServiceSide(Struct, frozen=True):
+    """What a version, or several, did in service."""
+
+    devices: int
+    requests: int
+    errors: int
+    latency_p50_us: float | None
+    latency_p95_us: float | None
+    latency_p99_us: float | None
+    latency: list[int]
+
+
+class ServicePoint(Struct, frozen=True):
+    """The same of a part of the time."""
+
+    at: datetime
+    new_requests: int
+    new_errors: int
+    new_p95_us: float | None
+    other_requests: int
+    other_errors: int
+    other_p95_us: float | None
+
+
+class ServiceComparison(Struct, frozen=True):
+    """The version of a rollout beside the other versions of its model, since it began."""
+
+    since: datetime
+    until: datetime
+    step_s: float
+    complete: bool
+    latency_edges_us: list[float]
+    new: ServiceSide
+    others: ServiceSide
+    points: list[ServicePoint]
 
 
 class RolloutBytes(Struct, frozen=True):
@@ -212,12 +306,21 @@ class RolloutForecast(Struct, frozen=True):
     version: str
     devices: int
     fetches_bytes: int
+    whole_bytes: int
     phases: list[PhaseForecastInfo]
     sites: list[SiteForecastInfo]
     pace: PaceInfo
     unfit: list[str]
     unknown: list[str]
     overlaps: list[OverlapInfo]
+
+
+class RolloutApplied(Struct, frozen=True):
+    """What was done about a rollout of a file, or would be."""
+
+    action: str
+    rollout: RolloutInfo | None
+    changed: dict[str, Any]
 
 
 class RolloutDeviceInfo(Struct, frozen=True):

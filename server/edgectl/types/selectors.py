@@ -6,7 +6,7 @@ from datetime import datetime
 
 from msgspec import Struct, field
 
-__all__ = ["LabelRequest", "LabelResult", "SavedSelectorInfo"]
+__all__ = ["LabelRequest", "LabelResult", "SavedSelectorInfo", "SelectorOverlap"]
 
 
 class LabelRequest(Struct, frozen=True):
@@ -16,6 +16,7 @@ class LabelRequest(Struct, frozen=True):
     where: str = ""
     set: dict[str, str] = field(default_factory=dict)
     remove: list[str] = field(default_factory=list)
+    expected: int | None = None
 
 
 class LabelResult(Struct, frozen=True):
@@ -33,3 +34,12 @@ class SavedSelectorInfo(Struct, frozen=True):
     devices: int
     changed_at: datetime
     changed_by: str
+
+
+class SelectorOverlap(Struct, frozen=True):
+    """Devices that a saved selector shares with another one, or with a group."""
+
+    kind: str
+    name: str
+    devices: int
+    of: int

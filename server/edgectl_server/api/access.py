@@ -6,6 +6,8 @@ one is open, and a test holds the list of those. Which scope a token needs for i
 says; the OpenAPI document shows both. A request identifies itself by a bearer token, or by the
 session cookie; with the cookie, changes need the header ``X-CSRF-Token``. Over HTTPS the cookie is
 ``__Host-…``: only this host can have set it, and only over HTTPS (RFC 6265bis, 4.1.3.2).
+What changes users asks for a proof besides (``dependencies=[admin, proved]``): a login alone, be it
+stolen, is not enough for that.
 """
 
 from __future__ import annotations
@@ -14,13 +16,14 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from fastapi import Depends, Request, Response, Security
+from fastapi import Depends, Header, Request, Response, Security
 from fastapi.security import APIKeyCookie, HTTPBearer
 from fastapi.security.http import HTTPAuthorizationCredentials
 
 from edgectl_server.audit import describe
 from edgectl_server.auth import ROLES, Principal
 from edgectl_server.errors import Forbidden, Unauthorized
+from edgectl_server.proofs import HEADER as PROOF_HEADER
 from edgectl_server.schemas import Role, Scope
 
 if TYPE_CHECKING:
@@ -42,6 +45,7 @@ __all__ = [
     "is_secure",
     "is_still_allowed",
     "operator",
+    "proved",
     "scope_of",
     "session_cookie",
     "viewer",
@@ -55,7 +59,13 @@ SCOPE_OF_TAG: dict[str, tuple[Scope, Scope]] = {
     "devices": ("read", "devices:write"),
     "rollouts": ("read", "rollouts:write"),
     "security": ("read", "devices:write"),
-    "telemetry": ("read", "admin"),
+    "samples": ("read", "devices:write"),
+    "alerts": ("read", "devices:write"),
+    "metrics": ("metrics", "admin"),
+    "datasets": ("read", "models:write"),
+    "retraining": ("read", "models:write"),
+    "loops": ("read", "models:write"),
+    "telemetry": ("read", "models:write"),
     "events": ("read", "admin"),
     "trust": ("read", "trust:write"),
     "audit": ("admin", "admin"),
@@ -177,7 +187,21 @@ class RoleCheck:
                 f"this one has: {', '.join(sorted(principal.scopes))}",
                 hint=f"make one with `edgectl tokens create NAME --scope {needed}`",
             )
+        request.state.principal = principal
         return principal
+
+
+def _check_proof(
+    request: Request,
+    proof: Annotated[
+        str,
+        Header(
+            alias=PROOF_HEADER,
+            description="From `POST /session/proof`: the own password was given again.",
+        ),
+    ] = "",
+) -> None:
+    get_services(request).proofs.check(request.state.principal, proof)
 
 
 def is_still_allowed(request: Request) -> bool:
@@ -192,6 +216,8 @@ def is_still_allowed(request: Request) -> bool:
 viewer = Depends(RoleCheck("viewer"))
 operator = Depends(RoleCheck("operator"))
 admin = Depends(RoleCheck("admin"))
+proved = Depends(_check_proof)
+"""After a role: whoever asks has shown again to be the owner of the login."""
 
 Viewer = Annotated[Principal, viewer]
 Operator = Annotated[Principal, operator]

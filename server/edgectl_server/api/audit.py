@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated, Literal
 
 import msgspec
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
+from pydantic import AwareDatetime
 
 from edgectl_protocol.audit import AuditHeader
 from edgectl_server.api.access import admin, get_services
 from edgectl_server.api.paging import Paging
 from edgectl_server.api.problems import responses
-from edgectl_server.audit import entry_of
+from edgectl_server.audit import AuditFilter, entry_of
 from edgectl_server.clock import now
 from edgectl_server.schemas import AuditEntryInfo, AuditState, Page
 from edgectl_server.services import Services
@@ -30,9 +32,24 @@ _BATCH = 500
     dependencies=[admin],
     responses=responses(401, 403, 422),
 )
-def list_audit(request: Request, paging: Paging) -> Page[AuditEntryInfo]:
+def list_audit(
+    request: Request,
+    paging: Paging,
+    *,
+    actor: Annotated[str, Query(max_length=128, description="Done by this one.")] = "",
+    action: Annotated[str, Query(max_length=64, description="This was done.")] = "",
+    object_: Annotated[
+        str, Query(alias="object", max_length=256, description="Part of what it was done to.")
+    ] = "",
+    outcome: Annotated[
+        Literal["done", "refused", "failed"] | None, Query(description="It ended so.")
+    ] = None,
+    since: Annotated[AwareDatetime | None, Query(description="Not before this.")] = None,
+    until: Annotated[AwareDatetime | None, Query(description="Before this.")] = None,
+) -> Page[AuditEntryInfo]:
     """List what was done, the newest first; `q` looks into everything but the details."""
-    rows, total = get_services(request).audit.page(paging)
+    asked = AuditFilter(actor, action, object_, outcome or "", since, until)
+    rows, total = get_services(request).audit.page(paging, asked)
     items = [
         AuditEntryInfo.model_validate(msgspec.to_builtins(entry_of(row), str_keys=True))
         for row in rows

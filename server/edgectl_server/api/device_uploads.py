@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import StreamingResponse
 
 from edgectl_protocol.chunks import Bitmap, chunk_count
@@ -16,6 +16,8 @@ from edgectl_server.schemas import (
     DeviceUploadInfo,
     DigestStr,
     JobInfo,
+    LogFollowInfo,
+    LogFollowPage,
     LogsStart,
     Page,
 )
@@ -45,6 +47,36 @@ def device_logs(
     return get_services(request).device_logs.start(device, body.since_s, principal.user)
 
 
+@router.post(
+    "/devices/{device}/logs/follow",
+    operation_id="follow_device_logs",
+    status_code=201,
+    responses=responses(401, 403, 404, 409, 429),
+)
+def follow_device_logs(request: Request, principal: Operator, device: DevicePath) -> LogFollowInfo:
+    """Have a device send its agent's log lines as they come, while somebody asks for them.
+
+    It stops by itself: 15 seconds after nobody asks for lines any more, and after 10 minutes.
+    """
+    return get_services(request).log_follows.start(device, principal.user)
+
+
+@router.get(
+    "/devices/{device}/logs/follow/{follow}",
+    operation_id="followed_device_logs",
+    dependencies=[operator],
+    responses=responses(401, 403, 404, 422),
+)
+def followed_device_logs(
+    request: Request,
+    device: DevicePath,
+    follow: Annotated[str, Path(pattern=r"^[0-9a-f]{16}$")],
+    after: Annotated[int, Query(ge=0, le=2**31)] = 0,
+) -> LogFollowPage:
+    """Return the lines that have come since; ask once a second for as long as somebody looks."""
+    return get_services(request).log_follows.page(device, follow, after)
+
+
 @router.get(
     "/devices/{device}/uploads",
     operation_id="device_uploads",
@@ -52,11 +84,11 @@ def device_logs(
     responses=responses(401, 404, 422),
 )
 def device_uploads(request: Request, device: DevicePath) -> Page[DeviceUploadInfo]:
-    """List what a device has uploaded, or does, newest first."""
+    """List the logs that a device has uploaded, or does, newest first."""
     services = get_services(request)
     with services.database.read() as session:
         find_device(session, device)
-    items = [_info(row) for row in services.device_uploads.all_of(device)]
+    items = [_info(row) for row in services.device_uploads.all_of(device, kind="logs")]
     return Page(items=items, total=len(items))
 
 
@@ -73,8 +105,8 @@ def device_uploads(request: Request, device: DevicePath) -> Page[DeviceUploadInf
 def device_upload(
     request: Request, device: DevicePath, digest: Annotated[DigestStr, Path()]
 ) -> StreamingResponse:
-    """Send what a device has uploaded, as it came: nothing looks into it here."""
-    row, content = get_services(request).device_uploads.read(device, digest)
+    """Send logs as they came: nothing looks into them here. Samples have their own route."""
+    row, content = get_services(request).device_uploads.read(device, digest, kind="logs")
     name = f"{device}-{row.kind}-{digest.removeprefix('sha256:')[:12]}"
     return StreamingResponse(
         content,

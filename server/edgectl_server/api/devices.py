@@ -6,21 +6,28 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request
 
-from edgectl_server.api.access import admin, get_services, operator, viewer
+from edgectl_server.api.access import Operator, admin, get_services, operator, viewer
 from edgectl_server.api.paging import Paging
 from edgectl_server.api.problems import responses
+from edgectl_server.device_filter import DeviceFilter
 from edgectl_server.schemas import (
     DeviceDetail,
     DeviceEventInfo,
     DeviceIdStr,
+    DeviceReceipts,
+    DeviceSeries,
     DeviceSummary,
     FleetSummary,
     GroupStr,
+    HoldRequest,
     ModelNameStr,
     Page,
+    RollbackRequest,
+    SiteInfo,
     TelemetrySummary,
     VersionStr,
 )
+from edgectl_server.telemetry_series import POINTS_MAX
 
 __all__ = ["SINCE_S_MAX", "Since", "router"]
 
@@ -37,6 +44,17 @@ Since = Annotated[
 def fleet_summary(request: Request) -> FleetSummary:
     """Count the fleet."""
     return get_services(request).fleet.summary()
+
+
+@router.get(
+    "/fleet/sites",
+    operation_id="list_sites",
+    dependencies=[viewer],
+    responses=responses(401, 422),
+)
+def list_sites(request: Request, paging: Paging) -> Page[SiteInfo]:
+    """List the sites of the fleet with what runs there, the largest first."""
+    return get_services(request).fleet.sites(paging)
 
 
 @router.get(
@@ -62,13 +80,19 @@ def list_devices(
     device_class: Annotated[
         str | None, Query(max_length=64, description="Is of this class; empty: of none.")
     ] = None,
+    overdue: Annotated[
+        bool | None, Query(description="Has been offline for longer than is usual.")
+    ] = None,
+    held: Annotated[bool | None, Query(description="No rollout begins on it.")] = None,
+    site: Annotated[
+        str | None, Query(max_length=64, description="Is of this site; empty: of none.")
+    ] = None,
     where: Annotated[
         str, Query(max_length=1024, description="A selector, such as `site=porto`.")
     ] = "",
 ) -> Page[DeviceSummary]:
     """List the devices that match everything that is given; the enrolled ones unless asked."""
-    return get_services(request).fleet.devices(
-        paging,
+    wanted = DeviceFilter(
         state=state,
         online=online,
         model=model,
@@ -78,8 +102,11 @@ def list_devices(
         group=group,
         security=security,
         device_class=device_class,
-        where=where,
+        overdue=overdue,
+        held=held,
+        site=site,
     )
+    return get_services(request).fleet.devices(paging, wanted, where=where)
 
 
 @router.get(
@@ -115,6 +142,73 @@ def device_telemetry(
 ) -> list[TelemetrySummary]:
     """Add up the telemetry of a device."""
     return get_services(request).telemetry.device_summary(device, since_s=since_s)
+
+
+@router.get(
+    "/devices/{device}/telemetry/receipts",
+    operation_id="device_receipts",
+    dependencies=[viewer],
+    responses=responses(401, 404, 422),
+)
+def device_receipts(request: Request, device: DevicePath) -> DeviceReceipts:
+    """Say what has come of a device, twice or not at all, and where its clock jumped."""
+    return get_services(request).receipts.show(device)
+
+
+@router.get(
+    "/devices/{device}/telemetry/series",
+    operation_id="device_series",
+    dependencies=[viewer],
+    responses=responses(401, 404, 422),
+)
+def device_series(
+    request: Request,
+    device: DevicePath,
+    since_s: Since = 3600,
+    points: Annotated[int, Query(ge=2, le=POINTS_MAX, description="At most so many.")] = 120,
+) -> DeviceSeries:
+    """Return what a device has sent as it has gone over time, in equal steps."""
+    return get_services(request).telemetry.device_series(device, since_s=since_s, points=points)
+
+
+@router.post(
+    "/devices/{device}/actions/hold",
+    operation_id="hold_device",
+    responses=responses(401, 403, 404, 409, 422),
+)
+def hold_device(
+    request: Request, principal: Operator, device: DevicePath, body: HoldRequest
+) -> DeviceDetail:
+    """Let no rollout begin on a device, until it is released."""
+    services = get_services(request)
+    services.device_actions.hold(device, principal.user, body.reason)
+    return services.fleet.device(device)
+
+
+@router.post(
+    "/devices/{device}/actions/release",
+    operation_id="release_device",
+    dependencies=[operator],
+    responses=responses(401, 403, 404, 422),
+)
+def release_device(request: Request, device: DevicePath) -> DeviceDetail:
+    """Let rollouts go on with a device that was held."""
+    services = get_services(request)
+    services.device_actions.release(device)
+    return services.fleet.device(device)
+
+
+@router.post(
+    "/devices/{device}/actions/rollback",
+    operation_id="roll_back_device",
+    dependencies=[operator],
+    responses=responses(401, 403, 404, 409, 422),
+)
+def roll_back_device(request: Request, device: DevicePath, body: RollbackRequest) -> DeviceDetail:
+    """Order a device to run the version before in one of its slots."""
+    services = get_services(request)
+    services.device_actions.roll_back(device, body.slot, body.version)
+    return services.fleet.device(device)
 
 
 @router.post(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Path, Query, Request
 
 from edgectl_server.api.access import Operator, get_services, operator, viewer
 from edgectl_server.api.paging import Paging
 from edgectl_server.api.problems import responses
+from edgectl_server.image_snippet import PACKAGE, PREFIX, SERVER, TOKEN, image_snippet
 from edgectl_server.schemas import (
     ApproveRequest,
     AuthorityInfo,
@@ -17,6 +18,7 @@ from edgectl_server.schemas import (
     EnrolTokenCreated,
     EnrolTokenInfo,
     EnrolTokenRequest,
+    ImageSnippet,
     Page,
     PreauthorisedEntry,
     PreauthorisedInfo,
@@ -42,6 +44,30 @@ def authority(request: Request) -> AuthorityInfo:
         certificate_pem=services.authority.certificate_pem,
         takes_requests=services.admission.takes_requests,
     )
+
+
+@router.get(
+    "/image-snippet",
+    operation_id="image_snippet",
+    dependencies=[viewer],
+    responses=responses(401, 422),
+)
+def show_image_snippet(
+    request: Request,
+    server: Annotated[str, Query(pattern=SERVER, max_length=300)],
+    prefix: Annotated[str, Query(pattern=PREFIX)] = "device",
+    package: Annotated[
+        str, Query(pattern=PACKAGE, max_length=300)
+    ] = "/boot/firmware/edgectl-agent.deb",
+    form: Literal["cloud-init", "script"] = "cloud-init",
+) -> ImageSnippet:
+    """Show what an image does so that each of its devices enrols by itself.
+
+    It is a template: where `placeholder` stands in it, an enrolment token belongs.
+    """
+    fingerprint = f"sha256:{get_services(request).authority.fingerprint}"
+    text = image_snippet(form, server=server, authority=fingerprint, prefix=prefix, package=package)
+    return ImageSnippet(form=form, text=text, placeholder=TOKEN)
 
 
 # ---------------------------------------------------------------- tokens

@@ -2,9 +2,11 @@
 
 ``event`` is the topic's kind, ``data`` is ``{"topic": …, "snapshot": …}`` with the newest state of
 it: at once, then whenever it has changed, at most once a second. Whoever has missed some has missed
-nothing: every snapshot is complete. Comments keep idle connections open. Whoever may not look any
-more, because the login has ended, the token was deleted or the role taken away, sees the stream end
-within `RECHECK_S`.
+nothing: every snapshot is complete. When nothing has changed for `RECHECK_S`, the event `beat` says
+so: whoever hears nothing for some times as long has lost the connection, be it that no error tells
+of it (a laptop that slept, a firewall that forgot). Whoever may not look any more, because the
+login has ended, the token was deleted or the role taken away, sees the stream end within
+`RECHECK_S`.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ router = APIRouter(tags=["events"])
 
 RETRY_MS = 2000
 RECHECK_S = 5.0
+BEAT = "beat"
+"""The event that says that there is nothing to say; no kind of topic has this name."""
 
 
 async def checked_topics(
@@ -34,8 +38,8 @@ async def checked_topics(
         list[str],
         Query(
             max_length=64,
-            description="`fleet`, `trust`, `rollout:<id>`, `job:<id>`, `device:<id>`, "
-            "`version:<model>@<version>`; may be repeated.",
+            description="`fleet`, `trust`, `alerts`, `drift`, `samples`, `loops`, `rollout:<id>`, "
+            "`job:<id>`, `device:<id>`, `version:<model>@<version>`; may be repeated.",
         ),
     ],
 ) -> tuple[str, ...]:
@@ -62,7 +66,9 @@ async def events(
             if not await run_in_threadpool(is_still_allowed, request):
                 return
             checked = monotonic()
-        if snapshot is not None:
+        if snapshot is None:
+            yield ServerSentEvent(raw_data="{}", event=BEAT)
+        else:
             yield ServerSentEvent(
                 raw_data=snapshot.text, event=snapshot.kind, id=str(snapshot.revision)
             )

@@ -16,6 +16,7 @@ from edgectl_server.schemas import (
     SavedSelectorInfo,
     SavedSelectorRequest,
     SelectorNameStr,
+    SelectorOverlap,
 )
 
 __all__ = ["router"]
@@ -45,6 +46,17 @@ def label_devices(request: Request, body: LabelRequest) -> LabelResult:
 def list_selectors(request: Request, paging: Paging) -> Page[SavedSelectorInfo]:
     """List the saved selectors, and how many devices each means now."""
     return get_services(request).labels.selectors(paging)
+
+
+@router.get(
+    "/selectors/{name}/overlaps",
+    operation_id="selector_overlaps",
+    dependencies=[viewer],
+    responses=responses(401, 404, 422),
+)
+def selector_overlaps(request: Request, name: SelectorPath) -> list[SelectorOverlap]:
+    """Say which other saved selectors and groups share devices with one, and how many."""
+    return get_services(request).labels.overlaps(name)
 
 
 @router.put(

@@ -22,6 +22,8 @@ from edgectl_server.schemas import (
     PolicyInfo,
     PushAccepted,
     PushRequest,
+    RunningInfo,
+    VersionComparison,
     VersionDetail,
     VersionStr,
     VersionSummary,
@@ -57,6 +59,33 @@ def list_models(request: Request, paging: Paging) -> Page[ModelSummary]:
 def get_model(request: Request, name: NamePath) -> ModelSummary:
     """Show a model."""
     return get_services(request).registry.model(name)
+
+
+@router.get(
+    "/models/{name}/running",
+    operation_id="model_running",
+    dependencies=[viewer],
+    responses=responses(401, 404, 422),
+)
+def model_running(request: Request, name: NamePath) -> list[RunningInfo]:
+    """Count the devices that run a model, by version and digest."""
+    return get_services(request).registry.running(name)
+
+
+@router.get(
+    "/models/{name}/compare",
+    operation_id="compare_versions",
+    dependencies=[viewer],
+    responses=responses(401, 404, 422),
+)
+def compare_versions(
+    request: Request,
+    name: NamePath,
+    left: Annotated[VersionStr, Query(description="Usually the older one.")],
+    right: Annotated[VersionStr, Query(description="Of the same model.")],
+) -> VersionComparison:
+    """Show two versions of a model side by side."""
+    return get_services(request).registry.compare(name, left, right)
 
 
 @router.get(

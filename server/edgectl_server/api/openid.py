@@ -96,12 +96,14 @@ def sign_on_info(request: Request) -> SignOnInfo:
 def begin_sign_on(
     request: Request,
     return_to: Annotated[str, Query(pattern=_OWN_PATH, max_length=512)] = "/",
+    *,
+    again: Annotated[bool, Query(description="Have it ask, even if it knows who it is.")] = False,
 ) -> Response:
     """Send the browser to the provider; `return_to` is the page of ours to come back to."""
     sign_on = _sign_on(request)
     source = request.client.host if request.client is not None else ""
     try:
-        begun = sign_on.begin(f"{_public_url(request)}{CALLBACK}", return_to, source)
+        begun = sign_on.begin(f"{_public_url(request)}{CALLBACK}", return_to, source, again=again)
     except ServerError as error:
         return _back(error)
     response = RedirectResponse(begun.address, status_code=303)
@@ -132,7 +134,7 @@ def finish_sign_on(request: Request) -> Response:
     answer = {name: query[name] for name in query if len(query.getlist(name)) == 1}
     try:
         finished = sign_on.finish(answer, request.cookies.get(_cookie_name(request), ""))
-        started = auth.start_session(finished.user)
+        started = auth.start_session(finished.user, authenticated_at=finished.authenticated_at)
     except ServerError as error:
         act = current_act()
         if act is not None:  # the answer is a redirect, which does not show that it is a refusal
@@ -155,8 +157,16 @@ def _back(error: ServerError) -> Response:
 
 @router.post("/handover", operation_id="offer_handover", responses=responses(401, 403, 422))
 def offer_handover(request: Request, principal: Viewer, body: HandoverRequest) -> HandoverCode:
-    """Give the login of this browser to the command line that made the challenge."""
-    code = get_services(request).handover.offer(principal, body.challenge)
+    """Give the login of this browser to the command line that made the challenge.
+
+    With the purpose `proof`, which takes a login at the provider within five minutes, the code
+    makes no token: it shows that the owner of the command line's token is there
+    (`POST /session/proof`).
+    """
+    services = get_services(request)
+    if body.purpose == "proof":
+        services.proofs.check_signed_on(principal)
+    code = services.handover.offer(principal, body.challenge, body.purpose)
     return HandoverCode(code=code, expires_in_s=CODE_S)
 
 

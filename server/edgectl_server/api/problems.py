@@ -15,7 +15,8 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from sqlalchemy.exc import DataError
+from sqlalchemy.exc import DataError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnection
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -112,6 +113,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _handler(_from_validation))
     app.add_exception_handler(HTTPException, _handler(_from_http))
     app.add_exception_handler(DataError, _handler(_from_data_error))
+    for kind in (OperationalError, InterfaceError, NoConnection):
+        app.add_exception_handler(kind, _handler(_from_no_database))
 
 
 def _handler(
@@ -201,6 +204,23 @@ def _from_http(request: Request, error: HTTPException) -> tuple[Problem, Mapping
             detail=detail,
         ),
         error.headers or {},
+    )
+
+
+def _from_no_database(_request: Request, error: Exception) -> tuple[Problem, Mapping[str, str]]:
+    # It restarts, is locked for long, or its disk is full; what it does not understand is a bug.
+    if getattr(getattr(error, "orig", None), "sqlite_errorname", "") == "SQLITE_ERROR":
+        raise error
+    logger.error("the database does not answer: %s", type(error).__name__, exc_info=error)
+    return (
+        Problem(
+            title="Service unavailable",
+            status=503,
+            code="database.unavailable",
+            detail="the database does not answer now",
+            hint="try again in a moment; `edgectl server check` on the server says what is wrong",
+        ),
+        {"Retry-After": "2"},
     )
 
 

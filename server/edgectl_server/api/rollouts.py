@@ -10,15 +10,20 @@ from edgectl_server.api.access import Operator, get_services, viewer
 from edgectl_server.api.paging import Paging
 from edgectl_server.api.problems import responses
 from edgectl_server.schemas import (
+    PHASES_MAX,
     ActionRequest,
     ModelNameStr,
     Page,
+    PhaseInfo,
+    ReasonGroup,
+    RolloutApplied,
     RolloutDeviceInfo,
     RolloutDeviceState,
     RolloutEventInfo,
     RolloutForecast,
     RolloutInfo,
     RolloutRequest,
+    ServiceComparison,
 )
 
 __all__ = ["router"]
@@ -64,6 +69,21 @@ def plan_rollout(request: Request, body: RolloutRequest) -> RolloutForecast:
     return get_services(request).rollouts.forecast(body)
 
 
+@router.post(
+    "/rollouts/apply",
+    operation_id="apply_rollout",
+    responses=responses(401, 403, 404, 409, 422),
+)
+def apply_rollout(
+    request: Request,
+    principal: Operator,
+    body: RolloutRequest,
+    dry_run: Annotated[bool, Query(description="Only say what would be done.")] = False,
+) -> RolloutApplied:
+    """Start a rollout, or change the one that was started so; the same again does nothing."""
+    return get_services(request).rollouts.apply(body, principal.user, dry_run=dry_run)
+
+
 @router.get(
     "/rollouts/{rollout}",
     operation_id="get_rollout",
@@ -85,10 +105,53 @@ def rollout_devices(
     request: Request,
     rollout: RolloutPath,
     paging: Paging,
+    *,
     state: Annotated[RolloutDeviceState | None, Query()] = None,
+    reason: Annotated[
+        str | None, Query(max_length=64, description="The code of its reason.")
+    ] = None,
+    phase: Annotated[
+        int | None,
+        Query(ge=1, le=PHASES_MAX + 1, description="It had its first order in this phase."),
+    ] = None,
 ) -> Page[RolloutDeviceInfo]:
-    """List the devices of a rollout."""
-    return get_services(request).rollouts.devices(rollout, paging, state=state)
+    """List the devices of a rollout that match everything that is given."""
+    return get_services(request).rollouts.devices(
+        rollout, paging, state=state, reason=reason, phase=phase
+    )
+
+
+@router.get(
+    "/rollouts/{rollout}/phases",
+    operation_id="rollout_phases",
+    dependencies=[viewer],
+    responses=responses(401, 404, 422),
+)
+def rollout_phases(request: Request, rollout: RolloutPath) -> list[PhaseInfo]:
+    """List the phases of a rollout with what has become of their devices."""
+    return get_services(request).breakdown.phases(rollout)
+
+
+@router.get(
+    "/rollouts/{rollout}/reasons",
+    operation_id="rollout_reasons",
+    dependencies=[viewer],
+    responses=responses(401, 404, 422),
+)
+def rollout_reasons(request: Request, rollout: RolloutPath) -> list[ReasonGroup]:
+    """Count the devices of a rollout by why they have ended as they have."""
+    return get_services(request).breakdown.reasons(rollout)
+
+
+@router.get(
+    "/rollouts/{rollout}/service",
+    operation_id="rollout_service",
+    dependencies=[viewer],
+    responses=responses(401, 404, 422),
+)
+def rollout_service(request: Request, rollout: RolloutPath) -> ServiceComparison:
+    """Compare the new version in service with the other versions of its model."""
+    return get_services(request).comparison.compare(rollout)
 
 
 @router.get(

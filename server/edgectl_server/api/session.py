@@ -11,6 +11,7 @@ from edgectl_server.api.access import (
     drop_session_cookie,
     get_services,
     give_session_cookie,
+    proved,
     session_cookie,
     viewer,
 )
@@ -20,7 +21,10 @@ from edgectl_server.auth import SCOPES, Principal
 from edgectl_server.schemas import (
     LoginRequest,
     Me,
+    OwnPasswordRequest,
     Page,
+    ProofGiven,
+    ProofRequest,
     TokenCreated,
     TokenInfo,
     TokenRequest,
@@ -77,6 +81,38 @@ def me(principal: Viewer) -> Me:
     return _me(principal)
 
 
+@router.post("/session/proof", operation_id="prove", responses=responses(401, 403, 422, 429))
+def prove(request: Request, principal: Viewer, body: ProofRequest) -> ProofGiven:
+    """Show again to be the owner of this session or token, for what changes users.
+
+    With the own password; without one, shortly after a login at the provider of single sign-on that
+    was begun with `again`, or with a code of a browser in which that was. The proof goes into the
+    header `X-Edgectl-Proof`, for five minutes, and is good with this session or token alone.
+    """
+    services = get_services(request)
+    proofs = services.proofs
+    if body.password is not None:
+        given = proofs.by_password(principal, body.password, _address(request))
+    elif body.handover is not None:
+        services.handover.take_proof(principal, body.handover.code, body.handover.verifier)
+        given = proofs.by_browser(principal)
+    else:
+        given = proofs.by_sign_on(principal)
+    return ProofGiven(proof=given.text, expires_at=given.expires_at)
+
+
+@router.put(
+    "/me/password",
+    operation_id="change_own_password",
+    status_code=204,
+    dependencies=[viewer, proved],
+    responses=responses(401, 403, 422),
+)
+def change_own_password(request: Request, principal: Viewer, body: OwnPasswordRequest) -> None:
+    """Take another password. All other sessions end; tokens stay as they are."""
+    get_services(request).users.change_own_password(principal, body.password)
+
+
 @router.post("/tokens:login", operation_id="login_token", responses=responses(401, 422, 429))
 def login_token(
     request: Request,
@@ -103,9 +139,16 @@ def create_token(request: Request, principal: Viewer, body: TokenRequest) -> Tok
 
 
 @router.get("/tokens", operation_id="list_tokens", responses=responses(401))
-def list_tokens(request: Request, principal: Viewer, paging: Paging) -> Page[TokenInfo]:
+def list_tokens(
+    request: Request,
+    principal: Viewer,
+    paging: Paging,
+    *,
+    user: Annotated[str | None, Query(max_length=64, description="Only of this user.")] = None,
+    valid: Annotated[bool | None, Query(description="Not expired, or expired.")] = None,
+) -> Page[TokenInfo]:
     """List the own tokens; an admin sees everybody's."""
-    rows, total = get_services(request).auth.tokens(principal, paging)
+    rows, total = get_services(request).auth.tokens(principal, paging, user=user, valid=valid)
     return Page(items=[_info(row) for row in rows], total=total)
 
 

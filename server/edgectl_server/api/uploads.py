@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from edgectl_server.api.access import get_services, operator
 from edgectl_server.api.problems import responses
+from edgectl_server.schemas import UploadLimits
 from edgectl_server.uploads import UploadStatus, UploadWriter
 
 __all__ = ["router"]
@@ -34,6 +35,17 @@ def _answer(status: UploadStatus, code: int) -> Response:
             "Upload-Complete": "?1" if status.complete else "?0",
         },
     )
+
+
+@router.get(
+    "/uploads",
+    operation_id="upload_limits",
+    dependencies=[operator],
+    responses=responses(401, 403),
+)
+def upload_limits(request: Request) -> UploadLimits:
+    """Say what may be uploaded, before somebody sends gigabytes in vain."""
+    return get_services(request).uploads.limits()
 
 
 @router.head(

@@ -18,7 +18,7 @@ from edgectl_server.distribution.existing import ExistingBroker, OperatorDoor
 from edgectl_server.distribution.interface import IdentityFiles, RunningBroker
 from edgectl_server.errors import Unavailable
 
-__all__ = ["ExistingBroker", "open_broker"]
+__all__ = ["ExistingBroker", "address_of", "open_broker"]
 
 _DEFAULT_PORT = 8883
 
@@ -78,11 +78,12 @@ def open_broker(
             make_canary=make_canary,
             bounds=bounds,
         )
-    named, at = _address(spec)
+    named, at = address_of(spec)
     return ExistingBroker(named, at, make_canary=make_canary, door=door)
 
 
-def _address(spec: str) -> tuple[str, int]:
+def address_of(spec: str) -> tuple[str, int]:
+    """Return host and port of ``mqtts://host[:port]``; raise `Unavailable` ``broker.setting``."""
     try:
         parts = urlsplit(spec)
         host, port = parts.hostname, parts.port

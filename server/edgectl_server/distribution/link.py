@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import socket
 import ssl
 import threading
@@ -72,6 +73,10 @@ class Incoming:
     """It was said before we asked, and may be old."""
     done: Callable[[], None]
     """Tell the broker that it need not be sent again. Any thread, once."""
+    link_age_s: float = math.inf
+    """How long our connection to the broker had stood when it came."""
+    is_stale: Callable[[], bool] = lambda: False
+    """Whether its connection has ended, so that the broker sends it again."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ class _Outgoing:
     topic: str
     payload: bytes
     retain: bool
+    answered: Callable[[bool], None] = lambda _taken: None
 
 
 class BrokerLink:
@@ -93,6 +99,7 @@ class BrokerLink:
         client_id: str = "server",
         on_message: Callable[[Incoming], None],
         on_connected: Callable[[bool], None] = lambda _remembered: None,
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare; nothing is connected before `start`.
 
@@ -104,9 +111,11 @@ class BrokerLink:
             on_message: takes a message and returns soon; called by the network thread.
             on_connected: told whether the broker remembers our session; if not, it is a new one,
                 or has forgotten everything. Returns at once; called by the network thread.
+            on_lost: told that a connection has ended, by whoever's will; likewise.
         """
         self._host, self._port = host, port
         self._on_message, self._on_connected = on_message, on_connected
+        self._on_lost = on_lost
         self._client_id = client_id
         self._identity = identity
         self._context = _context(identity)
@@ -121,9 +130,10 @@ class BrokerLink:
         self._outbox: deque[_Outgoing] = deque()
         self._outbox_bytes = 0
         self._flying: dict[int, _Outgoing] = {}
-        self._early: set[int] = set()
+        self._early: dict[int, bool] = {}
         self._sending = False
         self._up = False
+        self._up_since = math.inf
         self._window = WINDOW
         self._epoch = 0
         self._closing = False
@@ -148,6 +158,11 @@ class BrokerLink:
         return self._up
 
     @property
+    def age_s(self) -> float:
+        """How long the connection has stood; 0 without one."""
+        return max(0.0, time.monotonic() - self._up_since)
+
+    @property
     def failure(self) -> str:
         """Why it is not connected; for people."""
         return self._failure
@@ -157,6 +172,11 @@ class BrokerLink:
         """When the certificate ends that the broker has shown last; None before it has."""
         shown = self._broker_certificate
         return None if shown is None else x509.load_der_x509_certificate(shown).not_valid_after_utc
+
+    @property
+    def waiting(self) -> int:
+        """How many messages the broker has not acknowledged yet."""
+        return len(self._outbox) + len(self._flying)
 
     @property
     def refused(self) -> int:
@@ -176,6 +196,7 @@ class BrokerLink:
         *,
         bulk: bool = False,
         timeout_s: float = 5.0,
+        answered: Callable[[bool], None] = lambda _taken: None,
     ) -> None:
         """Queue a message (QoS 1). It is sent now, or when the broker is back.
 
@@ -185,6 +206,8 @@ class BrokerLink:
             retain: the broker keeps it for whoever subscribes later.
             bulk: one of many large ones, which wait for each other.
             timeout_s: how long to wait for a place in the outbox.
+            answered: called when the broker has answered, with whether it has taken the message;
+                must return at once.
 
         Raises:
             Unavailable: ``broker.backlog``: the outbox stays full.
@@ -202,7 +225,7 @@ class BrokerLink:
                     else f"the broker is not connected: {self._failure}",
                     hint="check that the broker is running and reachable",
                 )
-            self._outbox.append(_Outgoing(topic, payload, retain))
+            self._outbox.append(_Outgoing(topic, payload, retain, answered))
             self._outbox_bytes += len(payload)
             self._condition.notify_all()
 
@@ -296,7 +319,7 @@ class BrokerLink:
                 self._outbox_bytes += len(message.payload)
                 self._condition.wait(_WATCH_S)
             elif info.mid in self._early:
-                self._early.remove(info.mid)
+                message.answered(self._early.pop(info.mid))
             else:
                 self._flying[info.mid] = message  # without a connection paho sends it at the next
             self._condition.notify_all()
@@ -331,7 +354,7 @@ class BrokerLink:
                 self._broker_certificate = opened.getpeercert(binary_form=True)
             with self._condition:
                 self._window = min(WINDOW, getattr(properties, "ReceiveMaximum", WINDOW))
-                self._up = True
+                self._up, self._up_since = True, time.monotonic()
                 self._failure = ""
                 self._epoch += 1
                 self._condition.notify_all()
@@ -344,11 +367,17 @@ class BrokerLink:
         self, _client: Client, _data: Any, _flags: Any, reason: Any, _properties: Any
     ) -> None:
         with self._condition:
-            self._up = False
+            was_up, self._up = self._up, False
+            self._up_since = math.inf
             self._failure = f"disconnected: {reason}"
             self._condition.notify_all()
         if not self._closing:
             logger.warning("the connection to the broker has ended: %s", reason)
+        try:
+            if was_up:
+                self._on_lost()
+        except Exception:  # rule 1
+            logger.exception("after the connection to the broker")
 
     def _subscribed(
         self, _client: Client, _data: Any, _mid: int, reasons: Any, _properties: Any
@@ -367,7 +396,15 @@ class BrokerLink:
 
         try:
             payload = bytes(message.payload)
-            self._on_message(Incoming(message.topic, payload, message.retain, done))
+            incoming = Incoming(
+                message.topic,
+                payload,
+                message.retain,
+                done,
+                link_age_s=self.age_s,
+                is_stale=lambda: epoch != self._epoch and bool(message.qos),
+            )
+            self._on_message(incoming)
         except Exception:  # rule 1
             logger.exception("a message could not be taken in")
             done()  # it would fail again, and hold a place of `RECEIVE_MAX` until then
@@ -378,7 +415,9 @@ class BrokerLink:
         with self._condition:
             message = self._flying.pop(mid, None)
             if message is None:
-                self._early.add(mid)  # `_send_some` has not noted it yet
+                self._early[mid] = not reason.is_failure  # `_send_some` has not noted it yet
+            else:
+                message.answered(not reason.is_failure)
             if reason.is_failure:
                 self._refused += 1
                 topic = "a message" if message is None else message.topic

@@ -30,7 +30,7 @@ from sqlalchemy.orm import Session
 from edgectl_protocol import topics
 from edgectl_protocol.chunks import CHUNK_BYTES, chunk_count, make_index
 from edgectl_protocol.errors import ProtocolError
-from edgectl_protocol.manifest import decode_manifest, device_layers
+from edgectl_protocol.manifest import decode_manifest, offered_layers
 from edgectl_protocol.messages import MetadataHead, SeedRequest, encode
 from edgectl_server.delta_rows import deltas_of
 from edgectl_server.distribution.link import BrokerLink
@@ -204,7 +204,7 @@ class Publisher:
         return {ref.digest: ref for ref in deltas} | bundles
 
     def _bundle(self, variant: BundleVariant) -> tuple[_BlobRef, ...]:
-        """Return the manifest and the layers that a device fetches."""
+        """Return the manifest and the layers that devices fetch, of whatever age they are."""
         known = self._manifests.get(variant.manifest)
         if known is not None:
             return known
@@ -215,7 +215,7 @@ class Publisher:
             return ()
         refs = (
             _BlobRef(variant.manifest, variant.manifest_size),
-            *(_BlobRef(layer.digest, layer.size) for layer in device_layers(manifest)),
+            *(_BlobRef(layer.digest, layer.size) for layer in offered_layers(manifest)),
         )
         self._manifests[variant.manifest] = refs
         if len(self._manifests) > _MANIFESTS_MAX:
@@ -373,8 +373,7 @@ def _benchmarked(session: Session, device: str | None = None) -> Sequence[Bundle
 
 def _deltas(session: Session, version_ids: Collection[int]) -> list[_BlobRef]:
     """Return the deltas that lead to versions."""
-    rows = deltas_of(session, version_ids)
-    return [_BlobRef(row.digest or "", row.bytes or 0) for row in rows]
+    return [_BlobRef(one.digest, one.bytes) for one in deltas_of(session, version_ids)]
 
 
 def _metadata_topic(key: str) -> str:

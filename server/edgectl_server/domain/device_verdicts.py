@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from edgectl_protocol.messages import Reason
 from edgectl_protocol.update import ENDED, UpdateState
@@ -19,10 +19,12 @@ from edgectl_server.domain.rollout_facts import (
     RolloutState,
 )
 
-__all__ = ["CHANGES_MAX", "find_marks", "taken_back"]
+__all__ = ["CHANGES_MAX", "REFUSED_S_MAX", "find_marks", "taken_back"]
 
-CHANGES_MAX = 500
+CHANGES_MAX = 250
 """Devices that one plan changes at most; the rest waits for the next."""
+REFUSED_S_MAX = 600.0
+"""How long a device may refuse its order: a clock is set within minutes, or not by itself."""
 PARTNER_REJECTED = "update.partner_rejected"
 """The device will not try this version: one that it goes with was rejected there."""
 
@@ -36,7 +38,7 @@ def find_marks(policy: RolloutPolicy, observed: ObservedRollout, now: datetime) 
         mark = _verdict(policy, device)
         if mark is None and running:
             began = observed.standing.since if last else None
-            mark = _deadline(policy, device, began, now)
+            mark = _deadline(policy, device, began, now) or _refuses(policy, device, now)
         if mark is not None:
             marks.append(mark)
         if len(marks) == CHANGES_MAX:
@@ -92,6 +94,18 @@ def _deadline(
     reason = Reason(code="rollout.deadline", detail=detail)
     state = DeviceState.OVERDUE if policy.on_deadline == "leave" else DeviceState.FAILED
     return Mark(device.device, state, reason)
+
+
+def _refuses(policy: RolloutPolicy, device: ObservedDevice, now: datetime) -> Mark | None:
+    """Return what becomes of a device that does not obey its order, for longer than it may."""
+    if device.state is not DeviceState.IN_PROGRESS or device.refusal is None or device.overtaken:
+        return None
+    wait_s = min(REFUSED_S_MAX, policy.deadline_s or REFUSED_S_MAX)
+    since = device.refused_since
+    if since is None or now - since < timedelta(seconds=wait_s):
+        return None
+    state = DeviceState.OVERDUE if policy.on_deadline == "leave" else DeviceState.FAILED
+    return Mark(device.device, state, device.refusal)
 
 
 def taken_back(

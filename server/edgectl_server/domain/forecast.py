@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from edgectl_server.domain.phases import targets
+from edgectl_server.domain.phases import count_selected, targets
 from edgectl_server.domain.rollout_facts import ObservedDevice, Phase, RolloutPolicy, Site
 from edgectl_server.domain.rollouts import in_line
 from edgectl_server.domain.sites import must_stay
@@ -123,9 +123,9 @@ def forecast(
     line = [by_name[one.device] for one in in_line(policy, [one.observed for one in fit])]
     phases: list[PhaseForecast] = []
     done, known = 0, set[str]()
-    for phase, target in zip(
-        policy.phases or (Phase("all"),), targets(policy.phases, len(line)), strict=True
-    ):
+    selected = count_selected(policy.phases, [one.observed.from_phase for one in line])
+    ends = targets(policy.phases, len(line), selected)
+    for phase, target in zip(policy.phases or (Phase("all"),), ends, strict=True):
         some = line[done:target]
         new = {one.variant for one in some} - known if phases else set[str]()
         phases.append(_phase(policy, phase, some, sites, pace=pace, each_s=each_s, proofs=len(new)))

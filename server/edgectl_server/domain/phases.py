@@ -4,57 +4,68 @@ Rules:
 
 1. Targets count from the beginning of the rollout and never fall: 5, then 10 %, then all. A share
    is of the devices that the rollout has now, so that late joiners move it; it is rounded up.
-2. A phase is filled when its target has been admitted; or, where a deadline is given and has
-   passed, when nobody who could be ordered is left. It has settled when it is filled and nobody is
-   in progress. From then on nobody is ordered, late joiners neither, until the next phase begins.
-3. Settled, it soaks; after that its gates are asked. Each says passed, failed or not enough data;
-   not enough data is no pass: it is waited for, or a person lets the phase pass.
-4. A failed gate pauses the rollout. To resume it is to let that phase pass.
-5. Nothing stands behind the last phase: there is nobody left to protect.
+2. A phase with a selector is for the devices that it, or one before it, means; they come first.
+3. A phase is filled when its target has been admitted; when nobody waits any more; or, where a
+   deadline is given and has passed, when nobody who could be ordered is left. It has settled when
+   it is filled and nobody is in progress. From then on nobody is ordered, late joiners neither,
+   until the next phase begins.
+4. Settled, it soaks; after that its gates are asked. Each says passed, failed or not enough data;
+   not enough data is no pass: it is waited for, or a person lets the phase pass. An experiment is
+   asked from the beginning of the soak, so that it can fail before the end.
+5. A failed gate pauses the rollout. To resume it is to let that phase pass.
+6. Nothing stands behind the last phase: there is nobody left to protect.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
-from edgectl_server.domain.rollout_facts import (
-    Gates,
-    Phase,
-    RolloutPolicy,
-    Signals,
-    Standing,
-    Verdict,
-)
+from edgectl_server.domain.experiments import judge_experiment
+from edgectl_server.domain.phase_gates import PhaseFacts, judge
+from edgectl_server.domain.rollout_facts import Gates, Phase, RolloutPolicy, Standing, Verdict
 
-__all__ = ["PhaseFacts", "advance", "has_failed", "is_last", "judge", "targets", "waits_for"]
-
-
-_NO_SIGNALS = Signals()
-
-
-@dataclass(frozen=True)
-class PhaseFacts:
-    """The devices of a rollout, counted."""
-
-    total: int
-    admitted: int
-    in_progress: int
-    committed: int
-    bad: int
-    reachable: int
-    """Waiting, and could be ordered now."""
-    signals: Signals = _NO_SIGNALS
+__all__ = [
+    "advance",
+    "count_selected",
+    "gates_of",
+    "has_failed",
+    "is_last",
+    "is_past_deadline",
+    "is_soaking",
+    "targets",
+    "waits_for",
+]
 
 
-def targets(phases: Sequence[Phase], total: int) -> tuple[int, ...]:
-    """Return how many devices may have had their turn at the end of each phase."""
+def count_selected(phases: Sequence[Phase], from_phases: Iterable[int]) -> tuple[int, ...]:
+    """Return how many devices each phase with a selector is for, those of earlier ones included.
+
+    Args:
+        phases: of the rollout.
+        from_phases: of its devices, see `ObservedDevice.from_phase`.
+    """
+    first = list(from_phases)
+    selected = [number for number, phase in enumerate(phases) if phase.where]
+    return tuple(sum(1 for one in first if one <= number) for number in selected)
+
+
+def targets(phases: Sequence[Phase], total: int, selected: Sequence[int] = ()) -> tuple[int, ...]:
+    """Return how many devices may have had their turn at the end of each phase.
+
+    Args:
+        phases: of the rollout.
+        total: devices that it has.
+        selected: what `count_selected` says of them.
+    """
     found: list[int] = []
-    for phase in phases:
+    for number, phase in enumerate(phases):
         wanted = total
-        if phase.devices is not None:
+        if phase.where:
+            wanted = selected[number]
+        elif phase.devices is not None:
             wanted = min(phase.devices, total)
         elif phase.percent is not None:
             wanted = min(max(1, math.ceil(total * phase.percent / 100)), total)
@@ -67,6 +78,14 @@ def targets(phases: Sequence[Phase], total: int) -> tuple[int, ...]:
 def is_last(policy: RolloutPolicy, standing: Standing) -> bool:
     """Say whether no phase comes after this one."""
     return standing.phase >= len(policy.phases) - 1
+
+
+def gates_of(policy: RolloutPolicy, standing: Standing) -> Gates:
+    """Return what must hold at the end of the phase that is on."""
+    if not policy.phases:
+        return policy.gates
+    own = policy.phases[standing.phase].gates
+    return policy.gates if own is None else own
 
 
 def is_past_deadline(policy: RolloutPolicy, since: datetime | None, now: datetime) -> bool:
@@ -83,17 +102,23 @@ def advance(
     standing = standing if standing.since is not None else replace(standing, since=now)
     if is_last(policy, standing):
         return replace(standing, settled_at=None, verdicts=())
-    target = targets(policy.phases, facts.total)[standing.phase]
     late = is_past_deadline(policy, standing.since, now) and facts.reachable == 0
-    filled = facts.admitted >= target or late or standing.settled_at is not None
+    nobody_left = late or facts.waiting == facts.reachable == 0
+    filled = (
+        facts.admitted >= facts.targets[standing.phase]
+        or nobody_left
+        or standing.settled_at is not None
+    )
     if not filled or facts.in_progress:
         return replace(standing, settled_at=None, verdicts=())
     standing = replace(standing, settled_at=standing.settled_at or now)
     phase = policy.phases[standing.phase]
     assert standing.settled_at is not None
-    if now - standing.settled_at < timedelta(seconds=phase.soak_s):
-        return standing
-    standing = replace(standing, verdicts=judge(policy.gates, facts))
+    lasted = now - standing.settled_at
+    tested = _test(phase, standing, facts, lasted)
+    if lasted < timedelta(seconds=phase.soak_s):
+        return replace(standing, verdicts=tested)
+    standing = replace(standing, verdicts=(*judge(gates_of(policy, standing), facts), *tested))
     approved = standing.approved >= standing.phase
     passed = all(one.verdict == "passed" for one in standing.verdicts)
     if not (approved or (passed and not phase.approval)):
@@ -104,6 +129,20 @@ def advance(
         approved=standing.approved,
         passed=standing.verdicts,
     )
+
+
+def _test(
+    phase: Phase, standing: Standing, facts: PhaseFacts, lasted: timedelta
+) -> tuple[Verdict, ...]:
+    if phase.experiment is None:
+        return ()
+    before = next((one for one in standing.verdicts if one.gate == "experiment"), None)
+    return (judge_experiment(phase.experiment, facts.signals, lasted, before),)
+
+
+def is_soaking(standing: Standing) -> bool:
+    """Say whether a settled phase has not come to its gates yet."""
+    return all(one.gate == "experiment" for one in standing.verdicts)
 
 
 def has_failed(standing: Standing) -> bool:
@@ -117,7 +156,7 @@ def waits_for(policy: RolloutPolicy, standing: Standing) -> str:
     if standing.settled_at is None or is_last(policy, standing):
         return ""
     phase = policy.phases[standing.phase]
-    if not standing.verdicts:
+    if is_soaking(standing):
         until = standing.settled_at + timedelta(seconds=phase.soak_s)
         return f"phase {phase.name} soaks until {until:%Y-%m-%d %H:%M:%S} UTC"
     missing = [one for one in standing.verdicts if one.verdict == "not_enough_data"]
@@ -125,69 +164,3 @@ def waits_for(policy: RolloutPolicy, standing: Standing) -> str:
         told = "; ".join(f"{one.gate}: {one.detail}" for one in missing)
         return f"phase {phase.name} has not enough data: {told}"
     return f"phase {phase.name} waits for approval"
-
-
-def judge(gates: Gates, facts: PhaseFacts) -> tuple[Verdict, ...]:
-    """Return what each gate says."""
-    found = [_judge_committed(gates, facts)]
-    if gates.success_min is not None:
-        found.append(_judge_success(gates, gates.success_min, facts))
-    if gates.error_rate_max is not None:
-        found.append(_judge_errors(gates, gates.error_rate_max, facts.signals))
-    if gates.latency_p95_us_max is not None:
-        found.append(_judge_latency(gates, gates.latency_p95_us_max, facts.signals))
-    if gates.latency_ratio_max is not None:
-        found.append(_judge_ratio(gates, gates.latency_ratio_max, facts.signals))
-    return tuple(found)
-
-
-def _judge_committed(gates: Gates, facts: PhaseFacts) -> Verdict:
-    wanted = min(gates.committed_min, facts.total)
-    detail = f"{facts.committed} of at least {wanted}"
-    if facts.committed < wanted:
-        return Verdict("committed", "not_enough_data", detail)
-    return Verdict("committed", "passed", detail)
-
-
-def _judge_success(gates: Gates, wanted: float, facts: PhaseFacts) -> Verdict:
-    ended = facts.committed + facts.bad
-    detail = f"{facts.committed} of {ended} ended devices, at least {wanted:g}"
-    if ended < max(1, min(gates.committed_min, facts.total)):
-        return Verdict("success", "not_enough_data", detail)
-    return _says("success", detail, passed=facts.committed >= wanted * ended)
-
-
-def _judge_errors(gates: Gates, limit: float, signals: Signals) -> Verdict:
-    if signals.requests < max(1, gates.requests_min):
-        return _few("error_rate", gates, signals)
-    detail = f"{signals.errors} of {signals.requests} requests, at most {limit:g}"
-    return _says("error_rate", detail, passed=signals.errors <= limit * signals.requests)
-
-
-def _judge_latency(gates: Gates, limit: float, signals: Signals) -> Verdict:
-    p95 = signals.latency_p95_us
-    if p95 is None or signals.requests < max(1, gates.requests_min):
-        return _few("latency_p95", gates, signals)
-    return _says("latency_p95", f"{p95:.0f} µs, at most {limit:.0f} µs", passed=p95 <= limit)
-
-
-def _judge_ratio(gates: Gates, limit: float, signals: Signals) -> Verdict:
-    p95, reference = signals.latency_p95_us, signals.reference_p95_us
-    few = min(signals.requests, signals.reference_requests) < max(1, gates.requests_min)
-    if few or p95 is None or not reference:
-        detail = (
-            f"{signals.requests} requests, and {signals.reference_requests} of other versions,"
-            f" of at least {gates.requests_min}"
-        )
-        return Verdict("latency_ratio", "not_enough_data", detail)
-    detail = f"{p95 / reference:.2f} ({p95:.0f} µs against {reference:.0f} µs), at most {limit:g}"
-    return _says("latency_ratio", detail, passed=p95 <= limit * reference)
-
-
-def _few(gate: str, gates: Gates, signals: Signals) -> Verdict:
-    detail = f"{signals.requests} of at least {gates.requests_min} requests"
-    return Verdict(gate, "not_enough_data", detail)
-
-
-def _says(gate: str, detail: str, *, passed: bool) -> Verdict:
-    return Verdict(gate, "passed" if passed else "failed", detail)

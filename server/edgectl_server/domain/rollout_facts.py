@@ -15,7 +15,10 @@ __all__ = [
     "BAD",
     "GONE",
     "OPEN",
+    "Arm",
     "DeviceState",
+    "Experiment",
+    "GateName",
     "Gates",
     "Mark",
     "ObservedDevice",
@@ -24,6 +27,7 @@ __all__ = [
     "Plan",
     "RolloutPolicy",
     "RolloutState",
+    "Samples",
     "Signals",
     "Site",
     "Standing",
@@ -63,19 +67,16 @@ ADMITTED = frozenset({DeviceState.IN_PROGRESS, DeviceState.COMMITTED, *BAD})
 
 
 @dataclass(frozen=True)
-class Phase:
-    """A part of the rollout: so many devices in all, or such a share of them, have had their turn.
+class Experiment:
+    """The devices that have the new version against those of the rollout that do not yet."""
 
-    Both are counted from the beginning of the rollout, not of the phase; neither: all.
-    """
-
-    name: str = ""
-    devices: int | None = None
-    percent: float | None = None
-    soak_s: float = 0.0
-    """How long to watch when the last device has ended, before the next phase begins."""
-    approval: bool = False
-    """The next phase begins when a person says so."""
+    rate: Literal["error_rate", "low_confidence"] = "error_rate"
+    margin: float = 0.01
+    alpha: float = 0.05
+    confidence_below: float = 0.5
+    unit: Literal["device", "site"] = "device"
+    limit_s: float = 86_400.0
+    requests_max: int | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,30 @@ class Gates:
     latency_p95_us_max: float | None = None
     latency_ratio_max: float | None = None
     """How much slower by p95 than what the other devices run in the same time."""
+    class_mix_max: float | None = None
+    confidence_max: float | None = None
+    disagreement_max: float | None = None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the rollout: so many devices in all, or such a share of them, have had their turn.
+
+    Both are counted from the beginning of the rollout, not of the phase; neither: all.
+    """
+
+    name: str = ""
+    devices: int | None = None
+    percent: float | None = None
+    where: str = ""
+    """Instead: the devices that this selector means, see `ObservedDevice.from_phase`."""
+    soak_s: float = 0.0
+    """How long to watch when the last device has ended, before the next phase begins."""
+    approval: bool = False
+    """The next phase begins when a person says so."""
+    experiment: Experiment | None = None
+    gates: Gates | None = None
+    """What must hold at its end; None: the gates of the policy."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +159,12 @@ class ObservedDevice:
     report: SlotReport | None = None
     rejected: frozenset[str] = frozenset()
     """Manifests that it remembers as bad."""
-    refused: bool = False
-    """It has said that it does not obey this rollout's order."""
+    from_phase: int = 0
+    """Number of the first phase that is for it, from 0."""
+    refusal: Reason | None = None
+    """Why it does not obey this rollout's order, if it says so."""
+    refused_since: datetime | None = None
+    """When it was first heard to say so."""
     overtaken: bool = False
     """It takes its present order for a replay: only one with a higher number will do."""
     desired_here: bool = False
@@ -143,6 +172,8 @@ class ObservedDevice:
     site: str = ""
     held: bool = False
     """Another rollout comes first on it."""
+    on_hold: bool = False
+    """People let nothing begin on it."""
     flapping: bool = False
     """Its connection comes and goes: it is let alone until it stays."""
 
@@ -157,6 +188,21 @@ class Site:
 
 
 @dataclass(frozen=True)
+class Samples:
+    """Counts by class or bin, of the new version and of the others: for each device, a row."""
+
+    new: tuple[tuple[int, ...], ...] = ()
+    reference: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One side of an experiment: of each device or site, what went wrong of how much."""
+
+    units: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
 class Signals:
     """What the new version did in service since the phase began, and the others in that time."""
 
@@ -165,15 +211,46 @@ class Signals:
     latency_p95_us: float | None = None
     reference_requests: int = 0
     reference_p95_us: float | None = None
+    classes: Samples = Samples()
+    confidence: Samples = Samples()
+    copies: int = 0
+    """Copied requests that both the new version and the one before have answered."""
+    agreed: int = 0
+    """Those of them to which both gave the same answer."""
+    challenger: Arm = Arm()
+    champion: Arm = Arm()
+
+
+GateName = Literal[
+    "committed",
+    "success",
+    "error_rate",
+    "latency_p95",
+    "latency_ratio",
+    "class_mix",
+    "confidence",
+    "disagreement",
+    "experiment",
+]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a gate says, with its figures."""
+    """What a gate says, with its figures; `edgectl_server.schemas.VerdictInfo` says which."""
 
-    gate: str
+    gate: GateName
     verdict: Literal["passed", "failed", "not_enough_data"]
     detail: str
+    value: float | None = None
+    limit: float | None = None
+    low: float | None = None
+    high: float | None = None
+    devices: int | None = None
+    requests: int | None = None
+    reference_devices: int | None = None
+    reference_requests: int | None = None
+    final: bool = False
+    """It has ended, and is not asked again."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +284,8 @@ class ObservedRollout:
     """Of an aborted one: what has committed goes back too."""
     preparing: bool = False
     """Something is being made that devices shall be ordered with: nobody new is ordered yet."""
+    lot: str = ""
+    """What the lots of an experiment's devices are drawn from: the same in every plan."""
 
 
 @dataclass(frozen=True)

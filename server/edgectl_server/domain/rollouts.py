@@ -35,8 +35,12 @@ Rules:
 9. With phases, what is promoted is what was proved: devices after the first phase are offered
    manifests with which one has committed here. A manifest that nobody has proved yet goes to one
    device at a time. The first phase takes devices that would run different manifests.
-10. It is complete when every device has ended or is overdue, and no phase is left for the latter.
-11. While something is prepared for it that saves devices from fetching, nobody is ordered; how long
+10. A device that refuses its order, its clock being wrong for example, is waited for like one that
+    is offline, but no longer than `REFUSED_S_MAX`. Then it is overdue, or has failed, for the
+    reason that it gives, until it takes an order again.
+11. A phase with a selector is for the devices that it means. In an experiment, lots are drawn.
+12. It is complete when every device has ended or is overdue, and no phase is left for the latter.
+13. While something is prepared for it that saves devices from fetching, nobody is ordered; how long
     that may take is for whoever says so.
 
 `plan` may be called twice with the same facts, and late: what it says is true of the facts it was
@@ -45,6 +49,7 @@ given, and whoever acts on it checks that they have not changed (see `edgectl_se
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -52,9 +57,10 @@ from datetime import datetime, timedelta
 
 from edgectl_protocol.messages import Reason
 from edgectl_server.domain.device_verdicts import CHANGES_MAX, find_marks, taken_back
+from edgectl_server.domain.phase_gates import PhaseFacts
 from edgectl_server.domain.phases import (
-    PhaseFacts,
     advance,
+    count_selected,
     has_failed,
     is_last,
     targets,
@@ -65,7 +71,9 @@ from edgectl_server.domain.rollout_facts import (
     BAD,
     GONE,
     OPEN,
+    Arm,
     DeviceState,
+    Experiment,
     Gates,
     Mark,
     ObservedDevice,
@@ -74,6 +82,7 @@ from edgectl_server.domain.rollout_facts import (
     Plan,
     RolloutPolicy,
     RolloutState,
+    Samples,
     Signals,
     Site,
     Standing,
@@ -85,7 +94,9 @@ __all__ = [
     "BAD",
     "CHANGES_MAX",
     "OPEN",
+    "Arm",
     "DeviceState",
+    "Experiment",
     "Gates",
     "Mark",
     "ObservedDevice",
@@ -94,6 +105,7 @@ __all__ = [
     "Plan",
     "RolloutPolicy",
     "RolloutState",
+    "Samples",
     "Signals",
     "Site",
     "Standing",
@@ -175,10 +187,12 @@ def plan(policy: RolloutPolicy, observed: ObservedRollout, now: datetime) -> Pla
 def in_line(policy: RolloutPolicy, ready: Sequence[ObservedDevice]) -> list[ObservedDevice]:
     """Return in which order devices would have their turn in a rollout that begins."""
     proofs = _Proofs(policy, Standing(), frozenset(), ())
-    first = proofs.in_order(ready)[: targets(policy.phases, len(ready))[0]]
+    states = {one.device: DeviceState.PENDING for one in ready}
+    first = proofs.in_order([one for one in ready if one.from_phase == 0])
+    first = first[: _targets(policy, ready, states)[0]]
     chosen = {one.device for one in first}
     rest = [one for one in ready if one.device not in chosen]
-    return [*first, *sorted(rest, key=lambda one: (not one.online, one.device))]
+    return [*first, *sorted(rest, key=lambda one: (one.from_phase, not one.online, one.device))]
 
 
 def _plan_abort(observed: ObservedRollout, now: datetime) -> Plan:
@@ -230,10 +244,10 @@ class _Chosen:
 
 def _is_ready(device: ObservedDevice, state: DeviceState) -> bool:
     """Say whether the device waits, and could be told what to run."""
-    if not device.candidates or device.held or device.flapping:
+    if not device.candidates or device.held or device.on_hold or device.flapping:
         return False
     if state is DeviceState.OVERDUE:
-        return device.online and not device.desired_here
+        return device.online and not device.desired_here and device.refusal is None
     return state is DeviceState.PENDING
 
 
@@ -244,13 +258,17 @@ def _phase_facts(
     counts: Counter[DeviceState],
 ) -> PhaseFacts:
     budget = SiteBudget(policy, observed.sites)
+    phase = observed.standing.phase
+    meant = [one for one in observed.devices if one.from_phase <= phase]
     reachable = sum(
         1
-        for one in observed.devices
+        for one in meant
         if one.online and _is_ready(one, states[one.device]) and budget.has_left(one.site)
     )
     return PhaseFacts(
         total=len(states) - sum(counts[one] for one in GONE),
+        targets=_targets(policy, observed.devices, states),
+        waiting=sum(1 for one in meant if states[one.device] is DeviceState.PENDING),
         admitted=sum(counts[one] for one in ADMITTED),
         in_progress=counts[DeviceState.IN_PROGRESS],
         committed=counts[DeviceState.COMMITTED],
@@ -258,6 +276,13 @@ def _phase_facts(
         reachable=reachable,
         signals=observed.signals,
     )
+
+
+def _targets(
+    policy: RolloutPolicy, devices: Sequence[ObservedDevice], states: dict[str, DeviceState]
+) -> tuple[int, ...]:
+    here = [one.from_phase for one in devices if states[one.device] not in GONE]
+    return targets(policy.phases, len(here), count_selected(policy.phases, here))
 
 
 def _choose(
@@ -278,21 +303,21 @@ def _choose(
     orders = [one.device for one in again]
     places = policy.max_in_progress - counts[DeviceState.IN_PROGRESS]
     if policy.phases:
-        total = len(states) - sum(counts[one] for one in GONE)
         admitted = sum(counts[one] for one in ADMITTED)
-        target = targets(policy.phases, total)[standing.phase]
+        target = _targets(policy, devices, states)[standing.phase]
         places = 0 if standing.settled_at is not None else min(places, target - admitted)
-    waiting = [one for one in devices if states[one.device] is DeviceState.PENDING]
+    meant = [one for one in devices if one.from_phase <= standing.phase]
+    waiting = [one for one in meant if states[one.device] is DeviceState.PENDING]
     everybody_has_a_place = len(waiting) <= places
     ready = [
         one
-        for one in devices
+        for one in meant
         if _is_ready(one, states[one.device]) and (one.online or everybody_has_a_place)
     ]
     tried = [
         one.candidates or () for one in devices if states[one.device] is DeviceState.IN_PROGRESS
     ]
-    proofs = _Proofs(policy, standing, proved, tried)
+    proofs = _Proofs(policy, standing, proved, tried, lot=observed.lot)
     budget = SiteBudget(policy, observed.sites)
     site_bound = 0
     for one in proofs.in_order(ready):
@@ -322,24 +347,37 @@ class _Proofs:
         standing: Standing,
         proved: frozenset[str],
         tried: Sequence[tuple[str, ...]],
+        *,
+        lot: str = "",
     ) -> None:
         self._phased = bool(policy.phases)
+        self._lot = lot
+        self._drawn = self._phased and policy.phases[standing.phase].experiment is not None
         self._first = standing.phase == 0
         self._proved = proved
         self._tried = {manifest for offered in tried for manifest in offered} - proved
 
     def in_order(self, ready: Sequence[ObservedDevice]) -> list[ObservedDevice]:
-        """Return who is next: online first; in the first phase one of each manifest first."""
-        by_name = sorted(ready, key=lambda one: (not one.online, one.device))
+        """Return who is next: online first; in the first phase one of each manifest first.
+
+        Then by name; for an experiment by lot, so that its sides do not differ by how they are
+        named.
+        """
+        in_line = sorted(ready, key=lambda one: (not one.online, self._rank(one)))
         if not (self._phased and self._first):
-            return by_name
+            return in_line
         seen: Counter[str] = Counter()
         ranked = []
-        for one in by_name:
+        for place, one in enumerate(in_line):
             assert one.candidates, one.device  # else it is not ready
-            ranked.append((not one.online, seen[one.candidates[0]], one.device, one))
+            ranked.append((not one.online, seen[one.candidates[0]], place, one))
             seen[one.candidates[0]] += 1
         return [one for *_, one in sorted(ranked, key=lambda entry: entry[:3])]
+
+    def _rank(self, device: ObservedDevice) -> str:
+        if not self._drawn:
+            return device.device
+        return hashlib.sha256(f"{self._lot}/{device.device}".encode()).hexdigest()
 
     def offer(self, device: ObservedDevice) -> tuple[str, ...]:
         """Return the manifests that the device may be offered now."""
@@ -368,8 +406,9 @@ def _waits(
     pending = [one for one in others if states[one.device] is DeviceState.PENDING]
     offline = sum(1 for one in open_devices if not one.online)
     unknown = sum(1 for one in others if one.online and one.candidates is None)
-    refused = sum(1 for one in others if one.refused)
+    refused = sum(1 for one in others if one.refusal is not None)
     held = sum(1 for one in pending if one.held)
+    on_hold = sum(1 for one in pending if one.on_hold)
     flapping = sum(1 for one in pending if one.flapping and one.online)
     bound = chosen.site_bound
     parts = [
@@ -377,6 +416,7 @@ def _waits(
         f"{offline} offline {_devices(offline)}" if offline else "",
         f"the first report of {unknown} {_devices(unknown)}" if unknown else "",
         f"{held} {_devices(held)} in another rollout" if held else "",
+        f"{on_hold} held {_devices(on_hold)}" if on_hold else "",
         f"{flapping} {_devices(flapping)} whose connection comes and goes" if flapping else "",
         f"{bound} {_devices(bound)} whose site has too few others available" if bound else "",
     ]

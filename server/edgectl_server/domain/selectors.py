@@ -6,13 +6,15 @@ Grammar, lowest precedence first::
     all       = one { "and" one }
     one       = "not" one | "(" any ")" | "@" name | field condition
     condition = ( "=" | "!=" ) value | "in" "(" value { "," value } ")"
-    field     = one of FIELDS | "reported." label | label
+              | ( "<" | "<=" | ">" | ">=" ) number
+    field     = one of FIELDS | one of NUMBERS | "reported." label | label
     value     = letters, digits and . _ : + / @ - ; with a last "*" what begins so; or in "quotes"
 
 A label is one that people have given; what a device claims of itself is ``reported.label``.
 ``x=*`` is true where there is any x. What is not there is equal to nothing, so ``site!=porto`` is
-true of devices without a site. ``@name`` is a saved selector. Everything has a bound, and an error
-says where it is.
+true of devices without a site. Of NUMBERS, which are compared as such, ``cores<2`` is not true of
+devices that have not said how many they have. ``@name`` is a saved selector. Everything has a
+bound, and an error says where it is.
 """
 
 from __future__ import annotations
@@ -24,10 +26,13 @@ from dataclasses import dataclass
 __all__ = [
     "FIELDS",
     "LABEL",
+    "MOMENTARY",
+    "NUMBERS",
     "TEXT_MAX",
     "WORDS",
     "All",
     "AnyOf",
+    "Comparison",
     "Condition",
     "Expression",
     "Not",
@@ -45,31 +50,34 @@ CONDITIONS_MAX = 100
 EXPANDED_MAX = 200
 """Values that an expression may have when names of saved ones stand for what they mean."""
 LABEL = r"[a-z][a-z0-9_-]{0,31}"
-FIELDS = frozenset(
-    {
-        "agent",
-        "class",
-        "cpu",
-        "device",
-        "feature",
-        "group",
-        "machine",
-        "online",
-        "os",
-        "runs",
-        "runtime",
-    }
-)
+MOMENTARY = frozenset({"failing", "held", "online", "overdue", "security", "updating"})
+"""Fields that are true or false, and change by the minute."""
+FIELDS = MOMENTARY | {
+    "agent",
+    "class",
+    "cpu",
+    "desired",
+    "device",
+    "feature",
+    "group",
+    "machine",
+    "os",
+    "runs",
+    "runtime",
+}
 """Not the names of labels; `docs/rollouts.md` says what each is."""
+NUMBERS = frozenset({"cores", "free_disk_mb", "memory_mb"})
+"""Fields that are numbers; megabytes are of 1,000,000 bytes."""
 WORDS = frozenset({"and", "or", "not", "in", "reported"})
-_EXACT = frozenset({"feature", "online", "runs", "runtime"})
+_EXACT = MOMENTARY | {"desired", "feature", "runs", "runtime"}
 _TOKEN = re.compile(
-    r"\s*(?:(?P<sign>!=|=|\(|\)|,)"
+    r"\s*(?:(?P<sign>!=|<=|>=|=|<|>|\(|\)|,)"
     r"|\"(?P<quoted>[^\"\x00-\x1f\x7f]{0,128})\""
     r"|@(?P<saved>[a-z0-9][a-z0-9._-]{0,63})"
     r"|(?P<word>[A-Za-z0-9._:+/@-]{1,128}\*?|\*))",
     re.ASCII,
 )
+_NUMBER = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,3})?", re.ASCII)
 _FIELD = re.compile(rf"(?:reported\.)?{LABEL}", re.ASCII)
 
 
@@ -88,6 +96,17 @@ class Condition:
     field: str
     values: tuple[str, ...]
     negated: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A number of a device stands so to another; never true where it has none."""
+
+    field: str
+    operator: str
+    """``=``, ``<``, ``<=``, ``>`` or ``>=``."""
+    number: str
+    """As it was written."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +137,7 @@ class AnyOf:
     of: tuple[Expression, ...]
 
 
-Expression = Condition | Saved | Not | All | AnyOf
+Expression = Condition | Comparison | Saved | Not | All | AnyOf
 
 
 def parse_selector(text: str) -> Expression:
@@ -164,8 +183,9 @@ class _Expanding:
                 return All(tuple(self.expand(one, inside) for one in parts))
             case AnyOf(parts):
                 return AnyOf(tuple(self.expand(one, inside) for one in parts))
-            case Condition():
-                self._conditions += len(expression.values)
+            case Condition() | Comparison():
+                values = expression.values if isinstance(expression, Condition) else ("",)
+                self._conditions += len(values)
                 if self._conditions > EXPANDED_MAX or len(inside) > DEPTH_MAX:
                     raise SelectorError("with what its names mean, it is too large", "", 0)
                 return expression
@@ -174,7 +194,7 @@ class _Expanding:
 def fields_of(expression: Expression) -> frozenset[str]:
     """Return the fields that an expression asks for; of saved ones nothing."""
     match expression:
-        case Condition(field):
+        case Condition(field) | Comparison(field):
             return frozenset({field})
         case Saved():
             return frozenset()
@@ -187,11 +207,10 @@ def fields_of(expression: Expression) -> frozenset[str]:
 def to_text(expression: Expression) -> str:
     """Return a text that means the same."""
     match expression:
-        case Condition(field, values, negated):
-            if len(values) == 1:
-                return f"{field}{'!=' if negated else '='}{_quoted(values[0])}"
-            listed = ", ".join(_quoted(one) for one in values)
-            return f"{'not ' if negated else ''}{field} in ({listed})"
+        case Condition():
+            return _condition_text(expression)
+        case Comparison(field, operator, number):
+            return f"{field}{operator}{number}"
         case Saved(name):
             return f"@{name}"
         case Not(of):
@@ -200,6 +219,14 @@ def to_text(expression: Expression) -> str:
             return " and ".join(f"({to_text(one)})" for one in parts)
         case AnyOf(parts):
             return " or ".join(f"({to_text(one)})" for one in parts)
+
+
+def _condition_text(condition: Condition) -> str:
+    field, values, negated = condition.field, condition.values, condition.negated
+    if len(values) == 1:
+        return f"{field}{'!=' if negated else '='}{_quoted(values[0])}"
+    listed = ", ".join(_quoted(one) for one in values)
+    return f"{'not ' if negated else ''}{field} in ({listed})"
 
 
 def _quoted(value: str) -> str:
@@ -265,7 +292,7 @@ class _Parser:
             return Saved(token.value)
         return self._condition()
 
-    def _condition(self) -> Condition:
+    def _condition(self) -> Expression:
         token = self._peek()
         if token.kind != "word" or token.value in WORDS:
             raise self._wrong("expected a field such as site", token)
@@ -273,6 +300,8 @@ class _Parser:
             raise self._wrong("a field is a name such as site or reported.site", token)
         self._at += 1
         name = token.value
+        if name in NUMBERS:
+            return self._comparison(name)
         if self._takes_word("in"):
             self._need("(")
             values = [self._value(name)]
@@ -286,12 +315,34 @@ class _Parser:
             return Condition(name, (self._value(name),))
         raise self._wrong("expected =, != or in", self._peek())
 
+    def _comparison(self, name: str) -> Expression:
+        if self._takes_word("in"):
+            self._need("(")
+            one_of = [Comparison(name, "=", self._number(name))]
+            while self._takes_sign(","):
+                one_of.append(Comparison(name, "=", self._number(name)))
+            self._need(")")
+            return AnyOf(tuple(one_of))
+        if self._takes_sign("!="):
+            return Not(Comparison(name, "=", self._number(name)))
+        for operator in ("<=", ">=", "<", ">", "="):
+            if self._takes_sign(operator):
+                return Comparison(name, operator, self._number(name))
+        raise self._wrong("expected =, !=, <, <=, >, >= or in", self._peek())
+
+    def _number(self, name: str) -> str:
+        token = self._peek()
+        value = self._value(name)
+        if not _NUMBER.fullmatch(value):
+            raise self._wrong(f"{name} is a number such as 500", token)
+        return value
+
     def _value(self, name: str) -> str:
         token = self._peek()
         if token.kind not in {"word", "quoted"}:
             raise self._wrong(f"expected a value of {name}", token)
-        if name == "online" and token.value not in {"true", "false"}:
-            raise self._wrong("online is true or false", token)
+        if name in MOMENTARY and token.value not in {"true", "false"}:
+            raise self._wrong(f"{name} is true or false", token)
         if name in _EXACT and token.value.endswith("*"):
             raise self._wrong(f"{name} takes whole values", token)
         self._conditions += 1

@@ -138,7 +138,7 @@ def rank_variants(
     *,
     decrypts: bool = True,
     target: Target | None = None,
-    measurements: Iterable[Measured] = (),
+    figures: Mapping[str, ClassFigures] | None = None,
 ) -> tuple[VariantFacts, ...]:
     """Return the variants that the device may run, best first, at most `CANDIDATES_MAX`.
 
@@ -147,9 +147,9 @@ def rank_variants(
         variants: of one version.
         decrypts: whether content keys can be sealed to the device.
         target: the device's class; None where it belongs to none.
-        measurements: of any class; those of the device's count.
+        figures: what devices of that class have measured (`class_figures`), by manifest.
     """
-    figures = {} if target is None else class_figures(measurements, target.name)
+    figures = {} if target is None or figures is None else figures
     usable = [
         one
         for one in variants

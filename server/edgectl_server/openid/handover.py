@@ -7,6 +7,11 @@ it over a shoulder lacks the verifier), the address alone neither (the button ne
 its CSRF token, never a token); it is used once, within `CODE_S`, while that session lasts, and the
 role is the user's at the moment of exchange.
 
+A code is for one purpose, which the page names. One for a *proof* makes no token: it shows, for
+the token that its command line has already, that the token's owner has just logged in again at the
+provider (`edgectl_server.proofs`). It is of the token's user or of no use, and ends with the
+minutes that the session's own proof would have.
+
 It works over SSH, where the browser is on another machine, and with any way of logging in. What it
 cannot prevent is that somebody is talked into sending a stranger the code that the stranger's
 address has shown: the page says so in plain words.
@@ -18,7 +23,7 @@ import hmac
 import secrets
 from collections.abc import Callable
 from datetime import datetime
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 from sqlalchemy import select
 
@@ -26,6 +31,7 @@ from edgectl_server.auth import Principal
 from edgectl_server.errors import Forbidden, Unauthorized
 from edgectl_server.openid.pending import Pending
 from edgectl_server.openid.sign_on import s256
+from edgectl_server.proofs import is_fresh
 from edgectl_server.schemas import Role
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.tables import LoginSession, User
@@ -33,12 +39,22 @@ from edgectl_server.storage.tables import LoginSession, User
 __all__ = ["CODE_S", "Handover"]
 
 CODE_S = 300
+Purpose = Literal["login", "proof"]
 
 
 class _Offer(NamedTuple):
     challenge: str
     user: str
     csrf: str
+    purpose: Purpose
+
+
+class _Behind(NamedTuple):
+    """The session behind a code, as it is now."""
+
+    user: str
+    role: Role
+    authenticated_at: datetime | None
 
 
 class Handover:
@@ -49,8 +65,13 @@ class Handover:
         self._now = now
         self._offers: Pending[_Offer] = Pending(now, lasts_s=CODE_S, entries_per_source_max=8)
 
-    def offer(self, principal: Principal, challenge: str) -> str:
+    def offer(self, principal: Principal, challenge: str, purpose: Purpose = "login") -> str:
         """Return a code for the command line that knows what `challenge` was made of.
+
+        Args:
+            principal: of the browser; for a proof it has been looked at already.
+            challenge: of the command line.
+            purpose: what the code is good for.
 
         Raises:
             Forbidden: ``auth.session``: asked with a token, which could make itself live longer.
@@ -62,7 +83,8 @@ class Handover:
                 hint="open the address that `edgectl login --sso` prints",
             )
         code = secrets.token_urlsafe(24)
-        self._offers.put(code, principal.user, _Offer(challenge, principal.user, principal.csrf))
+        offer = _Offer(challenge, principal.user, principal.csrf, purpose)
+        self._offers.put(code, principal.user, offer)
         return code
 
     def take(self, code: str, verifier: str) -> Principal:
@@ -71,25 +93,47 @@ class Handover:
         Raises:
             Unauthorized: ``auth.code``.
         """
-        offer = self._offers.take(code)
-        role = None
-        if offer is not None and hmac.compare_digest(offer.challenge, s256(verifier)):
-            role = self._role(offer)
-        if offer is None or role is None:
+        behind = self._behind(self._offers.take(code), verifier, "login")
+        if behind is None:
             raise Unauthorized(
                 "auth.code",
                 "this code is not one of this command line, or it was used, or is too old",
                 hint="begin again with `edgectl login --sso`",
             )
-        return Principal(offer.user, role)
+        return Principal(behind.user, behind.role)
 
-    def _role(self, offer: _Offer) -> Role | None:
-        """Return the role of the session's user, None when the session has ended."""
+    def take_proof(self, principal: Principal, code: str, verifier: str) -> None:
+        """Return if `code` shows that the owner of the principal's login is there.
+
+        Raises:
+            Forbidden: ``auth.code``.
+        """
+        behind = self._behind(self._offers.take(code), verifier, "proof")
+        if (
+            behind is None
+            or behind.user != principal.user
+            or not is_fresh(behind.authenticated_at, self._now())
+        ):
+            raise Forbidden(  # not 401: the login is good
+                "auth.code",
+                f"this code is not one of this command line and {principal.user}, or it was used, "
+                "or is too old",
+                hint="begin again with the same command",
+            )
+
+    def _behind(self, offer: _Offer | None, verifier: str, purpose: Purpose) -> _Behind | None:
+        """Return whose session gave the offer, None where it is none or has ended."""
+        if offer is None or offer.purpose != purpose:
+            return None
+        if not hmac.compare_digest(offer.challenge, s256(verifier)):
+            return None
         with self._database.read() as session:
-            found = session.scalar(
-                select(User.role)
+            row = session.execute(
+                select(User.role, LoginSession.authenticated_at)
                 .join(LoginSession, LoginSession.user == User.name)
                 .where(User.name == offer.user, LoginSession.csrf == offer.csrf)
                 .where(LoginSession.expires_at > self._now())
-            )
-        return cast("Role | None", found)
+            ).one_or_none()
+        if row is None:
+            return None
+        return _Behind(offer.user, cast("Role", row.role), row.authenticated_at)

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64decode
 from collections.abc import Mapping
-from datetime import datetime
-from typing import Any
-
-from joserfc import jwt
-from joserfc.errors import InvalidKeyIdError, JoseError
-from joserfc.jwk import JWKRegistry, Key, KeySet
-from joserfc.jws import JWSRegistry
-from joserfc.jwt import JWTClaimsRegistry
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 from edgectl_server.errors import Unauthorized
 
-__all__ = ["ALGORITHMS", "UnknownKey", "check_id_token", "import_keys"]
+if TYPE_CHECKING:
+    from joserfc.jwk import Key, KeySet
+
+__all__ = ["ALGORITHMS", "UnknownKey", "authenticated_at", "check_id_token", "import_keys"]
 
 ALGORITHMS = tuple(f"{kind}{bits}" for kind in ("RS", "PS", "ES") for bits in (256, 384, 512))
 """Asymmetric ones alone: a public key can never be taken for a shared secret."""
@@ -44,6 +41,9 @@ def import_keys(document: Mapping[str, Any]) -> KeySet:
     Raises:
         ValueError: it is no JWK set.
     """
+    from joserfc.errors import JoseError
+    from joserfc.jwk import JWKRegistry, KeySet
+
     listed = document.get("keys")
     if not isinstance(listed, list) or len(listed) > _KEYS_MAX:
         raise ValueError(f"`keys` is no list of at most {_KEYS_MAX}")
@@ -84,6 +84,11 @@ def check_id_token(
         UnknownKey: none of `keys` is meant; look for new ones.
         Unauthorized: ``openid.token``.
     """
+    from joserfc import jwt
+    from joserfc.errors import InvalidKeyIdError, JoseError
+    from joserfc.jws import JWSRegistry
+    from joserfc.jwt import JWTClaimsRegistry
+
     registry = JWSRegistry(algorithms=ALGORITHMS, strict_check_header=False)
     wanted = JWTClaimsRegistry(
         now=int(at.timestamp()),
@@ -114,6 +119,26 @@ def check_id_token(
     if not (0 < len(subject) <= _SUBJECT_CHARACTERS_MAX and subject.isascii()):
         raise _refused("its subject is no identifier")
     return dict(claims)
+
+
+def authenticated_at(claims: Mapping[str, Any], since: datetime) -> datetime:
+    """Return when the provider has asked the person who they are (Core, 2: ``auth_time``).
+
+    Args:
+        claims: of a checked ID token.
+        since: when it was told to ask.
+
+    Raises:
+        Unauthorized: ``openid.again``: it has not asked since then, or does not say so.
+    """
+    at = claims.get("auth_time")
+    if type(at) is not int or not 0 <= at - since.timestamp() + SKEW_S <= AGE_S_MAX + 2 * SKEW_S:
+        raise Unauthorized(
+            "openid.again",
+            "the provider did not ask who you are, or does not say when (`auth_time`)",
+            hint="log out at the provider, and in again; or change users on the server's machine",
+        )
+    return datetime.fromtimestamp(at, UTC)
 
 
 def _refused(why: str) -> Unauthorized:

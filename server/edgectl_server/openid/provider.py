@@ -13,15 +13,17 @@ import ssl
 import threading
 import time
 from functools import cache
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 from urllib.parse import quote_plus, urlsplit
 
-import httpx2
 import msgspec
-from joserfc.jwk import KeySet
 
 from edgectl_server.errors import Unauthorized, Unavailable
 from edgectl_server.openid.id_tokens import ALGORITHMS, import_keys
+
+if TYPE_CHECKING:
+    import httpx2
+    from joserfc.jwk import KeySet
 
 __all__ = ["Metadata", "Provider", "Tokens", "is_safe_address"]
 
@@ -68,6 +70,8 @@ class Provider:
     """Asks one provider; safe for use by several threads."""
 
     def __init__(self, issuer: str, client_id: str, client_secret: str) -> None:
+        import httpx2
+
         self.issuer = issuer
         self.client_id = client_id
         self._secret = client_secret
@@ -180,6 +184,8 @@ class Provider:
         return found
 
     def _ask(self, method: str, address: str, kind: type[Answer], **options: Any) -> Answer:
+        import httpx2
+
         if not self._slots.acquire(blocking=False):
             _unavailable("is slow, and others are waiting for it already")
         try:
@@ -206,6 +212,8 @@ class Provider:
 @cache
 def _authorities() -> ssl.SSLContext:
     """Return whom we trust for https, of the system or ``SSL_CERT_FILE``; slow, so read once."""
+    import httpx2
+
     return httpx2.create_ssl_context()
 
 

@@ -23,7 +23,7 @@ from urllib.parse import urlencode, urlsplit
 
 from edgectl_server.audit import describe
 from edgectl_server.errors import Forbidden, Refused, Unauthorized, Unavailable
-from edgectl_server.openid.id_tokens import UnknownKey, check_id_token
+from edgectl_server.openid.id_tokens import UnknownKey, authenticated_at, check_id_token
 from edgectl_server.openid.pending import Pending
 from edgectl_server.openid.people import People
 from edgectl_server.openid.provider import Provider, is_safe_address
@@ -54,6 +54,8 @@ class Finished(NamedTuple):
 
     user: str
     return_to: str
+    authenticated_at: datetime | None
+    """When the provider has asked who it is; None where it was not made to."""
 
 
 class _Attempt(NamedTuple):
@@ -62,6 +64,8 @@ class _Attempt(NamedTuple):
     verifier: str
     redirect_uri: str
     return_to: str
+    again_since: datetime | None
+    """The person is to be asked now, even where the provider knows them already."""
 
 
 class SignOn:
@@ -98,13 +102,17 @@ class SignOn:
         query = {"client_id": self._provider.client_id, "post_logout_redirect_uri": back_to}
         return _with_query(address, query)
 
-    def begin(self, redirect_uri: str, return_to: str, source: str) -> Begun:
+    def begin(
+        self, redirect_uri: str, return_to: str, source: str, *, again: bool = False
+    ) -> Begun:
         """Begin a login.
 
         Args:
             redirect_uri: our callback, as the provider knows it.
             return_to: a path of ours.
             source: address of the client; one cannot push out the logins of others.
+            again: have the provider ask the person, whatever session it has (Core, 3.1.2.1:
+                ``prompt`` and ``max_age``; it must say in ``auth_time`` when it did).
 
         Raises:
             Unavailable: ``openid.provider``.
@@ -117,6 +125,7 @@ class SignOn:
             verifier=secrets.token_urlsafe(48),
             redirect_uri=redirect_uri,
             return_to=return_to,
+            again_since=self._now() if again else None,
         )
         self._pending.put(state, source, attempt)
         query = {
@@ -129,6 +138,8 @@ class SignOn:
             "code_challenge": s256(attempt.verifier),
             "code_challenge_method": "S256",
         }
+        if again:
+            query |= {"prompt": "login", "max_age": "0"}
         return Begun(_with_query(metadata.authorization_endpoint, query), attempt.cookie)
 
     def finish(self, answer: Mapping[str, str], cookie: str) -> Finished:
@@ -163,7 +174,10 @@ class SignOn:
         if not 0 < len(code) <= _PARAMETER_CHARACTERS_MAX:
             raise Unauthorized("openid.code", "the answer holds no code", hint="begin again")
         claims = self._claims(code, attempt)
-        return Finished(self._admit(claims), attempt.return_to)
+        asked_at = None
+        if attempt.again_since is not None:
+            asked_at = authenticated_at(claims, attempt.again_since)
+        return Finished(self._admit(claims), attempt.return_to, asked_at)
 
     def _check_issuer(self, answer: Mapping[str, str]) -> None:
         metadata = self._provider.metadata()
@@ -200,6 +214,7 @@ class SignOn:
                 "the provider's user info is of somebody else",
                 hint="log in again",
             )
+        more.pop("auth_time", None)  # counts where it is signed
         return {**more, **claims}
 
     def _check(self, id_token: str, attempt: _Attempt, *, fresh: bool) -> dict[str, Any]:

@@ -109,7 +109,8 @@ class Baseline:
 
     def runner(self, path: Path, inputs: tuple[TensorSpec, ...]) -> Runner:
         """Load a model with these inputs and the outputs of this one."""
-        return Runner(path, inputs, outputs=[one.name for one in self.specs])
+        shapes = {one.name: one.shape for one in self.specs}
+        return Runner(path, inputs, outputs=list(shapes), shapes=shapes)
 
 
 def run_fp32(

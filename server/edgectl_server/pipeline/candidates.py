@@ -8,13 +8,24 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from edgectl_protocol.errors import ProtocolError
 from edgectl_protocol.manifest import FORMATS, MODEL_FILES, Evaluation, GateResult, Quantization
+from edgectl_protocol.watching import REFERENCE_FILE, Reference, decode_reference
 from edgectl_server.pipeline.baseline import Baseline
 from edgectl_server.pipeline.data import Samples
 from edgectl_server.pipeline.execution import peak_bytes, tool_of
+from edgectl_server.pipeline.flat_golden import write_unsigned
+from edgectl_server.pipeline.flat_session import FLAT_SUFFIX
 from edgectl_server.pipeline.golden import write_golden
+from edgectl_server.pipeline.reference import write_reference
 from edgectl_server.pipeline.releases import digest_of_parent
-from edgectl_server.pipeline.spec import LITERT_PREFIX, Candidate, Progress, TrialRow
+from edgectl_server.pipeline.spec import (
+    LITERT_PREFIX,
+    Candidate,
+    PipelineSpec,
+    Progress,
+    TrialRow,
+)
 from edgectl_server.pipeline.tasks import Task, run_one
 from edgectl_server.pipeline.trials import Trials
 
@@ -56,6 +67,8 @@ def _write(trials: Trials, row: TrialRow, cases: Samples, rank: int) -> Candidat
     folder = trials.directory / row.variant
     folder.mkdir(exist_ok=True)
     path = folder / MODEL_FILES[FORMATS[row.runtime]]
+    if row.runtime == "cortex-m":
+        path = path.with_suffix(FLAT_SUFFIX)
     shutil.copyfile(trials.path(row.recipe), path)
     before = peak_bytes()
     runner = baseline.runner(path, trials.inputs)
@@ -64,6 +77,18 @@ def _write(trials: Trials, row: TrialRow, cases: Samples, rank: int) -> Candidat
     reference = None if row.precision == "fp32" else trials.runner(baseline.recipe)
     golden, _ = write_golden(
         folder / "golden.npz", runner, cases, reference=reference, scaled=baseline.scaled
+    )
+    if row.runtime == "cortex-m":
+        write_unsigned(folder / MODEL_FILES["flat"], path.read_bytes(), cases)
+    watched = write_reference(
+        folder / REFERENCE_FILE,
+        runner,
+        baseline.samples,
+        inputs=trials.inputs,
+        outputs=baseline.specs,
+        scores=baseline.scores,
+        seed=trials.spec.seed,
+        before=_reference_before(trials.spec, row.variant),
     )
     used = 0 if recipe is None else trials.calibration_samples(recipe)
     if row.recipe == f"{LITERT_PREFIX}int8" and trials.calibration is not None:
@@ -89,7 +114,17 @@ def _write(trials: Trials, row: TrialRow, cases: Samples, rank: int) -> Candidat
         runtime=row.runtime,
         steps_from=digest_of_parent(trials, row),
         rss_bytes=rss_bytes,
+        watched=watched,
     )
+
+
+def _reference_before(spec: PipelineSpec, variant: str) -> Reference | None:
+    """Return the reference of the parent's variant, if it has one that can be read."""
+    path = next((one.reference for one in spec.kept if one.variant == variant), None)
+    try:
+        return None if path is None else decode_reference(path.read_bytes())
+    except (OSError, ProtocolError):
+        return None
 
 
 def _evaluation(baseline: Baseline, row: TrialRow) -> Evaluation | None:

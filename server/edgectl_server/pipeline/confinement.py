@@ -6,8 +6,9 @@ Namespaces hide processes and the network; files are hidden with Landlock, which
 and works wherever the kernel has it (Linux 5.13 and newer, unless switched off).
 
 Rules: what is not granted is refused. Nothing may be executed, also no library function that starts
-a program. A folder that holds the working directory is never granted whole, because the server's
-data is beside it. Source: the kernel's ``Documentation/userspace-api/landlock.rst``.
+a program, but by a trainer of the operator's own (`programs`). A folder that holds the working
+directory is never granted whole, because the server's data is beside it. Source: the kernel's
+``Documentation/userspace-api/landlock.rst``.
 """
 
 from __future__ import annotations
@@ -51,12 +52,13 @@ def landlock_version() -> int:
     return max(0, _system_call(_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION))
 
 
-def confine(work: Path | None, inputs: Iterable[Path]) -> bool:
+def confine(work: Path | None, inputs: Iterable[Path], *, programs: bool = False) -> bool:
     """Take from this process, and all that it starts, every file but what the work needs.
 
     Args:
         work: the folder that may be changed; absolute, resolved. None: nothing may be changed.
         inputs: files that may be read besides.
+        programs: what may be read, but for the working folder, may be executed too.
 
     Returns:
         False where the kernel has no Landlock: nothing has changed then.
@@ -81,7 +83,7 @@ def confine(work: Path | None, inputs: Iterable[Path]) -> bool:
             _grant(ruleset, work, _WORK & handled)
         _grant(ruleset, Path(_SINK), (_READ_FILE | _WRITE_FILE) & handled)
         for path in (*_readable(work), *inputs):
-            _grant(ruleset, path, _READ)
+            _grant(ruleset, path, _READ | (_EXECUTE if programs else 0))
         _checked(ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
         _checked(_system_call(_RESTRICT_SELF, ruleset, 0))
     finally:

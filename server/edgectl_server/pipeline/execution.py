@@ -1,8 +1,8 @@
 """Running a candidate with its runtime: one thread, as devices do, and what it costs.
 
-A ``.tflite`` file is run by LiteRT, any other by onnxruntime. Every array has the batch as its
-first axis. Errors of the runtime become `PipelineRefused` ``model.unsupported`` (it cannot be
-loaded) or ``model.run`` (it cannot be run), except those that
+A ``.tflite`` file is run by LiteRT, a flat one by its reference, others by onnxruntime.
+Every array has the batch as its first axis. Errors of the runtime become `PipelineRefused`
+``model.unsupported`` (it cannot be loaded) or ``model.run`` (it cannot be run), except those that
 say that memory has run out, which become `MemoryError`.
 """
 
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Collection, Sequence
+import types
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import onnxruntime
 from edgectl_protocol.manifest import Runtime, TensorSpec
 from edgectl_server.pipeline.data import Array, Samples
 from edgectl_server.pipeline.errors import PipelineRefused
+from edgectl_server.pipeline.flat_session import FLAT_SUFFIX, FLAT_TOOL, FlatSession
 from edgectl_server.pipeline.litert import LitertSession, litert_tool
 from edgectl_server.pipeline.processor import processor_name
 from edgectl_server.pipeline.spec import PipelineLimits
@@ -64,6 +66,7 @@ class Runner:
         inputs: tuple[TensorSpec, ...],
         *,
         outputs: Sequence[str] = (),
+        shapes: Mapping[str, tuple[int, ...]] = types.MappingProxyType({}),
         exact: bool = False,
         one_by_one: bool = False,
     ) -> None:
@@ -72,7 +75,8 @@ class Runner:
         Args:
             path: the file.
             inputs: of the model.
-            outputs: names of those of a ``.tflite`` file, in its order; ONNX files say them.
+            outputs: names of those of a ``.tflite`` or flat file, in its order; ONNX says them.
+            shapes: of the outputs of a flat file, by name.
             exact: compute what lies between DequantizeLinear and QuantizeLinear in float, as no
                 processor's 8-bit products would saturate; slow, and only of use for accuracy.
             one_by_one: never run more than one sample at a time.
@@ -82,10 +86,13 @@ class Runner:
             MemoryError: it does not fit in the limit.
         """
         self._session: Any
-        litert = path.suffix == ".tflite"
-        self._runtime = "LiteRT" if litert else "onnxruntime"
+        litert, flat = path.suffix == ".tflite", path.suffix == FLAT_SUFFIX
+        self._runtime = "LiteRT" if litert else FLAT_TOOL if flat else "onnxruntime"
         try:
-            if litert:
+            if flat:
+                self._session = FlatSession(path, inputs, {name: shapes[name] for name in outputs})
+                self._names = list(outputs)
+            elif litert:
                 self._session = LitertSession(path, [spec.name for spec in inputs], outputs)
                 self._names = list(outputs)
             else:
@@ -195,6 +202,8 @@ def measured_on(runtimes: Collection[Runtime]) -> str:
 
 def tool_of(runtime: Runtime) -> str:
     """Return name and version of a runtime."""
+    if runtime == "cortex-m":
+        return FLAT_TOOL
     return litert_tool() if runtime == "litert" else TOOL
 
 

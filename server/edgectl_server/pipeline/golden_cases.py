@@ -30,7 +30,7 @@ from edgectl_server.pipeline.data import Array, Samples
 from edgectl_server.pipeline.execution import Outputs
 from edgectl_server.pipeline.golden import INT8_ATOL_OF_RANGE
 
-__all__ = ["GoldenChoice", "choose_golden"]
+__all__ = ["GoldenChoice", "answer_spread", "choose_golden", "count_classes"]
 
 Numbers = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -121,6 +121,20 @@ def choose_golden(
     rows = np.array(sorted(chosen.rows), np.int64)
     covered = 0 if classes is None else len(np.unique(classes[rows]))
     return GoldenChoice(rows=rows, kinds=chosen.kinds, classes=covered)
+
+
+def count_classes(outputs: Outputs, scores: Scores) -> int | None:
+    """Return how many classes are named; None where a call is closer than it may be."""
+    values = np.sort(np.nan_to_num(outputs[scores.output].astype(np.float64)), axis=1)
+    if np.any(values[:, -1] - values[:, -2] < _margin_min(outputs, scores)):
+        return None
+    return len(np.unique(outputs[scores.output].argmax(axis=1)))
+
+
+def answer_spread(inputs: Mapping[str, Array], outputs: Outputs) -> float:
+    """Return how far apart the lowest and the highest answer are, of a model without scores."""
+    answers = _answers(inputs, outputs)
+    return float(answers.max() - answers.min())
 
 
 def _choose_by_class(

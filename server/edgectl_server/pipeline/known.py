@@ -30,7 +30,7 @@ _OF_THE_CHOICE = frozenset(
         *("model", "version", "max_drop_points", "precisions", "labels", "recipes", "objective"),
         *("requirements", "allowed", "allowed_by", "replaced", "part", "parts"),
         *("runtimes", "converted"),
-        *("update_budget_points", "parents"),
+        *("update_budget_points", "parents", "kept"),
     }
 )
 """What a trial does not depend on; of requirements it has the readings, and not the bounds."""

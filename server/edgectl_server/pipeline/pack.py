@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +29,7 @@ from edgectl_protocol.encryption import (
     SCHEME,
     plain_size,
 )
+from edgectl_protocol.errors import ProtocolError
 from edgectl_protocol.manifest import (
     ARTIFACT_TYPE,
     CARD_FILE,
@@ -53,8 +54,21 @@ from edgectl_protocol.manifest import (
     decode_manifest,
 )
 from edgectl_protocol.metadata import target_path
+from edgectl_protocol.watching import (
+    REFERENCE_BYTES_MAX,
+    REFERENCE_FILE,
+    WATCHED_FILE,
+    decode_reference,
+    watched_of,
+)
 from edgectl_server.pipeline.encryption import encrypt_layer, make_content_key
 from edgectl_server.pipeline.errors import PipelineFailed
+from edgectl_server.pipeline.flat_bundle import (
+    MicrocontrollerBundle,
+    make_microcontroller_bundle,
+    read_payload,
+)
+from edgectl_server.pipeline.flat_format import FlatInvalid
 from edgectl_server.pipeline.model_card import make_card
 from edgectl_server.pipeline.provenance import Provenance, Tool
 from edgectl_server.pipeline.sbom import make_sbom
@@ -66,7 +80,10 @@ from edgectl_server.pipeline.spec import (
     to_document,
 )
 
-__all__ = ["Blobs", "PackedVariant", "pack"]
+__all__ = ["Blobs", "MicrocontrollerSigner", "PackedVariant", "pack"]
+
+_FLAT_BYTES_MAX = 32 * 1024 * 1024
+"""Of a bundle for microcontrollers, as the child left it."""
 
 
 class Blobs(Protocol):
@@ -110,6 +127,19 @@ class PackedVariant:
     content_key: bytes | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True)
+class MicrocontrollerSigner:
+    """Makes of a model what a microcontroller installs.
+
+    Attributes:
+        counter: of the version, larger than that of those before it.
+        sign: returns the Ed25519 signature of a message.
+    """
+
+    counter: int
+    sign: Callable[[bytes], bytes]
+
+
 class _ModelPack(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """ModelPack's model configuration (specification docs/config.md); it allows no more fields."""
 
@@ -130,6 +160,7 @@ def pack(
     encrypt: Collection[str] = (),
     tools: tuple[Tool, ...] = (),
     card: str = "",
+    microcontrollers: MicrocontrollerSigner | None = None,
 ) -> list[PackedVariant]:
     """Put the bundles of a result into the blob store, best rank first.
 
@@ -144,6 +175,7 @@ def pack(
         encrypt: precisions of the variants whose model and golden data are to be encrypted.
         tools: that made them, see `tool_versions`.
         card: what whoever pushed it has written about it, for the model card.
+        microcontrollers: what signs for them; needed if a variant is theirs.
 
     Raises:
         PipelineFailed: ``pipeline.crashed``: a file of the result is not there.
@@ -173,12 +205,13 @@ def pack(
         content = encode(config)
         assert decode_config(content) == config, "a device reads what was meant"
         key = make_content_key() if candidate.precision in encrypt else None
-        file = _model_layer(blobs, folder, config, key)
+        file = _model_layer(blobs, folder, config, key, microcontrollers)
         about = _provenance(config, result.report, file, tools=tools, card=card)
         layers = (
             file,
             _bytes_layer(blobs, content, CONFIG_FILE, LAYER_CONFIG),
             _file_layer(blobs, folder / GOLDEN_FILE, GOLDEN_FILE, LAYER_DATASET, key),
+            *_reference_layers(blobs, folder, candidate, encrypted=key is not None),
             _bytes_layer(blobs, make_card(about), CARD_FILE, LAYER_DOC),
             _bytes_layer(blobs, make_sbom(about), SBOM_FILE, LAYER_DOC),
         )
@@ -190,9 +223,54 @@ def pack(
     return packed
 
 
-def _model_layer(blobs: Blobs, folder: Path, config: BundleConfig, key: bytes | None) -> Descriptor:
+def _model_layer(
+    blobs: Blobs,
+    folder: Path,
+    config: BundleConfig,
+    key: bytes | None,
+    microcontrollers: MicrocontrollerSigner | None,
+) -> Descriptor:
     name = config.model_file
+    if config.runtime == "cortex-m":
+        assert microcontrollers is not None, config.variant
+        assert key is None, "a microcontroller could not open it"
+        content = _signed(folder / name, config, microcontrollers)
+        return _bytes_layer(blobs, content, name, LAYER_WEIGHT)
     return _file_layer(blobs, folder / name, name, LAYER_WEIGHT, key)
+
+
+def _signed(path: Path, config: BundleConfig, microcontrollers: MicrocontrollerSigner) -> bytes:
+    """Return what the child has left for microcontrollers, checked, named and signed."""
+    _check_regular(path)
+    with path.open("rb") as file:
+        content = file.read(_FLAT_BYTES_MAX + 1)
+    try:
+        cases, model = read_payload(content)
+    except FlatInvalid as error:
+        raise _missing(path) from error
+    bundle = MicrocontrollerBundle(config.model, microcontrollers.counter, cases, model)
+    return make_microcontroller_bundle(bundle, microcontrollers.sign)
+
+
+def _reference_layers(
+    blobs: Blobs, folder: Path, candidate: Candidate, *, encrypted: bool
+) -> tuple[Descriptor, ...]:
+    """Return the reference's layer, and that of what devices need of it.
+
+    None where the data that it tells of is to stay secret.
+    """
+    if not candidate.watched or encrypted:
+        return ()
+    path = folder / REFERENCE_FILE
+    layer = _file_layer(blobs, path, REFERENCE_FILE, LAYER_DATASET, None)
+    if layer.size > REFERENCE_BYTES_MAX:
+        raise _missing(path)
+    try:
+        reference = decode_reference(path.read_bytes())
+    except ProtocolError as error:
+        raise _missing(path) from error
+    watched = encode(watched_of(reference))
+    return layer, _bytes_layer(blobs, watched, WATCHED_FILE, LAYER_DATASET)
 
 
 def _provenance(
@@ -274,16 +352,11 @@ def _bytes_layer(blobs: Blobs, content: bytes, file: str, media_type: str) -> De
 def _file_layer(
     blobs: Blobs, path: Path, file: str, media_type: str, key: bytes | None
 ) -> Descriptor:
-    """Add a file that the child has left; it is believed to be there and regular only when seen."""
-    try:
-        status = os.lstat(path)
-    except OSError as error:
-        raise _missing(path) from error
-    if not stat.S_ISREG(status.st_mode) or path.parent.is_symlink():
-        raise _missing(path)
+    """Add a file that the child has left."""
+    size = _check_regular(path)
     if key is None:
         digest = blobs.add_file(path)
-        layer = Descriptor(media_type=media_type, digest=digest, size=status.st_size)
+        layer = Descriptor(media_type=media_type, digest=digest, size=size)
         return _described(blobs, layer, file, _chunks_of(path))
     sealed = path.with_name(path.name + ENCRYPTED_SUFFIX)
     encrypt_layer(path, sealed, content_key=key, file=file)
@@ -294,6 +367,17 @@ def _file_layer(
         annotations={ENCRYPTION_ANNOTATION: SCHEME},
     )
     return _described(blobs, layer, file, _chunks_of(sealed))
+
+
+def _check_regular(path: Path) -> int:
+    """Return the size of a file; it is believed to be there and regular only when seen."""
+    try:
+        status = os.lstat(path)
+    except OSError as error:
+        raise _missing(path) from error
+    if not stat.S_ISREG(status.st_mode) or path.parent.is_symlink():
+        raise _missing(path)
+    return status.st_size
 
 
 def _chunks_of(path: Path) -> Iterator[bytes]:

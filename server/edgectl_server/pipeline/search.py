@@ -35,7 +35,9 @@ from edgectl_server.pipeline.data_checks import check_data
 from edgectl_server.pipeline.errors import PipelineFailed, PipelineRefused
 from edgectl_server.pipeline.evidence import Parent
 from edgectl_server.pipeline.gates import Contract
-from edgectl_server.pipeline.golden_cases import choose_golden
+from edgectl_server.pipeline.golden_cases import GoldenChoice, choose_golden
+from edgectl_server.pipeline.kept_golden import Cases, Judged, judge_kept, read_kept
+from edgectl_server.pipeline.microcontroller import try_microcontroller
 from edgectl_server.pipeline.planning import keeps_accuracy, mixed_counts, nearest, other_ranges
 from edgectl_server.pipeline.processing import add_processing
 from edgectl_server.pipeline.recipes import (
@@ -121,11 +123,12 @@ def search(
     course = Course(subject, trials, findings, begun, list(baseline.warnings))
     course.rows = [_reference_row(trials)]
     course.refuse(refuse_version(findings.gates, spec))
-    course.golden = golden.kinds
+    cases, course.golden = _cases(trials, golden)
     if subject.tflite is None:
         if "onnxruntime" in spec.runtimes:
             course.layers = _try_recipes(trials)
         try_converted(trials)
+        try_microcontroller(trials)
     course.rows = _with_latencies(trials)
     course.memory = memory_of(trials, course.rows)
     yardstick = baseline.yardstick
@@ -133,10 +136,40 @@ def search(
     course.published = _chosen(course)
     _check_published(course)
     release_small_steps(course)
-    cases = baseline.samples.take(golden.rows)
     gates = {row.recipe: course.signed_gates(row) for row in course.published}
     candidates = write_candidates(trials, course.published, cases, gates)
     return PipelineResult(source=subject.source, report=course.report(), candidates=candidates)
+
+
+def _cases(trials: Trials, golden: GoldenChoice) -> tuple[Samples, dict[str, int]]:
+    """Return the golden inputs, and how many were chosen for which reason.
+
+    Those of the parent are kept where they are as good.
+    """
+    spec, baseline = trials.spec, trials.baseline
+    chosen = baseline.samples.take(golden.rows)
+    if not spec.kept or baseline.samples.role == "random":
+        return chosen, golden.kinds
+    kept = read_kept(
+        spec.kept[0].golden,
+        baseline.samples,
+        count=chosen.count,
+        bytes_max=spec.limits.data_bytes_max,
+    )
+    if kept is None:
+        return chosen, golden.kinds
+
+    def judged() -> Judged:
+        answers = baseline.runner(baseline.path, trials.inputs).run(kept)
+        wanted = {name: array[golden.rows] for name, array in baseline.outputs.items()}
+        return judge_kept(Cases(kept, answers), Cases(chosen, wanted), baseline.scores, golden)
+
+    task = Task("golden", judged, Judged)
+    try:
+        problem = run_one(task, spec.limits, seconds_max=spec.limits.trial_s_max).problem
+    except (PipelineRefused, PipelineFailed):
+        return chosen, golden.kinds
+    return (chosen, golden.kinds) if problem else (kept, {"kept": kept.count})
 
 
 def _check_version(subject: Subject, baseline: Baseline) -> Findings:
@@ -160,12 +193,15 @@ def _check_version(subject: Subject, baseline: Baseline) -> Findings:
 def _chosen(course: Course) -> list[TrialRow]:
     """Return the rows to publish, in the order in which devices try them."""
     spec = course.subject.spec
+    flat = [row for row in course.rows if row.runtime == "cortex-m"]
     converted = [row for row in course.rows if row.recipe.startswith(LITERT_PREFIX)]
-    own = [row for row in course.rows if row not in converted]
+    own = [row for row in course.rows if row not in converted and row not in flat]
     if course.subject.tflite is None and "onnxruntime" not in spec.runtimes:
         own = []
     chosen = choose(own, spec.precisions, spec.objective)
-    return publish_order([*chosen, *(row for row in converted if row.status == "accepted")])
+    ordered = publish_order([*chosen, *(row for row in converted if row.status == "accepted")])
+    # No other device takes those for microcontrollers, and these take no other.
+    return [*ordered, *(row for row in flat if row.status == "accepted")]
 
 
 def _check_published(course: Course) -> None:
@@ -356,8 +392,12 @@ def _reference_row(trials: Trials) -> TrialRow:
 
 
 def _with_latencies(trials: Trials) -> list[TrialRow]:
-    """Return all rows, fp32 first, with the latencies of those that may be published."""
-    chosen = {row.recipe for row in measured_rows(trials.rows)}
+    """Return all rows, fp32 first, with the latencies of those that may be published.
+
+    Those for microcontrollers have none: they do not run here.
+    """
+    here = [row for row in trials.rows if row.runtime != "cortex-m"]
+    chosen = {row.recipe for row in measured_rows(here)}
     rows = [_reference_row(trials), *trials.rows]
     measured = iter(
         with_latencies(trials, [one for one in rows if one is rows[0] or one.recipe in chosen])

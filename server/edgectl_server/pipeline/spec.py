@@ -2,7 +2,8 @@
 
 The child handles hostile files, so that what it writes is decoded with bounds and types, and names
 no path: every file of a candidate has a fixed place below the working directory
-(``<variant>/model.onnx`` or ``model.tflite``, ``<variant>/golden.npz``).
+(``<variant>/model.onnx`` or ``model.tflite``, ``<variant>/golden.npz``, and, where there is data,
+``<variant>/reference.json``).
 
 `TrialRow` and `TrialReport` have the fields of ``schemas.Trial`` and ``schemas.Report``;
 a test keeps them equal.
@@ -32,6 +33,7 @@ from edgectl_server.pipeline.steps import Processing
 
 __all__ = [
     "LITERT_PREFIX",
+    "MICROCONTROLLER_PREFIX",
     "OUTCOME_BYTES_MAX",
     "REFUSAL_FILE",
     "RESULT_FILE",
@@ -43,6 +45,7 @@ __all__ = [
     "Disagreement",
     "Ending",
     "GateRow",
+    "KeptVariant",
     "LayerRow",
     "Objective",
     "ParentVariant",
@@ -69,6 +72,8 @@ OUTCOME_BYTES_MAX = 4 * 1024 * 1024
 
 LITERT_PREFIX = "litert-"
 """Of the recipes, and variants, that are an ONNX model converted for LiteRT."""
+MICROCONTROLLER_PREFIX = "cortex-m-"
+"""Of the recipes, and variants, that are an ONNX model made flat."""
 Precision = Literal["fp32", "fp16", "int8"]
 Objective = Literal["latency", "size"]
 """What the choice between variants that keep the accuracy looks at first."""
@@ -154,6 +159,16 @@ class ParentVariant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Its ONNX file."""
 
 
+class KeptVariant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a variant of the parent version is proved and watched by."""
+
+    variant: Variant
+    golden: Path
+    """Its ``golden.npz``."""
+    reference: Path | None = None
+    """Its ``reference.json``, if it has one."""
+
+
 class PipelineSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One run of the pipeline."""
 
@@ -188,6 +203,9 @@ class PipelineSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """What a version in small steps from its parent may cost; None: it is released as trained."""
     parents: tuple[ParentVariant, ...] = ()
     """From what the small steps may lead."""
+    kept: tuple[KeptVariant, ...] = ()
+    """Of the parent version: what is as good as new stays as it is, so that devices need not fetch
+    it again. The one that devices try first is the first."""
     metric: str = ""
     """Name of a metric; empty: as the data says."""
     own_metric: Path | None = None
@@ -217,6 +235,8 @@ class PipelineSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             replaced,
             *(one.path for one in self.converted),
             *(one.model for one in self.parents),
+            *(one.golden for one in self.kept),
+            *(one.reference for one in self.kept),
         )
         return tuple(path for path in named if path is not None)
 
@@ -417,6 +437,8 @@ class Candidate(Struct, frozen=True, kw_only=True):
     """The parent's model file, of a variant that is released in small steps from it."""
     rss_bytes: int = 0
     """What loading and running it added to the resident memory of a process with the runtime."""
+    watched: bool = False
+    """Whether there is a ``reference.json``, by which devices look for drift."""
 
 
 class PipelineResult(Struct, frozen=True, kw_only=True):

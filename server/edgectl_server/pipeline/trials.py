@@ -20,6 +20,7 @@ from edgectl_server.pipeline.data import Samples
 from edgectl_server.pipeline.errors import PipelineFailed, PipelineRefused
 from edgectl_server.pipeline.evidence import collect
 from edgectl_server.pipeline.execution import Runner, latencies
+from edgectl_server.pipeline.flat_session import FLAT_SUFFIX
 from edgectl_server.pipeline.gates import Evidence
 from edgectl_server.pipeline.known import Measured, recall, remember
 from edgectl_server.pipeline.pinned import estimate_update
@@ -34,7 +35,14 @@ from edgectl_server.pipeline.recipes import (
 )
 from edgectl_server.pipeline.scoring import Yardstick
 from edgectl_server.pipeline.sensitivity import SAMPLES_MAX, Group, measure_group
-from edgectl_server.pipeline.spec import LITERT_PREFIX, LayerRow, PipelineSpec, Progress, TrialRow
+from edgectl_server.pipeline.spec import (
+    LITERT_PREFIX,
+    MICROCONTROLLER_PREFIX,
+    LayerRow,
+    PipelineSpec,
+    Progress,
+    TrialRow,
+)
 from edgectl_server.pipeline.tasks import Done, Task, run_all, run_one
 from edgectl_server.pipeline.verdicts import judge_answers
 
@@ -56,7 +64,7 @@ class Trials:
 
     Attributes:
         spec: what is asked for.
-        directory: where files are made; a variant is ``<recipe>.onnx`` or ``.tflite``.
+        directory: where files are made; a variant is ``<recipe>.onnx``, ``.tflite`` or ``.flat``.
         inputs: of the model.
         baseline: the fp32 model.
         calibration: data for static recipes, or None.
@@ -84,8 +92,12 @@ class Trials:
         """Return the file of a variant, or of the model that they are compared with."""
         if recipe == self.baseline.recipe:
             return self.baseline.path
-        ending = "tflite" if recipe.startswith(LITERT_PREFIX) else "onnx"
-        return self.directory / f"{recipe}.{ending}"
+        ending = ".onnx"
+        if recipe.startswith(LITERT_PREFIX):
+            ending = ".tflite"
+        elif recipe.startswith(MICROCONTROLLER_PREFIX):
+            ending = FLAT_SUFFIX
+        return self.directory / f"{recipe}{ending}"
 
     def runner(self, recipe: str) -> Runner:
         """Load a variant, or the model that they are compared with."""
@@ -95,6 +107,16 @@ class Trials:
         """Return how many samples the variant's ranges are of."""
         used = self._ranges.get(recipe.ranges) if recipe.kind == "static" else None
         return used if isinstance(used, int) else 0
+
+    def find_ranges(self, ranges: Ranges) -> str:
+        """Find the ranges, unless that has been done; return why there are none, or nothing."""
+        self._calibrate(ranges)
+        found = self._ranges[ranges]
+        return found if isinstance(found, str) else ""
+
+    def ranges_file(self, ranges: Ranges) -> Path:
+        """Return the file in which the ranges are."""
+        return self.directory / f"ranges-{ranges}.json"
 
     def run(self, recipes: Sequence[Recipe]) -> list[TrialRow]:
         """Try recipes and return their rows, in their order."""
@@ -137,7 +159,7 @@ class Trials:
                     recipe,
                     source=self.baseline.path,
                     target=self.directory / f"sensitivity-{number}.onnx",
-                    cache=self._cache(recipe.ranges),
+                    cache=self.ranges_file(recipe.ranges),
                     inputs=self.inputs,
                     samples=samples,
                     wanted=Runner(self.baseline.path, self.inputs).run(samples),
@@ -184,7 +206,7 @@ class Trials:
             except NothingToQuantize:
                 return _Calibrated(0)  # each recipe says it for itself
             return _Calibrated(
-                calibrate(ranges, self.baseline.path, self._cache(ranges), calibration)
+                calibrate(ranges, self.baseline.path, self.ranges_file(ranges), calibration)
             )
 
         limits = self.spec.limits
@@ -195,9 +217,6 @@ class Trials:
             self._ranges[ranges] = error.detail
         else:
             self._ranges[ranges] = done.samples
-
-    def _cache(self, ranges: Ranges) -> Path:
-        return self.directory / f"ranges-{ranges}.json"
 
     def _tasks(self, recipes: Sequence[Recipe]) -> Iterator[Task[Measured]]:
         yardstick = self.baseline.yardstick
@@ -234,7 +253,7 @@ class Trials:
                 recipe,
                 self.baseline.path,
                 target,
-                self._cache(recipe.ranges),
+                self.ranges_file(recipe.ranges),
                 parent=self.spec.parent,
             )
         except NothingToQuantize as error:

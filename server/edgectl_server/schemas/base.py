@@ -23,7 +23,14 @@ __all__ = [
 
 Role = Literal["viewer", "operator", "admin"]
 Scope = Literal[
-    "read", "tokens", "models:write", "rollouts:write", "devices:write", "trust:write", "admin"
+    "read",
+    "metrics",
+    "tokens",
+    "models:write",
+    "rollouts:write",
+    "devices:write",
+    "trust:write",
+    "admin",
 ]
 """What a token is for; it never may more than the role of its user."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -10,7 +10,7 @@ from pydantic import Field
 from edgectl_protocol.uploads import SINCE_S_MAX
 from edgectl_server.schemas.base import Schema
 
-__all__ = ["DeviceUploadInfo", "LogsStart"]
+__all__ = ["DeviceUploadInfo", "LogFollowInfo", "LogFollowPage", "LogLineInfo", "LogsStart"]
 
 
 class LogsStart(Schema):
@@ -41,3 +41,40 @@ class DeviceUploadInfo(Schema):
     reason_code: str = ""
     """Why it has failed."""
     reason: str = ""
+
+
+class LogFollowInfo(Schema):
+    """Somebody looks at the log lines of a device as they come."""
+
+    id: str
+    device: str
+    started_by: str
+    """Who began; others who look at the same device see the same."""
+    started_at: datetime
+    ends_at: datetime
+    """At the latest."""
+    missing: int
+    """Lines that the device has left out, or that got lost on the way."""
+    ended_at: datetime | None
+    reason: Literal["", "time", "unwatched", "offline", "enough"]
+    """Why it has ended: its time was over, nobody looked, the device is away, it has sent as much
+    as it sends at a time."""
+
+
+class LogLineInfo(Schema):
+    """One line, as the device says: a device may be anybody's by now."""
+
+    time: datetime | None
+    """By the device's clock."""
+    level: str
+    logger: str
+    text: str
+
+
+class LogFollowPage(Schema):
+    """``GET /devices/{device}/logs/follow/{follow}``: what has come since."""
+
+    follow: LogFollowInfo
+    after: int
+    """What to ask with next."""
+    lines: list[LogLineInfo]

@@ -5,17 +5,23 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from edgectl_server.schemas.base import Schema
+from pydantic import Field
+
+from edgectl_server.schemas.base import ModelNameStr, Schema, VersionStr
 
 __all__ = [
     "DeviceDetail",
     "DeviceEventInfo",
     "DeviceSummary",
     "FleetSummary",
+    "HoldInfo",
+    "HoldRequest",
     "InstalledInfo",
     "ObservationInfo",
     "ReasonInfo",
+    "RollbackRequest",
     "SecurityEventInfo",
+    "SiteInfo",
     "SlotInfo",
     "SwapInfo",
     "TransferInfo",
@@ -103,8 +109,10 @@ class TransferInfo(Schema):
     """What came over the network; the rest is what was saved."""
     delta: str | None = None
     """The delta by which the model was made; null: it was fetched whole, or was there."""
+    rest: str | None = None
+    """The delta by which the rest of the bundle was made; null: as above."""
     refusal: ReasonInfo | None = None
-    """Why the delta that the order named was not used."""
+    """Why a delta that the order named was not used."""
 
 
 class UpdateInfo(Schema):
@@ -140,6 +148,29 @@ class SlotInfo(Schema):
     """How what runs has failed last, such as a run that hung."""
 
 
+class HoldInfo(Schema):
+    """That nothing new begins on a device, and by whose wish."""
+
+    at: datetime
+    by: str
+    reason: str
+
+
+class HoldRequest(Schema):
+    """``POST /devices/{device}/actions/hold``."""
+
+    reason: str = Field(default="", max_length=1024)
+
+
+class RollbackRequest(Schema):
+    """``POST /devices/{device}/actions/rollback``."""
+
+    slot: ModelNameStr
+    """The model that goes back to the version before."""
+    version: VersionStr | None = None
+    """Which version it is expected to go back to; if it is another by now, it is refused."""
+
+
 class DeviceSummary(Schema):
     """A device in a list."""
 
@@ -162,6 +193,9 @@ class DeviceSummary(Schema):
     slots: list[SlotInfo]
     security_events: int = 0
     """Of the last day."""
+    overdue: bool = False
+    """Offline for longer than the setting `device_overdue_s`."""
+    hold: HoldInfo | None = None
 
 
 class DeviceDetail(DeviceSummary):
@@ -218,6 +252,23 @@ class VersionShare(Schema):
     devices: int
 
 
+class SiteInfo(Schema):
+    """The devices of a place: of a label ``site``, or else of a group."""
+
+    site: str
+    """Empty: those that are of none."""
+    devices: int
+    online: int
+    overdue: int
+    failing: int
+    security: int
+    latitude: float | None
+    """Degrees north, as the labels ``lat`` of its devices say."""
+    longitude: float | None
+    """Degrees east, as the labels ``lon`` of its devices say."""
+    versions: list[VersionShare]
+
+
 class FleetSummary(Schema):
     """The tiles of the fleet page; also the SSE snapshot ``fleet``."""
 
@@ -229,4 +280,8 @@ class FleetSummary(Schema):
     """Newest update failed, rejected or rolled back."""
     security: int = 0
     """Devices with a security event of the last day."""
+    overdue: int = 0
+    """Offline for longer than the setting `device_overdue_s`."""
+    held: int = 0
+    """No rollout begins on them."""
     versions: list[VersionShare]

@@ -16,6 +16,7 @@ __all__ = [
     "EnrolTokenCreated",
     "EnrolTokenInfo",
     "EnrolTokenRequest",
+    "ImageSnippet",
     "PreauthoriseRequest",
     "PreauthoriseResult",
     "PreauthorisedEntry",
@@ -55,6 +56,15 @@ class EnrolTokenInfo(Schema):
     expires_at: datetime
     created_at: datetime
     created_by: str
+
+
+class ImageSnippet(Schema):
+    """What an image does at the first boot of each device."""
+
+    form: Literal["cloud-init", "script"]
+    text: str
+    placeholder: str
+    """What stands in the text where an enrolment token belongs."""
 
 
 class PreauthorisedEntry(Schema):

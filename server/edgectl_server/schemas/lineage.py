@@ -7,7 +7,14 @@ from datetime import datetime
 from edgectl_server.schemas.base import Schema
 from edgectl_server.schemas.imports import ImportedInfo
 
-__all__ = ["AncestorInfo", "LineageInfo", "ToolInfo", "VariantLineage"]
+__all__ = [
+    "AncestorInfo",
+    "GoldenInfo",
+    "LineageInfo",
+    "ToleranceInfo",
+    "ToolInfo",
+    "VariantLineage",
+]
 
 
 class AncestorInfo(Schema):
@@ -27,6 +34,23 @@ class ToolInfo(Schema):
     version: str
 
 
+class ToleranceInfo(Schema):
+    """How far an output may be from the golden one: at most ``atol + rtol * |golden|``."""
+
+    atol: float
+    rtol: float
+
+
+class GoldenInfo(Schema):
+    """The golden inputs that every device replays before it serves the bundle."""
+
+    cases: int
+    agreement_min: float
+    """Share of the cases that must be within tolerance."""
+    tolerances: dict[str, ToleranceInfo]
+    """By output."""
+
+
 class VariantLineage(Schema):
     """How a bundle was made, as it is signed."""
 
@@ -42,6 +66,7 @@ class VariantLineage(Schema):
     steps_from: str | None = None
     """Digest of the parent's model file, if it was released in small steps from it."""
     tools: list[ToolInfo]
+    golden: GoldenInfo
 
 
 class LineageInfo(Schema):

@@ -89,11 +89,11 @@ class PushOptions(Schema):
     update_budget_points: float | None = Field(default=None, ge=0, le=100)
     """What it may cost to release each variant in small steps from the parent version, so that the
     update is a few percent of the file: points against what was trained. None: as trained."""
-    runtimes: list[Literal["onnxruntime", "litert"]] = Field(
-        default=["onnxruntime"], min_length=1, max_length=2
+    runtimes: list[Literal["onnxruntime", "litert", "cortex-m"]] = Field(
+        default=["onnxruntime"], min_length=1, max_length=3
     )
     """For which variants are made. An ONNX model is converted for LiteRT; a `.tflite` file is for
-    LiteRT in any case."""
+    LiteRT in any case. `cortex-m`: an int8 model for microcontrollers."""
     objective: Literal["latency", "size"] = "latency"
     """What the choice between variants that keep the accuracy looks at first."""
     search_s_max: float = Field(default=1800.0, gt=0, le=86400)
@@ -163,7 +163,7 @@ class Trial(Schema):
     """About how many bytes lead to it from the parent's int8 variant."""
     known: bool = False
     """It was made before, of the same files in the same way."""
-    runtime: Literal["onnxruntime", "litert"] = "onnxruntime"
+    runtime: Literal["onnxruntime", "litert", "cortex-m"] = "onnxruntime"
     """What runs it on devices."""
 
 
@@ -347,6 +347,8 @@ class VersionSummary(Schema):
     reference: float | None = None
     best: VariantInfo | None = None
     devices_running: int = 0
+    parent: str | None = None
+    """The version that it was trained from, as whoever pushed it says."""
 
 
 class VersionDetail(VersionSummary):
@@ -357,7 +359,6 @@ class VersionDetail(VersionSummary):
     evaluation: str | None
     own_metric: str | None = None
     options: PushOptions
-    parent: str | None
     labels: list[str]
     variants: list[VariantInfo]
     report: Report | None

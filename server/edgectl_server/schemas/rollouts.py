@@ -23,12 +23,16 @@ from edgectl_server.schemas.devices import ObservationInfo, ReasonInfo, SwapInfo
 __all__ = [
     "PHASES_MAX",
     "ActionRequest",
+    "ExperimentSpec",
     "GatePolicy",
     "OverlapInfo",
     "PaceInfo",
     "PhaseForecastInfo",
+    "PhaseInfo",
     "PhaseProgress",
     "PhaseSpec",
+    "ReasonGroup",
+    "RolloutApplied",
     "RolloutBytes",
     "RolloutCounts",
     "RolloutDeviceInfo",
@@ -39,6 +43,9 @@ __all__ = [
     "RolloutPolicy",
     "RolloutRequest",
     "Selector",
+    "ServiceComparison",
+    "ServicePoint",
+    "ServiceSide",
     "SiteForecastInfo",
     "VerdictInfo",
 ]
@@ -81,18 +88,27 @@ class Selector(Schema):
     devices: list[DeviceIdStr] = Field(default=[])
 
 
-class PhaseSpec(Schema):
-    """A part of a rollout; its end is counted from the beginning of the rollout."""
+class ExperimentSpec(Schema):
+    """The devices that have the new version against those of the rollout that do not yet.
 
-    name: Annotated[str, Field(pattern=r"^([a-z0-9][a-z0-9_-]{0,31})?$")] = ""
-    """Empty: its number."""
-    devices: int | None = Field(default=None, ge=1, le=100_000)
-    percent: float | None = Field(default=None, gt=0, le=100)
-    """Of the devices that the rollout has; neither this nor `devices`: all of them."""
-    soak_s: float = Field(default=0.0, ge=0, le=30 * 86400)
-    """How long to watch when its last device has ended."""
-    approval: bool = False
-    """The next phase begins when somebody says so."""
+    Looked at all the time while its phase is settled, until one of three things is sure: the new
+    version is not worse by `margin` or more (passed), it is (failed), or a limit has come.
+    """
+
+    rate: Literal["error_rate", "low_confidence"] = "error_rate"
+    """What is compared; the lower, the better."""
+    margin: float = Field(default=0.01, gt=0, lt=1)
+    """How much higher the rate may be: a difference, not a ratio."""
+    alpha: float = Field(default=0.05, ge=0.0001, le=0.2)
+    """Probability of each of the two wrong answers, however often it is looked at."""
+    confidence_below: float = Field(default=0.5, ge=0.05, le=0.95, multiple_of=0.05)
+    """Of ``low_confidence``: answers below it are counted."""
+    unit: Literal["device", "site"] = "device"
+    """What one observation is. Devices that see the same things belong together."""
+    limit_s: float = Field(default=86400.0, ge=60, le=30 * 86400)
+    """When it ends at the latest, counted from when the phase has settled."""
+    requests_max: int | None = Field(default=None, ge=1000, le=10**12)
+    """After how many requests of both sides it ends; null: `limit_s` alone decides."""
 
 
 class GatePolicy(Schema):
@@ -108,6 +124,31 @@ class GatePolicy(Schema):
     latency_p95_us_max: float | None = Field(default=None, gt=0)
     latency_ratio_max: float | None = Field(default=None, gt=0, le=1000)
     """How much slower by p95 than other versions of the model on the fleet in the same time."""
+    class_mix_max: float | None = Field(default=None, gt=0, lt=1)
+    """Total variation distance between its classes and those of other versions in the same time."""
+    confidence_max: float | None = Field(default=None, gt=0, lt=1)
+    """Kolmogorov-Smirnov distance between its confidences and those of the others."""
+    disagreement_max: float | None = Field(default=None, ge=0, le=1)
+    """Share of the copied requests to which it and the version before gave different answers."""
+
+
+class PhaseSpec(Schema):
+    """A part of a rollout; its end is counted from the beginning of the rollout."""
+
+    name: Annotated[str, Field(pattern=r"^([a-z0-9][a-z0-9_-]{0,31})?$")] = ""
+    """Empty: its number."""
+    devices: int | None = Field(default=None, ge=1, le=100_000)
+    percent: float | None = Field(default=None, gt=0, le=100)
+    """Of the devices that the rollout has; without this, `devices` and `where`: all of them."""
+    where: Annotated[str, Field(max_length=4096)] = ""
+    """Those of its devices that this selector means, such as ``tag=canary``; first phases only."""
+    soak_s: float = Field(default=0.0, ge=0, le=30 * 86400)
+    """How long to watch when its last device has ended."""
+    approval: bool = False
+    """The next phase begins when somebody says so."""
+    experiment: ExperimentSpec | None = None
+    gates: GatePolicy | None = None
+    """What must hold at its end, in place of the gates of the policy; null: those."""
 
 
 class RolloutPolicy(Schema):
@@ -149,11 +190,12 @@ class RolloutPolicy(Schema):
         if not self.phases:
             return self
         last = self.phases[-1]
-        if last.devices is not None or last.percent not in (None, 100):
+        if last.devices is not None or last.where or last.percent not in (None, 100):
             self.phases = [*self.phases, PhaseSpec()]
         for number, phase in enumerate(self.phases, 1):
-            if phase.devices is not None and phase.percent is not None:
-                raise ValueError(f"phase {number}: give devices or percent, not both")
+            given = (phase.devices is not None, phase.percent is not None, bool(phase.where))
+            if sum(given) > 1:
+                raise ValueError(f"phase {number}: give one of devices, percent and where")
             if not phase.name:
                 self.phases[number - 1] = phase.model_copy(update={"name": str(number)})
         names = [phase.name for phase in self.phases]
@@ -163,8 +205,23 @@ class RolloutPolicy(Schema):
             found = [value for one in self.phases if (value := getattr(one, kind)) is not None]
             if found != sorted(set(found)):
                 raise ValueError(f"{kind} of phases must grow: they count from the beginning")
-        if any(one.devices is None and one.percent is None for one in self.phases[:-1]):
+        limited = [bool(one.devices or one.percent or one.where) for one in self.phases[:-1]]
+        if not all(limited):
             raise ValueError("only the last phase is of all devices")
+        selected = [bool(one.where) for one in self.phases]
+        if selected != sorted(selected, reverse=True):
+            raise ValueError("phases with a selector come before those that count")
+        return self
+
+    @model_validator(mode="after")
+    def check_last_phase(self) -> Self:
+        """Refuse what makes no sense where nobody comes after."""
+        if not self.phases:
+            return self
+        if self.phases[-1].experiment is not None:
+            raise ValueError("the last phase can be no experiment: nobody has the old version then")
+        if self.phases[-1].gates is not None:
+            raise ValueError("the last phase has no gates: nobody is left to protect")
         return self
 
     def for_devices(self) -> UpdatePolicy:
@@ -205,11 +262,38 @@ class RolloutCounts(Schema):
 
 
 class VerdictInfo(Schema):
-    """What a gate says, with its figures."""
+    """What a gate says, with its figures; those that it does not have are null."""
 
-    gate: str
+    gate: Literal[
+        "committed",
+        "success",
+        "error_rate",
+        "latency_p95",
+        "latency_ratio",
+        "class_mix",
+        "confidence",
+        "disagreement",
+        "experiment",
+    ]
     verdict: Literal["passed", "failed", "not_enough_data"]
     detail: str
+    value: float | None = None
+    """What was measured: a share, a distance, a ratio, microseconds; of an experiment a difference
+    of rates, that of the new version less that of the old."""
+    limit: float | None = None
+    """What it may be at most; of `committed` and `success` at least."""
+    low: float | None = None
+    """Of an experiment: the true difference is surely higher than this."""
+    high: float | None = None
+    """Of an experiment: it is surely lower than this."""
+    devices: int | None = None
+    """That the figures of the new version are from; of an experiment by site, sites."""
+    requests: int | None = None
+    reference_devices: int | None = None
+    """The same of what it is compared with."""
+    reference_requests: int | None = None
+    final: bool = False
+    """Of an experiment: it has ended, and is not asked again."""
 
 
 class PhaseProgress(Schema):
@@ -228,6 +312,77 @@ class PhaseProgress(Schema):
     settled_at: datetime | None
     soaks_until: datetime | None
     verdicts: list[VerdictInfo]
+
+
+class PhaseInfo(Schema):
+    """What has become of the devices of a phase."""
+
+    number: int
+    """From 1."""
+    name: str
+    standing: Literal["past", "current", "next"]
+    """An ended rollout has no current one, and next ones that it never came to."""
+    soak_s: float
+    approval: bool
+    began_at: datetime | None
+    ended_at: datetime | None
+    counts: RolloutCounts
+    """Of devices that had their first order in this phase, and as pending those that will."""
+
+
+class ReasonGroup(Schema):
+    """Devices that have ended in the same way for the same reason."""
+
+    state: RolloutDeviceState
+    code: str
+    devices: int
+    newest_at: datetime
+    example: str
+    """What one of them says."""
+
+
+class ServiceSide(Schema):
+    """What a version, or several, did in service."""
+
+    devices: int
+    requests: int
+    errors: int
+    """Answers that are no numbers are among them."""
+    latency_p50_us: float | None
+    latency_p95_us: float | None
+    latency_p99_us: float | None
+    latency: list[int]
+    """Requests by `latency_edges_us`; empty where there are none."""
+
+
+class ServicePoint(Schema):
+    """The same of a part of the time."""
+
+    at: datetime
+    """Its beginning."""
+    new_requests: int
+    new_errors: int
+    new_p95_us: float | None
+    other_requests: int
+    other_errors: int
+    other_p95_us: float | None
+
+
+class ServiceComparison(Schema):
+    """The version of a rollout beside the other versions of its model, since it began."""
+
+    since: datetime
+    until: datetime
+    step_s: float
+    """Of a point."""
+    complete: bool
+    """False: there was more telemetry than is added up; the oldest is not in it."""
+    latency_edges_us: list[float]
+    """Between the bins of a histogram; it has a bin more."""
+    new: ServiceSide
+    others: ServiceSide
+    points: list[ServicePoint]
+    """Times without any request have none."""
 
 
 class RolloutBytes(Schema):
@@ -351,7 +506,10 @@ class RolloutForecast(Schema):
     version: str
     devices: int
     fetches_bytes: int
-    """Whole bundles."""
+    """With the deltas that there are; those of a version that runs nowhere yet are made when a
+    rollout begins."""
+    whole_bytes: int
+    """Of the same bundles without deltas."""
     phases: list[PhaseForecastInfo]
     sites: list[SiteForecastInfo]
     pace: PaceInfo
@@ -361,6 +519,16 @@ class RolloutForecast(Schema):
     """Devices that have never said what they are, the first of them."""
     overlaps: list[OverlapInfo]
     """While there is one, it cannot be started."""
+
+
+class RolloutApplied(Schema):
+    """``POST /rollouts/apply``: what was done, or with ``dry_run`` would be."""
+
+    action: Literal["start", "change", "nothing"]
+    rollout: RolloutInfo | None
+    """Null: it would be started."""
+    changed: dict[str, Any]
+    """Fields of the policy, and what they are now."""
 
 
 class ActionRequest(Schema):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -16,13 +16,16 @@ __all__ = [
     "SavedSelectorInfo",
     "SavedSelectorRequest",
     "SelectorNameStr",
+    "SelectorOverlap",
     "SelectorText",
 ]
 
 LABELS_MAX = 32
 _TAKEN = frozenset(
     {
-        *("agent", "class", "cpu", "device", "feature", "group", "machine", "online", "os"),
+        *("agent", "class", "cpu", "desired", "device", "feature", "group", "machine", "os"),
+        *("failing", "held", "online", "overdue", "security", "updating"),
+        *("cores", "free_disk_mb", "memory_mb"),
         *("runs", "runtime", "and", "or", "not", "in", "reported"),
     }
 )
@@ -36,7 +39,7 @@ def _check_free(name: str) -> str:
 
 
 LabelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$"), AfterValidator(_check_free)]
-LabelValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:+/-]{0,63}$")]
+LabelValue = Annotated[str, Field(pattern=r"^-?[A-Za-z0-9][A-Za-z0-9._:+/-]{0,62}$")]
 SelectorText = Annotated[str, Field(max_length=1024)]
 """Such as ``site=porto and not tag=demo``; empty: none."""
 SelectorNameStr = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -49,6 +52,8 @@ class LabelRequest(Schema):
     where: SelectorText = ""
     set: dict[LabelName, LabelValue] = Field(default={}, max_length=LABELS_MAX)
     remove: list[LabelName] = Field(default=[], max_length=LABELS_MAX)
+    expected: int | None = Field(default=None, ge=0)
+    """How many devices it was said to be for; if it is another number by now, it is refused."""
 
 
 class LabelResult(Schema):
@@ -73,3 +78,14 @@ class SavedSelectorInfo(Schema):
     """How many it means now."""
     changed_at: datetime
     changed_by: str
+
+
+class SelectorOverlap(Schema):
+    """Devices that a saved selector shares with another one, or with a group."""
+
+    kind: Literal["selector", "group"]
+    name: str
+    devices: int
+    """How many are in both now."""
+    of: int
+    """How many are in the other one."""

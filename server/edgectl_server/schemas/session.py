@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Literal
 
 from pydantic import Field
 
@@ -11,13 +12,21 @@ from edgectl_server.schemas.base import Role, Schema, Scope
 __all__ = [
     "HandoverCode",
     "HandoverLogin",
+    "HandoverProof",
     "HandoverRequest",
     "LoginRequest",
     "Me",
+    "OwnPasswordRequest",
+    "ProofGiven",
+    "ProofRequest",
     "SignOnInfo",
     "TokenCreated",
     "TokenInfo",
     "TokenRequest",
+    "UserChange",
+    "UserCreated",
+    "UserInfo",
+    "UserRequest",
 ]
 
 
@@ -54,6 +63,8 @@ class HandoverRequest(Schema):
 
     challenge: str = Field(pattern=r"^[A-Za-z0-9_-]{43}$")
     """BASE64URL of the SHA-256 of the command line's verifier (RFC 7636, S256)."""
+    purpose: Literal["login", "proof"] = "login"
+    """What the code is good for: a token, or a proof for the token that the command line has."""
 
 
 class HandoverCode(Schema):
@@ -70,6 +81,13 @@ class HandoverLogin(Schema):
     verifier: str = Field(pattern=r"^[A-Za-z0-9_-]{43,128}$")
     name: str = Field(default="login", min_length=1, max_length=128)
     expires_in_s: int | None = Field(default=None, ge=60)
+
+
+class HandoverProof(Schema):
+    """What the command line has of a browser whose owner has just logged in again."""
+
+    code: str = Field(min_length=1, max_length=128)
+    verifier: str = Field(pattern=r"^[A-Za-z0-9_-]{43,128}$")
 
 
 class TokenRequest(Schema):
@@ -103,3 +121,62 @@ class TokenCreated(Schema):
 
     token: str
     info: TokenInfo
+
+
+class UserInfo(Schema):
+    """Somebody who may log in."""
+
+    name: str
+    role: Role
+    by: Literal["password", "sign-on"]
+    """How they log in: with a password that this server knows, or by single sign-on."""
+    created_at: datetime
+    last_login_at: datetime | None
+    """By single sign-on, or of the newest session that has not ended."""
+    sessions: int
+    """Logins of browsers that have not ended."""
+    tokens: int
+    disabled_at: datetime | None
+    """Since then, neither password, session nor token opens anything; None: may log in."""
+
+
+class ProofRequest(Schema):
+    """``POST /session/proof``: the own password; none after a login at the provider."""
+
+    password: str | None = Field(default=None, max_length=1024)
+    handover: HandoverProof | None = None
+    """In place of a password: a code of a browser in which that login was."""
+
+
+class ProofGiven(Schema):
+    """The only time that the proof is shown; it goes into the header ``X-Edgectl-Proof``."""
+
+    proof: str
+    expires_at: datetime
+
+
+class UserRequest(Schema):
+    """``POST /users``."""
+
+    name: str = Field(min_length=1, max_length=64)
+    role: Role = "viewer"
+
+
+class UserChange(Schema):
+    """``PATCH /users/{user}``: what is left out stays as it is."""
+
+    role: Role | None = None
+    disabled: bool | None = None
+
+
+class UserCreated(Schema):
+    """The only time that the password is shown."""
+
+    user: UserInfo
+    password: str
+
+
+class OwnPasswordRequest(Schema):
+    """``PUT /me/password``."""
+
+    password: str = Field(max_length=1024)

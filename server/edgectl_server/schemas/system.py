@@ -6,7 +6,7 @@ from typing import Literal
 
 from edgectl_server.schemas.base import Schema
 
-__all__ = ["ReadyInfo", "VersionInfo"]
+__all__ = ["ReadyInfo", "UploadLimits", "VersionInfo"]
 
 
 class VersionInfo(Schema):
@@ -23,3 +23,11 @@ class ReadyInfo(Schema):
     ready: bool
     checks: dict[str, str]
     """``ok`` or what is wrong: ``database``, ``blobs``, ``broker``, ``signing``."""
+
+
+class UploadLimits(Schema):
+    """``GET /uploads``."""
+
+    file_bytes_max: int
+    room_bytes: int
+    """What the server's disk has room for now."""

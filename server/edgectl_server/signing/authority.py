@@ -20,7 +20,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -47,6 +47,7 @@ __all__ = [
     "Authority",
     "Identity",
     "Issued",
+    "add_revoked",
     "fingerprint_of_certificate",
     "public_key_sha256",
 ]
@@ -452,6 +453,20 @@ def _read_revoked(path: Path) -> dict[int, _Revoked]:
         )
         for serial, entry in document["revoked"].items()
     }
+
+
+def add_revoked(path: Path, serials: Mapping[int, datetime]) -> None:
+    """Add to the file of what is revoked, of a server that does not run.
+
+    Args:
+        path: ``revoked.json`` of the authority; made if it is not there.
+        serials: moments of revocation by serial number; nobody knows when they will expire.
+    """
+    added = {one: _Revoked(at, None) for one, at in serials.items()}
+    document = {
+        "revoked": {f"{n:x}": _entry(it) for n, it in (added | _read_revoked(path)).items()}
+    }
+    write_durably(path, json.dumps(document, indent=1).encode(), mode=0o600)
 
 
 def _pem(certificate: x509.Certificate) -> bytes:

@@ -15,12 +15,9 @@ Both are HPKE, as `edgectl_protocol.encryption` says.
 
 from __future__ import annotations
 
-from base64 import b64decode, b64encode
 from pathlib import Path
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
 from edgectl_protocol.encryption import (
     CONTENT_KEY_BYTES,
@@ -29,19 +26,17 @@ from edgectl_protocol.encryption import (
     storage_context,
 )
 from edgectl_server.errors import Unavailable
-from edgectl_server.signing.key_files import load_or_make_private_key
-from edgectl_server.storage.files import make_private_directory
+from edgectl_server.signing.sealing_key import SUITE, NotOpened, SealingKey
 
 __all__ = ["ContentKeys"]
 
 _FILE = "content.pem"
-_SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
 
 
 class ContentKeys:
     """Seals and opens content keys. Its methods may be called from any thread."""
 
-    def __init__(self, key: X25519PrivateKey) -> None:
+    def __init__(self, key: SealingKey) -> None:
         self._key = key
 
     @classmethod
@@ -51,16 +46,8 @@ class ContentKeys:
         Raises:
             Unavailable: ``keys.…`` as of `edgectl_server.signing.keys`.
         """
-        make_private_directory(directory)
         path = directory / _FILE
-        key = load_or_make_private_key(path, X25519PrivateKey.generate, passphrase=passphrase)
-        if not isinstance(key, X25519PrivateKey):
-            raise Unavailable(
-                "keys.unreadable",
-                f"cannot use the key {path}: it is not an X25519 key",
-                hint="restore the file from a backup; another key opens no encrypted model",
-            )
-        return cls(key)
+        return cls(SealingKey.open(path, opens="encrypted model", passphrase=passphrase))
 
     def keep(self, content_key: bytes, manifest: str) -> str:
         """Return a content key as it is kept in the database.
@@ -70,8 +57,7 @@ class ContentKeys:
             manifest: digest of the bundle that it opens.
         """
         assert len(content_key) == CONTENT_KEY_BYTES, len(content_key)
-        info = storage_context(manifest=manifest)
-        return b64encode(_SUITE.encrypt(content_key, self._key.public_key(), info)).decode()
+        return self._key.seal(content_key, storage_context(manifest=manifest))
 
     def seal(self, kept: str, *, manifest: str, target: str, device: str, recipient: str) -> bytes:
         """Return a kept content key as it goes to a device.
@@ -88,10 +74,8 @@ class ContentKeys:
         """
         public_key = X25519PublicKey.from_public_bytes(bytes.fromhex(recipient))
         try:
-            content_key = _SUITE.decrypt(
-                b64decode(kept), self._key, storage_context(manifest=manifest)
-            )
-        except (InvalidTag, ValueError) as error:
+            content_key = self._key.unseal(kept, storage_context(manifest=manifest))
+        except NotOpened as error:
             raise Unavailable(
                 "keys.content",
                 f"the content key of {target} does not open with this server's key",
@@ -99,6 +83,6 @@ class ContentKeys:
                 "or push the model again as another version",
             ) from error
         info = device_context(device=device, target=target, manifest=manifest)
-        sealed = _SUITE.encrypt(content_key, public_key, info)
+        sealed = SUITE.encrypt(content_key, public_key, info)
         assert len(sealed) == SEALED_KEY_BYTES, len(sealed)
         return sealed

@@ -69,6 +69,8 @@ class Publication:
         self.keys = keys
         self.published: Published | None = None
         self.drafts: Drafts = {}
+        self.ahead = 0
+        """By how much versions go ahead now; not those of roots, which devices walk through."""
         self._fingerprint: object = None
         self._depth = 0
 
@@ -154,11 +156,9 @@ class Publication:
         """Return the version that the next document of a role has."""
         if self.published is None:
             return 1
-        current = self.published.document(role)
-        if current is not None:
-            return current.version + 1
-        retired = self.published.retired.get(f"{role}.json")
-        return 1 if retired is None else retired.version + 1
+        current = self.published.document(role) or self.published.retired.get(f"{role}.json")
+        newest = 0 if current is None else current.version
+        return newest + 1 + (0 if role == "root" else self.ahead)
 
     def can_sign(self, role: str, mandate: Mandate) -> bool:
         """Say whether the server holds enough keys of a role."""

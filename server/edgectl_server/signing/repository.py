@@ -275,6 +275,31 @@ class Repository(Ceremonies):
             self._state.apply(now, drafts, renew=due - drafts.keys())
             return True
 
+    def number_ahead(self, by: int, now: datetime) -> Outcome:
+        """Sign all that can be signed here anew, `by` versions ahead: after a restore.
+
+        Devices have seen versions that this repository has forgotten, and refuse older ones. A
+        root goes ahead by one at most, as ever. What others sign stays as it is.
+
+        Raises:
+            Unavailable: ``tuf.…`` or ``keys.…``.
+        """
+        state = self._state
+        with state.changing():
+            root, targets = state.whole.root.signed, state.whole.targets.signed
+            drafts = {}
+            state.ahead = by
+            try:
+                for role in ("targets", *families_of(targets)):
+                    mandate = mandate_of(root if role in TOP_ROLES else targets, role)
+                    if state.can_sign(role, mandate) and state.whole.document(role) is not None:
+                        drafts[role] = self._next(role, now)
+                models = {one for one in state.whole.delegated if kind_of(one) == MODELS_ROLE}
+                renew = {*models, "snapshot", "timestamp"}
+                return state.apply(now, drafts, renew=renew)
+            finally:
+                state.ahead = 0
+
     def _family_to_be(self, path: str) -> str | None:
         """Return the family that will sign for `path` once the staged targets are published."""
         draft = self._state.drafts.get("targets")

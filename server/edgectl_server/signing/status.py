@@ -102,6 +102,8 @@ class Alert:
     severity: Literal["warning", "critical"]
     detail: str
     hint: str
+    subject: str = ""
+    """Which thing it is about; the same as long as it lasts, unlike the detail."""
 
 
 @dataclass(frozen=True)
@@ -199,10 +201,10 @@ def _ends(roles: Sequence[RoleStatus], now: datetime) -> Iterable[Alert]:
             hint = f"edgectl keys export {role.name}, sign it with the offline keys, import it"
         if role.expires <= now:
             detail = f"{role.name} has ended on {role.expires:%Y-%m-%d %H:%M}: nothing is installed"
-            yield Alert("trust.expired", "critical", detail, hint)
+            yield Alert("trust.expired", "critical", detail, hint, role.name)
         else:
             detail = f"{role.name} ends on {role.expires:%Y-%m-%d %H:%M} UTC"
-            yield Alert("trust.expiring", "warning", detail, hint)
+            yield Alert("trust.expiring", "warning", detail, hint, role.name)
 
 
 def _waiting(staged: Sequence[StagedStatus]) -> Iterable[Alert]:
@@ -215,6 +217,7 @@ def _waiting(staged: Sequence[StagedStatus]) -> Iterable[Alert]:
                 f"{one.role} {one.version} waits for {one.missing} more of: {names}",
                 f"edgectl keys export {one.role} --output {one.role}.json, "
                 "edgectl keys sign there, edgectl keys import here",
+                one.role,
             )
         else:
             yield Alert(
@@ -222,4 +225,5 @@ def _waiting(staged: Sequence[StagedStatus]) -> Iterable[Alert]:
                 "warning",
                 f"{one.role} {one.version} is signed, and waits for other staged changes",
                 "sign those too",
+                one.role,
             )

@@ -8,6 +8,8 @@ Memory is bounded whatever the blob's size.
 from __future__ import annotations
 
 import hashlib
+import re
+import secrets
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -29,6 +31,7 @@ from edgectl_server.storage.files import (
 __all__ = ["BlobStore", "file_digest"]
 
 _READ_BYTES = 1024**2
+_NAME = re.compile(r"[0-9a-f]{64}")
 _SINGLE_PUT_BYTES_MAX = 8 * 1024**2
 """Larger files are put in parts, so that they are never whole in memory."""
 _PART_BYTES = 8 * 1024**2
@@ -189,6 +192,46 @@ class BlobStore:
             return
         except BaseError as error:
             raise _unavailable("delete", digest) from error
+
+    def check_writable(self) -> None:
+        """Put something, find that it cannot be put twice, read it, and delete it.
+
+        Raises:
+            Unavailable: ``blobs.unavailable``; ``blobs.overwrites`` where two servers that add the
+                same blob at once could tear it.
+        """
+        key, content = f"check/{secrets.token_hex(8)}", b"edgectl server check"
+        try:
+            obstore.put(self._store, key, content, mode="create")
+            try:
+                obstore.put(self._store, key, content, mode="create")
+            except AlreadyExistsError:
+                refuses = True
+            else:
+                refuses = False
+            same = bytes(obstore.get(self._store, key).bytes()) == content
+            obstore.delete(self._store, key)
+        except (BaseError, FileNotFoundError) as error:
+            raise _unavailable("write", "anything") from error
+        if not same or not refuses:
+            raise Unavailable(
+                "blobs.overwrites",
+                "the blob store does not refuse to write a name twice",
+                hint="use a store that knows conditional writes (If-None-Match: *)",
+            )
+
+    def sizes(self) -> dict[str, int]:
+        """Return what is in the store: length in bytes, by digest in hexadecimal."""
+        found = {}
+        try:
+            for some in obstore.list(self._store, prefix="sha256", chunk_size=1000):
+                for one in some:
+                    name = one["path"].rpartition("/")[2]
+                    if _NAME.fullmatch(name) and one["path"].endswith(_key(f"sha256:{name}")):
+                        found[name] = int(one["size"])
+        except BaseError as error:
+            raise _unavailable("list", "what is") from error
+        return dict(sorted(found.items()))
 
     def probe(self) -> None:
         """Raise `Unavailable` when the store cannot be read."""

@@ -11,23 +11,22 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from alembic import command
-from alembic.config import Config
-from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from edgectl_server.errors import Unavailable
 
-__all__ = ["Database"]
+__all__ = ["Database", "not_answering"]
 
 _BUSY_MS = 15_000
 _MIGRATION_LOCK = 0x6564676563746C  # any number that all servers on one PostgreSQL agree on
+_MIGRATIONS = Path(__file__).with_name("migrations")
 _WRITES = "edgectl_writes"
 
 
@@ -46,7 +45,10 @@ class Database:
                 pool_pre_ping=True,
                 pool_size=10,
                 max_overflow=20,
-                connect_args={"options": f"-c timezone=utc -c lock_timeout={_BUSY_MS}"},
+                connect_args={
+                    "client_encoding": "utf8",  # or a database of SQL_ASCII answers with bytes
+                    "options": f"-c timezone=utc -c lock_timeout={_BUSY_MS}",
+                },
             )
         else:
             raise Unavailable(
@@ -81,25 +83,54 @@ class Database:
         Raises:
             Unavailable: ``database.unavailable``, or ``database.newer``: a newer edgectl was here.
         """
+        try:
+            if not self._is_up_to_date():
+                self._migrate()
+        except OperationalError as error:
+            raise not_answering() from error
+
+    def revisions(self) -> tuple[str | None, str]:
+        """Return the revision of the tables, None where there are none, and the newest known."""
+        # Revisions are called like their files, which are numbered.
+        newest = max(path.stem for path in (_MIGRATIONS / "versions").glob("[0-9]*.py"))
+        with self._engine.connect() as connection:
+            if not sqlalchemy.inspect(connection).has_table("alembic_version"):
+                return None, newest
+            there = connection.scalars(text("SELECT version_num FROM alembic_version")).all()
+        return (there[0] if len(there) == 1 else None), newest
+
+    def encoding(self) -> str:
+        """Return how text is encoded there, by PostgreSQL's name for it."""
+        if self.dialect == "sqlite":
+            return "UTF8"  # of every file that this program makes
+        with self._engine.connect() as connection:
+            return str(connection.scalar(text("SHOW server_encoding")))
+
+    def _is_up_to_date(self) -> bool:
+        # Nearly every start finds it so, and is spared Alembic, which is slow to import.
+        there, newest = self.revisions()
+        return there == newest
+
+    def _migrate(self) -> None:
+        from alembic import command
+        from alembic.config import Config
+        from alembic.util import CommandError
+
         config = Config()
-        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        config.set_main_option("script_location", str(_MIGRATIONS))
+        upgrade = partial(command.upgrade, config, "head")
         try:
             with self._writer.connect() as connection:
+                config.attributes["connection"] = connection
                 if self.dialect == "sqlite":
-                    self._migrate_sqlite(connection, config)
+                    self._migrate_sqlite(connection, upgrade)
                 else:
-                    self._migrate_postgresql(connection, config)
+                    self._migrate_postgresql(connection, upgrade)
         except CommandError as error:
             raise Unavailable(
                 "database.newer",
                 f"the database cannot be brought up to date: {error}",
                 hint="it was made by a newer edgectl: install that, or use another database",
-            ) from error
-        except OperationalError as error:
-            raise Unavailable(
-                "database.unavailable",
-                "the database does not answer",
-                hint="check database_url, and that the database is running",
             ) from error
 
     def probe(self) -> None:
@@ -117,7 +148,7 @@ class Database:
         return self._engine
 
     @staticmethod
-    def _migrate_sqlite(connection: Connection, config: Config) -> None:
+    def _migrate_sqlite(connection: Connection, upgrade: Callable[[], None]) -> None:
         # Rebuilding a table with foreign keys on would delete the rows that refer to it, and the
         # pragma does nothing inside a transaction.
         raw: Any = connection.connection.dbapi_connection
@@ -126,22 +157,29 @@ class Database:
         raw.execute("PRAGMA foreign_keys=OFF")
         try:
             with connection.begin():
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+                upgrade()
                 broken = connection.execute(text("PRAGMA foreign_key_check")).all()
                 assert not broken, f"the migration leaves rows that refer to nothing: {broken[:5]}"
         finally:
             raw.execute("PRAGMA foreign_keys=ON")
 
     @staticmethod
-    def _migrate_postgresql(connection: Connection, config: Config) -> None:
+    def _migrate_postgresql(connection: Connection, upgrade: Callable[[], None]) -> None:
         with connection.begin():
             connection.execute(text("SET LOCAL lock_timeout = 0"))
             connection.execute(
                 text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK}
             )
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            upgrade()
+
+
+def not_answering() -> Unavailable:
+    """Return what an operator is told whose server starts without its database."""
+    return Unavailable(
+        "database.unavailable",
+        "the database does not answer",
+        hint="check database_url, and that the database is running",
+    )
 
 
 def _sqlite(address: sqlalchemy.URL) -> Engine:

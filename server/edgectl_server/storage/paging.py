@@ -54,7 +54,7 @@ def order(
 
 
 def fetch_page(
-    session: Session, statement: Select[Any], query: PageQuery
+    session: Session, statement: Select[Any], query: PageQuery, *, key: Any = None
 ) -> tuple[Sequence[Any], int]:
     """Return the rows of one page and the number of all rows.
 
@@ -62,7 +62,13 @@ def fetch_page(
         session: open.
         statement: complete, with its order, selecting one entity.
         query: offset and limit are taken from here.
+        key: column that names a row, for a table of wide rows: the page is found by it, so that
+            what comes before the page is not read.
     """
-    total = session.scalar(select(func.count()).select_from(statement.order_by(None).subquery()))
-    rows = session.scalars(statement.offset(query.offset).limit(query.limit)).all()
-    return rows, int(total or 0)
+    found = statement if key is None else statement.with_only_columns(key)
+    total = session.scalar(select(func.count()).select_from(found.order_by(None).subquery()))
+    page = found.offset(query.offset).limit(query.limit)
+    if key is None:
+        return session.scalars(page).all(), int(total or 0)
+    keys = session.scalars(page).all()
+    return session.scalars(statement.where(key.in_(keys))).all(), int(total or 0)

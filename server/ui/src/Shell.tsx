@@ -3,25 +3,33 @@ import { useEffect } from "react";
 import { ActionIcon, Center, Loader, Menu, Tooltip, useMantineColorScheme } from "@mantine/core";
 import { Link, NavLink, Outlet, ScrollRestoration, useLocation } from "react-router";
 
+import { useAlertCounts } from "./alerts/Actions";
 import { api } from "./api/client";
 import { useLive, useLiveStatus } from "./api/live";
 import { Icon, Mark, type IconName } from "./components/Icon";
 import { ErrorPanel, Note } from "./components/Panels";
-import { useNow } from "./components/Time";
+import { useStaleSince } from "./components/Stale";
 import { clock } from "./format";
+import { openOutbox } from "./labels/outbox";
 import { LoginPage } from "./pages/LoginPage";
 import { logOut, useMe, useSession } from "./session";
 
 const PAGES: [name: string, to: string, icon: IconName][] = [
   ["Fleet", "/fleet", "fleet"],
   ["Models", "/models", "model"],
+  ["Push", "/push", "upload"],
   ["Rollouts", "/rollouts", "rollout"],
-  ["Trust", "/trust", "shield"],
+  ["Alerts", "/alerts", "bell"],
+  ["Drift", "/drift", "wave"],
+  ["Loops", "/loop", "loop"],
+  ["Samples", "/samples", "picture"],
+  ["Labels", "/labels", "tag"],
+  ["Datasets", "/datasets", "data"],
+  ["Enrol", "/enrol", "door"],
+  ["Keys", "/trust", "shield"],
+  ["Audit", "/audit", "list"],
   ["Settings", "/settings", "settings"],
 ];
-
-/** How long a broken connection counts as a hiccup. */
-const HICCUP_MS = 10_000;
 
 export function Shell() {
   const session = useSession();
@@ -42,9 +50,10 @@ export function Shell() {
 }
 
 function Inside() {
-  useLive("fleet", "trust");
+  useLive("fleet", "trust", "alerts");
   const me = useMe();
   const { pathname } = useLocation();
+  useEffect(() => openOutbox(me.user), [me.user]);
   useEffect(() => {
     const [, first = "", second] = pathname.split("/");
     const page = first.charAt(0).toUpperCase() + first.slice(1);
@@ -70,6 +79,7 @@ function Inside() {
             <NavLink key={to} to={to}>
               <Icon name={icon} size={19} />
               {name}
+              {to === "/alerts" && <AlertCount />}
             </NavLink>
           ))}
         </nav>
@@ -111,6 +121,18 @@ function AlertBanner() {
   );
 }
 
+/** Alerts that nobody has acknowledged. */
+function AlertCount() {
+  const { data } = useAlertCounts();
+  if (!data?.open) return null;
+  return (
+    <span className="badge number" data-tone={data.critical ? "bad" : "warn"}>
+      {data.open > 99 ? "99+" : data.open}
+      <span className="hidden"> open</span>
+    </span>
+  );
+}
+
 function Brand() {
   return (
     <Link to="/fleet" className="brand">
@@ -121,17 +143,16 @@ function Brand() {
 }
 
 function Connection({ brief }: { brief?: boolean }) {
-  const { live, since } = useLiveStatus();
-  const now = useNow();
-  const broken = !live && now - since > HICCUP_MS;
-  const words = live ? "Live" : broken ? `Stale since ${clock(since)}` : "Reconnecting…";
+  const { live } = useLiveStatus();
+  const stale = useStaleSince();
+  const words = live ? "Live" : stale !== null ? `Stale since ${clock(stale)}` : "Reconnecting…";
   const meaning = live
     ? "Changes arrive by themselves."
     : "The server does not send changes now. What you see may be old; it comes back by itself.";
   return (
     <Tooltip label={meaning}>
       <span className="connection" role={brief ? undefined : "status"} data-live={live}>
-        <span className="dot" data-tone={live ? "good" : broken ? "bad" : "warn"} />
+        <span className="dot" data-tone={live ? "good" : stale !== null ? "bad" : "warn"} />
         {words}
       </span>
     </Tooltip>

@@ -54,9 +54,11 @@ export async function logIn(username: string, password: string): Promise<void> {
 /** Names of people who came by single sign-on end with this, and no others do. */
 const BY_SIGN_ON = "@sso";
 
+export const comesBySignOn = (user: string) => user.endsWith(BY_SIGN_ON);
+
 export async function logOut(): Promise<void> {
   const user = queryClient.getQueryData<Me | null>(ME)?.user ?? "";
-  const asked = user.endsWith(BY_SIGN_ON) ? fetchClient.GET("/api/v1/openid").catch(() => null) : null;
+  const asked = comesBySignOn(user) ? fetchClient.GET("/api/v1/openid").catch(() => null) : null;
   const signOn = (await asked)?.data;
   await fetchClient.DELETE("/api/v1/session");
   if (signOn?.logout_url) {

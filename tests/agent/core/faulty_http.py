@@ -31,7 +31,8 @@ class FaultyHttp:
         self.content = dict(content)
         self.faults: list[Behaviour] = []
         self.asked: list[Asked] = []
-        self.body_bytes = 0
+        self._body_bytes = 0
+        self._sending: list[threading.Event] = []
         self.over = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -68,9 +69,21 @@ class FaultyHttp:
             with contextlib.suppress(OSError):  # the device has gone
                 behaviour(self, connection, asked)
 
+    @property
+    def body_bytes(self) -> int:
+        """What was sent of bodies; waits for those that are on their way."""
+        for one in list(self._sending):
+            one.wait(5)
+        return self._body_bytes
+
     def body(self, connection: socket.socket, content: bytes) -> None:
-        connection.sendall(content)
-        self.body_bytes += len(content)
+        sent = threading.Event()
+        self._sending.append(sent)
+        try:
+            connection.sendall(content)
+            self._body_bytes += len(content)
+        finally:
+            sent.set()
 
 
 def head(status: int, **headers: object) -> bytes:

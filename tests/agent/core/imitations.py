@@ -50,7 +50,8 @@ class FakeDeltaProcess:
     def apply(
         self, task: DeltaTask, *, cancelled: Callable[[], bool] = lambda: False
     ) -> Reason | None:
-        delta, base = (self._disk.read_located(path) for path in (task.delta, task.base))
+        delta = self._disk.read_located(task.delta)
+        base = b"".join(self._disk.read_located(path) for path in task.base)
         try:
             made = apply_bytes(delta, base, bytes.fromhex(task.target_sha256))
         except DeltaRefused as error:

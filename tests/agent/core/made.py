@@ -38,7 +38,8 @@ from edgectl_protocol.manifest import (
 from edgectl_protocol.messages import Candidate, Order, SlotOrder, UpdatePolicy
 from edgectl_protocol.metadata import target_path
 from edgectl_protocol.names import digest_of
-from edgectl_protocol.transfers import DeltaOffer
+from edgectl_protocol.rests import join_base, join_target, missing_layers, rest_layers
+from edgectl_protocol.transfers import DeltaBlob, DeltaOffer, RestOffer
 from edgectl_server.deltas.encoder import encode
 
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -68,13 +69,9 @@ class MadeBundle:
 
 
 @dataclass
-class MadeDelta:
-    """A delta between the models of two bundles, and the retained messages that carry it."""
-
-    manifest: str
-    """Of the bundle that it leads to."""
-    offer: DeltaOffer
+class _Made:
     content: bytes
+    offer: DeltaBlob
 
     @property
     def retained(self) -> dict[str, bytes]:
@@ -82,6 +79,24 @@ class MadeDelta:
         numbered = {topics.chunk(digest, number): one for number, one in enumerate(chunks)}
         index = {topics.chunk_index(digest): make_index(chunks)} if len(chunks) > 1 else {}
         return numbered | index
+
+
+@dataclass
+class MadeDelta(_Made):
+    """A delta between the models of two bundles, and the retained messages that carry it."""
+
+    offer: DeltaOffer
+    manifest: str
+    """Of the bundle that it leads to."""
+
+
+@dataclass
+class MadeRest(_Made):
+    """A delta between the rest of two bundles, and the retained messages that carry it."""
+
+    offer: RestOffer
+    manifest: str
+    """Of the bundle that it leads to."""
 
 
 def make_delta(base: MadeBundle, target: MadeBundle, content: bytes = b"") -> MadeDelta:
@@ -97,7 +112,31 @@ def make_delta(base: MadeBundle, target: MadeBundle, content: bytes = b"") -> Ma
         size=len(content),
         chunk_index=digest_of(make_index(chunks)) if len(chunks) > 1 else None,
     )
-    return MadeDelta(target.digest, offer, content)
+    return MadeDelta(content, offer, target.digest)
+
+
+def make_rest(
+    base: MadeBundle, target: MadeBundle, content: bytes = b"", *, made: bytes = b""
+) -> MadeRest:
+    """The delta between the rest of two bundles as the server makes it, or `content` in its place.
+
+    Where `made` is given, it leads to that.
+    """
+    before, after = decode_manifest(base.manifest), decode_manifest(target.manifest)
+    old = join_base(base.manifest, [base.blobs[one.digest] for one in rest_layers(before)])
+    layers = [target.blobs[one.digest] for one in missing_layers(after, before)]
+    new = made or join_target(target.manifest, layers)
+    content = content or encode(old, new).content
+    chunks = _chunks(content)
+    offer = RestOffer(
+        base=base.digest,
+        target=digest_of(new),
+        target_bytes=len(new),
+        delta=digest_of(content),
+        size=len(content),
+        chunk_index=digest_of(make_index(chunks)) if len(chunks) > 1 else None,
+    )
+    return MadeRest(content, offer, target.digest)
 
 
 def _chunks(content: bytes) -> list[bytes]:
@@ -124,7 +163,7 @@ def describe(model: str, version: str, variant: str) -> BundleConfig:
 def make_bundle(config: BundleConfig, model: bytes, golden: bytes) -> MadeBundle:
     """Pack the files as the server does, with chunk indexes where a layer has several chunks."""
     files = (
-        (MODEL_FILES["onnx"], LAYER_WEIGHT, model),
+        (MODEL_FILES[config.format], LAYER_WEIGHT, model),
         (CONFIG_FILE, LAYER_CONFIG, msgspec.json.encode(config)),
         (GOLDEN_FILE, LAYER_DATASET, golden),
         (CARD_FILE, LAYER_DOC, b"{}"),
@@ -193,6 +232,7 @@ def make_order(
     withdrawn: Sequence[str] = (),
     coupled: Sequence[tuple[str, ...]] = (),
     deltas: Sequence[MadeDelta] = (),
+    rests: Sequence[MadeRest] = (),
 ) -> Order:
     """An order of one slot (and `more`); the bundles are its candidates, best first."""
     slots = dict(more or {})
@@ -210,6 +250,7 @@ def make_order(
         withdrawn=tuple(withdrawn),
         coupled=tuple(coupled),
         deltas={one.manifest: one.offer for one in deltas},
+        rests={one.manifest: one.offer for one in rests},
     )
 
 

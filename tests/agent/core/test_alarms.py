@@ -141,7 +141,7 @@ def test_a_broker_with_a_bad_certificate_is_an_alarm(
     )
     connection.start()
     try:
-        reason = alarms.get(timeout=15)
+        reason = alarms.get(timeout=60)
         assert reason.code == code
         assert reason.code in ALARMING
     finally:

@@ -56,7 +56,6 @@ def plane(request, tmp_path_factory) -> Iterator[ControlPlane]:
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch):
     monkeypatch.setattr(connections, "BACKOFF_FIRST_S", 0.05)
-    monkeypatch.setattr(connections, "BACKOFF_MAX_S", 0.2)
     monkeypatch.setattr(http_pieces, "RETRY_FIRST_S", 0.05)
 
 
@@ -79,6 +78,7 @@ def connected(
         will=lambda: (topics.state("pi-1"), b""),
         on_change=lambda _: None,
         keepalive_s=keepalive_s,
+        backoff_s_max=0.2,
     )
     connection.start()
     try:

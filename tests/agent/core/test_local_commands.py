@@ -17,6 +17,8 @@ from agent.core.control_plane import ControlPlane
 from agent.core.device import Device
 from agent.core.made import MadeBundle, make_bundle, make_order
 from agent.inference import models
+from edgectl_agent.redaction_trial import Found, try_redaction
+from edgectl_agent.settings import Settings
 from edgectl_protocol.messages import UpdatePolicy
 from waiting import wait_for
 
@@ -217,6 +219,45 @@ def test_a_missing_socket_of_the_endpoint_is_said(
     assert code == 0
     assert f"answers; {problem}" in " ".join(output.split())
     assert device.stop() == 0
+
+
+def test_doctor_tries_what_is_done_to_samples(
+    plane: ControlPlane, make_device: MakeDevice, tmp_path: Path
+) -> None:
+    device = started(plane, make_device)
+    ordered(plane, 1, bundle_of(tmp_path))
+    plane.wait_state("pi-1", "activity", "committed")
+    assert device.stop() == 0
+    program = tmp_path / "programs" / "redact"
+    program.parent.mkdir(mode=0o755)
+
+    def tried(text: str, mode: int = 0o755) -> Found:
+        program.write_text(f"#!/bin/sh\n{text}\n")
+        program.chmod(mode)
+        settings = Settings(
+            state=str(device.state), redact_command=str(program), redact_timeout_s=2.0
+        )
+        return try_redaction(settings)
+
+    found = tried("exec cat")
+    assert (found.good, "activity redacted" in found.detail) == (True, True), found
+    assert "activity dropped" in tried("exit 0").detail
+    for text, mode, told in (
+        ("exit 3", 0o755, "[redaction.failed]"),
+        ("sleep 60", 0o755, "[redaction.timeout]"),
+        ("echo no sample", 0o755, "[redaction.changed]"),
+        (f"echo x > {tmp_path}/leak && exec cat", 0o755, "[redaction.failed]"),
+        ("exec cat", 0o777, "others may write it"),
+        ("exec cat", 0o644, "not executable"),
+    ):
+        found = tried(text, mode)
+        assert (found.good, told in found.detail) == (False, True), (text, found)
+        assert found.next
+    assert not (tmp_path / "leak").exists()
+    config = tmp_path / "agent.toml"
+    config.write_text('redact_command = "/nowhere/redact"\n')
+    code, output, _ = device.command("doctor", "--config", str(config))
+    assert (code, "/nowhere/redact is not there" in " ".join(output.split())) == (1, True)
 
 
 def test_bench_measures_what_a_slot_runs_and_files(

@@ -21,7 +21,7 @@ from edgectl_agent.connection import PACKET_BYTES_MAX, Connection, Endpoint
 from edgectl_agent.device_key import FileKey
 from edgectl_server.signing.authority import Authority, Identity
 
-WAIT_S = 10
+WAIT_S = 60
 CONNACK = b"\x20\x03\x00\x00\x00"
 LONGEST = b"\xff\xff\xff\x7f"
 """Remaining length of 268,435,455 bytes, the most that MQTT can say."""

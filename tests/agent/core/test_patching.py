@@ -36,7 +36,7 @@ def bomb(program_bytes: int, packed: bytes) -> bytes:
 
 
 def offering(**changes: object) -> MadeDelta:
-    return MadeDelta(GOOD.manifest, structs.replace(GOOD.offer, **changes), GOOD.content)
+    return MadeDelta(GOOD.content, structs.replace(GOOD.offer, **changes), GOOD.manifest)
 
 
 def flip(topic: str, payload: bytes) -> list[bytes]:

@@ -5,18 +5,12 @@ from __future__ import annotations
 import ssl
 import threading
 from collections.abc import Iterator
-from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
-from edgectl_agent.clock import now
+from agent.core.self_signed import self_signed
 from edgectl_agent.errors import Unreachable, UsageError
 from edgectl_agent.http_pull import HttpClient, Trouble
 from edgectl_agent.server_request import post
@@ -49,28 +43,9 @@ class TlsServer:
     """An HTTPS server with a certificate that signs itself: it is its own authority."""
 
     def __init__(self, folder: Path, *, name: str = "localhost", ended: bool = False) -> None:
-        self.authority = folder / "authority.pem"
-        folder.mkdir()
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} in {folder.name}")])
-        made = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(subject)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now() - timedelta(days=3))
-            .not_valid_after(now() + timedelta(days=-1 if ended else 1))
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .sign(key, SHA256())
-        )
-        self.authority.write_bytes(made.public_bytes(Encoding.PEM))
-        (folder / "key.pem").write_bytes(
-            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        )
+        self.authority, key = self_signed(folder, name=name, ended=ended)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.authority, folder / "key.pem")
+        context.load_cert_chain(self.authority, key)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._server.redirect = ""
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True)

@@ -87,13 +87,13 @@ def test_a_step_is_cancelled_and_the_next_one_is_not(
     worker: Worker, performer: SlowPerformer, results: queue.Queue[Any]
 ) -> None:
     worker.submit(download(1))
-    assert performer.begun.get(timeout=5) == 1
+    assert performer.begun.get(timeout=60) == 1
     worker.cancel()
     worker.submit(download(2))
-    assert isinstance(results.get(timeout=5), steps.StepFailed)
-    assert performer.begun.get(timeout=5) == 2
+    assert isinstance(results.get(timeout=60), steps.StepFailed)
+    assert performer.begun.get(timeout=60) == 2
     performer.let_go.set()
-    assert results.get(timeout=5) == steps.StepDone(step=2, slot="activity")
+    assert results.get(timeout=60) == steps.StepDone(step=2, slot="activity")
 
 
 def test_a_step_overtakes_a_measurement_and_a_collection_does_not(
@@ -101,17 +101,17 @@ def test_a_step_overtakes_a_measurement_and_a_collection_does_not(
 ) -> None:
     measure = Measure(request=make_request(), number=0, floor=Floor())
     worker.submit(measure)
-    assert performer.begun.get(timeout=5) == -2
+    assert performer.begun.get(timeout=60) == -2
     worker.submit(steps.Collect(keep=()))
     with pytest.raises(queue.Empty):
         results.get(timeout=0.05)
     worker.submit(download(1))
-    assert results.get(timeout=5) == "overtaken"
-    assert [performer.begun.get(timeout=5) for _ in range(2)] == [-1, 1]
+    assert results.get(timeout=60) == "overtaken"
+    assert [performer.begun.get(timeout=60) for _ in range(2)] == [-1, 1]
     performer.let_go.set()
-    assert results.get(timeout=5) == steps.StepDone(step=1, slot="activity")
+    assert results.get(timeout=60) == steps.StepDone(step=1, slot="activity")
     worker.submit(measure)
-    assert results.get(timeout=5) == "measured"
+    assert results.get(timeout=60) == "measured"
 
 
 def test_collections_wait_for_the_step_before_them(
@@ -119,10 +119,10 @@ def test_collections_wait_for_the_step_before_them(
 ) -> None:
     worker.submit(download(1))
     worker.submit(steps.Collect(keep=()))
-    assert performer.begun.get(timeout=5) == 1
+    assert performer.begun.get(timeout=60) == 1
     assert performer.begun.empty()
     performer.let_go.set()
-    assert performer.begun.get(timeout=5) == -1
+    assert performer.begun.get(timeout=60) == -1
 
 
 def test_a_bug_in_a_step_is_passed_on(
@@ -130,7 +130,7 @@ def test_a_bug_in_a_step_is_passed_on(
 ) -> None:
     performer.error = ZeroDivisionError("a bug")
     worker.submit(download(1))
-    crash = results.get(timeout=5)
+    crash = results.get(timeout=60)
     assert isinstance(crash, Crashed)
     assert crash.error is performer.error
 
@@ -162,7 +162,7 @@ def test_an_order_that_cannot_be_checked_now_is_checked_again(
     desk.start()
     desk.put("topic", b"")
     desk.put("topic", b"order")
-    assert results.get(timeout=5) == arrived
+    assert results.get(timeout=60) == arrived
     assert trust.payloads == [b"order", b"order"]
     desk.stop()
 
@@ -175,16 +175,16 @@ def test_requests_are_checked_beside_orders(results: queue.Queue[Any]) -> None:
     desk = OrderDesk(trust, results.put)  # type: ignore[arg-type]
     desk.start()
     desk.put("topic", b"order")
-    assert results.get(timeout=5) == order
+    assert results.get(timeout=60) == order
     desk.put_request("topic", b"")
     for payload in (b"one", b"two"):
         desk.put_request("topic", payload)
-        found = results.get(timeout=5)
+        found = results.get(timeout=60)
         assert found in (request, RequestRefused(reason=refused.reason))
     desk.put_request("topic", b"three")
     wait_for(lambda: len(trust.payloads) == 4)
     desk.put_request("topic", b"four")
-    assert results.get(timeout=5) == request
+    assert results.get(timeout=60) == request
     assert trust.payloads == [b"order", b"one", b"two", b"three", b"four"], "no order twice"
     desk.stop()
 
@@ -193,5 +193,5 @@ def test_a_bug_in_checking_an_order_is_passed_on(results: queue.Queue[Any]) -> N
     desk = OrderDesk(ScriptedTrust([ZeroDivisionError("a bug")]), results.put)  # type: ignore[arg-type]
     desk.start()
     desk.put("topic", b"order")
-    assert isinstance(results.get(timeout=5), Crashed)
+    assert isinstance(results.get(timeout=60), Crashed)
     desk.stop()

@@ -116,7 +116,7 @@ def test_watching_does_not_wait_for_a_question(trust: Trust, repository: SignedR
         assert asking.is_alive()
     finally:
         cancelled.set()
-        asking.join(10)
+        asking.join(60)
     assert ended == [StepCancelled]
     assert trust.process_id is None
 
@@ -249,7 +249,11 @@ ATTEMPTS = """
 import contextlib, os, socket, subprocess, sys
 from pathlib import Path
 import edgectl_agent.trust.__main__, encodings.ascii, encodings.idna
+from edgectl_agent.trust import confinement
 from edgectl_agent.trust.confinement import confine, limit
+
+if os.environ.get("NAMESPACES_REFUSED"):
+    confinement._leave_network = lambda: False
 
 cache, key, port = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 if len(sys.argv) > 4:
@@ -287,8 +291,11 @@ print("ended")
 """
 
 
+@pytest.mark.parametrize("network", ["namespace", "seccomp"])
 @pytest.mark.parametrize("user", [None, 65534], ids=["same user", "unprivileged"])
-def test_the_process_reaches_its_cache_and_nothing_else(tmp_path: Path, user: int | None) -> None:
+def test_the_process_reaches_its_cache_and_nothing_else(
+    tmp_path: Path, user: int | None, network: str
+) -> None:
     """Kernels without Landlock or namespaces say so; here both must be there."""
     if os.geteuid() != 0:
         user = None  # we are unprivileged already
@@ -314,6 +321,7 @@ def test_the_process_reaches_its_cache_and_nothing_else(tmp_path: Path, user: in
                 str(server.getsockname()[1]),
                 *([] if user is None else [str(user)]),
             ],
+            env={**os.environ, "NAMESPACES_REFUSED": "1" if network == "seccomp" else ""},
             capture_output=True,
             text=True,
             check=False,

@@ -23,10 +23,12 @@ from edgectl_agent.core.requests import RequestArrived
 from edgectl_agent.core.timing import Moment
 from edgectl_agent.durable import Disk, RealDisk
 from edgectl_agent.log_ring import LINE_BYTES_MAX, LogRing, without_secrets
+from edgectl_agent.log_tail import LogTail
 from edgectl_agent.logs import Logs
 from edgectl_agent.request_ledger import RequestLedger
 from edgectl_agent.uploads import OFFER_AGAIN_S, UPLOADS_MAX, Held, Uploads
 from edgectl_protocol.chunks import CHUNK_BYTES, make_index
+from edgectl_protocol.log_lines import LogFollowRequest, LogLines
 from edgectl_protocol.messages import Reason, encode
 from edgectl_protocol.names import digest_of, hex_of
 from edgectl_protocol.uploads import (
@@ -338,13 +340,34 @@ class Desk:
         self.alarms: list[str] = []
         self.site = Site(disk)
         self.ledger = RequestLedger("pi-1", disk)
+        self.lines: list[LogLines] = []
         self.logs = Logs(
             self.ledger,
             ring,
             records=lambda: RECORDS,
             uploads=self.site.uploads,
             reporter=self,
+            tail=lambda journal: LogTail(
+                "pi-1", ring, journal=journal, bytes_per_s=2**20, send=self.took
+            ),
         )
+
+    def took(self, lines: LogLines) -> bool:
+        self.lines.append(lines)
+        return True
+
+    def follow(self, counter: int, **changes: Any) -> None:
+        request = LogFollowRequest(
+            device="pi-1",
+            follow="f" * 16,
+            counter=counter,
+            nonce="a" * 32,
+            issued_at=START,
+            expires_at=START + timedelta(minutes=2),
+            for_s=60,
+        )
+        request = msgspec.structs.replace(request, **changes)
+        self.logs.follow(RequestArrived(request=request, key="a", keys=("a",)), NOW)
 
     def alarm(self, reason: Reason, moment: Moment) -> None:
         self.alarms.append(reason.code)
@@ -404,3 +427,30 @@ def test_a_request_is_taken_once_across_a_restart(disk: RealDisk, ring: LogRing)
     again = Desk(disk, ring)
     again.ask(5)
     assert again.alarms == ["request.replayed"]
+
+
+def test_who_follows_is_judged_as_who_asks(disk: RealDisk, ring: LogRing) -> None:
+    """One count for all requests; what is refused sends nothing, and is told."""
+    desk = Desk(disk, ring)
+    logging.getLogger("ring-test").warning("before")
+    desk.ask(5)
+    for changes, code in (
+        ({"device": "pi-2"}, "request.device"),
+        ({"counter": 5}, "request.replayed"),
+        ({"expires_at": START}, "request.expired"),
+        (
+            {"issued_at": START + timedelta(days=2), "expires_at": START + timedelta(days=3)},
+            "request.clock",
+        ),
+    ):
+        desk.follow(**({"counter": 6} | changes))
+        assert desk.alarms[-1] == code
+    desk.logs.pump(NOW)
+    assert desk.lines == []
+    desk.follow(6)
+    desk.logs.pump(NOW)
+    assert desk.lines[0].lines[-1].text == "before"
+    assert (desk.lines[0].follow, desk.lines[0].nonce) == ("f" * 16, "a" * 32)
+    restarted = Desk(disk, ring)
+    restarted.follow(6)
+    assert restarted.alarms == ["request.replayed"], "also after a restart"

@@ -44,6 +44,8 @@ def test_worlds_come_by_every_row_fault_and_operation() -> None:
     met = {name for one in traces for name in one.met}
     assert set(FAULTS) - met <= {"windows", "coupled", "no memory"}, "these are no events"
     assert "gave up" in met
+    deltas = {name for one in traces for name in one.deltas}
+    assert deltas >= {"used", "delta.base_missing", "delta.malformed", "transfer.stalled"}
     cut_in = {state for one in traces for state, _ in one.cuts}
     assert {str(state) for state in UpdateState if state not in ENDED} <= cut_in
     operations = {operation for one in traces for _, operation in one.cuts}

@@ -9,11 +9,21 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cache
 
-from agent.core.made import START, MadeBundle, describe, make_order, simple_bundle, slot_order
+from agent.core.made import (
+    START,
+    MadeBundle,
+    MadeDelta,
+    describe,
+    make_delta,
+    make_order,
+    simple_bundle,
+    slot_order,
+)
 from agent.core.simulated_disk import PowerCut, Survival
 from agent.core.simulation import World
 from edgectl_agent.core import steps
@@ -32,9 +42,10 @@ FAULTS = (
     "cuts", "kills", "bad trials", "errors", "no load", "deaths", "metadata", "no memory",
     "bits", "full disk", "lost chunks", "altered chunks", "holds", "windows", "wrong clock",
     "rollbacks", "installs", "withdrawals", "shadows", "hangs", "coupled", "strange bundles",
+    "deltas", "wrong deltas",
 )  # fmt: skip
 """What may go wrong, or come between."""
-_SHARES = {"cuts": 0.8, "coupled": 0.5, "shadows": 0.5}
+_SHARES = {"cuts": 0.8, "coupled": 0.5, "shadows": 0.5, "deltas": 0.5}
 """In how many worlds a kind of fault is enabled, where that is not 30 %."""
 HELD = Reason(code="hold.asked", detail="somebody says not now")
 _WINDOWS = parse_windows("02:00-04:00, mon+wed 13:00-13:30 utc")
@@ -60,6 +71,9 @@ def _made() -> dict[str, dict[str, tuple[MadeBundle, ...]]]:
 
 BUNDLES = _made()
 _OTHER = simple_bundle("9", model="activity", length=2_000)
+LARGE = "activity"
+"""The slot whose models come by deltas too."""
+LARGE_ONES = tuple(one for versions in BUNDLES[LARGE].values() for one in versions)
 STRANGE = (
     MadeBundle(describe("activity", "4", "int8"), b"{}", {}, _retained(b"{}")),
     _OTHER,
@@ -70,6 +84,16 @@ ALL = (
     *(one for versions in BUNDLES.values() for some in versions.values() for one in some),
     *STRANGE,
 )
+
+
+@cache
+def _deltas_between(base: str, target: str) -> tuple[MadeDelta, ...]:
+    """Return the delta between two large models, by their manifests, and some that are no good:
+    one of something else, one cut short, and no delta at all."""
+    one, other = (next(it for it in LARGE_ONES if it.digest == digest) for digest in (base, target))
+    good = make_delta(one, other)
+    wrong = (make_delta(other, one).content, good.content[:-7], b"<html>" * 20)
+    return (good, *(make_delta(one, other, content) for content in wrong))
 
 
 @dataclass(frozen=True)
@@ -88,6 +112,8 @@ class Trace:
     """Power cuts, by the state of an update under way (or ``idle``) and the disk's operation."""
     boots: int
     reasons: frozenset[str]
+    deltas: Counter[str]
+    """Downloads for which the order named a delta: ``used``, or why not."""
 
 
 @dataclass
@@ -222,6 +248,7 @@ class RandomWorld(World):
             for slot in PAIR:
                 slots.pop(slot, None)
         self.counter += 1
+        deltas = self._deltas(slots)
         shadow_s = self.random.choice((5.0, 3600.0)) if "shadows" in self.enabled else 0.0
         windows = "windows" in self.enabled and self.random.random() < 0.7
         order = make_order(
@@ -240,9 +267,30 @@ class RandomWorld(World):
                 windows=_WINDOWS if windows else (),
             ),
             coupled=[PAIR] if self.coupled else (),
+            deltas=deltas,
         )
         self.newest = order
         self.deliver(order)
+
+    def _deltas(self, slots: Mapping[str, SlotOrder]) -> list[MadeDelta]:
+        """For the large models of an order, from what runs or from any other."""
+        wanted = slots.get(LARGE)
+        if "deltas" not in self.enabled or wanted is None or wanted.version not in VERSIONS:
+            return []
+        running = self.committed.get(LARGE)
+        made = []
+        for target in BUNDLES[LARGE][wanted.version]:
+            others = [one for one in LARGE_ONES if one is not target]
+            here = [one for one in others if one.digest == running]
+            base = self.random.choice(here or others)
+            delta, *wrong = _deltas_between(base.digest, target.digest)
+            self.met.add("deltas")
+            if "wrong deltas" in self.enabled and self.random.random() < 0.5:
+                self.met.add("wrong deltas")
+                delta = self.random.choice(wrong)
+            self.broker.retained.update(delta.retained)
+            made.append(delta)
+        return made
 
     def _forgiven(self) -> tuple[str, ...]:
         if self.random.random() < 0.9 or not self.blamed:
@@ -375,6 +423,8 @@ def run_world(seed: int) -> Trace:
     world.roomy = "no memory" not in enabled
     try:
         world.live(world.order)
+        if "deltas" in enabled:
+            world.live(world.many_turns)  # so that there is something to begin from
         world._plan_cut()
         for _ in range(chooser.randint(3, 12)):
             world.live(world.happen)
@@ -396,4 +446,9 @@ def run_world(seed: int) -> Trace:
         cuts=world.cuts,
         boots=world.boots,
         reasons=frozenset(world.reasons),
+        deltas=Counter(
+            "used" if one.delta else one.refusal.code
+            for one in world.transfers
+            if one.delta or one.refusal
+        ),
     )

@@ -138,7 +138,7 @@ def test_it_can_be_ended_while_another_thread_waits_for_it(
     waiting = threading.Thread(target=load)
     waiting.start()
     process.kill()
-    waiting.join(10)
+    waiting.join(60)
     assert failures == ["inference.down"]
     assert process.death().hung
     stuck.close()

@@ -254,3 +254,19 @@ def test_threads_get_distinct_numbers(tmp_path: Path) -> None:
             thread.join(30)
         assert sorted(numbers) == list(range(1, 201))
         assert len(spool.pending(1000)) == 200
+
+
+def test_the_oldest_that_waits_is_known(tmp_path: Path) -> None:
+    with opened(tmp_path) as spool:
+        assert spool.oldest() is None
+        for kind, make in (("event", event()), ("telemetry", telemetry()), ("event", event())):
+            spool.put(kind, make)
+        assert spool.oldest() == (1, 1)
+        spool.acknowledge(1, 1)
+        assert spool.oldest() == (1, 2)
+    with opened(tmp_path, boot=2) as spool:
+        spool.put("event", event(2))
+        assert spool.oldest() == (1, 2)
+        spool.acknowledge(1, 2)
+        spool.acknowledge(1, 3)
+        assert spool.oldest() == (2, 1)

@@ -322,6 +322,19 @@ def test_death_by_signal(
     assert number.name in result.reason.detail
 
 
+def test_a_runtime_for_other_processors_is_told_from_a_bad_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As onnxruntime 1.21 is on a Raspberry Pi 4: it ends while it is imported."""
+    (tmp_path / "onnxruntime.py").write_text("import os\nos.kill(os.getpid(), 4)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    result = tried(make_bundle(tmp_path))
+    assert result.verdict is Verdict.FAILED, "it may be tried again: the model is not bad"
+    assert result.reason is not None
+    assert result.reason.code == "trial.runtime"
+    assert "SIGILL; this build of it is for other processors" in result.reason.detail
+
+
 def test_trial_dies_with_its_supervisor(tmp_path: Path) -> None:
     """The supervisor is killed with -9 while a candidate hangs: nothing goes on computing."""
     bundle = tmp_path / "bundle.json"

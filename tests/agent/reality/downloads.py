@@ -14,6 +14,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,19 +84,31 @@ class Shelf:
         return (topic, self._retained[topic]) if topic in self._wanted else None
 
 
+def make_downloader(store: Store, retained: Mapping[str, bytes]) -> Downloader:
+    """Return one that waits for the disk in a thread beside it, as the agent's does."""
+    return Downloader(
+        "pi-1",
+        store,
+        Shelf(retained),
+        seal=encode,
+        checkpoint_chunks=CHECKPOINT_CHUNKS,
+        background=ThreadPoolExecutor(1),
+    )
+
+
 def _live(state: Path, bundle: MadeBundle, pipe: int) -> None:
     """Fetch the bundle, telling what is durable; then say so and end."""
     store = Store(RealDisk(state))
     checkpoint = Partial.checkpoint
 
-    def told(partial: Partial) -> None:
-        checkpoint(partial)
-        os.write(pipe, b"%d\n" % partial.bitmap.done())
+    def told(partial: Partial, noted: bytes | None = None) -> None:
+        if noted is None:
+            noted = partial.note()
+        checkpoint(partial, noted)
+        os.write(pipe, b"%d\n" % int.from_bytes(noted, "little").bit_count())
 
     Partial.checkpoint = told  # type: ignore[method-assign] # in this fork alone
-    downloader = Downloader(
-        "pi-1", store, Shelf(bundle.retained), seal=encode, checkpoint_chunks=CHECKPOINT_CHUNKS
-    )
+    downloader = make_downloader(store, bundle.retained)
     downloader.fetch(bundle.digest, model="har", progress=lambda _: None, cancelled=lambda: False)
     os.write(pipe, b"whole\n")
 

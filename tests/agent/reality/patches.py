@@ -18,17 +18,15 @@ from pathlib import Path
 import msgspec
 
 from agent.core.made import MadeBundle, MadeDelta, make_delta, retrained_bundles, slot_order
-from agent.reality.downloads import Shelf, live_and_die
+from agent.reality.downloads import live_and_die, make_downloader
 from edgectl_agent.core import steps
 from edgectl_agent.core.record import Update
 from edgectl_agent.deltas import Progress
-from edgectl_agent.downloader import Downloader
 from edgectl_agent.durable import RealDisk
 from edgectl_agent.patching import Patcher
 from edgectl_agent.store import Store
 from edgectl_protocol.chunks import chunk_count
 from edgectl_protocol.manifest import decode_manifest, device_layers, model_layer
-from edgectl_protocol.messages import encode
 from edgectl_protocol.names import hex_of
 from edgectl_protocol.update import UpdateState
 
@@ -67,9 +65,7 @@ class Case:
         """Update; tell where that is, and how the delta was used."""
         store = Store(RealDisk(state))
         retained = self.target.retained | self.delta.retained
-        downloader = Downloader(
-            "pi-1", store, Shelf(retained), seal=encode, checkpoint_chunks=CHECKPOINT_CHUNKS
-        )
+        downloader = make_downloader(store, retained)
         report = Patcher(downloader, store).fetch(
             _step(self.target, self.delta, self.base),
             progress=lambda _: None,

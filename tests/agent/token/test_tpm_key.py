@@ -81,7 +81,7 @@ class Tpm:
             with contextlib.suppress(OSError):
                 _shut_down(port)
             tpm.kill()
-            tpm.wait(10)
+            tpm.wait(60)
 
     def run(self, *command: str) -> str:
         with self.powered() as environment:

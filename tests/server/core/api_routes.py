@@ -14,6 +14,9 @@ PATHS = {
     "version": "1",
     "token_id": "0" * 16,
     "action": "pause",
+    "retraining": "0" * 16,
+    "sample": "0" * 16,
+    "follow": "0" * 16,
 }
 """For every parameter in a path something that has its form."""
 

@@ -13,23 +13,31 @@ from argon2 import PasswordHasher
 from starlette.testclient import TestClient
 
 from databases import open_migrated
+from edgectl_server.alerting.parts import Alerting
 from edgectl_server.api.app import create_app
 from edgectl_server.audit import AuditLog
 from edgectl_server.audit_heads import AuditHeads
 from edgectl_server.auth import Auth
 from edgectl_server.bundle_documents import BundleDocuments
 from edgectl_server.clock import now
+from edgectl_server.exposition.metrics import Live, Metrics
 from edgectl_server.hub import Hub
 from edgectl_server.jobs import Jobs
 from edgectl_server.oci_registry import OciRegistry
 from edgectl_server.openid.handover import Handover
 from edgectl_server.policies import Policies
+from edgectl_server.proofs import Proofs
 from edgectl_server.pullers import Pullers
 from edgectl_server.registry import PUSH, Registry
 from edgectl_server.services import Services
 from edgectl_server.settings import Settings
+from edgectl_server.signing.sealed_secrets import SealedSecrets
 from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.uploads import Uploads
+from edgectl_server.user_changes import Users
+from edgectl_server.webhooks.delivery import Deliverer
+from edgectl_server.webhooks.registry import Webhooks
+from edgectl_server.webhooks.sending import make_sender
 
 PASSWORD = "correct horse battery"
 
@@ -84,6 +92,11 @@ def services(tmp_path: Path, clock: Clock, blobs_url: str) -> Iterator[Services]
     hub = Hub(interval_s=0.05)
     audit = AuditLog(database, clock)
     auth = Auth(database, clock, session_s=settings.session_s, hasher=QUICK)
+    webhook_secrets = SealedSecrets.open(settings.data_path / "keys")
+    deliverer = Deliverer(
+        database=database, secrets=webhook_secrets, send=make_sender(private=True), now=clock
+    )
+    alerting = Alerting(settings, database, clock)
     parts = dict.fromkeys(field.name for field in dataclasses.fields(Services))
     parts |= {
         "settings": settings,
@@ -93,6 +106,8 @@ def services(tmp_path: Path, clock: Clock, blobs_url: str) -> Iterator[Services]
         "audit": audit,
         "audit_heads": AuditHeads.open(settings.data_path / "audit", audit, clock),
         "auth": auth,
+        "proofs": Proofs(database, auth, clock),
+        "users": Users(database, auth, clock),
         "sign_on": None,
         "handover": Handover(database, clock),
         "jobs": jobs,
@@ -104,11 +119,36 @@ def services(tmp_path: Path, clock: Clock, blobs_url: str) -> Iterator[Services]
         "documents": BundleDocuments(database, blobs),
         "oci": OciRegistry(database, blobs),
         "pullers": Pullers(database, auth, clock),
+        "webhooks": Webhooks(
+            database=database,
+            secrets=webhook_secrets,
+            deliverer=deliverer,
+            now=clock,
+            private=True,
+        ),
+        "alert_book": alerting.book,
+        "alert_routes": alerting.routes,
+        "metrics": Metrics(
+            database=database,
+            live=Live(
+                connected=lambda: False,
+                refused=lambda: 0,
+                to_broker=lambda: 2,
+                received=lambda: 7,
+                dropped=lambda: {"stranger": 3},
+                to_take_in=lambda: 1,
+            ),
+            overdue_s=3600,
+            now=clock,
+            fresh_s=0,
+        ),
         "link": SimpleNamespace(connected=False),
         "repository": SimpleNamespace(metadata=list),
         "closing": ExitStack(),
     }
     yield Services(**parts)
+    alerting.close()
+    deliverer.close()
     hub.close()
     hub.join()
     database.close()

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from edgectl_protocol.pulls import PullProof, format_pull, pull_text
 from edgectl_server.running import _WebServer
+from edgectl_server.service_manager import ServiceManager
 from server.fleet.fleet_helpers import add_version, new_device
 
 WAIT_S = 20
@@ -101,7 +102,7 @@ class Device:
 def running(services, people, clock) -> Iterator[Site]:
     """Serve on a free port of loopback."""
     ready = threading.Event()
-    server = _WebServer(services, ready.set)
+    server = _WebServer(services, ready.set, ServiceManager({}))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

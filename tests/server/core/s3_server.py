@@ -55,7 +55,7 @@ class S3Server:
     def stop(self) -> None:
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
 
     def names(self) -> list[str]:

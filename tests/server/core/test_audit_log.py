@@ -346,7 +346,7 @@ def test_a_transaction_that_holds_the_head_lets_others_work(database, database_u
         thread = threading.Thread(target=second)
         thread.start()
         if database.dialect == "postgresql":  # SQLite has one writer at a time anyway
-            thread.join(10)
+            thread.join(60)
             assert order == ["second"]
     thread.join()
     other.close()

@@ -18,6 +18,7 @@ from edgectl_server.schemas import PushRequest
 from edgectl_server.settings import Settings
 from edgectl_server.signing.content_keys import ContentKeys
 from edgectl_server.signing.keys import Keys
+from edgectl_server.signing.microcontroller_key import MicrocontrollerKey
 from edgectl_server.signing.repository import Repository
 from edgectl_server.storage.blobs import BlobStore, file_digest
 from edgectl_server.storage.tables import Blob, BundleVariant, Job, ModelVersion
@@ -64,6 +65,7 @@ class World:
             repository=repository,
             signing=signing,
             content_keys=ContentKeys.open(directory / "keys"),
+            microcontrollers=MicrocontrollerKey(directory / "keys"),
             known_trials=KnownTrials(database, self.blobs, now, bytes_max=2**30),
             sharing=TrialSharing(database, self.blobs, self.jobs, now),
             publisher=self.publisher,

@@ -16,7 +16,7 @@ from edgectl_server.errors import NotFound, Refused, TooMany
 from edgectl_server.hub import LISTENERS_MAX, TOPICS_PER_LISTENER_MAX, Hub
 from waiting import wait_for
 
-WAIT_S = 10
+WAIT_S = 60
 
 
 class Number(BaseModel):

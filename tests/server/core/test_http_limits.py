@@ -11,6 +11,7 @@ import pytest
 from edgectl_server import http_connection
 from edgectl_server.api import limits
 from edgectl_server.running import _WebServer
+from edgectl_server.service_manager import ServiceManager
 
 WAIT_S = 20
 LOGIN = b"POST /api/v1/session HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -20,7 +21,7 @@ LOGIN = b"POST /api/v1/session HTTP/1.1\r\nHost: x\r\nContent-Type: application/
 def port(services) -> Iterator[int]:
     """The port on which the web server answers."""
     ready = threading.Event()
-    server = _WebServer(services, ready.set)
+    server = _WebServer(services, ready.set, ServiceManager({}))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

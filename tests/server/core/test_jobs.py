@@ -13,7 +13,9 @@ from sqlalchemy import select
 from edgectl_server.clock import now
 from edgectl_server.errors import Conflict, NotFound, Unavailable
 from edgectl_server.jobs import JobCancelled, JobContext, JobFailed, JobLost, Jobs
+from edgectl_server.retraining import RETRAIN, trained_by
 from edgectl_server.storage.tables import Job, Model
+from edgectl_server.training.trainers import OwnTrainer
 from waiting import wait_for
 
 WAIT_S = 20.0
@@ -75,6 +77,35 @@ def names(database) -> list[str]:
 def ended(jobs, job_id) -> Job:
     wait_for(lambda: jobs.get(job_id).finished_at is not None, f"the end of job {job_id}")
     return jobs.get(job_id)
+
+
+def test_a_machine_takes_those_jobs_alone_that_it_is_able_to_do(database):
+    handler = Handler(database, lambda context: None)
+    machines = {}
+    for names_of in ("a", "ab", ""):
+        one = machines[names_of] = Jobs(database, now, worker=names_of)
+        named = Job.payload["subject"]["name"].as_string()
+        one.register("test", handler, able=named.in_(list(names_of)))
+    last = create(machines["a"], database, "b")
+    first = create(machines["a"], database, "a")
+    assert machines[""]._claim() is None
+    assert machines["a"]._claim().id == first
+    assert machines["a"]._claim() is None
+    assert machines["ab"]._claim().id == last
+    assert Jobs(database, now)._claim() is None, "without a handler for anything"
+
+
+def test_a_machine_trains_by_the_built_in_trainer_and_by_those_that_it_has(database):
+    jobs = Jobs(database, now)
+    with database.write() as session:
+        for trainer in ("head", "finetune", "distil"):
+            jobs.create(session, RETRAIN, {"subject": {"trainer": trainer}}, trainer)
+        own = OwnTrainer(command=("/bin/true",))
+        found = [
+            sorted(session.scalars(select(Job.created_by).where(trained_by(trainers))))
+            for trainers in ({}, {"finetune": own})
+        ]
+    assert found == [["head"], ["finetune", "head"]]
 
 
 def test_jobs_are_done_in_order(database, start):

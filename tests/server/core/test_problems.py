@@ -1,6 +1,7 @@
 """Whatever goes wrong is a problem with a code; limits hold; pages have their headers."""
 
 import logging
+import sqlite3
 
 import pytest
 from starlette.testclient import TestClient
@@ -18,6 +19,27 @@ def check_problem(answer, status, code):
     assert (problem["status"], problem["code"]) == (status, code)
     assert problem["request_id"] == answer.headers["x-request-id"]
     return problem
+
+
+def test_a_database_that_does_not_answer_is_no_bug(monkeypatch, request):
+    monkeypatch.setattr("edgectl_server.storage.database._BUSY_MS", 100)
+    services, client, people = map(request.getfixturevalue, ("services", "client", "people"))
+    path = services.settings.database_address.removeprefix("sqlite:///")
+
+    def ask():
+        body = {"name": "ci", "role": "viewer"}
+        return client.post("/api/v1/tokens", json=body, headers=people.admin)
+
+    with sqlite3.connect(path, isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        answer = ask()
+        other.rollback()
+    check_problem(answer, 503, "database.unavailable")
+    assert answer.headers["retry-after"] == "2"
+    assert ask().status_code == 201
+    with sqlite3.connect(path, isolation_level=None) as other:
+        other.execute("ALTER TABLE api_token RENAME TO away")
+    check_problem(ask(), 500, "server.bug")
 
 
 @pytest.mark.parametrize("path", ["/api", "/api/", "/api/nothing", "/api/v1/", "/api/v2/me"])
@@ -126,6 +148,7 @@ def pages(services, tmp_path):
     (web / "assets").mkdir(parents=True)
     (web / "index.html").write_text("<p>page</p>")
     (web / "assets" / "app-1a2b.js").write_text("1")
+    (web / "assets" / "long-1a2b.js").write_text("1;" * 4000)
     with TestClient(create_app(services, web=web)) as client:
         yield client
 
@@ -157,6 +180,17 @@ def test_the_web_ui_and_its_headers(pages):
     assert pages.get("/api/v1/version").headers["cache-control"] == "no-store"
 
 
+def test_scripts_are_compressed_and_answers_of_the_api_are_not(pages):
+    packed = {"Accept-Encoding": "gzip"}
+    script = pages.get("/assets/long-1a2b.js", headers=packed)
+    assert script.headers["content-encoding"] == "gzip"
+    assert script.text == "1;" * 4000
+    assert "immutable" in script.headers["cache-control"]
+    plain = pages.get("/assets/long-1a2b.js", headers={"Accept-Encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    assert "content-encoding" not in pages.get("/api/v1/openapi.json", headers=packed).headers
+
+
 @pytest.mark.parametrize("path", ["/api/nothing", "/api/v1/nothing", "/api"])
 def test_the_web_ui_does_not_hide_unknown_addresses_of_the_api(pages, path):
     check_problem(pages.get(path, headers={"Accept": "text/html"}), 404, "route.unknown")
@@ -164,8 +198,8 @@ def test_the_web_ui_does_not_hide_unknown_addresses_of_the_api(pages, path):
 
 @pytest.mark.parametrize("path", ["/../secret", "/%2e%2e/secret", "/assets/..%2f..%2fsecret"])
 def test_the_web_ui_shows_nothing_outside_its_folder(pages, tmp_path, path):
-    (tmp_path / "secret").write_text("secret")
-    assert "secret" not in pages.get(path, headers={"Accept": "text/html"}).text
+    (tmp_path / "secret").write_text("what nobody may read")
+    assert "what nobody may read" not in pages.get(path, headers={"Accept": "text/html"}).text
 
 
 @pytest.mark.postgresql

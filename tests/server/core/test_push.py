@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from onnx import TensorProto, helper
 from sqlalchemy import select
 
@@ -35,6 +36,7 @@ from edgectl_server.schemas import PushOptions, PushRequest, Report
 from edgectl_server.settings import Settings
 from edgectl_server.signing.content_keys import ContentKeys
 from edgectl_server.signing.keys import Keys
+from edgectl_server.signing.microcontroller_key import MicrocontrollerKey
 from edgectl_server.signing.repository import Repository
 from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.tables import Blob, BundleVariant, ModelVersion
@@ -95,6 +97,7 @@ class World:
             repository=self.repository,
             signing=self.signing,
             content_keys=ContentKeys.open(self.directory / "keys"),
+            microcontrollers=MicrocontrollerKey(self.directory / "keys"),
             known_trials=KnownTrials(self.database, self.blobs, now, bytes_max=2**30),
             sharing=TrialSharing(self.database, self.blobs, self.jobs, now),
             publisher=self.publisher,
@@ -525,3 +528,30 @@ def test_a_tflite_file_is_published_as_it_is(world):
     assert second.state == "ready"
     assert all(trial.update_bytes is None for trial in second.report.trials)
     assert {trial.runtime for trial in second.report.trials} == {"onnxruntime"}
+
+
+def test_a_variant_for_microcontrollers_is_signed_with_their_key(world):
+    """The counter grows with every version, so that no device takes an older one for a newer."""
+    options = PushOptions(runtimes=["cortex-m"], precisions=["int8"])
+    world.push(options=options)
+    world.work()
+    check_published(world)
+    detail = world.registry.version("har", "1")
+    assert [one.variant for one in detail.variants] == ["cortex-m-int8"]
+    with world.database.read() as session:
+        (facts,) = variants_of(session, world.version().id)
+        (variant,) = session.scalars(select(BundleVariant))
+    assert (facts.runtime, facts.precision) == ("cortex-m", "int8")
+    manifest = decode_manifest(world.blobs.read(variant.manifest))
+    bundle = world.blobs.read(model_layer(manifest).digest)
+    assert int.from_bytes(bundle[8:16], "little") == world.version().id
+    public = (world.directory / "keys/microcontrollers.pub").read_text()
+    key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
+    key.verify(bundle[160:224], bundle[:160])
+
+
+def test_what_a_microcontroller_could_not_open_is_refused(world):
+    accepted = world.push(options=PushOptions(runtimes=["cortex-m"], encrypt=["int8"]))
+    job = end_of(world, accepted)
+    assert (job.state, job.error["code"]) == ("failed", "model.unsupported")
+    assert world.version().state == "refused"

@@ -18,7 +18,7 @@ import pytest
 from waiting import wait_for
 
 ACTIVITY = Path(__file__).parents[3] / "server/edgectl/demo/activity"
-START_S = 60
+START_S = 180
 WAIT_S = 60
 
 

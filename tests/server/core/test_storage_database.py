@@ -7,11 +7,12 @@ import pytest
 import sqlalchemy
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from edgectl_server.clock import now
 from edgectl_server.errors import Unavailable
-from edgectl_server.storage.database import Database
+from edgectl_server.storage.database import _MIGRATIONS, Database
 from edgectl_server.storage.tables import ApiToken, Base, Model, ModelVersion, User
 
 COUNTER = """
@@ -43,6 +44,14 @@ def test_migrating_twice_changes_nothing(database):
     database.migrate()
     with database.read() as session:
         assert session.get(User, "anna") is not None
+
+
+def test_a_start_that_finds_all_up_to_date_migrates_nothing(database, monkeypatch):
+    with database.read() as session:
+        there = session.scalar(text("SELECT version_num FROM alembic_version"))
+    assert there == ScriptDirectory(str(_MIGRATIONS)).get_current_head()
+    monkeypatch.setattr(Database, "_migrate", lambda _self: pytest.fail("migrated"))
+    database.migrate()
 
 
 def test_an_unknown_revision_is_refused(database):

@@ -28,6 +28,7 @@ from edgectl_server import http_connection
 from edgectl_server.clock import now
 from edgectl_server.errors import Refused, Unavailable
 from edgectl_server.running import _WebServer
+from edgectl_server.service_manager import ServiceManager
 from edgectl_server.settings import Settings
 from edgectl_server.signing.authority import Authority
 from edgectl_server.tls import ServerTls, check_listening, names_of, open_tls
@@ -92,7 +93,7 @@ def served(services, tls: ServerTls):
     """Run the web server in this process."""
     services.tls = tls
     ready = threading.Event()
-    server = _WebServer(services, ready.set)
+    server = _WebServer(services, ready.set, ServiceManager({}))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -43,6 +43,8 @@ from edgectl_protocol.manifest import (
     TITLE_ANNOTATION,
     Descriptor,
     Manifest,
+    bundle_bytes,
+    decode_manifest,
 )
 from edgectl_protocol.messages import (
     Capabilities,
@@ -120,10 +122,12 @@ def add_version(
     sizes: dict[str, int] | None = None,
     models: dict[str, bytes] | None = None,
     state: str = "ready",
+    config: bytes | None = None,
 ) -> dict[str, str]:
     """Add a version with one variant for each of `sizes`; return the manifests by variant.
 
-    `models` are the files themselves, by variant, where it matters what is in them.
+    `models` are the files themselves, by variant, and `config` is the contract of all of them,
+    where it matters what is in them.
     """
     models = models or {}
     sizes = {name: len(model) for name, model in models.items()} or sizes
@@ -156,7 +160,7 @@ def add_version(
             (sizes or {"int8": 150_000, "fp32": 400_000}).items()
         ):
             seed = f"{model}/{version}/{variant}"
-            content = make_manifest(blobs, seed, size, models.get(variant))
+            content = make_manifest(blobs, seed, size, models.get(variant), config)
             manifests[variant] = blobs.add_bytes(content)
             path = target_path(model, version, variant)
             repository.add_targets([Target(path, manifests[variant], len(content))], now)
@@ -168,7 +172,9 @@ def add_version(
                     target=path,
                     manifest=manifests[variant],
                     manifest_size=len(content),
-                    bundle_bytes=size,
+                    bundle_bytes=bundle_bytes(content, decode_manifest(content))
+                    if models
+                    else size,
                     model_bytes=size,
                     rank=rank,
                     trial={
@@ -183,7 +189,13 @@ def add_version(
     return manifests
 
 
-def make_manifest(blobs: BlobStore, seed: str, size: int, model: bytes | None = None) -> bytes:
+def make_manifest(
+    blobs: BlobStore,
+    seed: str,
+    size: int,
+    model: bytes | None = None,
+    config: bytes | None = None,
+) -> bytes:
     """A manifest of a model of `size` bytes, a small config, and a report that no device needs."""
     model = model or (digest_of(seed.encode()) * (size // 71 + 1)).encode()[:size]
 
@@ -204,7 +216,7 @@ def make_manifest(blobs: BlobStore, seed: str, size: int, model: bytes | None = 
         config=layer("application/vnd.cncf.model.config.v1+json", "config", b"{}"),
         layers=(
             layer(LAYER_WEIGHT, MODEL_FILES["onnx"], model),
-            layer(LAYER_CONFIG, CONFIG_FILE, f'{{"of": "{seed}"}}'.encode()),
+            layer(LAYER_CONFIG, CONFIG_FILE, config or f'{{"of": "{seed}"}}'.encode()),
             layer(LAYER_DOC, CARD_FILE, f'{{"report": "{seed}"}}'.encode()),
         ),
     )
@@ -257,7 +269,7 @@ class Pi:
         client.connect_async(broker.host, broker.port, 10)
         client.loop_start()
         if wait:
-            assert self.connected.wait(10), self.failure
+            assert self.connected.wait(60), self.failure
             self.subscribe(topics.order(self.name), topics.ack(self.name))
 
     def _on_connect(self, client, data, flags, reason, properties) -> None:

@@ -359,7 +359,7 @@ def test_who_asks_does_not_wait_for_those_who_write(gate: Gate) -> None:
         session.get(Device, "pi-1", with_for_update=True)
         thread = threading.Thread(target=strangers)
         thread.start()
-        thread.join(10)
+        thread.join(60)
         late = thread.is_alive()
     thread.join()
     assert not late

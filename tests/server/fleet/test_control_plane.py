@@ -1,6 +1,10 @@
 """The whole of it, on a real broker of each kind: devices enrol, hear, obey, report and leave."""
 
+import os
+import signal
 from datetime import timedelta
+
+import pytest
 
 from edgectl_protocol import topics
 from edgectl_protocol.chunks import CHUNK_BYTES, parse_index
@@ -17,9 +21,11 @@ from edgectl_protocol.messages import (
 )
 from edgectl_protocol.names import digest_of
 from edgectl_protocol.update import UpdateEvent, UpdateState
+from edgectl_server import flapping
 from edgectl_server.clock import now
 from edgectl_server.schemas import RolloutPolicy, RolloutRequest, Selector
 from edgectl_server.storage.paging import PageQuery
+from edgectl_server.storage.tables import Device
 from server.fleet.conftest import Site
 from server.fleet.fleet_helpers import Pi
 from waiting import wait_for
@@ -175,6 +181,65 @@ def test_a_broken_connection_is_seen_and_a_return_too(site: Site) -> None:
     pi.connect()
     pi.report()
     wait_for(lambda: site.plane.fleet.device("pi-1").online)
+
+
+def breaks_of(site: Site, name: str) -> int:
+    with site.database.read() as session:
+        return len(session.get_one(Device, name).disconnects)
+
+
+def break_off(site: Site, pi: Pi) -> None:
+    """Let the connection of an online device break, and wait until that is known."""
+    wait_for(lambda: site.plane.fleet.device(pi.name).online)
+    pi.kill()
+    wait_for(lambda: not site.plane.fleet.device(pi.name).online)
+
+
+def test_a_device_that_flaps_is_found_and_one_that_went_down_with_the_broker_is_not(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flapping, "SETTLE_S", 1.0)
+    flaps, steady = site.pi("flaps"), site.pi("steady")
+    wait_for(lambda: site.plane.link.age_s > flapping.SETTLE_S)
+    for number in range(flapping.BREAKS_MAX):
+        break_off(site, flaps)
+        assert breaks_of(site, "flaps") == number + 1
+        flaps.connect()
+        flaps.report()
+    with site.database.read() as session:
+        assert flapping.is_flapping(session.get_one(Device, "flaps"), now())
+    wait_for(lambda: site.plane.fleet.summary().online == 2)
+
+    monkeypatch.setattr(flapping, "SETTLE_S", 30.0)
+    for _ in range(2):
+        # What the server has not read yet waits for it, before the will of the broken connection.
+        site.plane.link.close()
+        steady.report()
+        site.stop()
+        wait_for(lambda: not steady.connected.is_set())
+        site.start()
+        wait_for(steady.connected.is_set)
+        steady.report()
+        wait_for(lambda: site.plane.fleet.device("steady").online)
+    assert breaks_of(site, "steady") == 0
+
+
+@pytest.mark.mosquitto
+@pytest.mark.parametrize("broker", ["mosquitto"])
+def test_a_broker_that_stops_tells_that_all_have_broken_and_that_is_taken_back(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flapping, "SETTLE_S", 0.0)
+    pi = site.pi("pi-1")
+    wait_for(lambda: site.plane.fleet.device("pi-1").online)
+    os.kill(site.plane.broker.pid, signal.SIGTERM)
+    wait_for(lambda: breaks_of(site, "pi-1"))  # its will came while we were connected
+    monkeypatch.setattr(flapping, "SETTLE_S", 60.0)
+    wait_for(lambda: not breaks_of(site, "pi-1"))
+    wait_for(pi.connected.is_set)
+    pi.report()
+    wait_for(lambda: site.plane.fleet.device("pi-1").online)
+    assert breaks_of(site, "pi-1") == 0
 
 
 def test_a_decommissioned_device_is_out(site: Site) -> None:

@@ -11,14 +11,17 @@ import pytest
 from sqlalchemy import select
 
 from edgectl_delta.decoder import apply_bytes
-from edgectl_protocol.manifest import decode_manifest, model_layer
+from edgectl_protocol.manifest import bundle_bytes, decode_manifest, model_layer
 from edgectl_protocol.messages import Installed, ReportedState, SlotReport, UpdateReport
 from edgectl_protocol.names import hex_of
+from edgectl_protocol.rests import join_base, join_target, missing_layers, rest_layers
 from edgectl_protocol.transfers import TransferReport
 from edgectl_protocol.update import UpdateState
 from edgectl_server.delta_making import DELTAS, KEPT, DeltasHandler
+from edgectl_server.delta_rows import expected_transfer
 from edgectl_server.jobs import Jobs
 from edgectl_server.oci_registry import OciRegistry
+from edgectl_server.schemas import RolloutRequest, Selector
 from edgectl_server.settings import Settings
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.tables import (
@@ -115,6 +118,20 @@ def test_made_from_what_runs_applied_and_of_use(fleet: Fleet, tmp_path: Path) ->
     assert apply_bytes(content, V1, hashlib.sha256(V2).digest()) == V2
     assert (ready.bytes, ready.target_bytes) == (len(content), len(V2))
     assert ready.bytes < 0.9 * ready.target_bytes
+    asked = RolloutRequest(model="har", version="2", selector=Selector(devices=["a", "d"]))
+    expected = fleet.rollouts.forecast(asked)
+    with fleet.database.read() as session:
+        sizes = {
+            row.manifest: row.bundle_bytes for row in session.scalars(select(BundleVariant)).all()
+        }
+        a_fetches = expected_transfer(session, ready.base_manifest, ready.manifest)
+    assert a_fetches is not None
+    whole = sizes[ready.manifest]
+    assert a_fetches.predicted_bytes < whole
+    assert expected.whole_bytes == 2 * whole, "both are offered the same variant"
+    assert expected.fetches_bytes == a_fetches.predicted_bytes + whole
+    run(fleet, "a", "2", "fp32")
+    assert fleet.rollouts.forecast(asked).fetches_bytes == whole, "it has it already"
     (job,) = job_rows(fleet)
     assert job.state == "succeeded"
     assert job.result is not None
@@ -205,9 +222,51 @@ def test_a_rollout_waits_for_them_and_its_orders_name_them(fleet: Fleet, tmp_pat
     target = model_layer(decode_manifest(fleet.blobs.read(manifest)))
     assert (offer.target, offer.delta, offer.size) == (target.digest, row.digest, row.bytes)
     assert offer.consistent
-    assert first.slots["har"].predicted_bytes == row.bytes
-    assert second.deltas == {}, "it runs nothing that this could be made from"
-    assert second.slots["har"].predicted_bytes == len(V2)
+    rest = first.rests[manifest]
+    assert (rest.base, rest.target) == (fleet.manifests["1"]["fp32"], row.rest_target)
+    assert (rest.delta, rest.size) == (row.rest_digest, row.rest_bytes)
+    assert rest.consistent
+    # Manifest and description by one delta, the model by the other one: nothing else is fetched.
+    assert first.slots["har"].predicted_bytes == offer.size + rest.size
+    assert second.deltas == second.rests == {}, "it runs nothing that this could be made from"
+    assert second.slots["har"].predicted_bytes == whole_of(fleet, "2")
+
+
+def whole_of(fleet: Fleet, version: str) -> int:
+    """The bytes of the whole bundle."""
+    content = fleet.blobs.read(fleet.manifests[version]["fp32"])
+    return bundle_bytes(content, decode_manifest(content))
+
+
+def test_the_rest_is_made_where_the_model_cannot_be(fleet: Fleet, tmp_path: Path) -> None:
+    fleet.version("1", models={"fp32": STRANGE})
+    fleet.version("2", models={"fp32": RNG.bytes(30_000)})
+    fleet.version("3", models={"fp32": STRANGE})
+    fleet.add("a")
+    run(fleet, "a", "1")
+    for version in "23":
+        assert plan(fleet, version)
+    make(fleet, tmp_path)
+    assert [row.state for row in rows(fleet)] == ["useless", "same"]
+    for row in rows(fleet):
+        assert row.rest_digest is not None
+        before, after = (fleet.blobs.read(one) for one in (row.base_manifest, row.manifest))
+        bundles = [decode_manifest(one) for one in (before, after)]
+        base = join_base(before, [fleet.blobs.read(one.digest) for one in rest_layers(bundles[0])])
+        made = apply_bytes(
+            fleet.blobs.read(row.rest_digest), base, bytes.fromhex(hex_of(row.rest_target or ""))
+        )
+        layers = missing_layers(bundles[1], bundles[0])
+        assert made == join_target(after, [fleet.blobs.read(one.digest) for one in layers])
+        assert row.rest_bytes is not None
+        assert row.rest_bytes < 0.5 * row.rest_target_bytes
+        with fleet.database.read() as session:
+            found = expected_transfer(session, row.base_manifest, row.manifest)
+        model = 0 if row.state == "same" else model_layer(bundles[1]).size
+        assert found is not None
+        assert found.predicted_bytes == model + row.rest_bytes
+        registry = OciRegistry(fleet.database, fleet.blobs)
+        assert registry.blob("models/har", row.rest_digest).size == row.rest_bytes
 
 
 def test_it_does_not_wait_for_ever(fleet: Fleet) -> None:
@@ -267,7 +326,8 @@ def test_what_a_download_has_cost_is_kept(fleet: Fleet, tmp_path: Path) -> None:
     with fleet.database.read() as session:
         row = session.get_one(RolloutDevice, (rollout, "a"))
         assert (row.whole_bytes, row.fetched_bytes) == (len(V2), 1234)
-        assert row.predicted_bytes == rows(fleet)[0].bytes
+        (made,) = rows(fleet)
+        assert row.predicted_bytes == (made.bytes or 0) + (made.rest_bytes or 0)
     tell(fleet, "a", rollout, TransferReport(whole_bytes=2**63 - 1, fetched_bytes=2**63 - 1))
     fleet.rollouts.tick()
     assert fleet.rollouts.devices(rollout, PAGE).items[0].device == "a"

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from edgectl_protocol.messages import Capabilities, ReportedState
+from edgectl_server.device_filter import OVERDUE_AFTER, Moment
 from edgectl_server.device_selection import compile_selector, read_selector
 from edgectl_server.domain.selectors import (
     All,
@@ -30,6 +31,8 @@ from edgectl_server.storage.tables import Device, ReportedSlot
 from server.fleet.fleet_by_hand import PAGE, Fleet
 from server.fleet.fleet_helpers import Clock, new_device
 
+NOW = Clock()()
+MANIFEST = "sha256:" + "4f" * 32
 FLEET: dict[str, dict[str, object]] = {
     "a": {"group": "porto", "labels": {"site": "porto", "hw": "rpi4"}, "online": True},
     "b": {"group": "porto", "labels": {"site": "porto", "hw": "rpi5", "tag": "demo"}},
@@ -45,8 +48,11 @@ CAPABILITIES = {
         cpu_features=("asimd", "asimddp"),
         runtimes={"onnxruntime": "1.32.0"},
         labels={"site": "lisboa"},
+        cores=4,
+        memory_bytes=8_000_000_000,
+        disk_free_bytes=499_999_999,
     ),
-    "b": Capabilities(machine="x86_64", labels={"hw": 'a"b'}),
+    "b": Capabilities(machine="x86_64", disk_free_bytes=500_000_000, labels={"hw": 'a"b'}),
 }
 
 
@@ -63,7 +69,7 @@ def filled(database: Database) -> Database:
             session.add(new_device(name, Clock()(), reported=reported, **fields))
         session.flush()
         session.add(
-            ReportedSlot(device="a", slot="har", version="2", manifest=None, update_state=None)
+            ReportedSlot(device="a", slot="har", version="2", manifest=MANIFEST, update_state=None)
         )
         session.add(
             ReportedSlot(device="b", slot="har", version=None, manifest=None, update_state=None)
@@ -73,7 +79,7 @@ def filled(database: Database) -> Database:
 
 def meant(database: Database, text: str) -> str:
     with database.read() as session:
-        condition = compile_selector(read_selector(session, text))
+        condition = compile_selector(read_selector(session, text), Moment.at(NOW, OVERDUE_AFTER))
         return "".join(session.scalars(select(Device.id).where(condition).order_by(Device.id)))
 
 
@@ -87,6 +93,16 @@ def meant(database: Database, text: str) -> str:
         ("site=*", "abd"),
         ("not site=*", "ce"),
         ("hw=rpi*", "abc"),
+        ("cores>=1", "ab"),
+        ("cores>=2", "a"),
+        ("cores<4", "b"),
+        ("cores=4", "a"),
+        ("cores!=4", "bcde"),
+        ("cores in (1, 3)", "b"),
+        ("not cores>=2", "bcde"),
+        ("free_disk_mb>=500", "b"),
+        ("free_disk_mb<500", "a"),
+        ("memory_mb>7999.999 and site=porto", "a"),
         ("hw=rpi_*", "c"),  # no wildcard of the database
         ('site="po%"', "d"),
         ("hw in (rpi4, rpi5)", "ab"),
@@ -106,6 +122,8 @@ def meant(database: Database, text: str) -> str:
         ("runs=har", "a"),
         ("runs=har@2", "a"),
         ("runs=har@1", ""),
+        (f"runs=har@{MANIFEST}", "a"),
+        (f"runs=har@{MANIFEST[:-1]}0", ""),
         ("device=a' OR '1'='1", None),
     ],
 )  # fmt: skip
@@ -190,7 +208,9 @@ def test_labels_are_set_and_removed_by_name_and_by_selector(filled: Database) ->
     assert caught.value.code == "labels.limit"
 
 
-@pytest.mark.parametrize("name", ["group", "online", "and", "reported", "Site", "a.b", "-a", ""])
+@pytest.mark.parametrize(
+    "name", ["group", "online", "failing", "and", "reported", "Site", "a.b", "-a", ""]
+)
 def test_a_label_takes_no_name_that_means_something(name: str) -> None:
     with pytest.raises(ValueError, match="set"):
         LabelRequest(devices=["a"], set={name: "x"})
@@ -212,6 +232,22 @@ def test_saved_selectors_are_kept_used_and_guarded(filled: Database) -> None:
     labels.forget("porto")
     with pytest.raises(NotFound):
         labels.forget("porto")
+
+
+def test_what_shares_devices_with_a_selector_is_told(filled: Database) -> None:
+    labels = Labels(database=filled, now=Clock())
+    labels.save("porto", "site=porto", "anna")
+    labels.save("pis", "hw=rpi*", "anna")
+    labels.save("elsewhere", "not site=porto", "anna")
+    labels.save("nobody", "device=nobody", "anna")
+    told = [(one.kind, one.name, one.devices, one.of) for one in labels.overlaps("porto")]
+    assert told == [("group", "porto", 2, 2), ("selector", "pis", 2, 3)]
+    for kind, name, devices, of in told:
+        text = f"@{name}" if kind == "selector" else f"group={name}"
+        assert len(meant(filled, text)) == of
+        assert len(meant(filled, f"@porto and {text}")) == devices
+    with pytest.raises(NotFound):
+        labels.overlaps("unknown")
 
 
 # ---------------------------------------------------------------- rollouts
@@ -247,6 +283,17 @@ def test_membership_follows_the_labels_while_a_rollout_runs(fleet: Fleet) -> Non
     fleet.rollouts.tick()
     assert fleet.states(rollout) == {"a": "in_progress", "b": "cancelled", "c": "in_progress"}
     assert fleet.reason(rollout, "b") == "rollout.left"
+
+
+def test_what_a_device_is_ordered_to_run_is_a_field(fleet: Fleet) -> None:
+    fleet.version("2")
+    start(fleet, "device in (a, b)")
+    fleet.rollouts.tick()
+    assert meant(fleet.database, "desired=har") == "ab"
+    assert meant(fleet.database, "desired=har@1 and not runs=har@1") == "ab"
+    assert meant(fleet.database, "desired=har@2") == ""
+    assert meant(fleet.database, "not desired=har") == "c"
+    assert meant(fleet.database, "desired=other") == ""
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,6 @@ from edgectl_protocol.uploads import (
     LOG_REQUEST_PAYLOAD_TYPE,
     UPLOAD_BYTES_MAX,
     WANTED_MAX,
-    LogRequest,
     UploadAnswer,
     UploadOffer,
     UploadWanted,
@@ -38,11 +37,11 @@ from edgectl_server.clock import now
 from edgectl_server.errors import NotFound, Unavailable
 from edgectl_server.storage.tables import DeviceUpload, DeviceUploadChunk, Job
 from server.fleet.conftest import Site
-from server.fleet.fleet_helpers import PAGE_ALL, Pi
+from server.fleet.fleet_helpers import PAGE_ALL
+from server.fleet.uploader import MEDIA_TYPE, Uploader, parts_of
 from signed import seal
 from waiting import wait_for
 
-MEDIA_TYPE = "application/x-ndjson+gzip"
 SMALL = b"one chunk of a log"
 LARGE = random.Random(3).randbytes(20 * CHUNK_BYTES + 5)
 
@@ -53,94 +52,10 @@ def broker() -> str:
     return "embedded"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upload_rows, "STALL", timedelta(seconds=0.5))
     monkeypatch.setattr(upload_rows, "STALL_MAX", timedelta(seconds=1))
-
-
-def parts_of(content: bytes) -> list[bytes]:
-    return [content[at : at + CHUNK_BYTES] for at in range(0, len(content), CHUNK_BYTES)]
-
-
-class Uploader:
-    """A device that uploads, as it is told to."""
-
-    def __init__(self, site: Site, name: str = "pi-1") -> None:
-        self.site = site
-        self.pi: Pi = site.pi(name)
-        self.name = name
-        self.pi.subscribe(topics.wanted(name), topics.command(name))
-        self.sent: list[int] = []
-        wait_for(lambda: site.plane.fleet.device(name).online, "the device online")
-
-    def asked(self) -> UploadAnswer:
-        """Let an operator ask, and return what an answer must name."""
-        job = self.site.plane.device_logs.start(self.name, 60, "anna").id
-        topic = topics.command(self.name)
-
-        def find() -> LogRequest | None:
-            for payload in self.pi.got.get(topic, []):
-                request = decode(LogRequest, self.pi.verified(payload))
-                if request.job == job:
-                    return request
-            return None
-
-        request = wait_for(find, "the request")
-        assert request.expires_at - request.issued_at == timedelta(minutes=2)
-        return UploadAnswer(job=job, nonce=request.nonce)
-
-    def offer(self, content: bytes, request: UploadAnswer | None, **lies: Any) -> UploadOffer:
-        self.pi.seq += 1
-        index = digest_of(make_index(parts_of(content))) if len(content) > CHUNK_BYTES else None
-        fields: dict[str, Any] = {
-            "device": self.name, "boot": self.pi.boot, "seq": self.pi.seq, "at": now(),
-            "kind": "logs", "upload": digest_of(content), "length": len(content),
-            "chunk_index": index, "media_type": MEDIA_TYPE, "request": request,
-        }  # fmt: skip
-        offer = UploadOffer(**(fields | lies))
-        self.pi.publish(topics.event(self.name), offer)
-        return offer
-
-    def heard(self) -> list[UploadWanted]:
-        payloads = self.pi.got.get(topics.wanted(self.name), [])
-        return [decode(UploadWanted, payload) for payload in payloads]
-
-    def send(self, digest: str, number: int, content: bytes) -> None:
-        self.sent.append(number)
-        payload = encode_upload_chunk(digest, number, content)
-        self.pi.publish(topics.upload_chunk(self.name), payload)
-
-    def next_wanted(self, at: int) -> UploadWanted:
-        """Wait for what the server says next, after so many words."""
-        return wait_for(lambda: self.heard()[at:], "what is wanted")[0]
-
-    def answer(self, content: bytes, *, until: int | None = None) -> UploadWanted:
-        """Send what is wanted until the end, or until so many chunks were sent."""
-        digest, parts, at = digest_of(content), parts_of(content), 0
-        while True:
-            wanted = self.next_wanted(at)
-            at += 1
-            if wanted.upload != digest:
-                continue
-            if wanted.done or wanted.refused is not None:
-                return wanted
-            assert len(wanted.chunks) <= WANTED_MAX
-            for number in wanted.chunks:
-                if until is not None and len(self.sent) >= until:
-                    return wanted
-                self.send(digest, number, make_index(parts) if number < 0 else parts[number])
-
-    def wait_dropped(self, code: str, count: int = 1) -> None:
-        dropped = self.site.plane.intake.dropped
-        wait_for(lambda: dropped[code] >= count, f"{count} {code} among {dropped}")
-
-    def refusal(self) -> str:
-        """Wait for the newest word, which must be a refusal, and return its code."""
-        wait_for(lambda: self.heard() and self.heard()[-1].refused, "a refusal")
-        refused = self.heard()[-1].refused
-        assert refused is not None
-        return refused.code
 
 
 @pytest.fixture
@@ -181,7 +96,7 @@ def test_what_is_offered_is_pulled_whole(uploader: Uploader, content: bytes) -> 
     site, request = uploader.site, uploader.asked()
     uploader.offer(content, request)
     assert uploader.answer(content).done
-    row, pieces = site.plane.device_uploads.read("pi-1", digest_of(content))
+    row, pieces = site.plane.device_uploads.read("pi-1", digest_of(content), kind="logs")
     assert b"".join(pieces) == content
     assert (row.state, row.media_type, row.reason) == ("complete", MEDIA_TYPE, None)
     assert chunks_held(site) == 0
@@ -208,7 +123,7 @@ def test_an_upload_goes_on_where_it_was(uploader: Uploader) -> None:
     assert uploader.answer(LARGE).done
     assert len(uploader.sent) <= 22 + 2 * WANTED_MAX
     assert uploader.sent.count(INDEX_NUMBER) == 1
-    _, pieces = site.plane.device_uploads.read("pi-1", digest_of(LARGE))
+    _, pieces = site.plane.device_uploads.read("pi-1", digest_of(LARGE), kind="logs")
     assert hashlib.sha256(b"".join(pieces)).digest() == hashlib.sha256(LARGE).digest()
 
 
@@ -257,12 +172,13 @@ def test_a_server_that_dies_at_the_end_of_an_upload_ends_it_once(
     assert len(uploader.sent) == sent, "nothing is asked for again"
     (row,) = rows(site)
     assert (row.state, row.reason, chunks_held(site)) == ("complete", None, 0)
-    _, pieces = site.plane.device_uploads.read("pi-1", digest_of(LARGE))
+    _, pieces = site.plane.device_uploads.read("pi-1", digest_of(LARGE), kind="logs")
     assert b"".join(pieces) == LARGE
     assert job_of(site, request).state == "succeeded"
     assert list((site.settings.data_path / "device-uploads").iterdir()) == []
 
 
+@pytest.mark.usefixtures("short_waits")
 def test_what_does_not_come_is_asked_for_again_and_given_up(
     uploader: Uploader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,10 +248,10 @@ def test_no_device_takes_part_in_anothers_upload(uploader: Uploader) -> None:
     thief.offer(SMALL, request)
     assert thief.refusal() == "upload.unasked"
     with pytest.raises(NotFound):
-        site.plane.device_uploads.read("pi-2", offer.upload)
+        site.plane.device_uploads.read("pi-2", offer.upload, kind="logs")
     assert uploader.answer(SMALL).done
     with pytest.raises(NotFound):
-        site.plane.device_uploads.read("pi-2", offer.upload)
+        site.plane.device_uploads.read("pi-2", offer.upload, kind="logs")
 
 
 def test_one_request_brings_one_upload(uploader: Uploader) -> None:

@@ -85,7 +85,7 @@ def test_a_slot_is_shown_with_everything_that_was_seen_of_its_update():
     )
     row = new_device("pi-1", NOW, reported=to_builtins(reported))
     row.device_class, row.group = "", ""
-    (slot,) = device_summary(row, {}, 0)["slots"]
+    (slot,) = device_summary(row, {}, 0, overdue=False)["slots"]
     assert (slot.running.threads, slot.running.provider) == (2, "CPUExecutionProvider")
     assert slot.update.manifest == MANIFEST
     assert_seen(slot.update)

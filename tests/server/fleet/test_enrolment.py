@@ -241,7 +241,7 @@ def test_without_a_token_nobody_waits_or_makes_others_wait(enroller, database) -
         session.get(EnrolToken, wrong.token_id, with_for_update=True)
         thread = threading.Thread(target=ask)
         thread.start()
-        thread.join(10)
+        thread.join(60)
         waited = thread.is_alive()
     thread.join()
     assert not waited

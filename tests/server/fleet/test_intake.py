@@ -5,11 +5,13 @@ runs on the real link in test_control_plane.py.
 """
 
 import json
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -22,12 +24,14 @@ from edgectl_protocol.histograms import LATENCY_EDGES_US
 from edgectl_protocol.messages import (
     PAYLOAD_TYPES,
     Ack,
+    Capabilities,
     DeviceEvent,
     InferenceWindow,
     Reason,
     ReportedState,
     SeedRequest,
     SlotReport,
+    SystemSample,
     TelemetryBatch,
     UpdateReport,
     decode,
@@ -37,13 +41,19 @@ from edgectl_protocol.update import UpdateEvent, UpdateState
 from edgectl_server import allowance, missed_states
 from edgectl_server import intake as intake_module
 from edgectl_server.benchmarks import Benchmarks
+from edgectl_server.contracts import Contracts
 from edgectl_server.device_uploads import open_device_uploads
 from edgectl_server.distribution.link import Incoming
-from edgectl_server.flapping import BREAKS_MAX
+from edgectl_server.features import Features
+from edgectl_server.flapping import BREAKS_MAX, GOING, SETTLE_S
 from edgectl_server.fleet import Fleet
+from edgectl_server.ground_truth import GroundTruth
 from edgectl_server.intake import QUEUE_MAX, Intake
+from edgectl_server.log_follows import LogFollows
 from edgectl_server.measurements import Measurements
 from edgectl_server.ordering import Ordering
+from edgectl_server.receipts import BOOTS_MAX, Receipts
+from edgectl_server.references import References
 from edgectl_server.rollouts import Rollouts
 from edgectl_server.security import SecurityEvents
 from edgectl_server.settings import Settings
@@ -51,8 +61,14 @@ from edgectl_server.signing.authority import Authority
 from edgectl_server.signing.content_keys import ContentKeys
 from edgectl_server.signing.keys import Keys
 from edgectl_server.signing.orders import OrderSigner
+from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
-from edgectl_server.storage.tables import Device, DeviceEventRow, TelemetryWindow
+from edgectl_server.storage.tables import (
+    Device,
+    DeviceEventRow,
+    FeatureWindowRow,
+    TelemetryWindow,
+)
 from edgectl_server.targets import open_targets
 from edgectl_server.telemetry import Telemetry
 from server.fleet.fleet_helpers import CAPABILITIES, Clock, new_device
@@ -71,6 +87,7 @@ class Line:
         self.intake = intake
         self.done: list[str] = []
         self.acks: list[tuple[str, int, int]] = []
+        self.kept: list[tuple[int, int]] = []
         self.seeds: list[SeedRequest] = []
         self.read: list[str] = []
 
@@ -79,19 +96,32 @@ class Line:
 
     def publish(self, topic: str, payload: bytes, *, timeout_s: float) -> None:
         ack = decode(Ack, payload)
+        if ack.capabilities_seq is not None:
+            assert (topic, ack.seq) == (topics.ack("pi-1"), 0)
+            self.kept.append((ack.boot, ack.capabilities_seq))
+            return
         self.acks.append((topic, ack.boot, ack.seq))
 
-    def send(self, topic: str, message, *, retained: bool = False) -> None:
+    def send(
+        self,
+        topic: str,
+        message,
+        *,
+        retained: bool = False,
+        age_s: float = 1e6,
+        stale: bool = False,
+    ) -> None:
         """Send a message as the device that it names would; bytes as they are."""
         payload = message if isinstance(message, bytes) else seal(KEY, message)
-        self.intake.put(Incoming(topic, payload, retained, lambda: self.done.append(topic)))
+        done = lambda: self.done.append(topic)  # noqa: E731
+        self.intake.put(Incoming(topic, payload, retained, done, age_s, lambda: stale))
 
-    def state(self, *, retained: bool = False, **fields) -> None:
+    def state(self, *, retained: bool = False, age_s: float = 1e6, **fields) -> None:
         """Send a state and wait until it has been dealt with."""
         fields = {"device": "pi-1", "boot": 1, "seq": 1, "online": True} | fields
         before = len(self.done)
         state = ReportedState(**fields)
-        self.send(topics.state(state.device), state, retained=retained)
+        self.send(topics.state(state.device), state, retained=retained, age_s=age_s)
         wait_for(lambda: len(self.done) > before)
 
 
@@ -126,15 +156,29 @@ def parts(tmp_path: Path, database: Database, clock: Clock) -> SimpleNamespace:
     telemetry = Telemetry(database=database, retention_days=30, now=clock)
     rollouts = Rollouts(database=database, ordering=ordering, now=clock)
     security = SecurityEvents(database=database, retention_days=30, now=clock)
+    receipts = Receipts(database=database, retention_days=30, now=clock)
     intake = Intake(
         database=database,
         fleet=fleet,
         telemetry=telemetry,
+        features=Features(
+            database=database,
+            references=References(BlobStore(str(tmp_path / "blobs"))),
+            retention_days=30,
+            now=clock,
+        ),
         rollouts=rollouts,
         security=security,
         benchmarks=benchmarks,
         uploads=open_device_uploads(
             Settings(data=str(tmp_path)), database, owners={}, now=clock, wake=lambda: None
+        ),
+        log_follows=LogFollows(database=database, signer=signer, now=clock),
+        receipts=receipts,
+        ground_truth=GroundTruth(
+            database=database,
+            contracts=Contracts(BlobStore(str(tmp_path / "blobs"))),
+            now=clock,
         ),
     )
     csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(KEY, SHA256())
@@ -160,6 +204,7 @@ def parts(tmp_path: Path, database: Database, clock: Clock) -> SimpleNamespace:
         telemetry=telemetry,
         security=security,
         intake=intake,
+        receipts=receipts,
         database=database,
         clock=clock,
         add=add,
@@ -290,6 +335,38 @@ def test_only_a_connection_that_breaks_counts_against_a_device(parts, line) -> N
     assert breaks("leaves") == 0
 
 
+def test_what_says_more_of_the_broker_than_of_the_device_is_no_break(parts, line, clock) -> None:
+    def breaks(device: str) -> int:
+        with parts.database.read() as session:
+            return len(session.get_one(Device, device).disconnects)
+
+    def breaks_one(device: str, number: int, **options) -> None:
+        line.state(device=device, seq=number, connection=number)
+        line.state(device=device, seq=0, online=False, connection=number, **options)
+        assert not parts.fleet.device(device).online  # in any case
+
+    for name in ("we-came-back", "said-before", "broker-goes"):
+        parts.add(name)
+    for number in range(1, 7):
+        breaks_one("we-came-back", number, age_s=SETTLE_S - 0.1)
+        breaks_one("said-before", number, retained=True)
+    assert breaks("we-came-back") == breaks("said-before") == 0
+    breaks_one("we-came-back", 7, age_s=SETTLE_S)
+    assert breaks("we-came-back") == 1
+
+    breaks_one("broker-goes", 1)
+    clock.advance(seconds=GOING.total_seconds() + 1)
+    breaks_one("broker-goes", 2)
+    clock.advance(seconds=1)
+    lost_at = clock()
+    clock.advance(seconds=1)
+    breaks_one("broker-goes", 3)  # it was in our queue when the broker went
+    assert breaks("broker-goes") == 3
+    parts.fleet.forgive_breaks(lost_at)
+    assert breaks("broker-goes") == 1
+    assert breaks("we-came-back") == 1
+
+
 def test_what_is_shown_is_what_was_reported(parts, line) -> None:
     update = UpdateReport(
         order=1,
@@ -343,6 +420,31 @@ def test_events_count_once_and_are_acknowledged_each_time(parts, line) -> None:
     assert len(line.done) == 4
     with parts.database.read() as session:
         assert session.scalar(select(func.count()).select_from(DeviceEventRow)) == 2
+
+
+def test_capabilities_are_kept_for_reports_without_them(parts, line) -> None:
+    what = Capabilities(machine="aarch64", cores=4, labels={"site": "porto"})
+
+    def stored() -> ReportedState:
+        with parts.database.read() as session:
+            return msgspec.convert(session.get_one(Device, "pi-1").reported, ReportedState)
+
+    line.state(seq=1, capabilities=what, capabilities_seq=1)
+    line.state(seq=2, capabilities_seq=1, agent_version="9")
+    assert (stored().capabilities, stored().agent_version) == (what, "9")
+    line.state(seq=2, capabilities_seq=1)  # resent
+    assert line.kept == [(1, 1)]
+    line.state(boot=2, seq=1, capabilities_seq=1)  # of another start: not what we keep
+    assert stored().capabilities == what
+    line.state(boot=2, seq=2, capabilities_seq=1)
+    assert line.kept == [(1, 1), (2, 0), (2, 0)]
+    line.state(boot=2, seq=3, capabilities=what, capabilities_seq=1)
+    line.state(boot=2, seq=4, capabilities_seq=1)
+    assert line.kept == [(1, 1), (2, 0), (2, 0), (2, 1)]
+    line.state(boot=2, seq=5, capabilities=what)  # of an older agent
+    line.state(boot=2, seq=6)
+    assert stored().capabilities is None
+    assert len(line.kept) == 4
 
 
 def test_an_event_of_no_order_is_stored(parts, line) -> None:
@@ -406,6 +508,16 @@ def test_extreme_values_are_taken_or_dropped(parts, line, message) -> None:
     line.send(topics.event("pi-1"), event(77))
     wait_for(lambda: (topics.ack("pi-1"), 1, 77) in line.acks)
     assert len(line.done) == 2
+
+
+def test_what_the_broker_sends_again_waits_for_that(parts, line) -> None:
+    """The connection on which it came has ended: done now, it would be done twice."""
+    line.send(topics.event("pi-1"), event(1), stale=True)
+    line.send(topics.event("pi-1"), event(2))
+    wait_for(lambda: (topics.ack("pi-1"), 1, 2) in line.acks)
+    line.send(topics.event("pi-1"), event(1))
+    wait_for(lambda: (topics.ack("pi-1"), 1, 1) in line.acks)
+    assert len(line.done) == len(line.acks) == 2
 
 
 def test_a_flood_is_not_stored_and_not_acknowledged(parts, line, monkeypatch) -> None:
@@ -540,3 +652,103 @@ def test_a_state_that_got_lost_is_asked_for_by_the_event_that_came_with_it(
     line.state(seq=2, sent_at=at + timedelta(seconds=1), retained=True)
     parts.intake.ask_for_states()
     assert line.read == [topics.state("pi-1")]
+
+
+def told(seq: int, *, boot: int = 1, **said: int) -> TelemetryBatch:
+    """Health, with what the device says of its spool."""
+    sample = SystemSample(at=datetime(2031, 1, 1, tzinfo=UTC), **said)
+    return TelemetryBatch(device="pi-1", boot=boot, seq=seq, system=sample)
+
+
+def test_what_came_twice_or_not_at_all_is_shown(parts, line) -> None:
+    line.send(topics.telemetry("pi-1"), told(1))
+    line.send(topics.event("pi-1"), event(2))
+    for _ in range(3):
+        line.send(topics.telemetry("pi-1"), told(6, waits_boot=1, waits_seq=4, dropped=2))
+    wait_for(lambda: len(line.acks) == 5)
+    found = parts.receipts.show("pi-1")
+    (boot,) = found.boots
+    assert (boot.boot, boot.received, boot.duplicates, boot.last) == (1, 3, 2, 6)
+    assert [(one.first, one.last, one.state) for one in boot.gaps] == [(3, 5, "partly lost")]
+    assert found.dropped == 2
+    line.send(topics.telemetry("pi-1"), told(4))
+    line.send(topics.telemetry("pi-1"), told(5))
+    line.send(topics.telemetry("pi-1"), told(1, boot=2, waits_boot=2, waits_seq=1))
+    wait_for(lambda: len(line.acks) == 8)
+    newest, oldest = parts.receipts.show("pi-1").boots
+    assert (newest.boot, newest.received, newest.gaps) == (2, 1, [])
+    assert [(one.first, one.last, one.state) for one in oldest.gaps] == [(3, 3, "lost")]
+    assert parts.receipts.show("pi-2").boots == []
+
+
+def test_telemetry_waits_for_company_and_everything_else_for_nothing(
+    parts, line, monkeypatch
+) -> None:
+    writes: list[int] = []
+    write = parts.intake._write
+
+    def counted(batch):
+        writes.append(len(batch))
+        return write(batch)
+
+    monkeypatch.setattr(parts.intake, "_write", counted)
+    monkeypatch.setattr(intake_module, "GATHER_S", 30.0)
+    line.send(topics.telemetry("pi-1"), told(1))
+    line.send(topics.telemetry("pi-1"), told(2))
+    line.send(topics.event("pi-1"), event(3))
+    wait_for(lambda: len(line.acks) == 3)
+    line.send(topics.event("pi-1"), event(4))
+    wait_for(lambda: len(line.acks) == 4)
+    for seq in range(10):  # half of what a broker sends before something is acknowledged
+        line.send(topics.telemetry("pi-1"), told(10 + seq))
+    wait_for(lambda: len(line.acks) == 14)
+    assert sum(writes) == 14
+    assert len(writes) <= 4, "few transactions"
+    monkeypatch.setattr(intake_module, "GATHER_S", 0.05)
+    line.send(topics.telemetry("pi-1"), told(30))
+    wait_for(lambda: len(line.acks) == 15)
+
+
+def test_an_end_does_not_wait_for_company(parts, line, monkeypatch) -> None:
+    monkeypatch.setattr(intake_module, "GATHER_S", 30.0)
+    line.send(topics.telemetry("pi-1"), told(1))
+    began = time.monotonic()
+    parts.intake.close()
+    assert time.monotonic() - began < 10
+
+
+def test_what_is_not_stored_has_not_come(parts, line) -> None:
+    line.send(topics.telemetry("pi-1"), b"not a message")
+    line.send(topics.telemetry("pi-1"), told(3))
+    wait_for(lambda: len(line.acks) == 1)
+    (boot,) = parts.receipts.show("pi-1").boots
+    assert (boot.received, boot.duplicates) == (1, 0)
+
+
+def test_numbers_that_are_made_up_take_no_room(parts, line, clock) -> None:
+    for number in range(60):
+        line.send(topics.telemetry("pi-1"), told(2**62, boot=2**40 + number))
+        if number % 7 == 0:
+            line.send(topics.telemetry("pi-1"), told(2**62 - 2, boot=2**40))
+    line.send(topics.telemetry("pi-1"), told(1))
+    wait_for(lambda: (topics.ack("pi-1"), 1, 1) in line.acks)
+    assert len(parts.receipts.show("pi-1").boots) == BOOTS_MAX
+    clock.advance(days=31)
+    parts.receipts.delete_old()
+    assert parts.receipts.show("pi-1").boots == []
+
+
+def test_clock_jumps_are_listed(parts) -> None:
+    at = datetime(2031, 1, 1, tzinfo=UTC)
+    with parts.database.write() as session:
+        for seq, seconds in enumerate((0, 4, -3600, 86400)):
+            session.add(
+                FeatureWindowRow(
+                    device="pi-1", boot=1, seq=seq, slot="har", manifest=digest_of(b"m"),
+                    start=at, end=at, hour=at, rows=1, skipped=0, clock_shift_s=seconds,
+                    counts={}, rolled=False, received_at=at + timedelta(seconds=seq),
+                )
+            )  # fmt: skip
+    found = parts.receipts.show("pi-1")
+    assert [one.seconds for one in found.clock_jumps] == [86400, -3600]
+    assert found.feature_windows == 4

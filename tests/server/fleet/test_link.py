@@ -204,7 +204,7 @@ def test_a_failing_callback_and_a_dead_thread_are_survived(
 
     (before,) = network_threads()
     link._client._thread_terminate = True  # ends paho's loop behind our back
-    before.join(10)
+    before.join(60)
     wait_for(lambda: network_threads() and network_threads() != [before])
     assert link.wait_connected(10)
     device_publishes(wires, tmp_path, [b"after"])

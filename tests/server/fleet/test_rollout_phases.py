@@ -12,7 +12,13 @@ from edgectl_protocol.histograms import LATENCY_EDGES_US
 from edgectl_protocol.update import UpdateState
 from edgectl_server.errors import Conflict, Refused
 from edgectl_server.flapping import note_disconnect
-from edgectl_server.schemas import PhaseSpec, RolloutPolicy, RolloutRequest, Selector
+from edgectl_server.schemas import (
+    GatePolicy,
+    PhaseSpec,
+    RolloutPolicy,
+    RolloutRequest,
+    Selector,
+)
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.tables import Device, RolloutDevice, TelemetryWindow
 from server.fleet.fleet_by_hand import PAGE, Fleet
@@ -120,6 +126,21 @@ def test_a_failed_gate_pauses_and_resuming_lets_the_phase_pass(fleet: Fleet) -> 
     fleet.rollouts.resume(rollout, "anna", "b was broken before")
     settle(fleet)
     assert fleet.states(rollout)["c"] == "in_progress"
+
+
+def test_each_phase_is_judged_by_its_own_gates(fleet: Fleet) -> None:
+    gentle = GatePolicy(success_min=0.5)
+    phases = [PhaseSpec(devices=2, gates=gentle), PhaseSpec(devices=3)]
+    rollout = fleet.start(phases=phases, failures_max=4, gates={"success_min": 0.9})
+    fleet.rollouts.tick()
+    fleet.report("a", U.COMMITTED)
+    fleet.report("b", U.ROLLED_BACK)
+    settle(fleet)
+    assert fleet.states(rollout)["c"] == "in_progress", "one of two is enough for the first"
+    fleet.report("c", U.COMMITTED)
+    settle(fleet)
+    assert fleet.show(rollout).state == "paused"
+    assert "success: 2 of 3 ended devices, at least 0.9" in fleet.show(rollout).note
 
 
 def test_an_offline_device_blocks_until_the_deadline_and_has_its_turn_when_it_is_back(
@@ -399,7 +420,10 @@ def test_an_abort_reaches_who_is_in_progress_and_takes_back_what_it_is_told_to(
 @pytest.mark.parametrize(
     ("phases", "words"),
     [
-        ([{"devices": 1, "percent": 5}], "not both"),
+        ([{"devices": 1, "percent": 5}], "give one of"),
+        ([{"devices": 1, "where": "tag=canary"}], "give one of"),
+        ([{"devices": 1}, {"where": "tag=canary"}], "come before those that count"),
+        ([{"devices": 1}, {"experiment": {}}], "the last phase can be no experiment"),
         ([{"percent": 50}, {"percent": 10}], "must grow"),
         ([{"devices": 5}, {"devices": 5}], "must grow"),
         ([{"name": "x", "devices": 1}, {"name": "x", "percent": 5}], "same name"),

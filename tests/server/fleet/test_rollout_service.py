@@ -20,7 +20,14 @@ from edgectl_server.errors import Conflict, NotFound, Refused
 from edgectl_server.ordering import LIFETIME
 from edgectl_server.schemas import RolloutPolicy, RolloutRequest, Selector
 from edgectl_server.storage.database import Database
-from edgectl_server.storage.tables import Device, ModelVersion, Outbox, RolloutDevice
+from edgectl_server.storage.tables import (
+    Device,
+    ModelVersion,
+    Outbox,
+    RolloutDevice,
+    Webhook,
+    WebhookDelivery,
+)
 from server.fleet.fleet_by_hand import PAGE, Fleet
 from server.fleet.fleet_helpers import add_version
 
@@ -438,3 +445,36 @@ def test_versions_that_go_together_are_ordered_together(fleet: Fleet) -> None:
         "kws": "5",
     }
     assert order.coupled == (("har", "kws"),)
+
+
+def told(fleet: Fleet) -> list[tuple[str, dict]]:
+    """What the one webhook is to be told."""
+    with fleet.database.read() as session:
+        rows = session.scalars(select(WebhookDelivery).order_by(WebhookDelivery.created_at))
+        return [(row.event, row.data) for row in rows]
+
+
+def test_webhooks_are_told_in_the_transaction_that_makes_it_happen(fleet: Fleet) -> None:
+    with fleet.database.write() as session:
+        hook = dict.fromkeys(("url", "secret", "note"), "") | {"format": "edgectl"}
+        times = dict.fromkeys(("created_at", "changed_at"), fleet.clock())
+        events = ["rollout.started", "rollout.paused", "rollout.aborted", "device.rejected"]
+        session.add(
+            Webhook(id="1", name="x", events=events, enabled=True, created_by="", **hook, **times)
+        )
+    fleet.add("a", "b")
+    with pytest.raises(NotFound):  # and nobody is told of what was refused
+        fleet.start(devices=["a", "b"], version="2")
+    rollout = fleet.start(max_in_progress=2, failures_max=1)
+    fleet.rollouts.tick()
+    fleet.report("a", U.REJECTED)
+    fleet.rollouts.tick()
+    fleet.rollouts.abort(rollout, "anna", "enough")
+    seen = told(fleet)
+    assert {event for event, _ in seen} == set(events)
+    by_event = dict(seen)
+    common = {"rollout": rollout, "model": "har", "version": "1"}
+    assert all(common.items() <= data.items() for _, data in seen)
+    assert by_event["rollout.aborted"]["by"] == "anna"
+    assert by_event["device.rejected"]["device"] == "a"
+    assert by_event["device.rejected"]["reason"]["code"] == "trial.latency"

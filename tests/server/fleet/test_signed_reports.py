@@ -14,15 +14,19 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import func, select
 
 from edgectl_protocol import topics
+from edgectl_protocol.compression import COMPRESSED, compress
 from edgectl_protocol.messages import (
     MESSAGE_BYTES_MAX,
     PAYLOAD_TYPES,
+    REPORT_BYTES_MAX,
     Reason,
     ReportedState,
     SecurityEvent,
+    TelemetryBatch,
     encode,
 )
 from edgectl_server import security as security_module
+from edgectl_server.device_filter import DeviceFilter
 from edgectl_server.errors import NotFound
 from edgectl_server.storage.paging import PageQuery
 from edgectl_server.storage.tables import Device, DeviceEventRow, SecurityEventRow
@@ -35,6 +39,7 @@ from server.fleet.test_intake import (  # noqa: F401  # fixtures
     line,
     parts,
     shown,
+    told,
 )
 from signed import key_id, seal
 from waiting import wait_for
@@ -85,6 +90,8 @@ ATTACKS = [
     Attack("a key id that no database takes", lambda: seal(OTHER, state(), keyid="\0"),
            "report.key"),
     Attack("altered", altered, "report.signature"),
+    Attack("a state that is compressed",
+           lambda: seal(KEY, compress(encode(state())), STATE + COMPRESSED), "report.type"),
     Attack("two signatures", twice_signed, "report.key"),
     Attack("an event on the topic of the state", lambda: seal(KEY, event(1)), "report.type"),
     Attack("signed as another kind", lambda: seal(KEY, encode(state()), EVENT), "report.type"),
@@ -109,7 +116,42 @@ def test_what_is_not_signed_by_the_device_changes_nothing(parts, line, attack: A
     (one,) = parts.security.page(PAGE).items
     assert (one.device, one.source) == ("pi-1", "server")
     assert parts.fleet.summary().security == parts.fleet.device("pi-1").security_events == 1
-    assert parts.fleet.devices(PAGE, security=True).total == 1
+    assert parts.fleet.devices(PAGE, DeviceFilter(security=True)).total == 1
+
+
+def batch(seq: int) -> bytes:
+    return encode(told(seq, waits_boot=1, waits_seq=seq))
+
+
+PACKED = PAYLOAD_TYPES[TelemetryBatch] + COMPRESSED
+
+
+def test_compressed_telemetry_is_what_it_was_before(parts, line) -> None:  # noqa: F811
+    line.send(topics.telemetry("pi-1"), seal(KEY, compress(batch(1)), PACKED))
+    line.send(topics.telemetry("pi-1"), seal(KEY, batch(1), PAYLOAD_TYPES[TelemetryBatch]))
+    line.send(topics.telemetry("pi-1"), seal(KEY, compress(batch(2)), PACKED))
+    wait_for(lambda: len(line.acks) == 3)
+    (boot,) = parts.receipts.show("pi-1").boots
+    assert (boot.received, boot.duplicates, boot.last) == (2, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        batch(1),
+        compress(batch(1))[:-1],
+        compress(batch(1)) + b"x",
+        compress(compress(batch(1))),
+        compress(batch(1)[:-1] + b" " * REPORT_BYTES_MAX + b"}"),
+        compress(bytes(50_000_000)),
+    ],
+    ids=["nothing", "plain", "cut off", "with a tail", "twice", "a little long", "a bomb"],
+)
+def test_what_is_compressed_otherwise_is_not_believed(parts, line, payload: bytes) -> None:  # noqa: F811
+    line.send(topics.telemetry("pi-1"), seal(KEY, payload, PACKED))
+    wait_for(lambda: parts.intake.dropped["report.malformed"] == 1)
+    assert parts.receipts.show("pi-1").boots == []
 
 
 def test_a_flood_of_lies_is_one_row(parts, line) -> None:  # noqa: F811

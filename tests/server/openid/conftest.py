@@ -15,9 +15,11 @@ from edgectl_server.audit import AuditLog
 from edgectl_server.auth import Auth
 from edgectl_server.openid.handover import Handover
 from edgectl_server.openid.sign_on import open_sign_on
+from edgectl_server.proofs import Proofs
 from edgectl_server.services import Services
 from edgectl_server.settings import Settings
 from edgectl_server.storage.database import Database
+from edgectl_server.user_changes import Users
 from server.core.conftest import QUICK, Clock
 from server.openid.openid_providers import CLIENT, SECRET, LyingProvider, RealProvider
 
@@ -50,10 +52,13 @@ class Application:
         self.database = Database(f"sqlite:///{folder / 'people.sqlite'}")
         self.audit = AuditLog(self.database, clock)
         self.auth = Auth(self.database, clock, hasher=QUICK)
+        self.proofs = Proofs(self.database, self.auth, clock)
+        self.users = Users(self.database, self.auth, clock)
         self.sign_on = open_sign_on(self.settings, self.database, clock)
         self.handover = Handover(self.database, clock)
         self._app = app
-        for name in ("settings", "database", "audit", "auth", "sign_on", "handover"):
+        parts = ("settings", "database", "audit", "auth", "proofs", "users", "sign_on", "handover")
+        for name in parts:
             setattr(app.state.services, name, getattr(self, name))
         self.browser = self.another_browser()
 

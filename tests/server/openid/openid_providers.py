@@ -78,7 +78,7 @@ class RealProvider:
 
     def log_in(self, address: str, login: str, redirect_uri: str) -> str:
         """Be somebody's browser at the provider; return where it is sent with the answer."""
-        with httpx2.Client(trust_env=False, timeout=10) as browser:
+        with httpx2.Client(trust_env=False, timeout=60) as browser:
             answer = browser.get(address)
             for _ in range(12):
                 if answer.is_redirect:

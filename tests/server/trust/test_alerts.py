@@ -170,7 +170,7 @@ def test_a_problem_that_is_told_as_a_text(clock: Clock) -> None:
     assert codes(alerts) == []
     problem = "the broker follows an old list"
     assert alerts.current() == (
-        Alert("broker.revocations", "critical", f"late: {problem}", "look"),
+        Alert("broker.revocations", "critical", f"late: {problem}", "look", "late"),
     )
 
 

@@ -7,7 +7,18 @@ written in one transaction; what must be told to the world goes into `Outbox` in
 
 from __future__ import annotations
 
+from edgectl_server.storage.tables.alerts import (
+    AlertEventRow,
+    AlertNotice,
+    AlertRoute,
+    AlertRow,
+    AlertSilence,
+    AlertTold,
+    AlertTurn,
+)
+from edgectl_server.storage.tables.annotations import AnnotationRow, OutcomeRow
 from edgectl_server.storage.tables.base import Base, UtcDateTime
+from edgectl_server.storage.tables.datasets import DatasetBlobRow, DatasetRow
 from edgectl_server.storage.tables.devices import (
     DesiredSlot,
     Device,
@@ -19,6 +30,12 @@ from edgectl_server.storage.tables.devices import (
     ReportedSlot,
     SavedSelector,
     SecurityEventRow,
+)
+from edgectl_server.storage.tables.learning import (
+    LoopEventRow,
+    LoopPolicyRow,
+    LoopRunRow,
+    RetrainingRow,
 )
 from edgectl_server.storage.tables.models import (
     Blob,
@@ -36,6 +53,7 @@ from edgectl_server.storage.tables.people import (
     ApiToken,
     AuditEntryRow,
     AuditHeadRow,
+    LoginProof,
     LoginSession,
     OpenIdPerson,
     User,
@@ -47,48 +65,96 @@ from edgectl_server.storage.tables.rollouts import (
     RolloutDevice,
     RolloutEvent,
 )
+from edgectl_server.storage.tables.samples import SampleKeyRow, SamplePolicyRow, SampleRow
 from edgectl_server.storage.tables.telemetry import (
+    AccuracyPointRow,
+    AccuracyStateRow,
+    AnsweredHour,
+    DriftEventRow,
+    DriftStateRow,
+    FeatureHourRow,
+    FeatureWindowRow,
+    MessageReceiptRow,
     SystemSampleRow,
     TelemetryWindow,
+    UsualDaysRow,
 )
-from edgectl_server.storage.tables.uploads import DeviceUpload, DeviceUploadChunk
+from edgectl_server.storage.tables.uploads import (
+    DeviceUpload,
+    DeviceUploadChunk,
+    LogFollow,
+    LogFollowLines,
+)
+from edgectl_server.storage.tables.webhooks import Webhook, WebhookDelivery
 
 __all__ = [
+    "AccuracyPointRow",
+    "AccuracyStateRow",
+    "AlertEventRow",
+    "AlertNotice",
+    "AlertRoute",
+    "AlertRow",
+    "AlertSilence",
+    "AlertTold",
+    "AlertTurn",
+    "AnnotationRow",
+    "AnsweredHour",
     "ApiToken",
     "AuditEntryRow",
     "AuditHeadRow",
     "Base",
     "Blob",
     "BundleVariant",
+    "DatasetBlobRow",
+    "DatasetRow",
     "Delta",
     "DesiredSlot",
     "Device",
     "DeviceEventRow",
     "DeviceUpload",
     "DeviceUploadChunk",
+    "DriftEventRow",
+    "DriftStateRow",
     "EnrolRequestRow",
     "EnrolToken",
+    "FeatureHourRow",
+    "FeatureWindowRow",
     "Job",
     "KnownTrial",
+    "LogFollow",
+    "LogFollowLines",
+    "LoginProof",
     "LoginSession",
+    "LoopEventRow",
+    "LoopPolicyRow",
+    "LoopRunRow",
     "Measurement",
+    "MessageReceiptRow",
     "Model",
     "ModelPolicyRow",
     "ModelVersion",
     "OpenIdPerson",
     "Origin",
     "Outbox",
+    "OutcomeRow",
     "Preauthorised",
     "ReportedSlot",
     "Retained",
+    "RetrainingRow",
     "Rollout",
     "RolloutDevice",
     "RolloutEvent",
+    "SampleKeyRow",
+    "SamplePolicyRow",
+    "SampleRow",
     "SavedSelector",
     "SecurityEventRow",
     "SystemSampleRow",
     "TelemetryWindow",
     "User",
+    "UsualDaysRow",
     "UtcDateTime",
+    "Webhook",
+    "WebhookDelivery",
     "Worker",
 ]

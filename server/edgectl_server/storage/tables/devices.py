@@ -71,6 +71,10 @@ class Device(Base):
     """A device that has enrolled."""
 
     __tablename__ = "device"
+    __table_args__ = (
+        Index("ix_device_seen", "state", "online", "last_seen_at"),
+        Index("ix_device_held", "state", "held_at"),
+    )
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     state: Mapped[str] = mapped_column(String(16))  # enrolled, revoked, decommissioned
     group: Mapped[str] = mapped_column(String(64), default="", index=True)  # the server says it
@@ -100,6 +104,9 @@ class Device(Base):
     request_counter: Mapped[int] = mapped_column(default=0)  # newest request issued
     labels: Mapped[Document] = mapped_column(default=dict)  # people's; of the device: `reported`
     disconnects: Mapped[list[Any]] = mapped_column(default=list)  # newest moments, ISO 8601
+    held_at: Mapped[datetime | None]  # no rollout begins on it from then on
+    held_by: Mapped[str] = mapped_column(String(128), default="")
+    hold_reason: Mapped[str] = mapped_column(String(1024), default="")
 
 
 class SavedSelector(Base):
@@ -116,6 +123,10 @@ class ReportedSlot(Base):
     """What a slot of a device does, taken out of `Device.reported` in order to be searched."""
 
     __tablename__ = "reported_slot"
+    __table_args__ = (
+        Index("ix_reported_slot_version", "slot", "version", "device"),
+        Index("ix_reported_slot_update", "update_state", "device"),
+    )
     device: Mapped[str] = mapped_column(
         ForeignKey("device.id", ondelete="CASCADE"), primary_key=True
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import (
     ForeignKey,
@@ -40,11 +41,12 @@ class Blob(Base):
 
 
 class Worker(Base):
-    """A machine that makes trials for the server."""
+    """A machine that makes trials for the server, and trains."""
 
     __tablename__ = "worker"
     name: Mapped[str] = mapped_column(String(128), primary_key=True)
     seen_at: Mapped[datetime]
+    trainers: Mapped[list[Any] | None]  # their names; None: an older edgectl, which does not say
 
 
 class KnownTrial(Base):
@@ -142,7 +144,7 @@ class BundleVariant(Base):
 
 
 class Delta(Base):
-    """How the model of a bundle is made from that of another one, or why that is not done."""
+    """How a bundle is made from another one, model and rest, or why that is not done."""
 
     __tablename__ = "delta"
     __table_args__ = (
@@ -164,6 +166,12 @@ class Delta(Base):
     bytes: Mapped[int | None]
     chunk_index: Mapped[str | None] = mapped_column(String(71), index=True)
     codec: Mapped[str | None] = mapped_column(String(16))  # whole, patch, tensor
+    # The same of the rest of the bundle, whatever became of the model; None: there is no delta.
+    rest_target: Mapped[str | None] = mapped_column(String(71))  # the file that it makes
+    rest_target_bytes: Mapped[int] = mapped_column(default=0)
+    rest_digest: Mapped[str | None] = mapped_column(String(71), index=True)
+    rest_bytes: Mapped[int | None]
+    rest_chunk_index: Mapped[str | None] = mapped_column(String(71), index=True)
     reason: Mapped[Document | None]
     created_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]

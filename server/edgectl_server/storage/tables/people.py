@@ -32,6 +32,7 @@ class User(Base):
     password_hash: Mapped[str] = mapped_column(String(256))  # argon2id; empty: has no password
     role: Mapped[str] = mapped_column(String(16))  # viewer, operator, admin
     created_at: Mapped[datetime]
+    disabled_at: Mapped[datetime | None]  # since then, nothing of theirs opens anything
 
 
 class OpenIdPerson(Base):
@@ -73,6 +74,19 @@ class LoginSession(Base):
     user: Mapped[str] = mapped_column(ForeignKey("user_account.name", ondelete="CASCADE"))
     csrf: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    authenticated_at: Mapped[datetime | None]  # single sign-on: the provider was made to ask again
+
+
+class LoginProof(Base):
+    """Whoever uses a login has just shown again to be its owner; see `edgectl_server.proofs`."""
+
+    __tablename__ = "login_proof"
+    secret_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    user: Mapped[str] = mapped_column(
+        ForeignKey("user_account.name", ondelete="CASCADE"), index=True
+    )
+    via: Mapped[str] = mapped_column(String(64))  # the session or token, as the audit log names it
     expires_at: Mapped[datetime]
 
 

@@ -47,6 +47,7 @@ class Rollout(Base):
     settled_at: Mapped[datetime | None]
     approved_phase: Mapped[int] = mapped_column(default=-1)
     verdicts: Mapped[list[Any]] = mapped_column(default=list)
+    tested_until: Mapped[datetime | None]  # what arrived until then is in `tested_*` of its devices
     revert: Mapped[bool] = mapped_column(default=False)  # what has committed goes back too
     priority: Mapped[int] = mapped_column(default=0)  # a higher one comes first on a device
 
@@ -62,6 +63,10 @@ class RolloutDevice(Base):
     state: Mapped[str] = mapped_column(String(16))  # see edgectl_server.domain.rollouts
     previous_version_id: Mapped[int | None]
     order_counter: Mapped[int | None]
+    refused_since: Mapped[datetime | None]  # it says that it does not obey its order
+    from_phase: Mapped[int] = mapped_column(default=0)  # the first phase that is for it
+    tested_requests: Mapped[int] = mapped_column(default=0)  # in the experiment
+    tested_wrong: Mapped[int] = mapped_column(default=0)  # of them, what is counted
     reason: Mapped[Document | None]
     manifest: Mapped[str | None] = mapped_column(String(71))  # with which it has committed
     whole_bytes: Mapped[int | None]  # of the bundle that it is ordered, or has fetched

@@ -58,21 +58,31 @@ export function setCsrf(token: string | null | undefined): void {
   csrf = token ?? null;
 }
 
+/** For requests that do not go through `fetchClient`. */
+export function csrfHeaders(): Record<string, string> {
+  return csrf ? { "X-CSRF-Token": csrf } : {};
+}
+
+/** What an answer says that is not a success. */
+export async function problemOf(response: Response): Promise<ApiError> {
+  let problem: Partial<Schemas["Problem"]> = {};
+  try {
+    problem = (await response.clone().json()) as Partial<Schemas["Problem"]>;
+  } catch {
+    // Not from our server: a proxy's page. The status says enough.
+  }
+  if (response.status === 401) signedOut();
+  return new ApiError({ ...problem, status: response.status });
+}
+
 const conventions: Middleware = {
   onRequest({ request }) {
-    if (csrf && request.method !== "GET") request.headers.set("X-CSRF-Token", csrf);
+    if (request.method !== "GET") for (const [name, value] of Object.entries(csrfHeaders())) request.headers.set(name, value);
     return request;
   },
   async onResponse({ response }) {
     if (response.ok) return undefined;
-    let problem: Partial<Schemas["Problem"]> = {};
-    try {
-      problem = (await response.clone().json()) as Partial<Schemas["Problem"]>;
-    } catch {
-      // Not from our server: a proxy's page. The status says enough.
-    }
-    if (response.status === 401) signedOut();
-    throw new ApiError({ ...problem, status: response.status });
+    throw await problemOf(response);
   },
 };
 

@@ -5,6 +5,7 @@ import type { QueryClient } from "@tanstack/react-query";
 
 import { api, type Schemas } from "./client";
 import type { FromTab } from "./events.worker";
+import { setNewest } from "./refresh";
 import { Stream, type Report } from "./stream";
 
 export interface LiveStatus {
@@ -14,6 +15,8 @@ export interface LiveStatus {
 
 const PRESENT_EVERY_MS = 20_000;
 const REFETCH_EVERY_MS = 2_000;
+/** In a large fleet something changes each second; the numbers come at once, the rows by and by. */
+const FLEET_EVERY_MS = 8_000;
 
 let status: LiveStatus = { live: false, since: Date.now() };
 let deliver: (topic: string, snapshot: unknown) => void = () => {};
@@ -102,32 +105,39 @@ export function connectLive(client: QueryClient, onLost: () => void): void {
   // Whatever failed or was missed in between is asked for again.
   found = () => void client.invalidateQueries();
   const due = new Map<string, ReturnType<typeof setTimeout>>();
-  const refetch = (path: string) => {
+  const refetch = (path: string, everyMs = REFETCH_EVERY_MS) => {
     if (due.has(path)) return;
-    void client.invalidateQueries({ queryKey: ["get", path] });
-    due.set(
-      path,
-      setTimeout(() => {
-        due.delete(path);
-        void client.invalidateQueries({ queryKey: ["get", path] });
-      }, REFETCH_EVERY_MS),
-    );
+    const asked = { queryKey: ["get", path] };
+    const again = () => {
+      // A first answer may be of before the change, and is not cut short: on a slow server none would come.
+      if (client.isFetching({ ...asked, predicate: ({ state }) => state.data === undefined })) {
+        due.set(path, setTimeout(again, everyMs));
+        return;
+      }
+      due.delete(path);
+      void client.invalidateQueries(asked);
+    };
+    void client.invalidateQueries(asked);
+    due.set(path, setTimeout(again, everyMs));
   };
   deliver = (topic, snapshot) => {
     const [kind, id = ""] = topic.split(/:(.*)/s);
     if (kind === "fleet") {
-      client.setQueryData(api.queryOptions("get", "/api/v1/fleet").queryKey, snapshot);
-      refetch("/api/v1/devices");
+      setNewest(api.queryOptions("get", "/api/v1/fleet").queryKey, snapshot, client);
+      refetch("/api/v1/devices", FLEET_EVERY_MS);
     } else if (kind === "rollout") {
-      client.setQueryData(api.queryOptions("get", "/api/v1/rollouts/{rollout}", { params: { path: { rollout: id } } }).queryKey, snapshot);
+      setNewest(api.queryOptions("get", "/api/v1/rollouts/{rollout}", { params: { path: { rollout: id } } }).queryKey, snapshot, client);
+      refetch("/api/v1/rollouts/{rollout}/phases");
+      refetch("/api/v1/rollouts/{rollout}/reasons");
       refetch("/api/v1/rollouts/{rollout}/devices");
       refetch("/api/v1/rollouts/{rollout}/events");
       refetch("/api/v1/rollouts");
     } else if (kind === "device") {
-      client.setQueryData(api.queryOptions("get", "/api/v1/devices/{device}", { params: { path: { device: id } } }).queryKey, snapshot);
+      setNewest(api.queryOptions("get", "/api/v1/devices/{device}", { params: { path: { device: id } } }).queryKey, snapshot, client);
       refetch("/api/v1/devices/{device}/events");
     } else if (kind === "job") {
-      client.setQueryData(api.queryOptions("get", "/api/v1/jobs/{job_id}", { params: { path: { job_id: id } } }).queryKey, snapshot);
+      setNewest(api.queryOptions("get", "/api/v1/jobs/{job_id}", { params: { path: { job_id: id } } }).queryKey, snapshot, client);
+      refetch("/api/v1/retrainings/{retraining}");
       if ((snapshot as Schemas["JobInfo"]).finished_at) {
         refetch("/api/v1/models/{name}/versions/{version}");
         refetch("/api/v1/models/{name}/versions");
@@ -139,6 +149,25 @@ export function connectLive(client: QueryClient, onLost: () => void): void {
       refetch("/api/v1/models");
     } else if (kind === "trust") {
       refetch("/api/v1/trust");
+    } else if (kind === "drift") {
+      refetch("/api/v1/drift");
+      refetch("/api/v1/drift-summary");
+      refetch("/api/v1/drift-events");
+      refetch("/api/v1/models/{model}/drift");
+      refetch("/api/v1/models/{model}/drift/history");
+      refetch("/api/v1/models/{model}/accuracy");
+    } else if (kind === "alerts") {
+      setNewest(api.queryOptions("get", "/api/v1/alerts/counts", {}).queryKey, snapshot, client);
+      refetch("/api/v1/alerts");
+      refetch("/api/v1/alert-silences");
+    } else if (kind === "loops") {
+      refetch("/api/v1/loops");
+      refetch("/api/v1/models/{name}/loop");
+      refetch("/api/v1/models/{name}/loop/runs");
+      refetch("/api/v1/models/{name}/loop/runs/{run}");
+    } else if (kind === "samples") {
+      refetch("/api/v1/samples");
+      refetch("/api/v1/models/{name}/loop/runs/{run}");
     }
   };
 }

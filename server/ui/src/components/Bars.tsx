@@ -48,7 +48,7 @@ export function Legend({ parts }: { parts: Part[] }) {
           </>
         );
         return part.to ? (
-          <Link key={part.name} to={part.to} replace preventScrollReset data-zero={part.value === 0 || undefined}>
+          <Link key={part.name} to={part.to} replace preventScrollReset={!part.to.includes("#")} data-zero={part.value === 0 || undefined}>
             {inside}
           </Link>
         ) : (

@@ -1,10 +1,11 @@
 // A dialog before something that is hard to undo: what will happen, the reason, the name typed in
 // full, and the command that does the same.
-import { useState, type FormEvent, type ReactNode } from "react";
+import { useEffect, useState, type ReactNode } from "react";
 import { Button, Modal, Textarea, TextInput } from "@mantine/core";
 
 import { Equivalent } from "./Command";
 import { ErrorPanel } from "./Panels";
+import { useSubmit } from "./useSubmit";
 
 interface ConfirmProps {
   opened: boolean;
@@ -15,9 +16,24 @@ interface ConfirmProps {
   /** What has to be typed; nothing when left out. */
   typed?: string;
   askReason?: boolean;
+  /** Something in the dialog is still to be filled in. */
+  incomplete?: boolean;
   command?: (reason: string) => string;
   confirm: (reason: string) => Promise<unknown>;
   children?: ReactNode;
+}
+
+/** A dialog that is mounted anew each time that it opens gives the focus back itself, when it goes. */
+export function useFocusBack(): void {
+  const [opener] = useState(() => document.activeElement);
+  useEffect(
+    () => () => {
+      requestAnimationFrame(() => {
+        if (document.activeElement === document.body && opener instanceof HTMLElement) opener.focus();
+      });
+    },
+    [opener],
+  );
 }
 
 export function Confirm(props: ConfirmProps) {
@@ -28,29 +44,14 @@ export function Confirm(props: ConfirmProps) {
   );
 }
 
-function Inside({ close, action, danger, typed, askReason, command, confirm, children }: ConfirmProps) {
+function Inside({ close, action, danger, typed, askReason, incomplete, command, confirm, children }: ConfirmProps) {
   const [reason, setReason] = useState("");
   const [name, setName] = useState("");
-  const [busy, setBusy] = useState(false);
-  const [error, setError] = useState<unknown>(null);
-  const complete = !typed || name.trim() === typed;
-
-  const submit = async (event: FormEvent) => {
-    event.preventDefault();
-    if (!complete || busy) return;
-    setBusy(true);
-    setError(null);
-    try {
-      await confirm(reason.trim());
-      close();
-    } catch (failure) {
-      setError(failure);
-      setBusy(false);
-    }
-  };
+  const complete = !incomplete && (!typed || name.trim() === typed);
+  const { busy, error, onSubmit } = useSubmit(() => confirm(reason.trim()), { close, incomplete: !complete });
 
   return (
-    <form onSubmit={(event) => void submit(event)} className="stack">
+    <form onSubmit={onSubmit} className="stack">
       {children}
       {askReason && (
         <Textarea

@@ -76,10 +76,10 @@ function blamed(reason: Seen["reason"], about: string): string {
   return subject === about ? what : "";
 }
 
-function transferFacts({ whole_bytes, fetched_bytes, delta, refusal }: Schemas["TransferInfo"]): Fact[] {
+function transferFacts({ whole_bytes, fetched_bytes, delta, rest, refusal }: Schemas["TransferInfo"]): Fact[] {
   const saved = whole_bytes - fetched_bytes;
   const facts: (Fact | null)[] = [
-    { name: delta ? "by a delta" : "files", value: bytes(fetched_bytes), note: saved > 0 ? `of ${bytes(whole_bytes)}` : undefined },
+    { name: delta && rest ? "by deltas" : delta || rest ? "by a delta" : "files", value: bytes(fetched_bytes), note: saved > 0 ? `of ${bytes(whole_bytes)}` : undefined },
     saved > 0 ? { name: "saved", value: bytes(saved) } : null,
     refusal ? { name: "delta not used", value: refusal.code, note: refusal.detail, tone: "warn" } : null,
   ];

@@ -39,9 +39,9 @@ function Gates({ gates }: { gates: Gate[] }) {
                 <td>
                   <State state={gate.status} more={gate.overridden_by ? `by ${gate.overridden_by}` : undefined} />
                 </td>
-                <td className="number nowrap">{value(gate.measured, gate.unit)}</td>
+                <td className="number nowrap">{gateValue(gate.measured, gate.unit)}</td>
                 <td className="number nowrap">
-                  {gate.bound == null ? <span className="soft">–</span> : `${gate.direction === ">=" ? "≥" : "≤"} ${value(gate.bound, gate.unit)}`}
+                  {gate.bound == null ? <span className="soft">–</span> : `${gate.direction === ">=" ? "≥" : "≤"} ${gateValue(gate.bound, gate.unit)}`}
                 </td>
                 <td className="soft small breakable">{gate.detail}</td>
               </tr>
@@ -85,7 +85,8 @@ function DataChecks({ rows }: { rows: Schemas["DataCheckInfo"][] }) {
   );
 }
 
-function value(number: number | null | undefined, unit: Gate["unit"]): string {
+/** As the unit wants it. */
+export function gateValue(number: number | null | undefined, unit: Gate["unit"]): string {
   if (number == null) return "–";
   if (unit === "bytes") return bytes(number);
   if (unit === "time") return duration(number);

@@ -8,7 +8,7 @@ import { State } from "./State";
 import { Time } from "./Time";
 
 export function Measurements({ model, version }: { model: string; version: string }) {
-  const { limit, grow } = useNewest();
+  const { limit, grow } = useNewest("measured");
   const query = api.useQuery(
     "get",
     "/api/v1/models/{name}/versions/{version}/measurements",

@@ -1,7 +1,7 @@
 // Surfaces that every page is made of, and what stands in them when there is nothing or trouble.
 import { useState, type ReactNode } from "react";
 import { Button, Skeleton } from "@mantine/core";
-import { Link } from "react-router";
+import { Link, useSearchParams } from "react-router";
 
 import { asApiError } from "../api/client";
 import { count } from "../format";
@@ -152,10 +152,20 @@ const MORE_ROWS = 40;
 /** What the server gives at once. */
 const ROWS_MAX = 200;
 
-/** How many of the newest of a list to ask for; it grows when asked to. */
-export function useNewest(): { limit: number; grow: () => void } {
-  const [limit, setLimit] = useState(FIRST_ROWS);
-  return { limit, grow: () => setLimit((before) => Math.min(before + MORE_ROWS, ROWS_MAX)) };
+/** How many of the newest of a list to ask for, as the address says under `name`; it grows when asked to. */
+export function useNewest(name: string): { limit: number; grow: () => void } {
+  const [parameters, setParameters] = useSearchParams();
+  const asked = Number.parseInt(parameters.get(name) ?? "", 10);
+  const limit = Number.isFinite(asked) ? Math.min(Math.max(asked, FIRST_ROWS), ROWS_MAX) : FIRST_ROWS;
+  const grow = () =>
+    setParameters(
+      (before) => {
+        before.set(name, String(Math.min(limit + MORE_ROWS, ROWS_MAX)));
+        return new URLSearchParams(before);
+      },
+      { replace: true, preventScrollReset: true },
+    );
+  return { limit, grow };
 }
 
 /** Below the newest of a list: what is not shown, and how to see it. */
@@ -176,6 +186,12 @@ export function Older({ shown, total, grow }: { shown: number; total: number; gr
   );
 }
 
+interface Failing {
+  data: unknown;
+  error: unknown;
+  errorUpdatedAt?: number;
+}
+
 interface LoadedProps<T> {
   query: { data: T | undefined; error: unknown; errorUpdatedAt: number; refetch: () => unknown };
   back?: [name: string, to: string];
@@ -187,10 +203,10 @@ interface LoadedProps<T> {
  * window that gets the focus do: the last one stays, or its link would go from under the pointer
  * between press and release, and nobody would get away.
  */
-function useFailure({ data, error, errorUpdatedAt }: LoadedProps<unknown>["query"]): unknown {
+export function useFailure({ data, error, errorUpdatedAt }: Failing): unknown {
   const [last, keep] = useState({ error, errorUpdatedAt });
   if (error && error !== last.error) keep({ error, errorUpdatedAt });
-  const asked = data === undefined && errorUpdatedAt === last.errorUpdatedAt;
+  const asked = data === undefined && errorUpdatedAt !== undefined && errorUpdatedAt === last.errorUpdatedAt;
   return error ?? (asked ? last.error : null);
 }
 

@@ -3,9 +3,11 @@ import { useEffect, useRef, useState } from "react";
 import { NumberInput, Switch, TagsInput, TextInput } from "@mantine/core";
 
 import { api } from "../api/client";
-import { USUAL, type Safety } from "../cli";
 import { plural, span } from "../format";
+import { USUAL as CHOICE, type Safety } from "../rollouts/choice";
 import { Icon } from "./Icon";
+
+const USUAL = CHOICE.safety;
 
 interface SafetyPanelProps {
   model: string;

@@ -50,6 +50,35 @@ const STATES: Record<string, [tone: Tone, icon: IconName, words: string]> = {
   // jobs
   queued: ["idle", "clock", "Queued"],
   succeeded: ["good", "check", "Succeeded"],
+  // webhooks
+  delivered: ["good", "check", "Delivered"],
+  off: ["idle", "pause", "Off"],
+  // alerts
+  critical: ["bad", "warning", "Critical"],
+  open: ["warn", "clock", "Open"],
+  acknowledged: ["busy", "check", "Acknowledged"],
+  resolved: ["idle", "check", "Ended"],
+  // accuracy
+  good: ["good", "check", "As at the push"],
+  low: ["bad", "warning", "Low"],
+  // drift
+  unknown: ["idle", "clock", "Not yet judged"],
+  quiet: ["good", "check", "As the reference"],
+  suspected: ["busy", "search", "Suspected"],
+  drifting: ["bad", "wave", "Drifting"],
+  recovering: ["warn", "back", "Recovering"],
+  // loops
+  watching: ["idle", "search", "Watching"],
+  collecting: ["busy", "tag", "Collects labels"],
+  dataset: ["busy", "list", "Dataset made"],
+  training: ["busy", "busy", "Trains"],
+  gated: ["busy", "shield", "Gates passed"],
+  canary: ["busy", "rollout", "Canary"],
+  rollout: ["busy", "rollout", "Rolls out"],
+  promoted: ["good", "check", "Promoted"],
+  not_asked: ["idle", "minus", "Not asked"],
+  // rows of the audit log
+  done: ["good", "check", "Done"],
   // uploads of devices
   receiving: ["busy", "busy", "Receiving"],
   received: ["busy", "busy", "Received"],
@@ -102,4 +131,11 @@ export function Online({ online }: { online: boolean }) {
       {online ? "Online" : "Offline"}
     </span>
   );
+}
+
+/** Whether a device is there, in one word: how it left, or how it is connected. */
+export function Presence({ device }: { device: { state: string; online: boolean; overdue?: boolean } }) {
+  if (device.state !== "enrolled") return <State state={device.state} />;
+  if (device.overdue) return <State state="overdue" />;
+  return <Online online={device.online} />;
 }

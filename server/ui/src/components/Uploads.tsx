@@ -2,9 +2,11 @@
 import { useState } from "react";
 
 import { api, fetchClient, type Schemas } from "../api/client";
+import { refresh } from "../api/refresh";
 import { deviceLogs } from "../cli";
 import { bytes, count } from "../format";
-import { queryClient, useRefusal } from "../session";
+import { useRefusal } from "../session";
+import { LogTail } from "../pages/device/LogTail";
 import { Action } from "./Action";
 import { Confirm } from "./Confirm";
 import { Empty, ErrorPanel, Panel } from "./Panels";
@@ -17,6 +19,7 @@ const SHOWN = 10;
 
 export function Uploads({ device }: { device: Schemas["DeviceDetail"] }) {
   const [open, setOpen] = useState(false);
+  const [follows, setFollows] = useState(false);
   const named = { params: { path: { device: device.id } } };
   const query = api.useQuery("get", "/api/v1/devices/{device}/uploads", named, { refetchInterval: 5_000 });
   const uploads = query.data?.items ?? [];
@@ -24,15 +27,27 @@ export function Uploads({ device }: { device: Schemas["DeviceDetail"] }) {
     <Panel
       title="Logs"
       aside={
-        <Action
-          needs="operator"
-          size="xs"
-          variant="default"
-          blocked={!device.online && "The device is not connected."}
-          onClick={() => setOpen(true)}
-        >
-          Ask for its logs
-        </Action>
+        <span className="row wrap" style={{ gap: 8 }}>
+          <Action
+            needs="operator"
+            icon="play"
+            size="xs"
+            variant="default"
+            blocked={(!device.online && "The device is not connected.") || (follows && "You follow it already.")}
+            onClick={() => setFollows(true)}
+          >
+            Follow
+          </Action>
+          <Action
+            needs="operator"
+            size="xs"
+            variant="default"
+            blocked={!device.online && "The device is not connected."}
+            onClick={() => setOpen(true)}
+          >
+            Ask for its logs
+          </Action>
+        </span>
       }
     >
       <Confirm
@@ -43,17 +58,16 @@ export function Uploads({ device }: { device: Schemas["DeviceDetail"] }) {
         command={() => deviceLogs(device.id)}
         confirm={async () => {
           await fetchClient.POST("/api/v1/devices/{device}/logs", { ...named, body: { since_s: 3600 } });
-          await queryClient.invalidateQueries({
-            queryKey: api.queryOptions("get", "/api/v1/devices/{device}/uploads", named).queryKey,
-          });
+          await refresh("/api/v1/devices/{device}/uploads");
         }}
       >
         <p>It uploads what its agent has logged in the last hour, without secrets. The file stays here for two weeks.</p>
       </Confirm>
+      {follows && <LogTail device={device.id} close={() => setFollows(false)} />}
       {Boolean(query.error) && <ErrorPanel error={query.error} retry={() => void query.refetch()} stale={!!query.data} />}
-      {query.data && uploads.length === 0 && (
+      {query.data && uploads.length === 0 && !follows && (
         <Empty icon="clock" title="Nothing was asked for">
-          <p className="soft">The device keeps its newest log lines, and uploads them when somebody asks.</p>
+          <p className="soft">The device keeps its newest log lines. It uploads them when somebody asks, and sends new ones while somebody follows.</p>
         </Empty>
       )}
       <ul className="alarms" aria-label="Uploads">

@@ -1,22 +1,20 @@
-import { useState } from "react";
 import { keepPreviousData } from "@tanstack/react-query";
 import { Link, useParams } from "react-router";
 
-import { api, fetchClient, type Schemas } from "../api/client";
+import { api, type Schemas } from "../api/client";
 import { useLive } from "../api/live";
-import { Action } from "../components/Action";
 import { LatencyHistogram } from "../components/Bars";
 import { Digest } from "../components/Command";
-import { Confirm } from "../components/Confirm";
 import { Evidence, usePolicy, type Seen } from "../components/Evidence";
 import { Empty, ErrorPanel, Facts, Head, Loaded, Note, Older, Panel, useNewest } from "../components/Panels";
 import { SlotPanel } from "../components/SlotPanel";
-import { Online, State, StateMarker, wordsOf } from "../components/State";
+import { Presence, StateMarker, wordsOf } from "../components/State";
 import { Time } from "../components/Time";
 import { Uploads } from "../components/Uploads";
-import { decommission, revoke } from "../cli";
 import { bytes, count, duration, share } from "../format";
-import { queryClient } from "../session";
+import { DeviceActions, Held } from "./device/Actions";
+import { Charts } from "./device/Charts";
+import { DriftPanel } from "./device/DriftPanel";
 
 type Device = Schemas["DeviceDetail"];
 
@@ -37,22 +35,19 @@ function Inside({ device }: { device: Device }) {
       <Head
         crumbs={[["Fleet", "/fleet"]]}
         title={device.id}
-        beside={device.state !== "enrolled" ? <State state={device.state} /> : <Online online={device.online} />}
+        beside={<Presence device={device} />}
         under={
           <>
             Last seen <Time at={device.last_seen_at} /> · enrolled <Time at={device.enrolled_at} /> · agent{" "}
             {device.agent_version || "–"}
           </>
         }
-        actions={
-          <>
-            <Revoke device={device} />
-            <Decommission device={device} />
-          </>
-        }
+        actions={<DeviceActions device={device} />}
       />
+      <Held device={device} />
       {device.state === "enrolled" && !device.online && device.last_seen_at && (
-        <Note icon="clock">
+        <Note icon="clock" tone={device.overdue ? "warn" : undefined}>
+          {device.overdue && <strong>Overdue. </strong>}
           Offline since <Time at={device.last_seen_at} />. What you see is what it last reported.
         </Note>
       )}
@@ -75,12 +70,14 @@ function Inside({ device }: { device: Device }) {
             </Panel>
           )}
           <Security id={device.id} />
+          <Charts id={device.id} />
           <Timeline id={device.id} />
           <Telemetry id={device.id} />
         </div>
         <div className="stack">
           <Hardware device={device} />
           <Health device={device} />
+          <DriftPanel id={device.id} />
           <Trust device={device} />
           {device.state === "enrolled" && <Uploads device={device} />}
         </div>
@@ -89,81 +86,8 @@ function Inside({ device }: { device: Device }) {
   );
 }
 
-/** For a device that is lost: it may come back when somebody lets it. */
-function Revoke({ device }: { device: Device }) {
-  const [open, setOpen] = useState(false);
-  return (
-    <>
-      <Action
-        needs="operator"
-        variant="default"
-        blocked={device.state !== "enrolled" && "It has been shut out already."}
-        onClick={() => setOpen(true)}
-      >
-        Lost
-      </Action>
-      <Confirm
-        opened={open}
-        close={() => setOpen(false)}
-        title={`${device.id} is lost`}
-        action="Shut out"
-        danger
-        command={() => revoke(device.id)}
-        confirm={async () => {
-          const named = { params: { path: { device: device.id } } };
-          const { data } = await fetchClient.POST("/api/v1/devices/{device}/actions/revoke", named);
-          queryClient.setQueryData(api.queryOptions("get", "/api/v1/devices/{device}", named).queryKey, data);
-        }}
-      >
-        <p>
-          Its certificates are revoked, it is disconnected at once, and it cannot renew them. What it is to run stays: when it is
-          found, it enrols again, with a token or an approval that is made after this.
-        </p>
-      </Confirm>
-    </>
-  );
-}
-
-function Decommission({ device }: { device: Device }) {
-  const [open, setOpen] = useState(false);
-  const gone = device.state === "decommissioned";
-  return (
-    <>
-      <Action
-        needs="admin"
-        variant="default"
-        blocked={gone && "It has been decommissioned already."}
-        onClick={() => setOpen(true)}
-      >
-        Decommission
-      </Action>
-      <Confirm
-        opened={open}
-        close={() => setOpen(false)}
-        title={`Decommission ${device.id}`}
-        action="Decommission"
-        danger
-        typed={device.id}
-        command={() => decommission(device.id)}
-        confirm={async () => {
-          const { data } = await fetchClient.POST("/api/v1/devices/{device}/actions/decommission", {
-            params: { path: { device: device.id } },
-          });
-          const named = { params: { path: { device: device.id } } };
-          queryClient.setQueryData(api.queryOptions("get", "/api/v1/devices/{device}", named).queryKey, data);
-        }}
-      >
-        <p>
-          Its certificate is revoked and it is disconnected at once. The model that it runs goes on running. To come back it
-          has to enrol again.
-        </p>
-      </Confirm>
-    </>
-  );
-}
-
 function Timeline({ id }: { id: string }) {
-  const { limit, grow } = useNewest();
+  const { limit, grow } = useNewest("updates");
   const query = api.useQuery(
     "get",
     "/api/v1/devices/{device}/events",
@@ -186,7 +110,7 @@ function Timeline({ id }: { id: string }) {
 
 /** What the device refused, and what was said in its name and not believed. */
 function Security({ id }: { id: string }) {
-  const { limit, grow } = useNewest();
+  const { limit, grow } = useNewest("security");
   const query = api.useQuery(
     "get",
     "/api/v1/devices/{device}/security-events",
@@ -397,6 +321,7 @@ function Health({ device }: { device: Device }) {
   const number = (name: string) => (typeof sample[name] === "number" ? sample[name] : null);
   const temperature = number("temperature_c");
   const bad = Object.entries((device.system?.bad_pieces ?? {}) as Record<string, number>);
+  const samples = Object.entries((device.system?.samples ?? {}) as Record<string, number>);
   return (
     <Panel title="Health" aside={<span className="soft small"><Time at={String(sample.at ?? "")} /></span>}>
       <Facts
@@ -409,6 +334,9 @@ function Health({ device }: { device: Device }) {
           ["Inference", bytes(number("inference_rss_bytes"))],
           ...(bad.length
             ? [["Bad pieces", bad.map(([kind, count]) => `${count} ${kind}`).join(", ")] as [string, string]]
+            : []),
+          ...(samples.length
+            ? [["Samples", samples.map(([code, count]) => `${count} ${code}`).join(", ")] as [string, string]]
             : []),
         ]}
       />
@@ -425,7 +353,7 @@ function updateOf(device: Device, manifest: string): string {
 function Trust({ device }: { device: Device }) {
   const waiting = device.order_counter !== device.accepted_order_counter;
   return (
-    <Panel title="Trust">
+    <Panel title="Identity">
       <Facts
         rows={[
           ["Group", device.group || <span className="soft">none</span>],

@@ -1,18 +1,22 @@
 // Letting devices in: those that ask, a token, the keys that are on the list.
-import { useState, type FormEvent } from "react";
-import { NumberInput, Select, TextInput } from "@mantine/core";
+import { useState } from "react";
+import { keepPreviousData } from "@tanstack/react-query";
+import { NumberInput, Select } from "@mantine/core";
 
 import { api, fetchClient, type Schemas } from "../api/client";
+import { refresh } from "../api/refresh";
 import { Action } from "../components/Action";
 import { Command, CopyButton, Equivalent } from "../components/Command";
 import { Confirm } from "../components/Confirm";
-import { DataTable, type Column } from "../components/DataTable";
+import { DataTable, PAGE_ROWS, pageOf, Search, useListState, type Column, type ListState } from "../components/DataTable";
 import { Empty, ErrorPanel, Head, Note, Panel } from "../components/Panels";
 import { State } from "../components/State";
 import { Time } from "../components/Time";
+import { useSubmit } from "../components/useSubmit";
 import { approve, createEnrolToken, enrol, enrolWithout, forgetPreauthorised, preauthorise, reject, revokeEnrolToken } from "../cli";
 import { plural } from "../format";
-import { queryClient } from "../session";
+import { GroupInput, wrongGroup } from "./enrol/GroupInput";
+import { Image } from "./enrol/Image";
 
 type Asking = Schemas["EnrolRequestInfo"];
 type Listed = Schemas["PreauthorisedInfo"];
@@ -21,10 +25,6 @@ type Token = Schemas["EnrolTokenInfo"];
 const REQUESTS = "/api/v1/enrolment/requests";
 const LISTED = "/api/v1/enrolment/preauthorised";
 const TOKENS = "/api/v1/enrolment/tokens";
-const ROWS = { params: { query: { limit: 200 } } };
-
-const refresh = (...paths: string[]) =>
-  Promise.all(paths.map((path) => queryClient.invalidateQueries({ queryKey: ["get", path] })));
 
 export function EnrolPage() {
   return (
@@ -33,29 +33,15 @@ export function EnrolPage() {
       <div className="stack">
         <Requests />
         <WithToken />
+        <Image />
         <Without />
       </div>
     </>
   );
 }
 
-function GroupInput({ value, change }: { value: string; change: (value: string) => void }) {
-  return (
-    <TextInput
-      label="Group"
-      placeholder="none"
-      w={150}
-      maxLength={64}
-      spellCheck={false}
-      value={value}
-      error={value && !GROUP.test(value) ? "such as site-a" : undefined}
-      onChange={(event) => change(event.currentTarget.value.trim())}
-    />
-  );
-}
-
-const GROUP = /^[a-z0-9][a-z0-9._-]*$/;
-const wrongGroup = (group: string) => Boolean(group && !GROUP.test(group)) && "Correct the group first.";
+/** A page is short enough to be read; more than that is searched. */
+const many = (list: ListState, page: { total: number } | undefined) => Boolean(list.q) || (page?.total ?? 0) > PAGE_ROWS;
 
 export function Fingerprint({ value }: { value: string }) {
   return <code className="mono breakable small">{value}</code>;
@@ -66,16 +52,22 @@ export function Fingerprint({ value }: { value: string }) {
 /** Everybody may ask under any name, so what is compared is the fingerprint. */
 function Requests() {
   const authority = api.useQuery("get", "/api/v1/enrolment/authority");
-  const query = api.useQuery("get", REQUESTS, ROWS, { refetchInterval: 5_000 });
+  const list = useListState("asking");
+  const query = api.useQuery(
+    "get",
+    REQUESTS,
+    { params: { query: pageOf(list) } },
+    { placeholderData: keepPreviousData, refetchInterval: 5_000 },
+  );
   const [approving, setApproving] = useState<Asking | null>(null);
   const [rejecting, setRejecting] = useState<Asking | null>(null);
   const [group, setGroup] = useState("");
   const columns: Column<Asking>[] = [
-    { key: "device", header: "Name", cell: (one) => <span className="name nowrap">{one.device}</span> },
+    { key: "device", header: "Name", sort: "device", cell: (one) => <span className="name nowrap">{one.device}</span> },
     { key: "fingerprint", header: "Fingerprint of its key", cell: (one) => <Fingerprint value={one.fingerprint} /> },
     { key: "state", header: "State", cell: (one) => <State state={one.state} /> },
     { key: "source", header: "From", className: "only-wide", cell: (one) => <span className="mono small">{one.source}</span> },
-    { key: "since", header: "Since", className: "only-medium", cell: (one) => <Time at={one.first_at} /> },
+    { key: "since", header: "Since", sort: "first_at", className: "only-medium", cell: (one) => <Time at={one.first_at} /> },
     {
       key: "act",
       header: "Action",
@@ -110,21 +102,38 @@ function Requests() {
   ];
   const path = (one: Asking | null) => ({ path: { device: one?.device ?? "" } });
   return (
-    <Panel flush id="requests" title="Devices that ask" aside={<span className="soft small">without a token, until somebody approves</span>}>
+    <Panel
+      flush
+      id="requests"
+      title="Devices that ask"
+      aside={
+        <span className="row wrap">
+          <span className="soft small">without a token, until somebody approves</span>
+          {many(list, query.data) && <Search list={list} label="Search devices that ask" />}
+        </span>
+      }
+    >
       <DataTable
+        stacks
         label="Devices that ask"
         columns={columns}
         rowKey={(one) => `${one.device} ${one.fingerprint}`}
         detail={(one) => (one.taken ? `${one.device} is enrolled, with another key. Shut that device out first if this one replaces it.` : null)}
         query={query}
+        list={list}
+        defaultSort="first_at"
         empty={
-          <Empty icon="key" title="No device asks">
-            <p className="soft">
-              {authority.data && !authority.data.takes_requests
-                ? "This server takes no requests: a device needs a token, or its key has to be on the list."
-                : "A device that is started with the authority of this server and without a token shows up here."}
-            </p>
-          </Empty>
+          list.q ? (
+            <Empty icon="search" title="No device that asks matches" />
+          ) : (
+            <Empty icon="key" title="No device asks">
+              <p className="soft">
+                {authority.data && !authority.data.takes_requests
+                  ? "This server takes no requests: a device needs a token, or its key has to be on the list."
+                  : "A device that is started with the authority of this server and without a token shows up here."}
+              </p>
+            </Empty>
+          )
         }
       />
       <Confirm
@@ -144,7 +153,7 @@ function Requests() {
           same: somebody else may ask under this name.
         </p>
         <Fingerprint value={approving?.fingerprint ?? ""} />
-        <GroupInput value={group} change={setGroup} />
+        <GroupInput value={group} change={setGroup} width={150} />
       </Confirm>
       <Confirm
         opened={rejecting !== null}
@@ -179,26 +188,16 @@ function WithToken() {
   const [lifetime, setLifetime] = useState(String(HOUR_S));
   const [group, setGroup] = useState("");
   const [made, setMade] = useState<Schemas["EnrolTokenCreated"] | null>(null);
-  const [error, setError] = useState<unknown>(null);
-  const [busy, setBusy] = useState(false);
-  const submit = async (event: FormEvent) => {
-    event.preventDefault();
-    setBusy(true);
-    setError(null);
-    try {
-      const body = { uses, expires_in_s: Number(lifetime), group };
-      const { data } = await fetchClient.POST("/api/v1/enrolment/tokens", { body });
-      setMade(data ?? null);
-      await refresh(TOKENS);
-    } catch (failure) {
-      setError(failure);
-    } finally {
-      setBusy(false);
-    }
+  const send = async () => {
+    const body = { uses, expires_in_s: Number(lifetime), group };
+    const { data } = await fetchClient.POST("/api/v1/enrolment/tokens", { body });
+    setMade(data ?? null);
+    await refresh(TOKENS);
   };
+  const { busy, error, onSubmit } = useSubmit(send);
   return (
     <Panel id="token" title="With a token">
-      <form className="stack" onSubmit={(event) => void submit(event)}>
+      <form className="stack" onSubmit={onSubmit}>
         <p className="soft">
           A device proves itself once with a token, gets a certificate of its own, and needs the token never again.
         </p>
@@ -213,7 +212,7 @@ function WithToken() {
             onChange={(value) => setUses(Math.max(1, Math.round(Number(value) || 1)))}
           />
           <Select label="Valid for" w={130} allowDeselect={false} data={LIFETIMES} value={lifetime} onChange={(value) => setLifetime(value!)} />
-          <GroupInput value={group} change={setGroup} />
+          <GroupInput value={group} change={setGroup} width={150} />
           <Action needs="operator" submit icon="key" loading={busy} blocked={wrongGroup(group)}>
             Make an enrol token
           </Action>
@@ -237,15 +236,16 @@ function WithToken() {
 }
 
 function Tokens() {
-  const query = api.useQuery("get", TOKENS, ROWS);
+  const list = useListState("tokens");
+  const query = api.useQuery("get", TOKENS, { params: { query: pageOf(list) } }, { placeholderData: keepPreviousData });
   const [revoking, setRevoking] = useState<Token | null>(null);
-  if (!query.data?.total) return null;
+  if (query.error == null && !query.data?.total && !list.q) return null;
   const columns: Column<Token>[] = [
     { key: "id", header: "Token", cell: (one) => <span className="mono">{one.id}</span> },
     { key: "uses", header: "Uses left", align: "right", cell: (one) => one.uses_left },
     { key: "group", header: "Group", cell: (one) => one.group || <span className="soft">none</span> },
     { key: "by", header: "Made by", className: "only-medium", cell: (one) => one.created_by },
-    { key: "expires", header: "Expires", cell: (one) => <Time at={one.expires_at} /> },
+    { key: "expires", header: "Expires", sort: "expires_at", cell: (one) => <Time at={one.expires_at} /> },
     {
       key: "act",
       header: "Action",
@@ -259,7 +259,17 @@ function Tokens() {
   ];
   return (
     <div style={{ marginTop: 14 }}>
-      <DataTable label="Enrol tokens" columns={columns} rowKey={(one) => one.id} query={query} empty={null} />
+      {many(list, query.data) && <Search list={list} label="Search enrol tokens" />}
+      <DataTable
+        label="Enrol tokens"
+        stacks
+        columns={columns}
+        rowKey={(one) => one.id}
+        query={query}
+        list={list}
+        defaultSort="-created_at"
+        empty={<Empty icon="search" title="No enrol token matches" />}
+      />
       <Confirm
         opened={revoking !== null}
         close={() => setRevoking(null)}
@@ -306,14 +316,20 @@ function Without() {
 }
 
 function OnTheList() {
-  const query = api.useQuery("get", LISTED, ROWS, { refetchInterval: 15_000 });
+  const list = useListState("keys");
+  const query = api.useQuery(
+    "get",
+    LISTED,
+    { params: { query: pageOf(list) } },
+    { placeholderData: keepPreviousData, refetchInterval: 15_000 },
+  );
   const [removing, setRemoving] = useState<Listed | null>(null);
   const columns: Column<Listed>[] = [
-    { key: "device", header: "Name", cell: (one) => <span className="name nowrap">{one.device}</span> },
+    { key: "device", header: "Name", sort: "device", cell: (one) => <span className="name nowrap">{one.device}</span> },
     { key: "fingerprint", header: "Fingerprint of its key", cell: (one) => <Fingerprint value={one.fingerprint} /> },
     { key: "group", header: "Group", cell: (one) => one.group || <span className="soft">none</span> },
     { key: "by", header: "By", className: "only-medium", cell: (one) => one.created_by },
-    { key: "since", header: "Since", className: "only-medium", cell: (one) => <Time at={one.created_at} /> },
+    { key: "since", header: "Since", sort: "created_at", className: "only-medium", cell: (one) => <Time at={one.created_at} /> },
     {
       key: "act",
       header: "Action",
@@ -327,8 +343,21 @@ function OnTheList() {
   ];
   return (
     <>
-      {query.data?.total ? (
-        <DataTable label="Keys on the list" columns={columns} rowKey={(one) => one.device} query={query} empty={null} />
+      {query.error != null && !query.data && <ErrorPanel error={query.error} retry={() => void query.refetch()} />}
+      {query.data?.total || list.q ? (
+        <div>
+          {many(list, query.data) && <Search list={list} label="Search keys on the list" />}
+          <DataTable
+            label="Keys on the list"
+            stacks
+            columns={columns}
+            rowKey={(one) => one.device}
+            query={query}
+            list={list}
+            defaultSort="device"
+            empty={<Empty icon="search" title="No key on the list matches" />}
+          />
+        </div>
       ) : (
         <Equivalent text={preauthorise()} />
       )}

@@ -11,6 +11,8 @@ const FAILED: Record<string, string> = {
   "openid.state": "That login was begun in another browser, or took too long. Begin again.",
   "openid.denied": "The provider did not log you in. Begin again, or ask the people who run it.",
   "openid.role": "The provider knows you, but you have no role here. Ask an administrator of this server.",
+  "openid.again": "The provider did not ask who you are. Log out there, and try again.",
+  "auth.disabled": "Your user is disabled here. Ask an administrator of this server.",
   "openid.provider": "The provider does not answer as it should. Log in with a password, or try again in a moment.",
   "openid.address": "This server does not know its own address. An administrator has to set public_url.",
 };

@@ -1,29 +1,37 @@
 import { keepPreviousData } from "@tanstack/react-query";
+import { Button } from "@mantine/core";
 import { Link, useParams } from "react-router";
 
 import { api, type Schemas } from "../api/client";
 import { Action } from "../components/Action";
 import { Equivalent } from "../components/Command";
-import { DataTable, PAGE_ROWS, useListState, type Column } from "../components/DataTable";
+import { DataTable, PAGE_ROWS, Search, useListState, type Column } from "../components/DataTable";
 import { Empty, Head, Loaded, Panel } from "../components/Panels";
 import { State } from "../components/State";
 import { Time } from "../components/Time";
 import { pushVersion } from "../cli";
 import { bytes, count, plural, points, share } from "../format";
+import { LineageGraph } from "../models/LineageGraph";
+import { desiredOn, RunningPanel } from "../models/RunningPanel";
+import { compareAddress } from "./ComparePage";
 
 type Version = Schemas["VersionSummary"];
+
+/** Versions that are drawn, the newest. */
+const FAMILY_MAX = 200;
 
 const COLUMNS: Column<Version>[] = [
   {
     key: "version",
     header: "Version",
+    sort: "version",
     cell: (row) => (
       <Link className="name" to={`/models/${row.model}/${encodeURIComponent(row.version)}`}>
         {row.version}
       </Link>
     ),
   },
-  { key: "state", header: "State", cell: (row) => <State state={row.state} /> },
+  { key: "state", header: "State", sort: "state", cell: (row) => <State state={row.state} /> },
   { key: "metric", header: "fp32", align: "right", cell: (row) => <span className="number nowrap">{share(row.reference)}</span> },
   {
     key: "best",
@@ -56,8 +64,21 @@ const COLUMNS: Column<Version>[] = [
       </Link>
     ),
   },
+  {
+    key: "compare",
+    header: "Compare",
+    className: "only-wide",
+    cell: (row) =>
+      row.parent ? (
+        <Link className="nowrap" to={compareAddress(row.model, row.parent, row.version)}>
+          with {row.parent}
+        </Link>
+      ) : (
+        <span className="soft">–</span>
+      ),
+  },
   { key: "by", header: "By", className: "only-wide", cell: (row) => row.created_by },
-  { key: "pushed", header: "Pushed", align: "right", cell: (row) => <Time at={row.created_at} /> },
+  { key: "pushed", header: "Pushed", sort: "created_at", align: "right", cell: (row) => <Time at={row.created_at} /> },
 ];
 
 export function ModelPage() {
@@ -67,9 +88,16 @@ export function ModelPage() {
   const versions = api.useQuery(
     "get",
     "/api/v1/models/{name}/versions",
-    { params: { path: { name }, query: { sort: list.sort, offset: list.offset, limit: PAGE_ROWS } } },
+    { params: { path: { name }, query: { q: list.q, sort: list.sort, offset: list.offset, limit: PAGE_ROWS } } },
     { placeholderData: keepPreviousData, refetchInterval: 5_000, enabled: model.data !== undefined },
   );
+  const family = api.useQuery(
+    "get",
+    "/api/v1/models/{name}/versions",
+    { params: { path: { name }, query: { limit: FAMILY_MAX } } },
+    { refetchInterval: 30_000, enabled: model.data !== undefined },
+  );
+  const [newest, before] = family.data?.items.filter((version) => version.best) ?? [];
   return (
     <Loaded query={model} back={["All models", "/models"]}>
       {(found) => (
@@ -80,27 +108,40 @@ export function ModelPage() {
             under={
               <>
                 {plural(found.versions, "version")} ·{" "}
-                <Link to={`/fleet?model=${found.name}`}>running on {plural(found.devices_running, "device")}</Link>, desired on{" "}
-                {count(found.devices_desired)}
+                <Link to={`/fleet?model=${found.name}`}>running on {plural(found.devices_running, "device")}</Link>,{" "}
+                <Link to={desiredOn(found.name)}>desired on {count(found.devices_desired)}</Link>
               </>
             }
             actions={
+              <>
+              {newest && before && (
+                <Button component={Link} variant="default" to={compareAddress(found.name, before.version, newest.version)}>
+                  Compare versions
+                </Button>
+              )}
+              <Button component={Link} variant="default" to={`/loop/${found.name}`}>
+                Loop
+              </Button>
               <Action needs="operator" icon="rollout" to={`/rollouts/new?model=${found.name}`}>
                 Start rollout
               </Action>
+              </>
             }
           />
           <div className="stack">
-            <Panel flush title="Versions">
+            {family.data && <LineageGraph versions={family.data.items} total={family.data.total} />}
+            <Panel flush title="Versions" aside={<Search list={list} label="Search versions" />}>
               <DataTable
                 label="Versions"
                 columns={COLUMNS}
                 rowKey={(row) => row.version}
                 query={versions}
                 list={list}
-                empty={<Empty icon="model" title="No version yet" />}
+                defaultSort="-created_at"
+                empty={<Empty icon={list.q ? "search" : "model"} title={list.q ? "No version matches" : "No version yet"} />}
               />
             </Panel>
+            <RunningPanel model={found.name} />
             <Panel title="Push the next version">
               <Equivalent text={pushVersion(found.name)} />
             </Panel>

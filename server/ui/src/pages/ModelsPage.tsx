@@ -9,6 +9,7 @@ import { State } from "../components/State";
 import { Time } from "../components/Time";
 import { PUSH } from "../cli";
 import { bytes, count, share } from "../format";
+import { desiredOn } from "../models/RunningPanel";
 
 type Model = Schemas["ModelSummary"];
 
@@ -63,15 +64,30 @@ const COLUMNS: Column<Model>[] = [
         "–"
       ),
   },
-  { key: "versions", header: "Versions", align: "right", cell: (model) => <span className="number">{count(model.versions)}</span> },
+  {
+    key: "versions",
+    header: "Versions",
+    align: "right",
+    cell: (model) => (
+      <Link className="number" to={`/models/${model.name}`} aria-label={`${count(model.versions)} versions of ${model.name}`}>
+        {count(model.versions)}
+      </Link>
+    ),
+  },
   {
     key: "running",
     header: "Devices",
     align: "right",
     cell: (model) => (
-      <Link className="number nowrap" to={`/fleet?model=${model.name}`}>
-        {count(model.devices_running)} of {count(model.devices_desired)}
-      </Link>
+      <span className="number nowrap">
+        <Link className="target" to={`/fleet?model=${model.name}`} title="run it">
+          {count(model.devices_running)}
+        </Link>{" "}
+        <span className="soft">of</span>{" "}
+        <Link className="target" to={desiredOn(model.name)} title="are ordered to run it">
+          {count(model.devices_desired)}
+        </Link>
+      </span>
     ),
   },
   { key: "pushed", header: "Pushed", align: "right", className: "only-medium", cell: ({ latest }) => <Time at={latest?.created_at} /> },

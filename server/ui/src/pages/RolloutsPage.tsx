@@ -1,16 +1,16 @@
 import { keepPreviousData } from "@tanstack/react-query";
-import { Select } from "@mantine/core";
+import { Button, Select } from "@mantine/core";
 import { Link } from "react-router";
 
 import { api, type Schemas } from "../api/client";
 import { Action } from "../components/Action";
 import { Bar, rolloutParts } from "../components/Bars";
 import { Command } from "../components/Command";
-import { DataTable, FilterChip, PAGE_ROWS, useListState, type Column } from "../components/DataTable";
+import { DataTable, FilterChip, PAGE_ROWS, Search, useListState, type Column } from "../components/DataTable";
 import { Empty, Head, Panel } from "../components/Panels";
 import { State } from "../components/State";
 import { Time } from "../components/Time";
-import { startRollout, USUAL } from "../cli";
+import { startRollout, USUAL } from "../rollouts/choice";
 import { count } from "../format";
 
 type Rollout = Schemas["RolloutInfo"];
@@ -30,6 +30,7 @@ const COLUMNS: Column<Rollout>[] = [
   {
     key: "version",
     header: "Version",
+    sort: "model",
     cell: (rollout) => (
       <Link className="nowrap" to={`/models/${rollout.model}/${encodeURIComponent(rollout.version)}`}>
         {rollout.model} {rollout.version}
@@ -39,6 +40,7 @@ const COLUMNS: Column<Rollout>[] = [
   {
     key: "state",
     header: "State",
+    sort: "state",
     cell: (rollout) => (
       <State state={rollout.state} />
     ),
@@ -46,22 +48,33 @@ const COLUMNS: Column<Rollout>[] = [
   {
     key: "progress",
     header: "Devices",
-    cell: ({ id, counts }) => (
+    cell: ({ id, counts, phase, state }) => (
       <div style={{ minWidth: 150 }}>
         <div className="number" style={{ marginBottom: 3 }}>
-          {count(counts.committed)} <span className="soft">of {count(counts.total)} committed</span>
+          <Link className="underlined" to={`/rollouts/${id}?state=committed#devices`}>
+            {count(counts.committed)}
+          </Link>{" "}
+          <span className="soft">
+            of <Link to={`/rollouts/${id}#devices`}>{count(counts.total)}</Link> committed
+          </span>
+          {phase && state !== "completed" && state !== "aborted" && (
+            <span className="soft">
+              {" "}
+              · {phase.name}, {phase.number} of {phase.phases}
+            </span>
+          )}
         </div>
         <Bar size="small" label={`Rollout ${id}`} parts={rolloutParts(counts)} />
       </div>
     ),
   },
-  { key: "by", header: "By", className: "only-medium", cell: (rollout) => rollout.created_by },
-  { key: "started", header: "Started", align: "right", cell: (rollout) => <Time at={rollout.created_at} /> },
+  { key: "by", header: "By", className: "only-wide", cell: (rollout) => rollout.created_by },
+  { key: "started", header: "Started", sort: "created_at", align: "right", cell: (rollout) => <Time at={rollout.created_at} /> },
   {
     key: "ended",
     header: "Ended",
     align: "right",
-    className: "only-medium",
+    className: "only-wide",
     cell: (rollout) => <Time at={rollout.finished_at} never="–" />,
   },
 ];
@@ -73,7 +86,7 @@ export function RolloutsPage() {
   const query = api.useQuery(
     "get",
     "/api/v1/rollouts",
-    { params: { query: { state, model, sort: list.sort, offset: list.offset, limit: PAGE_ROWS } } },
+    { params: { query: { state, model, q: list.q, sort: list.sort, offset: list.offset, limit: PAGE_ROWS } } },
     { placeholderData: keepPreviousData, refetchInterval: 5_000 },
   );
   return (
@@ -102,6 +115,7 @@ export function RolloutsPage() {
               value={state ?? null}
               onChange={(value) => list.set({ state: value })}
             />
+            <Search list={list} label="Search rollouts" />
           </div>
         }
       >
@@ -112,23 +126,18 @@ export function RolloutsPage() {
           detail={(rollout) => rollout.note}
           query={query}
           list={list}
+          defaultSort="-created_at"
           empty={
-            state || model ? (
-              <Empty icon="search" title="No rollout matches" />
+            state || model || list.q ? (
+              <Empty icon="search" title="No rollout matches">
+                <Button variant="default" size="xs" onClick={() => list.set({ state: null, model: null, q: null })}>
+                  Clear filters
+                </Button>
+              </Empty>
             ) : (
               <Empty icon="rollout" title="Nothing has been rolled out yet">
                 <p className="soft">Choose a version that is ready, and the devices that shall run it.</p>
-                <Command
-                  text={startRollout({
-                    model: "",
-                    version: "",
-                    devices: "all",
-                    maxInProgress: 100,
-                    failuresMax: 1,
-                    observeSeconds: 10,
-          safety: USUAL,
-                  })}
-                />
+                <Command text={startRollout(USUAL)} />
               </Empty>
             )
           }

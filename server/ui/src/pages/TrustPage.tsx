@@ -20,7 +20,7 @@ export function TrustPage() {
   const query = api.useQuery("get", "/api/v1/trust", {}, { refetchInterval: 60_000 });
   return (
     <>
-      <Head title="Trust" under="Devices install what these keys have signed, and nothing else." />
+      <Head title="Keys" under="Devices install what these keys have signed, and nothing else." />
       <Loaded query={query}>{(trust) => <Inside trust={trust} query={query} />}</Loaded>
     </>
   );

@@ -3,6 +3,7 @@ import { Button } from "@mantine/core";
 import { Link, useParams } from "react-router";
 
 import { api, fetchClient, type Schemas } from "../api/client";
+import { refresh } from "../api/refresh";
 import { useLive } from "../api/live";
 import { Action } from "../components/Action";
 import { Confirm } from "../components/Confirm";
@@ -16,7 +17,9 @@ import { Sensitivity, Tradeoffs } from "../components/Tradeoffs";
 import { Time } from "../components/Time";
 import { cancelJob, signStaged } from "../cli";
 import { bytes, count, duration, median, plural, points, share, trialNumber } from "../format";
-import { queryClient } from "../session";
+import { MakingPanel, ProofPanel, useLineage } from "../models/ProofPanel";
+import { runsBundle, useRunning } from "../models/RunningPanel";
+import { compareAddress } from "./ComparePage";
 
 type Version = Schemas["VersionDetail"];
 
@@ -45,6 +48,7 @@ const NOT_READY: Record<string, string> = {
 };
 
 function Inside({ version }: { version: Version }) {
+  const lineage = useLineage(version.model, version.version, version.variants.length > 0);
   const named = `model=${version.model}&version=${encodeURIComponent(version.version)}`;
   return (
     <>
@@ -63,6 +67,11 @@ function Inside({ version }: { version: Version }) {
         }
         actions={
           <>
+          {version.parent && (
+            <Button component={Link} variant="default" to={compareAddress(version.model, version.parent, version.version)}>
+              Compare with {version.parent}
+            </Button>
+          )}
           {version.report && (
             <Button component="a" variant="default" href={reportPage(version)} target="_blank" rel="noreferrer">
               Report page
@@ -103,8 +112,9 @@ function Inside({ version }: { version: Version }) {
         </Panel>
       )}
       {version.variants.length > 0 && <Bundles version={version} />}
+      {version.variants.length > 0 && <ProofPanel query={lineage} chosen={version.report?.golden ?? {}} />}
       {version.state === "ready" && <Measurements model={version.model} version={version.version} />}
-      <Background version={version} />
+      <Background version={version} lineage={lineage.data} />
     </>
   );
 }
@@ -199,7 +209,7 @@ function Job({ id }: { id: string }) {
         command={() => cancelJob(id)}
         confirm={async () => {
           await fetchClient.POST("/api/v1/jobs/{job_id}/actions/cancel", { params: { path: { job_id: id } } });
-          await queryClient.invalidateQueries();
+          await refresh("/api/v1/jobs/{job_id}", "/api/v1/models/{name}/versions/{version}", "/api/v1/models/{name}/versions", "/api/v1/models");
         }}
       >
         <p>Nothing is published. The version can be pushed again.</p>
@@ -266,6 +276,8 @@ function Outcome({ version }: { version: Version }) {
 }
 
 function Bundles({ version }: { version: Version }) {
+  const running = useRunning(version.model);
+  const devices = (manifest: string) => running.data?.find((one) => one.manifest === manifest)?.devices ?? 0;
   return (
     <Panel flush title="Published bundles" aside={<span className="soft small">in the order in which devices try them</span>}>
       <div className="table-scroll" tabIndex={0} role="region" aria-label="Published bundles">
@@ -279,6 +291,9 @@ function Bundles({ version }: { version: Version }) {
               </th>
               <th scope="col" data-align="right">
                 A device fetches
+              </th>
+              <th scope="col" data-align="right">
+                Running on
               </th>
               <th scope="col">Manifest</th>
             </tr>
@@ -304,6 +319,15 @@ function Bundles({ version }: { version: Version }) {
                   <td data-align="right" className="number nowrap">
                     {bytes(variant.bundle_bytes)}
                   </td>
+                  <td data-align="right" className="number">
+                    {running.data ? (
+                      <Link className="underlined" to={runsBundle(version.model, variant.manifest)}>
+                        {count(devices(variant.manifest))}
+                      </Link>
+                    ) : (
+                      "–"
+                    )}
+                  </td>
                   <td title={variant.target}>
                     <Digest value={variant.manifest} />
                   </td>
@@ -317,7 +341,7 @@ function Bundles({ version }: { version: Version }) {
 }
 
 /** What it was made of, and what it looks like from outside. */
-function Background({ version }: { version: Version }) {
+function Background({ version, lineage }: { version: Version; lineage: Schemas["LineageInfo"] | undefined }) {
   const { report, labels } = version;
   return (
     <div className="side-by-side">
@@ -386,10 +410,12 @@ function Background({ version }: { version: Version }) {
                   ["Its root", <Digest key="r" value={version.imported.root} />],
                 ] as [string, ReactNode][])
               : []),
+            ["Children", <Children key="ch" version={version} lineage={lineage} />],
             ["Job", version.job ? <span className="mono">{version.job}</span> : "–"],
           ]}
         />
       </Panel>
+      <MakingPanel lineage={lineage} />
       {report && (
         <Panel title="Network">
           <Facts
@@ -404,4 +430,14 @@ function Background({ version }: { version: Version }) {
       )}
     </div>
   );
+}
+
+function Children({ version, lineage }: { version: Version; lineage: Schemas["LineageInfo"] | undefined }) {
+  if (!lineage?.children.length) return <span className="soft">none</span>;
+  return lineage.children.map((child, number) => (
+    <span key={child}>
+      {number > 0 && ", "}
+      <Link to={`/models/${version.model}/${encodeURIComponent(child)}`}>version {child}</Link>
+    </span>
+  ));
 }

@@ -1,0 +1,1 @@
+"""Drift from counts beside what others do with rows: power, false alarms, cost on the device."""

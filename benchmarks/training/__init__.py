@@ -1,0 +1,1 @@
+"""What the built-in trainer regains of what a shift has cost."""

@@ -1,0 +1,1 @@
+"""Alerts as rows: raised by sources, seen to by people, told by routes."""

@@ -1,0 +1,1 @@
+"""What a server needs before it starts, looked at without changing anything."""

@@ -1,0 +1,1 @@
+"""Figures for Prometheus: what there is, read when somebody asks."""

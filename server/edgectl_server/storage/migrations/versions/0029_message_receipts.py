@@ -1,0 +1,32 @@
+"""Which numbered messages of devices have come, and which are missing."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0029_message_receipts"
+down_revision = "0028_accuracy"
+branch_labels = None
+depends_on = None
+
+_INTEGER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+_TIME = sa.DateTime(timezone=True)
+
+
+def upgrade() -> None:
+    """Change the tables."""
+    op.create_table(
+        "message_receipt",
+        sa.Column("device", sa.String(length=64), nullable=False),
+        sa.Column("boot", _INTEGER, autoincrement=False, nullable=False),
+        sa.Column("last", _INTEGER, nullable=False),
+        sa.Column("received", _INTEGER, nullable=False),
+        sa.Column("duplicates", _INTEGER, nullable=False),
+        sa.Column("forgotten", _INTEGER, nullable=False),
+        sa.Column("gaps", sa.JSON(), nullable=False),
+        sa.Column("first_at", _TIME, nullable=False),
+        sa.Column("last_at", _TIME, nullable=False),
+        sa.PrimaryKeyConstraint("device", "boot", name=op.f("pk_message_receipt")),
+    )
+    op.create_index(op.f("ix_message_receipt_last_at"), "message_receipt", ["last_at"])

@@ -1,0 +1,1 @@
+"""From a dataset and the model in service to a candidate, in processes of their own."""

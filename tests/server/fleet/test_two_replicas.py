@@ -1,0 +1,97 @@
+"""Two servers on one PostgreSQL move the same rollout on at once: every device is ordered once."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from databases import open_migrated
+from edgectl_server.ordering import Ordering
+from edgectl_server.rollouts import Rollouts
+from edgectl_server.schemas import PhaseSpec
+from edgectl_server.signing.orders import OrderSigner
+from edgectl_server.storage.database import Database
+from edgectl_server.storage.tables import RolloutDevice, RolloutEvent
+from server.fleet.fleet_by_hand import Fleet, U
+from waiting import wait_for
+
+pytestmark = pytest.mark.postgresql
+
+DEVICES = [f"pi-{number:02}" for number in range(40)]
+PHASES = [PhaseSpec(percent=percent) for percent in (5.0, 10.0, 25.0, 50.0, 100.0)]
+
+
+class Replica:
+    """A server of its own: connections, orders and ticks; keys and clock are the same."""
+
+    def __init__(self, fleet: Fleet, url: str) -> None:
+        self.database = Database(url)
+        ordering = Ordering(
+            database=self.database,
+            signer=OrderSigner(fleet.keys),
+            content_keys=fleet.content_keys,
+            now=fleet.clock,
+        )
+        self.rollouts = Rollouts(database=self.database, ordering=ordering, now=fleet.clock)
+        self.changed = 0
+
+    def run(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            self.rollouts.touch(DEVICES)
+            self.changed += self.rollouts.tick()
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, postgresql_url: str) -> Iterator[Fleet]:
+    database = open_migrated(postgresql_url)
+    fleet = Fleet(tmp_path, database)
+    fleet.version("1")
+    fleet.add(*DEVICES)
+    yield fleet
+    database.close()
+
+
+def test_five_phases_with_two_servers_ticking_at_once(fleet: Fleet, postgresql_url: str) -> None:
+    rollout = fleet.start(phases=PHASES, max_in_progress=8)
+    replicas = [Replica(fleet, postgresql_url) for _ in range(2)]
+    stop = threading.Event()
+    threads = ThreadPoolExecutor(len(replicas))
+    running = [threads.submit(one.run, stop) for one in replicas]
+
+    def done() -> bool:
+        with fleet.database.read() as session:
+            ordered = session.scalars(
+                select(RolloutDevice.device).where(RolloutDevice.state == "in_progress")
+            ).all()
+        for name in ordered:
+            fleet.report(name, U.COMMITTED)
+        ended_early = any(one.done() for one in running)
+        return ended_early or fleet.show(rollout).state == "completed"
+
+    try:
+        wait_for(done, "the end of the rollout")
+    finally:
+        stop.set()
+        for work in running:
+            work.result(60)
+        threads.shutdown()
+        for one in replicas:
+            one.database.close()
+    with fleet.database.read() as session:
+        events = session.scalars(
+            select(RolloutEvent)
+            .where(RolloutEvent.rollout == rollout)
+            .order_by(RolloutEvent.revision)
+        ).all()
+    assert [event.revision for event in events] == list(range(1, len(events) + 1))
+    for kind in ("device_ordered", "device_committed"):
+        seen = Counter(event.data["device"] for event in events if event.kind == kind)
+        assert seen == dict.fromkeys(DEVICES, 1), kind
+    assert [event.kind for event in events].count("phase_began") == len(PHASES) - 1
+    assert all(one.changed for one in replicas), "both have had a part in it"

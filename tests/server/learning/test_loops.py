@@ -1,0 +1,363 @@
+"""Loops on both databases: each step once, whoever else ticks, and whatever was killed before."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from edgectl_server.errors import Conflict, NotFound, Refused
+from edgectl_server.job_rows import end_job, new_job
+from edgectl_server.loop_story import LoopStories
+from edgectl_server.loops import Loops
+from edgectl_server.sample_policies import SamplePolicies
+from edgectl_server.schemas import (
+    LoopPolicySpec,
+    LoopSampling,
+    LoopTriggers,
+    SamplePolicyChange,
+)
+from edgectl_server.storage.tables import (
+    AccuracyStateRow,
+    DriftStateRow,
+    Job,
+    Model,
+    ModelVersion,
+    RetrainingRow,
+    Rollout,
+)
+from server.fleet.fleet_helpers import PAGE_ALL
+from server.learning.store import Store
+
+DAY = 86400.0
+SPEC = LoopPolicySpec(
+    labels_min=30, look_back_s=365 * DAY, cool_down_s=60, sampling=LoopSampling(bytes_per_day=5000)
+)
+
+
+class World:
+    """Real rows, samples and datasets; trainings and rollouts are noted, and end as told."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.done: list[str] = []
+        self.policies = SamplePolicies(store.database, lambda: store.now)
+        self.loops = self.replica()
+        with store.database.write() as session:
+            session.add(Model(name="har", created_at=store.now, created_by="anna"))
+            session.flush()
+            session.add(
+                ModelVersion(
+                    model="har", version="1", state="ready", content="", source="", source_size=1,
+                    source_name="", calibration=None, evaluation=None, own_metric=None, options={},
+                    report=None, parent=None, job=None, problem=None, imported=None,
+                    created_at=store.now, created_by="anna",
+                )
+            )  # fmt: skip
+
+    def replica(self) -> Loops:
+        trainings: Any = SimpleNamespace(add=self._train, notify=lambda: None)
+        rollouts: Any = SimpleNamespace(apply=self._roll, abort=self._abort)
+        return Loops(
+            database=self.store.database,
+            datasets=self.store.datasets,
+            retrainings=trainings,
+            rollouts=rollouts,
+            sample_policies=self.policies,
+            period_s=1.0,
+            now=lambda: self.store.now,
+        )
+
+    def tick(self) -> str:
+        self.store.now += timedelta(seconds=2)
+        self.loops.tick()
+        return self.loops.get("har").state
+
+    @property
+    def steps(self) -> list[str]:
+        return [one.kind for one in reversed(self.loops.events("har", PAGE_ALL).items)]
+
+    def drift(self) -> None:
+        at = self.store.now + timedelta(seconds=1)
+        with self.store.database.write() as session:
+            session.merge(
+                DriftStateRow(
+                    manifest=self.store.manifest, level="fleet", group="", model="har",
+                    version="1", state="drifting", since=at, until=at, rows=500,
+                    findings=[{"feature": "input.x"}], faults=[],
+                )
+            )  # fmt: skip
+
+    def end_training(self, state: str = "succeeded") -> None:
+        with self.store.database.write() as session:
+            row = session.scalars(select(RetrainingRow)).one()
+            row.version = "1"
+            end_job(session.get_one(Job, row.id), state, self.store.now)
+
+    def end_rollout(self, state: str) -> None:
+        with self.store.database.write() as session:
+            session.get_one(Rollout, "r1").state = state
+
+    def _train(self, session: Any, model: str, request: Any, dataset: str, **_: Any) -> Any:
+        self.done.append("train")
+        job = new_job("retrain", {}, "loop", self.store.now)
+        session.add(job)
+        row = RetrainingRow(
+            id=job.id, model=model, parent="1", dataset=dataset, trainer=request.trainer,
+            request={}, metrics=None, accuracies=None, verdicts=None, candidate=None,
+            calibration=None, evaluation=None, version=None, log="",
+            created_at=self.store.now, created_by="loop",
+        )  # fmt: skip
+        session.add(row)
+        session.flush()
+        return row
+
+    def _roll(self, request: Any, actor: str, *, dry_run: bool) -> Any:
+        self.done.append("roll")
+        with self.store.database.write() as session:
+            version = session.scalars(select(ModelVersion.id)).first()
+            if session.get(Rollout, "r1") is None:
+                session.add(
+                    Rollout(
+                        id="r1", model="har", version_id=version, state="running", selector={},
+                        policy={}, revision=0, failures_acknowledged=0, note="", due_at=None,
+                        created_at=self.store.now, created_by=actor, finished_at=None, priority=0,
+                    )
+                )  # fmt: skip
+        return SimpleNamespace(rollout=SimpleNamespace(id="r1"))
+
+    def _abort(self, rollout: str, actor: str, reason: str, *, revert: bool) -> None:
+        self.done.append(f"abort {rollout} {revert}")
+
+
+@pytest.fixture
+def world(store: Store) -> World:
+    return World(store)
+
+
+@pytest.fixture
+def small_world(small: Store) -> World:
+    return World(small)
+
+
+def test_once_round(world: World) -> None:
+    before = SamplePolicyChange(bytes_per_day=100, reasons=["random"], random_share=1.0)
+    world.policies.put("har", before, "anna")
+    world.loops.put("har", SPEC, "anna")
+    assert world.tick() == "watching"
+    assert "no trigger" in world.loops.get("har").why
+    world.drift()
+    assert world.tick() == "collecting"
+    assert "drift" in world.loops.get("har").run.trigger["kind"]  # type: ignore[union-attr]
+    world.tick()
+    assert world.policies.get("har").bytes_per_day == 5000
+    world.store.fill()
+    assert world.tick() == "training", "the dataset is made, and the training begun, in one beat"
+    assert world.policies.get("har").bytes_per_day == 100, "as before"
+    world.tick()
+    assert world.done == ["train"]
+    world.end_training()
+    assert world.tick() == "canary", "the version is ready already"
+    world.tick()
+    assert world.done == ["train", "roll"]
+    world.end_rollout("aborted")
+    assert world.tick() == "watching"
+    run = world.loops.get("har").run
+    assert run is not None
+    assert (run.state, run.rollout, run.version) == ("rolled-back", "r1", "1")
+    assert run.dataset == world.store.datasets.page(PAGE_ALL, "har").items[0].id
+    assert world.steps == [
+        "policy", "began", "collecting", "dataset", "training", "gated", "canary", "rolled-back",
+    ]  # fmt: skip
+    world.drift()
+    assert world.tick() == "watching"
+    assert "cools down" in world.loops.get("har").why
+    assert world.loops.act("har", "run", "ben", "now").state == "collecting"
+
+
+def test_an_estimate_that_fell_sets_off_a_run_where_the_policy_says_so(small_world: World) -> None:
+    world = small_world
+    at = world.store.now + timedelta(seconds=1)
+    with world.store.database.write() as session:
+        session.add(
+            AccuracyStateRow(
+                manifest=world.store.manifest, level="site", group="porto", model="har",
+                version="1", state="low", since=at, until=at, rows=500, found={},
+            )
+        )  # fmt: skip
+    world.loops.put("har", SPEC, "anna")
+    assert world.tick() == "watching"
+    triggers = LoopTriggers(drift=[], estimate=True)
+    world.loops.put("har", SPEC.model_copy(update={"triggers": triggers}), "anna")
+    with world.store.database.write() as session:  # judged once more, after the policy has changed
+        session.scalars(select(AccuracyStateRow)).one().until += timedelta(minutes=1)
+    assert world.tick() == "collecting"
+    run = world.loops.get("har").run
+    assert run is not None
+    assert "site porto: the estimate fell" in run.trigger["detail"]
+
+
+def test_an_action_that_was_done_before_the_kill_is_harmless(small_world: World) -> None:
+    world = small_world
+    world.store.fill()
+    world.loops.put("har", SPEC, "anna")
+    world.loops.act("har", "run", "anna", "")
+    killed = world.replica()
+    killed._write = lambda *_: (_ for _ in ()).throw(RuntimeError)  # type: ignore[method-assign]
+    world.store.now += timedelta(seconds=2)
+    with pytest.raises(RuntimeError):
+        killed.tick()
+    assert len(world.store.datasets.page(PAGE_ALL, "har").items) == 1
+    assert world.tick() == "collecting", "claimed by the one that was killed"
+    world.store.now += timedelta(seconds=61)
+    assert world.tick() == "training"
+    assert len(world.store.datasets.page(PAGE_ALL, "har").items) == 1
+    assert world.done == ["train"]
+
+
+def test_who_comes_second_writes_nothing(small_world: World) -> None:
+    world = small_world
+    world.store.fill()
+    world.loops.put("har", SPEC, "anna")
+    world.loops.act("har", "run", "anna", "")
+    claimed = world.loops._claim()
+    assert claimed is not None
+    assert world.replica()._claim() is None, "one at a time"
+    assert world.loops._move(claimed)
+    assert not world.replica()._move(claimed), "it has seen a state that is over"
+    assert world.steps.count("dataset") == 1
+
+
+def test_what_people_may_ask_for(small_world: World) -> None:
+    world = small_world
+    for action in ("run", "pause", "stop"):
+        with pytest.raises(NotFound) as missing:
+            world.loops.act("har", action, "anna", "")
+        assert missing.value.code == "loop.unknown"
+    info = world.loops.put("har", SPEC.model_copy(update={"approvals": ["training"]}), "anna")
+    with pytest.raises(Conflict):
+        world.loops.put("har", SPEC.model_copy(update={"revision": info.revision - 1}), "ben")
+    for action in ("approve", "stop"):
+        with pytest.raises(Conflict) as wrong:
+            world.loops.act("har", action, "anna", "")
+        assert wrong.value.code == "loop.state"
+    world.store.fill()
+    world.loops.act("har", "run", "anna", "")
+    with pytest.raises(Conflict):
+        world.loops.act("har", "run", "anna", "")
+    world.loops.act("har", "pause", "anna", "lunch")
+    assert world.tick() == "collecting"
+    world.loops.act("har", "resume", "anna", "")
+    assert world.tick() == "dataset"
+    assert "approve" in world.loops.get("har").why
+    world.loops.act("har", "approve", "ben", "looks good")
+    assert world.tick() == "training"
+    assert world.loops.act("har", "stop", "anna", "enough").state == "watching"
+    run = world.loops.get("har").run
+    assert run is not None
+    assert (run.state, run.note) == ("rejected", "stopped by anna: enough")
+
+
+def test_a_training_that_is_refused_ends_the_run(small_world: World) -> None:
+    world = small_world
+    world.store.fill()
+    world.loops.put("har", SPEC, "anna")
+    world.loops.act("har", "run", "anna", "")
+    world.tick()
+    world.end_training("failed")
+    assert world.tick() == "watching"
+    run = world.loops.get("har").run
+    assert run is not None
+    assert run.state == "rejected"
+    assert world.done == ["train"]
+
+
+def test_who_waits_for_a_person_leaves_no_events_meanwhile(small_world: World) -> None:
+    world = small_world
+    world.store.fill()
+    world.loops.put("har", SPEC.model_copy(update={"approvals": ["rollout"]}), "anna")
+    world.loops.act("har", "run", "anna", "")
+    world.tick()
+    world.end_training()
+    for _ in range(4):
+        assert world.tick() == "gated"
+    assert world.steps.count("gated") == 1
+    assert world.loops.get("har").approval == "rollout"
+    world.loops.act("har", "approve", "anna", "")
+    assert world.tick() == "canary"
+
+
+def test_what_is_refused_is_told_until_it_goes_on(small_world: World) -> None:
+    world = small_world
+    world.store.fill()
+    world.loops.put("har", SPEC.model_copy(update={"approvals": ["training"]}), "anna")
+    world.loops.act("har", "run", "anna", "")
+    assert world.tick() == "dataset"
+    train = world.loops._retrainings.add
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise Refused("training.trainer", "there is no trainer x")
+
+    world.loops._retrainings.add = refuse  # type: ignore[method-assign,assignment]
+    world.loops.act("har", "approve", "anna", "")
+    assert world.tick() == "dataset"
+    told = world.loops.get("har")
+    assert told.trouble == "training.trainer: there is no trainer x"
+    world.loops.act("har", "pause", "anna", "")
+    assert world.loops.get("har").trouble == told.trouble
+    world.loops._retrainings.add = train  # type: ignore[method-assign]
+    world.loops.act("har", "resume", "anna", "")
+    assert world.tick() == "training"
+    assert world.loops.get("har").trouble == ""
+
+
+def test_a_run_is_told_with_its_clock_and_figures(small_world: World) -> None:
+    world = small_world
+    stories = LoopStories(world.store.database)
+    assert stories.page("har", PAGE_ALL).items == []
+    world.loops.put("har", SPEC.model_copy(update={"approvals": ["training"]}), "anna")
+    world.drift()
+    assert world.tick() == "collecting"
+    run = world.loops.get("har").run
+    assert run is not None
+    told = stories.get("har", run.id)
+    assert [one.state for one in told.steps] == ["collecting"]
+    assert told.steps[0].ended_at is None
+    assert told.collect_until == run.since + timedelta(seconds=SPEC.collect_max_s)
+    assert (told.labelled, told.labels_min) == (0, SPEC.labels_min)
+    assert told.accuracies == []
+    world.tick()
+    world.store.fill()
+    asked = stories.get("har", run.id)
+    assert asked.labelled > 0
+    assert asked.samples >= asked.labelled
+    assert world.tick() == "dataset"
+    assert world.loops.get("har").approval == "training"
+    news = stories.news()
+    assert world.loops.act("har", "approve", "ben", "good").approval is None
+    assert stories.news().event > news.event
+    world.tick()
+    world.end_training()
+    world.tick()
+    world.end_rollout("aborted")
+    world.tick()
+    told = stories.get("har", run.id)
+    assert [one.state for one in told.steps] == [
+        "collecting", "dataset", "training", "gated", "canary", "rolled-back",
+    ]  # fmt: skip
+    began = [one.began_at for one in told.steps]
+    assert [one.ended_at for one in told.steps[:-1]] == began[1:]
+    assert told.steps[-1].ended_at == told.ended_at
+    (approved,) = told.steps[1].notes
+    assert (approved.kind, approved.actor) == ("approve", "ben")
+    assert told.labelled == told.samples == 36
+    (before,) = told.accuracies
+    assert (before.when, before.version, before.right, before.rows) == ("before", "1", 12, 36)
+    assert [one.id for one in stories.page("har", PAGE_ALL).items] == [run.id]
+    for model, wrong in (("har", "0" * 16), ("kws", run.id)):
+        with pytest.raises(NotFound) as missing:
+            stories.get(model, wrong)
+        assert missing.value.code == "loop.run"
