@@ -214,6 +214,7 @@ def _observe_device(
         enrolled=enrolled,
         online=device.online,
         since=row.updated_at,
+        heard_at=device.last_seen_at,
         candidates=None if candidates is None else tuple(one.manifest for one in candidates),
         order_counter=row.order_counter,
         accepted_counter=accepted,

@@ -177,6 +177,30 @@ def test_an_offline_device_blocks_a_phase_until_the_deadline_only() -> None:
     assert failed.state is S.PAUSED
 
 
+@pytest.mark.parametrize("state", [D.IN_PROGRESS, D.PENDING])
+@pytest.mark.parametrize("on_deadline", ["leave", "fail"])
+def test_who_is_there_for_hours_and_lost_for_a_moment_is_not_late(
+    state: DeviceState, on_deadline: str
+) -> None:
+    """It waits for a window, or for its turn; then it loses its connection, or all do."""
+    lost = device("lost", state, online=False, heard_at=NOW - timedelta(seconds=59))
+    policy = {"deadline_s": 60, "on_deadline": on_deadline, "max_in_progress": 1}
+    made = planned([lost, *fleet(committed=9)], at(2, began=3600), **policy)
+    assert (made.marks, made.state) == ((), S.RUNNING)
+    gone = replace(lost, heard_at=NOW - timedelta(seconds=60))
+    made = planned([gone, *fleet(committed=9)], at(2, began=3600), **policy)
+    assert [one.device for one in made.marks] == ["lost"]
+
+
+def test_a_phase_does_not_end_because_all_are_lost_for_a_moment() -> None:
+    """As when the server restarts: whoever waits will be there again."""
+    lost = [device(f"pi-{n}", online=False, heard_at=NOW - timedelta(seconds=5)) for n in range(6)]
+    made = planned([*lost, *fleet(committed=1)], at(began=3600), deadline_s=60)
+    assert made.standing.settled_at is None
+    gone = [replace(one, heard_at=NOW - timedelta(seconds=60)) for one in lost]
+    assert planned([*gone, *fleet(committed=1)], at(began=3600), deadline_s=60).standing.settled_at
+
+
 def test_another_takes_the_place_of_who_is_overdue() -> None:
     overdue = device("gone", D.OVERDUE, online=False, desired_here=False)
     made = planned([overdue, *fleet(pending=5, committed=1)], at(), deadline_s=60)

@@ -90,6 +90,7 @@ class Pi:
     refused: int = 0  # counter of the order that it has refused last
     heard: tuple[int, SlotReport, frozenset[str]] = (0, SlotReport(), frozenset())
     heard_refused: int = 0
+    seen_at: datetime | None = None
 
     def take_order(self) -> None:
         counter, wanted, offered = self.inbox
@@ -228,6 +229,8 @@ class Rollout(RuleBasedStateMachine):
         for name, pi in self.fleet.items():
             accepted, report, rejected = pi.heard
             row = self.rows[name]
+            if pi.online:
+                pi.seen_at = self.now
             refuses = pi.heard_refused >= (row.counter or 1)
             row.refused_since = (row.refused_since or self.now) if refuses else None
             observed.append(
@@ -238,6 +241,7 @@ class Rollout(RuleBasedStateMachine):
                     online=pi.online,
                     candidates=row.offered,
                     since=row.since,
+                    heard_at=pi.seen_at,
                     committed=row.committed,
                     site=pi.site,
                     order_counter=row.counter,
@@ -276,6 +280,11 @@ class Rollout(RuleBasedStateMachine):
         observed = self._observe()
         made = plan(self.policy, observed, self.now)
         assert made == plan(self.policy, observed, self.now)
+        for mark in made.marks:
+            if mark.reason is not None and mark.reason.code == "rollout.deadline":
+                assert self.policy.deadline_s is not None
+                away = self.now - (self.fleet[mark.device].seen_at or START)
+                assert away.total_seconds() >= self.policy.deadline_s
         self.now += timedelta(seconds=5)
         was = self.state
         for mark in made.marks:

@@ -88,6 +88,8 @@ def _deadline(
     if device.online or device.state not in OPEN:
         return None
     since = device.since if device.state is DeviceState.IN_PROGRESS else began
+    if since is not None and device.heard_at is not None:
+        since = max(since, device.heard_at)  # it was there: what counts is how long it is not
     if not is_past_deadline(policy, since, now):
         return None
     detail = f"offline, and waited for {policy.deadline_s:g} s"

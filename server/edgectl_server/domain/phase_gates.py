@@ -29,7 +29,7 @@ class PhaseFacts:
     committed: int
     bad: int
     reachable: int
-    """Waiting or overdue, and could be ordered now."""
+    """Waiting or overdue, and could be ordered now; or will be, as it is only just gone."""
     targets: tuple[int, ...] = ()
     """Devices that may have had their turn at the end of each phase."""
     waiting: int = 0

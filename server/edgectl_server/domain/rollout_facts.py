@@ -148,6 +148,8 @@ class ObservedDevice:
     online: bool = False
     since: datetime | None = None
     """When it came into this state, or was last ordered."""
+    heard_at: datetime | None = None
+    """When anything was last heard of it."""
     candidates: tuple[str, ...] | None = None
     """Manifests that it is or would be offered; None before it has reported what it is."""
     committed: str | None = None

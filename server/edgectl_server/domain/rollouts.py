@@ -26,10 +26,11 @@ Rules:
    back what they were to run before, those in progress among them, and nobody is ordered; with
    ``revert``, those that have committed get it back too.
 6. A device that was written off and then does commit is committed: facts win.
-7. An offline device is waited for until the deadline. Then it is overdue, or has failed, by
-   policy: it holds no place, and what it has not accepted is taken back, so that it cannot come
-   back at its own time and update beside the budgets. When it is online again before the end, it
-   has its turn like everybody.
+7. An offline device is waited for until the deadline, from its order or from when it was last heard
+   of, whichever is later: one that is there for hours and loses its connection for a moment is not
+   late. Then it is overdue, or has failed, by policy: it holds no place, and what it has not
+   accepted is taken back, so that it cannot come back at its own time and update beside the
+   budgets. When it is online again before the end, it has its turn like everybody.
 8. No site is left with fewer available devices than its budget says: online, and not in progress
    in any rollout. Who is offline is not available already.
 9. With phases, what is promoted is what was proved: devices after the first phase are offered
@@ -63,6 +64,7 @@ from edgectl_server.domain.phases import (
     count_selected,
     has_failed,
     is_last,
+    is_past_deadline,
     targets,
     waits_for,
 )
@@ -149,7 +151,7 @@ def plan(policy: RolloutPolicy, observed: ObservedRollout, now: datetime) -> Pla
         note = f"paused by itself: {_outcome(counts)}; resume or abort"
     chosen = _Chosen()
     if state is RolloutState.RUNNING:
-        facts = _phase_facts(policy, observed, states, counts)
+        facts = _phase_facts(policy, observed, states, counts, now)
         standing = advance(policy, standing, facts, now)
         if has_failed(standing):
             state = RolloutState.PAUSED
@@ -251,11 +253,19 @@ def _is_ready(device: ObservedDevice, state: DeviceState) -> bool:
     return state is DeviceState.PENDING
 
 
+def _is_near(policy: RolloutPolicy, device: ObservedDevice, now: datetime) -> bool:
+    """Say whether the device is there, or was until not long ago."""
+    if device.online or device.heard_at is None:
+        return device.online
+    return not is_past_deadline(policy, device.heard_at, now)
+
+
 def _phase_facts(
     policy: RolloutPolicy,
     observed: ObservedRollout,
     states: dict[str, DeviceState],
     counts: Counter[DeviceState],
+    now: datetime,
 ) -> PhaseFacts:
     budget = SiteBudget(policy, observed.sites)
     phase = observed.standing.phase
@@ -263,7 +273,9 @@ def _phase_facts(
     reachable = sum(
         1
         for one in meant
-        if one.online and _is_ready(one, states[one.device]) and budget.has_left(one.site)
+        if _is_near(policy, one, now)
+        and _is_ready(one, states[one.device])
+        and budget.has_left(one.site)
     )
     return PhaseFacts(
         total=len(states) - sum(counts[one] for one in GONE),
