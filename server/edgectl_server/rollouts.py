@@ -405,6 +405,8 @@ class Rollouts(RolloutViews):
             row.reason = None if mark.reason is None else msgspec.to_builtins(mark.reason)
             data = {"device": mark.device, "reason": row.reason}
             self._log(session, rollout, "server", f"device_{mark.state.value}", data)
+        acknowledged = rollout.failures_acknowledged - made.recovered
+        rollout.failures_acknowledged = max(0, acknowledged)
         # Before the orders, which are of the phase that begins: the events tell who was in which.
         self._note_standing(session, rollout, made.standing)
         for name in sorted(made.orders):

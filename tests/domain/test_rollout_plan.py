@@ -146,6 +146,15 @@ def test_facts_win_over_what_was_written_off(state: DeviceState) -> None:
     assert [mark.state for mark in made.marks] == [D.COMMITTED]
 
 
+def test_who_recovers_leaves_no_failure_that_is_free() -> None:
+    """Two failures were acknowledged, and both devices commit after all: the next one counts."""
+    late = [device(f"late-{n}", D.FAILED, report=report(U.COMMITTED, runs=INT8)) for n in range(2)]
+    made = planned(*late, device("pi-2"), acknowledged=2)
+    assert (made.state, made.recovered) == (S.RUNNING, 2)
+    bad = device("bad", D.IN_PROGRESS, report=report(U.ROLLED_BACK))
+    assert planned(*late, bad, device("pi-2"), acknowledged=2).state is S.PAUSED
+
+
 @pytest.mark.parametrize("state", [D.COMMITTED, D.CANCELLED])
 def test_the_good_end_is_the_end(state: DeviceState) -> None:
     assert planned(device(state=state, report=report(U.ROLLED_BACK)), device("pi-2")).marks == ()

@@ -294,6 +294,7 @@ class Rollout(RuleBasedStateMachine):
                 assert self.revert
             if row.state in BAD:
                 assert mark.state is DeviceState.COMMITTED
+                self.acknowledged = max(0, self.acknowledged - 1)
             assert row.state not in GONE
             assert mark.state is not DeviceState.PENDING
             self._check_mark(mark)

@@ -317,4 +317,6 @@ class Plan:
     """Why it is paused, or what it waits for; None: what was said before is still true."""
     look_again_at: datetime | None = None
     """None: never, all is done."""
+    recovered: int = 0
+    """Of the marks: devices that had ended badly, and have committed after all."""
     standing: Standing = Standing()

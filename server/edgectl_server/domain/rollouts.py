@@ -25,7 +25,8 @@ Rules:
 5. Paused: facts are still noted, nobody is ordered. Aborted: devices that are not committed get
    back what they were to run before, those in progress among them, and nobody is ordered; with
    ``revert``, those that have committed get it back too.
-6. A device that was written off and then does commit is committed: facts win.
+6. A device that was written off and then does commit is committed: facts win. Its failure is not
+   one that was acknowledged any more, or the next would be free.
 7. An offline device is waited for until the deadline, from its order or from when it was last heard
    of, whichever is later: one that is there for hours and loses its connection for a moment is not
    late. Then it is overdue, or has failed, by policy: it holds no place, and what it has not
@@ -145,7 +146,10 @@ def plan(policy: RolloutPolicy, observed: ObservedRollout, now: datetime) -> Pla
 
     state = observed.state
     note: str | None = None
-    unacknowledged = sum(counts[one] for one in BAD) - observed.failures_acknowledged
+    written_off = {one.device for one in observed.devices if one.state in BAD}
+    recovered = sum(1 for one in marks if one.device in written_off)
+    acknowledged = max(0, observed.failures_acknowledged - recovered)
+    unacknowledged = sum(counts[one] for one in BAD) - acknowledged
     if state is RolloutState.RUNNING and unacknowledged >= policy.failures_max:
         state = RolloutState.PAUSED
         note = f"paused by itself: {_outcome(counts)}; resume or abort"
@@ -183,6 +187,7 @@ def plan(policy: RolloutPolicy, observed: ObservedRollout, now: datetime) -> Pla
         note=note,
         look_again_at=now if more else now + _LOOK_AGAIN,
         standing=standing,
+        recovered=recovered,
     )
 
 

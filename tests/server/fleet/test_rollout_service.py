@@ -148,6 +148,22 @@ def test_it_pauses_by_itself_goes_on_and_ends(fleet: Fleet) -> None:
     assert (info.state, info.note) == ("completed", "1 failed, 1 rejected, 1 rolled back")
 
 
+def test_a_failure_that_was_acknowledged_and_made_good_is_no_credit(fleet: Fleet) -> None:
+    fleet.add("a", "b", "c")
+    rollout = fleet.start(max_in_progress=1, failures_max=1)
+    fleet.rollouts.tick()
+    fleet.report("a", U.FAILED, attempt=5)
+    fleet.rollouts.tick()
+    fleet.rollouts.resume(rollout, "anna", "")
+    fleet.rollouts.tick()
+    fleet.report("a", U.COMMITTED)
+    fleet.rollouts.tick()
+    assert fleet.states(rollout) == {"a": "committed", "b": "in_progress", "c": "pending"}
+    fleet.report("b", U.ROLLED_BACK)
+    fleet.rollouts.tick()
+    assert fleet.show(rollout).state == "paused"
+
+
 def test_abort_takes_back_and_orders_nobody(fleet: Fleet) -> None:
     fleet.add("a", "b")
     first = fleet.start(devices=["a"])
