@@ -10,7 +10,14 @@ from sqlalchemy.orm import Session
 
 from edgectl_server.device_selection import compile_selector, read_selector
 from edgectl_server.domain.rollouts import DeviceState
-from edgectl_server.domain.selectors import MOMENTARY, Expression, fields_of, to_text
+from edgectl_server.domain.selectors import (
+    MOMENTARY,
+    Expression,
+    SelectorError,
+    fields_of,
+    parse_selector,
+    to_text,
+)
 from edgectl_server.errors import Conflict, Refused
 from edgectl_server.schemas import Selector
 from edgectl_server.storage.tables import (
@@ -198,7 +205,18 @@ def settle_selector(session: Session, selector: Selector) -> Selector:
 
 def settle_where(session: Session, where: str) -> str:
     """Return the same of the text of one; errors as `settle_selector`."""
-    return to_text(read_where(session, where)) if where else where
+    if not where:
+        return where
+    settled = to_text(read_where(session, where))
+    try:  # it is read again at each tick
+        parse_selector(settled)
+    except SelectorError as error:
+        raise Refused(
+            "rollout.selector",
+            f"written out with what its names mean, the selector is too large: {error}",
+            hint="give the devices a label, and select by that",
+        ) from error
+    return settled
 
 
 def read_where(session: Session, text: str) -> Expression:

@@ -62,6 +62,21 @@ def test_what_a_text_means(text: str, meaning: Expression) -> None:
     assert parse_selector(to_text(meaning)) == meaning
 
 
+@pytest.mark.parametrize("value", [" porto", "porto ", " and", "", "(", "@name", "a b", "not"])
+def test_a_value_in_quotes_stays_what_it_is(value: str) -> None:
+    expression = parse_selector(f'site="{value}"')
+    assert expression == C("site", (value,))
+    assert parse_selector(to_text(expression)) == expression
+
+
+def test_what_comes_of_saved_selectors_can_be_read_again() -> None:
+    """As a rollout keeps it: the most values that there may be, in the most conditions."""
+    names = [f"s{number}" for number in range(EXPANDED_MAX)]
+    saved: dict[str, Expression] = {name: C("a", (name,)) for name in names}
+    found = expand(AnyOf(tuple(Saved(name) for name in names)), saved)
+    assert parse_selector(to_text(found)) == found
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

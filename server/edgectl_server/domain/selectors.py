@@ -44,11 +44,12 @@ __all__ = [
     "to_text",
 ]
 
-TEXT_MAX = 1024
-DEPTH_MAX = 16
-CONDITIONS_MAX = 100
 EXPANDED_MAX = 200
 """Values that an expression may have when names of saved ones stand for what they mean."""
+TEXT_MAX = 4096
+DEPTH_MAX = 32
+CONDITIONS_MAX = 2 * EXPANDED_MAX
+"""Each condition counts, and each of its values: as many as may come out of `expand`."""
 LABEL = r"[a-z][a-z0-9_-]{0,31}"
 MOMENTARY = frozenset({"failing", "held", "online", "overdue", "security", "updating"})
 """Fields that are true or false, and change by the minute."""
@@ -231,7 +232,7 @@ def _condition_text(condition: Condition) -> str:
 
 def _quoted(value: str) -> str:
     found = _TOKEN.fullmatch(value)
-    plain = found is not None and found["word"] is not None and value not in WORDS
+    plain = found is not None and found["word"] == value and value not in WORDS
     return value if plain else f'"{value}"'
 
 
