@@ -12,10 +12,11 @@ Rules:
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import msgspec
@@ -74,6 +75,9 @@ _WATCHED = (DeviceState.PENDING, DeviceState.IN_PROGRESS, *BAD)
 _TICKS_MAX = 32
 _TICK_S_MAX = 0.5
 _NOTE_MAX = 1024
+_FAILED_AGAIN_AFTER = timedelta(seconds=30)
+
+logger = logging.getLogger(__name__)
 
 
 class Rollouts(RolloutViews):
@@ -358,20 +362,39 @@ class Rollouts(RolloutViews):
             .limit(1)
             .with_for_update(skip_locked=True)
         )
+        claimed = None
+        try:
+            with self._database.write() as session:
+                rollout = session.scalars(due).one_or_none()
+                if rollout is None:
+                    return None
+                claimed, revision = rollout.id, rollout.revision
+                self._move_on(session, rollout, now)
+                return rollout.revision != revision
+        except Exception:  # one that fails must not keep the others from their turn
+            if claimed is None:
+                raise
+            logger.exception("rollout %s cannot be moved on now", claimed)
+            self._put_off(claimed, now + _FAILED_AGAIN_AFTER)
+            return False
+
+    def _move_on(self, session: Session, rollout: Rollout, now: datetime) -> None:
+        self._let_join(session, rollout)
+        version = session.get_one(ModelVersion, rollout.version_id)
+        policy = planner_policy(RolloutPolicy.model_validate(rollout.policy))
+        preparing = self._deltas is not None and self._deltas.is_preparing(session, rollout)
+        rows, observed = observe(
+            session, self._ordering, rollout, version, preparing=preparing, now=now
+        )
+        self._carry_out(session, rollout, rows, domain.plan(policy, observed, now))
+
+    def _put_off(self, rollout_id: str, until: datetime) -> None:
         with self._database.write() as session:
-            rollout = session.scalars(due).one_or_none()
-            if rollout is None:
-                return None
-            revision = rollout.revision
-            self._let_join(session, rollout)
-            version = session.get_one(ModelVersion, rollout.version_id)
-            policy = planner_policy(RolloutPolicy.model_validate(rollout.policy))
-            preparing = self._deltas is not None and self._deltas.is_preparing(session, rollout)
-            rows, observed = observe(
-                session, self._ordering, rollout, version, preparing=preparing, now=now
+            session.execute(
+                update(Rollout)
+                .where(Rollout.id == rollout_id, Rollout.due_at.is_not(None))
+                .values(due_at=until)
             )
-            self._carry_out(session, rollout, rows, domain.plan(policy, observed, now))
-            return rollout.revision != revision
 
     def _let_join(self, session: Session, rollout: Rollout) -> None:
         """Take in who has come to belong to a running rollout, and let go who does not any more.

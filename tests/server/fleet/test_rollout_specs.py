@@ -10,6 +10,7 @@ from edgectl_server.errors import Conflict, Refused
 from edgectl_server.labels import Labels
 from edgectl_server.schemas import RolloutApplied, RolloutPolicy, RolloutRequest, Selector
 from edgectl_server.storage.database import Database
+from edgectl_server.storage.tables import Rollout
 from server.fleet.fleet_by_hand import PAGE, Fleet, U
 
 
@@ -104,6 +105,44 @@ def test_a_file_means_what_its_saved_selectors_mean(fleet: Fleet) -> None:
     assert caught.value.code == "rollout.conflict"
     with pytest.raises(Refused):
         apply(fleet, where="site=")
+
+
+def test_a_selector_that_is_long_once_written_out_is_read_at_each_tick(fleet: Fleet) -> None:
+    """Saved ones stand for what they mean; the others do not wait for one that cannot be read."""
+    labels = Labels(database=fleet.database, now=fleet.clock)
+    for name in ("x", "y"):
+        values = ",".join(f"{name}-{number:08}" for number in range(80))
+        labels.save(name, f"site in ({values})", "anna")
+    long = apply(fleet, where="not not not not not not not not not device!=a or @x or @y").rollout
+    assert long is not None
+    assert len(long.selector.where) > 1024
+    fleet.rollouts.tick()
+    assert fleet.states(long.id) == {"a": "in_progress"}
+    assert apply(fleet, where=long.selector.where).action == "nothing"
+    with pytest.raises(Refused, match="too large"):
+        apply(fleet, where="not " * 20 + "device=b")
+
+
+def test_a_rollout_that_cannot_be_moved_on_keeps_no_other_from_its_turn(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = apply(fleet, where="device=a").rollout
+    good = apply(fleet, where="device=b").rollout
+    assert broken is not None
+    assert good is not None
+    with fleet.database.write() as session:
+        row = session.get_one(Rollout, broken.id)
+        row.selector = {**row.selector, "where": "device="}
+    fleet.rollouts.tick()
+    assert fleet.states(good.id) == {"b": "in_progress"}
+    assert fleet.states(broken.id) == {"a": "pending"}
+    assert broken.id in caplog.text
+    with fleet.database.write() as session:
+        row = session.get_one(Rollout, broken.id)
+        row.selector = {**row.selector, "where": "device=a"}
+    fleet.clock.advance(seconds=30)
+    fleet.rollouts.tick()
+    assert fleet.states(broken.id) == {"a": "in_progress"}
 
 
 def test_a_phase_by_a_saved_selector_is_the_same_the_second_time(fleet: Fleet) -> None:
