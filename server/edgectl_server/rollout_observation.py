@@ -21,7 +21,7 @@ from edgectl_server.ordering import Ordering, variants_of
 from edgectl_server.rollout_experiments import add_windows, read_arms
 from edgectl_server.rollout_phases import planner_policy, standing_of
 from edgectl_server.rollout_signals import read_copies, read_signals
-from edgectl_server.rollout_sites import read_sites, site_of
+from edgectl_server.rollout_sites import lock_sites, read_sites, site_of
 from edgectl_server.schemas import RolloutPolicy
 from edgectl_server.storage.tables import (
     DesiredSlot,
@@ -47,6 +47,10 @@ def observe(
     now: datetime,
 ) -> tuple[dict[str, RolloutDevice], domain.ObservedRollout]:
     """Return the rows of the rollout's devices and what the planner needs to know of them."""
+    policy = RolloutPolicy.model_validate(rollout.policy)
+    has_budget = policy.available_min is not None or policy.available_percent is not None
+    if has_budget:
+        lock_sites(session)
     variants = variants_of(session, version.id)
     known: dict[str, dict[str, ClassFigures]] = {}
     found = session.execute(
@@ -76,8 +80,6 @@ def observe(
     ]
     for row, device, _ in found:
         _note_transfer(row, device, rollout)
-    policy = RolloutPolicy.model_validate(rollout.policy)
-    has_budget = policy.available_min is not None or policy.available_percent is not None
     observed = domain.ObservedRollout(
         state=RolloutState(rollout.state),
         devices=devices,

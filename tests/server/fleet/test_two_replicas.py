@@ -1,4 +1,4 @@
-"""Two servers on one PostgreSQL move the same rollout on at once: every device is ordered once."""
+"""Two servers on one PostgreSQL at once: no order twice, no site without devices."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from databases import open_migrated
 from edgectl_server.ordering import Ordering
@@ -95,3 +95,42 @@ def test_five_phases_with_two_servers_ticking_at_once(fleet: Fleet, postgresql_u
         assert seen == dict.fromkeys(DEVICES, 1), kind
     assert [event.kind for event in events].count("phase_began") == len(PHASES) - 1
     assert all(one.changed for one in replicas), "both have had a part in it"
+
+
+_WAITING = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+
+
+def test_two_rollouts_do_not_take_the_same_last_device_of_a_site(
+    fleet: Fleet, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One has chosen and not committed when the other one looks at what the site can spare."""
+    rollouts = [fleet.start(devices=[name], available_min=39) for name in DEVICES[:2]]
+    slow, quick = (Replica(fleet, postgresql_url) for _ in range(2))
+    chosen, go_on = threading.Event(), threading.Event()
+    carry_out = slow.rollouts._carry_out
+
+    def hesitate(*given: object) -> None:
+        carry_out(*given)  # type: ignore[arg-type]
+        chosen.set()
+        assert go_on.wait(30)
+
+    monkeypatch.setattr(slow.rollouts, "_carry_out", hesitate)
+
+    def waits() -> bool:
+        with fleet.database.read() as session:
+            return other.done() or bool(session.scalar(_WAITING))
+
+    with ThreadPoolExecutor(2) as threads:
+        one = threads.submit(slow.rollouts._tick_one)
+        try:
+            assert chosen.wait(30)
+            other = threads.submit(quick.rollouts._tick_one)
+            wait_for(waits, "the other one has ordered, or waits")
+        finally:
+            go_on.set()
+        one.result(60)
+        other.result(60)
+    for replica in (slow, quick):
+        replica.database.close()
+    states = [state for rollout in rollouts for state in fleet.states(rollout).values()]
+    assert sorted(states) == ["in_progress", "pending"]
