@@ -11,6 +11,7 @@ from playwright.sync_api import expect
 from edgectl import demo
 from ui.browser import log_in, open_page
 from ui.rows import RUNNING
+from waiting import wait_for
 
 pytestmark = pytest.mark.chromium
 
@@ -108,6 +109,43 @@ def test_silence_without_an_error_is_said_and_ends_by_itself(visit, server):
         server.signal(signal.SIGCONT)
     expect(connection).to_have_text("Live", timeout=30_000)
     expect(stale).to_have_count(0)
+
+
+COUNT_STREAMS = """
+  delete window.SharedWorker;
+  window.streams = [];
+  window.EventSource = class extends EventSource {
+    constructor(address) {
+      super(address);
+      window.streams.push(this);
+    }
+  };
+"""
+
+
+def test_a_page_that_is_left_before_its_stream_is_open_leaves_none_behind(visit):
+    """Six connections are all that a browser has; each stream that nobody reads takes one."""
+    watched = visit()
+    page, held = watched.page, []
+
+    def hold(route):
+        held.append(route)
+
+    page.add_init_script(COUNT_STREAMS)
+    watched.goto("/fleet")
+    live = page.locator(".side [data-live=true]")
+    expect(live).to_be_visible()
+    page.route("**/api/v1/events*", hold)
+    for number, name in enumerate(("Drift", "Samples"), 1):
+        page.get_by_role("link", name=name, exact=True).first.click()
+        wait_for(lambda n=number: page.evaluate("1") and len(held) == n, f"the stream of {name}")
+    page.unroute("**/api/v1/events*")
+    page.get_by_role("link", name="Fleet", exact=True).first.click()
+    page.wait_for_function("window.streams.at(-1).readyState === EventSource.OPEN")
+    expect(live).to_be_visible()
+    open_ones = "window.streams.filter((one) => one.readyState !== EventSource.CLOSED).length"
+    page.wait_for_function(f"{open_ones} === 1")
+    assert not watched.troubles
 
 
 def test_more_tabs_than_connections(visit):

@@ -20,6 +20,8 @@ const WATCH_MS = 2_500;
 export class Stream {
   private topics = "";
   private source: EventSource | null = null;
+  /** The one that was open before, until `source` is. */
+  private before: EventSource | null = null;
   private timer: ReturnType<typeof setTimeout> | undefined;
   /** When this stream was asked for, or has said something. */
   private heard = 0;
@@ -51,10 +53,13 @@ export class Stream {
   }
 
   private open(): void {
-    const before = this.source;
+    if (this.source?.readyState === EventSource.OPEN) {
+      this.before?.close();
+      this.before = this.source;
+    } else this.source?.close();
     this.source = null;
     if (!this.topics) {
-      before?.close();
+      this.closeBefore();
       return;
     }
     const query = new URLSearchParams(this.topics.split("\n").map((topic) => ["topic", topic]));
@@ -62,12 +67,13 @@ export class Stream {
     this.source = source;
     this.heard = Date.now();
     source.onopen = () => {
-      before?.close();
-      if (source === this.source) this.hear();
+      if (source !== this.source) return;
+      this.closeBefore();
+      this.hear();
     };
     source.onerror = () => {
-      before?.close();
       if (source !== this.source) return;
+      this.closeBefore();
       this.report(false);
       // The browser reconnects by itself, except after an answer that is no stream (401, 503).
       if (source.readyState === EventSource.CLOSED) this.openIn(RETRY_MS);
@@ -80,6 +86,11 @@ export class Stream {
     source.addEventListener(BEAT, () => {
       if (source === this.source) this.hear();
     });
+  }
+
+  private closeBefore(): void {
+    this.before?.close();
+    this.before = null;
   }
 
   private watch(): void {
