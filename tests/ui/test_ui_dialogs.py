@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from edgectl.cli import cli
+from ui.browser import PHONE
 from ui.fleet_rows import HELD
 from ui.rollout_rows import PHASED
 from ui.rows import PAUSED, RUNNING, name_of
@@ -92,6 +93,16 @@ def test_dialogs_say_their_command_and_let_go_by_the_keyboard(visit, path):
         expect(dialog).to_have_count(0)
         expect(opener).to_be_focused()
     assert not watched.troubles
+
+
+def test_a_page_with_an_open_dialog_is_accessible_on_a_phone(visit):
+    """Where the page has a banner: what a dialog is headed by must not be another one."""
+    page = visit("admin", viewport=PHONE).goto(ROLLOUT)
+    page.get_by_role("button", name="Abort", exact=True).click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("heading", name="Abort this rollout")).to_be_visible()
+    expect(dialog.get_by_role("button", name="Close", exact=True)).to_be_visible()
+    assert not violations(page)
 
 
 def test_what_is_done_to_a_user_says_its_command(visit):

@@ -46,6 +46,8 @@ export const theme = createTheme({
       defaultProps: {
         centered: true,
         closeButtonProps: { "aria-label": "Close" },
+        // It is a <header> outside of any section: without this, a second banner of the page.
+        attributes: { header: { role: "presentation" } },
         transitionProps: { duration: 120 },
         overlayProps: { backgroundOpacity: 0.45, blur: 2 },
       },
