@@ -68,6 +68,25 @@ def test_a_dry_run_changes_nothing_and_shows_the_plan(logged_in, specs, tmp_path
     assert asked.query == [("dry_run", "true")]
 
 
+def test_a_dry_run_takes_the_selectors_of_the_files_for_saved(logged_in, specs, tmp_path):
+    """The first time that a file is tried, none of its selectors is there yet."""
+    file = tmp_path / "fleet.yaml"
+    selectors = "kind: Selector\nname: porto\ntext: site=porto\n---\n"
+    selectors += "kind: Selector\nname: few\ntext: '@porto and not tag=demo'\n---\n"
+    where = """{where: '@few and x="@few" and runs=har@2 or @other'}"""
+    rollout = ROLLOUT.replace("{where: site=porto}", where)
+    rollout = rollout.replace("canary, devices: 5", "canary, where: '@few'")
+    file.write_text(selectors + rollout)
+    got = logged_in("apply", "-f", str(file), "--dry-run")
+    assert got.code == 0, got.err
+    few = "((site=porto) and not tag=demo)"
+    for path in ("/rollouts/apply", "/rollouts/plan"):
+        (asked,) = specs.requests("POST", path)
+        body = asked.json()
+        assert body["selector"]["where"] == f'{few} and x="@few" and runs=har@2 or @other'
+        assert body["policy"]["phases"][0]["where"] == few
+
+
 def test_a_refusal_stops_it(logged_in, specs, tmp_path):
     specs.routes["POST", "/rollouts/apply"] = problem(409, "rollout.unchangeable", hint="put back")
     file = tmp_path / "r.yaml"

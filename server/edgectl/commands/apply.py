@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+from msgspec import structs
 from rich.console import Group
 from rich.text import Text
 
@@ -18,6 +21,11 @@ from edgectl.session import Session, examples, json_option, pass_session
 from edgectl.spec_files import TEXT_CHARACTERS_MAX, RolloutSpec, SelectorSpec, read_specs
 
 __all__ = ["apply"]
+
+_SAVED = re.compile(
+    r'"[^"]*"|(?<![A-Za-z0-9._:+/@-])@(?P<name>[a-z0-9][a-z0-9._-]{0,63})', re.ASCII
+)
+"""A saved selector in the text of one, or a value in quotes, in which there is none."""
 
 
 @click.command(
@@ -50,12 +58,15 @@ def apply(session: Session, files: tuple[Path, ...], *, dry_run: bool, as_json: 
     """
     specs = [spec for file in files for spec in read_specs(_read(file), str(file))]
     done: list[dict[str, Any]] = []
+    unsaved: dict[str, str] = {}
     with session.connect() as client:
         for spec in specs:
             if isinstance(spec, SelectorSpec):
                 done.append(_apply_selector(client, spec, dry_run=dry_run))
+                if dry_run:
+                    unsaved[spec.name] = _written_out(spec.text, unsaved)
             else:
-                done.append(_apply_rollout(client, spec, dry_run=dry_run))
+                done.append(_apply_rollout(client, spec, unsaved, dry_run=dry_run))
             if not as_json:
                 _show(done[-1], dry_run=dry_run)
     if as_json:
@@ -83,13 +94,31 @@ def _apply_selector(client: Client, spec: SelectorSpec, *, dry_run: bool) -> dic
     return {"kind": "Selector", "name": spec.name, "action": action, "changed": changed}
 
 
-def _apply_rollout(client: Client, spec: RolloutSpec, *, dry_run: bool) -> dict[str, Any]:
+def _written_out(text: str, unsaved: Mapping[str, str]) -> str:
+    """Return a selector in which those of the files stand for what they will mean."""
+    return _SAVED.sub(
+        lambda found: f"({unsaved[found['name']]})" if found["name"] in unsaved else found[0], text
+    )
+
+
+def _apply_rollout(
+    client: Client, spec: RolloutSpec, unsaved: Mapping[str, str], *, dry_run: bool
+) -> dict[str, Any]:
     name = f"{spec.model}@{spec.version}"
+    phases = [
+        structs.replace(one, where=_written_out(one.where, unsaved)) for one in spec.policy.phases
+    ]
+    where = _written_out(spec.selector.where, unsaved)
+    request = structs.replace(
+        spec.request(),
+        selector=structs.replace(spec.selector, where=where),
+        policy=structs.replace(spec.policy, phases=phases),
+    )
     with doing(f"applying the rollout of {name}"):
-        found = client.apply_rollout(spec.request(), dry_run=dry_run)
+        found = client.apply_rollout(request, dry_run=dry_run)
         plan = None
         if dry_run and found.action == "start":
-            plan = client.plan_rollout(spec.request())
+            plan = client.plan_rollout(request)
     return {
         "kind": "Rollout",
         "name": name,
