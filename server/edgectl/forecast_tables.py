@@ -98,9 +98,10 @@ def _remarks(found: RolloutForecast) -> list[str]:
     if blocked:
         said.append(f"{blocked} devices would never be let go by the budget of their site")
     if found.unfit:
-        said.append(f"no variant fits: {_names(found.unfit)}")
+        said.append(f"no variant fits: {_names(found.unfit, found.unfit_devices)}")
     if found.unknown:
-        said.append(f"have never reported what they are: {_names(found.unknown)}")
+        named = _names(found.unknown, found.unknown_devices)
+        said.append(f"have never reported what they are: {named}")
     said += [
         f"rollout {one.rollout} of {found.model} is not finished and has {one.devices} of them:"
         " it must end first"
@@ -112,9 +113,10 @@ def _remarks(found: RolloutForecast) -> list[str]:
     return said
 
 
-def _names(names: list[str]) -> str:
-    shown = ", ".join(names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"  # noqa: PLR2004
+def _names(names: list[str], devices: int) -> str:
+    """Name some; of many the server names the first only, and says how many there are."""
+    shown, more = names[:5], max(len(names), devices) - 5
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
 
 def _span(seconds: float) -> str:

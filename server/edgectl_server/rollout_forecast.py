@@ -87,7 +87,9 @@ def forecast_rollout(
         sites=[SiteForecastInfo(**asdict(one)) for one in found.sites],
         pace=PaceInfo(**asdict(pace)),
         unfit=list(found.unfit[:NAMES_MAX]),
+        unfit_devices=len(found.unfit),
         unknown=list(found.unknown[:NAMES_MAX]),
+        unknown_devices=len(found.unknown),
         overlaps=[
             OverlapInfo(rollout=rollout, devices=count)
             for rollout, count in find_overlaps(session, asked.model, names)

@@ -278,7 +278,9 @@ def forecast():
         ],
         pace=s.PaceInfo(samples=40, median_s=10, slow_s=20),
         unfit=[HOSTILE],
-        unknown=["pi-9"],
+        unfit_devices=1,
+        unknown=[f"pi-{number}" for number in range(100)],
+        unknown_devices=3000,
         overlaps=[s.OverlapInfo(rollout="R2", devices=3)],
     )
 

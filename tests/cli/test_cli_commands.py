@@ -512,3 +512,9 @@ def test_server_that_is_not_installed_is_said_with_the_next_step(edgectl, monkey
         "error[server.not_installed]: the server is not installed here: no_such_package missing\n"
         "try: pip install 'edgectl[server]'\n"
     )
+
+
+def test_a_plan_says_how_many_cannot_take_part_not_how_many_were_named(logged_in):
+    got = logged_in("rollout", "plan", "har@1", "--all")
+    said = " ".join(got.out.split())
+    assert "have never reported what they are: pi-0, pi-1, pi-2, pi-3, pi-4 and 2995 more" in said

@@ -313,6 +313,8 @@ class RolloutForecast(Struct, frozen=True):
     unfit: list[str]
     unknown: list[str]
     overlaps: list[OverlapInfo]
+    unfit_devices: int = 0
+    unknown_devices: int = 0
 
 
 class RolloutApplied(Struct, frozen=True):

@@ -515,8 +515,11 @@ class RolloutForecast(Schema):
     pace: PaceInfo
     unfit: list[str]
     """Devices that can run no variant, the first of them: they would fail."""
+    unfit_devices: int
+    """How many they are."""
     unknown: list[str]
     """Devices that have never said what they are, the first of them."""
+    unknown_devices: int
     overlaps: list[OverlapInfo]
     """While there is one, it cannot be started."""
 

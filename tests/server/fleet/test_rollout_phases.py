@@ -12,6 +12,7 @@ from edgectl_protocol.histograms import LATENCY_EDGES_US
 from edgectl_protocol.update import UpdateState
 from edgectl_server.errors import Conflict, Refused
 from edgectl_server.flapping import note_disconnect
+from edgectl_server.rollout_forecast import NAMES_MAX
 from edgectl_server.schemas import (
     GatePolicy,
     PhaseSpec,
@@ -377,6 +378,14 @@ def test_a_plan_says_what_a_rollout_would_do_and_starts_nothing(fleet: Fleet) ->
     assert (found.pace.samples, found.overlaps, found.sites[0].blind_s) == (0, [], None)
     assert fleet.rollouts.rollouts(PAGE).total == 0
     assert fleet.order("a") is None
+
+
+def test_a_plan_names_some_of_those_that_cannot_take_part_and_counts_all(fleet: Fleet) -> None:
+    fleet.add(*(f"silent-{number:03}" for number in range(NAMES_MAX + 20)), capabilities=None)
+    asked = RolloutRequest(model="har", version="1", selector=Selector(all=True))
+    found = fleet.rollouts.forecast(asked)
+    assert (len(found.unknown), found.unknown_devices) == (NAMES_MAX, NAMES_MAX + 20)
+    assert (found.unfit, found.unfit_devices) == ([], 0)
 
     rollout = fleet.start(observe_s=10, devices=["a", "b", "c"])
     settle(fleet)

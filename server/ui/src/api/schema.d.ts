@@ -7113,8 +7113,12 @@ export interface components {
             sites: components["schemas"]["SiteForecastInfo"][];
             /** Unfit */
             unfit: string[];
+            /** Unfit Devices */
+            unfit_devices: number;
             /** Unknown */
             unknown: string[];
+            /** Unknown Devices */
+            unknown_devices: number;
             /** Version */
             version: string;
             /** Whole Bytes */

@@ -72,7 +72,7 @@ function Warnings({ forecast }: { forecast: Forecast }) {
       ))}
       {unfit.length > 0 && (
         <Note tone="warn">
-          <strong>No variant fits {named(unfit)}.</strong>
+          <strong>No variant fits {named(unfit, forecast.unfit_devices)}.</strong>
           <p>They would fail.</p>
         </Note>
       )}
@@ -83,16 +83,17 @@ function Warnings({ forecast }: { forecast: Forecast }) {
       )}
       {unknown.length > 0 && (
         <Note>
-          {named(unknown)} {unknown.length === 1 ? "has" : "have"} never said what {unknown.length === 1 ? "it is" : "they are"}: waited for.
+          {named(unknown, forecast.unknown_devices)} {unknown.length === 1 ? "has" : "have"} never said what {unknown.length === 1 ? "it is" : "they are"}: waited for.
         </Note>
       )}
     </>
   );
 }
 
-function named(names: string[]): string {
+/** Of many the server names the first only, and says how many there are. */
+function named(names: string[], devices: number): string {
   const shown = names.slice(0, NAMES_SHOWN).join(", ");
-  return names.length > NAMES_SHOWN ? `${shown} and ${count(names.length - NAMES_SHOWN)} more` : shown;
+  return devices > NAMES_SHOWN ? `${shown} and ${count(devices - NAMES_SHOWN)} more` : shown;
 }
 
 /** The list of devices that a choice means, of them those that a selector means besides. */
