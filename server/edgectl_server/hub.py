@@ -85,7 +85,13 @@ class Hub:
         self._sources[kind] = snapshot
 
     def check(self, topics: list[str]) -> tuple[str, ...]:
-        """Return `topics` without duplicates; raise `Refused` ``events.topic`` for others."""
+        """Return `topics` without duplicates, before an answer has begun.
+
+        Raises:
+            Refused: ``events.topic``: there is no such topic.
+            TooMany: ``events.listeners``.
+        """
+        self._check_room()
         unique = tuple(dict.fromkeys(topics))
         if not 1 <= len(unique) <= TOPICS_PER_LISTENER_MAX:
             raise Refused(
@@ -147,16 +153,19 @@ class Hub:
 
     def _enter(self, listener: _Listener) -> None:
         with self._lock:
-            if len(self._listeners) >= LISTENERS_MAX:
-                raise TooMany(
-                    "events.listeners",
-                    f"{LISTENERS_MAX} clients are listening already",
-                    data={"retry_after_s": 10},
-                )
+            self._check_room()
             self._listeners.add(listener)
             for topic in listener.topics:
                 self._topics.setdefault(topic, _Topic()).listeners += 1
         self._wanted.set()
+
+    def _check_room(self) -> None:
+        if len(self._listeners) >= LISTENERS_MAX:
+            raise TooMany(
+                "events.listeners",
+                f"{LISTENERS_MAX} clients are listening already",
+                data={"retry_after_s": 10},
+            )
 
     def _leave(self, listener: _Listener) -> None:
         with self._lock:

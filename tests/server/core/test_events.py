@@ -133,6 +133,8 @@ def test_listeners_are_bounded(hub):
             await anext(stream)
         with pytest.raises(TooMany):
             await anext(hub.listen(("fleet",)))
+        with pytest.raises(TooMany):  # before the stream begins: then it is an answer of its own
+            hub.check(["fleet"])
         for stream in streams:
             await stream.aclose()
 
