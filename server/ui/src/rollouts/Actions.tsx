@@ -134,8 +134,9 @@ function Abort({ rollout, revert, setRevert }: AbortProps) {
   const rows: [devices: number, state: string, what: ReactNode][] = [
     [counts.committed, "committed", revert ? <b>go back to what they ran before, all at once</b> : "keep the new version"],
     [counts.in_progress, "in progress", "stop, and go back to what they ran before"],
-    [counts.pending + counts.overdue, "pending or overdue", "are not touched"],
-    [bad, "that went wrong", "run what they ran before already"],
+    [counts.pending, "pending", "are not touched"],
+    [counts.overdue, "overdue", "are given up; what one has begun, it takes back"],
+    [bad, "that went wrong", "are told to run what they ran before; most do already"],
   ];
   return (
     <>
