@@ -23,10 +23,10 @@ from edgectl_server.storage.database import Database
 from edgectl_server.storage.paging import PageQuery, match, order
 from edgectl_server.storage.tables import AnsweredHour
 
-__all__ = ["Answers", "add_answers"]
+__all__ = ["WINDOW_REQUESTS_MAX", "Answers", "add_answers"]
 
-_COUNT_MAX = 2**63 - 1
-"""What a column holds."""
+WINDOW_REQUESTS_MAX = 10**9
+"""That one window counts for: whatever a device says, sums of many stay what a column holds."""
 _FIRST, _LAST = func.min(AnsweredHour.first), func.max(AnsweredHour.last)
 _REQUESTS = func.sum(AnsweredHour.requests)
 _SORT = {"device": AnsweredHour.device, "first": _FIRST, "last": _LAST, "requests": _REQUESTS}
@@ -90,8 +90,8 @@ def _add(
         },
     )
     row["first"], row["last"] = min(row["first"], window.start), max(row["last"], end)
-    row["requests"] = min(_COUNT_MAX, row["requests"] + window.requests)
-    row["errors"] = min(_COUNT_MAX, row["errors"] + window.errors)
+    row["requests"] += min(WINDOW_REQUESTS_MAX, window.requests)
+    row["errors"] += min(WINDOW_REQUESTS_MAX, window.errors)
 
 
 class Answers:

@@ -10,7 +10,7 @@ import sqlalchemy
 from sqlalchemy import func, insert, select
 
 from edgectl_protocol.messages import InferenceWindow, TelemetryBatch
-from edgectl_server.answers import Answers
+from edgectl_server.answers import WINDOW_REQUESTS_MAX, Answers
 from edgectl_server.errors import Refused
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.paging import PageQuery
@@ -95,6 +95,13 @@ def test_a_batch_that_comes_again_counts_once(world: World) -> None:
     for _ in range(3):
         world.send("a", BAD, 1, seq=7)
     assert world.ask(digest=BAD) == [("a", "2", 10)]
+
+
+def test_a_device_that_claims_the_most_does_not_spoil_the_answer_for_others(world: World) -> None:
+    for minutes in (1, 2, 61, 121):
+        world.send("a", BAD, minutes, requests=2**63 - 1)
+    world.send("b", BAD, 1)
+    assert world.ask(digest=BAD) == [("a", "2", 4 * WINDOW_REQUESTS_MAX), ("b", "2", 10)]
 
 
 def test_a_clock_that_is_ahead_says_nothing_of_the_future(world: World) -> None:
