@@ -114,14 +114,14 @@ class ExperimentSpec(Schema):
 class GatePolicy(Schema):
     """What must hold at the end of a phase for the next one to begin; null: is not asked."""
 
-    committed_min: int = Field(default=1, ge=1)
+    committed_min: int = Field(default=1, ge=1, le=10**9)
     """Devices that must have committed for anything to be said."""
     success_min: float | None = Field(default=None, ge=0, le=1)
     """Share of the ended devices that must have committed."""
-    requests_min: int = Field(default=100, ge=1)
+    requests_min: int = Field(default=100, ge=1, le=10**9)
     """Requests that must have been answered for a signal of the model to count."""
     error_rate_max: float | None = Field(default=None, ge=0, le=1)
-    latency_p95_us_max: float | None = Field(default=None, gt=0)
+    latency_p95_us_max: float | None = Field(default=None, gt=0, le=10**9)
     latency_ratio_max: float | None = Field(default=None, gt=0, le=1000)
     """How much slower by p95 than other versions of the model on the fleet in the same time."""
     class_mix_max: float | None = Field(default=None, gt=0, lt=1)
@@ -154,8 +154,8 @@ class PhaseSpec(Schema):
 class RolloutPolicy(Schema):
     """How it goes about it."""
 
-    max_in_progress: int = Field(default=100, ge=1)
-    failures_max: int = Field(default=1, ge=1)
+    max_in_progress: int = Field(default=100, ge=1, le=10**9)
+    failures_max: int = Field(default=1, ge=1, le=10**9)
     """It pauses by itself when so many devices have failed, rejected or rolled back."""
     observe_s: float = Field(default=10.0, ge=0, le=7 * 86400)
     shadow_s: float = Field(default=0.0, ge=0, le=7 * 86400)
@@ -177,7 +177,7 @@ class RolloutPolicy(Schema):
     """How long an offline device is waited for; null: for ever."""
     on_deadline: Literal["leave", "fail"] = "leave"
     """What an offline device is then: overdue, or failed and counted as such."""
-    available_min: int | None = Field(default=None, ge=1)
+    available_min: int | None = Field(default=None, ge=1, le=10**9)
     """Devices of a site that must stay online with no rollout at work on them."""
     available_percent: float | None = Field(default=None, gt=0, le=100)
     """The same as a share of the site's devices; of both, the larger counts."""

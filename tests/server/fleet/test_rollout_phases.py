@@ -445,6 +445,24 @@ def test_phases_that_make_no_sense_are_refused(phases: list[dict], words: str) -
         RolloutPolicy(phases=phases)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        '{"gates": {"latency_p95_us_max": 1e400}}',
+        '{"gates": {"latency_p95_us_max": Infinity}}',
+        '{"gates": {"latency_p95_us_max": NaN}}',
+        '{"gates": {"committed_min": 10000000000}}',
+        '{"gates": {"requests_min": 10000000000}}',
+        '{"max_in_progress": 1%s}' % ("0" * 400),
+        '{"failures_max": 10000000000}',
+        '{"available_min": 10000000000}',
+    ],
+)
+def test_a_number_that_no_database_keeps_is_refused(said: str) -> None:
+    with pytest.raises(ValidationError, match="less than or equal to"):
+        RolloutPolicy.model_validate_json(said)
+
+
 def test_phases_are_completed_once() -> None:
     policy = RolloutPolicy(phases=[{"devices": 1}])
     assert [(one.name, one.devices) for one in policy.phases] == [("1", 1), ("2", None)]
