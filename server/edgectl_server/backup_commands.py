@@ -71,7 +71,7 @@ def backup(
         if target.endswith("/") and not path.is_dir():
             make_private_directory(path)
         with contextlib.closing(Database(settings.database_address)) as database:
-            database.migrate()
+            database.check_current()
             with audited_command(database, "backup", target, keys=not without_keys):
                 made = make_backup(
                     settings,

@@ -171,7 +171,7 @@ def user(
         from edgectl_server.storage.database import Database
 
         with contextlib.closing(Database(settings.database_address)) as database:
-            database.migrate()
+            database.check_current()
             auth = Auth(database, now)
             if delete:
                 with audited_command(database, "delete_user", name):

@@ -50,7 +50,7 @@ def check_database(settings: Settings) -> Iterator[Finding]:
         hint = "install that edgectl, or restore a backup of this one's time"
         yield bad("database", f"{where}, of a newer edgectl ({there}, known: {newest})", hint)
     elif there < newest:
-        hint = "edgectl server backup first: there is no way back but a backup"
+        hint = "back it up first, with that edgectl: there is no way back but a backup"
         yield unsure("database", f"{where}, goes from {there} to {newest} at the start", hint)
     else:
         yield fine("database", f"{where}, {there}")

@@ -89,6 +89,40 @@ class Database:
         except OperationalError as error:
             raise not_answering() from error
 
+    def check_current(self) -> None:
+        """Raise unless there are tables, and those of this edgectl; change nothing.
+
+        Raises:
+            Unavailable: ``database.empty``, ``database.older``, ``database.newer``, or
+                ``database.unavailable``.
+        """
+        address = self._engine.url
+        # SQLite would make a file of whatever it looks for.
+        is_missing = self.dialect == "sqlite" and not Path(address.database or "").exists()
+        try:
+            there, newest = (None, "") if is_missing else self.revisions()
+        except OperationalError as error:
+            raise not_answering() from error
+        if there is None:
+            raise Unavailable(
+                "database.empty",
+                f"{address.render_as_string(hide_password=True)} holds no tables of a server",
+                hint="name the server's own settings: --config, --data, --database-url",
+            )
+        if there < newest:
+            raise Unavailable(
+                "database.older",
+                f"the tables are of an older edgectl ({there}; this one's are {newest})",
+                hint="do it with the edgectl that has worked on them; this one would have to "
+                "change them first",
+            )
+        if there > newest:
+            raise Unavailable(
+                "database.newer",
+                f"the tables are of a newer edgectl ({there}; this one's are {newest})",
+                hint="install that edgectl",
+            )
+
     def revisions(self) -> tuple[str | None, str]:
         """Return the revision of the tables, None where there are none, and the newest known."""
         # Revisions are called like their files, which are numbered.

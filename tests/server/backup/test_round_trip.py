@@ -328,3 +328,43 @@ def test_newer_metadata_and_revocations_must_be_this_servers(site, tmp_path):
     assert Authority.open(there.data_path / "pki", NOW).is_revoked(0xABC)
     newest = (data / "tuf/timestamp.json").read_bytes()
     assert (there.data_path / "tuf/timestamp.json").read_bytes() == newest
+
+
+def command(settings, target):
+    """Run `edgectl server backup`, without keys."""
+    words = ["server", "backup", str(target), "--without-keys", "--data", settings.data]
+    if settings.database_url:
+        words += ["--database-url", settings.database_url]
+    return subprocess.run(
+        [sys.executable, "-m", "edgectl", *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_tables_of_an_older_edgectl_are_left_to_it(site, tmp_path):
+    settings, database = site
+    older = sqlalchemy.text("UPDATE alembic_version SET version_num = '0001_first'")
+    with database.engine.begin() as connection:
+        connection.execute(older)
+    done = command(settings, tmp_path / "backup")
+    assert done.returncode == 1
+    assert "database.older" in done.stderr, done.stderr
+    assert database.revisions()[0] == "0001_first", "nothing was changed under whoever works on it"
+    assert not (tmp_path / "backup").exists()
+
+
+def test_a_database_without_tables_is_no_servers(site, tmp_path):
+    settings, database = site
+    database.close()
+    if settings.database_url:  # the operator names the folder, and not the database
+        settings = Settings(data=settings.data)
+    else:
+        (settings.data_path / "edgectl.sqlite").unlink()
+    done = command(settings, tmp_path / "backup")
+    assert done.returncode == 1
+    assert "database.empty" in done.stderr, done.stderr
+    assert not (settings.data_path / "edgectl.sqlite").exists()
+    assert not (tmp_path / "backup").exists()
