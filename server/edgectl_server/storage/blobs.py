@@ -7,6 +7,7 @@ Memory is bounded whatever the blob's size.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import secrets
@@ -20,6 +21,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, from_url
 
 from edgectl_protocol.names import digest_of, hex_of
+from edgectl_server.clock import now
 from edgectl_server.errors import NotFound, Refused, Unavailable
 from edgectl_server.storage.files import (
     make_private_directory,
@@ -36,6 +38,7 @@ _SINGLE_PUT_BYTES_MAX = 8 * 1024**2
 """Larger files are put in parts, so that they are never whole in memory."""
 _PART_BYTES = 8 * 1024**2
 _PARTS_AT_ONCE = 2
+_STALE_S = 3600
 _RETRY: Any = {"max_retries": 4, "retry_timeout": timedelta(seconds=15)}
 """An object store that does not answer: who asks is told before they give up by themselves."""
 
@@ -62,8 +65,7 @@ class BlobStore:
         self._store: Any
         if "://" not in url:
             self._directory = make_private_directory(Path(url))
-            for stale in self._directory.glob("sha256/*/*#*"):  # parts of a put that was cut short
-                stale.unlink()
+            _remove_stale(self._directory)
             self._store = LocalStore(str(self._directory))
         else:
             try:
@@ -274,6 +276,14 @@ class BlobStore:
         sync_file(path)
         sync_directory(path.parent)
         sync_directory(path.parent.parent)
+
+
+def _remove_stale(directory: Path) -> None:
+    """Remove parts of puts that were cut short; a server may be putting while a backup is made."""
+    for part in directory.glob("sha256/*/*#*"):
+        with contextlib.suppress(FileNotFoundError):  # it has just become a blob
+            if part.stat().st_mtime < now().timestamp() - _STALE_S:
+                part.unlink()
 
 
 def _read_file(path: Path, digest: str, start: int, stop: int, chunk_bytes: int) -> Iterator[bytes]:
