@@ -253,11 +253,15 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 def _say_password(services: Services, *, as_json: bool) -> None:
-    if services.first_password is not None and not as_json:
-        sys.stdout.write(
-            f"first start: log in as admin with the password {services.first_password}\n"
-            f"             (it is in {services.settings.data_path / 'admin-password'})\n"
-        )
+    """Say the first password to a person; a journal or a container's log keeps what it is told."""
+    if services.first_password is None or as_json:
+        return
+    file = services.settings.data_path / "admin-password"
+    if sys.stdout.isatty():
+        text = f"with the password {services.first_password}\n             (it is in {file})"
+    else:
+        text = f"with the password in {file}"
+    sys.stdout.write(f"first start: log in as admin {text}\n")
 
 
 def _say_standing_by(other: str, *, as_json: bool) -> None:

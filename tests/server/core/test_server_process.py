@@ -173,12 +173,12 @@ def test_wrong_settings_are_said_and_nothing_is_made(start, tmp_path):
     assert start("--no-such-option").stop(signal.SIGCONT)[0] == 2
 
 
-def test_a_restart_keeps_everything_and_shows_the_password_once(start):
+def test_a_restart_keeps_everything_and_the_password_is_in_no_log(start):
     first = start(as_json=False)
     assert first.ready.wait(START_S)
     wait_for(lambda: any(line.startswith("edgectl server ready: ") for line in first.lines), "it")
     password = (first.data / "admin-password").read_text().strip()
-    assert password in "".join(first.lines)
+    assert str(first.data / "admin-password") in "".join(first.lines)
     first.stop()
     second = start()
     with second.client() as client:
@@ -194,9 +194,25 @@ def test_a_restart_keeps_everything_and_shows_the_password_once(start):
     assert answer.headers["upload-complete"] == "?1"
     assert sorted(path.name for path in (third.data / "tuf").glob("*root*")) == root
     third.stop()
-    for server in (second, third):
-        assert password not in "".join(server.lines)
+    for server in (first, second, third):
+        assert password not in "".join(server.lines), "a journal keeps what it is told"
         assert password not in server.log.read_text()
+
+
+def test_the_first_password_is_told_to_a_person(tmp_path):
+    ours, theirs = os.openpty()
+    data = tmp_path / "data"
+    command = [sys.executable, "-P", "-m", "edgectl_server", "start", "--data", str(data)]
+    with subprocess.Popen([*command, "--port", "0", "--broker-port", "0"], stdout=theirs) as server:
+        os.close(theirs)
+        said = b""
+        try:
+            while b"ready" not in said:
+                said += os.read(ours, 4096)
+        finally:
+            server.terminate()
+            os.close(ours)
+    assert (data / "admin-password").read_bytes().strip() in said
 
 
 @pytest.mark.parametrize(("trusted", "statuses"), [("", {401, 429}), ("127.0.0.1", {401})])
@@ -236,6 +252,8 @@ def test_users_by_command_line(start, tmp_path):
     assert login("new password").status_code == 401
     missing = run("anna", "--data", str(tmp_path / "none"))
     assert (missing.returncode, "error[server.data]" in missing.stderr) == (1, True)
+    missing = run("anna", "--data", str(tmp_path))  # its database is another one
+    assert (missing.returncode, "error[database.empty]" in missing.stderr) == (1, True)
     server.stop()
 
 
