@@ -728,8 +728,8 @@ int agent_main(const char *state, const char *model)
     agent.model = model;
     begin();
     while (!ends) {
+        step(); /* what runs is served first, whether a broker answers or not */
         session_poll(is_at_work() ? WORK_MS : IDLE_MS);
-        step();
     }
     /* The broker sends the last will: the connection ends without a good-bye. */
     worker_kill(&agent.trial);

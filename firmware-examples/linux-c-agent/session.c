@@ -3,8 +3,10 @@
 #include <mosquitto.h>
 #include <openssl/ssl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/time.h>
 
 #include "workers.h"
 
@@ -12,6 +14,7 @@ enum {
     KEEP_ALIVE_S = 30,
     WAIT_FIRST_MS = 1000,
     WAIT_MAX_MS = 60000,
+    CONNECT_S_MAX = 10,    /* a host that is silent would be waited for for minutes */
     ANSWER_MS_MAX = 15000, /* from the connection to the broker's welcome */
     PACKETS_AT_ONCE = 16,
     WILL_TEXT_MAX = 1024,
@@ -96,9 +99,16 @@ static SSL_CTX *make_tls(const struct identity *identity)
 
 /* ---------------------------------------------------------------- what the program calls */
 
+static void on_alarm(int number)
+{
+    (void)number; /* that connect() comes back is all that is wanted */
+}
+
 bool session_begin(const struct identity *identity, const char *will_topic,
                    const struct session_events *events)
 {
+    static const struct sigaction ALARM = {.sa_handler = on_alarm}; /* without SA_RESTART */
+    sigaction(SIGALRM, &ALARM, NULL);
     session.identity = identity;
     session.will_topic = will_topic;
     session.events = events;
@@ -120,6 +130,18 @@ bool session_begin(const struct identity *identity, const char *will_topic,
            mosquitto_void_option(session.client, MOSQ_OPT_SSL_CTX, tls) == MOSQ_ERR_SUCCESS;
 }
 
+/* Connect; libmosquitto waits for that, so a signal ends it: of each address that the name has. */
+static int connect_in_time(void)
+{
+    static const struct itimerval BOUND = {.it_value = {CONNECT_S_MAX, 0}, .it_interval = {1, 0}};
+    static const struct itimerval NONE;
+    setitimer(ITIMER_REAL, &BOUND, NULL);
+    int code = mosquitto_connect(session.client, session.identity->host, session.identity->port,
+                                 KEEP_ALIVE_S);
+    setitimer(ITIMER_REAL, &NONE, NULL);
+    return code;
+}
+
 static void connect_now(void)
 {
     char bytes[WILL_TEXT_MAX];
@@ -131,8 +153,7 @@ static void connect_now(void)
                          : mosquitto_will_set(session.client, session.will_topic,
                                               (int)will.length, will.bytes, 1, true);
     if (code == MOSQ_ERR_SUCCESS)
-        code = mosquitto_connect(session.client, session.identity->host, session.identity->port,
-                                 KEEP_ALIVE_S);
+        code = connect_in_time();
     if (code != MOSQ_ERR_SUCCESS && session.state != DOWN)
         went_down(code == MOSQ_ERR_ERRNO ? "no connection" : mosquitto_strerror(code));
 }

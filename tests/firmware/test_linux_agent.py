@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import random
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -216,6 +218,44 @@ def test_a_broker_of_another_authority_or_name_is_refused(
     wait_for(lambda: "disconnected" in agent.said(), "refused")
     assert "connected" not in set(_codes(agent))
     assert stage.states == []
+
+
+@contextlib.contextmanager
+def silent_port() -> Iterator[int]:
+    """Give a port where nobody refuses and nobody answers: what is accepted there is full."""
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as listener,
+        contextlib.ExitStack() as held,
+    ):
+        address = listener.getsockname()
+        for _ in range(4):
+            one = held.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(address)
+        yield address[1]
+
+
+def test_a_host_that_is_silent_keeps_nobody_waiting(
+    stage: UnixStage,
+    device: Device,
+    authorities: tuple[TestAuthority, TestAuthority],
+    tmp_path: Path,
+) -> None:
+    agent = device()
+    agent.start()
+    stage.roll_out(ONE)
+    agent.wait_served("1")
+    agent.stop()
+    agent.log.unlink()
+    with silent_port() as stage.port:
+        write_identity(
+            stage, authorities[0].path, agent.state / "identity", tmp_path / "silent",
+            options=("--file", "--address", "127.0.0.1"),
+        )  # fmt: skip
+        agent.start()
+        wait_for(lambda: agent.served() == "1", "what runs is served meanwhile", bound_s=30)
+        wait_for(lambda: agent.said().count("disconnected") > 1, "tried again", bound_s=40)
+        agent.stop()
 
 
 def test_what_is_not_signed_or_altered_changes_nothing(stage: UnixStage, device: Device) -> None:
