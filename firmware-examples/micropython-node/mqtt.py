@@ -8,6 +8,8 @@ import time
 import tls
 
 _ACCEPTED = 0
+_SILENT_S = 15
+"""So long may what has begun, a handshake or a message, stand still."""
 
 
 class Broken(Exception):
@@ -41,6 +43,7 @@ class Client:
         context.load_cert_chain(identity.certificate, identity.key)
         address = socket.getaddrinfo(identity.host, identity.port)[0][-1]
         plain = socket.socket()
+        plain.settimeout(_SILENT_S)
         try:
             plain.connect(address)
             self._socket = context.wrap_socket(plain, server_hostname=identity.server)

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -263,6 +264,15 @@ def test_a_broker_of_another_authority_or_name_is_refused(
     wait_for(lambda: '"disconnected"' in node.said(), "refused", bound_s=30)
     assert '"connected"' not in node.said()
     assert stage.states == []
+
+
+@pytest.mark.parametrize("stage", ["embedded"], indirect=True)
+def test_a_host_that_says_nothing_is_left_and_asked_again(stage: Stage, device: Device) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        stage.port = silent.getsockname()[1]
+        node = device()
+        node.start()
+        wait_for(lambda: '"disconnected"' in node.said(), "left")
 
 
 @pytest.mark.parametrize("stage", ["embedded"], indirect=True)
