@@ -67,6 +67,8 @@ Homepage: https://github.com/edgectl/edgectl
 Description: {description}
 """
 
+SYSUSERS = "systemd | systemd-standalone-sysusers | systemd-sysusers"
+"""What `postinst` makes users and groups with, on machines without systemd too."""
 _CONTENTS = """\
  The Python packages that it needs are part of this package; nothing is fetched
  when it is installed."""
@@ -305,7 +307,8 @@ def _changelog(package: Package, version: str) -> str:
 def _write_control(
     package: Package, release: Release, architecture: str, tree: Path, version: str
 ) -> None:
-    depends = [*_interpreter(package, release, architecture), "libseccomp2", *package.depends]
+    depends = [*_interpreter(package, release, architecture), "libseccomp2", SYSUSERS]
+    depends += package.depends
     files = [path for path in sorted(tree.rglob("*")) if path.is_file() and not path.is_symlink()]
     control = tree / "DEBIAN"
     control.mkdir()

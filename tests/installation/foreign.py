@@ -141,7 +141,7 @@ def make_root(
     """
     root = folder / "root"
     wanted = {"base-files", "base-passwd", "coreutils"}.union(included, *map(depends, packages))
-    wanted -= {package.name.partition("_")[0] for package in packages}
+    wanted -= {"systemd", *(package.name.partition("_")[0] for package in packages)}  # none is run
     without_tmpdir = {name: text for name, text in os.environ.items() if name != "TMPDIR"}
     subprocess.run(
         [

@@ -18,7 +18,16 @@ import pytest
 from e2e.conftest import activity, start  # noqa: F401 - fixtures
 from e2e.fleet import Server
 from installation.machine import Machine, booted, make_root, remove
-from installation.packages import build, install, lintian, needs_programs, put, with_version
+from installation.packages import (
+    ROOT,
+    build,
+    depends,
+    install,
+    lintian,
+    needs_programs,
+    put,
+    with_version,
+)
 from waiting import wait_for
 
 UNIT = "edgectl-agent.service"
@@ -140,6 +149,11 @@ def course(
 def test_two_builds_are_the_same_bytes(package: Path, tmp_path: Path) -> None:
     again = build("agent", tmp_path / "again", TZ="Asia/Tokyo", LC_ALL="C")
     assert again.read_bytes() == package.read_bytes()
+
+
+def test_what_its_scripts_run_is_installed_with_it(package: Path) -> None:
+    assert "systemd-sysusers" in (ROOT / "packaging/deb/agent/postinst").read_text()
+    assert "systemd" in depends(package), "a recommended package may be left out"
 
 
 @pytest.mark.skipif(shutil.which("lintian") is None, reason="lintian is not installed")
