@@ -30,7 +30,7 @@ pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/operations/README.md").read_text(encoding="utf-8")
 MODEL = ROOT / "server/edgectl/demo/activity/har_v1.onnx"
-FOLDER = "/var/lib/edgectl"
+FOLDER = "/var/lib/edgectl-server"
 ADDRESS = "http://127.0.0.1:8080"
 PLACEHOLDER = "0123456789abcdef"
 PASSPHRASE = "correct horse"
@@ -72,12 +72,12 @@ class Desk:
     def type(self, line: str) -> str:
         """Do what a line says; return what it prints."""
         words = shlex.split(line)
-        if words == ["systemctl", "start", "edgectl"]:
+        if words == ["systemctl", "start", "edgectl-server"]:
             self.server.start()
         elif words == ["systemctl", "start", "edgectl-agent"]:
             assert self.agent is not None
             self.agent.start()
-        elif words == ["systemctl", "stop", "edgectl"]:
+        elif words == ["systemctl", "stop", "edgectl-server"]:
             self.server.stop()
         elif words == ["systemctl", "stop", "edgectl-agent"]:
             assert self.agent is not None
