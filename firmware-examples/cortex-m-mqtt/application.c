@@ -195,7 +195,7 @@ static void obey(bool is_new)
     struct report *report = &node.report;
     bool under_way = report->update == UPDATE_DOWNLOADING || report->update == UPDATE_TRIAL;
     if (!report->order.wanted) {
-        if (report->update == UPDATE_DOWNLOADING) {
+        if (report->update == UPDATE_DOWNLOADING || report->update == UPDATE_FAILED) {
             download_stop();
             set_update(UPDATE_NONE, EDGECTL_OK);
         }

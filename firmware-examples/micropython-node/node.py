@@ -128,9 +128,10 @@ class Node:
     def _obey(self, is_new, release):
         update, running = self._store.journal["update"], self._store.running()
         if release is None:
-            if self._fetch:
+            if self._fetch or (update and update["state"] == "failed"):
                 self._stop_fetching()
                 self._store.journal["update"] = None
+                self._store.save()
             return
         same = update is not None and update["manifest"] == release["manifest"]
         if self._fetch and same:

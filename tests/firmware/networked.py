@@ -52,6 +52,7 @@ __all__ = [
     "build",
     "committed",
     "cut_and_recover",
+    "given_up_with_its_order",
     "opened",
     "provision",
     "write_identity",
@@ -340,6 +341,22 @@ def committed(stage: Stage, model: bytes, version: str) -> str:
     assert running is not None
     assert (running.version, running.manifest) == (version, manifest)
     return manifest
+
+
+def given_up_with_its_order(stage: Stage) -> None:
+    """Let an update fail that would be tried again, and order nothing: it is no more."""
+    content = bytearray(bundle(tiny_model(1), 1))
+    content[-1] ^= 1
+    stage.order(stage.publish(bytes(content)), version="1")
+    stage.wait_state("its payload is not what was signed", state="failed")
+    number = stage.order(version="1", slots={})
+
+    def look() -> bool:
+        newest = stage.states[-1]
+        slot = newest.slots.get(stage.slot)
+        return newest.order_counter == number and (slot is None or slot.update is None)
+
+    wait_for(look, "nothing is wanted, and nothing tried")
 
 
 def cut_and_recover(stage: Stage, machine: Machine, operation: int) -> bool:

@@ -30,7 +30,14 @@ from edgectl_server.pipeline.flat_reading import decode_flat
 from edgectl_server.pipeline.flat_reference import run_flat
 from edgectl_server.pipeline.flat_writing import encode_flat
 from firmware.crafted_flat import large_model, random_model, tiny_model
-from firmware.networked import Node, Stage, committed, opened, write_identity
+from firmware.networked import (
+    Node,
+    Stage,
+    committed,
+    given_up_with_its_order,
+    opened,
+    write_identity,
+)
 from firmware.programs import CORE, ROOT, micropython
 from vectors.make_firmware import KEY, NAME, bundle
 from waiting import wait_for
@@ -294,6 +301,12 @@ def test_what_is_not_signed_or_altered_changes_nothing(stage: Stage, device: Dev
     wait_for(lambda: any(one.chunks == (1,) for one in stage.seeds), "it is asked for by name")
     assert stage.publish(good) == manifest
     stage.wait_state("the right content", state="committed", order=number)
+
+
+@pytest.mark.parametrize("stage", ["embedded"], indirect=True)
+def test_an_update_that_has_failed_ends_with_its_order(stage: Stage, device: Device) -> None:
+    device().start()
+    given_up_with_its_order(stage)
 
 
 @pytest.mark.parametrize("stage", ["embedded"], indirect=True)

@@ -26,6 +26,7 @@ from firmware.networked import (
     build,
     committed,
     cut_and_recover,
+    given_up_with_its_order,
     opened,
     provision,
     write_identity,
@@ -148,6 +149,11 @@ def test_what_is_not_signed_or_altered_changes_nothing(stage: Stage, device: Dev
     wait_for(lambda: any(one.chunks == (1,) for one in stage.seeds), "it is asked for by name")
     assert stage.publish(good) == manifest
     stage.wait_state("the right content", state="committed", order=number)
+
+
+def test_an_update_that_has_failed_ends_with_its_order(stage: Stage, device: Device) -> None:
+    device().start()
+    given_up_with_its_order(stage)
 
 
 def test_the_power_is_cut_and_what_is_in_flash_is_not_fetched_again(
