@@ -49,7 +49,8 @@ static struct {
 
     enum { MESSAGE_OTHER, MESSAGE_ORDER, MESSAGE_PIECE } message;
     char order[ORDER_BYTES_MAX];
-    uint32_t expected, taken;
+    uint32_t expected, taken; /* of the message that comes */
+    uint32_t order_bytes;     /* of the order that waits, while others come */
     bool order_came;
 } node;
 
@@ -118,8 +119,10 @@ static void on_end(void)
 {
     if (node.message == MESSAGE_PIECE)
         download_message_ends();
-    if (node.message == MESSAGE_ORDER && node.taken == node.expected)
+    if (node.message == MESSAGE_ORDER && node.taken == node.expected) {
+        node.order_bytes = node.taken;
         node.order_came = true;
+    }
 }
 
 static const struct session_events EVENTS = {on_up, on_will, on_begin, on_add, on_end};
@@ -223,8 +226,8 @@ static void take_order(void)
     struct order order;
     uint64_t counter = 0, floor = report->order.counter;
     enum order_verdict verdict = order_read(&order, &node.identity, node.device.name, NULL,
-                                            floor, host_time(), node.order, node.expected,
-                                            &counter);
+                                            floor, host_time(), node.order,
+                                            node.order_bytes, &counter);
     node.state_is_news = true;
     report->refusal = verdict;
     report->refused = counter;

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -104,6 +105,16 @@ class Machine:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
             self._process.wait(60)
+
+    @contextlib.contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Let it do nothing; what is sent to it meanwhile comes at once afterwards."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def wait_end(self, bound_s: float = 60) -> int:
         """Wait until it ends by itself; return its exit code."""

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from broker.conftest import TestAuthority
 from e2e.conftest import ACTIVITY
 from e2e.fleet import Server, stopping
+from edgectl_protocol import topics
 from edgectl_protocol.chunks import CHUNK_BYTES
+from edgectl_protocol.names import digest_of
 from firmware.crafted_flat import large_model, tiny_model
 from firmware.networked import (
     POWER_CUT,
@@ -149,6 +152,22 @@ def test_what_is_not_signed_or_altered_changes_nothing(stage: Stage, device: Dev
     wait_for(lambda: any(one.chunks == (1,) for one in stage.seeds), "it is asked for by name")
     assert stage.publish(good) == manifest
     stage.wait_state("the right content", state="committed", order=number)
+
+
+def test_an_order_and_a_chunk_that_come_at_once(stage: Stage, device: Device) -> None:
+    machine = device()
+    machine.start()
+    content = bundle(tiny_model(1), 1)
+    manifest, chunk = stage.publish(content), topics.chunk(digest_of(content), 0)
+    stage.peer.publish(chunk, b"", retain=True)
+    stage.order(manifest, version="1")
+    wait_for(lambda: stage.seeds, "it waits for the chunk")
+    with machine.standing_still():
+        number = stage.order(manifest, version="1")
+        stage.peer.publish(chunk, content, retain=True)
+        threading.Event().wait(0.5)  # until the broker has sent both
+    stage.wait_state("both are taken", state="committed", order=number)
+    assert [one.refusal for one in stage.states if one.refusal is not None] == []
 
 
 def test_an_update_that_has_failed_ends_with_its_order(stage: Stage, device: Device) -> None:
