@@ -49,6 +49,7 @@ from edgectl_server.loop_facts import (
 from edgectl_server.loop_story import event_info
 from edgectl_server.policy_documents import replace_document
 from edgectl_server.retraining import Retrainings
+from edgectl_server.rollout_selection import meant_by
 from edgectl_server.rollouts import Rollouts
 from edgectl_server.sample_policies import SamplePolicies
 from edgectl_server.schemas import (
@@ -64,6 +65,7 @@ from edgectl_server.schemas import (
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.paging import PageQuery, fetch_page, match
 from edgectl_server.storage.tables import LoopEventRow, LoopPolicyRow, LoopRunRow, RetrainingRow
+from edgectl_server.version_rows import version_in_service
 
 __all__ = ["LOOP", "Loops"]
 
@@ -378,9 +380,11 @@ class Loops:
         return {"dataset": made.id, "rows": made.rows}
 
     def _train(self, session: Session, spec: LoopPolicySpec, run: LoopRunRow) -> str:
+        serves = version_in_service(session, run.model, meant_by(session, spec.selector))
         request = RetrainRequest(
             dataset=run.facts["dataset"],
             trainer=spec.trainer,
+            parent=None if serves is None else serves.version,
             gain_points_min=spec.gain_points_min,
             old_drop_points_max=spec.old_drop_points_max,
             rows_min=spec.rows_min,

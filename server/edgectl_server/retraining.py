@@ -72,7 +72,7 @@ from edgectl_server.training.spec import (
     TrainSpec,
 )
 from edgectl_server.training.trainers import BUILT_IN, OwnTrainer
-from edgectl_server.version_rows import get_version
+from edgectl_server.version_rows import get_version, version_in_service
 
 __all__ = ["RETRAIN", "RetrainHandler", "Retrainings", "trained_by"]
 
@@ -437,10 +437,7 @@ def _parent(session: Session, model: str, version: str | None) -> ModelVersion:
     if version is not None:
         row = get_version(session, model, version)
     else:
-        made = select(ModelVersion).where(
-            ModelVersion.model == model, ModelVersion.state == "ready"
-        )
-        found = session.scalars(made.order_by(ModelVersion.id.desc()).limit(1)).first()
+        found = version_in_service(session, model)
         if found is None:
             raise NotFound(
                 "version.unknown",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, and_, func, select
 from sqlalchemy.orm import Session
 
 from edgectl_server.device_selection import compile_selector, read_selector
@@ -38,6 +38,7 @@ __all__ = [
     "find_leavers",
     "find_overlaps",
     "find_ready_version",
+    "meant_by",
     "read_where",
     "select_devices",
     "settle_selector",
@@ -125,6 +126,18 @@ def select_devices(session: Session, selector: Selector) -> Sequence[str]:
     if len(names) > DEVICES_MAX:
         raise Refused("rollout.selector", f"at most {DEVICES_MAX} devices in one rollout")
     return names
+
+
+def meant_by(session: Session, selector: Selector) -> ColumnElement[bool]:
+    """Return the condition on `Device` that a selector means it; errors as `settle_selector`."""
+    conditions = [Device.state == "enrolled"]
+    if selector.group:
+        conditions.append(Device.group == selector.group)
+    if selector.where:
+        conditions.append(compile_selector(read_where(session, selector.where)))
+    if selector.devices:
+        conditions.append(Device.id.in_(selector.devices))
+    return and_(*conditions)
 
 
 def find_late_joiners(session: Session, rollout: Rollout) -> Sequence[str]:

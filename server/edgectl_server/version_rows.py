@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from edgectl_server.errors import NotFound
-from edgectl_server.storage.tables import BundleVariant, ModelVersion
+from edgectl_server.storage.tables import BundleVariant, Device, ModelVersion, ReportedSlot
 
-__all__ = ["ancestors_of", "bundles_of", "find_version", "get_version", "newest_manifest"]
+__all__ = [
+    "ancestors_of",
+    "bundles_of",
+    "find_version",
+    "get_version",
+    "newest_manifest",
+    "version_in_service",
+]
 
 ANCESTORS_MAX = 100
 
@@ -53,6 +60,35 @@ def newest_manifest(session: Session, model: str) -> str | None:
         .order_by(ModelVersion.id.desc(), BundleVariant.rank, BundleVariant.variant)
         .limit(1)
     ).first()
+
+
+def version_in_service(
+    session: Session, model: str, *meant: ColumnElement[bool]
+) -> ModelVersion | None:
+    """Return the version that most devices run; none does: the newest that is ready, or None.
+
+    The newest may have been rolled back, or let out to nobody: what is better than that one may
+    still be worse than what serves.
+
+    Args:
+        session: to read with.
+        model: its name.
+        meant: conditions on `Device`: those that count; none: all that are enrolled.
+    """
+    running = (
+        select(func.count())
+        .select_from(ReportedSlot)
+        .join(Device, Device.id == ReportedSlot.device)
+        .where(
+            ReportedSlot.slot == ModelVersion.model,
+            ReportedSlot.version == ModelVersion.version,
+            Device.state == "enrolled",
+            *meant,
+        )
+        .scalar_subquery()
+    )
+    made = select(ModelVersion).where(ModelVersion.model == model, ModelVersion.state == "ready")
+    return session.scalars(made.order_by(running.desc(), ModelVersion.id.desc()).limit(1)).first()
 
 
 def ancestors_of(session: Session, row: ModelVersion) -> Iterator[ModelVersion]:

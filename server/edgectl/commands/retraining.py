@@ -25,7 +25,7 @@ __all__ = ["retrain", "retrainings"]
 @click.argument("model", type=NAME)
 @click.option("--dataset", required=True, metavar="NAME", help="To learn from: a name or an id.")
 @click.option("--trainer", default="head", show_default=True, metavar="NAME", help="Which one.")
-@click.option("--parent", metavar="VERSION", help="To begin from; the newest that is ready.")
+@click.option("--parent", metavar="VERSION", help="To begin from; the one in service.")
 @click.option(
     "--gain-min",
     type=click.FloatRange(0, 100),

@@ -32,7 +32,7 @@ class RetrainRequest(Schema):
     trainer: TrainerNameStr = "head"
     """`head` is built in; others are named in the server's settings."""
     parent: VersionStr | None = None
-    """The version to begin from and to be better than; None: the newest that is ready."""
+    """The version to begin from and to be better than; None: the one in service."""
     gain_points_min: float = Field(default=0.0, ge=0, le=100)
     """On the dataset's test split; what is not better at all never passes."""
     old_drop_points_max: float = Field(default=3.0, ge=0, le=100)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from edgectl_protocol.names import digest_of
 from edgectl_server.errors import Conflict, NotFound, Refused
 from edgectl_server.job_rows import end_job, new_job
 from edgectl_server.loop_story import LoopStories
@@ -19,18 +20,21 @@ from edgectl_server.schemas import (
     LoopSampling,
     LoopTriggers,
     SamplePolicyChange,
+    Selector,
 )
 from edgectl_server.storage.tables import (
     AccuracyStateRow,
+    Device,
     DriftStateRow,
     Job,
     Model,
     ModelVersion,
+    ReportedSlot,
     RetrainingRow,
     Rollout,
 )
 from server.fleet.fleet_helpers import PAGE_ALL
-from server.learning.store import Store
+from server.learning.store import Store, device_row
 
 DAY = 86400.0
 SPEC = LoopPolicySpec(
@@ -44,19 +48,36 @@ class World:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.done: list[str] = []
+        self.asked: list[Any] = []
+        """Of trainings."""
         self.policies = SamplePolicies(store.database, lambda: store.now)
         self.loops = self.replica()
         with store.database.write() as session:
             session.add(Model(name="har", created_at=store.now, created_by="anna"))
-            session.flush()
+        self.version("1")
+
+    def version(self, name: str) -> None:
+        with self.store.database.write() as session:
             session.add(
                 ModelVersion(
-                    model="har", version="1", state="ready", content="", source="", source_size=1,
-                    source_name="", calibration=None, evaluation=None, own_metric=None, options={},
-                    report=None, parent=None, job=None, problem=None, imported=None,
-                    created_at=store.now, created_by="anna",
+                    model="har", version=name, state="ready", content=name, source="",
+                    source_size=1, source_name="", calibration=None, evaluation=None,
+                    own_metric=None, options={}, report=None, parent=None, job=None, problem=None,
+                    imported=None, created_at=self.store.now, created_by="anna",
                 )
             )  # fmt: skip
+
+    def run(self, version: str, *devices: str) -> None:
+        """Devices tell that they run a version."""
+        with self.store.database.write() as session:
+            for name in devices:
+                if session.get(Device, name) is None:
+                    session.add(device_row(name, "porto", self.store.now))
+                    session.flush()
+                manifest = self.store.manifest if version == "1" else digest_of(version.encode())
+                session.merge(
+                    ReportedSlot(device=name, slot="har", version=version, manifest=manifest)
+                )
 
     def replica(self) -> Loops:
         trainings: Any = SimpleNamespace(add=self._train, notify=lambda: None)
@@ -103,6 +124,7 @@ class World:
 
     def _train(self, session: Any, model: str, request: Any, dataset: str, **_: Any) -> Any:
         self.done.append("train")
+        self.asked.append(request)
         job = new_job("retrain", {}, "loop", self.store.now)
         session.add(job)
         row = RetrainingRow(
@@ -259,6 +281,26 @@ def test_what_people_may_ask_for(small_world: World) -> None:
     run = world.loops.get("har").run
     assert run is not None
     assert (run.state, run.note) == ("rejected", "stopped by anna: enough")
+
+
+def test_a_candidate_is_measured_by_what_serves_and_not_by_the_newest(world: World) -> None:
+    world.store.fill()
+    for name in ("2", "3"):
+        world.version(name)  # the one rolled back at last, the other let out to nobody
+    world.run("1", "pi-0", "pi-1")
+    world.run("2", "pi-2", "pi-3", "pi-4")
+    with world.store.database.write() as session:
+        session.get_one(Device, "pi-4").state = "decommissioned"
+        session.get_one(Device, "pi-3").group = "laboratory"
+        for name in ("pi-0", "pi-1", "pi-2"):
+            session.get_one(Device, name).group = "field"
+    spec = SPEC.model_copy(update={"selector": Selector(group="field")})
+    for selector in (spec.selector, Selector(devices=["pi-3"]), Selector(group="nobody")):
+        world.loops.put("har", spec.model_copy(update={"selector": selector}), "anna")
+        world.loops.act("har", "run", "anna", "")
+        assert world.tick() == "training"
+        world.loops.act("har", "stop", "anna", "")
+    assert [one.parent for one in world.asked] == ["1", "2", "3"]
 
 
 def test_a_training_that_is_refused_ends_the_run(small_world: World) -> None:
