@@ -34,7 +34,7 @@ from edgectl_server.domain.accuracy import (
     next_accuracy_state,
 )
 from edgectl_server.domain.drift import FLEET, Window
-from edgectl_server.drift_watch import Stretch
+from edgectl_server.drift_watch import Stretch, is_served
 from edgectl_server.references import Known, References
 from edgectl_server.rollout_sites import site_of
 from edgectl_server.schemas import AccuracyFound
@@ -63,6 +63,7 @@ neighbouring rows resemble one another."""
 _BINS = len(CONFIDENCE_EDGES) + 1
 _READ_AT_ONCE = 1000
 _NAMES_AT_ONCE = 500
+_ENDED_AT_ONCE = 500
 LOW = frozenset({"low", "recovering"})
 """States between the event that the accuracy fell and the one that it has recovered."""
 
@@ -113,7 +114,27 @@ class AccuracyWatch:
                 )
                 .distinct()
             ).all()
-        return sum(self._judge(manifest, slot, until) for manifest, slot in due)
+        judged_now = sum(self._judge(manifest, slot, until) for manifest, slot in due)
+        self._end_unserved(until)
+        return judged_now
+
+    def _end_unserved(self, until: datetime) -> None:
+        """End what is low where no device of the group runs the bundle any more, as drift is."""
+        unserved = (
+            select(AccuracyStateRow)
+            .where(
+                AccuracyStateRow.until < until - self._stretch.period,
+                AccuracyStateRow.state.in_((*LOW, "suspected")),
+                ~is_served(AccuracyStateRow),
+            )
+            .limit(_ENDED_AT_ONCE)
+        )
+        with self._database.read() as session:
+            if session.scalars(unserved.limit(1)).first() is None:
+                return
+        with self._database.write() as session:
+            for state in session.scalars(unserved.with_for_update()):
+                self._move(session, state, "unknown", self._now())
 
     def delete_old(self) -> None:
         """Forget what was not heard of for long."""
@@ -166,13 +187,20 @@ class AccuracyWatch:
         reference: Reference,
         until: datetime,
     ) -> None:
-        """Move a group on, and say what has begun or ended."""
+        """Move a group on by what was judged of it."""
         before: AccuracyState = state.state  # type: ignore[assignment]  # it was written from one
         after = next_accuracy_state(before, fallen=judged.fallen)
-        state.state, state.until, state.rows = after, until, judged.rows
+        state.until, state.rows = until, judged.rows
         state.found = _found(judged, reference)
+        self._move(session, state, after, until)
+
+    def _move(
+        self, session: Session, state: AccuracyStateRow, after: AccuracyState, at: datetime
+    ) -> None:
+        """Write the state that a group is in from `at` on, and say what has begun or ended."""
+        before, state.state = state.state, after
         if after != before:
-            state.since = until
+            state.since = at
         if (after in LOW) == (before in LOW):
             return
         kind = "accuracy.fell" if after in LOW else "accuracy.recovered"

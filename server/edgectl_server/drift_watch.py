@@ -7,7 +7,8 @@ Rules:
    is kept and added up, and judged no more.
 2. All of a manifest is judged together (`domain.drift`), because the budget of false alarms is for
    all questions of one evaluation. States and events are written in one transaction.
-3. A group that sends nothing keeps its state and ages; after the retention it is forgotten.
+3. A group that sends nothing keeps its state and ages; after the retention it is forgotten. Where
+   no device of it runs the bundle any more, drift and faults end with it, a stretch later.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import ColumnElement, String, and_, cast, delete, or_, select
 from sqlalchemy.orm import Session
 
+from edgectl_server.device_filter import site_column
 from edgectl_server.domain.data_quality import Fault, examine
 from edgectl_server.domain.drift import (
     FLEET,
@@ -36,16 +38,24 @@ from edgectl_server.references import References
 from edgectl_server.rollout_sites import site_of
 from edgectl_server.schemas import DataFault, DriftFinding
 from edgectl_server.storage.database import Database
-from edgectl_server.storage.tables import Device, DriftEventRow, DriftStateRow, FeatureWindowRow
+from edgectl_server.storage.tables import (
+    AccuracyStateRow,
+    Device,
+    DriftEventRow,
+    DriftStateRow,
+    FeatureWindowRow,
+    ReportedSlot,
+)
 from edgectl_server.usual_days import read_usual
 
-__all__ = ["DriftWatch", "Stretch", "read_windows"]
+__all__ = ["DriftWatch", "Stretch", "is_served", "read_windows"]
 
 logger = logging.getLogger(__name__)
 
 WINDOWS_MAX = 50_000
 """Windows of one manifest that are judged together, the newest first."""
 FINDINGS_MAX = 64
+_ENDED_AT_ONCE = 500
 _GRACE_MAX_S = 120.0
 DRIFTING = frozenset({"drifting", "recovering"})
 """States between the event that drift has begun and the one that it has ended."""
@@ -106,7 +116,27 @@ class DriftWatch:
             ).all()
         for manifest in due:
             self._judge(manifest, until)
+        self._end_unserved(until)
         return len(due)
+
+    def _end_unserved(self, until: datetime) -> None:
+        """End what nobody can see any more, because the bundle runs nowhere in the group."""
+        unserved = (
+            select(DriftStateRow)
+            .where(
+                DriftStateRow.until < until - self._stretch.period,  # it may still come back
+                DriftStateRow.state.in_((*DRIFTING, "suspected"))
+                | (cast(DriftStateRow.faults, String) != "[]"),
+                ~is_served(DriftStateRow),
+            )
+            .limit(_ENDED_AT_ONCE)
+        )
+        with self._database.read() as session:  # most looks find none, and lock nothing
+            if session.scalars(unserved.limit(1)).first() is None:
+                return
+        with self._database.write() as session:
+            for state in session.scalars(unserved.with_for_update()):
+                self._move(session, state, "unknown", [], self._now())
 
     def delete_old(self) -> None:
         """Forget groups that were not heard of for long, and old events."""
@@ -157,17 +187,29 @@ class DriftWatch:
         faults: Sequence[Fault],
         until: datetime,
     ) -> None:
-        """Move a group on, and say what has begun or ended."""
+        """Move a group on by what was judged of it."""
         before: DriftState = state.state  # type: ignore[assignment]  # it was written from one
         after = next_state(before, judged.shifted)
         findings = [_finding(one) for one in judged.findings[:FINDINGS_MAX]]
-        had_faults = bool(state.faults)
-        state.state, state.until, state.rows = after, until, judged.rows
+        state.until, state.rows = until, judged.rows
         if judged.shifted is not None:
             state.findings = findings
-        state.faults = [_fault(one) for one in faults[:FINDINGS_MAX]]
+        told = [_fault(one) for one in faults[:FINDINGS_MAX]]
+        self._move(session, state, after, told, until)
+
+    def _move(
+        self,
+        session: Session,
+        state: DriftStateRow,
+        after: DriftState,
+        faults: list[dict[str, Any]],
+        at: datetime,
+    ) -> None:
+        """Write the state that a group is in from `at` on, and say what has begun or ended."""
+        before, had_faults = state.state, bool(state.faults)
+        state.state, state.faults = after, faults
         if after != before:
-            state.since = until
+            state.since = at
         events = []
         if (after in DRIFTING) != (before in DRIFTING):
             events.append("drift.began" if after in DRIFTING else "drift.ended")
@@ -177,6 +219,26 @@ class DriftWatch:
             session.add(_event(kind, state, self._now()))
             where = f"{state.level} {state.group}".strip()
             logger.warning("%s: %s %s, %s", kind, state.model, state.version, where)
+
+
+def is_served(state: type[DriftStateRow | AccuracyStateRow]) -> ColumnElement[bool]:
+    """Return the condition that an enrolled device of a group runs the bundle of its state."""
+    here = or_(
+        state.level == "fleet",
+        and_(state.level == "site", site_column() == state.group),
+        and_(state.level == "device", Device.id == state.group),
+    )
+    runs = (
+        select(ReportedSlot.device)
+        .join(Device, Device.id == ReportedSlot.device)
+        .where(
+            ReportedSlot.slot == state.model,
+            ReportedSlot.manifest == state.manifest,
+            Device.state == "enrolled",
+            here,
+        )
+    )
+    return runs.exists()
 
 
 def read_windows(

@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from edgectl_server.domain.learning_loop import LoopPolicy, LoopState, Observed, Trigger
-from edgectl_server.drift_watch import DRIFTING
+from edgectl_server.drift_watch import DRIFTING, is_served
 from edgectl_server.schemas import LoopInfo, LoopPolicySpec, LoopRunInfo
 from edgectl_server.storage.tables import (
     AccuracyStateRow,
@@ -139,6 +139,7 @@ def _drifting(session: Session, model: str, levels: list[Any], *, after: datetim
             DriftStateRow.level.in_(levels),
             DriftStateRow.state.in_(DRIFTING),
             DriftStateRow.until > after,
+            is_served(DriftStateRow),  # the last run may just have replaced it
         )
         .order_by(DriftStateRow.level, DriftStateRow.group)
         .limit(_TRIGGERS_MAX)
@@ -160,6 +161,7 @@ def _estimated_low(session: Session, model: str, *, after: datetime) -> list[Tri
             AccuracyStateRow.level.in_(("fleet", "site")),
             AccuracyStateRow.state.in_(("low", "recovering")),
             AccuracyStateRow.until > after,
+            is_served(AccuracyStateRow),
         )
         .order_by(AccuracyStateRow.level, AccuracyStateRow.group)
         .limit(_TRIGGERS_MAX)

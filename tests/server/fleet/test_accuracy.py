@@ -27,6 +27,7 @@ from edgectl_server.storage.tables import (
     AccuracyPointRow,
     AccuracyStateRow,
     Device,
+    ReportedSlot,
     SampleRow,
 )
 from edgectl_server.telemetry import Telemetry
@@ -125,9 +126,12 @@ class Place:
 @pytest.fixture
 def place(database: Database, tmp_path: Path) -> Place:
     clock, blobs = Clock(NOON), BlobStore(str(tmp_path / "blobs"))
+    manifest = publish(database, blobs, reference())[0]
     with database.write() as session:
         for name, site in SITES.items():
             session.add(new_device(name, NOON, labels={"site": site}))
+            session.flush()
+            session.add(ReportedSlot(device=name, slot="har", version="1", manifest=manifest))
     references, stretch = References(blobs), Stretch(3600)
     parts = {"database": database, "references": references, "stretch": stretch}
     limits = AccuracyLimits(false_alarms=0.001)
@@ -139,7 +143,7 @@ def place(database: Database, tmp_path: Path) -> Place:
         views=AccuracyViews(**parts),
         events=DriftLists(database),
         clock=clock,
-        manifest=publish(database, blobs, reference())[0],
+        manifest=manifest,
     )
 
 
@@ -178,6 +182,26 @@ def test_a_site_that_is_less_sure_falls_and_recovers(place: Place) -> None:
     fell = place.events.events(ALL, DriftFilter(model="har")).items[-1]
     assert fell.accuracy is not None
     assert fell.accuracy.cause == "confidence"
+
+
+def test_a_fall_ends_with_the_bundle_that_has_fallen(place: Place) -> None:
+    for _ in range(2):
+        place.hour(unsure=dict.fromkeys(SITES, 0.9))
+    assert set(place.states().values()) == {"low"}
+    with place.database.write() as session:
+        for name in ("pi-0", "pi-1"):
+            session.get_one(ReportedSlot, (name, "har")).manifest = digest_of(b"the next one")
+    place.watch.look()
+    assert set(place.states().values()) == {"low"}, "its last stretch has just been judged"
+    place.clock.advance(hours=2, minutes=3)
+    for _ in range(2):
+        place.watch.look()
+    gone = {("site", "porto"), ("device", "pi-0"), ("device", "pi-1")}
+    assert {name for name, state in place.states().items() if state == "unknown"} == gone
+    told = place.events.events(ALL, DriftFilter()).items
+    assert [one.kind for one in told].count("accuracy.recovered") == 3
+    shown = place.views.detail("har", manifest=None, site="porto", device=None)
+    assert shown.group.found.accuracy is not None, "what was found of it stays"
 
 
 def test_another_mix_of_answers_is_a_fall_of_sites_and_not_of_devices(place: Place) -> None:

@@ -30,6 +30,7 @@ from edgectl_server.storage.tables import (
     DriftStateRow,
     FeatureHourRow,
     FeatureWindowRow,
+    ReportedSlot,
 )
 from edgectl_server.usual_days import UsualDaysBook
 from server.fleet.fleet_helpers import Clock, new_device
@@ -133,6 +134,8 @@ def place(database: Database, tmp_path: Path) -> Place:
     with database.write() as session:
         for name, site in SITES.items():
             session.add(new_device(name, NOON, labels={"site": site}))
+            session.flush()
+            session.add(ReportedSlot(device=name, slot="har", version="1", manifest=manifest))
     references, stretch = References(blobs), Stretch(3600)
     return Place(
         database=database,
@@ -342,6 +345,32 @@ def test_a_device_that_has_left_is_judged_no_more(place: Place) -> None:
     place.clock.advance(days=40)
     place.watch.delete_old()
     assert place.states() == {}
+
+
+def test_drift_ends_with_the_bundle_that_has_drifted(place: Place) -> None:
+    for _ in range(2):
+        place.hour(moved=dict.fromkeys(SITES, 0.8))
+    stuck = [{"kind": "constant", "feature": "x.1", "share": 1.0}]
+    with place.database.write() as session:
+        for state in session.scalars(select(DriftStateRow).where(DriftStateRow.level == "device")):
+            state.faults = stuck
+        for name in ("pi-0", "pi-1", "pi-2"):
+            session.get_one(ReportedSlot, (name, "har")).manifest = digest_of(b"the next one")
+    before = place.states()
+    assert set(before.values()) == {"drifting"}
+    place.watch.look()
+    assert place.states() == before, "its last stretch has just been judged"
+    place.clock.advance(hours=2, minutes=3)
+    place.watch.look()
+    served = {("fleet", ""), ("site", "faro"), ("device", "pi-3")}
+    assert {name for name, state in place.states().items() if state == "drifting"} == served
+    ended = [one for one in place.lists.events(ALL, DriftFilter()).items if "ended" in one.kind]
+    assert {(one.kind, one.group) for one in ended} == {
+        ("drift.ended", "porto"),
+        *((kind, f"pi-{n}") for kind in ("drift.ended", "data.ended") for n in range(3)),
+    }
+    place.watch.look()
+    assert place.lists.events(ALL, DriftFilter()).total == 7 + len(ended), "told once"
 
 
 def day(place: Place, *, night: float = 0.0, more: dict[str, float] | None = None) -> None:

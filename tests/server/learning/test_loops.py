@@ -103,6 +103,7 @@ class World:
 
     def drift(self) -> None:
         at = self.store.now + timedelta(seconds=1)
+        self.run("1", "pi-0")
         with self.store.database.write() as session:
             session.merge(
                 DriftStateRow(
@@ -203,6 +204,7 @@ def test_once_round(world: World) -> None:
 def test_an_estimate_that_fell_sets_off_a_run_where_the_policy_says_so(small_world: World) -> None:
     world = small_world
     at = world.store.now + timedelta(seconds=1)
+    world.run("1", "pi-0")
     with world.store.database.write() as session:
         session.add(
             AccuracyStateRow(
@@ -220,6 +222,19 @@ def test_an_estimate_that_fell_sets_off_a_run_where_the_policy_says_so(small_wor
     run = world.loops.get("har").run
     assert run is not None
     assert "site porto: the estimate fell" in run.trigger["detail"]
+
+
+def test_what_was_judged_of_a_version_that_nobody_runs_any_more_sets_nothing_off(
+    small_world: World,
+) -> None:
+    world = small_world
+    world.loops.put("har", SPEC, "anna")
+    world.drift()
+    world.version("2")
+    world.run("2", "pi-0")
+    assert world.tick() == "watching", "the last stretch of what has just been replaced"
+    world.run("1", "pi-1")
+    assert world.tick() == "collecting"
 
 
 def test_an_action_that_was_done_before_the_kill_is_harmless(small_world: World) -> None:

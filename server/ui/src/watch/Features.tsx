@@ -28,7 +28,7 @@ export function Explanation({ detail }: { detail: Detail }) {
     return (
       <Note icon={group.state === "unknown" ? "clock" : "check"}>
         {group.state === "unknown"
-          ? "Too few rows have come to say anything."
+          ? "Too few rows have come to say anything, or no device runs this bundle any more."
           : `None of ${plural(features.length, "feature")} differs from the reference by more than chance and by enough to matter.`}
       </Note>
     );
