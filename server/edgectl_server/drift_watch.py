@@ -22,7 +22,7 @@ from sqlalchemy import ColumnElement, String, and_, cast, delete, or_, select
 from sqlalchemy.orm import Session
 
 from edgectl_server.device_filter import site_column
-from edgectl_server.domain.data_quality import Fault, examine
+from edgectl_server.domain.data_quality import ROWS_MIN, Fault, examine
 from edgectl_server.domain.drift import (
     FLEET,
     DriftState,
@@ -195,6 +195,8 @@ class DriftWatch:
         if judged.shifted is not None:
             state.findings = findings
         told = [_fault(one) for one in faults[:FINDINGS_MAX]]
+        if judged.rows < ROWS_MIN and not told:  # which does not say that all is well again
+            told = state.faults
         self._move(session, state, after, told, until)
 
     def _move(

@@ -23,11 +23,12 @@ import numpy as np
 from edgectl_protocol.watching import Reference
 from edgectl_server.domain.drift import Window
 
-__all__ = ["Fault", "examine"]
+__all__ = ["ROWS_MIN", "Fault", "examine"]
 
 Kind = Literal["missing", "constant", "saturated", "outside", "clock"]
 
 ROWS_MIN = 50
+"""With fewer nothing is said but of the clock."""
 MISSING_SHARE = 0.01
 OUTSIDE_SHARE = 0.05
 CONSTANT_SHARE = 0.999

@@ -296,6 +296,32 @@ def test_a_stuck_sensor_is_a_fault_of_the_data(place: Place) -> None:
     assert [(one.kind, one.feature) for one in event.faults] == [("constant", "x.1")]
 
 
+def test_too_few_rows_do_not_end_a_fault(place: Place) -> None:
+    def stuck(rows: int) -> None:
+        start = place.clock()
+        for minute in range(10, 70, 10):
+            place.clock.time = start + timedelta(minutes=minute)
+            window = place.window(place.clock())
+            only = ((0,) * 5 + (rows,), (0,) * 5 + (rows,))
+            place.send(
+                "pi-0",
+                msgspec.structs.replace(window, rows=rows, histograms=only, classes=(rows, 0)),
+            )
+        place.clock.advance(minutes=3)
+        assert place.watch.look() == 1
+        place.clock.time = start + timedelta(hours=1)
+
+    def told() -> list[str]:
+        return [one.kind for one in place.lists.events(ALL, DriftFilter(device="pi-0")).items]
+
+    stuck(100)
+    assert told() == ["data.began"]
+    stuck(8)
+    assert told() == ["data.began"], "48 rows say nothing"
+    place.hour()
+    assert told() == ["data.ended", "data.began"]
+
+
 def test_nothing_is_told_of_what_was_not_judged(place: Place) -> None:
     for asked in (Asked("har", site="faro"), Asked("har", device="pi-9"), Asked("har")):
         with pytest.raises(NotFound, match="nothing was judged"):
