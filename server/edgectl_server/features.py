@@ -34,7 +34,7 @@ from edgectl_server.storage.tables import (
     UsualDaysRow,
 )
 
-__all__ = ["Counts", "Features", "manifests_of", "window_of"]
+__all__ = ["FUTURE_MAX", "Counts", "Features", "manifests_of", "window_of"]
 
 WINDOWS_KEPT = timedelta(days=3)
 FUTURE_MAX = timedelta(minutes=10)

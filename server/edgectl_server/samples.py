@@ -3,7 +3,8 @@
 Rules:
 
 1. An offer is welcome when the model's policy asks for that reason, the manifest is a published one
-   of that very version, the device is to run that model, and its budget has room. Two days of the
+   of that very version, the device is to run that model, it was not taken in the future (it would
+   be the newest for ever, in lists, loops and datasets), and its budget has room. Two days of the
    device's own clock lie in any 24 hours, so that twice its budget is the bound here.
 2. A whole upload is believed no further than it can be checked (`edgectl_protocol.samples`): its
    header must fit its length, and its tensors the inputs and outputs that the signed bundle
@@ -51,6 +52,7 @@ from edgectl_server.audit import describe
 from edgectl_server.contracts import Contracts
 from edgectl_server.device_filter import site_column
 from edgectl_server.errors import Conflict, NotFound
+from edgectl_server.features import FUTURE_MAX
 from edgectl_server.ground_truth import GroundTruth
 from edgectl_server.sample_contract import misfit
 from edgectl_server.sample_keys import SERVER, SampleKeys
@@ -396,6 +398,9 @@ class Samples:
         if not runs or session.scalar(published) is None:
             detail = f"{device} offers a sample of {note.model} {note.version}, which is no version"
             return Reason(code="sample.model", detail=f"{detail} for it")
+        if note.taken_at > self._now() + FUTURE_MAX:
+            detail = f"{device} offers a sample of {note.taken_at.isoformat()}, which is to come"
+            return Reason(code="sample.time", detail=detail)
         return None
 
     def _stored(self, session: Session) -> int:

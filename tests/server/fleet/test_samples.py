@@ -96,6 +96,7 @@ def test_offers_that_are_not_welcome_leave_nothing(sampled: Sampled) -> None:
         (sampled.note(model="kws"), {}, "sample.unasked"),
         (sampled.note(version="2"), {}, "sample.model"),
         (sampled.note(manifest=digest_of(b"other")), {}, "sample.model"),
+        (sampled.note(taken_at=now() + timedelta(minutes=11)), {}, "sample.time"),
         (note, {"length": 2 * ASKED.bytes_per_day + 1}, "sample.budget"),
     ]
     for number, (claimed, changes, code) in enumerate(cases):
@@ -153,6 +154,10 @@ LIES: dict[str, Any] = {
     "another reason inside": (
         lambda note: file_of(msgspec.structs.replace(note, reason="asked")),
         "sample.unasked",
+    ),
+    "another time inside": (
+        lambda note: file_of(msgspec.structs.replace(note, taken_at=now() + timedelta(days=400))),
+        "sample.time",
     ),
     "another manifest inside": (
         lambda note: file_of(msgspec.structs.replace(note, manifest=digest_of(b"x"))),
