@@ -32,6 +32,7 @@ from edgectl_protocol.messages import (
     SystemSample,
     TelemetryBatch,
 )
+from edgectl_protocol.watching import WatchPolicy
 from edgectl_server.clock import now
 from edgectl_server.distribution.link import RECEIVE_MAX, Incoming
 from edgectl_server.features import Features
@@ -140,7 +141,9 @@ def _intake(database: Database) -> Intake:
         database=database,
         fleet=unused,
         telemetry=Telemetry(database=database, retention_days=30, now=now),
-        features=Features(database=database, references=unused, retention_days=30, now=now),
+        features=Features(
+            database=database, references=unused, retention_days=30, watch=WatchPolicy(), now=now
+        ),
         rollouts=unused,
         security=unused,
         benchmarks=unused,

@@ -316,13 +316,14 @@ def _deal_with_devices(
 ) -> _Parts:
     days = settings.telemetry_retention_days
     measurements = Measurements(database=database, targets=targets, now=now)
+    watch = WatchPolicy(rows_per_s=settings.watch_rows_per_s, window_s=settings.watch_window_s)
     ordering = Ordering(
         database=database,
         signer=held.signer,
         content_keys=held.content_keys,
         now=now,
         measurements=measurements,
-        watch=WatchPolicy(rows_per_s=settings.watch_rows_per_s, window_s=settings.watch_window_s),
+        watch=watch,
     )
     fleet = Fleet(
         database=database,
@@ -335,7 +336,7 @@ def _deal_with_devices(
     )
     telemetry = Telemetry(database=database, retention_days=days, now=now)
     features = Features(
-        database=database, references=References(blobs), retention_days=days, now=now
+        database=database, references=References(blobs), retention_days=days, watch=watch, now=now
     )
     receipts = Receipts(database=database, retention_days=days, now=now)
     rollouts = Rollouts(

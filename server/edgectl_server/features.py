@@ -3,7 +3,8 @@
 Rules:
 
 1. A window is taken once, by its key (device, boot, seq). What does not fit the reference of a
-   bundle that this server has published, or claims to be from the future, is left out and said.
+   bundle that this server has published, claims to be from the future, or counts far more rows than
+   a device describes, is left out and said: such a window would outweigh the rest of a fleet.
 2. Windows are kept for days, the sums of their hours for as long as other telemetry, those of usual
    days (`usual_days`) for as long as people call them so. A window is in the sum of its hour once:
    it is marked in the transaction that adds it, also when it comes late.
@@ -20,7 +21,7 @@ from sqlalchemy import ColumnElement, Select, and_, delete, not_, select
 from sqlalchemy.orm import Session
 
 from edgectl_protocol.messages import TelemetryBatch
-from edgectl_protocol.watching import FeatureWindow, problem_of
+from edgectl_protocol.watching import FeatureWindow, WatchPolicy, problem_of
 from edgectl_server.domain.drift import Window
 from edgectl_server.references import References
 from edgectl_server.storage.database import Database
@@ -39,6 +40,9 @@ __all__ = ["FUTURE_MAX", "Counts", "Features", "manifests_of", "window_of"]
 WINDOWS_KEPT = timedelta(days=3)
 FUTURE_MAX = timedelta(minutes=10)
 """A clock may be wrong by so much."""
+ROWS_TIMES_MAX = 20
+"""Of the policy's rows of a window: applications may add four times them, and a policy that has
+become stricter does not reach all devices at once."""
 _ROLLED_AFTER = timedelta(hours=1)
 _ROLLED_AT_ONCE = 500
 _ROLLED_STEPS = 4
@@ -80,11 +84,13 @@ class Features:
         database: Database,
         references: References,
         retention_days: int,
+        watch: WatchPolicy,
         now: Callable[[], datetime],
     ) -> None:
         self._database = database
         self._references = references
         self._retention = timedelta(days=retention_days)
+        self._rows_max = ROWS_TIMES_MAX * watch.rows_per_s * watch.window_s
         self._now = now
 
     def take(self, session: Session, device: Device, batch: TelemetryBatch) -> str:
@@ -110,6 +116,8 @@ class Features:
         """Say why a window is unusable; empty when it is not."""
         if window.end > now + FUTURE_MAX:
             return f"it ends at {window.end.isoformat()}, which is in the future"
+        if window.rows > self._rows_max:
+            return f"{window.rows} rows in a window, no device describes {self._rows_max:.0f}"
         known = self._references.find(session, window.manifest)
         if known is None:
             return f"nothing is known of the features of {window.manifest}"

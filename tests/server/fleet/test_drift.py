@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 
 from edgectl_protocol.messages import TelemetryBatch
 from edgectl_protocol.names import digest_of
-from edgectl_protocol.watching import Feature, FeatureWindow, Reference
+from edgectl_protocol.watching import Feature, FeatureWindow, Reference, WatchPolicy
 from edgectl_server import drift_history
 from edgectl_server.domain.drift import Limits
 from edgectl_server.drift_lists import DriftFilter, DriftLists
@@ -139,7 +139,13 @@ def place(database: Database, tmp_path: Path) -> Place:
     references, stretch = References(blobs), Stretch(3600)
     return Place(
         database=database,
-        features=Features(database=database, references=references, retention_days=30, now=clock),
+        features=Features(
+            database=database,
+            references=references,
+            retention_days=30,
+            watch=WatchPolicy(),
+            now=clock,
+        ),
         watch=DriftWatch(
             database=database,
             references=references,
@@ -175,6 +181,10 @@ def test_a_window_is_taken_once(place: Place) -> None:
         ({"histograms": ((300, 0, 0, 0, 0, 0),)}, "1 histograms"),
         ({"classes": (100, 100, 100)}, "classes"),
         ({"missing": (1, 0)}, "301 rows of 300"),
+        (
+            {"rows": 2**40, "histograms": ((2**40, *(0,) * 5),) * 2, "classes": (2**40,)},
+            "no device describes 360000",
+        ),
     ],
 )
 def test_what_cannot_be_is_left_out_and_said(

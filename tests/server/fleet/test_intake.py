@@ -38,6 +38,7 @@ from edgectl_protocol.messages import (
 )
 from edgectl_protocol.names import digest_of
 from edgectl_protocol.update import UpdateEvent, UpdateState
+from edgectl_protocol.watching import WatchPolicy
 from edgectl_server import allowance, missed_states
 from edgectl_server import intake as intake_module
 from edgectl_server.benchmarks import Benchmarks
@@ -165,6 +166,7 @@ def parts(tmp_path: Path, database: Database, clock: Clock) -> SimpleNamespace:
             database=database,
             references=References(BlobStore(str(tmp_path / "blobs"))),
             retention_days=30,
+            watch=WatchPolicy(),
             now=clock,
         ),
         rollouts=rollouts,
