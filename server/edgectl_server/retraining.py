@@ -57,7 +57,7 @@ from edgectl_server.storage.database import Database
 from edgectl_server.storage.files import make_private_directory
 from edgectl_server.storage.paging import PageQuery, fetch_page, match, order
 from edgectl_server.storage.tables import Blob, Job, ModelVersion, RetrainingRow
-from edgectl_server.training.own_trainer import run_own_trainer
+from edgectl_server.training.own_trainer import held_back, run_own_trainer
 from edgectl_server.training.runner import run_examination, run_head_trainer
 from edgectl_server.training.said import Said
 from edgectl_server.training.spec import (
@@ -342,14 +342,15 @@ class RetrainHandler:
             said.look()
             return context.cancelled()
 
-        trained = run_own_trainer(
-            own,
-            directory,
-            on_progress=tell,
-            on_log=said.add,
-            on_metrics=said.take,
-            cancelled=cancelled,
-        )
+        with held_back(directory):
+            trained = run_own_trainer(
+                own,
+                directory,
+                on_progress=tell,
+                on_log=said.add,
+                on_metrics=said.take,
+                cancelled=cancelled,
+            )
         said.take(trained.metrics)
         return said.metrics
 

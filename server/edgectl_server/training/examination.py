@@ -5,7 +5,7 @@ process of its own. It must have the inputs and outputs of the champion, to the 
 shape, because applications and devices know those.
 
 Old rows are those that the champion was pushed with to be measured on; new rows are the dataset's
-test split, which trainers are told to leave alone.
+test split, which no trainer has seen.
 """
 
 from __future__ import annotations

@@ -5,6 +5,9 @@ are there ``EDGECTL_CALIBRATION`` and ``EDGECTL_EVALUATION``, to be read; ``EDGE
 working directory and all that may be written, for ``model.onnx`` and ``metrics.json``. Lines that
 it writes are its log; one that is a JSON object says how far it is, and how well (`_Said`).
 
+The samples of the dataset's test split are out of its reach (`held_back`): by them the gates judge,
+and whoever has learned them by heart would pass.
+
 What it leaves is taken by reading two regular files within bounds; the folder is removed then,
 with everything else in it, before another process looks at them.
 """
@@ -17,12 +20,13 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
+from edgectl_datasets.folders import BLOBS, open_folder
 from edgectl_protocol.chunks import BLOB_BYTES_MAX
 from edgectl_server import confined
 from edgectl_server.pipeline.child import environment
@@ -41,9 +45,10 @@ from edgectl_server.training.spec import (
 )
 from edgectl_server.training.trainers import OwnTrainer
 
-__all__ = ["Sandbox", "run_own_trainer"]
+__all__ = ["Sandbox", "held_back", "run_own_trainer"]
 
 _SANDBOX_FILE = "sandbox.json"
+_HELD = "held"
 _STDOUT_BYTES_MAX = 64 * 1024**2
 _LINE_MAX = 300
 _LAST_BYTES = 4096
@@ -75,6 +80,29 @@ class _Said(msgspec.Struct, frozen=True, kw_only=True):
 
 class _DiskFull(Exception):
     """It has written more than it may."""
+
+
+@contextlib.contextmanager
+def held_back(directory: Path) -> Iterator[None]:
+    """Keep the samples of the test split out of a trainer's reach; its rows stay listed.
+
+    Args:
+        directory: of this run alone, see `spec`; with its dataset.
+    """
+    dataset = directory / DATASET
+    rows = open_folder(dataset).rows
+    held = {row.blob for row in rows} - {row.blob for row in rows if row.split != "test"}
+    (directory / _HELD).mkdir()
+    places = [
+        (dataset / BLOBS / f"{blob}.safetensors", directory / _HELD / blob) for blob in sorted(held)
+    ]
+    for inside, outside in places:
+        inside.rename(outside)
+    try:
+        yield
+    finally:
+        for inside, outside in places:
+            outside.rename(inside)
 
 
 def run_own_trainer(
