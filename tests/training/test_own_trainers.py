@@ -104,6 +104,11 @@ REFUSED = [
      {"disk_bytes": 8 * MiB}, "training.crashed"),
     ("many files", "for n in range(10**6):\n  open(str(n), 'wb').write(bytes(2**16))",
      {"disk_bytes": 8 * MiB}, "training.disk"),
+    ("files without a name",
+     ("import tempfile\nkept = []\nwhile True:\n"
+     "  kept.append(tempfile.TemporaryFile(dir='.', buffering=0))\n"
+     "  kept[-1].write(bytes(2**20))\n  time.sleep(0.02)"),
+     {"disk_bytes": 8 * MiB}, "training.disk"),
     ("talks without end", "while True: print('x' * 10000)", {}, "training.output"),
     ("leaves nothing", "pass", {}, "training.no_model"),
     ("leaves a folder", "os.mkdir('model.onnx')", {}, "training.no_model"),

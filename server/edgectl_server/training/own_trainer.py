@@ -223,7 +223,7 @@ def _watching(out: Path, bytes_max: int, cancelled: Callable[[], bool]) -> Calla
         nonlocal due
         now = time.monotonic()
         if now >= due:
-            taken = _written(out)
+            taken = _written(out) + _nameless(out)
             due = time.monotonic() + max(_LOOK_S, 10 * (time.monotonic() - now))
             if taken > bytes_max:
                 raise _DiskFull
@@ -243,6 +243,24 @@ def _written(out: Path) -> int:
         if count > _FILES_MAX:
             raise _DiskFull
     return total
+
+
+def _nameless(out: Path) -> int:
+    """Return the bytes on disk of files below a folder that are open and have no name any more.
+
+    Temporary files are such ones at once. Whose processes cannot be looked into is none of ours.
+    """
+    sizes: dict[tuple[int, int], int] = {}
+    for process in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208 - thousands of names
+        with contextlib.suppress(OSError):
+            for name in os.listdir(f"/proc/{process}/fd"):  # noqa: PTH208
+                with contextlib.suppress(OSError):
+                    link = f"/proc/{process}/fd/{name}"
+                    target = os.readlink(link)  # noqa: PTH115
+                    if target.startswith(f"{out}/") and target.endswith(" (deleted)"):
+                        found = os.stat(link)  # noqa: PTH116
+                        sizes[found.st_dev, found.st_ino] = found.st_blocks * 512
+    return sum(sizes.values())
 
 
 def _check(ended: confined.Ended, own: OwnTrainer) -> None:
