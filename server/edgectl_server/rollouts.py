@@ -238,7 +238,10 @@ class Rollouts(RolloutViews):
         return self._act(rollout_id, actor, reason, "resumed", {RolloutState.PAUSED})
 
     def approve(self, rollout_id: str, actor: str, reason: str) -> RolloutInfo:
-        """Let its phase pass, which has settled, whatever its gates have not said yet."""
+        """Let its phase pass, which has settled, whatever its gates have not said yet.
+
+        A gate that fails afterwards takes that back.
+        """
         with self._database.write() as session:
             rollout = find_rollout(session, rollout_id, lock=True)
             if rollout.state != RolloutState.RUNNING or rollout.settled_at is None:

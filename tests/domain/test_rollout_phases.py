@@ -304,6 +304,25 @@ def test_a_failed_gate_pauses_and_a_person_may_let_it_pass() -> None:
     assert planned(devices, resumed, gates=gates, signals=bad).standing.phase == 1
 
 
+@pytest.mark.parametrize("soak_s", [0, 3600])
+def test_a_gate_that_fails_after_the_approval_takes_it_back(soak_s: int) -> None:
+    """Whoever approves a phase that soaks has not seen what its gates say at the end."""
+    phases = (replace(CANARY[0], approval=True, soak_s=soak_s), *CANARY[1:])
+    gates = Gates(error_rate_max=0.1, latency_p95_us_max=9)
+    devices = fleet(pending=8, committed=2)
+    approved = replace(at(settled=soak_s), approved=0)
+    wrong = Signals(100, 50, 9.0)
+    made = planned(devices, approved, phases=phases, gates=gates, signals=wrong)
+    assert (made.state, made.standing.phase, made.standing.approved) == (S.PAUSED, 0, -1)
+    resumed = replace(made.standing, approved=0)
+    worse = replace(wrong, latency_p95_us=9.1)
+    made = planned(devices, resumed, phases=phases, gates=gates, signals=worse)
+    assert (made.state, made.standing.approved) == (S.PAUSED, -1), "nobody has seen the latency"
+    resumed = replace(made.standing, approved=0)
+    made = planned(devices, resumed, phases=phases, gates=gates, signals=worse)
+    assert made.standing.phase == 1
+
+
 def test_a_phase_may_ask_for_something_of_its_own() -> None:
     """Half of the canaries may fail where nine of ten must hold later."""
     own = replace(CANARY[0], gates=Gates(success_min=0.5, committed_min=3))

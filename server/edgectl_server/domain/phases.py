@@ -13,7 +13,9 @@ Rules:
    not enough data is no pass: it is waited for, or a person lets the phase pass. An experiment is
    asked from the beginning of the soak, so that it can fail before the end.
 5. A failed gate pauses the rollout. To resume it is to let that phase pass.
-6. Nothing stands behind the last phase: there is nobody left to protect.
+6. To approve or to resume is to judge what was seen: a gate that fails only afterwards takes the
+   approval back, and pauses.
+7. Nothing stands behind the last phase: there is nobody left to protect.
 """
 
 from __future__ import annotations
@@ -25,7 +27,14 @@ from datetime import datetime, timedelta
 
 from edgectl_server.domain.experiments import judge_experiment
 from edgectl_server.domain.phase_gates import PhaseFacts, judge
-from edgectl_server.domain.rollout_facts import Gates, Phase, RolloutPolicy, Standing, Verdict
+from edgectl_server.domain.rollout_facts import (
+    GateName,
+    Gates,
+    Phase,
+    RolloutPolicy,
+    Standing,
+    Verdict,
+)
 
 __all__ = [
     "advance",
@@ -99,6 +108,7 @@ def advance(
     policy: RolloutPolicy, standing: Standing, facts: PhaseFacts, now: datetime
 ) -> Standing:
     """Return where a running rollout stands now: at most one phase further."""
+    seen = _failed(standing)
     standing = standing if standing.since is not None else replace(standing, since=now)
     if is_last(policy, standing):
         return replace(standing, settled_at=None, verdicts=())
@@ -116,9 +126,13 @@ def advance(
     assert standing.settled_at is not None
     lasted = now - standing.settled_at
     tested = _test(phase, standing, facts, lasted)
-    if lasted < timedelta(seconds=phase.soak_s):
-        return replace(standing, verdicts=tested)
-    standing = replace(standing, verdicts=(*judge(gates_of(policy, standing), facts), *tested))
+    soaks = lasted < timedelta(seconds=phase.soak_s)
+    said = () if soaks else judge(gates_of(policy, standing), facts)
+    standing = replace(standing, verdicts=(*said, *tested))
+    if _failed(standing) - seen:
+        standing = replace(standing, approved=min(standing.approved, standing.phase - 1))
+    if soaks:
+        return standing
     approved = standing.approved >= standing.phase
     passed = all(one.verdict == "passed" for one in standing.verdicts)
     if not (approved or (passed and not phase.approval)):
@@ -147,8 +161,11 @@ def is_soaking(standing: Standing) -> bool:
 
 def has_failed(standing: Standing) -> bool:
     """Say whether a gate has failed that nobody has let pass."""
-    failed = any(one.verdict == "failed" for one in standing.verdicts)
-    return failed and standing.approved < standing.phase
+    return bool(_failed(standing)) and standing.approved < standing.phase
+
+
+def _failed(standing: Standing) -> frozenset[GateName]:
+    return frozenset(one.gate for one in standing.verdicts if one.verdict == "failed")
 
 
 def waits_for(policy: RolloutPolicy, standing: Standing) -> str:

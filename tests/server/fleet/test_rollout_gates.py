@@ -119,6 +119,27 @@ def test_a_shift_against_the_fleet_in_the_same_time_fails(
         assert f"{said.value:.3f} away, at most 0.1" in said.detail
 
 
+def test_an_approval_during_the_soak_passes_no_gate_that_fails_at_its_end(fleet: Fleet) -> None:
+    phase = PhaseSpec(name="canary", devices=6, soak_s=3600, approval=True)
+    rollout = fleet.start(phases=[phase], gates={"error_rate_max": 0.01})
+    settle(fleet)
+    for name in CHALLENGERS:
+        fleet.report(name, U.COMMITTED)
+    settle(fleet)
+    fleet.rollouts.approve(rollout, "ana", "looks good so far")
+    answer(fleet, CHALLENGERS, fleet.manifests["1"]["int8"], errors=500)
+    later(fleet, 3600)
+    info = fleet.show(rollout)
+    assert (info.state, verdict(info).verdict) == ("paused", "failed")
+    assert info.phase is not None
+    assert info.phase.number == 1
+    fleet.rollouts.resume(rollout, "ana", "the cameras were covered")
+    settle(fleet)
+    info = fleet.show(rollout)
+    assert info.phase is not None
+    assert (info.state, info.phase.number) == ("running", 2)
+
+
 def test_a_liar_does_not_shift_the_mixture(fleet: Fleet) -> None:
     rollout = canary(fleet, class_mix_max=0.1)
     answer(fleet, CHALLENGERS[1:], fleet.manifests["1"]["int8"], classes=[900, 100])
