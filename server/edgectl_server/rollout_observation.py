@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
@@ -157,12 +157,14 @@ def _signals(
         gates.confidence_max,
     )
     found = domain.Signals()
-    if any(one is not None for one in asked):
+    phase = planned.phases[rollout.phase]
+    soaks = now - rollout.settled_at < timedelta(seconds=phase.soak_s)
+    if any(one is not None for one in asked) and not soaks:
         found = read_signals(session, rollout, manifests)
     if gates.disagreement_max is not None:
         copies, agreed = read_copies(rollout, members)
         found = replace(found, copies=copies, agreed=agreed)
-    experiment = planned.phases[rollout.phase].experiment
+    experiment = phase.experiment
     if experiment is not None:
         rows = [row for row, _ in members]
         add_windows(session, rollout, experiment, rows, manifests=manifests, now=now)

@@ -7,7 +7,9 @@ Rules:
 2. An answer that is no number counts as an error.
 3. Devices say what they like of themselves. None counts for more than `WEIGHT_MAX` times the median
    of those that say anything, so that one cannot drown what the others see.
-4. What copies of requests were answered, a device reports of its update, once: of all devices of
+4. Of each side the newest `WINDOWS_MAX` windows are read: some canaries are heard however many
+   others there are.
+5. What copies of requests were answered, a device reports of its update, once: of all devices of
    the rollout that have committed, in whichever phase.
 """
 
@@ -30,8 +32,8 @@ from edgectl_server.storage.tables import Device, Rollout, RolloutDevice, Teleme
 __all__ = ["read_copies", "read_signals"]
 
 WEIGHT_MAX = 10
-WINDOWS_MAX = 20_000
-"""Windows that are added up, the newest first."""
+WINDOWS_MAX = 10_000
+"""Windows of either side that are added up, the newest first."""
 
 
 @dataclass
@@ -62,13 +64,8 @@ def read_signals(session: Session, rollout: Rollout, manifests: Collection[str])
     """
     if rollout.phase_since is None:
         return Signals()
-    ours: dict[str, _Sum] = {}
-    others: dict[str, _Sum] = {}
-    member = exists().where(
-        RolloutDevice.rollout == rollout.id, RolloutDevice.device == TelemetryWindow.device
-    )
-    rows = session.execute(
-        select(TelemetryWindow, member)
+    arrived = (
+        select(TelemetryWindow)
         .where(
             TelemetryWindow.slot == rollout.model,
             TelemetryWindow.received_at >= rollout.phase_since,
@@ -76,11 +73,12 @@ def read_signals(session: Session, rollout: Rollout, manifests: Collection[str])
         .order_by(TelemetryWindow.received_at.desc())
         .limit(WINDOWS_MAX)
     )
-    for row, is_member in rows:
-        if row.manifest not in manifests:
-            others.setdefault(row.device, _Sum()).add(row)
-        elif is_member:
-            ours.setdefault(row.device, _Sum()).add(row)
+    is_new = TelemetryWindow.manifest.in_(manifests)
+    is_member = exists().where(
+        RolloutDevice.rollout == rollout.id, RolloutDevice.device == TelemetryWindow.device
+    )
+    ours = _by_device(session.scalars(arrived.where(is_new, is_member)))
+    others = _by_device(session.scalars(arrived.where(~is_new)))
     new, old = _total(ours.values()), _total(others.values())
     return Signals(
         requests=new.requests,
@@ -97,6 +95,13 @@ def read_signals(session: Session, rollout: Rollout, manifests: Collection[str])
             _weigh([one.confidence for one in others.values()]),
         ),
     )
+
+
+def _by_device(windows: Iterable[TelemetryWindow]) -> dict[str, _Sum]:
+    found: dict[str, _Sum] = {}
+    for one in windows:
+        found.setdefault(one.device, _Sum()).add(one)
+    return found
 
 
 def read_copies(

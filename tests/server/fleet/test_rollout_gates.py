@@ -9,6 +9,7 @@ import pytest
 
 from edgectl_protocol.messages import ObservationReport, ReportedState
 from edgectl_protocol.update import UpdateState
+from edgectl_server import rollout_signals
 from edgectl_server.errors import Conflict, Refused
 from edgectl_server.schemas import (
     ExperimentSpec,
@@ -138,6 +139,20 @@ def test_an_approval_during_the_soak_passes_no_gate_that_fails_at_its_end(fleet:
     info = fleet.show(rollout)
     assert info.phase is not None
     assert (info.state, info.phase.number) == ("running", 2)
+
+
+def test_a_canary_is_heard_however_much_the_others_say(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollout_signals, "WINDOWS_MAX", 6)
+    rollout = canary(fleet, error_rate_max=0.01)
+    answer(fleet, CHALLENGERS, fleet.manifests["1"]["int8"], errors=500)
+    for _ in range(3):
+        fleet.clock.advance(seconds=1)
+        answer(fleet, CHAMPIONS, OLD)
+    later(fleet, 5)
+    info = fleet.show(rollout)
+    assert (info.state, verdict(info).requests) == ("paused", 6000)
 
 
 def test_a_liar_does_not_shift_the_mixture(fleet: Fleet) -> None:
