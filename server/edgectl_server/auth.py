@@ -3,7 +3,8 @@
 Rules: passwords are kept as argon2id and nothing else; of tokens and session cookies only the
 SHA-256 of the secret part is kept (they are 256 random bits, a slow hash would add nothing). A
 token never does more than its owner may now, and no more than its scopes name. A token made with
-it has no scope that it has not, lives no longer than it does, and is deleted with it. Wrong name,
+it has no scope that it has not, lives no longer than it does, and is deleted with it: a chain of
+them is short, as SQLite deletes no more than 1000 levels at once. Wrong name,
 wrong password and deleted user look the same from outside, and take as long.
 """
 
@@ -65,6 +66,9 @@ SCOPES: dict[Role, tuple[Scope, ...]] = {
 _USED_EVERY = timedelta(seconds=60)  # `last_used_at` is no finer than this
 _PASSWORD_CHARACTERS_MAX = 1024
 _TOKEN_S_MAX = 10 * 366 * 86400
+CHAIN_MAX = 100
+"""Tokens each of which was made with the one before."""
+_KEEP_EXPIRED = timedelta(days=30)
 _PASSWORD_CHARACTERS_MIN = 8
 _TOKEN = re.compile(r"edgectl_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
 _USER = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -318,7 +322,8 @@ class Auth:
             scopes: at most the principal's; None: all that the role may and the principal has.
 
         Raises:
-            Forbidden: ``auth.role`` or ``auth.scope``: more than the principal may.
+            Forbidden: ``auth.role`` or ``auth.scope``: more than the principal may; ``auth.chain``:
+                its token was made with one that was made with one, and so on.
             Refused: ``auth.expiry``, or ``auth.scope``: the role may not do that.
         """
         role = role or _least_role(scopes or ())
@@ -360,6 +365,8 @@ class Auth:
             expires_at=ends,
         )
         with self._database.write() as session:
+            _check_chain(session, principal.token)
+            _forget_expired(session, at)
             session.add(row)
         return TokenIssued(f"edgectl_{identity}_{secret}", row)
 
@@ -510,6 +517,30 @@ def _granted(
             hint="log in, and make the token as yourself",
         )
     return [scope for scope in may if scope in wanted]
+
+
+def _check_chain(session: Session, token: str | None) -> None:
+    """Refuse a token that would be the end of a long chain; raise `Forbidden` ``auth.chain``."""
+    for _ in range(CHAIN_MAX):
+        row = None if token is None else session.get(ApiToken, token)
+        if row is None:
+            return
+        token = row.made_by
+    raise Forbidden(
+        "auth.chain",
+        f"this token is the last of {CHAIN_MAX}, each made with the one before",
+        hint="log in, and make the token as yourself",
+    )
+
+
+def _forget_expired(session: Session, now: datetime) -> None:
+    """Delete tokens that have expired long ago; those first with which none was made."""
+    makers = select(ApiToken.made_by).where(ApiToken.made_by.is_not(None))
+    session.execute(
+        delete(ApiToken)
+        .where(ApiToken.expires_at < now - _KEEP_EXPIRED, ApiToken.id.not_in(makers))
+        .execution_options(synchronize_session=False)
+    )
 
 
 def _via_session(secret_sha256: str) -> str:

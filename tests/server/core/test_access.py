@@ -9,8 +9,9 @@ from fastapi.routing import iter_route_contexts
 
 from edgectl_server.api.app import create_app
 from edgectl_server.auth import SCOPES as SCOPES_OF_ROLE
-from edgectl_server.auth import _of_nobody
-from edgectl_server.errors import ServerError
+from edgectl_server.auth import Auth, _of_nobody
+from edgectl_server.errors import Forbidden, ServerError
+from edgectl_server.storage.paging import PageQuery
 from server.core.api_routes import OPEN, PASSWORD, ROUTES, fill, login
 from server.core.conftest import QUICK
 
@@ -573,6 +574,38 @@ def test_what_a_token_has_made_goes_with_it(client, people):
     for gone in (stolen, child, grandchild):
         assert client.get("/api/v1/me", headers=gone).status_code == 401
     assert client.get("/api/v1/tokens", headers=other).json()["total"] == listed - 3
+
+
+def test_a_chain_of_tokens_is_never_too_long_to_be_deleted(database, clock):
+    """SQLite deletes a thousand levels at once: a thief must not make more of them."""
+    auth = Auth(database, clock, hasher=QUICK)
+    auth.set_user("ana", PASSWORD, "operator")
+    ana = auth.check_password("ana", PASSWORD, "t")
+    made = [auth.create_token(ana, "stolen", None, None)]
+
+    def go_on():
+        for _ in range(1100):
+            thief = auth.principal_of_token(made[-1].text)
+            made.append(auth.create_token(thief, "x", None, None))
+
+    with pytest.raises(Forbidden, match="each made with the one before"):
+        go_on()
+    auth.delete_token(ana, made[0].row.id)
+    assert auth.principal_of_token(made[-1].text) is None
+
+
+def test_expired_tokens_are_forgotten(database, clock):
+    auth = Auth(database, clock, hasher=QUICK)
+    auth.set_user("ana", PASSWORD, "operator")
+    ana = auth.check_password("ana", PASSWORD, "t")
+    issued = auth.create_token(ana, "parent", None, 3600)
+    auth.create_token(auth.principal_of_token(issued.text), "child", None, 60)
+    auth.create_token(ana, "kept", None, None)
+    listed = PageQuery(q="", sort="", offset=0, limit=10)
+    for days, expected in ((29, 4), (31, 4), (31, 4)):  # the child goes, then its parent
+        clock.pass_s(days * 86_400)
+        auth.create_token(ana, "x", None, None)
+        assert auth.tokens(ana, listed)[1] == expected
 
 
 def test_a_page_cannot_log_a_browser_in_by_a_form(client, people):
