@@ -135,7 +135,8 @@ class Answers:
         until = until or self._now()
         if since is not None and since > until:
             raise Refused("answers.what", "the time ends before it begins")
-        wanted = _grouped().where(AnsweredHour.hour <= until, AnsweredHour.first <= until)
+        # Not by the hour, which is that of the end: a window may have begun in the one before.
+        wanted = _grouped().where(AnsweredHour.first <= until)
         if since is not None:
             hour = since.replace(minute=0, second=0, microsecond=0)
             wanted = wanted.where(AnsweredHour.hour >= hour, AnsweredHour.last >= since)

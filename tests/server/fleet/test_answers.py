@@ -91,6 +91,12 @@ def test_devices_that_answered_between_two_times(world: World) -> None:
     assert (found.errors, found.digest, found.model) == (2, BAD, "har")
 
 
+def test_a_window_belongs_to_the_hour_in_which_it_began_too(world: World) -> None:
+    world.send("a", BAD, 60.5)
+    assert world.ask(digest=BAD, since=50, until=59.8) == [("a", "2", 10)]
+    assert world.ask(digest=BAD, since=50, until=59.4) == []
+
+
 def test_a_batch_that_comes_again_counts_once(world: World) -> None:
     for _ in range(3):
         world.send("a", BAD, 1, seq=7)
