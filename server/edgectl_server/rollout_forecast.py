@@ -75,6 +75,7 @@ def forecast_rollout(
         model=asked.model,
         version=asked.version,
         devices=len(names),
+        offline_devices=sum(1 for one in expected if not one.observed.online),
         fetches_bytes=fetches,
         whole_bytes=whole,
         phases=[

@@ -268,6 +268,7 @@ def forecast():
         model="har",
         version="1",
         devices=5,
+        offline_devices=1,
         fetches_bytes=1000,
         whole_bytes=4000,
         phases=[phase],

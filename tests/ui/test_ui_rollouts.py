@@ -203,6 +203,7 @@ def test_phases_gates_and_what_they_count(visit):
     expect(canary).to_contain_text(re.compile("Committed 3", re.DOTALL))
     expect(second).to_have_attribute("aria-current", "step")
     expect(last).to_contain_text("Pending 15")
+    expect(last.get_by_role("link", name=re.compile("Pending"))).to_have_count(0)  # no such list
     gates = page.get_by_role("list", name="Gates of this phase").get_by_role("listitem")
     texts = [re.sub(r"\s+", " ", text) for text in gates.all_inner_texts()]
     assert texts == [

@@ -315,6 +315,7 @@ class RolloutForecast(Struct, frozen=True):
     overlaps: list[OverlapInfo]
     unfit_devices: int = 0
     unknown_devices: int = 0
+    offline_devices: int = 0
 
 
 class RolloutApplied(Struct, frozen=True):

@@ -505,6 +505,8 @@ class RolloutForecast(Schema):
     model: str
     version: str
     devices: int
+    offline_devices: int
+    """Of all of these, fit for it or not; phases count the offline ones of those that are fit."""
     fetches_bytes: int
     """With the deltas that there are; those of a version that runs nowhere yet are made when a
     rollout begins."""

@@ -386,6 +386,10 @@ def test_a_plan_names_some_of_those_that_cannot_take_part_and_counts_all(fleet: 
     found = fleet.rollouts.forecast(asked)
     assert (len(found.unknown), found.unknown_devices) == (NAMES_MAX, NAMES_MAX + 20)
     assert (found.unfit, found.unfit_devices) == ([], 0)
+    with fleet.database.write() as session:
+        session.get_one(Device, "silent-000").online = False
+    found = fleet.rollouts.forecast(asked)
+    assert (found.offline_devices, sum(one.offline for one in found.phases)) == (1, 0)
 
     rollout = fleet.start(observe_s=10, devices=["a", "b", "c"])
     settle(fleet)

@@ -62,7 +62,7 @@ export function Legend({ parts }: { parts: Part[] }) {
 }
 
 /** The devices of a rollout by state, worst news last. */
-export function rolloutParts(counts: Schemas["RolloutCounts"], to?: (state: string) => string): Part[] {
+export function rolloutParts(counts: Schemas["RolloutCounts"], to?: (state: string) => string | undefined): Part[] {
   const part = (name: string, state: keyof Schemas["RolloutCounts"], fill: Fill): Part => ({
     name,
     value: counts[state],

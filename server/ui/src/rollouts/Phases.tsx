@@ -83,8 +83,8 @@ function Transfer({ of }: { of: Rollout["bytes"] }) {
 
 function PhaseRow({ phase, rollout, last }: { phase: Phase; rollout: Rollout; last: boolean }) {
   const parts = rolloutParts(phase.counts, (state) =>
-    // Who waits belongs to no phase yet.
-    state === "pending" ? "?state=pending#devices" : `?phase=${phase.number}&state=${state}#devices`,
+    // Who waits belongs to no phase yet: there is no list of who will take its places.
+    state === "pending" ? undefined : `?phase=${phase.number}&state=${state}#devices`,
   ).filter((part) => part.value > 0);
   const current = phase.standing === "current";
   const never = phase.standing === "next" && rollout.finished_at !== null;

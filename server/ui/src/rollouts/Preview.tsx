@@ -109,8 +109,7 @@ function listed({ target, group, where, devices }: RolloutChoice, besides = ""):
 }
 
 function Sums({ forecast, choice }: { forecast: Forecast; choice: RolloutChoice }) {
-  const { phases, pace } = forecast;
-  const offline = phases.reduce((sum, phase) => sum + phase.offline, 0);
+  const { phases, pace, offline_devices: offline } = forecast;
   const sum = (times: (number | null)[]) => (times.includes(null) ? null : times.reduce<number>((all, one) => all + one!, 0));
   const likely = sum(phases.map((phase) => phase.likely_s));
   const slow = sum(phases.map((phase) => phase.slow_s));
