@@ -13,6 +13,7 @@ device: only who is ordered to run a model can read it, or is asked to measure i
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta
@@ -20,6 +21,7 @@ from typing import Any, Protocol
 
 import msgspec
 from sqlalchemy import delete, select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from edgectl_protocol import topics
@@ -70,6 +72,8 @@ __all__ = [
     "variants_of",
 ]
 
+logger = logging.getLogger(__name__)
+
 LIFETIME = timedelta(days=30)
 RENEWAL = timedelta(days=10)
 """An order is made anew when less than this is left."""
@@ -112,6 +116,8 @@ class Ordering:
         self._now = now
         self._measurements = measurements
         self._watch = watch or WatchPolicy()
+        self._renewed_to = ""
+        """The last device that `renew` has come by in this round."""
 
     # ------------------------------------------------------------ in somebody's transaction
 
@@ -373,19 +379,25 @@ class Ordering:
             after = names[-1]
 
     def renew(self) -> int:
-        """Make orders that near their end anew; return how many."""
+        """Make orders that near their end anew, some at each call; return how many."""
         soon = self._now() + RENEWAL
         with self._database.write() as session:
             names = session.scalars(
                 select(Device.id)
-                .where(Device.order_expires_at < soon, Device.state == "enrolled")
+                .where(
+                    Device.id > self._renewed_to,
+                    Device.order_expires_at < soon,
+                    Device.state == "enrolled",
+                )
+                .order_by(Device.id)
                 .limit(_BATCH)
             ).all()
-            for name in names:
-                self.issue(session, name)
-            if names:
-                note(session, "renew_orders", "", {"orders": len(names)})
-        return len(names)
+            count = self._issue_each(session, names)
+            if count:
+                note(session, "renew_orders", "", {"orders": count})
+        # On from there: those for which none can be made must not fill every batch.
+        self._renewed_to = names[-1] if len(names) == _BATCH else ""
+        return count
 
     def sign_anew(self, keyids: Collection[str]) -> int:
         """Make anew orders that none of these keys has signed; return how many.
@@ -401,15 +413,30 @@ class Ordering:
                     .order_by(Device.id)
                     .limit(_BATCH)
                 ).all()
-                other = [one for one in devices if not _is_signed_by(one.order, keyids)]
-                for device in other:
-                    self.issue(session, device.id)
-                if other:
-                    note(session, "sign_orders_anew", "", {"orders": len(other)})
-            count += len(other)
-            if not devices:
+                names = [one.id for one in devices]
+                other = [one.id for one in devices if not _is_signed_by(one.order, keyids)]
+                made = self._issue_each(session, other)
+                if made:
+                    note(session, "sign_orders_anew", "", {"orders": made})
+            count += made
+            if not names:
                 return count
-            after = devices[-1].id
+            after = names[-1]
+
+    def _issue_each(self, session: Session, names: Iterable[str]) -> int:
+        """Make orders anew; return how many. One that cannot be made keeps no other from its."""
+        count = 0
+        for name in names:
+            try:
+                with session.begin_nested():
+                    self.issue(session, name)
+            except SQLAlchemyError:
+                raise  # all of them come again
+            except Exception:
+                logger.exception("no order can be made for %s", name)
+            else:
+                count += 1
+        return count
 
     def _publish(self, session: Session, link: Publishes, names: Iterable[str]) -> None:
         for name in names:

@@ -12,6 +12,7 @@ from edgectl_agent.durable import RealDisk
 from edgectl_protocol.encryption import device_context
 from edgectl_protocol.enrolment import EnrolRequest, key_of, parse_token, request_proof
 from edgectl_protocol.messages import Order
+from edgectl_server import ordering
 from edgectl_server.enrolment import _take_encryption_key
 from edgectl_server.storage.tables import BundleVariant, Device, RolloutDevice
 from server.fleet.test_rollout_service import Fleet
@@ -145,3 +146,26 @@ def test_a_new_encryption_key_has_the_order_made_anew(fleet, tmp_path):
     for manifest in after.keys:
         assert opened(after, key, "a", manifest) == CONTENT_KEY
     assert fleet.ordering.renew() == 0
+
+
+def test_an_order_that_cannot_be_made_keeps_no_other_from_being_made_anew(fleet, monkeypatch):
+    """As after a restore without the key folder: a bundle's key opens no more."""
+    fleet.version("1")
+    fleet.add("a", "b", "c")
+    fleet.start(max_in_progress=3)
+    fleet.rollouts.tick()
+    before = {name: fleet.order(name).counter for name in "abc"}
+    encrypt(fleet, "int8", "fp32")
+    with fleet.database.write() as session:
+        for row in session.scalars(select(BundleVariant)):
+            row.content_key = fleet.content_keys.keep(CONTENT_KEY, "sha256:" + "0" * 64)
+    give_key(fleet, "a")  # the others get what is plain, as before: nothing
+    assert fleet.ordering.sign_anew(["another key"]) == 2
+    after = {name: fleet.order(name).counter for name in "abc"}
+    assert after == {"a": before["a"], "b": before["b"] + 1, "c": before["c"] + 1}
+    fleet.clock.advance(days=21)
+    monkeypatch.setattr(ordering, "_BATCH", 1)
+    assert [fleet.ordering.renew() for _ in range(3)] == [0, 1, 1]
+    assert {name: fleet.order(name).counter for name in "abc"} == {
+        name: counter + (name != "a") for name, counter in after.items()
+    }
