@@ -13,7 +13,9 @@ come in any order.
 * What waits is not signed yet: it is when it is sent.
 * A damaged file is thrown away with a warning: the device must go on without its past.
 * Where the disk is read-only or full to the last byte when it is opened, it is kept in memory: what
-  is told then arrives unless the agent ends before.
+  is told then arrives unless the agent ends before. What waits in the file waits for another start.
+* What is acknowledged on a full disk may have no room to be removed: it is not sent again, and is
+  removed with what is put or acknowledged later.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -112,6 +114,8 @@ class Spool:
         self._lock = threading.Lock()
         self.dropped = 0
         self._in_memory = False
+        self._gone: set[tuple[int, int]] = set()
+        """Need not be kept, and could not be removed yet."""
         self._database = self._open()
         (used,) = self._database.execute(
             "SELECT coalesce(sum(length(payload) + ?), 0) FROM message", (_ROW_BYTES,)
@@ -161,6 +165,7 @@ class Spool:
             size = len(payload) + _ROW_BYTES
             if size > self._bytes_max or len(payload) > REPORT_BYTES_MAX:
                 raise SpoolFull("spool.full", f"a message of {size} bytes does not fit the spool")
+            self._remove(())
             try:
                 most = _COUNTS_MAX.get(kind)
                 if most is not None and self._count(kind) >= most:
@@ -177,35 +182,33 @@ class Spool:
         """Return the oldest messages that wait, at most `limit` of them."""
         with self._lock:
             rows = self._database.execute(
-                "SELECT kind, boot, seq, payload FROM message ORDER BY position LIMIT ?", (limit,)
+                "SELECT kind, boot, seq, payload FROM message ORDER BY position LIMIT ?",
+                (limit + len(self._gone),),
             ).fetchall()
-        return [
-            Spooled(kind=kind, boot=boot, seq=seq, payload=payload)
-            for kind, boot, seq, payload in rows
-        ]
+            waiting = [
+                Spooled(kind=kind, boot=boot, seq=seq, payload=payload)
+                for kind, boot, seq, payload in rows
+                if (boot, seq) not in self._gone
+            ]
+        return waiting[:limit]
 
     def oldest(self) -> tuple[int, int] | None:
         """Return boot and number of the oldest message that waits; None where none does."""
-        with self._lock:
-            found: tuple[int, int] | None = self._database.execute(
-                "SELECT boot, seq FROM message ORDER BY position LIMIT 1"
-            ).fetchone()
-        return found
+        return next(((one.boot, one.seq) for one in self.pending(1)), None)
 
     def acknowledge(self, boot: int, seq: int) -> None:
         """Forget a message; nothing happens when it is not there."""
         with self._lock:
-            # Not waited for: after a power loss the message is sent again and known as a repeat.
-            self._database.execute("PRAGMA synchronous = NORMAL")
-            self._delete(
-                "DELETE FROM message WHERE boot = ? AND seq = ? RETURNING length(payload)",
-                (boot, seq),
-            )
+            self._remove([(boot, seq)])
 
     def forget(self, kind: Kind) -> None:
         """Forget all messages of a kind: they are said anew."""
         with self._lock:
-            self._delete("DELETE FROM message WHERE kind = ? RETURNING length(payload)", (kind,))
+            self._remove(
+                self._database.execute(
+                    "SELECT boot, seq FROM message WHERE kind = ?", (kind,)
+                ).fetchall()
+            )
 
     def close(self) -> None:
         """Close the file; the spool cannot be used afterwards."""
@@ -297,6 +300,24 @@ class Spool:
         self.dropped += dropped
         return dropped > 0
 
+    def _remove(self, keys: Iterable[tuple[int, int]]) -> None:
+        """Remove messages, and those that could not be removed before, as far as the disk lets."""
+        # Not waited for: after a power loss the message is sent again and known as a repeat.
+        self._database.execute("PRAGMA synchronous = NORMAL")
+        for key in [*keys, *self._gone]:
+            try:
+                self._delete(
+                    "DELETE FROM message WHERE boot = ? AND seq = ? RETURNING length(payload)", key
+                )
+            except sqlite3.OperationalError as error:
+                if key in self._gone:
+                    return
+                if not self._gone:
+                    log.warning("what is acknowledged cannot be removed yet: %s", error)
+                self._gone.add(key)
+            else:
+                self._gone.discard(key)
+
     def _delete(self, statement: str, arguments: tuple[object, ...]) -> int:
         """Delete messages and return how many there were."""
         lengths = self._database.execute(statement, arguments).fetchall()
@@ -308,8 +329,10 @@ def _cannot_write(error: Exception) -> bool:
     """Say whether it is the disk that is read-only or full, and not the file that is damaged."""
     if isinstance(error, OSError):
         return error.errno in {errno.EROFS, errno.ENOSPC, errno.EDQUOT}
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN}
+    code = getattr(error, "sqlite_errorcode", 0)
+    if code in {sqlite3.SQLITE_IOERR_SHMOPEN, sqlite3.SQLITE_IOERR_SHMSIZE}:
+        return True  # there is no room for the file that its readers share
+    return code & 0xFF in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN}
 
 
 def _open(path: Path | None) -> sqlite3.Connection:

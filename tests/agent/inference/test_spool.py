@@ -270,3 +270,43 @@ def test_the_oldest_that_waits_is_known(tmp_path: Path) -> None:
         spool.acknowledge(1, 2)
         spool.acknowledge(1, 3)
         assert spool.oldest() == (2, 1)
+
+
+@contextmanager
+def no_room() -> Iterator[None]:
+    """Not one more byte can be written: to the spool, its journal, or what its readers share."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_start_on_a_full_disk_does_not_cost_what_waits(tmp_path: Path) -> None:
+    with opened(tmp_path) as spool:
+        fill(spool, "event", 3)
+    with no_room(), opened(tmp_path, boot=2) as spool:
+        assert spool.put("event", event(2)) == 1  # in memory
+    with opened(tmp_path, boot=3) as spool:
+        assert [(m.boot, m.seq) for m in spool.pending()] == [(1, 1), (1, 2), (1, 3)]
+
+
+def test_what_is_acknowledged_on_a_full_disk_is_removed_later(tmp_path: Path) -> None:
+    with opened(tmp_path) as spool:
+        fill(spool, "event", 4)
+        spool.put("upload", event())
+    with opened(tmp_path, boot=2) as spool:
+        with no_room():
+            spool.acknowledge(1, 1)
+            spool.acknowledge(1, 3)
+            spool.acknowledge(9, 9)  # nobody has sent it
+            spool.forget("upload")
+            assert [m.seq for m in spool.pending()] == [2, 4]
+            assert [m.seq for m in spool.pending(1)] == [2]
+            spool.acknowledge(1, 2)
+            assert spool.oldest() == (1, 4)
+        spool.put("event", event(2))
+    with opened(tmp_path, boot=3) as spool:
+        assert [(m.boot, m.seq) for m in spool.pending()] == [(1, 4), (2, 1)]
+        assert spool.dropped == 0
