@@ -159,8 +159,9 @@ class Serving:
             if swaps is None or set(swaps) != set(after):
                 try:
                     return self._serve(after)
-                except StepFailed as error:  # it is tried again, also when nobody asks any more
-                    self.silent.update(dict.fromkeys(after, error.reason))
+                except (StepFailed, OSError) as error:
+                    # It is tried again, also when nobody asks any more.
+                    self.silent.update(dict.fromkeys(after, _reason_of(error)))
                     raise
             return Switched(after, swaps)
 
@@ -230,12 +231,7 @@ class Serving:
                     now = self._serve(before).pointers
                 except (StepFailed, OSError) as error:
                     _log.error("%s does not serve: %s", ", ".join(unit), error)
-                    reason = (
-                        make_reason("disk.error", f"cannot be read: {error}")
-                        if isinstance(error, OSError)
-                        else error.reason
-                    )
-                    self.silent.update(dict.fromkeys(unit, reason))
+                    self.silent.update(dict.fromkeys(unit, _reason_of(error)))
                     continue
                 damaged = make_reason("store.damaged", f"files of {', '.join(unit)} were damaged")
                 changes += [
@@ -386,6 +382,13 @@ class Serving:
             raise kind(error.code, error.detail, slot=error.slot) from error
         self._loaded.update({one.slot: one.manifest for one in missing})
         return {one.slot: swaps.get(one.slot, SwapReport()) for one in bundles}
+
+
+def _reason_of(error: StepFailed | OSError) -> Reason:
+    """Return why a slot does not serve."""
+    if isinstance(error, OSError):
+        return make_reason("disk.error", f"cannot be read: {error}")
+    return error.reason
 
 
 def _partners(slot: str, pointers: Mapping[str, SlotPointer]) -> tuple[str, ...]:

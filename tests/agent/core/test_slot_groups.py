@@ -171,6 +171,24 @@ def test_a_rollback_comes_before_a_broken_disk() -> None:
     assert world.store.pointers() == {"activity": SlotPointer(running=installed(V1))}
 
 
+def test_what_a_rollback_could_not_read_is_served_as_soon_as_it_can_be() -> None:
+    """Also when the update is over: otherwise what was rolled back would serve for ever."""
+    world = swapped(roomy=False)
+    right = world.disk.blocks
+
+    def broken(*_: object) -> object:
+        raise OSError(5, "Input/output error")
+
+    world.disk.blocks = broken  # type: ignore[method-assign, assignment]
+    with pytest.raises(OSError, match="Input/output"):
+        world.serving.roll_back({"activity": V2.digest})
+    assert world.store.pointers() == {"activity": SlotPointer(running=installed(V1))}
+    assert world.serving.silent["activity"].code == "disk.error"
+    world.disk.blocks = right  # type: ignore[method-assign]
+    assert world._keep(), "the keeper tries again"
+    assert serving(world) == {"activity": V1.digest}
+
+
 def test_a_rollback_can_be_done_twice() -> None:
     world = swapped()
     first = world.serving.roll_back({"activity": V2.digest})
