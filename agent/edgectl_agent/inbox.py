@@ -116,10 +116,14 @@ class Inbox:
             self.put(item)
 
     def take(self, timeout_s: float) -> Iterator[Item]:
-        """Go through what is there; wait for the first, but no longer than `timeout_s`."""
+        """Go through what is there; wait for the first, but no longer than `timeout_s`.
+
+        What comes meanwhile is for the next call: who sends without end must not keep the main
+        thread from all else that it does.
+        """
         try:
             yield self._items.get(timeout=timeout_s)
-            while True:
+            for _ in range(self._items.qsize()):
                 yield self._items.get_nowait()
         except queue.Empty:
             return

@@ -154,7 +154,10 @@ class MainLoop(ABC):
         """
         self._connection.subscribe([topics.order(self._device)], self._orders.put)
         self._connection.subscribe(
-            [topics.ack(self._device)], lambda _, payload: self._inbox.put(AckCame(payload))
+            [topics.ack(self._device)],
+            # Repeated, as what it answers is; while the journal cannot be written nobody takes it,
+            # and the thread of the connection must not wait for that.
+            lambda _, payload: self._inbox.offer(AckCame(payload)),
         )
         try:
             self._begin()
