@@ -24,8 +24,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +100,12 @@ class Trust:
         self._transport = transport
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
+        self._count_lock = threading.Lock()
         self._process: _Process | None = None
         self._used_s = 0.0
         self._accepted: tuple[str, OrderArrived] | None = None
+        self._files_wait = 0
+        """Questions that need no network and wait for one that does."""
 
     def find(
         self,
@@ -204,9 +207,14 @@ class Trust:
         cancelled: Callable[[], bool],
         files: Files | None = None,
     ) -> Any:
-        """Return the answer of `kind`; what the process reports instead is raised."""
-        with self._lock:
-            fetch: Callable[[Want], Given] = _Fetch(self._transport, cancelled, self._timeout_s)
+        """Return the answer of `kind`; what the process reports instead is raised.
+
+        What waits for a connection gives way to what came as a file and needs none.
+        """
+        with self._turn(needs_network=files is None):
+            fetch: Callable[[Want], Given] = _Fetch(
+                self._transport, cancelled, lambda: self._files_wait > 0, self._timeout_s
+            )
             if files is not None:
                 fetch = _given_from(files)
             try:
@@ -222,6 +230,21 @@ class Trust:
         if isinstance(answer, Failed):
             raise _error_of(answer)
         return answer
+
+    @contextmanager
+    def _turn(self, *, needs_network: bool) -> Iterator[None]:
+        if needs_network:
+            self._lock.acquire()
+        else:
+            with self._count_lock:
+                self._files_wait += 1
+            self._lock.acquire()
+            with self._count_lock:
+                self._files_wait -= 1
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def _running(self, cancelled: Callable[[], bool]) -> _Process:
         if self._process is None or not self._process.fit():
@@ -320,10 +343,15 @@ class _Fetch:
     """Fetches the files of one question."""
 
     def __init__(
-        self, transport: Transport, cancelled: Callable[[], bool], timeout_s: float
+        self,
+        transport: Transport,
+        cancelled: Callable[[], bool],
+        gives_way: Callable[[], bool],
+        timeout_s: float,
     ) -> None:
         self._transport = transport
         self._cancelled = cancelled
+        self._gives_way = gives_way
         self._timeout_s = timeout_s
         self._spent_s = 0.0
 
@@ -344,6 +372,10 @@ class _Fetch:
                 if transport.connected():
                     waited_s += _WAIT_S
                     self._spent_s += time.monotonic() - began_s
+                elif message is None and self._gives_way():
+                    raise StepFailed(
+                        "trust.unreachable", "there is no connection, and a file is to be checked"
+                    )
                 if message is not None and message[0] == topic and message[1]:
                     # One byte too many is enough for the verifier to see that it is too long.
                     return Given(message[1][: METADATA_BYTES_MAX + 1])

@@ -25,6 +25,7 @@ from conformance.attacked import V1, Topics
 from conformance.repository import SignedRepository
 from edgectl_agent.core.record import Floor
 from edgectl_agent.errors import StepCancelled, StepFailed, StepRejected
+from edgectl_agent.offline import MetadataFiles
 from edgectl_agent.trust import process
 from edgectl_agent.trust.process import Trust
 from waiting import wait_for
@@ -119,6 +120,54 @@ def test_watching_does_not_wait_for_a_question(trust: Trust, repository: SignedR
         asking.join(60)
     assert ended == [StepCancelled]
     assert trust.process_id is None
+
+
+class Away(Topics):
+    """Topics of a broker that is not there."""
+
+    def connected(self) -> bool:
+        return False
+
+    def subscribe(self, names: object) -> None:
+        pass
+
+    def receive(self, timeout_s: float) -> None:
+        threading.Event().wait(timeout_s)
+
+
+def test_a_question_that_waits_for_a_connection_gives_way_to_a_file(
+    trust: Trust, repository: SignedRepository
+) -> None:
+    """The link broke in the middle of an update, and somebody comes with the version in a file."""
+    cancelled = threading.Event()
+    trust._transport = Away(repository)
+    ended: list[str] = []
+
+    def ask() -> None:
+        try:
+            trust.find(V1.candidate.target, V1.digest, Floor(), cancelled.is_set)
+        except (StepFailed, StepCancelled) as error:
+            ended.append(error.code if isinstance(error, StepFailed) else "cancelled")
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    timer = threading.Timer(20, cancelled.set)
+    try:
+        wait_for(lambda: trust.process_id, "the process")
+        timer.start()
+        seen = trust.find(
+            V1.candidate.target,
+            V1.digest,
+            Floor(),
+            lambda: False,
+            files=MetadataFiles(repository.files),
+        )
+    finally:
+        timer.cancel()
+        cancelled.set()
+        asking.join(60)
+    assert seen.timestamp > 0
+    assert ended == ["trust.unreachable"]
 
 
 def test_it_ends_with_the_supervisor(tmp_path: Path, repository: SignedRepository) -> None:
