@@ -50,6 +50,8 @@ SEED_KEPT = timedelta(hours=1)
 SEED_INTERVAL = timedelta(seconds=5)
 """A device's requests for one blob are answered no more often."""
 _SEEDS_MAX = 256
+_SEEDS_OF_DEVICE_MAX = 8
+"""A device fetches one blob at a time; what one asks for must not push out what others do."""
 _SEED_TIMES_MAX = 4096
 _MANIFESTS_MAX = 1024
 _FLUSH_S = 30.0
@@ -280,7 +282,9 @@ class Publisher:
             )
         with self._seed_lock:
             last = self._seed_times.get(key)
-            if last is not None and self._now() - last < SEED_INTERVAL:
+            if last is not None and timedelta(0) <= self._now() - last < SEED_INTERVAL:
+                return
+            if sum(device == request.device for device, _ in self._seeds) >= _SEEDS_OF_DEVICE_MAX:
                 return
             self._seed_times[key] = self._now()
             self._seed_times.move_to_end(key)

@@ -1,5 +1,7 @@
 """What the broker is made to hold: bounded, cleared, and never forgotten."""
 
+from datetime import timedelta
+
 import pytest
 from sqlalchemy import select
 
@@ -161,8 +163,6 @@ def test_seeds_are_limited_and_expire(quiet: Site, monkeypatch) -> None:
     assert noted(quiet) == {digest: True}
     assert len(pi.got[name]) == 1
 
-    from datetime import timedelta
-
     monkeypatch.setattr(publisher, "_now", lambda: now() + timedelta(hours=2))
     publisher.reconcile()
     assert noted(quiet) == {}
@@ -201,3 +201,32 @@ def test_deltas_are_there_for_as_long_as_their_rollout(quiet: Site) -> None:
     quiet.plane.rollouts.abort(rollout, "anna", "")
     quiet.plane.publisher.reconcile()
     assert noted(quiet) == {}
+
+
+def test_one_device_cannot_push_out_what_others_lack(quiet: Site, monkeypatch) -> None:
+    quiet.version()
+    publisher = publisher_of(quiet)
+    answered = []
+    monkeypatch.setattr(publisher, "_answer_seed", lambda one: answered.append(one.device))
+    publisher.seed(SeedRequest(device="pi-1", blob=digest_of(b"model"), chunks=(0,)))
+    for number in range(300):
+        blob = digest_of(b"%d" % number)
+        publisher.seed(SeedRequest(device="pi-2", blob=blob, chunks=(0,)))
+    publisher._answer_seeds()
+    assert answered[0] == "pi-1"
+    assert len(answered) <= 9
+
+
+def test_a_clock_that_was_set_back_does_not_hold_up_who_lacks_something(
+    quiet: Site, monkeypatch
+) -> None:
+    publisher = publisher_of(quiet)
+    answered = []
+    monkeypatch.setattr(publisher, "_answer_seed", answered.append)
+    request = SeedRequest(device="pi-1", blob=digest_of(b"model"), chunks=(0,))
+    at = now()
+    for seconds, count in ((0, 1), (1, 1), (-86400, 2), (-86399, 2), (-86300, 3)):
+        monkeypatch.setattr(publisher, "_now", lambda by=seconds: at + timedelta(seconds=by))
+        publisher.seed(request)
+        publisher._answer_seeds()
+        assert len(answered) == count, seconds
