@@ -64,6 +64,8 @@ from edgectl_server.storage.tables import (
     Device,
     DeviceEventRow,
     EnrolToken,
+    FeatureWindowRow,
+    MessageReceiptRow,
     Preauthorised,
     ReportedSlot,
     SystemSampleRow,
@@ -396,8 +398,19 @@ def _new_device(name: str, issued: Issued, now: datetime) -> Device:
 
 
 def _begin_anew(session: Session, device: Device, now: datetime) -> None:
-    """Forget the machine that had the name: a new one begins at its first boot."""
-    for table in (AnsweredHour, DeviceEventRow, ReportedSlot, SystemSampleRow, TelemetryWindow):
+    """Forget the machine that had the name: a new one begins at its first boot.
+
+    What is kept by boot and number most of all: of the new machine it would pass for a repeat.
+    """
+    for table in (
+        AnsweredHour,
+        DeviceEventRow,
+        FeatureWindowRow,
+        MessageReceiptRow,
+        ReportedSlot,
+        SystemSampleRow,
+        TelemetryWindow,
+    ):
         session.execute(delete(table).where(table.device == device.id))
     device.earlier_serials = []
     device.boot = device.seq = 0

@@ -19,7 +19,13 @@ from edgectl_server.signing.authority import Authority
 from edgectl_server.signing.keys import Keys
 from edgectl_server.signing.repository import Repository
 from edgectl_server.storage.database import Database
-from edgectl_server.storage.tables import Device, DeviceEventRow, EnrolToken
+from edgectl_server.storage.tables import (
+    Device,
+    DeviceEventRow,
+    EnrolToken,
+    FeatureWindowRow,
+    MessageReceiptRow,
+)
 from server.fleet.fleet_helpers import Clock, make_request, read_reply
 
 BROKER = BrokerAddress(host="broker.example.org", port=8883)
@@ -162,6 +168,34 @@ def test_a_name_is_free_again_only_for_a_token_made_after(enroller, database, cl
         assert (device.state, device.boot, device.seq) == ("enrolled", 0, 0)
         assert device.order_counter == 3  # orders of the old machine stay old
         assert session.scalar(select(func.count()).select_from(DeviceEventRow)) == 0
+
+
+def test_what_a_new_machine_tells_is_no_repeat_of_what_the_old_one_told(
+    enroller, database, clock
+) -> None:
+    enroller.enrol(make_request(token_of(enroller), "pi-1"))
+    told = {"device": "pi-1", "boot": 1}
+    with database.write() as session:
+        session.add(
+            FeatureWindowRow(
+                **told, seq=5, slot="har", manifest="sha256:" + "0" * 64, start=clock(),
+                end=clock(), hour=clock(), rows=1, skipped=0, clock_shift_s=0, counts={},
+                received_at=clock(),
+            )
+        )  # fmt: skip
+        session.add(
+            MessageReceiptRow(
+                **told, last=5, received=5, duplicates=0, forgotten=0, gaps=[], first_at=clock(),
+                last_at=clock(),
+            )
+        )  # fmt: skip
+    clock.advance(seconds=1)
+    decommission(database, "pi-1", clock)
+    clock.advance(seconds=1)
+    enroller.enrol(make_request(token_of(enroller), "pi-1"))
+    with database.read() as session:
+        for table in (FeatureWindowRow, MessageReceiptRow):
+            assert session.scalar(select(func.count()).select_from(table)) == 0, table
 
 
 def test_a_key_that_enrols_again_keeps_its_certificate_until_it_nears_its_end(
