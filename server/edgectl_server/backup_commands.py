@@ -90,6 +90,12 @@ def backup(
             f"{made.size / 1e6:.1f} MB, {keys}"
         )
         click.echo(made.manifest)
+        if made.mended:
+            click.echo(
+                f"{made.mended} blobs of earlier backups were damaged, and are written again: "
+                "look after the disk",
+                err=True,
+            )
 
 
 @click.command(

@@ -5,13 +5,14 @@ compressed. It is read by a reader of its own that takes plain files only: no li
 no extended header, which a library would believe before anybody can check it.
 
 A folder has one folder a backup, named by its time, and one ``blobs`` and ``uploads`` for all: what
-is there already is not written again. A backup counts when its ``manifest.json`` is there; that is
-written last.
+is there already, by its content, is not written again. A backup counts when its ``manifest.json``
+is there; that is written last.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import secrets
@@ -21,13 +22,12 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from edgectl_server.backup.manifest import (
-    BLOBS,
     MAC,
     MANIFEST,
     MANIFEST_BYTES_MAX,
-    UPLOADS,
     Backup,
     Member,
+    is_blob,
     members_of,
 )
 from edgectl_server.errors import NotFound, Refused, Unavailable
@@ -47,11 +47,14 @@ Pieces = Iterable[bytes]
 class Writer(Protocol):
     """Takes the members of one backup."""
 
+    damaged: int
+    """Blobs of earlier backups that `has` has found with other content than they had."""
+
     def begin(self, manifest: bytes, mac: bytes | None) -> None:
         """Take the list, before everything else."""
 
     def has(self, member: Member) -> bool:
-        """Say whether a blob is there from an earlier backup."""
+        """Say whether a blob is there, whole, from an earlier backup."""
 
     def add(self, member: Member, pieces: Pieces) -> None:
         """Take one member; its bytes are as many as it says."""
@@ -78,6 +81,8 @@ class Reader(Protocol):
 
 class FileWriter:
     """Writes one file; it has its name when it is whole."""
+
+    damaged = 0
 
     def __init__(self, path: Path) -> None:
         if path.exists():
@@ -150,6 +155,7 @@ class FolderWriter:
             )
         make_private_directory(self._own)
         self._manifest: bytes = b""
+        self.damaged = 0
 
     def begin(self, manifest: bytes, mac: bytes | None) -> None:
         """Take the list; it is written last."""
@@ -158,9 +164,14 @@ class FolderWriter:
             write_durably(self._own / MAC, mac)
 
     def has(self, member: Member) -> bool:
-        """Say whether a blob is there, whole, from an earlier backup."""
+        """Read a blob that is there from an earlier backup, and say whether it is whole."""
         path = self._path(member.name)
-        return _is_blob(member.name) and path.is_file() and path.stat().st_size == member.size
+        if not is_blob(member.name) or not os.path.lexists(path):
+            return False
+        if not _is_whole(path, member):
+            self.damaged += 1
+            return False
+        return True
 
     def add(self, member: Member, pieces: Pieces) -> None:
         """Take one member."""
@@ -189,7 +200,7 @@ class FolderWriter:
         self._own.rmdir()
 
     def _path(self, name: str) -> Path:
-        return (self._store if _is_blob(name) else self._own) / name
+        return (self._store if is_blob(name) else self._own) / name
 
 
 class FileReader:
@@ -297,7 +308,7 @@ class FolderReader:
     def members(self, backup: Backup) -> Iterator[tuple[str, int, Pieces]]:
         """Yield what the list names."""
         for name in members_of(backup):
-            path = (self._store if _is_blob(name) else self._own) / name
+            path = (self._store if is_blob(name) else self._own) / name
             with _open_plain(path) as file:
                 size = os.fstat(file.fileno()).st_size
                 yield name, size, _pieces(file)
@@ -306,13 +317,22 @@ class FolderReader:
         """Nothing stays open."""
 
 
+def _is_whole(path: Path, member: Member) -> bool:
+    try:
+        with _open_plain(path) as file:
+            if os.fstat(file.fileno()).st_size != member.size:
+                return False
+            state = hashlib.sha256()
+            for piece in _pieces(file):
+                state.update(piece)
+            return state.hexdigest() == member.sha256
+    except (Refused, OSError):  # no plain file, or the disk does not read it any more
+        return False
+
+
 def _pieces(file: BinaryIO) -> Iterator[bytes]:
     while piece := file.read(_READ_BYTES):
         yield piece
-
-
-def _is_blob(name: str) -> bool:
-    return name.startswith((f"{BLOBS}/", f"{UPLOADS}/"))
 
 
 def _open_plain(path: Path) -> BinaryIO:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from hashlib import sha256
 
 from edgectl_server.backup.archives import Reader
-from edgectl_server.backup.manifest import Backup, Member, decode_manifest, members_of
+from edgectl_server.backup.manifest import Backup, Member, decode_manifest, is_blob, members_of
 from edgectl_server.backup.sealing import Seal
 from edgectl_server.errors import Refused
 
@@ -53,20 +53,24 @@ def read_backup(
 
 
 def check_members(
-    reader: Reader, manifest: bytes | Backup, open_sink: Callable[[Member], Sink] | None = None
+    reader: Reader,
+    backup: Backup,
+    open_sink: Callable[[Member], Sink] | None = None,
+    on_damaged_blob: Callable[[Member], object] | None = None,
 ) -> Iterator[Member]:
     """Read a backup to its end, and yield each member once it is as the list says.
 
     Args:
         reader: whose list was read.
-        manifest: the list.
+        backup: the list.
         open_sink: gives what takes a member's bytes; nobody may believe them before the member is
             yielded. None: they are checked only.
+        on_damaged_blob: told of a blob that has other content, which is not yielded then. None: it
+            ends there.
 
     Raises:
         Refused: ``backup.damaged``, ``backup.forged``.
     """
-    backup = decode_manifest(manifest) if isinstance(manifest, bytes) else manifest
     expected = members_of(backup)
     for name, size, pieces in reader.members(backup):
         member = expected.pop(name, None)
@@ -84,6 +88,9 @@ def check_members(
             if sink is not None:
                 sink(piece)
         if read != member.size or state.hexdigest() != member.sha256:
+            if on_damaged_blob is not None and is_blob(name) and read == member.size:
+                on_damaged_blob(member)
+                continue
             raise _damaged(f"{name} has other content than when the backup was made")
         yield member
     if expected:

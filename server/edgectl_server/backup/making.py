@@ -20,6 +20,8 @@ from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
+
 from edgectl_protocol.names import digest_of
 from edgectl_server.backup.archives import FileReader, FileWriter, FolderReader, FolderWriter
 from edgectl_server.backup.checking import check_members
@@ -32,6 +34,7 @@ from edgectl_server.backup.manifest import (
     Backup,
     Member,
     blob_name,
+    decode_manifest,
     encode_manifest,
 )
 from edgectl_server.backup.rows import revision_of, save_rows
@@ -62,7 +65,9 @@ class Made:
     files: int
     blobs: int
     written: int
-    """Blobs that were not there from an earlier backup."""
+    """Blobs that were not there, whole, from an earlier backup."""
+    mended: int
+    """Of these: that were there, and had become damaged."""
     size: int
     """Bytes of all that it holds."""
     with_keys: bool
@@ -133,7 +138,14 @@ def _make(
         raise
     reader = FolderReader(target, path.name) if is_folder else FileReader(target)
     with contextlib.closing(reader):
-        for _ in check_members(reader, reader.manifest()[0]):
+        # What was there was read when it was found to be.
+        listed = decode_manifest(reader.manifest()[0])
+        fresh = msgspec.structs.replace(
+            listed,
+            blobs={digest: listed.blobs[digest] for digest in written[BLOBS]},
+            uploads={digest: listed.uploads[digest] for digest in written[UPLOADS]},
+        )
+        for _ in check_members(reader, fresh):
             pass
     return Made(
         path=str(path),
@@ -141,7 +153,8 @@ def _make(
         made_at=made_at,
         files=len(backup.files),
         blobs=len(backup.blobs) + len(backup.uploads),
-        written=written,
+        written=len(written[BLOBS]) + len(written[UPLOADS]),
+        mended=writer.damaged,
         size=sum(one.size for one in backup.files)
         + sum(backup.blobs.values())
         + sum(backup.uploads.values()),
@@ -231,8 +244,10 @@ def _files_of(data: Path, folder: str) -> dict[str, tuple[bytes, int]]:
     return found
 
 
-def _write_all(writer: FileWriter | FolderWriter, backup: Backup, content: _Content) -> int:
-    """Write what is listed; return how many blobs were not there."""
+def _write_all(
+    writer: FileWriter | FolderWriter, backup: Backup, content: _Content
+) -> dict[str, list[str]]:
+    """Write what is listed; return the blobs that were not there, by store."""
     for one in backup.files:
         if one.name == DATABASE:
             writer.add(one, _pieces(content.database))
@@ -241,13 +256,13 @@ def _write_all(writer: FileWriter | FolderWriter, backup: Backup, content: _Cont
             writer.add(one, [content.sealed])
         else:
             writer.add(one, [content.files[one.name][0]])
-    written = 0
+    written: dict[str, list[str]] = {BLOBS: [], UPLOADS: []}
     for store, blobs in ((BLOBS, backup.blobs), (UPLOADS, backup.uploads)):
         for digest, size in blobs.items():
             member = Member(name=blob_name(store, digest), size=size, sha256=digest)
             if not writer.has(member):
                 writer.add(member, content.stores[store].stream(f"sha256:{digest}", _READ_BYTES))
-                written += 1
+                written[store].append(digest)
     return written
 
 

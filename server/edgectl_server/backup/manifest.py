@@ -40,6 +40,7 @@ __all__ = [
     "blob_name",
     "decode_manifest",
     "encode_manifest",
+    "is_blob",
     "members_of",
 ]
 
@@ -97,6 +98,11 @@ class Backup(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 def blob_name(store: str, digest: str) -> str:
     """Return a blob's name in a backup; `digest` is hexadecimal."""
     return f"{store}/sha256/{digest[:2]}/{digest}"
+
+
+def is_blob(name: str) -> bool:
+    """Say whether a member is of a blob store."""
+    return name.startswith((f"{BLOBS}/", f"{UPLOADS}/"))
 
 
 def members_of(backup: Backup) -> dict[str, Member]:

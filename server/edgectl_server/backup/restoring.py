@@ -32,6 +32,7 @@ from edgectl_server.backup.newer import adopt_metadata, adopt_revocations
 from edgectl_server.backup.resumption import UNFINISHED, Restored, ahead_of
 from edgectl_server.backup.rows import check_empty, load_rows, revision_of
 from edgectl_server.backup.sealing import Seal
+from edgectl_server.backup.versions import versions_with
 from edgectl_server.errors import Conflict, Refused, TooLarge
 from edgectl_server.settings import Settings
 from edgectl_server.storage.blobs import BlobStore
@@ -46,6 +47,7 @@ from edgectl_server.storage.files import (
 __all__ = ["RestoreOptions", "RestoredServer", "check_backup", "open_backup", "restore_backup"]
 
 _FREE_BYTES_MIN = 64 * 1024**2
+_SHOWN_MAX = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +187,7 @@ def _write_members(
     stores = {BLOBS: str(beside / "blobs") if inside else settings.blobs_address}
     stores[UPLOADS] = f"{stores[BLOBS].rstrip('/')}/device-uploads"
     opened: dict[str, BlobStore] = {}
+    damaged: list[Member] = []
     part = beside / "part"
     with contextlib.ExitStack() as files:
 
@@ -193,7 +196,11 @@ def _write_members(
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             return files.enter_context(os.fdopen(descriptor, "wb")).write
 
-        for member in check_members(reader, backup, sink):
+        def leave_out(member: Member) -> None:
+            part.unlink()
+            damaged.append(member)
+
+        for member in check_members(reader, backup, sink, leave_out):
             files.close()
             store = member.name.partition("/")[0]
             if store in stores:
@@ -211,6 +218,23 @@ def _write_members(
                 _make_folders(path.parent, beside)
                 part.chmod(member.mode & 0o644 | 0o600)
                 move_durably(part, path)
+    if damaged:
+        raise _damaged(damaged, beside / "edgectl.sqlite", opened.get(BLOBS))
+
+
+def _damaged(blobs: list[Member], rows: Path, store: BlobStore | None) -> Refused:
+    """Say what an operator loses by them, by the tables and manifests that are whole."""
+    named = {f"sha256:{one.sha256}" for one in blobs}
+    versions = versions_with(named, rows, store)
+    shown = ", ".join(versions[:_SHOWN_MAX]) + (" and more" if len(versions) > _SHOWN_MAX else "")
+    return Refused(
+        "backup.damaged",
+        f"the backup is damaged: {len(blobs)} blobs have other content than when it was made, such "
+        f"as {blobs[0].name}; they are of {shown or 'no version of a model'}",
+        hint="copy it again from where it was made, back up again into its folder while the server "
+        "runs, or take an older one",
+        data={"blobs": sorted(named), "versions": versions},
+    )
 
 
 def _write_secrets(files: dict[str, bytes], beside: Path) -> None:

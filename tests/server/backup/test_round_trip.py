@@ -4,6 +4,7 @@ import sqlite3
 import subprocess
 import sys
 from datetime import UTC, datetime
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 import sqlalchemy
 
 from databases import open_migrated
+from edgectl_protocol.names import digest_of
+from edgectl_protocol.watching import Reference
 from edgectl_server.audit import AuditLog, note
 from edgectl_server.auth import Auth
 from edgectl_server.backup.making import make_backup
@@ -30,6 +33,7 @@ from edgectl_server.signing.repository import Repository
 from edgectl_server.storage.blobs import BlobStore
 from edgectl_server.storage.database import Database
 from edgectl_server.storage.tables import Base
+from server.fleet.published import publish
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 PASSPHRASE = b"correct horse battery"
@@ -180,6 +184,59 @@ def test_a_folder_takes_what_is_new(site, tmp_path):
     assert (first.written, second.written, second.blobs) == (2, 1, 3)
     there = Settings(data=str(tmp_path / "there"))
     assert restore(tmp_path / "backups", there).blobs == 3
+
+
+@pytest.mark.parametrize("rot", ["content", "length", "link"])
+def test_a_blob_that_has_rotted_in_the_folder_is_written_again(site, tmp_path, rot):
+    settings, database = site
+    (tmp_path / "backups").mkdir()
+    make(settings, database, tmp_path / "backups")
+    blob = next(path for path in (tmp_path / "backups/blobs").rglob("*") if path.is_file())
+    if rot == "link":
+        blob.rename(tmp_path / "elsewhere")
+        blob.symlink_to(tmp_path / "elsewhere")
+    else:
+        blob.write_bytes(b"A model" if rot == "content" else b"a mod")
+    again = command(settings, tmp_path / "backups")
+    assert again.returncode == 0, again.stderr
+    assert "(1 new)" in again.stdout
+    assert "1 blobs of earlier backups were damaged" in again.stderr
+    assert not blob.is_symlink()
+    assert blob.read_bytes() == b"a model"
+    third = make(settings, database, tmp_path / "backups", now=NOW.replace(minute=2))
+    assert (third.written, third.mended) == (0, 0)
+    reader = open_backup(tmp_path / "backups", Path(third.path).name)
+    assert check_backup(reader, OPTIONS).made_at == NOW.replace(minute=2)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_damaged_blobs_are_named_with_the_versions_that_they_are_of(site, tmp_path, kind):
+    settings, database = site
+    reference = Reference(
+        definition=1, source="evaluation", dataset=digest_of(b"x"), rows=1, inputs=(), features=()
+    )
+    for model in ("har", "kws"):
+        publish(database, BlobStore(settings.blobs_address), reference, model)
+    target = tmp_path / "backup"
+    if kind == "folder":
+        target.mkdir()
+    make(settings, database, target)
+    for content in (b"har", b"a log"):  # the model's file, and what is of no version
+        if kind == "file":
+            block = content.ljust(512, b"\0")
+            assert target.read_bytes().count(block) == 1
+            target.write_bytes(target.read_bytes().replace(block, b"X" + block[1:]))
+        else:
+            (blob,) = target.rglob(sha256(content).hexdigest())
+            blob.write_bytes(b"X" + content[1:])
+    there = Settings(data=str(tmp_path / "there"))
+    with pytest.raises(ServerError) as caught:
+        restore(target, there)
+    assert caught.value.code == "backup.damaged"
+    assert "they are of har 1" in caught.value.detail
+    assert caught.value.data["versions"] == ["har 1"]
+    assert caught.value.data["blobs"] == sorted(map(digest_of, (b"har", b"a log")))
+    assert not there.data_path.exists()
 
 
 def test_without_keys_there_are_none(site, tmp_path):
