@@ -79,6 +79,25 @@ def test_servers_may_start_at_once(database_url):
         assert process.returncode == 0, errors.decode()
 
 
+def test_a_migration_that_is_cut_off_has_changed_nothing(database_url):
+    database = Database(database_url)
+    _, last = database.revisions()
+
+    def cut(_connection, _cursor, statement, parameters, *_):
+        if "alembic_version" in statement and last in statement + str(parameters):
+            raise RuntimeError
+
+    sqlalchemy.event.listen(database.engine, "before_cursor_execute", cut)
+    with pytest.raises(RuntimeError):
+        database.migrate()
+    sqlalchemy.event.remove(database.engine, "before_cursor_execute", cut)
+    with database.engine.connect() as connection:
+        assert sqlalchemy.inspect(connection).get_table_names() == []
+    database.migrate()
+    assert database.revisions() == (last, last)
+    database.close()
+
+
 def test_no_database_is_said_plainly(tmp_path):
     database = Database(f"postgresql+psycopg:///nothing?host={tmp_path}")
     with pytest.raises(Unavailable) as caught:
