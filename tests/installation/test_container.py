@@ -5,7 +5,9 @@ from __future__ import annotations
 import http.server
 import ipaddress
 import json
+import os
 import re
+import shlex
 import shutil
 import socket
 import ssl
@@ -23,14 +25,17 @@ import jsonschema
 import pytest
 import yaml
 
-from edgectl_server.settings import ENVIRONMENT_PREFIX, load_settings
+from databases import open_migrated
+from edgectl_server.settings import ENVIRONMENT_PREFIX, Settings, load_settings
 from edgectl_server.signing.authority import Authority
+from edgectl_server.signing.keys import Keys
+from edgectl_server.signing.repository import Repository
 from waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 CONTAINER = ROOT / "packaging/container"
 COMPOSE = ROOT / "packaging/compose"
-OURS = ("server", "broker-files", "revocations")
+OURS = ("server", "backup", "broker-files", "revocations")
 
 
 def compose() -> dict[str, Any]:
@@ -150,6 +155,59 @@ def test_commands_of_the_compose_file_exist(service: str) -> None:
     )  # fmt: skip
     for option in options:
         assert f"{option} " in helped.stdout, option
+
+
+def documented(beginning: str) -> list[str]:
+    """Return the words of the command of the page on backups that begins so."""
+    page = (ROOT / "docs/operations/backup.md").read_text().replace("\\\n", " ")
+    (line,) = re.findall(rf"(?m)^{beginning}.*$", page)
+    return shlex.split(line)
+
+
+def mounted(words: list[str]) -> set[str]:
+    """Return where the volumes of a command lie in the container."""
+    given = [words[at + 1] for at, word in enumerate(words) if word == "--volume"]
+    return {one.split(":")[1] for one in given}
+
+
+@pytest.mark.parametrize("beginning", ["docker compose run", "docker run"])
+def test_the_backup_of_the_documentation_finds_its_data_and_its_folders(
+    beginning: str, tmp_path: Path
+) -> None:
+    words = documented(beginning)
+    if beginning == "docker run":
+        places, command = mounted(words), words[words.index("edgectl-server") + 1 :]
+    else:
+        services = compose()["services"]
+        server, backup = services["server"], services[words[-1]]
+        assert backup["environment"] == server["environment"], "the same database and blobs"
+        assert {"postgres", "s3"} <= set(backup["depends_on"])
+        assert set(backup["networks"]) == {"store"}
+        assert backup["profiles"], "not started with the others"
+        places = mounted(words) | {one.split(":")[1] for one in backup["volumes"]}
+        command = backup["command"]
+    containerfile = (CONTAINER / "Containerfile").read_text()
+    (data,) = re.findall(r"EDGECTL_SERVER_DATA=(\S+)", containerfile)
+    assert places == {data, "/backup", "/passphrase"}
+
+    # --- run as it stands, with folders of this test in their places
+    here = {"/backup/": f"{tmp_path}/backup/", "/passphrase": f"{tmp_path}/passphrase"}
+    (tmp_path / "backup").mkdir()
+    (tmp_path / "passphrase").write_text("correct horse battery\n")
+    (tmp_path / "passphrase").chmod(0o400)
+    there = tmp_path / "data"
+    there.mkdir(mode=0o700)
+    open_migrated(Settings(data=str(there)).database_address).close()
+    now = datetime(2026, 11, 30, tzinfo=UTC)
+    Repository.open(there / "tuf", Keys.open(there / "keys"), now)
+    Authority.open(there / "pki", now)
+    done = subprocess.run(
+        [sys.executable, "-m", "edgectl", *(here.get(word, word) for word in command)],
+        env={**os.environ, "EDGECTL_SERVER_DATA": str(there)},
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "backup").glob("*/manifest.json"))
 
 
 class _Echo(http.server.BaseHTTPRequestHandler):
