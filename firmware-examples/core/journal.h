@@ -24,7 +24,8 @@ struct edgectl_record {
     uint8_t active;    /* slot, or NO_SLOT */
     uint8_t candidate; /* slot on trial, or NO_SLOT */
     uint8_t attempts;  /* boots of the trial that have begun */
-    uint64_t floor;    /* counter of what was committed last; nothing at or below it is installed */
+    uint64_t floor;    /* counter of what was committed last; nothing below it is installed, and at it
+                          only where what is active cannot be run any more */
     uint64_t rejected; /* first bytes of the digest of what failed last; 0: nothing */
 };
 

@@ -101,6 +101,27 @@ static enum edgectl_status check_slot(const struct edgectl_device *device, uint8
     return status;
 }
 
+/* Check that what is active is what was committed. */
+static enum edgectl_status check_active(const struct edgectl_device *device,
+                                        const struct edgectl_record *record,
+                                        struct edgectl_running *found)
+{
+    if (record->active == NO_SLOT || check_slot(device, record->active, found) != EDGECTL_OK ||
+        found->bundle.counter < record->floor)
+        return EDGECTL_NO_MODEL;
+    return EDGECTL_OK;
+}
+
+/* Only what is above the floor; at it, what was committed last, where the flash has lost that. */
+static bool is_new_enough(const struct edgectl_device *device,
+                          const struct edgectl_record *record, uint64_t counter)
+{
+    struct edgectl_running active;
+    if (counter != record->floor || record->active == NO_SLOT)
+        return counter > record->floor;
+    return check_active(device, record, &active) != EDGECTL_OK;
+}
+
 /* Compute every golden case and compare the answer, byte for byte. */
 static enum edgectl_status test_itself(const struct edgectl_device *device,
                                        const struct edgectl_running *found)
@@ -137,7 +158,7 @@ static enum event try_candidate(const struct edgectl_device *device,
     if (edgectl_append_record(&device->flash, device->journal, record) != EDGECTL_OK)
         return EVENT_FAILED;
     bool passed = check_slot(device, record->candidate, found) == EDGECTL_OK &&
-                  found->bundle.counter > record->floor &&
+                  is_new_enough(device, record, found->bundle.counter) &&
                   test_itself(device, found) == EDGECTL_OK;
     return passed ? EVENT_PASSED : EVENT_FAILED;
 }
@@ -152,10 +173,7 @@ enum edgectl_status edgectl_boot(const struct edgectl_device *device,
         if (status != EDGECTL_OK)
             return status;
     }
-    if (record.active == NO_SLOT || check_slot(device, record.active, running) != EDGECTL_OK ||
-        running->bundle.counter < record.floor)
-        return EDGECTL_NO_MODEL;
-    return EDGECTL_OK;
+    return check_active(device, &record, running);
 }
 
 /* ---------------------------------------------------------------- install */
@@ -182,7 +200,7 @@ enum edgectl_status edgectl_check_install(const struct edgectl_device *device,
         return status;
     if (record.state == STATE_TRIAL)
         return EDGECTL_BUSY;
-    if (install->bundle.counter <= record.floor)
+    if (!is_new_enough(device, &record, install->bundle.counter))
         return EDGECTL_NOT_NEWER;
     if (load_u64(install->bundle.digest) == record.rejected)
         return EDGECTL_REJECTED;

@@ -97,6 +97,7 @@ def test_power_cuts_at_every_flash_operation(programs: Programs, bundles: Path) 
     assert all(row["points"] > 10 and row["wrong"] == 0 for row in rows.values())
     assert rows["update"]["old"] > 0 < rows["update"]["new"], "cuts before and after the commit"
     assert rows["bad"]["new"] == 0, "what gives wrong answers never runs"
+    assert rows["again-after-rot"]["new"] > 0 < rows["again-after-rot"]["none"]
 
 
 def test_power_cuts_while_a_bundle_comes_in_parts(programs: Programs, tmp_path: Path) -> None:
@@ -117,13 +118,14 @@ def test_power_cuts_while_a_bundle_comes_in_parts(programs: Programs, tmp_path: 
     ("file", "protection"),
     [
         ("update.c", "test_itself(device, found) == EDGECTL_OK"),
+        ("update.c", "counter > record->floor"),
         ("journal.c", "found != NOWHERE"),
     ],
 )
 def test_the_power_cuts_find_a_protection_that_is_gone(
     file: str, protection: str, build: Build, bundles: Path, tmp_path: Path
 ) -> None:
-    """The golden cases; the turn of the journal's sectors."""
+    """The golden cases; the floor, whatever has rotted; the turn of the journal's sectors."""
     core = tmp_path / "core"
     core.mkdir()
     for source in CORE.iterdir():

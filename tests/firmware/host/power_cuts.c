@@ -7,6 +7,7 @@
  * and the same update is tried once more. Prints one line of JSON a scenario; exit 1: a device that
  * did not boot what it should.
  */
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +23,7 @@ struct scenario {
     const struct content *update;
     uint64_t old_counter, new_counter; /* 0: none; what may run afterwards */
     int journal_records; /* appended before, so that a cut meets the change of sectors */
+    bool rotten; /* the flash has lost a byte of what runs */
 };
 
 struct counts {
@@ -43,6 +45,24 @@ static uint64_t boot_counter(void)
     return running.bundle.counter;
 }
 
+static void rot(void)
+{
+    struct edgectl_record record = edgectl_read_journal(&device.flash, device.journal);
+    flash.memory[device.slots[record.active] + BUNDLE_HEADER_BYTES] ^= 1;
+}
+
+/* What runs has rotted: nothing older may come in its place. */
+static bool refuses_older(const struct content *newer, const struct content *older,
+                          const uint8_t *key, const char *name)
+{
+    begin_device(&device, &flash, key, name);
+    installs(&device, newer->bytes, newer->length);
+    bool before = boot_counter() != 0;
+    rot();
+    return before && installs(&device, older->bytes, older->length) == EDGECTL_NOT_NEWER &&
+           boot_counter() == 0;
+}
+
 /* Make the device as it is before the update. */
 static void prepare(const struct scenario *scenario, const uint8_t *key, const char *name)
 {
@@ -55,6 +75,8 @@ static void prepare(const struct scenario *scenario, const uint8_t *key, const c
         struct edgectl_record record = edgectl_read_journal(&device.flash, device.journal);
         edgectl_append_record(&device.flash, device.journal, &record);
     }
+    if (scenario->rotten)
+        rot();
     flash.operations = 0;
 }
 
@@ -136,13 +158,14 @@ int main(int count, char **arguments)
     struct content v1 = read_whole(arguments[3]), v2 = read_whole(arguments[4]);
     struct content bad = read_whole(arguments[5]);
     const struct scenario scenarios[] = {
-        {"first", NULL, &v1, 0, 1, 0},
-        {"update", &v1, &v2, 1, 2, 0},
-        {"bad", &v1, &bad, 1, 0, 0},
-        {"update-at-a-full-sector", &v1, &v2, 1, 2, 123},
-        {"update-at-both-full-sectors", &v1, &v2, 1, 2, 252},
+        {"first", NULL, &v1, 0, 1, 0, false},
+        {"update", &v1, &v2, 1, 2, 0, false},
+        {"bad", &v1, &bad, 1, 0, 0, false},
+        {"update-at-a-full-sector", &v1, &v2, 1, 2, 123, false},
+        {"update-at-both-full-sectors", &v1, &v2, 1, 2, 252, false},
+        {"again-after-rot", &v1, &v1, 0, 1, 0, true},
     };
-    bool good = true;
+    bool good = refuses_older(&v2, &v1, key.bytes, arguments[2]);
     for (size_t i = 0; i < sizeof scenarios / sizeof *scenarios; i++) {
         struct counts counts = {0};
         for (int seed = 1; seed <= atoi(arguments[6]); seed++)
