@@ -24,6 +24,7 @@ _MESSAGE_MAX = 16 * 1024
 _KEEP_ALIVE_S = 30
 _WAIT_PIECE_S = 5
 _WAIT_RETRY_S = 5
+_RETRY_MAX_S = 3600
 _RETRIES_MAX_S = 60
 
 
@@ -206,12 +207,19 @@ class Node:
         except bundle.Refused as error:
             again = error.code in ("firmware.bad_payload", "firmware.busy")
             self._give_up("failed" if again else "rejected", error.code)
+        except MemoryError:
+            self._give_up("failed", "firmware.flash_failed")
 
     def _give_up(self, state, code):
         self._stop_fetching()
         self._set_update(state, code)
-        self._retry_s = time.time() + _WAIT_RETRY_S
+        self._wait()
         self._store.save()
+
+    def _wait(self):
+        """Try again later, each time twice as late: every attempt writes to flash."""
+        attempt = self._store.journal["update"]["attempt"]
+        self._retry_s = time.time() + min(_WAIT_RETRY_S << min(attempt - 1, 16), _RETRY_MAX_S)
 
     def _take_manifest(self, content):
         if digest(content) != self._fetch["blob"]:
@@ -312,6 +320,7 @@ class Node:
         if failed:
             again = failed == "firmware.flash_failed"
             self._set_update("failed" if again else "rejected", failed)
+            self._wait()
         else:
             self._set_update("committed")
         self._store.save()

@@ -83,7 +83,7 @@ class Store:
         found = bundle.Header(header, self._key, self._name)
         if self.journal["candidate"] is not None:
             raise bundle.Refused("busy")
-        if found.counter <= self.journal["floor"]:
+        if not self._is_new_enough(found.counter):
             raise bundle.Refused("not_newer")
         if binascii.hexlify(found.digest[:8]).decode() == self.journal["rejected"]:
             raise bundle.Refused("rejected")
@@ -92,6 +92,18 @@ class Store:
         if found.arena_bytes > self._arena_bytes:
             raise bundle.Refused("too_large")
         return found
+
+    def _is_new_enough(self, counter):
+        """Above the floor; at it, only where the flash has lost what was committed."""
+        floor, active = self.journal["floor"], self.journal["active"]
+        if counter != floor or active is None:
+            return counter > floor
+        try:
+            return self.model is None and self._load(active)[0].counter < floor
+        except (bundle.Refused, OSError):
+            return True
+        except MemoryError:
+            return False
 
     def _load(self, slot):
         return bundle.load(self.slot_path(slot), self._key, self._name, self._arena_bytes)
@@ -116,12 +128,12 @@ class Store:
                 header, _, self.model = self._load(self.journal["active"])
                 if header.counter < self.journal["floor"]:
                     self.model = None
-            except (bundle.Refused, OSError):
+            except (bundle.Refused, OSError, MemoryError):
                 self.model = None
         return failed
 
     def _try(self, candidate):
-        digest, failed = "", None
+        failed = rejected = None
         try:
             with open(self.slot_path(candidate), "rb") as file:
                 digest = binascii.hexlify(file.read(104)[96:]).decode()
@@ -130,18 +142,18 @@ class Store:
             self.journal["attempts"] += 1
             self.save()  # so that one that resets the device is counted
             header, cases, model = self._load(candidate)
-            if header.counter <= self.journal["floor"]:
+            if not self._is_new_enough(header.counter):
                 raise bundle.Refused("not_newer")
             bundle.prove(cases, model)
         except bundle.Refused as error:
-            failed = error.code
+            failed, rejected = error.code, digest
         except (OSError, MemoryError):
-            failed = "firmware.flash_failed"
+            failed = "firmware.flash_failed"  # not the bundle's fault: it may come again
         self.journal["candidate"] = None
         if failed is None:
             self.journal["active"], self.journal["floor"] = candidate, header.counter
             self.model = model
-        else:
-            self.journal["rejected"] = digest
+        elif rejected:
+            self.journal["rejected"] = rejected
         self.save()
         return failed

@@ -59,6 +59,64 @@ def install(one, folder, key, name):
     return device.boot() or "ok"
 
 
+class Gone:
+    """Stands for what a trial calls, and fails as a board does for reasons of its own."""
+
+    def __init__(self, error):
+        self._error = error
+
+    def __call__(self, cases, model):
+        raise self._error
+
+
+def unlucky(one, folder, key, name):
+    """Return what becomes of trials without memory, of one that cannot read, of one in peace."""
+    device = store.Store(folder, key, name, 65536, ARENA_BYTES)
+    device.journal = json.loads(json.dumps(store._NOTHING))
+    content, prove, said = unpack(one), bundle.prove, []
+    for call in (Gone(MemoryError()), Gone(OSError(5)), prove):
+        try:
+            device.check(content[:224])
+            with open(device.slot_path(device.spare()), "wb") as file:
+                file.write(content)
+            device.stage(None)
+            bundle.prove = call
+            said.append(device.boot() or "ok")
+        except bundle.Refused as error:
+            said.append(error.code)
+        bundle.prove = prove
+    return said
+
+
+def rotten(older, newer, folder, key, name):
+    """Return what becomes of the older and of the same bundle once flash has lost a byte."""
+    device = store.Store(folder, key, name, 65536, ARENA_BYTES)
+    device.journal = json.loads(json.dumps(store._NOTHING))
+    said = []
+    for one in (older, newer, newer, None, older, newer):
+        if one is None:
+            with open(device.slot_path(device.journal["active"]), "r+b") as file:
+                file.seek(300)
+                byte = file.read(1)[0]
+                file.seek(300)
+                file.write(bytes([byte ^ 1]))
+            device = store.Store(folder, key, name, 65536, ARENA_BYTES)  # it boots again
+            device.boot()
+            said.append("runs" if device.model else "lost")
+            continue
+        content = unpack(one)
+        try:
+            device.check(content[:224])
+            with open(device.slot_path(device.spare()), "wb") as file:
+                file.write(content)
+            device.stage(None)
+            device = store.Store(folder, key, name, 65536, ARENA_BYTES)  # cut before the trial
+            said.append(device.boot() or "ok")
+        except bundle.Refused as error:
+            said.append(error.code)
+    return said
+
+
 def main():
     with open(sys.argv[2]) as file:
         questions = json.load(file)
@@ -77,6 +135,8 @@ def main():
         ],
         "outputs": [run_model(one) for one in questions["models"]],
         "installed": [install(one, folder, key, name) for one in questions["bundles"]],
+        "unlucky": [unlucky(one, folder, key, name) for one in questions["unlucky"]],
+        "rotten": [rotten(one, two, folder, key, name) for one, two in questions["rotten"]],
     }
     print(json.dumps(answers))
 

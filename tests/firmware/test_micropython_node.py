@@ -74,7 +74,7 @@ def ask(python: str, tmp_path: Path, vectors: dict[str, Any]) -> Ask:
     """Put questions to the modules."""
 
     def answers(**given: list[Any]) -> dict[str, Any]:
-        names = ("messages", "signatures", "to_sign", "models", "bundles")
+        names = ("messages", "signatures", "to_sign", "models", "bundles", "unlucky", "rotten")
         questions = {name: given.get(name, []) for name in names}
         questions |= {"key": vectors["key"], "name": vectors["name"], "folder": str(tmp_path)}
         (tmp_path / "questions").write_text(json.dumps(questions))
@@ -170,6 +170,17 @@ def test_bundles_of_the_vectors(ask: Ask, vectors: dict[str, Any]) -> None:
         )
         assert code == wanted, one["name"]
         assert code == "ok" or code.removeprefix("firmware.").upper() in known
+
+
+def test_what_fails_for_the_boards_own_reasons_may_come_again(ask: Ask) -> None:
+    said = ask(unlucky=[text(bundle(tiny_model(1), 1))])["unlucky"]
+    assert said == [["firmware.flash_failed", "firmware.flash_failed", "ok"]]
+
+
+def test_what_flash_has_lost_may_come_again_and_nothing_older(ask: Ask) -> None:
+    one, two = (text(bundle(tiny_model(number), number)) for number in (1, 2))
+    old = "firmware.not_newer"
+    assert ask(rotten=[[one, two]])["rotten"] == [["ok", "ok", old, "lost", old, "ok"]]
 
 
 class MicroNode(Node):
