@@ -8,6 +8,7 @@ anything else, or it is not put in.
 from __future__ import annotations
 
 import re
+from textwrap import indent
 from typing import Literal
 
 __all__ = ["PACKAGE", "PREFIX", "SERVER", "TOKEN", "image_snippet"]
@@ -23,9 +24,15 @@ _SCRIPT = """\
 # edgectl: this device joins the fleet of {server}, at its first boot.
 set -u
 export DEBIAN_FRONTEND=noninteractive
-package() {{ apt-get install -y {package}; }}
+installed() {{
+  [ "$(dpkg-query -W -f='${{db:Status-Status}}' edgectl-agent 2>/dev/null)" = installed ]
+}}
+package() {{
+  dpkg --configure -a  # where the power went while something was installed
+  apt-get install -y {package}
+}}
 join() {{
-  command -v edgectl-agent >/dev/null || package || {{ apt-get update && package; }} || return
+  installed || package || {{ apt-get update && package; }} || return
   edgectl-agent setup --server {server} --authority {authority} \\
     --device "{prefix}-$(cut -c1-8 /etc/machine-id)" --token-file /etc/edgectl/token
 }}
@@ -35,6 +42,20 @@ until join; do
   [ "$tries" -lt 30 ] || exit 1
   sleep 10  # until the network is there, the clock is set, and nobody else installs
 done
+"""
+_UNIT = """\
+[Unit]
+Description=edgectl: this device joins its fleet
+# Removed when it has; until then at every boot, because the power may go at any time.
+ConditionPathExists=/etc/edgectl/token
+Wants=network-online.target
+After=network-online.target
+
+[Service]
+ExecStart=/usr/local/sbin/edgectl-first-boot
+
+[Install]
+WantedBy=multi-user.target
 """
 _CLOUD = """\
 #cloud-config
@@ -48,8 +69,13 @@ write_files:
     permissions: "0755"
     content: |
 {script}
+  - path: /etc/systemd/system/edgectl-first-boot.service
+    permissions: "0644"
+    content: |
+{unit}
 runcmd:
-  - [/usr/local/sbin/edgectl-first-boot]
+  - [systemctl, enable, --now, --no-block, edgectl-first-boot.service]
+  - [sync]
 """
 _ALONE = """\
 install -d /etc/edgectl
@@ -89,5 +115,6 @@ def image_snippet(
     if form == "script":
         head, rest = script.split("set -u\n")
         return f"{head}set -u\n{_ALONE.format(token=TOKEN)}{rest}"
-    indented = "".join(f"      {line}\n" for line in script.splitlines())
-    return _CLOUD.format(token=TOKEN, script=indented.rstrip("\n"))
+    return _CLOUD.format(
+        token=TOKEN, script=indent(script, " " * 6).rstrip(), unit=indent(_UNIT, " " * 6).rstrip()
+    )

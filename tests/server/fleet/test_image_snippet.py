@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import shlex
 import shutil
@@ -44,14 +45,26 @@ def test_it_is_cloud_init_that_writes_a_secret_and_a_script_and_runs_it() -> Non
         assert all(isinstance(value, str) for value in one.values()), "0600 would be the number 384"
     token = files.pop("/etc/edgectl/token")
     assert (token["permissions"], token["content"]) == ("0600", SECRET + "\n")
-    ((path, script),) = files.items()
-    assert config["runcmd"] == [[path]]
+    script = files.pop("/usr/local/sbin/edgectl-first-boot")
     assert script["permissions"] == "0755"
-    assert SECRET not in script["content"]
+    ((path, unit),) = files.items()
+    assert config["runcmd"][0] == ["systemctl", "enable", "--now", "--no-block", Path(path).name]
+    assert not [one for one in (script, unit) if SECRET in one["content"]]
+
+
+def test_it_is_begun_again_at_every_boot_until_the_token_is_used() -> None:
+    """cloud-init's commands run once, whether the power went in the middle or not."""
+    files = files_of(cloud_config())
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read_string(files["/etc/systemd/system/edgectl-first-boot.service"]["content"])
+    assert unit["Unit"]["ConditionPathExists"] in files, "what setup removes at its end"
+    assert files[unit["Service"]["ExecStart"]]["permissions"] == "0755"
+    assert unit["Install"]["WantedBy"] == "multi-user.target"
 
 
 def run(
-    script: str, folder: Path, *, fails: int, package: bool, apt_fails: int = 0
+    script: str, folder: Path, *, fails: int, package: bool, apt_fails: int = 0, cut: bool = False
 ) -> tuple[int, list[list[str]]]:
     """Run a script as root would, with commands that note how they were called.
 
@@ -61,6 +74,7 @@ def run(
         fails: how often the agent does not get in.
         package: whether the agent is installed already.
         apt_fails: how often apt-get, asked for anything, fails.
+        cut: whether the power went while it was installed, and the package is not configured.
     """
     tools, log = folder / "bin", folder / "calls"
     tools.mkdir()
@@ -74,17 +88,25 @@ printf %s "$(cut -c2- {folder}/left)" >{folder}/left; exit 3
     (folder / "left").write_text("x" * fails)
     (folder / "apt").write_text("x" * apt_fails)
     installs = f"""{note}
+[ "$(cat {folder}/status)" = half-configured ] && exit 100
 if [ "$(cat {folder}/apt)" != "" ]; then
     printf %s "$(cut -c2- {folder}/apt)" >{folder}/apt; exit 100
 fi
 [ "$1" = install ] || exit 0
+echo installed >{folder}/status
 cat >{tools}/edgectl-agent <<'END'
 {agent}
 END
 /bin/chmod 755 {tools}/edgectl-agent
 """
-    for name, text in (("apt-get", installs), ("edgectl-agent", agent)):
-        if name == "apt-get" or package:
+    status = "half-configured" if cut else "installed" if package else ""
+    (folder / "status").write_text(status)
+    configures = f"{note}\n[ -s {folder}/status ] && echo installed >{folder}/status; exit 0\n"
+    asked = f"#!/bin/sh\ncat {folder}/status\n"
+    for name, text in (
+        ("apt-get", installs), ("dpkg", configures), ("dpkg-query", asked), ("edgectl-agent", agent)
+    ):  # fmt: skip
+        if name != "edgectl-agent" or package:
             (tools / name).write_text(text)
             (tools / name).chmod(0o755)
     (folder / "machine-id").write_text("9f8e7d6c5b4a39281706f5e4d3c2b1a0\n")
@@ -106,6 +128,7 @@ def test_the_script_installs_and_sets_up_until_it_is_in(tmp_path: Path, package:
     )
     assert code == 0
     if not package:
+        assert calls.pop(0) == ["dpkg", "--configure", "-a"]
         assert calls.pop(0) == ["apt-get", "install", "-y", GIVEN["package"]]
     assert len(calls) == 3, "the network and the clock come later"
     assert calls[0] == calls[1] == calls[2]
@@ -127,8 +150,25 @@ def test_a_package_that_needs_others_is_tried_again_when_the_lists_and_the_netwo
     assert code == 0
     install, update = ["apt-get", "install", "-y", GIVEN["package"]], ["apt-get", "update"]
     # Neither at first; the lists at the second turn; then the package.
-    assert calls[:-1] == [install, update, install, update, install]
+    assert [one for one in calls[:-1] if one[0] == "apt-get"] == [
+        install,
+        update,
+        install,
+        update,
+        install,
+    ]
     assert calls[-1][:2] == ["edgectl-agent", "setup"]
+
+
+def test_a_package_that_was_installed_in_part_is_finished_first(tmp_path: Path) -> None:
+    """Its command is there already, and apt-get refuses everything before dpkg has gone on."""
+    files = files_of(cloud_config())
+    script = files["/usr/local/sbin/edgectl-first-boot"]["content"]
+    code, calls = run(script, tmp_path, fails=0, package=True, cut=True)
+    assert code == 0
+    assert [one[:2] for one in calls] == [
+        ["dpkg", "--configure"], ["apt-get", "install"], ["edgectl-agent", "setup"]
+    ]  # fmt: skip
 
 
 def test_it_gives_up_when_it_never_gets_in(tmp_path: Path) -> None:
