@@ -438,9 +438,16 @@ class Client:
         return self._get(path, types.LoopRunDetail)
 
     def act_on_loop(self, model: str, action: str, reason: str = "") -> types.LoopInfo:
-        """Begin a run, pause, resume, approve or stop (operator)."""
+        """Begin a run, pause, resume or stop (operator)."""
+        return self._act_on_loop(model, action, types.LoopAction(reason=reason))
+
+    def approve_loop(self, model: str, run: str, approval: str, reason: str = "") -> types.LoopInfo:
+        """Let a run go on to its training or its rollout, and no further (operator)."""
+        body = types.LoopAction(reason=reason, run=run, approval=approval)
+        return self._act_on_loop(model, "approve", body)
+
+    def _act_on_loop(self, model: str, action: str, body: types.LoopAction) -> types.LoopInfo:
         path = f"/models/{_segment(model)}/loop/actions/{_segment(action)}"
-        body = types.LoopAction(reason=reason)
         return self._connection.request("POST", path, types.LoopInfo, body=body)
 
     # ------------------------------------------------------------ datasets

@@ -30,6 +30,7 @@ from edgectl_server.storage.tables import (
 __all__ = [
     "FAILED",
     "Claimed",
+    "approval_of",
     "claimed_of",
     "current_run",
     "labels_of",
@@ -278,7 +279,7 @@ def loop_info(
         state=run.state if run is not None and active else "watching",  # type: ignore[arg-type]
         why=why,
         trouble=trouble,
-        approval=_approval(policy, run) if active else None,
+        approval=approval_of(policy, run) if active else None,
         run=None if run is None else run_info(run),
         revision=0 if row is None else row.revision,
         changed_at=None if row is None else row.changed_at,
@@ -286,7 +287,7 @@ def loop_info(
     )
 
 
-def _approval(
+def approval_of(
     policy: LoopPolicySpec | None, run: LoopRunRow | None
 ) -> Literal["training", "rollout"] | None:
     """Return before what a run waits for a person, if it does."""

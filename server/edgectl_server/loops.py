@@ -38,6 +38,7 @@ from edgectl_server.errors import Conflict, NotFound, ServerError, Unavailable
 from edgectl_server.loop_facts import (
     FAILED,
     Claimed,
+    approval_of,
     claimed_of,
     current_run,
     last_run,
@@ -54,6 +55,7 @@ from edgectl_server.rollouts import Rollouts
 from edgectl_server.sample_policies import SamplePolicies
 from edgectl_server.schemas import (
     DatasetRequest,
+    LoopAction,
     LoopEventInfo,
     LoopInfo,
     LoopPolicySpec,
@@ -131,14 +133,14 @@ class Loops:
             _log(session, None, (model, user, "policy"), {"revision": row.revision}, self._now())
         return self.get(model)
 
-    def act(self, model: str, action: str, user: str, reason: str) -> LoopInfo:
+    def act(self, model: str, action: str, user: str, asked: LoopAction) -> LoopInfo:
         """Do what a person asks for: run, pause, resume, approve or stop.
 
         Raises:
             NotFound: ``loop.unknown``.
-            Conflict: ``loop.state``.
+            Conflict: ``loop.state``, ``loop.approval``.
         """
-        now = self._now()
+        now, reason = self._now(), asked.reason
         with self._database.write() as session:
             policy = _find(session, model, lock=True)
             run = current_run(session, model, lock=True)
@@ -152,11 +154,15 @@ class Loops:
             elif run is None:
                 raise _wrong(model, "has no run under way", "begin one: `edgectl loop run`")
             elif action == "approve":
+                _check_approval(policy, run, asked)
                 run.approved = run.state
             else:
                 self._end(run, LoopState.REJECTED, f"stopped by {user}: {reason}".rstrip(": "))
             policy.due_at = now
-            _log(session, run, (model, user, action), {"reason": reason}, now)
+            data = {"reason": reason}
+            if action == "approve":
+                data["approval"] = asked.approval or ""
+            _log(session, run, (model, user, action), data, now)
         if action == "stop" and run is not None:
             self._restore_sampling(run)
         return self.get(model)
@@ -410,6 +416,20 @@ def _find(session: Session, model: str, *, lock: bool = False) -> LoopPolicyRow:
 
 def _wrong(model: str, what: str, hint: str) -> Conflict:
     return Conflict("loop.state", f"the loop of {model} {what}", hint=hint)
+
+
+def _check_approval(policy: LoopPolicyRow, run: LoopRunRow, asked: LoopAction) -> None:
+    """Refuse what is not of the run and the stage that wait now: nobody has looked at those."""
+    waits = approval_of(LoopPolicySpec.model_validate(policy.document), run)
+    if waits is not None and (asked.run, asked.approval) == (run.id, waits):
+        return
+    of = f"the {asked.approval} of run {asked.run}" if asked.run and asked.approval else "nothing"
+    now = f"its {waits} waits" if waits else "nothing waits"
+    raise Conflict(
+        "loop.approval",
+        f"the approval is of {of}; of run {run.id}, which is under way, {now} for a person",
+        hint=f"look at it, `edgectl loop explain {run.model}`, and name what is to be approved",
+    )
 
 
 def _log(

@@ -89,7 +89,10 @@ class Run:
         return self.server.client.sample_policy("har").bytes_per_day
 
     def approve(self):
-        self.server.client.act_on_loop("har", "approve", "test")
+        seen = self.server.client.loop("har")
+        assert seen.run is not None
+        assert seen.approval is not None, seen.why
+        self.server.client.approve_loop("har", seen.run.id, seen.approval, "test")
 
     def dataset(self):
         found = self.server.client.loop("har")

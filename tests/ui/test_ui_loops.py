@@ -132,6 +132,7 @@ def test_a_person_approves_pauses_and_resumes(visit):
     page.get_by_role("button", name="Approve the training").focus()
     page.keyboard.press("Enter")
     expect(dialog).to_contain_text("A candidate is trained")
+    expect(dialog.locator(".command")).to_contain_text("edgectl loop approve kws training --run ")
     dialog.get_by_role("button", name="Approve").click()
     # Nothing can be trained from a version that was imported without its file: the loop says so.
     trouble = page.locator(".note[data-tone=bad]")

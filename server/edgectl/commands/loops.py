@@ -227,14 +227,34 @@ def resume(session: Session, model: str, *, reason: str, as_json: bool) -> None:
     _act(session, model, "resume", reason, as_json=as_json)
 
 
-@loop.command("approve", epilog=examples("edgectl loop approve har"))
+@loop.command(
+    "approve",
+    epilog=examples(
+        "edgectl loop approve har training",
+        "edgectl loop approve har rollout --run 3f9c0d5e8a7b6c1d",
+    ),
+)
 @click.argument("model", type=NAME)
+@click.argument("stage", type=click.Choice(["training", "rollout"]))
+@click.option(
+    "--run", "run_id", metavar="RUN", help="That is meant; the one under way if not said."
+)
 @_reason
 @json_option
 @pass_session
-def approve(session: Session, model: str, *, reason: str, as_json: bool) -> None:
-    """Let MODEL's run pass the state that waits for a person (operator)."""
-    _act(session, model, "approve", reason, as_json=as_json)
+def approve(
+    session: Session, model: str, stage: str, *, run_id: str | None, reason: str, as_json: bool
+) -> None:
+    """Let MODEL's run go on to its training or to its rollout, as STAGE says (operator).
+
+    Said twice, the second time is refused: it never approves what comes after.
+    """
+    with session.connect() as client, doing(f"approve of the loop of {model}"):
+        if run_id is None:
+            under_way = client.loop(model).run
+            run_id = "" if under_way is None else under_way.id
+        found = client.approve_loop(model, run_id, stage, reason)
+    _show(found, as_json=as_json)
 
 
 @loop.command("stop", epilog=examples("edgectl loop stop har --reason 'wrong labels'"))

@@ -157,6 +157,8 @@ class LoopRunDetail(LoopRunInfo, frozen=True, kw_only=True):
 
 
 class LoopAction(Struct, frozen=True, kw_only=True):
-    """Why somebody acts."""
+    """Why somebody acts, and what an approval is of."""
 
     reason: str = ""
+    run: str | None = None
+    approval: str | None = None

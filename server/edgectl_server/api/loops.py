@@ -96,4 +96,4 @@ def act_on_loop(
     request: Request, principal: Operator, name: ModelPath, action: ActionPath, body: LoopAction
 ) -> LoopInfo:
     """Begin a run, pause, resume, let a state pass that waits for it, or stop the run."""
-    return get_services(request).loops.act(name, action, principal.user, body.reason)
+    return get_services(request).loops.act(name, action, principal.user, body)

@@ -180,7 +180,9 @@ def _collect(policy: LoopPolicy, observed: Observed, now: datetime) -> Decision:
 
 def _dataset(policy: LoopPolicy, observed: Observed, now: datetime) -> Decision:  # noqa: ARG001
     if "training" in policy.approvals and not observed.approved:
-        return _wait(observed, "the dataset is made: waits for `edgectl loop approve`")
+        return _wait(
+            observed, "the dataset is made: waits for `edgectl loop approve MODEL training`"
+        )
     return Decision(LoopState.TRAINING, Action.TRAIN, "the dataset is made")
 
 
@@ -200,7 +202,9 @@ def _gated(policy: LoopPolicy, observed: Observed, now: datetime) -> Decision:  
     if observed.version != "ready":
         return _wait(observed, f"the candidate's version is {observed.version or 'processing'}")
     if "rollout" in policy.approvals and not observed.approved:
-        return _wait(observed, "the candidate is ready: waits for `edgectl loop approve`")
+        return _wait(
+            observed, "the candidate is ready: waits for `edgectl loop approve MODEL rollout`"
+        )
     return Decision(LoopState.CANARY, Action.START_ROLLOUT, "the candidate is ready")
 
 

@@ -30,6 +30,7 @@ __all__ = [
 
 _DAY_S = 86400
 Share = Annotated[float, Field(ge=0, le=1)]
+LoopApprovalStr = Literal["training", "rollout"]
 LoopStateStr = Literal[
     "watching",
     "collecting",
@@ -99,7 +100,7 @@ class LoopPolicySpec(Schema):
     """Who gets the candidate."""
     rollout: RolloutPolicy = RolloutPolicy()
     """Its phases, gates and shadow."""
-    approvals: list[Literal["training", "rollout"]] = Field(default=[])
+    approvals: list[LoopApprovalStr] = Field(default=[])
     """Before which a person must say so; none: fully automatic."""
     revision: int | None = Field(default=None, ge=0)
     """Of the policy that this one is made from: if another is in force by now, it is refused."""
@@ -215,7 +216,7 @@ class LoopInfo(Schema):
     """What it waits for, at the last look."""
     trouble: str
     """Why what it last tried has failed, until it tries again; empty: nothing has."""
-    approval: Literal["training", "rollout"] | None
+    approval: LoopApprovalStr | None
     """Before which it waits for a person now."""
     run: LoopRunInfo | None
     """That is under way, or the last one."""
@@ -228,3 +229,7 @@ class LoopAction(Schema):
     """``POST /models/{name}/loop/actions/{action}``."""
 
     reason: str = Field(default="", max_length=512)
+    run: str | None = Field(default=None, max_length=64)
+    """That is approved; ``approve`` is refused without it."""
+    approval: LoopApprovalStr | None = None
+    """That is given, as the loop tells it; ``approve`` is refused without it."""

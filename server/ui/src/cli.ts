@@ -422,6 +422,10 @@ export function loopAction(action: string, model: string, reason: string): strin
   return `edgectl loop ${action} ${quoted(model)}${because(reason)}`;
 }
 
+export function loopApprove(model: string, approval: string, run: string, reason: string): string {
+  return `edgectl loop approve ${quoted(model)} ${approval} --run ${run}${because(reason)}`;
+}
+
 export interface LoopChoice {
   labelsMin: number;
   trainer: string;

@@ -16,6 +16,8 @@ from edgectl_server.loop_story import LoopStories
 from edgectl_server.loops import Loops
 from edgectl_server.sample_policies import SamplePolicies
 from edgectl_server.schemas import (
+    LoopAction,
+    LoopInfo,
     LoopPolicySpec,
     LoopSampling,
     LoopTriggers,
@@ -55,6 +57,14 @@ class World:
         with store.database.write() as session:
             session.add(Model(name="har", created_at=store.now, created_by="anna"))
         self.version("1")
+
+    def act(self, action: str, user: str, reason: str) -> LoopInfo:
+        """As a person who looks at the loop: an approval is of what waits by then."""
+        asked = {"reason": reason}
+        seen = self.loops.get("har")
+        if action == "approve" and seen.run is not None and seen.approval is not None:
+            asked |= {"run": seen.run.id, "approval": seen.approval}
+        return self.loops.act("har", action, user, LoopAction.model_validate(asked))
 
     def version(self, name: str) -> None:
         with self.store.database.write() as session:
@@ -198,7 +208,7 @@ def test_once_round(world: World) -> None:
     world.drift()
     assert world.tick() == "watching"
     assert "cools down" in world.loops.get("har").why
-    assert world.loops.act("har", "run", "ben", "now").state == "collecting"
+    assert world.act("run", "ben", "now").state == "collecting"
 
 
 def test_an_estimate_that_fell_sets_off_a_run_where_the_policy_says_so(small_world: World) -> None:
@@ -241,7 +251,7 @@ def test_an_action_that_was_done_before_the_kill_is_harmless(small_world: World)
     world = small_world
     world.store.fill()
     world.loops.put("har", SPEC, "anna")
-    world.loops.act("har", "run", "anna", "")
+    world.act("run", "anna", "")
     killed = world.replica()
     killed._write = lambda *_: (_ for _ in ()).throw(RuntimeError)  # type: ignore[method-assign]
     world.store.now += timedelta(seconds=2)
@@ -259,7 +269,7 @@ def test_who_comes_second_writes_nothing(small_world: World) -> None:
     world = small_world
     world.store.fill()
     world.loops.put("har", SPEC, "anna")
-    world.loops.act("har", "run", "anna", "")
+    world.act("run", "anna", "")
     claimed = world.loops._claim()
     assert claimed is not None
     assert world.replica()._claim() is None, "one at a time"
@@ -272,27 +282,27 @@ def test_what_people_may_ask_for(small_world: World) -> None:
     world = small_world
     for action in ("run", "pause", "stop"):
         with pytest.raises(NotFound) as missing:
-            world.loops.act("har", action, "anna", "")
+            world.act(action, "anna", "")
         assert missing.value.code == "loop.unknown"
     info = world.loops.put("har", SPEC.model_copy(update={"approvals": ["training"]}), "anna")
     with pytest.raises(Conflict):
         world.loops.put("har", SPEC.model_copy(update={"revision": info.revision - 1}), "ben")
     for action in ("approve", "stop"):
         with pytest.raises(Conflict) as wrong:
-            world.loops.act("har", action, "anna", "")
+            world.act(action, "anna", "")
         assert wrong.value.code == "loop.state"
     world.store.fill()
-    world.loops.act("har", "run", "anna", "")
+    world.act("run", "anna", "")
     with pytest.raises(Conflict):
-        world.loops.act("har", "run", "anna", "")
-    world.loops.act("har", "pause", "anna", "lunch")
+        world.act("run", "anna", "")
+    world.act("pause", "anna", "lunch")
     assert world.tick() == "collecting"
-    world.loops.act("har", "resume", "anna", "")
+    world.act("resume", "anna", "")
     assert world.tick() == "dataset"
     assert "approve" in world.loops.get("har").why
-    world.loops.act("har", "approve", "ben", "looks good")
+    world.act("approve", "ben", "looks good")
     assert world.tick() == "training"
-    assert world.loops.act("har", "stop", "anna", "enough").state == "watching"
+    assert world.act("stop", "anna", "enough").state == "watching"
     run = world.loops.get("har").run
     assert run is not None
     assert (run.state, run.note) == ("rejected", "stopped by anna: enough")
@@ -312,9 +322,9 @@ def test_a_candidate_is_measured_by_what_serves_and_not_by_the_newest(world: Wor
     spec = SPEC.model_copy(update={"selector": Selector(group="field")})
     for selector in (spec.selector, Selector(devices=["pi-3"]), Selector(group="nobody")):
         world.loops.put("har", spec.model_copy(update={"selector": selector}), "anna")
-        world.loops.act("har", "run", "anna", "")
+        world.act("run", "anna", "")
         assert world.tick() == "training"
-        world.loops.act("har", "stop", "anna", "")
+        world.act("stop", "anna", "")
     assert [one.parent for one in world.asked] == ["1", "2", "3"]
 
 
@@ -322,7 +332,7 @@ def test_a_training_that_is_refused_ends_the_run(small_world: World) -> None:
     world = small_world
     world.store.fill()
     world.loops.put("har", SPEC, "anna")
-    world.loops.act("har", "run", "anna", "")
+    world.act("run", "anna", "")
     world.tick()
     world.end_training("failed")
     assert world.tick() == "watching"
@@ -336,14 +346,47 @@ def test_who_waits_for_a_person_leaves_no_events_meanwhile(small_world: World) -
     world = small_world
     world.store.fill()
     world.loops.put("har", SPEC.model_copy(update={"approvals": ["rollout"]}), "anna")
-    world.loops.act("har", "run", "anna", "")
+    world.act("run", "anna", "")
     world.tick()
     world.end_training()
     for _ in range(4):
         assert world.tick() == "gated"
     assert world.steps.count("gated") == 1
     assert world.loops.get("har").approval == "rollout"
-    world.loops.act("har", "approve", "anna", "")
+    world.act("approve", "anna", "")
+    assert world.tick() == "canary"
+
+
+def test_an_approval_said_twice_is_not_of_the_next_stage(small_world: World) -> None:
+    world = small_world
+    world.store.fill()
+    both = SPEC.model_copy(update={"approvals": ["training", "rollout"]})
+    world.loops.put("har", both, "anna")
+    world.act("run", "anna", "")
+    assert world.tick() == "dataset"
+    run = world.loops.get("har").run
+    assert run is not None
+
+    def approve(approval: str | None, of: str | None = run.id) -> None:
+        asked = LoopAction.model_validate({"run": of, "approval": approval})
+        world.loops.act("har", "approve", "anna", asked)
+
+    def is_refused(approval: str | None, of: str | None = run.id) -> bool:
+        with pytest.raises(Conflict) as refused:
+            approve(approval, of)
+        return refused.value.code == "loop.approval"
+
+    assert is_refused("rollout"), "which does not wait yet"
+    assert is_refused("training", "0" * 16), "of another run"
+    assert is_refused(None, None), "of nothing"
+    approve("training")
+    assert is_refused("training")
+    assert world.tick() == "training"
+    world.end_training()
+    assert world.tick() == "gated"
+    assert is_refused("training")
+    assert world.tick() == "gated", "nobody has looked at the candidate"
+    approve("rollout")
     assert world.tick() == "canary"
 
 
@@ -351,7 +394,7 @@ def test_what_is_refused_is_told_until_it_goes_on(small_world: World) -> None:
     world = small_world
     world.store.fill()
     world.loops.put("har", SPEC.model_copy(update={"approvals": ["training"]}), "anna")
-    world.loops.act("har", "run", "anna", "")
+    world.act("run", "anna", "")
     assert world.tick() == "dataset"
     train = world.loops._retrainings.add
 
@@ -359,14 +402,14 @@ def test_what_is_refused_is_told_until_it_goes_on(small_world: World) -> None:
         raise Refused("training.trainer", "there is no trainer x")
 
     world.loops._retrainings.add = refuse  # type: ignore[method-assign,assignment]
-    world.loops.act("har", "approve", "anna", "")
+    world.act("approve", "anna", "")
     assert world.tick() == "dataset"
     told = world.loops.get("har")
     assert told.trouble == "training.trainer: there is no trainer x"
-    world.loops.act("har", "pause", "anna", "")
+    world.act("pause", "anna", "")
     assert world.loops.get("har").trouble == told.trouble
     world.loops._retrainings.add = train  # type: ignore[method-assign]
-    world.loops.act("har", "resume", "anna", "")
+    world.act("resume", "anna", "")
     assert world.tick() == "training"
     assert world.loops.get("har").trouble == ""
 
@@ -394,7 +437,7 @@ def test_a_run_is_told_with_its_clock_and_figures(small_world: World) -> None:
     assert world.tick() == "dataset"
     assert world.loops.get("har").approval == "training"
     news = stories.news()
-    assert world.loops.act("har", "approve", "ben", "good").approval is None
+    assert world.act("approve", "ben", "good").approval is None
     assert stories.news().event > news.event
     world.tick()
     world.end_training()

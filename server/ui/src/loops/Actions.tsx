@@ -5,7 +5,7 @@ import { fetchClient } from "../api/client";
 import { refresh } from "../api/refresh";
 import { Action } from "../components/Action";
 import { Confirm } from "../components/Confirm";
-import { loopAction } from "../cli";
+import { loopAction, loopApprove } from "../cli";
 import type { Loop } from "./words";
 
 type ActionName = "run" | "pause" | "resume" | "approve" | "stop";
@@ -37,14 +37,18 @@ export function refetchLoops(): void {
 export function Actions({ loop }: { loop: Loop }) {
   const [asked, setAsked] = useState<ActionName | null>(null);
   const [shown, setShown] = useState<ActionName>("run");
+  // What the dialog is of, and not what the loop waits for by the time that it is answered.
+  const [seen, setSeen] = useState<Loop>(loop);
   const ask = (action: ActionName) => {
     setShown(action);
+    setSeen(loop);
     setAsked(action);
   };
   const active = loop.state !== "watching";
   const none = !loop.policy && "It has no policy yet.";
   const dialog = DIALOGS[shown];
   const stops = shown === "stop";
+  const approves = shown === "approve" && seen.approval && seen.run ? { approval: seen.approval, run: seen.run.id } : null;
   return (
     <>
       {loop.approval && (
@@ -68,22 +72,22 @@ export function Actions({ loop }: { loop: Loop }) {
       <Confirm
         opened={asked !== null}
         close={() => setAsked(null)}
-        title={shown === "approve" && loop.approval ? `Approve the ${loop.approval}` : dialog.title}
+        title={approves ? `Approve the ${approves.approval}` : dialog.title}
         action={dialog.button}
         danger={stops}
         typed={stops ? loop.model : undefined}
         askReason
-        command={(reason) => loopAction(shown, loop.model, reason)}
+        command={(reason) => (approves ? loopApprove(loop.model, approves.approval, approves.run, reason) : loopAction(shown, loop.model, reason))}
         confirm={async (reason) => {
-          await fetchClient.POST("/api/v1/models/{name}/loop/actions/{action}", { params: { path: { name: loop.model, action: shown } }, body: { reason } });
+          await fetchClient.POST("/api/v1/models/{name}/loop/actions/{action}", { params: { path: { name: loop.model, action: shown } }, body: { reason, ...approves } });
           refetchLoops();
         }}
       >
         {shown === "approve" ? (
           <p>
-            {loop.approval === "training"
+            {seen.approval === "training"
               ? "A candidate is trained from the dataset, and compared with the version in service."
-              : `Devices begin to get version ${loop.run?.version ?? ""}, phase by phase, with its gates.`}
+              : `Devices begin to get version ${seen.run?.version ?? ""}, phase by phase, with its gates.`}
           </p>
         ) : (
           dialog.words
