@@ -177,9 +177,12 @@ def _estimated_low(session: Session, model: str, *, after: datetime) -> list[Tri
 
 
 def labels_of(session: Session, model: str, since: datetime) -> int:
-    """Return how many samples taken since then are labelled."""
+    """Return how many samples taken since then are labelled, and may be learned from here."""
     wanted = select(func.count()).where(
-        SampleRow.model == model, SampleRow.label_number >= 0, SampleRow.taken_at >= since
+        SampleRow.model == model,
+        SampleRow.label_number >= 0,
+        SampleRow.taken_at >= since,
+        ~SampleRow.sealed,  # no dataset has them
     )
     return int(session.scalar(wanted) or 0)
 

@@ -357,6 +357,22 @@ def test_who_waits_for_a_person_leaves_no_events_meanwhile(small_world: World) -
     assert world.tick() == "canary"
 
 
+def test_labels_of_samples_sealed_to_somebody_else_are_not_waited_with(small_world: World) -> None:
+    world = small_world
+    world.loops.put("har", SPEC.model_copy(update={"labels_min": 20}), "anna")
+    for minute in range(20):
+        world.store.labelled("pi-1", "walk", minute=minute, came="closed")
+    world.act("run", "anna", "")
+    assert world.tick() == "collecting"
+    told = world.loops.get("har")
+    assert (told.trouble, told.why) == ("", "waits for labels: 0 of 20 labels")
+    world.store.now += timedelta(seconds=SPEC.collect_max_s)
+    assert world.tick() == "watching"
+    run = world.loops.get("har").run
+    assert run is not None
+    assert (run.state, run.note) == ("rejected", "0 of 20 labels within the time")
+
+
 def test_an_approval_said_twice_is_not_of_the_next_stage(small_world: World) -> None:
     world = small_world
     world.store.fill()
