@@ -15,7 +15,16 @@ from edgectl_server.pipeline.errors import PipelineCancelled, PipelineRefused
 from edgectl_server.pipeline.spec import Progress
 from edgectl_server.training.own_trainer import run_own_trainer
 from edgectl_server.training.said import LOG_MAX, Said
-from edgectl_server.training.spec import DATASET, METRICS_MAX, MODEL, OUT, SOURCE, Trained
+from edgectl_server.training.spec import (
+    CALIBRATION,
+    DATASET,
+    EVALUATION,
+    METRICS_MAX,
+    MODEL,
+    OUT,
+    SOURCE,
+    Trained,
+)
 from edgectl_server.training.trainers import OwnTrainer, TrainersInvalid, load_trainers
 
 MiB = 1024**2
@@ -91,6 +100,23 @@ def test_a_trainer_gets_its_inputs_and_leaves_a_model(bench: Bench) -> None:
     assert (bench.told[0].message, bench.told[0].done, bench.told[0].total) == ("epoch 1", 1, 2)
     assert "plain words" in bench.text
     assert bench.figures == [{"loss": 0.7}], "only lines whose figures are numbers with names"
+
+
+@pytest.mark.skipif(not landlock_version(), reason="the kernel has no Landlock")
+def test_a_trainer_does_not_get_what_it_is_judged_by(bench: Bench) -> None:
+    for name in (CALIBRATION, EVALUATION):
+        (bench.directory / name).write_bytes(name.encode())
+    bench.run(
+        """
+        calibration = os.environ["EDGECTL_CALIBRATION"]
+        assert open(calibration).read() == "calibration.npz"
+        assert "EDGECTL_EVALUATION" not in os.environ
+        try:
+            open(os.path.join(os.path.dirname(calibration), "evaluation.npz"))
+        except OSError:
+            open("model.onnx", "w").write("x")
+        """
+    )
 
 
 LIES = "open('model.onnx', 'w').write('x')\nopen('metrics.json', 'w').write('{}')"

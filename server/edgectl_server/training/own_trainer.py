@@ -1,12 +1,13 @@
 """An operator's own trainer: a command in a sandbox, held to its limits, believed in nothing.
 
-The contract (docs/training.md): environment ``EDGECTL_DATASET``, ``EDGECTL_MODEL``, and where they
-are there ``EDGECTL_CALIBRATION`` and ``EDGECTL_EVALUATION``, to be read; ``EDGECTL_OUTPUT``, the
-working directory and all that may be written, for ``model.onnx`` and ``metrics.json``. Lines that
-it writes are its log; one that is a JSON object says how far it is, and how well (`_Said`).
+The contract (docs/training.md): environment ``EDGECTL_DATASET``, ``EDGECTL_MODEL``, and where it
+is there ``EDGECTL_CALIBRATION``, to be read; ``EDGECTL_OUTPUT``, the working directory and all that
+may be written, for ``model.onnx`` and ``metrics.json``. Lines that it writes are its log; one that
+is a JSON object says how far it is, and how well (`_Said`).
 
-The samples of the dataset's test split are out of its reach (`held_back`): by them the gates judge,
-and whoever has learned them by heart would pass.
+The samples of the dataset's test split (`held_back`) and the evaluation data of the version in
+service are out of its reach: by them the gates judge, and whoever has learned them by heart would
+pass.
 
 What it leaves is taken by reading two regular files within bounds; the folder is removed then,
 with everything else in it, before another process looks at them.
@@ -35,7 +36,6 @@ from edgectl_server.pipeline.spec import Progress
 from edgectl_server.training.spec import (
     CALIBRATION,
     DATASET,
-    EVALUATION,
     METRICS,
     MODEL,
     OUT,
@@ -136,7 +136,6 @@ def run_own_trainer(
         "EDGECTL_DATASET": directory / DATASET,
         "EDGECTL_MODEL": directory / SOURCE,
         "EDGECTL_CALIBRATION": directory / CALIBRATION,
-        "EDGECTL_EVALUATION": directory / EVALUATION,
     }
     there = {name: str(path) for name, path in inputs.items() if path.exists()}
     sandbox = Sandbox(
