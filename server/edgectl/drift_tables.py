@@ -103,6 +103,8 @@ def drift_events_table(events: Sequence[types.DriftEventInfo]) -> Group:
 
 
 def _event_why(event: types.DriftEventInfo) -> str:
+    if event.replaced:
+        return "no device of it runs the version any more"
     if event.accuracy is not None:
         return accuracy_text(event.accuracy)
     return _faults(event.faults) if event.kind.startswith("data") else _moved(event.findings)

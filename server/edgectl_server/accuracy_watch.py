@@ -134,7 +134,7 @@ class AccuracyWatch:
                 return
         with self._database.write() as session:
             for state in session.scalars(unserved.with_for_update()):
-                self._move(session, state, "unknown", self._now())
+                self._move(session, state, "unknown", self._now(), replaced=True)
 
     def delete_old(self) -> None:
         """Forget what was not heard of for long."""
@@ -195,18 +195,28 @@ class AccuracyWatch:
         self._move(session, state, after, until)
 
     def _move(
-        self, session: Session, state: AccuracyStateRow, after: AccuracyState, at: datetime
+        self,
+        session: Session,
+        state: AccuracyStateRow,
+        after: AccuracyState,
+        at: datetime,
+        *,
+        replaced: bool = False,
     ) -> None:
-        """Write the state that a group is in from `at` on, and say what has begun or ended."""
+        """Write the state that a group is in from `at` on, and say what has begun or ended.
+
+        Where the bundle was replaced in the group, nothing has recovered: there is nobody to tell.
+        """
         before, state.state = state.state, after
         if after != before:
             state.since = at
         if (after in LOW) == (before in LOW):
             return
         kind = "accuracy.fell" if after in LOW else "accuracy.recovered"
-        session.add(_event(kind, state, self._now()))
+        session.add(_event(kind, state, self._now(), replaced=replaced))
         where = f"{state.level} {state.group}".strip()
-        logger.warning("%s: %s %s, %s", kind, state.model, state.version, where)
+        how = ", as it was replaced" if replaced else ""
+        logger.warning("%s: %s %s, %s%s", kind, state.model, state.version, where, how)
 
 
 def _read(
@@ -323,7 +333,7 @@ def _point(state: AccuracyStateRow) -> dict[str, object]:
     }
 
 
-def _event(kind: str, state: AccuracyStateRow, at: datetime) -> DriftEventRow:
+def _event(kind: str, state: AccuracyStateRow, at: datetime, *, replaced: bool) -> DriftEventRow:
     return DriftEventRow(
         at=at,
         kind=kind,
@@ -332,5 +342,5 @@ def _event(kind: str, state: AccuracyStateRow, at: datetime) -> DriftEventRow:
         manifest=state.manifest,
         level=state.level,
         group=state.group,
-        detail={"findings": [], "faults": [], "accuracy": state.found},
+        detail={"findings": [], "faults": [], "accuracy": state.found, "replaced": replaced},
     )

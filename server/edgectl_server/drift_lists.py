@@ -210,4 +210,5 @@ def _event(row: DriftEventRow) -> DriftEventInfo:
         findings=[DriftFinding.model_validate(one) for one in row.detail["findings"]],
         faults=[DataFault.model_validate(one) for one in row.detail["faults"]],
         accuracy=None if accuracy is None else AccuracyFound.model_validate(accuracy),
+        replaced=row.detail.get("replaced", False),
     )

@@ -136,7 +136,7 @@ class DriftWatch:
                 return
         with self._database.write() as session:
             for state in session.scalars(unserved.with_for_update()):
-                self._move(session, state, "unknown", [], self._now())
+                self._move(session, state, "unknown", [], self._now(), replaced=True)
 
     def delete_old(self) -> None:
         """Forget groups that were not heard of for long, and old events."""
@@ -206,6 +206,8 @@ class DriftWatch:
         after: DriftState,
         faults: list[dict[str, Any]],
         at: datetime,
+        *,
+        replaced: bool = False,
     ) -> None:
         """Write the state that a group is in from `at` on, and say what has begun or ended."""
         before, had_faults = state.state, bool(state.faults)
@@ -218,9 +220,10 @@ class DriftWatch:
         if bool(state.faults) != had_faults:
             events.append("data.began" if state.faults else "data.ended")
         for kind in events:
-            session.add(_event(kind, state, self._now()))
+            session.add(_event(kind, state, self._now(), replaced=replaced))
             where = f"{state.level} {state.group}".strip()
-            logger.warning("%s: %s %s, %s", kind, state.model, state.version, where)
+            how = ", as it was replaced" if replaced else ""
+            logger.warning("%s: %s %s, %s%s", kind, state.model, state.version, where, how)
 
 
 def is_served(state: type[DriftStateRow | AccuracyStateRow]) -> ColumnElement[bool]:
@@ -282,7 +285,7 @@ def _new_state(
     )
 
 
-def _event(kind: str, state: DriftStateRow, at: datetime) -> DriftEventRow:
+def _event(kind: str, state: DriftStateRow, at: datetime, *, replaced: bool) -> DriftEventRow:
     return DriftEventRow(
         at=at,
         kind=kind,
@@ -291,7 +294,7 @@ def _event(kind: str, state: DriftStateRow, at: datetime) -> DriftEventRow:
         manifest=state.manifest,
         level=state.level,
         group=state.group,
-        detail={"findings": state.findings, "faults": state.faults},
+        detail={"findings": state.findings, "faults": state.faults, "replaced": replaced},
     )
 
 

@@ -79,3 +79,16 @@ def test_the_list_is_asked_for_by_every_filter(logged_in: Any, fleet_server: Any
         "site": "porto",
         "faulty": "true",
     }.items() <= dict(request.query).items()
+
+
+def test_what_ended_with_its_version_is_not_said_to_be_better(
+    logged_in: Any, fleet_server: Any
+) -> None:
+    about = FLEET.model_dump(include={"model", "version", "manifest", "level", "group"})
+    event = schemas.DriftEventInfo(
+        **about, id=1, at=MOMENT, kind="drift.ended", findings=[], faults=[], replaced=True
+    )
+    fleet_server.routes["GET", "/drift-events"] = (200, schemas.Page(items=[event], total=1))
+    shown = logged_in("drift", "events")
+    assert shown.code == 0, shown.err
+    assert "no device of it runs the version any more" in " ".join(shown.out.split())

@@ -118,6 +118,7 @@ class DriftEventInfo(Struct, frozen=True):
     findings: list[DriftFinding]
     faults: list[DataFault]
     accuracy: AccuracyFound | None = None
+    replaced: bool = False
 
 
 class DriftCounts(Struct, frozen=True):

@@ -151,6 +151,8 @@ class DriftEventInfo(Schema):
     faults: list[DataFault]
     accuracy: AccuracyFound | None = None
     """Of ``accuracy.fell`` and ``accuracy.recovered``."""
+    replaced: bool = False
+    """It has ended because no device of the group runs the bundle any more: nothing is better."""
 
 
 class DriftCounts(Schema):

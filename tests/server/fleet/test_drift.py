@@ -405,6 +405,7 @@ def test_drift_ends_with_the_bundle_that_has_drifted(place: Place) -> None:
         ("drift.ended", "porto"),
         *((kind, f"pi-{n}") for kind in ("drift.ended", "data.ended") for n in range(3)),
     }
+    assert all(one.replaced for one in ended), "nothing has become better"
     place.watch.look()
     assert place.lists.events(ALL, DriftFilter()).total == 7 + len(ended), "told once"
 

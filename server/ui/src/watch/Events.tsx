@@ -23,7 +23,8 @@ const WORDS: Record<DriftEvent["kind"], [state: string, words: string]> = {
 };
 
 export function eventWords(event: DriftEvent): string {
-  return WORDS[event.kind][1];
+  // Nothing has recovered: the version is gone from the devices.
+  return event.replaced ? "Ended with its version" : WORDS[event.kind][1];
 }
 
 export function useDriftEvents(asked: DriftPlace & { limit: number }) {
