@@ -38,6 +38,7 @@ class AccuracyPair(Struct, frozen=True, kw_only=True):
     rows: int
     champion: int
     challenger: int
+    differ: int | None = None
 
 
 class ChampionVerdict(Struct, frozen=True, kw_only=True):

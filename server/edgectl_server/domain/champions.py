@@ -2,11 +2,17 @@
 
 Both models have answered the same rows. On new rows the challenger must gain; on old ones it may
 lose no more than is allowed, so that devices that see what they always saw are not given up for
-those that do not. Too few rows are no pass.
+those that do not. Too few rows are no pass, and neither is a gain that chance may have made.
+
+What chance makes is told row by row, as the built-in trainer does when it chooses: were both equal,
+the lead among the rows that only one of them answers rightly would have the root of their number as
+its standard error (McNemar, "Note on the sampling error of the difference between correlated
+proportions", Psychometrika 12, 1947).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,6 +37,13 @@ class Pair:
     rows: int
     champion: int
     challenger: int
+    differ: int
+    """Rows that one of them alone answers rightly."""
+
+    @property
+    def is_clear(self) -> bool:
+        """Say whether the challenger leads by more than one standard error."""
+        return self.challenger - self.champion > math.sqrt(self.differ)
 
     @property
     def gain_points(self) -> float:
@@ -72,8 +85,9 @@ def judge(bounds: Bounds, old: Pair | None, new: Pair) -> tuple[GateVerdict, ...
     found.append(
         GateVerdict(
             "gain",
-            "passed" if gained else "failed",
-            f"{new.challenger} of {new.rows} right, the version in service {new.champion}",
+            "failed" if not gained else "passed" if new.is_clear else "not_enough_data",
+            f"{new.challenger} of {new.rows} right, the version in service {new.champion}; "
+            f"{new.differ} by one of both alone",
             round(new.gain_points, 4),
             bounds.gain_points_min,
         )

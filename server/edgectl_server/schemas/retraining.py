@@ -49,6 +49,8 @@ class AccuracyPair(Schema):
     rows: int
     champion: int
     challenger: int
+    differ: int | None = None
+    """Rows that one of them alone answers rightly; None: it was not counted then."""
 
 
 class ChampionVerdict(Schema):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edgectl_protocol.manifest import TensorSpec
 from edgectl_server.pipeline.data import LABEL_KEY, Samples
@@ -91,11 +92,18 @@ def _compare(runners: list[Runner], samples: Samples) -> Accuracies:
             "Retraining is for classifiers; push other models by hand.",
         )
     right = [_right(one, scores.output, samples) for one in outputs]
-    return Accuracies(rows=samples.count, champion=right[0], challenger=right[1])
+    return Accuracies(
+        rows=samples.count,
+        champion=int(right[0].sum()),
+        challenger=int(right[1].sum()),
+        differ=int((right[0] != right[1]).sum()),
+    )
 
 
-def _right(outputs: Outputs, name: str, samples: Samples) -> int:
-    return int((outputs[name].argmax(axis=1) == samples.labels).sum())
+def _right(outputs: Outputs, name: str, samples: Samples) -> npt.NDArray[np.bool_]:
+    """Return of each row [N] whether it is answered rightly."""
+    right: npt.NDArray[np.bool_] = outputs[name].argmax(axis=1) == samples.labels
+    return right
 
 
 def _lay_out(

@@ -77,6 +77,8 @@ class Accuracies(Struct, frozen=True, kw_only=True):
     rows: int
     champion: int
     challenger: int
+    differ: int
+    """Rows that one of them answers rightly, and the other does not."""
 
 
 class Examined(Struct, frozen=True, kw_only=True):
