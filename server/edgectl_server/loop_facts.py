@@ -37,6 +37,7 @@ __all__ = [
     "last_run",
     "loop_info",
     "observe",
+    "place_of",
     "policy_of",
     "run_info",
     "trouble_of",
@@ -148,9 +149,14 @@ def _drifting(session: Session, model: str, levels: list[Any], *, after: datetim
     found = []
     for state in states:
         features = ", ".join(str(one["feature"]) for one in state.findings[:3])
-        where = f"{state.level} {state.group}".strip()
-        found.append(Trigger("drift", f"{model}@{state.version}, {where}: {features}"))
+        place = place_of(model, state.version, state.level, state.group)
+        found.append(Trigger("drift", f"{place}: {features}"))
     return found
+
+
+def place_of(model: str, version: str, level: str, group: str) -> str:
+    """Return what drifts, as triggers tell it."""
+    return f"{model}@{version}, " + f"{level} {group}".strip()
 
 
 def _estimated_low(session: Session, model: str, *, after: datetime) -> list[Trigger]:

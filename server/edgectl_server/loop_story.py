@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from edgectl_server.domain.learning_loop import LoopState
 from edgectl_server.errors import NotFound
-from edgectl_server.loop_facts import labels_of, run_info
+from edgectl_server.loop_facts import labels_of, place_of, run_info
 from edgectl_server.schemas import (
     LoopAccuracy,
     LoopEventInfo,
@@ -52,6 +52,8 @@ _EVENTS_MAX = 500
 """That are read of a run; its last ones."""
 _ROWS_MAX = 2000
 """Labelled samples by which an accuracy is told; the newest."""
+_DRIFTS_MAX = 1000
+"""Beginnings of drift among which the one of a run is looked for; the newest."""
 _BEFORE = timedelta(days=30)
 _STATES = frozenset(LoopState)
 _BEGINS = frozenset({"began", "run"})
@@ -168,12 +170,18 @@ def _state_of(event: LoopEventRow) -> LoopState | None:
 def _noticed_at(session: Session, run: LoopRunRow) -> datetime | None:
     if run.trigger.get("kind") != "drift":
         return None
-    began = select(DriftEventRow.at).where(
+    row = DriftEventRow
+    began = select(row.at, row.version, row.level, row.group).where(
         DriftEventRow.model == run.model,
         DriftEventRow.kind == "drift.began",
         DriftEventRow.at <= run.began_at,
     )
-    return session.scalar(began.order_by(DriftEventRow.id.desc()).limit(1))
+    newest = session.execute(began.order_by(DriftEventRow.id.desc()).limit(_DRIFTS_MAX))
+    told = run.trigger.get("detail", "")  # by then others may drift too
+    for at, *of in newest:
+        if told.startswith(place_of(run.model, *of) + ": "):
+            return at
+    return None
 
 
 class _Stretch(NamedTuple):

@@ -178,7 +178,7 @@ class LoopRunDetail(LoopRunInfo):
     """One time round the loop, with its clock and its figures."""
 
     noticed_at: datetime | None
-    """When the drift was judged that set it off; None: it was no drift."""
+    """When the drift was judged that set it off; None: it was none, or is forgotten."""
     steps: list[LoopStep]
     """The oldest first."""
     parent: str | None

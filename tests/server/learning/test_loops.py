@@ -27,6 +27,7 @@ from edgectl_server.schemas import (
 from edgectl_server.storage.tables import (
     AccuracyStateRow,
     Device,
+    DriftEventRow,
     DriftStateRow,
     Job,
     Model,
@@ -442,6 +443,17 @@ def test_a_run_is_told_with_its_clock_and_figures(small_world: World) -> None:
     told = stories.get("har", run.id)
     assert [one.state for one in told.steps] == ["collecting"]
     assert told.steps[0].ended_at is None
+    assert told.noticed_at is None, "the event is gone"
+    noticed = {name: run.began_at - timedelta(seconds=s) for name, s in (("site", 1), ("fleet", 2))}
+    with world.store.database.write() as session:
+        for level, at in reversed(noticed.items()):
+            session.add(
+                DriftEventRow(
+                    at=at, kind="drift.began", model="har", version="1", level=level, detail={},
+                    manifest=world.store.manifest, group="faro" if level == "site" else "",
+                )
+            )  # fmt: skip
+    assert stories.get("har", run.id).noticed_at == noticed["fleet"], "which set it off"
     assert told.collect_until == run.since + timedelta(seconds=SPEC.collect_max_s)
     assert (told.labelled, told.labels_min) == (0, SPEC.labels_min)
     assert told.accuracies == []
