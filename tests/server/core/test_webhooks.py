@@ -194,6 +194,7 @@ def test_a_slow_receiver_holds_nobody_else(world, receiver, other):
     world.happen()
     world.deliverer.look()
     wait_for(lambda: len(other.received) == 2, "the quick one has both")
+    wait_for(lambda: receiver.received, "the slow one has its first")
     assert len(receiver.received) == 1
     receiver.go_on.set()
     world.settle(*[("delivered", 1)] * 4)
