@@ -10,6 +10,8 @@ Rules:
 3. Without a token a person may have to approve. Until then the device asks again, at growing
    intervals, for as long as it is let run.
 4. ``identity/enrolment.json`` is written last: with it the device is enrolled, without it not.
+5. A key in a token outlives the state directory. Starts are counted on from what the server has
+   heard of the key: it would take what is told under a used number for a repeat.
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ from edgectl_protocol.enrolment import (
     request_text,
 )
 from edgectl_protocol.errors import MalformedMessage
+from edgectl_protocol.fields import Count
 from edgectl_protocol.names import DeviceId
 
 __all__ = [
@@ -77,6 +80,8 @@ class Identity(Struct, frozen=True, kw_only=True):
     device: DeviceId
     server: str
     broker: BrokerAddress
+    boot: Count = 0
+    """The last one before it enrolled, as the server knows."""
 
 
 def load_identity(disk: Disk) -> Identity | None:
@@ -143,7 +148,7 @@ def enrol(
     disk.write_atomic(CERTIFICATE_PATH, enrolment.certificate_pem.encode())
     disk.write_atomic(AUTHORITY_PATH, enrolment.authority_pem.encode())
     disk.write_atomic(ROOT_PATH, enrolment.root.encode())
-    identity = Identity(device=device, server=server, broker=enrolment.broker)
+    identity = Identity(device=device, server=server, broker=enrolment.broker, boot=enrolment.boot)
     disk.write_atomic(_IDENTITY_PATH, msgspec.json.encode(identity))
     return identity
 

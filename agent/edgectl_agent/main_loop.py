@@ -106,7 +106,7 @@ class MainLoop(ABC):
     def _assemble(self) -> None:
         """Put together what every agent has; a subclass adds what is its own."""
         settings = self._settings
-        self._boot = count_boot(self._disk)
+        self._boot = count_boot(self._disk, self._identity.boot)
         self._key = load_key(self._disk, settings.key)
         self._connection, self._renewer = make_link(
             settings,

@@ -38,16 +38,21 @@ def lock_state(disk: RealDisk) -> int:
     return handle
 
 
-def count_boot(disk: RealDisk) -> int:
+def count_boot(disk: RealDisk, enrolled_at: int = 0) -> int:
     """Count this start, durably: messages are numbered by it.
+
+    Args:
+        disk: the state directory.
+        enrolled_at: the start that the server had heard of last when the device enrolled.
 
     Where that cannot be written, models are served all the same; what is told under the same number
     in a later start is then taken for a repeat.
     """
     try:
-        boot = int(disk.read("boot", 32)) + 1
+        boot = int(disk.read("boot", 32))
     except (FileNotFoundError, ValueError):
-        boot = 1
+        boot = 0
+    boot = max(boot, enrolled_at) + 1
     try:
         disk.write_atomic("boot", str(boot).encode())
     except OSError as error:

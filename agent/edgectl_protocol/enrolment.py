@@ -37,6 +37,7 @@ from typing import Annotated, NamedTuple
 from msgspec import Meta, Struct
 
 from edgectl_protocol.errors import MalformedMessage
+from edgectl_protocol.fields import Count
 from edgectl_protocol.names import DeviceId
 
 __all__ = [
@@ -120,6 +121,8 @@ class Enrolment(Struct, frozen=True, kw_only=True):
     broker: BrokerAddress
     root: Annotated[str, Meta(max_length=65536)]
     """The first TUF root metadata, JSON text, exactly as signed."""
+    boot: Count = 0
+    """The newest that the server has heard of with this key: the device counts on from it."""
 
 
 class RenewRequest(Struct, frozen=True, kw_only=True):

@@ -16,6 +16,8 @@ The exchange is that of `edgectl_protocol.enrolment`. Rules:
    after its end for as long as `grace` says. The old one stays good until its own end.
 6. A name belongs to its key. Another key gets it only after the device was shut out, by a token, a
    list entry or an approval made after that: then an operator knows of it.
+7. What a key has told before never counts again. A device that has lost its state, but not its key,
+   is told which starts were heard of, and counts on.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 from cryptography import x509
-from sqlalchemy import delete
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from edgectl_protocol.enrolment import (
@@ -184,12 +186,15 @@ class Enroller:
         return RenewReply(renewal=text, signature=signature)
 
     def _text(self, device: str, certificate: str) -> str:
+        with self._database.read() as session:
+            boot = _newest_boot(session, device)
         enrolment = Enrolment(
             device=device,
             certificate_pem=certificate,
             authority_pem=self._authority.certificate_pem,
             broker=self._broker(),
             root=self._repository.newest_root.decode(),
+            boot=boot,
         )
         return msgspec.json.encode(enrolment).decode()
 
@@ -419,6 +424,12 @@ def _begin_anew(session: Session, device: Device, now: datetime) -> None:
     device.online = False
     device.last_seen_at = None
     # `order_counter` goes on: the broker may still hold an order of the old machine.
+
+
+def _newest_boot(session: Session, device: str) -> int:
+    """Return the newest start of a device that anything was heard of; 0 for none."""
+    told = select(func.max(MessageReceiptRow.boot)).where(MessageReceiptRow.device == device)
+    return max(session.get_one(Device, device).boot, session.scalar(told) or 0)
 
 
 def _remember(device: Device, now: datetime) -> None:

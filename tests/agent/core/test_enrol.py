@@ -18,6 +18,7 @@ from edgectl_agent.device_key import KEY_PATH
 from edgectl_agent.durable import RealDisk
 from edgectl_agent.enrol import enrol, load_identity
 from edgectl_agent.errors import AgentError
+from edgectl_agent.start import count_boot
 from edgectl_protocol.enrolment import (
     BrokerAddress,
     Enrolment,
@@ -123,6 +124,19 @@ def test_a_device_enrols_once(tmp_path: Path, server: Server) -> None:
     assert main(["enrol", *arguments, "--device", "pi-1"]) == 0
     assert len(server.requests) == 1
     assert main(["enrol", *arguments, "--device", "pi-2"]) == 2
+
+
+def test_a_device_that_has_lost_its_state_counts_on(tmp_path: Path, server: Server) -> None:
+    """Its key is in a token, and the server takes a start that it knows for a repeat."""
+    disk = RealDisk(tmp_path / "state")
+    server.answer = lambda request: server.good(request, boot=41)
+    identity = enrol(disk, server=server.url, token=TOKEN, device="pi-1")
+    assert load_identity(disk) == identity
+    assert [count_boot(disk, identity.boot) for _ in range(2)] == [42, 43]
+    disk.write_atomic("boot", b"60")
+    assert count_boot(disk, identity.boot) == 61
+    server.answer = server.good  # an older server says nothing
+    assert enrol(RealDisk(tmp_path / "other"), server=server.url, token=TOKEN, device="a").boot == 0
 
 
 def test_a_lost_answer_is_no_lost_name(tmp_path: Path, server: Server) -> None:

@@ -12,9 +12,11 @@ from sqlalchemy import func, select
 
 from edgectl_protocol.enrolment import BrokerAddress
 from edgectl_protocol.errors import InvalidName
+from edgectl_protocol.messages import Reason, ReportedState
 from edgectl_server.admission import Admission
 from edgectl_server.enrolment import Enroller
 from edgectl_server.errors import Conflict, Refused, Unauthorized
+from edgectl_server.fleet import Fleet
 from edgectl_server.signing.authority import Authority
 from edgectl_server.signing.keys import Keys
 from edgectl_server.signing.repository import Repository
@@ -26,6 +28,7 @@ from edgectl_server.storage.tables import (
     FeatureWindowRow,
     MessageReceiptRow,
 )
+from edgectl_server.targets import open_targets
 from server.fleet.fleet_helpers import Clock, make_request, read_reply
 
 BROKER = BrokerAddress(host="broker.example.org", port=8883)
@@ -196,6 +199,46 @@ def test_what_a_new_machine_tells_is_no_repeat_of_what_the_old_one_told(
     with database.read() as session:
         for table in (FeatureWindowRow, MessageReceiptRow):
             assert session.scalar(select(func.count()).select_from(table)) == 0, table
+
+
+def test_a_key_that_has_lost_its_count_of_starts_is_told_it(enroller, database, clock) -> None:
+    """A key in a token outlives the state directory; what it told before is no news, ever."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    first = token_of(enroller)
+    enroller.enrol(make_request(first, "pi-1", key))
+    fleet = Fleet(
+        database=database, ordering=None, authority=None, broker=None,
+        targets=open_targets(), now=clock,
+    )  # fmt: skip
+
+    def take(boot: int, seq: int) -> Reason | None:
+        state = ReportedState(device="pi-1", boot=boot, seq=seq, online=True, sent_at=clock())
+        with database.write() as session:
+            device = session.get_one(Device, "pi-1", with_for_update=True)
+            return fleet.take_state(session, device, state, retained=False, link_age_s=1e6)
+
+    def stored() -> tuple[int, int]:
+        with database.read() as session:
+            device = session.get_one(Device, "pi-1")
+            return device.boot, device.seq
+
+    take(40, 7)
+    told = {"last": 5, "received": 5, "duplicates": 0, "forgotten": 0, "gaps": []}
+    with database.write() as session:  # messages of a start whose state has not come
+        session.add(
+            MessageReceiptRow(device="pi-1", boot=41, first_at=clock(), last_at=clock(), **told)
+        )
+    clock.advance(minutes=30)
+    take(1, 1)
+    assert stored() == (40, 7), "a start that counts from one is taken for a repeat"
+    for token in (first, token_of(enroller)):
+        request = make_request(token, "pi-1", key)
+        assert read_reply(enroller.enrol(request), token, request).boot == 41
+    take(40, 7)
+    take(39, 9)
+    assert stored() == (40, 7), "what somebody has recorded is refused as before"
+    take(42, 1)
+    assert stored() == (42, 1)
 
 
 def test_a_key_that_enrols_again_keeps_its_certificate_until_it_nears_its_end(
