@@ -10,13 +10,17 @@ Rules:
    together is never mixed. The update machine is told, and has the damaged files fetched again.
 4. A slot whose key is not to be had (an encrypted bundle, the medium with the device's key not
    mounted) waits for it and changes nothing.
-5. A content key is forgotten as soon as the inference process has been given it.
+5. Files that the disk does not give back are tried again, because that may be a moment's trouble;
+   after `UNREADABLE_MAX` times they count as damaged.
+6. A content key is forgotten as soon as the inference process has been given it.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, Self
 
@@ -31,7 +35,10 @@ from edgectl_protocol.messages import InferenceWindow, Installed, Reason, SwapRe
 from edgectl_protocol.samples import SamplePolicy
 from edgectl_protocol.watching import FeatureWindow, WatchPolicy
 
-__all__ = ["Inference", "Serving", "Switched"]
+__all__ = ["UNREADABLE_MAX", "Inference", "Serving", "Switched"]
+
+UNREADABLE_MAX = 10
+"""Of `restore`, which the keeper calls every half minute."""
 
 _BLAMED = frozenset({"load.invalid", "load.contract", "load.warm_up"})
 """Why a bundle would not load that are the bundle's own fault."""
@@ -98,6 +105,8 @@ class Serving:
         self._store = store
         self._inference = inference
         self._loaded: dict[str, str] = {}
+        self._unreadable: Counter[str] = Counter()
+        """How often in a row the files of a slot could not be read."""
         self.silent: dict[str, Reason] = {}
         """Slots that should serve and do not, and why; `restore` tries them again."""
         self.lock = threading.RLock()
@@ -350,7 +359,7 @@ class Serving:
                 if pointer.running is None or slot in found:
                     continue
                 try:
-                    found[slot] = self._store.installed(slot, pointer.running)
+                    found[slot] = self._read(slot, pointer.running)
                 except KeyUnavailable:
                     bundles.extend(found.values())
                     raise
@@ -367,6 +376,21 @@ class Serving:
             self._store.point({slot: now[slot] for slot in damaged})
         bundles.extend(found.values())
         return now
+
+    def _read(self, slot: str, installed: Installed) -> Bundle:
+        """Return what a slot runs; remove what of it could not be read too often."""
+        try:
+            bundle = self._store.installed(slot, installed)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            self._unreadable[slot] += 1
+            if self._unreadable[slot] < UNREADABLE_MAX:
+                raise
+            self._store.discard_unreadable(installed.manifest)
+            bundle = self._store.installed(slot, installed)
+        self._unreadable.pop(slot, None)
+        return bundle
 
     def _load(self, bundles: Sequence[Bundle]) -> dict[str, SwapReport]:
         """Load what is not loaded yet, together; return what it took, by slot of all of them."""

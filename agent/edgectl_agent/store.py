@@ -28,6 +28,7 @@ Rules:
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -318,6 +319,25 @@ class Store:
             watched=files.get(WATCHED_FILE, ""),
             key=self._key(manifest, config) if is_encrypted(decoded) else None,
         )
+
+    def discard_unreadable(self, manifest: str) -> None:
+        """Remove those files of a bundle that the disk does not give back, to be fetched again.
+
+        Raises:
+            StepFailed, StepRejected: as `manifest`.
+        """
+        self._discard_unreadable(manifest)
+        for layer in device_layers(self.manifest(manifest)):
+            self._discard_unreadable(layer.digest)
+
+    def _discard_unreadable(self, digest: str) -> None:
+        path = _blob(digest)
+        try:
+            _hash(self._disk, path)
+        except OSError as error:
+            if error.errno == errno.EIO:
+                _log.error("%s cannot be read: removed, to be fetched", digest)
+                self._disk.unlink_durably(path)
 
     def _key(self, manifest: str, config: BundleConfig) -> bytearray:
         """Return the content key of an encrypted bundle."""

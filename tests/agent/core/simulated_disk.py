@@ -46,6 +46,8 @@ class Inode:
     """It was cut to length 0 since it was synchronized: nothing of it is safe."""
     given_up: set[int] = field(default_factory=set)
     """Blocks that a failed synchronization has lost: they read well, and are not on the disk."""
+    worn: bool = False
+    """The disk does not give it back."""
 
 
 @dataclass
@@ -99,6 +101,15 @@ class SimulatedDisk(Disk):
         content = bytearray(inode.content)
         content[offset] ^= 1
         inode.content = inode.durable = bytes(content)
+
+    def wear_out(self, path: str) -> None:
+        """Have this file not be read any more; one that is written in its place is."""
+        self.damaged = True
+        self._names[path].worn = True
+
+    def heal(self, path: str) -> None:
+        """Have it be read again."""
+        self._names[path].worn = False
 
     def paths(self) -> list[str]:
         return sorted(self._names)
@@ -234,10 +245,10 @@ class SimulatedDisk(Disk):
         )
 
     def read(self, path: str, limit: int | None = None) -> bytes:
-        return self._file(path).content[:limit]
+        return self._readable(path).content[:limit]
 
     def blocks(self, path: str) -> Iterator[bytes]:
-        yield self._file(path).content
+        yield self._readable(path).content
 
     def size(self, path: str) -> int | None:
         inode = self._names.get(path)
@@ -261,6 +272,12 @@ class SimulatedDisk(Disk):
         inode = self._names.get(path)
         if inode is None:
             raise FileNotFoundError(errno.ENOENT, "No such file", path)
+        return inode
+
+    def _readable(self, path: str) -> Inode:
+        inode = self._file(path)
+        if inode.worn:
+            raise OSError(errno.EIO, "Input/output error", path)
         return inode
 
     def _link(self, path: str) -> Inode:

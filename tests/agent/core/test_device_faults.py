@@ -11,6 +11,7 @@ from msgspec import structs
 from agent.core.made import START, MadeBundle, make_order, simple_bundle, slot_order
 from agent.core.simulation import World, damage_model
 from edgectl_agent.core import steps
+from edgectl_agent.serving import UNREADABLE_MAX
 from edgectl_protocol import topics
 from edgectl_protocol.manifest import MODEL_FILES, decode_manifest, layer_by_file
 from edgectl_protocol.messages import Reason, SeedRequest, UpdatePolicy
@@ -96,6 +97,37 @@ def test_a_flipped_bit_falls_back_to_the_previous_model_meanwhile() -> None:
     world.broker.up = True
     world.settle()
     assert world.running() == V2.digest
+
+
+def test_a_file_that_cannot_be_read_for_long_is_fetched_again() -> None:
+    """A worn-out sector does not heal: waiting for it would be for ever."""
+    world = committed_v1()
+    path = f"blobs/sha256/{model_digest(V1).removeprefix('sha256:')}"
+    world.disk.wear_out(path)
+    world.boot()
+    assert world.serving.silent["activity"].code == "disk.error"
+    for _ in range(UNREADABLE_MAX - 2):
+        assert world.serving.restore(fresh=False) == []
+    assert world.running() == V1.digest, "it may be a moment's trouble"
+    world.settle()
+    assert "downloading" in world.states()
+    assert world.running() == V1.digest
+    assert world.disk.size(path) == 200_000
+    assert world.inference.serving["activity"].manifest == V1.digest
+    assert world.serving.silent == {}
+
+
+def test_a_file_that_can_be_read_again_stays() -> None:
+    world = committed_v1()
+    path = f"blobs/sha256/{V1.digest.removeprefix('sha256:')}"
+    for _ in range(3):
+        world.disk.wear_out(path)
+        for _ in range(UNREADABLE_MAX - 1):
+            assert world.serving.restore(fresh=False) == []
+            assert set(world.serving.silent) == {"activity"}
+        world.disk.heal(path)
+        assert world.serving.restore(fresh=False) == []
+        assert world.serving.silent == {}
 
 
 def test_a_bit_flipped_between_download_and_use_is_found_in_verifying() -> None:
