@@ -19,7 +19,8 @@ Rules:
    while a window drains fast, fewer while it drains slowly. What does not come is asked for again,
    with a growing wait, then given up. Time without a connection is no stall, and ends too.
 4. `Limits` bounds what a device may send in a day, of each kind, so that none takes the room of
-   another, and how many upload at a time. Who owns a kind (`Owner`) says which offers are welcome
+   another, and how many upload at a time; of one device one upload of a kind, so that it does not
+   hold the places of all. Who owns a kind (`Owner`) says which offers are welcome
    at all: logs only to the request that asked for them, samples by the policy of their model. The
    owner looks at the whole once more before it is kept.
 """
@@ -234,12 +235,12 @@ class DeviceUploads:
         with self._database.read() as session:
             rows = session.scalars(under_way.order_by(DeviceUpload.created_at)).all()
             online = {row.device: is_online(session, row.device) for row in rows}
-        receiving = sum(row.state == "receiving" for row in rows)
+        taken = {(row.device, row.kind) for row in rows if row.state == "receiving"}
         now = self._now()
         for row in rows:
             if row.state == "received":
                 self._assemble(row.id, link)
-            elif self._is_due(row, now, online=online[row.device], receiving=receiving):
+            elif self._is_due(row, now, online=online[row.device], taken=taken):
                 self._look_after(row.id, link)
 
     def delete_old(self) -> None:
@@ -310,10 +311,16 @@ class DeviceUploads:
 
     def _promote(self, session: Session, row: DeviceUpload) -> None:
         """Begin to receive, if there is a place."""
-        receiving = select(func.count()).where(DeviceUpload.state == "receiving")
-        if (session.scalar(receiving) or 0) < self._limits.at_once:
+        receiving = select(DeviceUpload.device, DeviceUpload.kind).where(
+            DeviceUpload.state == "receiving"
+        )
+        if self._has_place(row, {(device, kind) for device, kind in session.execute(receiving)}):
             row.state, row.stalls = "receiving", 0
             row.began_at = row.began_at or self._now()
+
+    def _has_place(self, row: DeviceUpload, taken: Collection[tuple[str, str]]) -> bool:
+        """Say whether it may begin; `taken` are devices and kinds of those that are received."""
+        return len(taken) < self._limits.at_once and (row.device, row.kind) not in taken
 
     def _ask(self, row: DeviceUpload) -> UploadWanted | None:
         """Say what is wanted next; None when everything is there."""
@@ -364,12 +371,19 @@ class DeviceUploads:
         self._owners[row.kind].ended(session, row)
         return UploadWanted(upload=row.digest, refused=reason)
 
-    def _is_due(self, row: DeviceUpload, now: datetime, *, online: bool, receiving: int) -> bool:
+    def _is_due(
+        self,
+        row: DeviceUpload,
+        now: datetime,
+        *,
+        online: bool,
+        taken: Collection[tuple[str, str]],
+    ) -> bool:
         """Say whether `_move_on` would do anything; not in a transaction that writes."""
         if not online:
             return row.state == "receiving" or now - row.moved_at > AWAY_MAX
         if row.state == "waiting":
-            return receiving < self._limits.at_once
+            return self._has_place(row, taken)
         return now - (row.began_at or now) > RECEIVE_MAX or stalls_at(row) <= now
 
     def _look_after(self, upload: int, link: Publishes) -> None:

@@ -149,7 +149,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     device_upload_bytes_per_day: Annotated[int, Meta(ge=0)] = 64 * _MEBIBYTE
     """What one device may upload in a day, of each kind: logs, samples."""
     device_uploads_at_once: Annotated[int, Meta(ge=1, le=256)] = 8
-    """How many devices may upload at a time; the others wait."""
+    """How many uploads are received at a time, of one device one of each kind; the others wait."""
     device_upload_days: _Positive = 14
     """What devices have uploaded is deleted when it is older."""
     samples_days: _Positive = 30

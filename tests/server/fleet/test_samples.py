@@ -145,6 +145,27 @@ def test_a_policy_that_goes_meanwhile_ends_the_upload(sampled: Sampled) -> None:
     assert sampled.samples() == []
 
 
+def test_one_device_does_not_take_the_places_of_all(sampled: Sampled) -> None:
+    site, uploader = sampled.site, sampled.uploader
+    uploads = site.plane.device_uploads
+    uploads._limits = uploads._limits._replace(at_once=3)
+    other = Uploader(site, "pi-2")
+    note = sampled.note()
+    contents = [file_of(note, seed=seed) for seed in range(4)]
+    for content in contents:
+        sampled.offer(content, note)
+    wait_for(lambda: len(sampled.rows()) == len(contents), "all are taken")
+    uploads.tick(site.plane.link)
+    states = [row.state for row in sampled.rows()]
+    assert states == ["receiving", "waiting", "waiting", "waiting"]
+    for one in (uploader, other):  # logs do not wait for samples of the same device either
+        one.offer(b"a log", one.asked())
+        assert one.answer(b"a log").done
+    for content in contents:
+        assert uploader.answer(content).done
+    assert len(sampled.samples()) == len(contents)
+
+
 LIES: dict[str, Any] = {
     "no sample": (lambda note: b"GIF89a" + bytes(100), "sample.malformed"),
     "a header that lies": (lambda note: file_of(note) + b"\0", "sample.malformed"),
