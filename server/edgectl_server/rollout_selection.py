@@ -192,9 +192,13 @@ def check_free(session: Session, model: str, names: Sequence[str]) -> None:
 def find_leavers(session: Session, rollout: Rollout) -> Sequence[RolloutDevice]:
     """Return devices that wait for their turn and that the selector does not mean any more."""
     selector = Selector.model_validate(rollout.selector)
-    if not selector.where:
+    meant = select(Device.id)
+    if selector.group:
+        meant = meant.where(Device.group == selector.group)
+    elif selector.where:
+        meant = meant.where(compile_selector(read_where(session, selector.where)))
+    else:
         return []
-    meant = select(Device.id).where(compile_selector(read_where(session, selector.where)))
     return session.scalars(
         select(RolloutDevice)
         .where(

@@ -285,6 +285,23 @@ def test_membership_follows_the_labels_while_a_rollout_runs(fleet: Fleet) -> Non
     assert fleet.reason(rollout, "b") == "rollout.left"
 
 
+def test_who_enrols_into_another_group_leaves_its_rollout(fleet: Fleet) -> None:
+    with fleet.database.write() as session:
+        for name in "ab":
+            session.get_one(Device, name).group = "night"
+        session.get_one(Device, "b").reported = {}  # never said what it is: it is not ordered
+    rollout = fleet.start(group="night")
+    fleet.rollouts.tick()
+    assert fleet.states(rollout) == {"a": "in_progress", "b": "pending"}
+    with fleet.database.write() as session:
+        for name in "ab":
+            session.get_one(Device, name).group = "day"
+    fleet.clock.advance(seconds=5)
+    fleet.rollouts.tick()
+    assert fleet.states(rollout) == {"a": "in_progress", "b": "cancelled"}
+    assert fleet.reason(rollout, "b") == "rollout.left"
+
+
 def test_what_a_device_is_ordered_to_run_is_a_field(fleet: Fleet) -> None:
     fleet.version("2")
     start(fleet, "device in (a, b)")
