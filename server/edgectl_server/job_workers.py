@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from sqlalchemy import ColumnElement
+from sqlalchemy import ColumnElement, false
 
 from edgectl_server.clock import now
 from edgectl_server.contracts import Contracts
@@ -93,9 +93,23 @@ def open_worker(
 
 
 def open_delta_worker(
-    settings: Settings, database: Database, blobs: BlobStore, *, made: Callable[[], None]
+    settings: Settings,
+    database: Database,
+    blobs: BlobStore,
+    *,
+    made: Callable[[], None],
+    cancelled_by: Jobs,
 ) -> Jobs:
-    """Return the worker that makes deltas; it has no other work, and nobody else has this."""
+    """Return the worker that makes deltas; it has no other work, and nobody else has this.
+
+    Args:
+        settings: limits of the work.
+        database: of the jobs.
+        blobs: of the models, and of what is made.
+        made: called when rollouts need not wait any more.
+        cancelled_by: the worker through which people cancel jobs. It makes no deltas, and writes
+            what follows where none will be made.
+    """
     worker = _worker(settings, database, "deltas")
     handler = DeltasHandler(
         settings.data_path / "deltas",
@@ -106,6 +120,7 @@ def open_delta_worker(
         made=made,
     )
     worker.register(DELTAS, handler)
+    cancelled_by.register(DELTAS, handler, able=false())
     return worker
 
 

@@ -198,7 +198,7 @@ class Jobs:
 
         Args:
             kind: of the jobs.
-            handler: does them.
+            handler: does them, and writes what follows from the end of one that is cancelled here.
             able: a condition on `Job`: those that this machine can do; None: all of them.
         """
         self._handlers[kind] = handler

@@ -295,7 +295,9 @@ def _open(settings: Settings, opened: ExitStack) -> Services:
     stories = LoopStories(database)
     hub.register("loops", lambda _: stories.news())
     opened.callback(jobs.close)
-    delta_worker = open_delta_worker(settings, database, blobs, made=plane.ticker.wake)
+    delta_worker = open_delta_worker(
+        settings, database, blobs, made=plane.ticker.wake, cancelled_by=jobs
+    )
     deltas.notify = delta_worker.notify
     opened.callback(delta_worker.close)
     for worker in (jobs, delta_worker):

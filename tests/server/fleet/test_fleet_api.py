@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -15,8 +16,11 @@ from edgectl_protocol.messages import DeviceEvent, ObservationReport, SwapReport
 from edgectl_protocol.update import UpdateEvent, UpdateState
 from edgectl_server.api.app import create_app
 from edgectl_server.clock import now as clock_now
+from edgectl_server.delta_making import DELTAS
+from edgectl_server.job_rows import new_job
 from edgectl_server.services import Services, open_services
 from edgectl_server.settings import Settings
+from edgectl_server.storage.tables import Delta, ModelVersion
 from server.fleet.fleet_helpers import Pi, add_version, make_request
 from waiting import wait_for
 
@@ -306,3 +310,22 @@ def test_decommissioning_is_for_admins_and_ends_the_connection(api: Api, pis: li
     add_version(api.services.database, api.services.blobs, api.services.repository)
     refused = api.call("POST", "/rollouts", json=again)
     assert (refused.status_code, refused.json()["code"]) == (422, "rollout.selector")
+
+
+def test_deltas_that_are_cancelled_before_they_are_begun_are_waited_for_no_more(api: Api) -> None:
+    """Another worker makes them than the one that people ask to cancel."""
+    services, at = api.services, clock_now()
+    add_version(services.database, services.blobs, services.repository)
+    with services.database.write() as session:
+        version = session.query(ModelVersion).one().id
+        subject = {"model": "har", "version": "1"}
+        job = new_job(DELTAS, {"version_id": version, "subject": subject}, "server", at)
+        job.lease_until = at + timedelta(hours=1)  # not to be taken up while we look
+        session.add(job)
+        named = {"variant": "fp32", "base_version": "0", "base_manifest": "a", "manifest": "b"}
+        session.add(Delta(version_id=version, state="waiting", created_at=at, **named))
+    answer = api.call("POST", f"/jobs/{job.id}/actions/cancel", role="operator")
+    assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
+    with services.database.read() as session:
+        (row,) = session.query(Delta)
+        assert (row.state, row.reason["code"]) == ("failed", "job.cancelled")
