@@ -51,6 +51,7 @@ from edgectl_server.storage.files import make_private_directory
 from edgectl_server.storage.tables import Blob, BundleVariant, Job, ModelVersion
 from edgectl_server.trial_sharing import Distributes
 from edgectl_server.uploads import discard_uploads
+from edgectl_server.version_rows import counter_of
 from edgectl_server.version_signing import Settled
 
 if TYPE_CHECKING:
@@ -238,6 +239,8 @@ class PushHandler:
         if pushed.conversion is not None:  # the lineage begins at what was pushed
             result = msgspec.structs.replace(result, source=version.source)
         context.progress("pack")
+        with self._database.read() as session:
+            counter = counter_of(session, version.id)
         variants = pack(
             result,
             work,
@@ -249,7 +252,7 @@ class PushHandler:
             encrypt=encrypt,
             tools=tool_versions(),
             card=PushOptions.model_validate(version.options).card,
-            microcontrollers=MicrocontrollerSigner(version.id, self._microcontrollers.sign),
+            microcontrollers=MicrocontrollerSigner(counter, self._microcontrollers.sign),
         )
         report = to_document(result.report)
         report["warnings"] = [*pushed.notes, *report["warnings"]]

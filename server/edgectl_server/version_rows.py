@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import msgspec
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from edgectl_server.errors import NotFound
-from edgectl_server.storage.tables import BundleVariant, Device, ModelVersion, ReportedSlot
+from edgectl_server.storage.tables import (
+    AuditEntryRow,
+    BundleVariant,
+    Device,
+    ModelVersion,
+    ReportedSlot,
+)
 
 __all__ = [
     "ancestors_of",
     "bundles_of",
+    "counter_of",
     "find_version",
     "get_version",
     "newest_manifest",
@@ -49,6 +57,19 @@ def bundles_of(session: Session, version_id: int) -> Sequence[BundleVariant]:
         .where(BundleVariant.version_id == version_id)
         .order_by(BundleVariant.rank, BundleVariant.variant)
     ).all()
+
+
+def counter_of(session: Session, version_id: int) -> int:
+    """Return the number by which microcontrollers tell a newer version from an older one.
+
+    It is that of the row, and goes ahead with each restore, as the audit log says: of a version
+    that was pushed since the backup the server has forgotten the number, and boards have not.
+    """
+    restores = select(AuditEntryRow.details).where(
+        AuditEntryRow.action == "restore", AuditEntryRow.via == "server"
+    )
+    rows = (msgspec.json.decode(details) for details in session.scalars(restores))
+    return version_id + sum(int(row["numbers_ahead"]) for row in rows)
 
 
 def newest_manifest(session: Session, model: str) -> str | None:

@@ -4,9 +4,9 @@ Devices have seen more than a restored server remembers. They refuse whatever is
 that, and rightly so; what people took back in between must not come alive again either. Rules:
 
 1. Every number that devices compare goes ahead by more than can have been given away since:
-   versions of the signed metadata, counters of orders. (Requests are numbered by the clock,
-   revocation lists by the newest revocation.) A root goes on by one, because devices walk through
-   all of them.
+   versions of the signed metadata, counters of orders, and those of bundles for microcontrollers
+   (`edgectl_server.version_rows.counter_of`). (Requests are numbered by the clock, revocation lists
+   by the newest revocation.) A root goes on by one, because devices walk through all of them.
 2. A device that answers an order of the forgotten time is no attacker: the numbers in between are
    noted as forgotten (`edgectl_server.order_answers`).
 3. Unless nothing can have happened since (`carry_on`), nothing moves by itself: rollouts are

@@ -35,6 +35,7 @@ from edgectl_server.storage.tables import (
     RolloutDevice,
     User,
 )
+from edgectl_server.version_rows import counter_of
 from server.signing.devices import NOW, ClientDevice, Published, target
 
 
@@ -228,6 +229,20 @@ def test_nothing_moves_by_itself_and_what_may_have_ended_has(database):
 
 def rows(session):
     return session.query(RolloutDevice).all()
+
+
+def test_microcontrollers_take_what_is_pushed_after_it(database):
+    """They install nothing at or below the counter of what they run: a forgotten version's."""
+    with database.read() as session:
+        assert counter_of(session, 2) == 2
+    forgotten = 2 + 5
+    resume_rows(database, restored(), NOW)
+    with database.read() as session:
+        first = counter_of(session, 3)
+    assert first > forgotten + AHEAD_MIN // 2
+    resume_rows(database, restored(), NOW)  # once more, some day
+    with database.read() as session:
+        assert counter_of(session, 4) > first + AHEAD_MIN // 2
 
 
 def test_where_nothing_can_have_happened_all_goes_on(database):
