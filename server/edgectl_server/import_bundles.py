@@ -104,7 +104,7 @@ def read_bundle(archive: Archive, candidate: Candidate) -> Bundle:
 
     Raises:
         ArchiveRefused: ``offline.damaged``, ``offline.malformed``, ``offline.truncated``.
-        Refused: ``import.bundle``, ``import.encrypted``.
+        Refused: ``import.bundle``, ``import.encrypted``, ``import.microcontroller``.
     """
     content = archive.small_blob(candidate.manifest, MANIFEST_BYTES_MAX)
     try:
@@ -118,6 +118,13 @@ def read_bundle(archive: Archive, candidate: Candidate) -> Bundle:
         raise Refused(
             "import.encrypted",
             f"{candidate.target} is encrypted, and its key never leaves the other server",
+            hint="export the other variants alone (--variant), or push the model here",
+        )
+    if config.runtime == "cortex-m":
+        raise Refused(
+            "import.microcontroller",
+            f"{candidate.target} is signed and numbered for the other server's microcontrollers; "
+            "those that pin this server's key would refuse it",
             hint="export the other variants alone (--variant), or push the model here",
         )
     bundle = Bundle(candidate, content, manifest, config)

@@ -20,7 +20,13 @@ from agent.core.offline_file import Entries, entries_of, header, tar
 from databases import open_migrated
 from edgectl_protocol.chunks import CHUNK_BYTES, INDEX_ANNOTATION, make_index
 from edgectl_protocol.encryption import ENCRYPTED_SUFFIX, ENCRYPTION_ANNOTATION, SCHEME
-from edgectl_protocol.manifest import CONFIG_FILE, GOLDEN_FILE, Manifest, decode_manifest
+from edgectl_protocol.manifest import (
+    CONFIG_FILE,
+    GOLDEN_FILE,
+    TITLE_ANNOTATION,
+    Manifest,
+    decode_manifest,
+)
 from edgectl_protocol.names import digest_of
 from edgectl_protocol.offline import INDEX_FILE, METADATA_FOLDER, blob_file
 from edgectl_server.audit import AuditLog
@@ -411,6 +417,7 @@ def bad_bundles() -> dict[str, tuple[str, MadeBundle]]:
     """Bundles of an origin that is not careful, or that somebody has taken over."""
     replace = msgspec.structs.replace
     config = msgspec.json.encode(replace(ONE.config, version="7"))
+    flat = msgspec.json.encode(replace(ONE.config, runtime="cortex-m", format="flat"))
 
     def sealed(layer: Any) -> Any:
         if layer.file not in {"model.onnx", GOLDEN_FILE}:
@@ -432,6 +439,13 @@ def bad_bundles() -> dict[str, tuple[str, MadeBundle]]:
             return layer
         return replace(layer, digest=digest_of(config), size=len(config))
 
+    def for_boards(layer: Any) -> Any:
+        if layer.file == CONFIG_FILE:
+            return replace(layer, digest=digest_of(flat), size=len(flat))
+        if layer.file != "model.onnx":
+            return layer
+        return replace(layer, annotations=layer.annotations | {TITLE_ANNOTATION: "model.emb"})
+
     def without(file: str) -> Callable[[Any], Any]:
         return lambda layer: None if layer.file == file else layer
 
@@ -440,6 +454,7 @@ def bad_bundles() -> dict[str, tuple[str, MadeBundle]]:
 
     cases = {
         "sealed": ("import.encrypted", sealed, ()),
+        "for microcontrollers": ("import.microcontroller", for_boards, (flat,)),
         "another chunk index": ("import.bundle", other_index, ()),
         "of another version": ("import.bundle", other_config, (config,)),
         "no description": ("import.bundle", without(CONFIG_FILE), ()),
