@@ -8,12 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgectl_protocol.chunks import BLOB_BYTES_MAX
 from edgectl_protocol.manifest import Scores, TensorSpec
 from edgectl_server.pipeline.data import Samples
+from edgectl_server.pipeline.errors import PipelineRefused
 from edgectl_server.pipeline.execution import Runner
 from edgectl_server.pipeline.golden import write_golden
-from edgectl_server.pipeline.golden_cases import choose_golden
+from edgectl_server.pipeline.golden_cases import choose_golden, fitting_cases
 from edgectl_server.pipeline.scoring import find_scores
+from edgectl_server.pipeline.search import search
+from edgectl_server.pipeline.spec import PipelineSpec
 
 SCORES = Scores(output="scores", kind="logits")
 
@@ -98,6 +102,45 @@ def test_a_call_within_the_noise_is_no_case_where_the_very_class_is_compared():
     assert 7 in choose_golden(samples, outputs, SCORES, count=16, seed=0).rows
     outputs["label"] = outputs["scores"].argmax(axis=1)
     assert 7 not in choose_golden(samples, outputs, SCORES, count=16, seed=0).rows
+
+
+def pictures(count, side):
+    return np.broadcast_to(np.float32(0), (count, 3, side, side))
+
+
+@pytest.mark.parametrize(("side", "cases"), [(224, 222), (1024, 10), (3200, 1)])
+def test_no_more_cases_than_a_device_can_fetch(side, cases):
+    samples = Samples(role="evaluation", inputs={"x": pictures(40, side)})
+    outputs = {"y": pictures(40, side)}
+    assert fitting_cases(samples, outputs) == cases
+    case = 2 * 3 * 4 * side**2
+    assert cases * case < BLOB_BYTES_MAX < (cases + 1) * case + 2**20
+
+
+def test_a_sample_that_no_device_can_fetch_is_refused():
+    samples = Samples(role="random", inputs={"x": pictures(1, 3400)})
+    with pytest.raises(PipelineRefused) as caught:
+        fitting_cases(samples, {"y": pictures(1, 3400)})
+    assert (caught.value.code, bool(caught.value.hint)) == ("model.shape", True)
+
+
+def test_a_run_makes_no_more_cases_than_fit(tmp_path, monkeypatch):
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["x"], ["y"])],
+        "g",
+        [value("x", onnx.TensorProto.FLOAT, ["N", 8])],
+        [value("y", onnx.TensorProto.FLOAT, ["N", 8])],
+    )
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    onnx.save(model, tmp_path / "source.onnx")
+    monkeypatch.setattr("edgectl_server.pipeline.golden_cases._FILE_BYTES_MAX", 5 * 2 * 8 * 4)
+    spec = PipelineSpec(
+        model="m", version="1", source=tmp_path / "source.onnx", precisions=("fp32",)
+    )
+    (candidate,) = search(spec, tmp_path, lambda _: None).candidates
+    assert candidate.golden.cases == 5
 
 
 def test_numbers_that_are_none_are_survived():

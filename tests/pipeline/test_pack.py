@@ -9,7 +9,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgectl_protocol.chunks import CHUNK_BYTES, INDEX_ANNOTATION, chunk_count, parse_index
+from edgectl_protocol.chunks import (
+    BLOB_BYTES_MAX,
+    CHUNK_BYTES,
+    INDEX_ANNOTATION,
+    chunk_count,
+    parse_index,
+)
 from edgectl_protocol.manifest import (
     Lineage,
     decode_config,
@@ -20,7 +26,7 @@ from edgectl_protocol.manifest import (
 )
 from edgectl_protocol.names import digest_of
 from edgectl_protocol.watching import decode_reference, decode_watched, watched_of
-from edgectl_server.pipeline.errors import PipelineFailed
+from edgectl_server.pipeline.errors import PipelineFailed, PipelineRefused
 from edgectl_server.pipeline.pack import pack
 from edgectl_server.schemas import Trial
 from edgectl_server.storage.blobs import BlobStore
@@ -190,6 +196,37 @@ def test_files_of_the_child_are_not_believed(activity_run, blobs, tmp_path, kind
             lineage=Lineage(source=activity_run.result.source),
         )
     assert caught.value.code == "pipeline.crashed"
+
+
+@pytest.mark.parametrize("encrypt", [(), ("int8",)])
+def test_what_is_longer_than_devices_can_fetch_is_refused(
+    activity_run, blobs, tmp_path, monkeypatch, encrypt
+):
+    """What a model is pushed as may fit, and what it has become by then may not."""
+    path = tmp_path / "int8" / "model.onnx"
+    path.parent.mkdir()
+    with path.open("wb") as file:
+        file.truncate(BLOB_BYTES_MAX + (0 if encrypt else 1))
+    if encrypt:  # with its tags it is longer
+        monkeypatch.setattr("edgectl_server.pipeline.pack.encrypt_layer", grown)
+    with pytest.raises(PipelineRefused) as caught:
+        pack(
+            activity_run.result,
+            tmp_path,
+            blobs=blobs,
+            model="har",
+            version="1",
+            labels=(),
+            lineage=Lineage(source=activity_run.result.source),
+            encrypt=encrypt,
+        )
+    assert caught.value.code == "model.too_large"
+    assert str(BLOB_BYTES_MAX) in caught.value.hint
+
+
+def grown(plain, sealed, **_):
+    with sealed.open("xb") as file:
+        file.truncate(plain.stat().st_size + 16)
 
 
 def test_each_variant_has_the_reference_of_its_own_answers(activity_run, blobs):

@@ -57,8 +57,11 @@ class Subject:
     @property
     def samples(self) -> Samples:
         """The best data there is: evaluation, calibration, made up."""
-        made_up = random_samples(self.inputs, self.spec.limits.golden_cases, self.spec.seed)
-        return self.evaluation or self.calibration or made_up
+        return (
+            self.evaluation
+            or self.calibration
+            or random_samples(self.inputs, self.spec.limits.golden_cases, self.spec.seed)
+        )
 
 
 @dataclass(frozen=True)

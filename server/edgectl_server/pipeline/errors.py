@@ -10,7 +10,7 @@
 Codes are stable, an area and a problem; these are all of them:
 
 ==========================  ==================================================================
-``model.too_large``         the file is longer than the limit
+``model.too_large``         the file is longer than the limit, or has become so
 ``model.not_onnx``          it is something else
 ``model.damaged``           it begins like ONNX but cannot be read to the end
 ``model.opset``             its operator set is older or newer than devices can run
@@ -20,7 +20,8 @@ Codes are stable, an area and a problem; these are all of them:
 ``model.custom_op``         it uses operators outside ONNX and onnxruntime
 ``model.external_data``     weights are in another file
 ``model.limit``             too many nodes or tensors, or nested too deeply
-``model.shape``             an input without a fixed shape but for the batch, or an output without
+``model.shape``             an input without a fixed shape but for the batch, or an output without;
+                            or both so large that no golden case can be brought to a device
 ``model.input_shape``       a shape was given for an input that does not have or take it
 ``model.datatype``          an input or output that is no tensor of numbers
 ``model.invalid``           the ONNX checker or shape inference refuses it

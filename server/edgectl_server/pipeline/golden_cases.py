@@ -25,12 +25,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from edgectl_protocol.chunks import BLOB_BYTES_MAX
 from edgectl_protocol.manifest import Scores
 from edgectl_server.pipeline.data import Array, Samples
+from edgectl_server.pipeline.errors import PipelineRefused
 from edgectl_server.pipeline.execution import Outputs
 from edgectl_server.pipeline.golden import INT8_ATOL_OF_RANGE
 
-__all__ = ["GoldenChoice", "answer_spread", "choose_golden", "count_classes"]
+__all__ = ["GoldenChoice", "answer_spread", "choose_golden", "count_classes", "fitting_cases"]
 
 Numbers = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -42,6 +44,8 @@ _QUANTILE_SHARE = 2
 """One case in so many is chosen for this reason."""
 _HUGE = 1e100
 """Its square is still a number."""
+_FILE_BYTES_MAX = BLOB_BYTES_MAX - 1024**2
+"""Of the cases; what is left is for the headers of the file, and for its encryption."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,23 @@ class _Chosen:
                 taken += 1
         if taken:
             self.kinds[kind] = self.kinds.get(kind, 0) + taken
+
+
+def fitting_cases(samples: Samples, outputs: Outputs) -> int:
+    """Return how many cases go into a file that devices can fetch.
+
+    Raises:
+        PipelineRefused: ``model.shape``: not one.
+    """
+    case_bytes = sum(array[:1].nbytes for array in (*samples.inputs.values(), *outputs.values()))
+    if case_bytes > _FILE_BYTES_MAX:
+        raise PipelineRefused(
+            "model.shape",
+            f"A sample has {case_bytes} bytes with its outputs, and devices take files of up to "
+            f"{BLOB_BYTES_MAX}.",
+            "Push a model that works on smaller pieces, such as tiles of a picture.",
+        )
+    return _FILE_BYTES_MAX // max(1, case_bytes)
 
 
 def choose_golden(

@@ -22,7 +22,13 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import Struct
 
-from edgectl_protocol.chunks import CHUNK_BYTES, INDEX_ANNOTATION, chunk_count, make_index
+from edgectl_protocol.chunks import (
+    BLOB_BYTES_MAX,
+    CHUNK_BYTES,
+    INDEX_ANNOTATION,
+    chunk_count,
+    make_index,
+)
 from edgectl_protocol.encryption import (
     ENCRYPTED_SUFFIX,
     ENCRYPTION_ANNOTATION,
@@ -62,7 +68,7 @@ from edgectl_protocol.watching import (
     watched_of,
 )
 from edgectl_server.pipeline.encryption import encrypt_layer, make_content_key
-from edgectl_server.pipeline.errors import PipelineFailed
+from edgectl_server.pipeline.errors import PipelineFailed, PipelineRefused
 from edgectl_server.pipeline.flat_bundle import (
     MicrocontrollerBundle,
     make_microcontroller_bundle,
@@ -179,6 +185,7 @@ def pack(
 
     Raises:
         PipelineFailed: ``pipeline.crashed``: a file of the result is not there.
+        PipelineRefused: ``model.too_large``: a file is longer than devices can fetch.
     """
     assert lineage.source == result.source, (lineage.source, result.source)
     packed = []
@@ -355,11 +362,13 @@ def _file_layer(
     """Add a file that the child has left."""
     size = _check_regular(path)
     if key is None:
+        _check_size(path, file)
         digest = blobs.add_file(path)
         layer = Descriptor(media_type=media_type, digest=digest, size=size)
         return _described(blobs, layer, file, _chunks_of(path))
     sealed = path.with_name(path.name + ENCRYPTED_SUFFIX)
     encrypt_layer(path, sealed, content_key=key, file=file)
+    _check_size(sealed, file)
     layer = Descriptor(
         media_type=media_type + ENCRYPTED_SUFFIX,
         digest=blobs.add_file(sealed),
@@ -378,6 +387,18 @@ def _check_regular(path: Path) -> int:
     if not stat.S_ISREG(status.st_mode) or path.parent.is_symlink():
         raise _missing(path)
     return status.st_size
+
+
+def _check_size(path: Path, file: str) -> None:
+    """Refuse what is longer than devices can fetch, before it is in the store."""
+    size = path.stat().st_size
+    if size > BLOB_BYTES_MAX:
+        raise PipelineRefused(
+            "model.too_large",
+            f"{file} has become {size} bytes long.",
+            f"Preparing a model may add constants to it, and devices take files of up to "
+            f"{BLOB_BYTES_MAX} bytes: push a smaller one, or another precision.",
+        )
 
 
 def _chunks_of(path: Path) -> Iterator[bytes]:

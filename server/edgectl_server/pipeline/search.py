@@ -35,7 +35,7 @@ from edgectl_server.pipeline.data_checks import check_data
 from edgectl_server.pipeline.errors import PipelineFailed, PipelineRefused
 from edgectl_server.pipeline.evidence import Parent
 from edgectl_server.pipeline.gates import Contract
-from edgectl_server.pipeline.golden_cases import GoldenChoice, choose_golden
+from edgectl_server.pipeline.golden_cases import GoldenChoice, choose_golden, fitting_cases
 from edgectl_server.pipeline.kept_golden import Cases, Judged, judge_kept, read_kept
 from edgectl_server.pipeline.microcontroller import try_microcontroller
 from edgectl_server.pipeline.planning import keeps_accuracy, mixed_counts, nearest, other_ranges
@@ -116,7 +116,7 @@ def search(
         baseline.samples,
         baseline.outputs,
         baseline.scores,
-        count=limits.golden_cases,
+        count=min(limits.golden_cases, fitting_cases(baseline.samples, baseline.outputs)),
         seed=spec.seed,
     )
     findings = _check_version(subject, baseline)
