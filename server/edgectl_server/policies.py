@@ -54,6 +54,15 @@ class Terms(Struct, frozen=True, kw_only=True):
         """The requirements, parsed."""
         return strictest(parse_requirement(one) for one in self.require)
 
+    def covers(self, other: Terms) -> bool:
+        """Say whether what was made under these terms is what the other ones demand, too."""
+        return (
+            self.max_drop_points <= other.max_drop_points
+            and other.metric in {"", self.metric}
+            and strictest([*self.requirements, *other.requirements]) == self.requirements
+            and set(self.allow) <= set(other.allow)
+        )
+
 
 def check_terms(require: Sequence[str], allow: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the requirements in their one spelling, sorted.

@@ -2,8 +2,9 @@
 
 Rules: a version is its content (model file, data, options), named once and for ever; pushing the
 same again is answered with what is there. A version that was refused or has failed may be tried
-again with the same content, and with no other. Whoever pushes names files that were uploaded
-before, by their SHA-256.
+again with the same content, and with no other. Where its bundles are made they stay, and are not
+measured again: then it may be tried again under terms that are no stricter. Whoever pushes names
+files that were uploaded before, by their SHA-256.
 
 ::
 
@@ -160,7 +161,7 @@ class Registry:
                 ``version.require``,
                 ``version.allow``, ``policy.metric``, ``processing.invalid``.
             Forbidden: ``policy.override``.
-            Conflict: ``upload.missing``, ``version.exists``.
+            Conflict: ``upload.missing``, ``version.exists``, ``version.terms``.
         """
         request = _checked(request)
         self._check_uploads(request)
@@ -193,6 +194,8 @@ class Registry:
                 return PushAccepted(model=name, version=row.version, job=row.job, created=False)
             if row is None:
                 row = self._add(session, name, request, user, content)
+            elif bundles_of(session, row.id):
+                _check_made(session, row, terms)
             row.state, row.problem = "processing", None
             row.job = self._jobs.create(session, PUSH, _payload(row, request, user, terms), user)
             return PushAccepted(model=name, version=row.version, job=row.job, created=True)
@@ -379,6 +382,20 @@ def _checked(request: PushRequest) -> PushRequest:
         )
     spelt = options.model_copy(update={"require": list(require)})
     return request.model_copy(update={"options": spelt})
+
+
+def _check_made(session: Session, row: ModelVersion, terms: Terms) -> None:
+    """Refuse to sign bundles that are made, under stricter terms than they were measured by."""
+    job = None if row.job is None else session.get(Job, row.job)
+    before = {} if job is None else job.payload.get("terms", {})
+    if not before or not msgspec.convert(before, type=Terms).covers(terms):
+        raise Conflict(
+            "version.terms",
+            f"the bundles of {row.model}@{row.version} are made, and were not measured by what is "
+            "demanded now",
+            hint="push it as another version, by name (--version): that one is measured anew",
+            data={"model": row.model, "version": row.version, "state": row.state},
+        )
 
 
 def _check_update_budget(request: PushRequest) -> None:

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from edgectl_server.storage.tables import Job, ModelVersion
+from edgectl_server.storage.tables import BundleVariant, Job, ModelVersion
 
 A, B = (hashlib.sha256(one).hexdigest() for one in (b"a", b"b"))
 PATH = "/api/v1/models/har/policy"
@@ -183,6 +183,34 @@ def test_pushing_again_is_judged_by_the_policy_of_then(put, push, services, term
     again = push()
     assert again.json()["version"] == first.json()["version"]
     assert terms(again)["require"] == ["size<=1000B"]
+
+
+def test_bundles_that_are_made_are_not_signed_under_stricter_terms(put, push, services, terms):
+    """They were fixed before the push failed, such as for want of a key, and stay as they are."""
+    put(max_drop_points=1, require=["accuracy>=0.8"])
+    first = push()
+    with services.database.write() as session:
+        (row,) = session.query(ModelVersion)
+        made = {"precision": "int8", "target": "t", "manifest": "m", "trial": {}, "rank": 0}
+        sizes = dict.fromkeys(("manifest_size", "bundle_bytes", "model_bytes"), 1)
+        session.add(BundleVariant(version_id=row.id, variant="int8", **made, **sizes))
+    for stricter in (
+        {"max_drop_points": 0.5, "require": ["accuracy>=0.8"]},
+        {"max_drop_points": 1, "require": ["accuracy>=0.9"]},
+        {"max_drop_points": 1, "require": ["accuracy>=0.8", "size<=1kB"]},
+        {"max_drop_points": 1, "require": ["accuracy>=0.8"], "metric": "f1"},
+    ):
+        end(services, "failed")
+        put(**stricter)
+        assert code(push(), 409) == "version.terms"
+    put(max_drop_points=2, require=["accuracy>=0.7"])
+    again = push()
+    assert again.json()["version"] == first.json()["version"]
+    assert terms(again)["require"] == ["accuracy>=0.7"]
+    end(services, "failed")
+    with services.database.write() as session:
+        session.query(ModelVersion).one().job = None  # of an older release
+    assert code(push(), 409) == "version.terms"
 
 
 def test_a_push_under_way_keeps_its_terms(put, push, terms, services):
