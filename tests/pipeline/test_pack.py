@@ -252,16 +252,21 @@ def test_each_variant_has_the_reference_of_its_own_answers(activity_run, blobs):
     assert found[0].features[5] == found[1].features[5], "and is given the same"
 
 
-def test_what_is_encrypted_has_no_reference(activity_run, blobs):
-    for one in pack_run(activity_run, blobs, encrypt=("fp32", "int8")):
+def moved(run, folder):
+    """Return a run in a folder of its own: packing writes what it encrypts beside it."""
+    shutil.copytree(run.directory, folder)
+    return dataclasses.replace(run, directory=folder)
+
+
+def test_what_is_encrypted_has_no_reference(activity_run, blobs, tmp_path):
+    run = moved(activity_run, tmp_path / "run")
+    for one in pack_run(run, blobs, encrypt=("fp32", "int8")):
         files = [layer.file for layer in decode_manifest(one.manifest).layers]
         assert "reference.json" not in files
 
 
 def test_a_reference_that_the_child_made_up_is_not_signed(activity_run, blobs, tmp_path):
-    copy = tmp_path / "copy"
-    shutil.copytree(activity_run.directory, copy)
-    (copy / "fp32" / "reference.json").write_text('{"definition": 1}')
-    moved = dataclasses.replace(activity_run, directory=copy)
+    run = moved(activity_run, tmp_path / "run")
+    (run.directory / "fp32" / "reference.json").write_text('{"definition": 1}')
     with pytest.raises(PipelineFailed, match="reference"):
-        pack_run(moved, blobs)
+        pack_run(run, blobs)
