@@ -210,16 +210,7 @@ def test_what_is_longer_than_devices_can_fetch_is_refused(
     if encrypt:  # with its tags it is longer
         monkeypatch.setattr("edgectl_server.pipeline.pack.encrypt_layer", grown)
     with pytest.raises(PipelineRefused) as caught:
-        pack(
-            activity_run.result,
-            tmp_path,
-            blobs=blobs,
-            model="har",
-            version="1",
-            labels=(),
-            lineage=Lineage(source=activity_run.result.source),
-            encrypt=encrypt,
-        )
+        pack_run(dataclasses.replace(activity_run, directory=tmp_path), blobs, encrypt=encrypt)
     assert caught.value.code == "model.too_large"
     assert str(BLOB_BYTES_MAX) in caught.value.hint
 
