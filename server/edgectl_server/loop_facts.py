@@ -102,6 +102,7 @@ def observe(session: Session, claimed: Claimed, now: datetime) -> Observed:
         paused=claimed.paused,
         collecting="sampling" in facts,
         labels=labels_of(session, run.model, since),
+        refused=trouble_of(session, run),
         approved=run.approved == run.state,
         **_training_of(session, facts.get("retraining")),
         **_version_of(session, run.model, facts.get("version")),

@@ -59,7 +59,7 @@ def test_a_rollout_is_followed_from_the_form_to_its_end(empty_server, browser):
     canary, others = phases.nth(0), phases.nth(1)
     expect(canary).to_contain_text("waits for your approval", timeout=BOUND_MS)
     expect(canary).to_contain_text(re.compile("Passed.*Committed", re.DOTALL))
-    expect(others).to_contain_text(f"Pending {DEVICES - 1}")
+    expect(others).to_contain_text(f"Open places {DEVICES - 1}")
     page.evaluate("window.stillTheSamePage = true")
 
     page.get_by_label("Search devices").fill("sim")

@@ -202,8 +202,8 @@ def test_phases_gates_and_what_they_count(visit):
     canary, second, last = phases.nth(0), phases.nth(1), phases.nth(2)
     expect(canary).to_contain_text(re.compile("Committed 3", re.DOTALL))
     expect(second).to_have_attribute("aria-current", "step")
-    expect(last).to_contain_text("Pending 15")
-    expect(last.get_by_role("link", name=re.compile("Pending"))).to_have_count(0)  # no such list
+    expect(last).to_contain_text("Open places 15")
+    expect(last.get_by_role("link", name=re.compile("Open places"))).to_have_count(0)
     gates = page.get_by_role("list", name="Gates of this phase").get_by_role("listitem")
     texts = [re.sub(r"\s+", " ", text) for text in gates.all_inner_texts()]
     assert texts == [

@@ -4,7 +4,7 @@
 state          waits for                                goes on to
 =============  =======================================  ==================================
 watching       a trigger, outside of the cool-down      collecting
-collecting     labels; in vain for too long             dataset; rejected
+collecting     labels, a dataset; too long in vain      dataset; rejected
 dataset        the word of a person, where it is asked  training
 training       the retraining: its gates have passed    gated; rejected
 gated          the push; the word of a person           canary; rejected
@@ -111,6 +111,8 @@ class Observed:
     """Devices send samples as the loop wants them."""
     labels: int = 0
     """Labelled samples for this run."""
+    refused: str = ""
+    """Why what this state has tried last was refused; empty where it was not."""
     approved: bool = False
     """A person has let this state pass."""
     training: str = ""
@@ -167,10 +169,14 @@ def _watch(policy: LoopPolicy, observed: Observed, now: datetime) -> Decision:
 
 def _collect(policy: LoopPolicy, observed: Observed, now: datetime) -> Decision:
     assert observed.since is not None
+    late = now >= observed.since + policy.collect_max
     if observed.labels >= policy.labels_min:
+        if late and observed.refused:
+            why = f"no dataset within the time: {observed.refused}"
+            return Decision(LoopState.REJECTED, Action.STOP_COLLECTING, why)
         why = f"{observed.labels} labelled samples"
         return Decision(LoopState.DATASET, Action.MAKE_DATASET, why)
-    if now >= observed.since + policy.collect_max:
+    if late:
         why = f"{observed.labels} of {policy.labels_min} labels within the time"
         return Decision(LoopState.REJECTED, Action.STOP_COLLECTING, why)
     action = Action.NOTHING if observed.collecting else Action.COLLECT

@@ -431,6 +431,26 @@ def test_what_is_refused_is_told_until_it_goes_on(small_world: World) -> None:
     assert world.loops.get("har").trouble == ""
 
 
+def test_a_run_whose_dataset_is_always_refused_ends_with_its_time(small_world: World) -> None:
+    world = small_world
+    world.store.fill()
+    world.loops.put("har", SPEC, "anna")
+    world.act("run", "anna", "")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise Refused("dataset.large", "more than fits")
+
+    world.loops._datasets.create = refuse  # type: ignore[method-assign,assignment]
+    assert world.tick() == "collecting"
+    assert world.loops.get("har").trouble == "dataset.large: more than fits"
+    world.store.now += timedelta(seconds=SPEC.collect_max_s)
+    assert world.tick() == "watching"
+    run = world.loops.get("har").run
+    assert run is not None
+    assert run.state == "rejected"
+    assert run.note == "no dataset within the time: dataset.large: more than fits"
+
+
 def test_a_run_is_told_with_its_clock_and_figures(small_world: World) -> None:
     world = small_world
     stories = LoopStories(world.store.database)

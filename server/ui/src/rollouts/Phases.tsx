@@ -83,9 +83,11 @@ function Transfer({ of }: { of: Rollout["bytes"] }) {
 
 function PhaseRow({ phase, rollout, last }: { phase: Phase; rollout: Rollout; last: boolean }) {
   const parts = rolloutParts(phase.counts, (state) =>
-    // Who waits belongs to no phase yet: there is no list of who will take its places.
     state === "pending" ? undefined : `?phase=${phase.number}&state=${state}#devices`,
-  ).filter((part) => part.value > 0);
+  )
+    // Who waits belongs to no phase yet: what a phase has left is places, not devices.
+    .map((part) => (part.to ? part : { ...part, name: "Open places" }))
+    .filter((part) => part.value > 0);
   const current = phase.standing === "current";
   const never = phase.standing === "next" && rollout.finished_at !== null;
   return (
