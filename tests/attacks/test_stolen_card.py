@@ -80,7 +80,7 @@ def test_reading_the_model_from_the_card(
 
 def test_serving_the_model_from_a_card_without_its_key(site: Site, tmp_path: Path) -> None:
     stolen = steal(site, "pi-1", tmp_path)
-    stolen._environment["EDGECTL_AGENT_KEY_DIRECTORY"] = str(tmp_path / "empty")
+    stolen.settings["key_directory"] = str(tmp_path / "empty")
     try:
         stolen.start()
         assert stolen.served("secret") is None

@@ -107,6 +107,7 @@ class Server(Process):
     def __init__(
         self, data: Path, *, broker: str = "embedded", settings: dict[str, str] | None = None
     ):
+        self.python = sys.executable
         self.data = data
         self.broker = broker
         self.settings = settings or {}
@@ -125,7 +126,7 @@ class Server(Process):
     def launch(self) -> None:
         """Start without waiting."""
         self.command = [
-            *(sys.executable, "-P", "-m", "edgectl_server", "start", "--json"),
+            *(self.python, "-P", "-m", "edgectl_server", "start", "--json"),
             *("--data", str(self.data), "--port", self.port, "--broker-port", self.broker_port),
             *("--broker", self.broker),
         ]
@@ -215,24 +216,25 @@ class Agent(Process):
     def __init__(
         self, server: Server, device: str, state: Path, token: str = "", **settings: str
     ) -> None:
+        self.python = sys.executable
         self.server = server
         self.device = device
         self.state = state
         self.endpoint = ""
         self.token = token
-        environment = {f"EDGECTL_AGENT_{key.upper()}": value for key, value in settings.items()}
-        environment.setdefault("EDGECTL_AGENT_TELEMETRY_S", "1")
-        environment.setdefault("EDGECTL_AGENT_RECONNECT_S_MAX", "2")  # one device, not thousands
-        super().__init__([], state.with_name(state.name + ".log"), environment)
+        # Sooner than a fleet should: here is one device, not thousands.
+        self.settings = {"telemetry_s": "1", "reconnect_s_max": "2", **settings}
+        super().__init__([], state.with_name(state.name + ".log"))
 
     def begin(self) -> None:
         """Start without waiting."""
         self.command = [
-            *(sys.executable, "-m", "edgectl_agent", "run", "--json"),
+            *(self.python, "-m", "edgectl_agent", "run", "--json"),
             *("--server", self.server.url, "--device", self.device, "--state", str(self.state)),
             *("--port", "0"),
         ]
-        self._environment["EDGECTL_AGENT_TOKEN"] = self.token
+        given = {**self.settings, "token": self.token}
+        self._environment |= {f"EDGECTL_AGENT_{key.upper()}": given[key] for key in given}
         super().start()
 
     def start(self) -> None:

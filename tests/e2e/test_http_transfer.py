@@ -52,7 +52,7 @@ def test_over_http_alone_and_the_rest_over_the_broker(start, eight):
     kept = there() * 65536
     pulled = {one.puller: one for one in server.client.pulls()}
     assert pulled["device/pi-1"].bytes_sent >= kept
-    agent._environment |= {"EDGECTL_AGENT_TRANSFER": "mqtt", "EDGECTL_AGENT_BANDWIDTH": "0"}
+    agent.settings |= {"transfer": "mqtt", "bandwidth": "0"}
     since = agent.log.stat().st_size
     agent.token = ""
     agent.start()

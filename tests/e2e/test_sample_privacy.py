@@ -264,7 +264,7 @@ def test_the_devices_owner_has_samples_redacted_and_nothing_else_leaves(
 
     # What has come before is not let out by taking the program away for a start, and back.
     agent.stop()
-    agent._environment["EDGECTL_AGENT_REDACT_COMMAND"] = str(folder / "gone")
+    agent.settings["redact_command"] = str(folder / "gone")
     agent.start()
 
     def refused() -> Any:

@@ -220,7 +220,7 @@ def test_what_was_asked_is_sampled_and_a_device_may_forbid_it(
 
     agent.stop()
     kept = Path(agent.state) / "samples"
-    agent._environment["EDGECTL_AGENT_SAMPLES"] = "false"
+    agent.settings["samples"] = "false"
     agent.start()
     before = {each.id for each in server.client.samples().items}
     began = sum(one.requests for one in server.client.telemetry("har"))

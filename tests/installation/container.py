@@ -35,6 +35,7 @@ from installation.machine import remove
 from installation.packages import ROOT, build, with_version
 from installation.server_package import free_ports, with_a_migration
 from installation.stand_ins import IMAGES, make_archive, make_stand_ins
+from installation.test_container import documented
 from waiting import wait_for
 
 HOST = "edge.example.org"
@@ -43,6 +44,8 @@ BASE = "localhost/edgectl-base:bookworm-amd64"
 STATE = "/var/lib/edgectl-server"
 STOP_S = 20.0
 AARCH64 = 183
+USER = 65532
+"""Of the image."""
 
 missing = [name for name in NEEDED if shutil.which(name) is None]
 pytestmark = [
@@ -527,6 +530,21 @@ def test_the_course_of_all_services(
         routes = composed("exec", "-T", "server", "cat", "/proc/net/route").splitlines()[1:]
         assert routes
         assert "00000000" not in {line.split()[1] for line in routes}, "no way out"
+
+        # --- the backup of the documentation, beside the running services
+        folder = engine.root / "backup/edgectl"
+        folder.mkdir(parents=True, mode=0o700)
+        passphrase = engine.root / "etc/edgectl-backup.passphrase"
+        passphrase.write_text("correct horse battery\n")
+        passphrase.chmod(0o400)
+        for path in (folder, passphrase):
+            os.chown(path, USER, USER)
+        backup = documented("docker compose run")[2:]
+        print(composed(*backup))
+        (manifest,) = folder.glob("*/manifest.json")
+        assert manifest.stat().st_uid == USER
+        restore = ("server", "restore", "/backup", "--passphrase-file", "/passphrase", "--check")
+        print(composed(*backup, *restore))
 
         # --- a revoked device is out, at Mosquitto too: the server has tried it with a canary
         server.client.revoke_device("pi-2")

@@ -32,6 +32,7 @@ from edgectl_agent.core.course import Course
 from edgectl_agent.core.orders import (
     choose,
     is_open,
+    is_same,
     refuse,
     stands,
     withdrawn,
@@ -39,7 +40,7 @@ from edgectl_agent.core.orders import (
 from edgectl_agent.core.record import NO_NONCE, SlotPointer, Update
 from edgectl_agent.core.timing import Moment
 from edgectl_agent.core.wishes import SWITCHING
-from edgectl_protocol.messages import Reason
+from edgectl_protocol.messages import Order, Reason
 from edgectl_protocol.update import (
     ENDED,
     PARKED,
@@ -120,10 +121,12 @@ class Machine(Course):
     # ------------------------------------------------------------ orders and wishes
 
     def _take_order(self, arrived: steps.OrderArrived, moment: Moment) -> None:
-        order = arrived.order
-        if order.counter == self.record.counter and order == self.record.order:
+        order, known = arrived.order, self.record.order
+        if known is not None and is_same(order, known):
             # The same once more: it is retained, and comes after every reconnect.
             self._told.append(steps.Accept())
+            if order != known:
+                self._read_anew(order)
             return
         refusal = refuse(order, self._device, self.record.counter_floor(arrived.keys), moment)
         if refusal is not None:
@@ -139,6 +142,13 @@ class Machine(Course):
             if wanted is None or not update.is_for(wanted):
                 self._take_back(update, reason, moment)
             elif stands(update, rejected, forgiven):
+                self._put(update.named_by(order))
+
+    def _read_anew(self, order: Order) -> None:
+        """Keep what an older version of the agent has read less of; nothing begins anew."""
+        self._replace(order=order)
+        for slot, update in self.record.updates.items():
+            if update.order == order.counter and not update.wish and slot in order.slots:
                 self._put(update.named_by(order))
 
     def _take_back(self, update: Update, reason: Reason, moment: Moment) -> None:

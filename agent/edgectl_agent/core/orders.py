@@ -15,6 +15,7 @@ __all__ = [
     "choose",
     "expiry",
     "is_open",
+    "is_same",
     "needed",
     "refuse",
     "remember",
@@ -26,6 +27,19 @@ CLOCK_SKEW_MAX = timedelta(days=1)
 """An order may come from so far ahead of the device's clock."""
 
 _S = UpdateState
+
+
+def is_same(order: Order, known: Order) -> bool:
+    """Say whether an order is the known one, of which an older agent may have read less."""
+    return _identity(order) == _identity(known)
+
+
+def _identity(order: Order) -> tuple[object, ...]:
+    targets = {
+        slot: (one.model, one.version, [candidate.manifest for candidate in one.candidates])
+        for slot, one in order.slots.items()
+    }
+    return (order.device, order.counter, order.nonce, order.issued_at, targets)
 
 
 def refuse(order: Order, device: str, floor: int, moment: Moment) -> Reason | None:

@@ -15,6 +15,7 @@ from edgectl_agent.serving import UNREADABLE_MAX
 from edgectl_protocol import topics
 from edgectl_protocol.manifest import MODEL_FILES, decode_manifest, layer_by_file
 from edgectl_protocol.messages import Reason, SeedRequest, UpdatePolicy
+from edgectl_protocol.samples import SamplePolicy
 
 V1 = simple_bundle("1")
 V2 = simple_bundle("2")
@@ -339,6 +340,26 @@ def test_an_order_that_is_not_obeyed(order: object, code: str) -> None:
     assert world.running() == V1.digest
     assert world.machine.record.counter == 1
     assert world.announced == []
+
+
+def test_an_order_of_which_an_older_agent_has_read_less_is_no_other() -> None:
+    """It knew nothing of sampling, and has kept the order without; it comes again as it is."""
+    world = committed_v1()
+    known = world.machine.record.order
+    assert known is not None
+    whole = structs.replace(known, samples={"activity": SamplePolicy(bytes_per_day=1000)})
+    before = world.machine.record.updates
+    world.feed(steps.OrderArrived(order=whole))
+    world.settle()
+    assert world.refused == []
+    assert world.machine.record.order == whole
+    assert world.machine.record.updates == before, "nothing begins anew"
+    assert world.running() == V1.digest
+    other = structs.replace(whole, nonce="f" * 32)
+    world.feed(steps.OrderArrived(order=structs.replace(other, samples={})))
+    world.settle()
+    assert [one.code for one in world.refused] == ["order.replayed"]
+    assert world.machine.record.order == whole
 
 
 def test_numbers_count_as_long_as_the_key_of_the_newest_order() -> None:
