@@ -54,21 +54,28 @@ def test_only_inputs_of_the_same_contract_and_count_are_taken(tmp_path):
     assert read_kept(path, samples, count=1, bytes_max=LIMIT) is None
 
 
-def judged(classes, *, number=1.0):
-    """Judge kept cases of which so many classes are named; of the new ones it is four."""
+def judged(answers):
+    """Judge kept cases of these scores; those of the new ones are 0 or 3, for every class."""
     samples = samples_of()
     outputs = {"scores": np.eye(4, dtype=np.float32)[np.arange(60) % 4] * 3}
     choice = choose_golden(samples, outputs, SCORES, count=16, seed=0)
-    answers = {"scores": np.eye(4, dtype=np.float32)[np.arange(16) % classes] * number}
     kept, chosen = samples.take(np.arange(16)), samples.take(choice.rows)
     wanted = {"scores": outputs["scores"][choice.rows]}
-    return judge_kept(Cases(kept, answers), Cases(chosen, wanted), SCORES, choice).problem
+    given = Cases(kept, {"scores": answers.astype(np.float32)})
+    return judge_kept(given, Cases(chosen, wanted), SCORES).problem
 
 
-def test_inputs_are_kept_while_they_show_every_class():
-    assert judged(4) == ""
-    assert judged(3) == "they show 3 classes, new ones 4"
-    assert "no number" in judged(4, number=np.nan)
+def test_inputs_are_kept_while_scores_of_every_class_spread():
+    every = np.eye(4)[np.arange(16) % 4] * 3
+    assert judged(every) == ""
+    assert judged(every * 0.6) == ""
+    assert judged(every * 0.4) == "scores of class 0 are too much alike"
+    never_named = every.copy()
+    never_named[3::4] = [2.5, 0, 0, 2]
+    assert judged(never_named) == "", "class 3 is second, and a wrong score of it shows"
+    never_named[3::4] = [2.5, 0, 0, 1]
+    assert judged(never_named) == "scores of class 3 are too much alike"
+    assert "no number" in judged(every * np.nan)
 
 
 def test_inputs_of_a_regressor_are_kept_while_answers_spread():
@@ -79,7 +86,7 @@ def test_inputs_of_a_regressor_are_kept_while_answers_spread():
     for spread, problem in ((6.0, ""), (4.0, "answers to them are too much alike")):
         answers = {"y": np.linspace(3, 3 + spread, 16, dtype=np.float32)[:, np.newaxis]}
         kept = Cases(samples.take(np.arange(16)), answers)
-        assert judge_kept(kept, chosen, None, choice).problem == problem
+        assert judge_kept(kept, chosen, None).problem == problem
 
 
 def feature_of(values, before=None):

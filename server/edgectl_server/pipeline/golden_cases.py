@@ -32,7 +32,7 @@ from edgectl_server.pipeline.errors import PipelineRefused
 from edgectl_server.pipeline.execution import Outputs
 from edgectl_server.pipeline.golden import INT8_ATOL_OF_RANGE
 
-__all__ = ["GoldenChoice", "answer_spread", "choose_golden", "count_classes", "fitting_cases"]
+__all__ = ["GoldenChoice", "answer_spread", "choose_golden", "fitting_cases"]
 
 Numbers = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -144,12 +144,17 @@ def choose_golden(
     return GoldenChoice(rows=rows, kinds=chosen.kinds, classes=covered)
 
 
-def count_classes(outputs: Outputs, scores: Scores) -> int | None:
-    """Return how many classes are named; None where a call is closer than it may be."""
+def some_are_too_close(outputs: Outputs, scores: Scores) -> bool:
+    """Say whether a call is closer than it may be for another processor."""
     values = np.sort(np.nan_to_num(outputs[scores.output].astype(np.float64)), axis=1)
-    if np.any(values[:, -1] - values[:, -2] < _margin_min(outputs, scores)):
-        return None
-    return len(np.unique(outputs[scores.output].argmax(axis=1)))
+    return bool(np.any(values[:, -1] - values[:, -2] < _margin_min(outputs, scores)))
+
+
+def score_spreads(outputs: Outputs, scores: Scores) -> Numbers:
+    """Return the highest less the lowest score of each class, float64 [classes]."""
+    values = np.nan_to_num(outputs[scores.output].astype(np.float64))
+    spreads: Numbers = values.max(axis=0) - values.min(axis=0)
+    return spreads
 
 
 def answer_spread(inputs: Mapping[str, Array], outputs: Outputs) -> float:

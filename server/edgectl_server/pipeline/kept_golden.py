@@ -5,8 +5,9 @@ parent, only the outputs are new, and devices fetch no more than these. They are
 
 - they are inputs of the same names, types and shapes, and as many as would be chosen now;
 - all answers of the new fp32 model to them are numbers;
-- with class scores: it names as many classes for them as for the ones that would be chosen, and
-  no call is so close that another processor would turn a good model down;
+- with class scores: those of every class spread over at least half of what they do for the ones
+  that would be chosen, so that a class that is damaged shows as well; and no call is so close that
+  another processor would turn a good model down;
 - without: what it answers to them spreads over at least half of what it answers to those.
 """
 
@@ -23,7 +24,11 @@ from msgspec import Struct
 from edgectl_protocol.manifest import Scores
 from edgectl_server.pipeline.data import Array, Samples
 from edgectl_server.pipeline.execution import Outputs
-from edgectl_server.pipeline.golden_cases import GoldenChoice, answer_spread, count_classes
+from edgectl_server.pipeline.golden_cases import (
+    answer_spread,
+    score_spreads,
+    some_are_too_close,
+)
 
 __all__ = ["Cases", "Judged", "judge_kept", "read_kept"]
 
@@ -71,25 +76,25 @@ def read_kept(path: Path, samples: Samples, *, count: int, bytes_max: int) -> Sa
     return Samples(role=samples.role, inputs=dict(inputs), digest=samples.digest)
 
 
-def judge_kept(kept: Cases, chosen: Cases, scores: Scores | None, choice: GoldenChoice) -> Judged:
+def judge_kept(kept: Cases, chosen: Cases, scores: Scores | None) -> Judged:
     """Say whether inputs are kept.
 
     Args:
         kept: the parent's.
         chosen: what would be chosen now.
         scores: the output of class scores, if there is one.
-        choice: how those were chosen.
     """
     answers = kept.answers
     for name, array in answers.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             return Judged(f"output {name} is no number for some of them")
     if scores is not None:
-        classes = count_classes(answers, scores)
-        if classes is None:
+        if some_are_too_close(answers, scores):
             return Judged("some calls are too close for another processor")
-        if classes < choice.classes:
-            return Judged(f"they show {classes} classes, new ones {choice.classes}")
+        shown, wanted = (score_spreads(one.answers, scores) for one in (kept, chosen))
+        alike = np.flatnonzero(shown < _SPREAD_MIN * wanted)
+        if len(alike):
+            return Judged(f"scores of class {alike[0]} are too much alike")
         return Judged()
     before, now = (answer_spread(one.samples.inputs, one.answers) for one in (kept, chosen))
     if before < _SPREAD_MIN * now:

@@ -162,7 +162,7 @@ def _cases(trials: Trials, golden: GoldenChoice) -> tuple[Samples, dict[str, int
     def judged() -> Judged:
         answers = baseline.runner(baseline.path, trials.inputs).run(kept)
         wanted = {name: array[golden.rows] for name, array in baseline.outputs.items()}
-        return judge_kept(Cases(kept, answers), Cases(chosen, wanted), baseline.scores, golden)
+        return judge_kept(Cases(kept, answers), Cases(chosen, wanted), baseline.scores)
 
     task = Task("golden", judged, Judged)
     try:
