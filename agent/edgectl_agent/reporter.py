@@ -11,13 +11,15 @@ Rules:
    written anew for each connection and speaks of that connection alone.
 4. Events and telemetry go into the spool first. They are published from there, oldest first, again
    after every reconnect and every 30 s, until the server has acknowledged them. Telemetry is
-   compressed once the server of this connection has said that it takes that.
+   compressed once the server of this connection has said that it takes that. Outcomes wait until
+   it has said what it keeps of ours: an older one says nothing of that, knows no outcomes, and
+   would take who sends them for an attacker.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -72,6 +74,8 @@ _SPOOLED: dict[Kind, tuple[Callable[[str], str], type[Report]]] = {
     "outcome": (topics.event, OutcomeReport),
     "telemetry": (topics.telemetry, TelemetryBatch),
 }
+_NOT_OF_OLD: Collection[Kind] = frozenset({"outcome"})
+"""What a server that says nothing of what it keeps does not know."""
 _log = logging.getLogger(__name__)
 
 Say = Callable[[dict[str, Any]], None]
@@ -86,8 +90,8 @@ class Outbox(Protocol):
     dropped: int
     """Messages that its budget has cost."""
 
-    def pending(self, limit: int = 32) -> list[Spooled]:
-        """Return the oldest ones."""
+    def pending(self, limit: int = 32, *, without: Collection[Kind] = ()) -> list[Spooled]:
+        """Return the oldest ones, none of some kinds."""
 
     def oldest(self) -> tuple[int, int] | None:
         """Return boot and number of the oldest one."""
@@ -148,7 +152,7 @@ class Reporter:
         self._told_seq = 0
         """Number of the report that told them first."""
         self._kept_seq: int | None = None
-        """Of the capabilities that the server keeps."""
+        """Of the capabilities that the server keeps; None: it has not said anything of that."""
         self._compresses = False
         """Whether the server of this connection takes compressed telemetry."""
         self.refusal: Reason | None = None
@@ -470,7 +474,8 @@ class Reporter:
         return structs.replace(report, update=update)
 
     def _drain(self, elapsed_s: float) -> None:
-        for spooled in self._outbox.pending(_SENT_AT_ONCE_MAX):
+        without = _NOT_OF_OLD if self._kept_seq is None else ()
+        for spooled in self._outbox.pending(_SENT_AT_ONCE_MAX, without=without):
             key = (spooled.boot, spooled.seq)
             sent_s = self._outstanding.get(key)
             if sent_s is not None and elapsed_s - sent_s < RESEND_S:

@@ -11,6 +11,8 @@ come in any order.
   security events, of which there are never more than `OUTCOMES_MAX` and `SECURITY_MAX`, then offers
   of uploads, which are made again, then measurements, and only then the oldest events of updates.
 * What waits is not signed yet: it is when it is sent.
+* What an agent of another version has left, of a kind that this one does not know, is dropped when
+  it is opened: nobody here could send it, and it would stand before all else.
 * A damaged file is thrown away with a warning: the device must go on without its past.
 * Where the disk is read-only or full to the last byte when it is opened, it is kept in memory: what
   is told then arrives unless the agent ends before. What waits in the file waits for another start.
@@ -25,9 +27,9 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from msgspec import Struct
 
@@ -57,6 +59,7 @@ SECURITY_MAX = 256
 
 OUTCOMES_MAX = 1024
 """Outcomes of requests that wait; the oldest gives way."""
+_KINDS: tuple[Kind, ...] = get_args(Kind)
 _ROW_BYTES = 64
 """What a row costs beside its payload; part of the budget."""
 _COUNTS_MAX: dict[Kind, int] = {"security": SECURITY_MAX, "outcome": OUTCOMES_MAX}
@@ -121,6 +124,7 @@ class Spool:
             "SELECT coalesce(sum(length(payload) + ?), 0) FROM message", (_ROW_BYTES,)
         ).fetchone()
         self._bytes: int = used
+        self._drop_unknown()
         # Also of messages: a start counter that was damaged may come by a number once more.
         (last,) = self._database.execute(
             "SELECT max(seq) FROM (SELECT seq FROM counter WHERE boot = ?1 "
@@ -178,12 +182,14 @@ class Spool:
             self._bytes += size
             return seq
 
-    def pending(self, limit: int = 32) -> list[Spooled]:
-        """Return the oldest messages that wait, at most `limit` of them."""
+    def pending(self, limit: int = 32, *, without: Collection[Kind] = ()) -> list[Spooled]:
+        """Return the oldest messages that wait, at most `limit` of them, none of some kinds."""
+        kinds = [kind for kind in _KINDS if kind not in without]
         with self._lock:
             rows = self._database.execute(
-                "SELECT kind, boot, seq, payload FROM message ORDER BY position LIMIT ?",
-                (limit + len(self._gone),),
+                "SELECT kind, boot, seq, payload FROM message "  # noqa: S608 - question marks
+                f"WHERE kind IN ({_places(kinds)}) ORDER BY position LIMIT ?",
+                (*kinds, limit + len(self._gone)),
             ).fetchall()
             waiting = [
                 Spooled(kind=kind, boot=boot, seq=seq, payload=payload)
@@ -300,6 +306,16 @@ class Spool:
         self.dropped += dropped
         return dropped > 0
 
+    def _drop_unknown(self) -> None:
+        keys = self._database.execute(
+            f"SELECT boot, seq FROM message WHERE kind NOT IN ({_places(_KINDS)})",  # noqa: S608
+            _KINDS,
+        ).fetchall()
+        if keys:
+            log.warning("%d messages of another version of the agent are dropped", len(keys))
+            self._remove(keys)
+            self.dropped += len(keys)
+
     def _remove(self, keys: Iterable[tuple[int, int]]) -> None:
         """Remove messages, and those that could not be removed before, as far as the disk lets."""
         # Not waited for: after a power loss the message is sent again and known as a repeat.
@@ -323,6 +339,10 @@ class Spool:
         lengths = self._database.execute(statement, arguments).fetchall()
         self._bytes -= sum(length + _ROW_BYTES for (length,) in lengths)
         return len(lengths)
+
+
+def _places(values: Collection[object]) -> str:
+    return ", ".join("?" * len(values))
 
 
 def _cannot_write(error: Exception) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
@@ -9,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from edgectl_agent.reporter import DISK_CHANGE, PROGRESS_PERIOD_S, Reporter
-from edgectl_agent.spool import Spooled
+from edgectl_agent.spool import Kind, Spooled
 from edgectl_protocol.compression import decompress
 from edgectl_protocol.envelopes import Envelope, decode_envelope
 from edgectl_protocol.messages import (
@@ -48,13 +50,16 @@ class Site:
             boot=3,
             signer=SimpleNamespace(key_id="0" * 64, sign=lambda _: b"signature"),
             machine=SimpleNamespace(record=record, slots=dict),  # type: ignore[arg-type]
-            outbox=SimpleNamespace(put=None, pending=lambda _: self.waiting),  # type: ignore[arg-type]
+            outbox=SimpleNamespace(put=None, pending=self.pending),  # type: ignore[arg-type]
             channel=SimpleNamespace(connected=lambda: True, publish=self.publish),  # type: ignore[arg-type]
             capabilities=lambda: self.what,
             endpoint=lambda: "",
             now=lambda: AT,
             say=lambda _: None,
         )
+
+    def pending(self, limit: int, *, without: Collection[Kind]) -> list[Spooled]:
+        return [one for one in self.waiting if one.kind not in without][:limit]
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
         assert retain == topic.endswith("/state")
@@ -164,3 +169,24 @@ def test_telemetry_is_compressed_for_a_server_that_has_said_so_in_this_connectio
     site.reporter.reconnected()
     site.waiting[0] = replace(site.waiting[0], payload=long)
     assert types() == ["json", "json"], "perhaps another server"
+
+
+def test_outcomes_wait_for_a_server_that_knows_them_and_nothing_waits_for_them(site: Site) -> None:
+    def told() -> list[int]:
+        site.others.clear()
+        site.elapsed_s += 100
+        site.reporter.pump(site.elapsed_s)
+        return [json.loads(one.payload)["seq"] for one in site.others]
+
+    kinds = ["outcome"] * 40 + ["telemetry"]
+    site.waiting = [
+        Spooled(kind=kind, boot=3, seq=seq, payload=b'{"seq":%d}' % seq)
+        for seq, kind in enumerate(kinds, 1)
+    ]
+    assert told() == [41], "an older server acknowledges no outcome"
+    site.reporter.kept(3, 1)
+    assert told() == list(range(1, 33))
+    site.reporter.reconnected()
+    assert told() == [41], "perhaps another server"
+    site.reporter.kept(3, 0)
+    assert told() == list(range(1, 33)), "it has lost what we are, and knows outcomes"

@@ -114,6 +114,29 @@ def test_the_budget_costs_old_telemetry_first_and_events_last(tmp_path: Path) ->
         assert 15_000 < sum(len(m.payload) + 64 for m in left) <= 20_000
 
 
+def test_what_another_version_of_the_agent_has_left_is_dropped_and_the_rest_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(tmp_path) as spool:
+        spool.put("verdict", event())  # type: ignore[arg-type]  # of a newer one
+        spool.put("event", event())
+    with opened(tmp_path, boot=2) as spool:
+        assert [(m.kind, m.seq) for m in spool.pending()] == [("event", 2)]
+        assert spool.oldest() == (1, 2)
+        assert spool.dropped == 1
+        assert "1 messages of another version" in caplog.text
+        spool.acknowledge(1, 2)
+        assert spool.pending() == []
+
+
+def test_kinds_are_left_out(tmp_path: Path) -> None:
+    with opened(tmp_path) as spool:
+        for kind in ("event", "outcome", "telemetry"):
+            spool.put(kind, event())
+        assert [m.seq for m in spool.pending(2, without={"outcome"})] == [1, 3]
+        assert [m.seq for m in spool.pending(2)] == [1, 2]
+
+
 def test_the_files_stay_near_the_budget(tmp_path: Path) -> None:
     budget = 200_000
     with opened(tmp_path, bytes_max=budget) as spool:
