@@ -41,6 +41,7 @@ __all__ = [
     "REPORT_BYTES_MAX",
     "REQUEST_PAYLOAD_TYPE",
     "REQUEST_PAYLOAD_TYPES",
+    "REQUEST_TYPE_END",
     "RUNS_MAX",
     "SLOTS_MAX",
     "Ack",
@@ -256,6 +257,8 @@ REQUEST_PAYLOAD_TYPES: dict[type[Request], str] = {
     LogRequest: LOG_REQUEST_PAYLOAD_TYPE,
     LogFollowRequest: LOG_FOLLOW_PAYLOAD_TYPE,
 }
+REQUEST_TYPE_END = "-request.v1+json"
+"""Of the payload type of every request, also of those that an older agent does not know."""
 
 
 class Ack(_Message, frozen=True, kw_only=True, omit_defaults=True):

@@ -75,7 +75,7 @@ from edgectl_server.kept_capabilities import answer_to
 from edgectl_server.log_follows import LogFollows
 from edgectl_server.missed_states import MissedStates
 from edgectl_server.receipts import Receipts
-from edgectl_server.reports import DeviceKey, NotBelieved, Reports
+from edgectl_server.reports import DeviceKey, NotBelieved, NotKnown, Reports
 from edgectl_server.rollouts import Rollouts
 from edgectl_server.security import SecurityEvents
 from edgectl_server.storage.database import Database
@@ -272,6 +272,9 @@ class Intake:
                 self._drop(error.code, f"{device}: {error.detail}")
                 if seen or not one.incoming.retained:  # else of a machine that had the name before
                     self._security.note(device, error.code, error.detail)
+                one.incoming.done()
+            except NotKnown as error:
+                self._drop("unknown", f"{device} is newer than this server: {error}")
                 one.incoming.done()
             else:
                 believed.append(_Believed(one.incoming, device, message, key))

@@ -74,7 +74,7 @@ class LogFollows:
 
         Raises:
             NotFound: ``device.unknown``.
-            Conflict: ``logs.offline``.
+            Conflict: ``logs.offline``, ``logs.older``.
             TooMany: ``logs.follows``.
         """
         now = self._now()
@@ -85,6 +85,13 @@ class LogFollows:
                     "logs.offline",
                     f"{device.id} is not connected",
                     hint="look when it is; on the device: journalctl -fu edgectl-agent",
+                )
+            if device.reported.get("capabilities_seq") is None:
+                # Of all that know the request; to others, one that they do not know is an attack.
+                raise Conflict(
+                    "logs.older",
+                    f"the agent of {device.id} is too old to send its log as it comes",
+                    hint=f"upgrade it, or fetch what is there: edgectl devices logs {device.id}",
                 )
             running = _running(session)
             row = next((one for one in running if one.device == name), None)

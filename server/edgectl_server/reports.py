@@ -8,10 +8,11 @@ Chunks of uploads are not signed one by one, and do not come here: the digest of
 the offer, which is (`edgectl_server.device_uploads`).
 
 Rules: the key id in the envelope is a hint, which says why a signature is not good. The payload
-type must be one that belongs on the topic; of telemetry it may say that the payload is compressed,
-which is undone after the signature was checked, and within the bound of a report. A key is parsed
-once and kept by its fingerprint, so that a device that enrols with another key is checked against
-that one at once.
+type must be one that belongs on the topic: one that belongs on none, with a good signature, is of
+an agent that is newer than this server, and of nobody else. Of telemetry the type may say that the
+payload is compressed, which is undone after the signature was checked, and within the bound of a
+report. A key is parsed once and kept by its fingerprint, so that a device that enrols with another
+key is checked against that one at once.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from edgectl_protocol.outcomes import OutcomeReport
 from edgectl_protocol.topics import UpTopic
 from edgectl_protocol.uploads import UploadOffer
 
-__all__ = ["DeviceKey", "NotBelieved", "Reports"]
+__all__ = ["DeviceKey", "NotBelieved", "NotKnown", "Reports"]
 
 _KEYS_MAX = 16384
 _ECDSA = ec.ECDSA(SHA256())
@@ -60,6 +61,7 @@ _KINDS: dict[str, tuple[type[Any], ...]] = {
 _BY_TYPE: dict[str, dict[str, type[Any]]] = {
     topic: {PAYLOAD_TYPES[kind]: kind for kind in kinds} for topic, kinds in _KINDS.items()
 }
+_TYPES = frozenset(PAYLOAD_TYPES.values())
 
 
 class NotBelieved(Exception):
@@ -74,6 +76,10 @@ class NotBelieved(Exception):
         super().__init__(f"{code}: {detail}")
         self.code = code
         self.detail = detail
+
+
+class NotKnown(Exception):
+    """A device says what this server is too old for."""
 
 
 class DeviceKey(NamedTuple):
@@ -100,6 +106,7 @@ class Reports:
         Raises:
             NotBelieved: ``report.unsigned``, ``report.type``, ``report.key``,
                 ``report.signature``, ``report.malformed`` or ``report.device``.
+            NotKnown: it is of the device, and of a type that this server does not know.
         """
         try:
             envelope = decode_envelope(content, bytes_max=MESSAGE_BYTES_MAX)
@@ -109,11 +116,12 @@ class Reports:
         if topic.kind == _COMPRESSIBLE and payload_type.endswith(COMPRESSED):
             payload_type, is_packed = payload_type.removesuffix(COMPRESSED), True
         kind = _BY_TYPE[topic.kind].get(payload_type)
-        if kind is None:
-            raise NotBelieved(
-                "report.type", f"{envelope.payload_type[:80]!r} on the topic of the {topic.kind}"
-            )
+        said = f"{envelope.payload_type[:80]!r} on the topic of the {topic.kind}"
+        if kind is None and payload_type.removesuffix(COMPRESSED) in _TYPES:
+            raise NotBelieved("report.type", said)
         self._verify(topic, envelope, key)
+        if kind is None:
+            raise NotKnown(said)
         try:
             payload = envelope.payload
             if is_packed:

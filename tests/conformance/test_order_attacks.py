@@ -218,6 +218,17 @@ def test_neither_passes_for_the_other(server: Server, trust: Trust) -> None:
         assert refused.value.code == "request.malformed"
 
 
+def test_a_request_of_a_newer_server_is_no_attack(server: Server, trust: Trust) -> None:
+    newer = server.sign(payload_type="application/vnd.edgectl.dance-request.v1+json")
+    with pytest.raises(StepFailed) as failed:
+        trust.check_request(newer, lambda: False)
+    assert failed.value.code == "request.unknown"
+    forged = newer.replace(b"dance", b"glide")
+    with pytest.raises(Refused) as refused:
+        trust.check_request(forged, lambda: False)
+    assert refused.value.code == "request.signature"
+
+
 def test_signed_and_no_order(server: Server, trust: Trust) -> None:
     for payload in (b"{}", b"null", ORDER[:-1], b"[" * 10_000, ORDER.replace(b'"pi-1"', b'"*"')):
         with pytest.raises(Refused) as refused:

@@ -40,6 +40,7 @@ from edgectl_protocol.messages import (
     MESSAGE_BYTES_MAX,
     ORDER_PAYLOAD_TYPE,
     REQUEST_PAYLOAD_TYPES,
+    REQUEST_TYPE_END,
 )
 from edgectl_protocol.metadata import METADATA_BYTES_MAX, ORDER_KEYS_FIELD
 from edgectl_protocol.names import hex_of
@@ -157,15 +158,22 @@ class Verifier:
 
         Raises:
             Refused: ``request.malformed`` or ``request.signature``: it is none of ours.
-            StepFailed: the keys could not be fetched now.
+            StepFailed: the keys could not be fetched now; ``request.unknown``: it is ours, and of
+                a server that is newer than this agent.
         """
         try:
-            envelope = _take_apart(payload, *REQUEST_PAYLOAD_TYPES.values())
+            envelope = decode_envelope(payload, bytes_max=MESSAGE_BYTES_MAX)
+            if not envelope.payload_type.endswith(REQUEST_TYPE_END):
+                raise MalformedMessage(f"an envelope of {envelope.payload_type!r:.80}")
         except ProtocolError as error:
             raise Refused("request.malformed", str(error)) from error
         checked = self._checked(envelope)
         if checked is None:
             raise Refused("request.signature", "not signed by a key that the trusted root lists")
+        if checked.payload_type not in REQUEST_PAYLOAD_TYPES.values():
+            raise StepFailed(
+                "request.unknown", f"the server is newer, and asks for {checked.payload_type!r:.80}"
+            )
         return checked
 
     def _checked(self, envelope: Envelope) -> Checked | None:
@@ -241,16 +249,11 @@ class Verifier:
 def parse_envelope(payload: bytes) -> Envelope:
     """Take an order's envelope apart; raise `Refused` ``order.malformed`` for anything else."""
     try:
-        return _take_apart(payload, ORDER_PAYLOAD_TYPE)
+        envelope = decode_envelope(payload, bytes_max=MESSAGE_BYTES_MAX)
+        if envelope.payload_type != ORDER_PAYLOAD_TYPE:
+            raise MalformedMessage(f"an envelope of {envelope.payload_type!r:.80}")
     except ProtocolError as error:
         raise Refused("order.malformed", str(error)) from error
-
-
-def _take_apart(payload: bytes, *payload_types: str) -> Envelope:
-    """Return the envelope, of one of those types; raise `ProtocolError` for anything else."""
-    envelope = decode_envelope(payload, bytes_max=MESSAGE_BYTES_MAX)
-    if envelope.payload_type not in payload_types:
-        raise MalformedMessage(f"an envelope of {envelope.payload_type!r:.80}")
     return envelope
 
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from cryptography import x509
@@ -292,7 +293,7 @@ class Pi:
         payload = message if isinstance(message, bytes) else seal(self.key, message)
         self.client.publish(topic, payload, qos=1, retain=retain)
 
-    def report(self, *, online: bool = True) -> ReportedState:
+    def report(self, *, online: bool = True, **more: Any) -> ReportedState:
         self.seq += 1
         state = ReportedState(
             device=self.name,
@@ -305,6 +306,7 @@ class Pi:
             order_nonce=self.accepted[1],
             capabilities=CAPABILITIES,
             slots=self.slots,
+            **more,
         )
         self.publish(topics.state(self.name), state, retain=True)
         return state

@@ -16,7 +16,7 @@ from edgectl_server import log_follows
 from edgectl_server.clock import now
 from edgectl_server.errors import ServerError
 from edgectl_server.log_follows import FOLLOWS_MAX
-from edgectl_server.storage.tables import LogFollow, LogFollowLines
+from edgectl_server.storage.tables import Device, LogFollow, LogFollowLines
 from server.fleet.conftest import Site
 from server.fleet.fleet_helpers import Pi
 from waiting import wait_for
@@ -33,7 +33,12 @@ class Follower:
         self.site, self.name = site, name
         self.pi: Pi = site.pi(name)
         self.pi.subscribe(topics.command(name))
-        wait_for(lambda: site.plane.fleet.device(name).online, "the device online")
+        self.pi.report(capabilities_seq=1)
+        wait_for(self._is_known, "the device's report")
+
+    def _is_known(self) -> bool:
+        with self.site.database.read() as session:
+            return "capabilities_seq" in session.get_one(Device, self.name).reported
 
     def requests(self) -> list[LogFollowRequest]:
         payloads = self.pi.got.get(topics.command(self.name), [])
@@ -173,6 +178,18 @@ def test_a_device_that_is_away_is_not_followed(site: Site, follower: Follower) -
         site.plane.log_follows.start("pi-1", "anna")
     with pytest.raises(ServerError, match="no device"):
         site.plane.log_follows.start("pi-9", "anna")
+
+
+def test_a_device_that_is_too_old_is_not_asked_for_what_it_would_call_an_attack(
+    site: Site,
+) -> None:
+    old = site.pi("pi-1")
+    old.subscribe(topics.command("pi-1"))
+    wait_for(lambda: site.plane.fleet.device("pi-1").online, "the device online")
+    with pytest.raises(ServerError) as refused:
+        site.plane.log_follows.start("pi-1", "anna")
+    assert (refused.value.code, refused.value.status) == ("logs.older", 409)
+    assert old.got.get(topics.command("pi-1")) is None
 
 
 def test_not_too_many_at_once(site: Site, follower: Follower) -> None:

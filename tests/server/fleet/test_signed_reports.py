@@ -119,6 +119,16 @@ def test_what_is_not_signed_by_the_device_changes_nothing(parts, line, attack: A
     assert parts.fleet.devices(PAGE, DeviceFilter(security=True)).total == 1
 
 
+def test_what_a_newer_agent_says_is_no_attack(parts, line) -> None:  # noqa: F811
+    newer = "application/vnd.edgectl.verdict.v1+json"
+    line.send(topics.event("pi-1"), seal(KEY, b'{"device":"pi-1"}', newer))
+    wait_for(lambda: parts.intake.dropped["unknown"] == 1)
+    assert noted(parts) == {}
+    line.send(topics.event("pi-1"), seal(OTHER, b'{"device":"pi-1"}', newer))
+    wait_for(lambda: parts.intake.dropped["report.key"] == 1)
+    assert noted(parts) == {"report.key": 1}
+
+
 def batch(seq: int) -> bytes:
     return encode(told(seq, waits_boot=1, waits_seq=seq))
 
