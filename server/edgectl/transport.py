@@ -2,6 +2,8 @@
 
 Order of checks: no answer → `ServerUnreachable`; an answer larger than `ANSWER_BYTES_MAX` or not
 decodable → `ApiError` ``client.answer``; a problem (RFC 9457) → `ApiError` with the server's code.
+What is asked for by default is not said: the server's defaults are the same, and an older server
+refuses fields that it does not know.
 The token goes to this one address only: redirects are not followed, and loopback addresses are
 never reached through a proxy.
 """
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec import structs
 
 from edgectl.errors import ApiError, EdgectlError, LocalError, ServerUnreachable, UntrustedServer
 from edgectl.types import Problem
@@ -45,6 +48,9 @@ _HINTS = {
     401: "log in with `edgectl login`, or set EDGECTL_TOKEN",
     403: "ask an administrator for a higher role, then log in again",
     404: "see what there is: `edgectl models list`, `devices list`, `rollout list`, `jobs list`",
+}
+_HINTS_BY_CODE = {
+    "route.unknown": "is the server older than this edgectl? upgrade it, or use its version",
 }
 """Next steps where the server names none."""
 
@@ -244,7 +250,7 @@ class Connection:
         sent = dict(headers or {})
         if body is not None:
             sent["Content-Type"] = "application/json"
-        content = msgspec.json.encode(body) if body is not None else None
+        content = msgspec.json.encode(_said(body)) if body is not None else None
         with self.stream(
             method, path, params=params, headers=sent, content=content, accept=accept
         ) as response:
@@ -325,6 +331,25 @@ def _body(response: httpx2.Response) -> bytes:
     return bytes(content)
 
 
+def _said(value: Any) -> Any:
+    """Return what is to be sent, its structs without the fields that are as by default."""
+    match value:
+        case msgspec.Struct():
+            fields = ((one, getattr(value, one.name)) for one in structs.fields(type(value)))
+            return {one.encode_name: _said(it) for one, it in fields if it != _default(one)}
+        case dict():
+            return {key: _said(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_said(one) for one in value]
+    return value
+
+
+def _default(field: structs.FieldInfo) -> Any:
+    if field.default_factory is not msgspec.NODEFAULT:
+        return field.default_factory()
+    return field.default
+
+
 def _refusal(response: httpx2.Response, content: bytes) -> ApiError:
     status = response.status_code
     try:
@@ -344,7 +369,7 @@ def _refusal(response: httpx2.Response, content: bytes) -> ApiError:
         wrong = f"{entry.get('field', '?')}: {entry.get('message', 'wrong')}"
         if wrong not in detail:
             detail += f"; {wrong}"
-    hint = problem.hint or _HINTS.get(status, "")
+    hint = problem.hint or _HINTS_BY_CODE.get(problem.code) or _HINTS.get(status, "")
     return ApiError(problem.code, detail, hint, status=status, data=problem.data)
 
 

@@ -11,7 +11,7 @@ from cli.fake_server import TOKEN, problem
 from edgectl import types
 from edgectl.client import Client
 from edgectl.errors import ApiError, LocalError, ServerUnreachable
-from edgectl.transport import RetryPolicy, server_url
+from edgectl.transport import RetryPolicy, _default, server_url
 from edgectl.uploads import PIECE_BYTES
 from edgectl_server import schemas
 
@@ -50,6 +50,48 @@ def test_answers_of_a_newer_server_are_understood(server, client, kind, example)
     assert msgspec.to_builtins(got)["state"] == fields["state"]
 
 
+REQUESTS = sorted(
+    name
+    for name in types.__all__
+    if name.endswith(("Request", "Change", "Options", "Policy", "Spec", "Start"))
+    or name in {"Selector", "PreauthorisedEntry", "AnnotationItem"}
+)
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_what_is_not_said_is_for_the_server_what_it_is_here(name):
+    theirs = getattr(schemas, name).model_fields
+    for field in msgspec.structs.fields(getattr(types, name)):
+        if field.required:
+            continue
+        assert not theirs[field.name].is_required(), field.name
+        ours = _default(field)
+        if ours is msgspec.UNSET or isinstance(ours, msgspec.Struct):
+            continue  # never said; of the same kind, and compared by itself
+        assert theirs[field.name].get_default(call_default_factory=True) == ours, field.name
+
+
+def test_an_older_server_is_not_told_of_what_nobody_asks_for(server, client):
+    server.routes["POST", "/rollouts"] = (200, {})
+    policy = types.RolloutPolicy(
+        observe_s=2.0,
+        latency_ratio_max=None,
+        phases=[types.PhaseSpec(devices=1, gates=types.GatePolicy(success_min=0.5))],
+    )
+    request = types.RolloutRequest("har", "2", types.Selector(all=True), policy)
+    client._connection.request("POST", "/rollouts", dict, body=request)
+    assert server.requests("POST", "/rollouts")[-1].json() == {
+        "model": "har",
+        "version": "2",
+        "selector": {"all": True},
+        "policy": {
+            "observe_s": 2.0,
+            "latency_ratio_max": None,
+            "phases": [{"devices": 1, "gates": {"success_min": 0.5}}],
+        },
+    }
+
+
 # ---------------------------------------------------------------- errors
 
 
@@ -60,6 +102,13 @@ def test_problem_becomes_an_error_with_the_servers_code(server, client):
     error = caught.value
     assert (error.code, error.detail, error.hint) == ("x.y", "no", "wait")
     assert (error.status, error.data) == (409, {"a": 1})
+
+
+def test_what_an_older_server_does_not_have_is_told_apart(server, client):
+    server.routes["GET", "/me"] = problem(404, "route.unknown", "there is no GET /api/v1/me")
+    with pytest.raises(ApiError) as caught:
+        client.me()
+    assert "older" in caught.value.hint
 
 
 def test_wrong_fields_are_named_once(server, client):

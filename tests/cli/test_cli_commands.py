@@ -6,6 +6,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
 from cli.answers import (
@@ -21,6 +22,7 @@ from cli.answers import (
     version,
 )
 from cli.fake_server import TOKEN, problem
+from edgectl import types
 from edgectl_server import schemas
 
 SHOWING = [
@@ -293,6 +295,12 @@ def test_rollout_that_goes_wrong_fails(logged_in, fleet_server, state, counts, c
     assert f"error[{code}]" in got.err
 
 
+def asked_policy(server):
+    """What was asked for, with all that was left to the server."""
+    asked = server.requests("POST", "/rollouts")[0].json()["policy"]
+    return msgspec.to_builtins(msgspec.convert(asked, types.RolloutPolicy))
+
+
 def test_phases_gates_and_deadlines_are_sent_as_they_were_meant(logged_in, fleet_server):
     got = logged_in(
         *("rollout", "start", "har@1", "--all", "--no-watch", "--phases", "canary:5, 12.5%"),
@@ -300,7 +308,7 @@ def test_phases_gates_and_deadlines_are_sent_as_they_were_meant(logged_in, fleet
         *("--gate", "latency_p95<=20ms", "--gate", "committed >= 3"),
     )
     assert got.code == 0
-    policy = fleet_server.requests("POST", "/rollouts")[0].json()["policy"]
+    policy = asked_policy(fleet_server)
     canary, share = policy["phases"]
     assert canary | {} == {
         "name": "canary", "devices": 5, "percent": None, "where": "", "soak_s": 3600,
@@ -319,7 +327,7 @@ def test_a_gate_for_one_phase_comes_with_those_for_all(logged_in, fleet_server):
         *("--gate", "canary:success>=0.8", "--gate", "canary:committed>=3"),
     )
     assert got.code == 0, got.err
-    policy = fleet_server.requests("POST", "/rollouts")[0].json()["policy"]
+    policy = asked_policy(fleet_server)
     canary, share = policy["phases"]
     own = canary["gates"]
     assert (own["success_min"], own["committed_min"], own["error_rate_max"]) == (0.8, 3, 0.01)
@@ -337,7 +345,7 @@ def test_selected_phases_and_experiments_are_sent_as_they_were_meant(logged_in, 
         "half:low_confidence margin=0.02 alpha=0.01 below=0.6 unit=site limit=2d requests=90000",
     )
     assert got.code == 0
-    policy = fleet_server.requests("POST", "/rollouts")[0].json()["policy"]
+    policy = asked_policy(fleet_server)
     canary, half = policy["phases"]
     assert canary["where"] == 'site in (porto, "a,b") and tag=canary'
     assert canary["experiment"]["rate"] == "error_rate"

@@ -31,7 +31,7 @@ def policy_server(fleet_server):
     fleet_server.routes["GET", "/models/har/policy"] = (200, POLICY)
     fleet_server.routes["PUT", "/models/har/policy"] = lambda request: (
         200,
-        POLICY.model_copy(update={"require": request.json()["require"], "revision": 4}),
+        POLICY.model_copy(update={"require": request.json().get("require", []), "revision": 4}),
     )
     return fleet_server
 

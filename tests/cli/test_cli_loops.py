@@ -32,5 +32,5 @@ def test_an_approval_is_of_the_stage_that_is_named(logged_in: Any, fleet_server:
     sent = [one.json() for one in fleet_server.requests("POST", "/models/har/loop")]
     assert sent == [
         {"reason": "seen", "run": RUN, "approval": "training"},
-        {"reason": "", "run": "0" * 16, "approval": "rollout"},
+        {"run": "0" * 16, "approval": "rollout"},
     ]

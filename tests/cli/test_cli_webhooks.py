@@ -63,8 +63,6 @@ def test_one_is_added_and_its_secret_printed_alone(logged_in, hooks):
         "name": "ops",
         "url": "https://hooks.example/x",
         "events": ["gate.failed"],
-        "format": "edgectl",
-        "enabled": True,
     }
 
 

@@ -165,6 +165,8 @@ async def refuse_unknown_parameters(request: Request) -> None:
         return
     if request.url.path == openid.CALLBACK:  # RFC 6749, 4.1.2: what we do not know is ignored
         return
+    if dependant.call is _unknown:  # the address is what is unknown
+        return
     known = set(_query_names(dependant))
     unknown = sorted(set(request.query_params) - known)
     if unknown:

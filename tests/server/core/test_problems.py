@@ -69,6 +69,11 @@ def test_an_unknown_sort_key_is_named(client, people):
     assert "created_at" in check_problem(answer, 422, "request.sort")["hint"]
 
 
+def test_an_unknown_address_is_told_with_whatever_parameters(client, people):
+    answer = client.get("/api/v1/oracles?limit=100&offset=0", headers=people.viewer)
+    check_problem(answer, 404, "route.unknown")
+
+
 @pytest.mark.parametrize(
     "body",
     [
