@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from e2e.fleet import Agent, Server, stopping
+from edgectl.errors import ApiError
 from edgectl_server.backup.rows import revision_of
 from waiting import wait_for
 
@@ -135,7 +136,8 @@ def test_versions_mixed_through_an_upgrade(
         with stopping(*agents):
             for agent in agents:
                 agent.start()
-            operator("rollout", "start", "har@1", "--all", "--observe", "0.5s")
+            # Whose command line is newer than the server rolls out all the same.
+            server.wait_rollout(server.roll_out("har", "1", observe_s=0.5))
             assert served() == ["1", "1", "1"]
             operator("push", model, "--name", "har", "--version", "2", "--precision", "fp32")
             options = ("--phases", "canary:1", "--approve-after", "canary", "--no-watch")
@@ -166,6 +168,9 @@ def test_versions_mixed_through_an_upgrade(
             server.wait_rollout(server.roll_out("har", "3", observe_s=0.5))
             assert served() == ["3", "3", "3"]
             assert [(one.answers > 20, one.problems) for one in asking] == [(True, [])] * 3
+            with pytest.raises(ApiError) as refused:
+                client.follow_logs(agents[0].device)  # what it does not know it calls an attack
+            assert refused.value.code == "logs.older"
 
             # --- an agent is upgraded on its state: it serves before it hears of anybody
             first = agents[0]
@@ -180,4 +185,14 @@ def test_versions_mixed_through_an_upgrade(
             server.wait_rollout(server.roll_out("har", "4", observe_s=0.5))
             assert served() == ["4", "4", "4"]
             assert [one.problems for one in asking[1:]] == [[], []]
+
+            # --- and put back to the older version, it serves and is heard of as before
+            first.stop()
+            first.python = older
+            first._environment.pop("EDGECTL_AGENT_RECONNECT_S_MAX", None)
+            first.start()
+            assert first.served("har") == "4"
+            wait_for(lambda: client.device(first.device).online, "the agent that was put back")
+            server.wait_rollout(server.roll_out("har", "3", first.device, observe_s=0.5))
+            assert first.served("har") == "3"
             assert client.security_events().items == [], "nobody was taken for an attacker"
