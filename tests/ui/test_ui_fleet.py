@@ -262,6 +262,16 @@ def test_latency_and_health_are_drawn_and_can_be_read(visit):
     assert not watched.troubles
 
 
+def test_a_page_that_is_older_than_the_server_says_so_in_place_of_a_chart(visit):
+    watched = visit("viewer", color_scheme="light")  # in a browser that has fetched nothing yet
+    watched.page.route("**/assets/echarts-*.js", lambda route: route.fulfill(status=404))
+    page = watched.goto("/fleet/pi-porto-01")
+    panel = page.locator("#charts")
+    expect(panel.get_by_text("Reload the page.").first).to_be_visible()
+    panel.get_by_text("As a table").first.click()
+    expect(panel.locator("tbody tr").first).to_be_visible()
+
+
 def test_a_viewer_sees_everything_and_changes_nothing(visit):
     page = visit("viewer").goto("/fleet/pi-porto-01")
     for name in ("Hold", "Roll back", "Bench", "Lost", "Decommission"):

@@ -35,6 +35,16 @@ export class ApiError extends Error {
   }
 }
 
+/** A part of the page that was not fetched yet is away: an upgraded server has another page. */
+export function outdated(): ApiError {
+  return new ApiError({
+    status: 404,
+    code: "page.outdated",
+    detail: "A part of this page cannot be fetched: the server was upgraded since it was opened, or does not answer.",
+    hint: "Reload the page.",
+  });
+}
+
 export function asApiError(error: unknown): ApiError {
   if (error instanceof ApiError) return error;
   return new ApiError({

@@ -1,6 +1,6 @@
 // A file to the server, in pieces: hashed first, because its digest names the upload, then sent from
 // wherever the server has it already. A lost connection is waited for; the server's offset is the truth.
-import { ApiError, asApiError, csrfHeaders, problemOf } from "./client";
+import { ApiError, asApiError, csrfHeaders, outdated, problemOf } from "./client";
 import type { FromHashing } from "./hash.worker";
 
 export interface Progress {
@@ -53,7 +53,8 @@ function hash(file: File, tell: (done: number) => void, stop: AbortSignal): Prom
     const unreadable = (why: string) =>
       new ApiError({ status: 400, code: "file.unreadable", detail: `${file.name} cannot be read: ${why}`, hint: "Choose it again." });
     stop.addEventListener("abort", () => end(() => reject(stop.reason as Error)), { once: true });
-    worker.onerror = (event) => end(() => reject(unreadable(event.message)));
+    // A script that cannot be fetched has nothing to say.
+    worker.onerror = (event) => end(() => reject(event.message ? unreadable(event.message) : outdated()));
     worker.onmessage = ({ data }: MessageEvent<FromHashing>) => {
       if ("done" in data) tell(data.done);
       else if ("failed" in data) end(() => reject(unreadable(data.failed)));

@@ -1,10 +1,12 @@
 // Lines over time, drawn by ECharts, which is fetched when the first chart is shown. What the lines
 // say is in a table too, for who cannot see them.
-import { useEffect, useMemo, useRef } from "react";
+import { useEffect, useMemo, useRef, useState } from "react";
 import { useMantineColorScheme } from "@mantine/core";
 import type { EChartsType } from "echarts/core";
 
+import { outdated } from "../api/client";
 import { absolute, clock } from "../format";
+import { ErrorPanel } from "./Panels";
 
 export interface Line {
   name: string;
@@ -36,19 +38,21 @@ const HEIGHT = 168;
 export function LineChart({ label, times, lines, write, marks, limit, rare }: LineChartProps) {
   const place = useRef<HTMLDivElement>(null);
   const chart = useRef<EChartsType | null>(null);
+  const [isAway, setAway] = useState(false);
   const { colorScheme } = useMantineColorScheme();
   const [value, name] = [limit?.value, limit?.name];
   const given = useMemo(() => (value === undefined ? undefined : { value, name: name ?? "" }), [value, name]);
   useEffect(() => {
     let gone = false;
     let watch: ResizeObserver | undefined;
-    void import("./echarts").then(({ init }) => {
+    const draw = ({ init }: typeof import("./echarts")) => {
       if (gone || !place.current) return;
       chart.current ??= init(place.current);
       chart.current.setOption(options(place.current, { label, times, lines, write, marks, limit: given, rare }), { notMerge: true });
       watch = new ResizeObserver(() => chart.current?.resize());
       watch.observe(place.current);
-    });
+    };
+    import("./echarts").then(draw, () => setAway(true));
     return () => {
       gone = true;
       watch?.disconnect();
@@ -63,7 +67,8 @@ export function LineChart({ label, times, lines, write, marks, limit, rare }: Li
   );
   return (
     <figure style={{ margin: 0 }}>
-      <div ref={place} role="img" aria-label={summary(label, lines, write, given)} style={{ height: HEIGHT }} />
+      {isAway && <ErrorPanel error={outdated()} />}
+      <div ref={place} role="img" aria-label={summary(label, lines, write, given)} style={{ height: isAway ? 0 : HEIGHT }} />
       <details className="as-table">
         <summary className="small soft">As a table</summary>
         <div className="table-scroll" tabIndex={0} role="region" aria-label={`${label}, as a table`} style={{ maxHeight: 220, overflowY: "auto" }}>
