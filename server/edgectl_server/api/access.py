@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from edgectl_server.services import Services
 
 __all__ = [
+    "READING",
     "SCOPE_OF_TAG",
     "SECURE_SESSION_COOKIE",
     "SESSION_COOKIE",
@@ -76,6 +77,8 @@ SESSION_COOKIE = "edgectl_session"
 SECURE_SESSION_COOKIE = f"__Host-{SESSION_COOKIE}"
 CSRF_HEADER = "X-CSRF-Token"
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
+READING = frozenset({"plan_rollout"})
+"""Operations that change nothing though they are sent as a change is."""
 
 _bearer = HTTPBearer(
     auto_error=False, scheme_name="token", description="`Bearer edgectl_<id>_<secret>`"
@@ -131,10 +134,10 @@ def drop_session_cookie(request: Request, response: Response) -> None:
     )
 
 
-def scope_of(tags: Sequence[Any], method: str) -> Scope:
-    """Return the scope that a token needs for a route with `tags`."""
+def scope_of(tags: Sequence[Any], method: str, operation: str | None) -> Scope:
+    """Return the scope that a token needs for the `operation` of a route with `tags`."""
     reads, writes = SCOPE_OF_TAG.get(str(tags[0]) if tags else "", ("admin", "admin"))
-    return reads if method in _READS else writes
+    return reads if method in _READS or operation in READING else writes
 
 
 class RoleCheck:
@@ -179,7 +182,9 @@ class RoleCheck:
                 f"this needs the role {self.role}; {principal.user} has {principal.role}",
                 hint=f"ask somebody with the role {self.role}",
             )
-        needed = scope_of(getattr(request.scope["route"], "tags", ()), request.method)
+        route = request.scope["route"]
+        operation = getattr(route, "operation_id", None)
+        needed = scope_of(getattr(route, "tags", ()), request.method, operation)
         if principal.scopes is not None and needed not in principal.scopes:
             raise Forbidden(
                 "auth.scope",

@@ -228,7 +228,9 @@ def make_openapi(app: FastAPI) -> dict[str, Any]:
                 role = roles.get(operation["operationId"])
                 operation["x-edgectl-role"] = role or "open"
                 if role:
-                    operation["x-edgectl-scope"] = scope_of(operation["tags"], method.upper())
+                    operation["x-edgectl-scope"] = scope_of(
+                        operation["tags"], method.upper(), operation["operationId"]
+                    )
                 found = {str(code): content for code, content in operation["responses"].items()}
                 if "422" in found:  # FastAPI describes its own form
                     found["422"] = problems.responses(422)[422]

@@ -19,6 +19,7 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from edgectl_server.api.access import READING
 from edgectl_server.audit import Act, acting, current_act
 from edgectl_server.services import Services
 
@@ -76,8 +77,6 @@ KEPT: Mapping[str, tuple[str, ...]] = {
 _BODY_BYTES_MAX = 64 * 1024
 """Of a longer body nothing is kept."""
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
-READING = frozenset({"plan_rollout"})
-"""Operations that change nothing though they are sent as a change is."""
 _RIGHTS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 
 

@@ -7,6 +7,7 @@ from argon2 import extract_parameters
 from argon2.exceptions import VerifyMismatchError
 from fastapi.routing import iter_route_contexts
 
+from edgectl_server.api.access import READING
 from edgectl_server.api.app import create_app
 from edgectl_server.auth import SCOPES as SCOPES_OF_ROLE
 from edgectl_server.auth import Auth, _of_nobody
@@ -253,7 +254,6 @@ SCOPES = {
     "delete_selector": "devices:write",
     "start_rollout": "rollouts:write",
     "apply_rollout": "rollouts:write",
-    "plan_rollout": "rollouts:write",  # it is sent as a change is, and changes nothing
     "rollout_action": "rollouts:write",
     "submit_staged": "trust:write",
     "list_audit": "admin",
@@ -283,14 +283,21 @@ def test_every_route_has_the_role_that_was_decided():
 
 
 def test_every_route_has_the_scope_that_was_decided():
-    """Whatever is not named here only reads, and a change is never only reading."""
+    """Whatever is not named here only reads, and a change is never only reading.
+
+    The plan of a rollout is sent as a change is, and changes nothing.
+    """
     assert {route.operation: route.scope for route in ROUTES if route.role != OPEN} == {
         operation: SCOPES.get(operation, "read")
         for operation, role in ROLES.items()
         if role != OPEN
     }
     reads = {"GET", "HEAD"}
-    assert all(route.method in reads for route in ROUTES if route.scope == "read")
+    assert all(
+        route.method in reads or route.operation in READING
+        for route in ROUTES
+        if route.scope == "read"
+    )
     writers = [route for route in ROUTES if route.role == OPEN and route.method not in reads]
     assert {route.operation for route in writers} == OPEN_CHANGES
 
@@ -559,6 +566,14 @@ def test_scopes_of_a_token(client, people):
     assert (info["role"], info["scopes"]) == ("viewer", ["read", "tokens"])
     info, _ = made(client, headers, role="admin")
     assert info["scopes"] == ["read", "tokens", "devices:write"]
+
+
+def test_a_viewers_token_asks_what_a_rollout_would_do(client, people):
+    """It cannot get a scope that writes: told to get one, it would have nowhere to go."""
+    _, headers = made(client, people.viewer)
+    asked = client.post("/api/v1/rollouts/plan", headers=headers, json={})
+    assert (asked.status_code, asked.json()["code"]) == (422, "request.invalid")
+    assert client.post("/api/v1/rollouts", headers=headers, json={}).status_code == 403
 
 
 def test_what_a_token_has_made_goes_with_it(client, people):

@@ -4,6 +4,7 @@ import pytest
 
 from edgectl_protocol.audit import AuditEntry, AuditHead, AuditHeader, ChainCheck, decode_line
 from edgectl_server.api import auditing
+from edgectl_server.api.access import READING
 from edgectl_server.audit import REFUSALS_BURST, entry_of
 from server.core.api_routes import DOCUMENT, OPEN, PASSWORD, ROUTES, fill, login
 
@@ -11,7 +12,7 @@ READS = {"GET", "HEAD"}
 CHANGES = [
     route
     for route in ROUTES
-    if route.role != OPEN and route.method not in READS and route.operation not in auditing.READING
+    if route.role != OPEN and route.method not in READS and route.operation not in READING
 ]
 
 
