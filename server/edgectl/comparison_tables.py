@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from edgectl import types
-from edgectl.gate_tables import figure_text
-from edgectl.output import bytes_text, latency_text, plain, share_text, table
+from edgectl.gate_tables import common_metric, figure_text, value_text
+from edgectl.output import bytes_text, latency_text, plain, table
 
 __all__ = ["comparison_tables", "running_table"]
 
@@ -36,7 +36,8 @@ def running_table(rows: Sequence[types.RunningInfo]) -> Table:
 def comparison_tables(found: types.VersionComparison) -> Group:
     """Return what differs between two versions, and what each variant costs in both."""
     left, right = plain(found.left.version), plain(found.right.version)
-    parts: list[Table | Text] = [_summary(found, left, right)]
+    metric = common_metric((found.left, found.right))
+    parts: list[Table | Text] = [_summary(found, left, right, metric)]
     if found.contract:
         parts.append(
             table(
@@ -54,7 +55,11 @@ def comparison_tables(found: types.VersionComparison) -> Group:
             table(
                 ["VARIANT", left, right],
                 [
-                    (plain(one.variant), _variant(one.left), _variant(one.right))
+                    (
+                        plain(one.variant),
+                        _variant(found.left, one.left, metric),
+                        _variant(found.right, one.right, metric),
+                    )
                     for one in found.variants
                 ],
             )
@@ -77,14 +82,23 @@ def comparison_tables(found: types.VersionComparison) -> Group:
     return Group(*parts)
 
 
-def _summary(found: types.VersionComparison, left: str, right: str) -> Table:
-    names = ("state", "parent", "running on", "model file", "first choice", "size", "value", "p50")
-    rows = zip(names, _figures(found.left), _figures(found.right), strict=True)
+def _summary(found: types.VersionComparison, left: str, right: str, metric: str | None) -> Table:
+    names = (
+        "state",
+        "parent",
+        "running on",
+        "model file",
+        "first choice",
+        "size",
+        plain(metric or "value"),
+        "p50",
+    )
+    rows = zip(names, _figures(found.left, metric), _figures(found.right, metric), strict=True)
     title = f"both from {plain(found.ancestor)}" if found.ancestor else "no common ancestor"
     return table([title.upper(), left, right], rows)
 
 
-def _figures(version: types.VersionSummary) -> tuple[str, ...]:
+def _figures(version: types.VersionSummary, metric: str | None) -> tuple[str, ...]:
     best = version.best
     return (
         plain(version.state),
@@ -97,20 +111,22 @@ def _figures(version: types.VersionSummary) -> tuple[str, ...]:
             else (
                 plain(best.variant),
                 bytes_text(best.model_bytes),
-                share_text(best.trial.value),
+                value_text(version, best, metric),
                 latency_text(best.trial.latency_p50_us),
             )
         ),
     )
 
 
-def _variant(variant: types.VariantInfo | None) -> str:
+def _variant(
+    version: types.VersionSummary, variant: types.VariantInfo | None, metric: str | None
+) -> str:
     if variant is None:
         return "-"
     trial = variant.trial
     words = (
         bytes_text(variant.model_bytes),
-        share_text(trial.value),
+        value_text(version, variant, metric),
         latency_text(trial.latency_p50_us),
     )
     return ", ".join(words)

@@ -1,4 +1,4 @@
-"""Gates, data checks and policies as tables for a terminal."""
+"""Metrics, gates, data checks and policies as text for a terminal."""
 
 from __future__ import annotations
 
@@ -9,9 +9,18 @@ from rich.table import Table
 from rich.text import Text
 
 from edgectl import types
-from edgectl.output import age, bytes_text, latency_text, pairs, plain, state_text, table
+from edgectl.output import (
+    age,
+    bytes_text,
+    latency_text,
+    pairs,
+    plain,
+    share_text,
+    state_text,
+    table,
+)
 
-__all__ = ["figure_text", "findings_table", "policy_table"]
+__all__ = ["common_metric", "figure_text", "findings_table", "policy_table", "value_text"]
 
 _ALWAYS = frozenset({"drop", "finite", "contract", "data"})
 
@@ -79,3 +88,19 @@ def figure_text(value: float | None, unit: str) -> str:
     if unit == "time":
         return latency_text(value)
     return f"{value:.4g}"
+
+
+def common_metric(versions: Sequence[types.VersionSummary]) -> str | None:
+    """Return the metric by which all of them were measured, as far as they were; None: several."""
+    found = {version.metric for version in versions if version.best is not None}
+    return found.pop() if len(found) == 1 else None
+
+
+def value_text(
+    version: types.VersionSummary, variant: types.VariantInfo | None, metric: str | None
+) -> str:
+    """Return a variant's value, with what it is of where no `metric` stands above it."""
+    value = None if variant is None else variant.trial.value
+    if value is None or metric is not None:
+        return share_text(value)
+    return f"{share_text(value)} {plain(version.metric)}"

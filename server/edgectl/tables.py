@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgectl import types
-from edgectl.gate_tables import findings_table
+from edgectl.gate_tables import common_metric, findings_table, value_text
 from edgectl.observed_text import observed_rows, reason_text, rollout_bytes_text
 from edgectl.output import (
     Folding,
@@ -68,7 +68,9 @@ def models_table(models: Sequence[types.ModelSummary]) -> Table:
 
 def versions_table(versions: Sequence[types.VersionSummary]) -> Table:
     """Return one row a version."""
-    columns = ["VERSION", "STATE", ">SOURCE", "BEST", ">SIZE", ">VALUE", ">RUNNING", "PUSHED", "BY"]
+    metric = common_metric(versions)
+    value = ">VALUE" if metric is None else f">{plain(metric).upper()}"
+    columns = ["VERSION", "STATE", ">SOURCE", "BEST", ">SIZE", value, ">RUNNING", "PUSHED", "BY"]
     rows = [
         (
             f"{plain(version.model)}@{plain(version.version)}",
@@ -76,7 +78,7 @@ def versions_table(versions: Sequence[types.VersionSummary]) -> Table:
             bytes_text(version.source_bytes),
             plain(version.best.variant if version.best else None),
             bytes_text(version.best.model_bytes if version.best else None),
-            share_text(version.best.trial.value if version.best else None),
+            value_text(version, version.best, metric),
             str(version.devices_running),
             age(version.created_at),
             plain(version.created_by),

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from cli.answers import version
+from cli.answers import comparison, page, summary, version
 from edgectl.clock import now
 from edgectl_server import schemas
 
@@ -113,3 +113,27 @@ def test_gates_and_data_checks_are_in_the_report(logged_in, fleet_server):
     assert not any(line.startswith("contract") for line in lines), "it has passed, and is no news"
     assert any(line.startswith("range warning 3 % are") for line in lines)
     assert "\x1b[31m" not in got.out
+
+
+def test_values_of_several_metrics_say_what_they_are_of(logged_in, fleet_server):
+    """An agreement of 0.999 beside an accuracy of 0.958 is no better model."""
+    agreement = version("2", metric="agreement")
+    one, other = summary(version()), summary(agreement)
+    path = "/models/har/versions"
+    fleet_server.routes["GET", path] = (200, page(one))
+    alone = logged_in("models", "show", "har").out
+    assert "ACCURACY" in alone
+    assert "VALUE" not in alone
+    fleet_server.routes["GET", path] = (200, page(other, one))
+    both = logged_in("models", "show", "har").out
+    assert "VALUE" in both
+    assert both.count(" agreement ") == both.count(" accuracy ") == 1
+
+    compared = logged_in("models", "compare", "har@1", "har@2").out
+    assert "\naccuracy" in compared
+    found = comparison().model_copy(update={"right": other})
+    found.variants[0].right = agreement.best
+    fleet_server.routes["GET", "/models/har/compare"] = (200, found)
+    mixed = logged_in("models", "compare", "har@1", "har@2").out
+    assert "\nvalue" in mixed
+    assert mixed.count(" agreement") == mixed.count(" accuracy") == 2

@@ -70,3 +70,29 @@ def test_golden_inputs_are_told(visit):
     )
     expect(page.get_by_text("Chosen: 10 confident, 6 uncertain")).to_be_visible()
     expect(page.get_by_text("4f1c2ab")).to_be_visible()
+
+
+def test_values_are_of_the_metric_of_their_version(visit):
+    """An error of 2.5 is no share of one, and an agreement no better accuracy."""
+    watched = visit()
+
+    def change(route):
+        found = route.fetch().json()
+        found["left"]["metric"], found["left"]["best"]["trial"]["value"] = "rmse", 2.5
+        found["right"]["metric"] = metric
+        route.fulfill(json=found)
+
+    watched.page.route("**/compare?*", change)
+    metric = "agreement"
+    page = watched.goto("/models/har/1/compare/3")
+    rows = page.get_by_role("region", name="At a glance").locator("tbody tr")
+    expect(rows.filter(has_text="Its value")).to_have_text(re.compile(r"2\.5 rmse.* % agreement$"))
+    metric = "rmse"
+    page = watched.goto("/models/har/1/compare/3")
+    expect(rows.filter(has_text="Its rmse")).to_have_text(
+        re.compile("2.50\\..*\N{MINUS SIGN}.* %$")  # smaller by so much, which is better
+    )
+    page = watched.goto("/models/har")
+    versions = page.get_by_role("region", name="Versions").locator("tbody tr")
+    expect(versions.first.locator("xpath=..")).to_contain_text("% accuracy")
+    assert not watched.troubles

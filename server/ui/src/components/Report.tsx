@@ -1,6 +1,7 @@
 // The quantization report: every recipe that was tried, what it cost and why it was kept or not.
 import type { Schemas } from "../api/client";
-import { bytes, count, duration, points, share } from "../format";
+import { bytes, count, duration, points } from "../format";
+import { measured, METRICS, metricHeading } from "../models/metrics";
 import { Measure } from "./Bars";
 import { Detail } from "./DataTable";
 import { Note, Panel } from "./Panels";
@@ -31,27 +32,6 @@ export function Report({ report, bundles }: { report: ReportInfo; bundles: Bundl
   );
 }
 
-const METRICS: Record<string, string> = {
-  accuracy: "accuracy",
-  agreement: "agreement with fp32",
-  auc: "area under the ROC curve",
-  f1: "mean F1",
-  map: "mean average precision",
-  own: "metric.py",
-  rmse: "root mean squared error",
-  top5: "top-5 accuracy",
-};
-const SHARES = new Set(["accuracy", "agreement", "top5"]);
-
-function measured(metric: string | null, value: number): string {
-  return metric != null && SHARES.has(metric) ? share(value) : Number(value.toPrecision(4)).toString();
-}
-
-function heading(metric: string | null): string {
-  const words = metric == null ? "accuracy" : metric === "agreement" ? "agreement" : (METRICS[metric] ?? metric);
-  return words.charAt(0).toUpperCase() + words.slice(1);
-}
-
 function basis(report: ReportInfo): string {
   if (!report.metric) return "no data to measure on: nothing is known about accuracy";
   const data = report.metric_source === "evaluation" ? "evaluation" : "calibration";
@@ -72,7 +52,7 @@ function Trials({ report, bundles }: { report: ReportInfo; bundles: Bundle[] }) 
             <th scope="col">Recipe</th>
             <th scope="col">Verdict</th>
             <th scope="col">Size</th>
-            <th scope="col">{heading(report.metric)}</th>
+            <th scope="col">{metricHeading(report.metric)}</th>
             <th scope="col">Points, limit {report.max_drop_points.toFixed(2)}</th>
             <th scope="col">Latency p50, p95</th>
           </tr>

@@ -10,6 +10,7 @@ import { State } from "../components/State";
 import { Time } from "../components/Time";
 import { compareVersions } from "../cli";
 import { bytes, count, duration, plural, points, share } from "../format";
+import { measured } from "../models/metrics";
 
 type Comparison = Schemas["VersionComparison"];
 type Version = Schemas["VersionSummary"];
@@ -127,6 +128,14 @@ function Change({ before, after }: { before: number | null | undefined; after: n
   );
 }
 
+/** Points of a score; an error is better when it is smaller, as a size is. */
+function Gain({ metric, before, after }: { metric?: string | null; before?: number | null; after?: number | null }) {
+  if (before == null || after == null || metric === "own") return <span className="soft">–</span>;
+  if (metric === "rmse") return <Change before={before} after={after} />;
+  const gain = (after - before) * 100;
+  return <span style={{ color: gain < 0 ? "var(--warn)" : gain > 0 ? "var(--good)" : undefined }}>{points(-gain)} points</span>;
+}
+
 function Summary({ found }: { found: Comparison }) {
   const { left, right } = found;
   const running = (version: Version) => (
@@ -134,8 +143,13 @@ function Summary({ found }: { found: Comparison }) {
       {plural(version.devices_running, "device")}
     </Link>
   );
-  const value = (version: Version) => version.best?.trial.value;
-  const gain = value(left) != null && value(right) != null && left.metric === right.metric ? (value(right)! - value(left)!) * 100 : null;
+  const alike = left.metric === right.metric;
+  const value = (version: Version) => (
+    <>
+      {measured(version.metric, version.best?.trial.value)}
+      {!alike && <span className="soft"> {version.metric}</span>}
+    </>
+  );
   return (
     <Panel flush title="At a glance" aside={<span className="soft small">{related(found)}</span>}>
       <Table label="At a glance" left={left.version} right={right.version} change>
@@ -156,16 +170,10 @@ function Summary({ found }: { found: Comparison }) {
           change={<Change before={left.best?.model_bytes} after={right.best?.model_bytes} />}
         />
         <Row
-          name={left.metric === right.metric ? `Its ${left.metric ?? "accuracy"}` : "Its value"}
-          left={share(value(left))}
-          right={share(value(right))}
-          change={
-            gain === null ? (
-              <span className="soft">–</span>
-            ) : (
-              <span style={{ color: gain < 0 ? "var(--warn)" : gain > 0 ? "var(--good)" : undefined }}>{points(-gain)} points</span>
-            )
-          }
+          name={alike ? `Its ${left.metric ?? "accuracy"}` : "Its value"}
+          left={value(left)}
+          right={value(right)}
+          change={alike ? <Gain metric={left.metric} before={left.best?.trial.value} after={right.best?.trial.value} /> : ""}
         />
         <Row name="Lost against fp32" left={lost(left)} right={lost(right)} change="" />
         <Row
@@ -229,11 +237,12 @@ function Side({ text }: { text: string | null }) {
 
 function Variants({ found }: { found: Comparison }) {
   const { left, right, variants } = found;
-  const words = (bundle: Schemas["VariantInfo"] | null) =>
+  const words = (bundle: Schemas["VariantInfo"] | null, metric?: string | null) =>
     bundle ? (
       <span className="number">
         {bytes(bundle.model_bytes)}
-        <span className="soft"> · {share(bundle.trial.value)} · {duration(bundle.trial.latency_p50_us)}</span>
+        <span className="soft"> · {measured(metric, bundle.trial.value)}
+          {left.metric !== right.metric && metric && ` ${metric}`} · {duration(bundle.trial.latency_p50_us)}</span>
       </span>
     ) : (
       <span className="soft">not made</span>
@@ -248,8 +257,8 @@ function Variants({ found }: { found: Comparison }) {
             <Row
               key={one.variant}
               name={<span className="mono">{one.variant}</span>}
-              left={words(one.left)}
-              right={words(one.right)}
+              left={words(one.left, left.metric)}
+              right={words(one.right, right.metric)}
               change={<Change before={one.left?.model_bytes} after={one.right?.model_bytes} />}
             />
           ))}

@@ -10,8 +10,9 @@ import { Empty, Head, Loaded, Panel } from "../components/Panels";
 import { State } from "../components/State";
 import { Time } from "../components/Time";
 import { pushVersion } from "../cli";
-import { bytes, count, plural, points, share } from "../format";
+import { bytes, count, plural, points } from "../format";
 import { LineageGraph } from "../models/LineageGraph";
+import { measured } from "../models/metrics";
 import { desiredOn, RunningPanel } from "../models/RunningPanel";
 import { compareAddress } from "./ComparePage";
 
@@ -32,7 +33,19 @@ const COLUMNS: Column<Version>[] = [
     ),
   },
   { key: "state", header: "State", sort: "state", cell: (row) => <State state={row.state} /> },
-  { key: "metric", header: "fp32", align: "right", cell: (row) => <span className="number nowrap">{share(row.reference)}</span> },
+  {
+    key: "metric",
+    header: "fp32",
+    align: "right",
+    cell: ({ metric, reference }) =>
+      reference == null ? (
+        "–"
+      ) : (
+        <span className="nowrap">
+          <span className="number">{measured(metric, reference)}</span> <span className="soft">{metric}</span>
+        </span>
+      ),
+  },
   {
     key: "best",
     header: "First choice",

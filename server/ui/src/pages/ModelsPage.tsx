@@ -8,7 +8,8 @@ import { Empty, Head, Panel } from "../components/Panels";
 import { State } from "../components/State";
 import { Time } from "../components/Time";
 import { PUSH } from "../cli";
-import { bytes, count, share } from "../format";
+import { bytes, count } from "../format";
+import { measured } from "../models/metrics";
 import { desiredOn } from "../models/RunningPanel";
 
 type Model = Schemas["ModelSummary"];
@@ -46,7 +47,7 @@ const COLUMNS: Column<Model>[] = [
         "–"
       ) : (
         <span className="nowrap">
-          <span className="number">{share(latest.reference)}</span> <span className="soft">{latest.metric}</span>
+          <span className="number">{measured(latest.metric, latest.reference)}</span> <span className="soft">{latest.metric}</span>
         </span>
       ),
   },

@@ -17,6 +17,7 @@ import { Sensitivity, Tradeoffs } from "../components/Tradeoffs";
 import { Time } from "../components/Time";
 import { cancelJob, signStaged } from "../cli";
 import { bytes, count, duration, median, plural, points, share, trialNumber } from "../format";
+import { measured, metricHeading } from "../models/metrics";
 import { MakingPanel, ProofPanel, useLineage } from "../models/ProofPanel";
 import { runsBundle, useRunning } from "../models/RunningPanel";
 import { compareAddress } from "./ComparePage";
@@ -247,8 +248,8 @@ function Outcome({ version }: { version: Version }) {
     ["First choice", best.variant, best.trial.recipe === best.variant ? "" : best.trial.recipe],
     ["Size", bytes(best.model_bytes), saved > 0 ? `${share(saved, 0)} smaller` : `of ${bytes(version.source_bytes)}`],
     [
-      version.metric === "agreement" ? "Agreement with fp32" : "Accuracy",
-      share(best.trial.value),
+      version.metric === "agreement" ? "Agreement with fp32" : metricHeading(version.metric),
+      measured(version.metric, best.trial.value),
       best.trial.drop_points == null ? "" : `${points(best.trial.drop_points)} points`,
     ],
     [
