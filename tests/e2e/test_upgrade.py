@@ -180,6 +180,8 @@ def test_versions_mixed_through_an_upgrade(
             first.start()
             assert first.served("har") == "3"
             wait_for(lambda: client.device(first.device).online, "the upgraded agent")
+            before = client.device_receipts(first.device).boots[-1]
+            assert before.gaps == [], "nobody says that what the older server took was lost"
             pushed = server.push("har", activity["model"], "4", precisions=["fp32"])
             assert pushed.state == "succeeded", pushed.error
             server.wait_rollout(server.roll_out("har", "4", observe_s=0.5))

@@ -5,15 +5,23 @@ import sys
 
 import pytest
 import sqlalchemy
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from edgectl_server.clock import now
 from edgectl_server.errors import Unavailable
 from edgectl_server.storage.database import _MIGRATIONS, Database
-from edgectl_server.storage.tables import ApiToken, Base, Model, ModelVersion, User
+from edgectl_server.storage.tables import (
+    ApiToken,
+    Base,
+    MessageReceiptRow,
+    Model,
+    ModelVersion,
+    User,
+)
 
 COUNTER = """
 import sys
@@ -52,6 +60,31 @@ def test_a_start_that_finds_all_up_to_date_migrates_nothing(database, monkeypatc
     assert there == ScriptDirectory(str(_MIGRATIONS)).get_current_head()
     monkeypatch.setattr(Database, "_migrate", lambda _self: pytest.fail("migrated"))
     database.migrate()
+
+
+def test_what_an_older_version_has_taken_in_is_not_missing_afterwards(database_url, monkeypatch):
+    database = Database(database_url)
+    upgrade = command.upgrade
+    with monkeypatch.context() as older:
+        older.setattr(command, "upgrade", lambda config, _: upgrade(config, "0028_accuracy"))
+        database.migrate()
+    samples = [
+        {"boot": boot, "seq": seq, "at": now(), "sample": "{}"}
+        for boot, seq in ((1, 1), (1, 2), (2, 6), (2, 7))
+    ]
+    insert = "INSERT INTO system_sample VALUES ('pi-1', :boot, :seq, :at, :at, :sample)"
+    with database.write() as session:
+        moment = sqlalchemy.bindparam("at", type_=sqlalchemy.DateTime(timezone=True))
+        session.execute(text(insert).bindparams(moment), samples)
+    database.migrate()
+    with database.read() as session:
+        rows = session.scalars(select(MessageReceiptRow).order_by(MessageReceiptRow.boot)).all()
+    assert [(one.device, one.boot, one.last, one.received) for one in rows] == [
+        ("pi-1", 1, 2, 2),
+        ("pi-1", 2, 7, 7),
+    ]
+    assert [(one.gaps, one.duplicates, one.forgotten) for one in rows] == [([], 0, 0)] * 2
+    database.close()
 
 
 def test_an_unknown_revision_is_refused(database):
