@@ -116,15 +116,17 @@ class DatasetBuilder:
             raise Refused(
                 "dataset.sealed",
                 f"{left_out['sealed']} samples of {asked.model} are sealed to a key that this "
-                f"server does not have, and there are no others; left out: {dict(left_out)}",
+                f"server does not have, and there are no others; {_left_out(left_out)}",
                 hint="open them where the key is (`edgectl samples get ID --key FILE`), and make "
                 "the dataset there; or have devices seal to the server's key from now on: "
                 f"`edgectl samples policy {asked.model} --seal server`",
             )
         if not sound:
-            detail = f"no sample of {asked.model} is asked for; left out: {dict(left_out)}"
             raise Refused(
-                "dataset.empty", detail, hint="label some, or ask for those without label too"
+                "dataset.empty",
+                f"there is no sample of {asked.model} as asked for; {_left_out(left_out)}",
+                hint="see what there is with `edgectl labels status MODEL`, and label some; or "
+                "take those without a label too with `--with-unlabelled`",
             )
         rule, rows = _split([one.row for one in sound], asked, parent)
         versions = Counter((one.row.model_digest, one.version) for one in sound)
@@ -290,6 +292,12 @@ def slices(names: Sequence[str]) -> Iterator[Sequence[str]]:
     """Yield `names` in parts that fit into one statement."""
     for at in range(0, len(names), _LOOKED_FOR):
         yield names[at : at + _LOOKED_FOR]
+
+
+def _left_out(counts: Mapping[str, int]) -> str:
+    """Say of how many samples the reason was which, such as ``left out: 3 unlabelled``."""
+    told = (f"{count} {reason}" for reason, count in sorted(counts.items()))
+    return f"left out: {', '.join(told) or 'none'}"
 
 
 def _too_large(what: str) -> Refused:

@@ -70,6 +70,15 @@ def test_a_dataset_is_made_listed_and_packed(on_both: Store, tmp_path: Path) -> 
     assert train.low < train.high
 
 
+def test_nothing_to_take_says_what_was_left_out(store: Store) -> None:
+    for minute in range(3):
+        store.sample("pi-1", minute=minute)
+    with pytest.raises(ServerError) as caught:
+        make(store, "june")
+    assert caught.value.detail == "there is no sample of har as asked for; left out: 3 unlabelled"
+    assert "--with-unlabelled" in caught.value.hint
+
+
 def test_what_is_asked_for(filled: Store) -> None:
     filled.labelled("pi-1", "walk", minute=200, reason="uncertain", site="site-1")
     filled.sample("pi-1", minute=201)
