@@ -125,8 +125,12 @@ def run(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         _print_usage_error(error)
         return _EXIT_USAGE
-    except click.exceptions.Abort:
-        click.echo("error[interrupted]: stopped by you", err=True)
+    except click.exceptions.Abort as error:
+        if isinstance(error.__context__, EOFError):  # as in a script: nobody has stopped anything
+            click.echo("\nerror[interrupted]: the input ended where a question was asked", err=True)
+            click.echo("try: give the answer beforehand: --yes, or --password-stdin", err=True)
+        else:
+            click.echo("error[interrupted]: stopped by you", err=True)
         return 1
     return result if isinstance(result, int) else 0
 

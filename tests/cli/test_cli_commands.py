@@ -1,5 +1,6 @@
 """Command lines as a person or a script runs them: exit codes, stdout, stderr, secrets."""
 
+import io
 import json
 import os
 import subprocess
@@ -526,3 +527,13 @@ def test_a_plan_says_how_many_cannot_take_part_not_how_many_were_named(logged_in
     got = logged_in("rollout", "plan", "har@1", "--all")
     said = " ".join(got.out.split())
     assert "have never reported what they are: pi-0, pi-1, pi-2, pi-3, pi-4 and 2995 more" in said
+
+
+def test_a_question_that_nobody_can_answer_names_the_option(logged_in, fleet_server, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    got = logged_in("devices", "decommission", "pi-1")
+    assert got.code == 1
+    assert "stopped by you" not in got.err
+    assert got.err.splitlines()[-1].startswith("try: ")
+    assert "--yes" in got.err
+    assert not fleet_server.requests("POST", "/devices")
