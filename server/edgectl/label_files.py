@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +44,7 @@ __all__ = [
 FILE_BYTES_MAX = 64 * 1024**2
 ITEMS_MAX = 100_000
 _COLUMNS = ("sample", "label", "skipped", "labeller", "source", "made_at")
+_SAMPLE = re.compile(r"[0-9a-f]{16}")
 _YES = frozenset({"1", "true", "yes"})
 _LABELLER = "labeller: "
 _CONTROL, _OBJECT = "label", "sample"
@@ -97,7 +99,9 @@ def read_csv(content: bytes) -> Iterator[Placed]:
                 continue
             count += 1
             _check_count(count)
-            yield Placed(f"line {reader.line_num}", item)
+            where = f"line {reader.line_num}"
+            _check_sample(where, item)
+            yield Placed(where, item)
     except csv.Error as error:
         raise _wrong(f"line {reader.reader.line_num}: {error}") from error
 
@@ -201,7 +205,9 @@ def read_studio(content: bytes) -> Iterator[Placed]:
             count += 1
             _check_count(count)
             here = f"{where}, annotation {place}"
-            yield Placed(here, _of_annotation(here, task, annotation))
+            item = _of_annotation(here, task, annotation)
+            _check_sample(here, item)
+            yield Placed(here, item)
 
 
 def _of_annotation(where: str, task: _Task, annotation: _Annotation) -> AnnotationItem:
@@ -321,6 +327,15 @@ def studio_config(classes: Sequence[str], tensor: TensorContent | None) -> str:
         f'<View>{shown}<Choices name="{_CONTROL}" toName="{_OBJECT}" choice="single" '
         f'showInLine="true">{choices}</Choices></View>\n'
     )
+
+
+def _check_sample(where: str, item: AnnotationItem) -> None:
+    """Refuse what a server would refuse too, which cannot say where in the file it stands.
+
+    A spreadsheet that takes an id of digits for a number writes 1.2e+15 instead.
+    """
+    if item.sample is not None and _SAMPLE.fullmatch(item.sample) is None:
+        raise _wrong(f"{where}: sample is {item.sample[:40]!r}, no id of one: 16 of 0-9 and a-f")
 
 
 def _check_count(count: int) -> None:

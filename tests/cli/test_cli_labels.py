@@ -70,6 +70,7 @@ def test_csv_as_people_write_it() -> None:
         ("a,b\n1,2\n", "line 1: columns 'a', 'b'"),
         ("sample,label,label\n", "two columns have one name"),
         ("sample,label\n,walk\n", "line 2: neither sample nor request"),
+        (f"sample,label\n{ID},walk\n1.2e+15,walk\n", "line 3: sample is '1.2e+15'"),
         ("sample,label\nx,walk,more\n", "line 2: more fields"),
         ("sample,label,skipped\nx,walk,1\n", "line 2: a label, and skipped too"),
         ("sample,label,skipped\nx,,perhaps\n", "line 2: skipped is 'perhaps'"),
@@ -86,7 +87,7 @@ def test_what_is_wrong_is_told_with_its_line(text: str, told: str) -> None:
 
 def test_files_are_bounded(tmp_path: Path) -> None:
     path = tmp_path / "many.csv"
-    path.write_text("sample,label\n" + "x,y\n" * 100_001)
+    path.write_text("request,label\n" + "x,y\n" * 100_001)
     with pytest.raises(LocalError, match="more than 100000 labels"):
         read_labels(path)
     with path.open("wb") as file:
