@@ -92,7 +92,11 @@ class Datasets:
             Conflict: ``dataset.name``, ``dataset.exists``, ``dataset.changed``, ``dataset.full``.
         """
         if abs(sum(asked.ratios) - 1) > 1e-6:  # noqa: PLR2004 - rounding
-            raise Refused("dataset.ratios", f"the ratios add up to {sum(asked.ratios)}, not to 1")
+            raise Refused(
+                "dataset.ratios",
+                f"the ratios add up to {sum(asked.ratios):g}, not to 1",
+                hint="such as 0.7,0.15,0.15 for train, validation and test",
+            )
         parent = None if asked.parent is None else self._read(asked.parent)
         if parent is not None and parent.dataset.model != asked.model:
             detail = f"{parent.dataset.name} is of {parent.dataset.model}, not of {asked.model}"
