@@ -246,7 +246,7 @@ def rollout_table(rollout: types.RolloutInfo) -> Table:
         ("state", state_text(rollout.state)),
         ("devices", f"{counts.total}: {', '.join(parts) or 'none'}"),
     ]
-    if rollout.phase is not None:
+    if rollout.phase is not None and rollout.finished_at is None:
         rows += _phase_rows(rollout.phase)
     if rollout.bytes.whole:
         rows.append(("bytes", rollout_bytes_text(rollout.bytes)))

@@ -381,6 +381,11 @@ def test_where_a_rollout_stands_is_shown(logged_in, fleet_server):
     assert "canary, 1 of 3: 5 of 5 devices, gates" in out
     assert "not enough data: 7 of 100" in out
 
+    shown.state, shown.finished_at = "aborted", datetime(2031, 1, 2, tzinfo=UTC)
+    fleet_server.routes["GET", "/rollouts/R1"] = (200, shown)
+    ended = logged_in("rollout", "status", "R1").out
+    assert "canary, 1 of 3" not in ended, "its phase waits for nothing any more"
+
 
 def test_rollout_is_followed_step_by_step(logged_in, fleet_server, monkeypatch):
     monkeypatch.setattr("edgectl.watching._INTERVAL_S", 0.01)
