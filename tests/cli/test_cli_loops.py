@@ -34,3 +34,10 @@ def test_an_approval_is_of_the_stage_that_is_named(logged_in: Any, fleet_server:
         {"reason": "seen", "run": RUN, "approval": "training"},
         {"run": "0" * 16, "approval": "rollout"},
     ]
+
+
+def test_no_loops_say_how_one_begins(logged_in: Any, fleet_server: Any) -> None:
+    fleet_server.routes["GET", "/loops"] = (200, {"items": [], "total": 0})
+    shown = logged_in("loop", "status")
+    assert (shown.code, shown.out) == (0, "")
+    assert "edgectl loop set MODEL" in shown.err

@@ -132,6 +132,9 @@ def status(session: Session, model: str | None, *, as_json: bool) -> None:
     if as_json:
         print_json(page.items)
         return
+    if not page.items:
+        consoles()[1].print("no loops: `edgectl loop set MODEL` lets one learn by itself")
+        return
     rows = [
         (plain(one.model), _state(one), plain((one.trouble or one.why)[:80]), age(one.changed_at))
         for one in page.items
