@@ -17,6 +17,7 @@ from agent.core.control_plane import ControlPlane
 from agent.core.device import Device
 from agent.core.made import MadeBundle, make_bundle, make_order
 from agent.inference import models
+from edgectl_agent.cli import main
 from edgectl_agent.redaction_trial import Found, try_redaction
 from edgectl_agent.settings import Settings
 from edgectl_protocol.messages import UpdatePolicy
@@ -206,6 +207,16 @@ def test_doctor_says_what_works_and_what_to_do(
     for words in ("fail  broker", "fail  agent", "fail  state directory", "chmod go="):
         assert words in output, output
     assert output.count("try: ") >= 3
+
+
+def test_doctor_knows_a_device_that_is_yet_to_enrol(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There is no folder identity/ to remove, as where a key is lost."""
+    assert main(["doctor", "--state", str(tmp_path), "--json"]) == 1
+    checks = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+    assert (checks["certificate"]["status"], checks["key"]["status"]) == ("fail", "ok")
+    assert checks["key"]["detail"] == "none yet: it is made when this device enrols"
 
 
 def test_a_missing_socket_of_the_endpoint_is_said(
