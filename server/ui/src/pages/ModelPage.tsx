@@ -41,9 +41,10 @@ const COLUMNS: Column<Version>[] = [
       reference == null ? (
         "–"
       ) : (
-        <span className="nowrap">
-          <span className="number">{measured(metric, reference)}</span> <span className="soft">{metric}</span>
-        </span>
+        <>
+          <span className="number nowrap">{measured(metric, reference)}</span>
+          <div className="soft small">{metric}</div>
+        </>
       ),
   },
   {
