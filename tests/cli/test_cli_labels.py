@@ -227,7 +227,7 @@ def test_a_label_is_set_skipped_and_removed(logged_in: Any, fleet_server: Any) -
     assert logged_in("labels", "set", ID, "--skip").code == 0
     assert logged_in("labels", "set", ID, "--remove", "--json").code == 0
     bodies = [json.loads(one.body) for one in fleet_server.requests("PUT", path)]
-    assert bodies == [{"label": "walk"}, {"label": None}]
+    assert bodies == [{"label": "walk"}, {}], "without a label: it cannot be told"
     assert len(fleet_server.requests("DELETE", path)) == 1
     assert logged_in("labels", "set", ID).code == 2
     assert logged_in("labels", "set", ID, "walk", "--skip").code == 2
