@@ -84,7 +84,7 @@ test-firmware: dev
 	$(BIN)/python -m pytest tests/firmware --durations=5 $(ARGS)
 
 # Who asks for one of these wants it run: what cannot be installed, or is skipped, is a failure.
-test-server-package test-native-package test-arm64 test-armhf test-vm test-container test-release: export CI := true
+test-server-package test-native-package test-arm64 test-armhf test-vm test-container test-release test-linux-agent-arm64: export CI := true
 
 # Not part of make test: two packages are built and three installed.
 test-server-package: dev
@@ -134,8 +134,10 @@ test-linux-agent: dev
 sweep-linux-agent: dev
 	EDGECTL_TEST_KILLS=100 $(BIN)/python -m pytest tests/firmware/test_linux_agent.py -k killed_at_any_moment $(ARGS)
 
-# Not part of make test: gcc-aarch64-linux-gnu, qemu-user-static and binfmt-support are large.
+# Not part of make test: the compiler and the emulator are large.
 test-linux-agent-arm64: dev
+	$(BIN)/python packaging/install_test_packages.py test cross
+	-PATH=$$PATH:/usr/sbin update-binfmts --enable qemu-aarch64
 	$(BIN)/python -m pytest -s tests/firmware/arm64_linux_agent.py $(ARGS)
 
 test-micropython: dev
