@@ -40,7 +40,6 @@ __all__ = [
     "place_of",
     "policy_of",
     "run_info",
-    "trouble_of",
 ]
 
 _TRIGGERS_MAX = 8
@@ -102,7 +101,7 @@ def observe(session: Session, claimed: Claimed, now: datetime) -> Observed:
         paused=claimed.paused,
         collecting="sampling" in facts,
         labels=labels_of(session, run.model, since),
-        refused=trouble_of(session, run),
+        refused=_trouble_of(session, run),
         approved=run.approved == run.state,
         **_training_of(session, facts.get("retraining")),
         **_version_of(session, run.model, facts.get("version")),
@@ -259,10 +258,8 @@ def last_run(session: Session, model: str) -> LoopRunRow | None:
     return session.scalars(wanted.order_by(LoopRunRow.began_at.desc()).limit(1)).first()
 
 
-def trouble_of(session: Session, run: LoopRunRow | None) -> str:
+def _trouble_of(session: Session, run: LoopRunRow) -> str:
     """Return why what a run has tried last has failed; empty where it has not."""
-    if run is None:
-        return ""
     newest = select(LoopEventRow).where(
         LoopEventRow.model == run.model, LoopEventRow.kind.not_in(BY_PEOPLE)
     )

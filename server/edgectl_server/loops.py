@@ -45,7 +45,6 @@ from edgectl_server.loop_facts import (
     loop_info,
     observe,
     policy_of,
-    trouble_of,
 )
 from edgectl_server.loop_story import event_info
 from edgectl_server.policy_documents import replace_document
@@ -177,10 +176,10 @@ class Loops:
                 return loop_info(model, None, last, "it has no policy: `edgectl loop set`")
             claimed = claimed_of(row, run)
             now = self._now()
-            decision = decide(policy_of(claimed.spec), observe(session, claimed, now), now)
-            trouble = trouble_of(session, run)
+            observed = observe(session, claimed, now)
+            decision = decide(policy_of(claimed.spec), observed, now)
             return loop_info(
-                model, row, last, decision.why, active=run is not None, trouble=trouble
+                model, row, last, decision.why, active=run is not None, trouble=observed.refused
             )
 
     def page(self, paging: PageQuery) -> Page[LoopInfo]:

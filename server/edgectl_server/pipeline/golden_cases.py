@@ -56,12 +56,10 @@ class GoldenChoice:
         rows: their places in the samples, int64, ascending, each once.
         kinds: how many were chosen for which reason, in the order of the choice: ``closest``,
             ``class``, ``confident``, ``quantile``, ``largest``, ``random``; none is 0.
-        classes: how many classes the fp32 model predicts among the chosen ones; 0 without scores.
     """
 
     rows: Indices
     kinds: dict[str, int]
-    classes: int
 
 
 class _Chosen:
@@ -126,12 +124,9 @@ def choose_golden(
     assert count >= 1, count
     total = samples.count
     chosen = _Chosen(min(count, total))
-    classes: Indices | None = None
     if scores is not None:
         margin_min = _margin_min(outputs, scores)
-        classes = _choose_by_class(
-            chosen, outputs[scores.output], samples.labels, count, margin_min
-        )
+        _choose_by_class(chosen, outputs[scores.output], samples.labels, count, margin_min)
     else:
         answers = _answers(samples.inputs, outputs)
         chosen.take("quantile", _spread(answers, count // _QUANTILE_SHARE), count)
@@ -140,8 +135,7 @@ def choose_golden(
         chosen.take("largest", _descending(_magnitudes(arrays, total)), largest)
     chosen.take("random", np.random.default_rng(seed).permutation(total).tolist(), count)
     rows = np.array(sorted(chosen.rows), np.int64)
-    covered = 0 if classes is None else len(np.unique(classes[rows]))
-    return GoldenChoice(rows=rows, kinds=chosen.kinds, classes=covered)
+    return GoldenChoice(rows=rows, kinds=chosen.kinds)
 
 
 def some_are_too_close(outputs: Outputs, scores: Scores) -> bool:
@@ -165,8 +159,8 @@ def answer_spread(inputs: Mapping[str, Array], outputs: Outputs) -> float:
 
 def _choose_by_class(
     chosen: _Chosen, scores: Array, labels: Array | None, count: int, margin_min: float
-) -> Indices:
-    """Choose by the two highest scores of each sample; return the predicted classes."""
+) -> None:
+    """Choose by the two highest scores of each sample."""
     values = np.nan_to_num(scores.astype(np.float64))
     order = np.argsort(-values, axis=1, kind="stable")[:, :2]
     highest = np.take_along_axis(values, order, axis=1)
@@ -185,7 +179,6 @@ def _choose_by_class(
     missing = [best[int(name)] for name in frequent if int(name) in best and name not in there]
     chosen.take("class", missing, count)
     chosen.take("confident", by_confidence.tolist(), count // _CONFIDENT_SHARE)
-    return predicted
 
 
 def _right(predicted: Indices, labels: Array | None) -> npt.NDArray[np.bool_]:
